@@ -1,0 +1,133 @@
+//! Stage 0: what there is to watch on this server, read from its configuration files.
+
+use std::path::PathBuf;
+
+/// All that discovery found; the input of the tail, the join and the `discover` command.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Discovery {
+    /// Virtual hosts, by primary name.
+    pub sites: Vec<Site>,
+    /// PHP-FPM pools.
+    pub pools: Vec<Pool>,
+    /// Services worth watching: systemd unit names or process names.
+    pub services: Vec<String>,
+    /// Every log to follow, each once.
+    pub logs: Vec<LogSource>,
+    /// What could not be read, why, and the one command that grants it.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// One virtual host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Site {
+    /// Primary name, lower case.
+    pub name: String,
+    /// Other names, lower case.
+    pub aliases: Vec<String>,
+    /// Access logs with the format they are written in.
+    pub access_logs: Vec<AccessLog>,
+    /// Error logs that may speak of this site.
+    pub error_logs: Vec<PathBuf>,
+    /// PHP-FPM pool name, or the local socket or port that serves it.
+    pub pool: Option<String>,
+    /// Upstream address of another machine.
+    pub upstream: Option<String>,
+    /// Unix user that owns it.
+    pub owner: Option<String>,
+    /// Application found in the document root.
+    pub application: Option<String>,
+    /// File and line it was found in, e.g. `/etc/nginx/sites-enabled/a:3`.
+    pub source: String,
+}
+
+/// An access log of a site.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AccessLog {
+    /// Where it is.
+    pub path: PathBuf,
+    /// A built-in name (`combined`) or the format string itself.
+    pub format: String,
+}
+
+/// One PHP-FPM pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pool {
+    /// Name in brackets in its configuration.
+    pub name: String,
+    /// Socket path or `address:port` as configured.
+    pub listen: String,
+    /// systemd unit that runs it, e.g. `php8.2-fpm.service`, when its path tells.
+    pub unit: Option<String>,
+    /// `pm.max_children`.
+    pub max_children: Option<u32>,
+    /// `listen.backlog`.
+    pub backlog: Option<i32>,
+    /// Error log of the master.
+    pub error_log: Option<PathBuf>,
+    /// Slow log of the pool.
+    pub slow_log: Option<PathBuf>,
+    /// File and line it was found in.
+    pub source: String,
+}
+
+/// What kind of lines a log holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogKind {
+    /// Requests.
+    Access,
+    /// Errors of a web server or proxy.
+    Error,
+    /// PHP-FPM master log.
+    PhpFpm,
+    /// PHP-FPM slow log.
+    PhpSlow,
+    /// MySQL or MariaDB error log.
+    Mysql,
+    /// Redis log.
+    Redis,
+    /// ModSecurity audit log.
+    Modsecurity,
+    /// syslog.
+    Syslog,
+    /// Kernel log.
+    Kernel,
+    /// Package manager logs and the like.
+    Change,
+}
+
+/// How the site of a line is found when the line does not name one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SiteRule {
+    /// Always this site.
+    Fixed(String),
+    /// The host the line names, looked up among the known names; else the file name.
+    Host,
+}
+
+/// One log to follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSource {
+    /// The file; globs are expanded before this.
+    pub path: PathBuf,
+    /// What its lines are.
+    pub kind: LogKind,
+    /// `auto`, a built-in name, or the format string.
+    pub format: String,
+    /// Whose lines these are.
+    pub site: SiteRule,
+    /// Zone of times without offset; `None` = the machine's.
+    pub timezone: Option<String>,
+    /// True for a log behind another web server of this machine: evidence, never counted.
+    pub inner: bool,
+}
+
+/// Something discovery wanted to read and could not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// What.
+    pub path: PathBuf,
+    /// Why, in words.
+    pub reason: String,
+    /// The one command that grants it.
+    pub fix: String,
+}

@@ -1,0 +1,134 @@
+//! Stage 1b: lines of logs -> records -> counts and gateway errors.
+//!
+//! The types the parsers hand on. They borrow from the read buffer: counting a line copies nothing.
+
+use std::borrow::Cow;
+
+use wire::UnixMillis;
+use wire::v1::Signal;
+
+/// When a line says it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineTime {
+    /// The line has an offset, or is in UTC by definition.
+    Instant(UnixMillis),
+    /// Wall clock without offset; the zone of the source decides. Milliseconds as if it were UTC.
+    Wall(i64),
+    /// Wall clock without year or offset, as if in UTC of the year 1972 (a leap year).
+    WallNoYear(i64),
+}
+
+/// One request, as one line of an access log tells it. Absent = the line does not say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AccessRecord<'a> {
+    /// When it ended (nginx) or started (Apache; `request_time` is then added).
+    pub time: Option<LineTime>,
+    /// Host as the client asked for it, or the vhost the server chose.
+    pub host: Option<Cow<'a, str>>,
+    /// Client address.
+    pub client: Option<Cow<'a, str>>,
+    /// First address of X-Forwarded-For.
+    pub forwarded_for: Option<Cow<'a, str>>,
+    /// Request method.
+    pub method: Option<Cow<'a, str>>,
+    /// Request target with query.
+    pub path: Option<Cow<'a, str>>,
+    /// Status sent to the client.
+    pub status: Option<u16>,
+    /// Upstream attempts in order.
+    pub attempts: Vec<Attempt<'a>>,
+    /// Seconds.
+    pub request_time: Option<f64>,
+    /// `User-Agent`.
+    pub user_agent: Option<Cow<'a, str>>,
+    /// The line itself says that an upstream failed or none was left (HAProxy state, Envoy flags).
+    pub upstream_failed: bool,
+}
+
+/// One try at one upstream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attempt<'a> {
+    /// Address.
+    pub upstream: Cow<'a, str>,
+    /// Status the upstream gave, if any.
+    pub status: Option<u16>,
+    /// Seconds.
+    pub time: Option<f64>,
+}
+
+/// One line of an error log or system log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ErrorRecord<'a> {
+    /// When.
+    pub time: Option<LineTime>,
+    /// Level as written.
+    pub level: Option<Cow<'a, str>>,
+    /// What it says, without the prefix.
+    pub message: Cow<'a, str>,
+    /// What happened, when the text tells.
+    pub signal: Option<Signal>,
+    /// True when the line is about a failed upstream request.
+    pub gateway: bool,
+    /// Client address.
+    pub client: Option<Cow<'a, str>>,
+    /// nginx `server:`.
+    pub server_name: Option<Cow<'a, str>>,
+    /// nginx `host:`.
+    pub host: Option<Cow<'a, str>>,
+    /// Request method.
+    pub method: Option<Cow<'a, str>>,
+    /// Request target with query.
+    pub path: Option<Cow<'a, str>>,
+    /// Upstream address.
+    pub upstream: Option<Cow<'a, str>>,
+    /// PHP-FPM pool the line names.
+    pub pool: Option<Cow<'a, str>>,
+    /// Connection number of nginx (`*8`), to join lines of one request.
+    pub connection: Option<u64>,
+}
+
+/// Why a line is no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rejected {
+    /// Nothing in it.
+    Blank,
+    /// A comment or directive of the format.
+    Directive,
+    /// The line goes on from one before.
+    Continuation,
+    /// The format's fields are not there.
+    Malformed,
+    /// Longer than the limit.
+    TooLong,
+    /// The status is no number of three digits.
+    BadStatus,
+    /// The time cannot be read.
+    BadTime,
+}
+
+impl Rejected {
+    /// The reason as `parse` and the loss ledger print it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Blank => "blank",
+            Self::Directive => "directive",
+            Self::Continuation => "continuation",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::BadStatus => "bad_status",
+            Self::BadTime => "bad_time",
+        }
+    }
+}
+
+/// What one line turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line<'a> {
+    /// A request.
+    Access(AccessRecord<'a>),
+    /// A line of an error or system log.
+    Error(ErrorRecord<'a>),
+    /// No record.
+    Rejected(Rejected),
+}

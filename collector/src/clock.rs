@@ -1,0 +1,21 @@
+//! The only reader of the clock in the collector: everything else takes time as an argument.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use wire::UnixMillis;
+
+/// Wall-clock time now.
+#[must_use]
+pub fn now() -> UnixMillis {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    let now = SystemTime::now();
+    let ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    UnixMillis(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// Monotonic time, for intervals.
+#[must_use]
+pub fn instant() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    Instant::now()
+}

@@ -1,0 +1,11 @@
+//! The collector, one per fleet: batches in, incidents out.
+//!
+//! ```text
+//! agents  =>  ingest -> store -> detect -> incident -> notify
+//!                         └> web
+//! ```
+
+pub mod clock;
+pub mod config;
+pub mod model;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The simulated fleet of the quickstart's demo.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Checks what a program can check of the house style.
