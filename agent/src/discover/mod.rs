@@ -1,6 +1,8 @@
 //! Stage 0: what there is to watch on this server, read from its configuration files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::config::LogsConfig;
 
 /// All that discovery found; the input of the tail, the join and the `discover` command.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,8 +15,19 @@ pub struct Discovery {
     pub services: Vec<String>,
     /// Every log to follow, each once.
     pub logs: Vec<LogSource>,
+    /// Configuration files and folders that were read: discover again when one changes.
+    pub config_files: Vec<PathBuf>,
+    /// Addresses of this machine beside loopback.
+    pub addresses: Vec<std::net::IpAddr>,
     /// What could not be read, why, and the one command that grants it.
     pub unreadable: Vec<Unreadable>,
+}
+
+/// Reads the configuration files under `root` (`/` on a real machine); runs nothing.
+#[must_use]
+pub fn discover(root: &Path, config: &LogsConfig) -> Discovery {
+    let _ = (root, config);
+    Discovery::default()
 }
 
 /// One virtual host.

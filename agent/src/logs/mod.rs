@@ -7,11 +7,19 @@ use std::borrow::Cow;
 use wire::UnixMillis;
 use wire::v1::Signal;
 
+pub mod join;
+pub mod parse;
+
 /// When a line says it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineTime {
     /// The line has an offset, or is in UTC by definition.
-    Instant(UnixMillis),
+    Instant {
+        /// When.
+        at: UnixMillis,
+        /// Offset the line gives, seconds east of UTC.
+        offset_s: i32,
+    },
     /// Wall clock without offset; the zone of the source decides. Milliseconds as if it were UTC.
     Wall(i64),
     /// Wall clock without year or offset, as if in UTC of the year 1972 (a leap year).
@@ -41,6 +49,8 @@ pub struct AccessRecord<'a> {
     pub request_time: Option<f64>,
     /// `User-Agent`.
     pub user_agent: Option<Cow<'a, str>>,
+    /// `time` is the start of the request; its end is `request_time` later.
+    pub time_is_start: bool,
     /// The line itself says that an upstream failed or none was left (HAProxy state, Envoy flags).
     pub upstream_failed: bool,
 }
