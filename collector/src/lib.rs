@@ -5,7 +5,10 @@
 //!                         └> web
 //! ```
 
+pub mod ca;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod files;
 pub mod model;
 pub mod store;

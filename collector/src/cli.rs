@@ -1,0 +1,328 @@
+//! The command line of `gatewatch-collector`: all help text is the doc comments of this file.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use wire::UnixMillis;
+use wire::units::Span;
+
+/// Exit codes of the contract.
+pub mod exit {
+    /// All is well.
+    pub const GOOD: u8 = 0;
+    /// The answer is no.
+    pub const NO: u8 = 1;
+    /// The command line is wrong, or names something that is not there.
+    pub const USAGE: u8 = 2;
+    /// Something else failed.
+    pub const INTERNAL: u8 = 70;
+    /// The configuration is wrong.
+    pub const CONFIG: u8 = 78;
+}
+
+/// Watches a fleet's web servers for gateway errors and tells one story per outage.
+///
+/// stdout is data, stderr is talk. Exit codes: 0 good, 1 the answer is "no", 2 usage, 70 internal,
+/// 78 configuration.
+#[derive(Debug, Parser)]
+#[command(name = "gatewatch-collector", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Configuration file.
+    #[arg(
+        long,
+        global = true,
+        env = "GATEWATCH_CONFIG",
+        default_value = "/etc/gatewatch/collector.toml"
+    )]
+    pub config: PathBuf,
+    /// What is logged on stderr: error, warn, info, debug, trace, or a filter like `info,h2=debug`.
+    #[arg(long, global = true, env = "GATEWATCH_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Collector to talk to, `http://HOST:PORT`; the token is read from GATEWATCH_TOKEN. Default: the
+    /// collector on this machine, through its socket.
+    #[arg(long, global = true, env = "GATEWATCH_URL")]
+    pub url: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands of the collector.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the collector; the first start creates the data directory, the CA and the admin token.
+    Run,
+    /// Checks the configuration and prints every problem; exit 0 or 78.
+    Check,
+    /// Join tokens: what a new server needs to enrol.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The fleet.
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Incidents.
+    #[command(subcommand)]
+    Incident(IncidentCommand),
+    /// Prints shell completion.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Prints the manual page.
+    Man,
+}
+
+/// `token ...`
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Makes a join token and prints the command that installs an agent with it.
+    Create(TokenCreate),
+    /// Lists the tokens that have not been forgotten; their secrets are not kept.
+    List {
+        /// JSON lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a token useless at once; servers that joined with it stay.
+    Revoke {
+        /// Id of the token, as `token list` shows it.
+        id: String,
+    },
+}
+
+/// `token create`
+#[derive(Debug, Args)]
+pub struct TokenCreate {
+    /// Label of every server that joins with this token; stronger than the agent's own config.
+    #[arg(long = "label", value_name = "K=V", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// How long the token can be used.
+    #[arg(long, default_value = "1h", value_parser = parse_span)]
+    pub ttl: Span,
+    /// How many servers can join with it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub uses: u32,
+    /// Lets a reinstalled server have its name and history back; its old certificate is revoked when
+    /// it enrols.
+    #[arg(long, value_name = "NAME")]
+    pub replace: Option<String>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agent ...`
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Lists the servers: state, version, last seen, losses.
+    List {
+        /// Only servers with this label.
+        #[arg(long = "label", value_name = "K=V", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+        /// JSON lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one server: labels and where each is from, certificate, sites, loss ledger.
+    Show {
+        /// Name of the server.
+        name: String,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sets labels of a server, stronger than all others; `k=` takes one away again.
+    Label {
+        /// Name of the server.
+        name: String,
+        /// Labels to set.
+        #[arg(required = true, value_name = "K=V", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Revokes every certificate of a server and ends its connection; its history stays.
+    Revoke {
+        /// Name of the server.
+        name: String,
+    },
+    /// Removes a server and its history; refused while it is connected, unless revoked first.
+    Forget {
+        /// Name of the server.
+        name: String,
+    },
+}
+
+/// `incident ...`
+#[derive(Debug, Subcommand)]
+pub enum IncidentCommand {
+    /// Lists incidents, newest first.
+    List(IncidentList),
+    /// Shows one incident: what fails, since when, why, what to do.
+    Show {
+        /// Id of the incident; a beginning is enough if no other has it.
+        id: String,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says that you are on it: others see your name, and it stays quiet if it comes back.
+    Ack {
+        /// Id of the incident.
+        id: String,
+        /// Your name; default: the user who runs this.
+        #[arg(long)]
+        by: Option<String>,
+    },
+    /// Adds a line to an incident's timeline.
+    Note {
+        /// Id of the incident.
+        id: String,
+        /// What to say.
+        text: String,
+        /// Your name; default: the user who runs this.
+        #[arg(long)]
+        by: Option<String>,
+    },
+    /// Prints each change of any incident as a line until Ctrl-C.
+    Follow {
+        /// JSON lines: `{"event","incident"}`.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `incident list`
+#[derive(Debug, Args)]
+pub struct IncidentList {
+    /// Only those still open.
+    #[arg(long)]
+    pub open: bool,
+    /// Only those not over before this: a time (RFC 3339) or an age (`2h`, `7d`).
+    #[arg(long, value_name = "TIME|AGE", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// At most so many.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Exits with 1 when an incident is open.
+    #[arg(long)]
+    pub fail_if_open: bool,
+    /// JSON lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A point in the past: absolute, or so long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// A time.
+    At(UnixMillis),
+    /// An age.
+    Ago(Span),
+}
+
+impl Since {
+    /// The instant meant, when it is now `now`.
+    #[must_use]
+    pub fn at(self, now: UnixMillis) -> UnixMillis {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(span) => now.minus(span.0),
+        }
+    }
+}
+
+/// Writes the completion script of `shell` to `out`.
+pub fn completions(shell: Shell, out: &mut dyn io::Write) {
+    clap_complete::generate(shell, &mut Cli::command(), "gatewatch-collector", out);
+}
+
+/// Writes the manual page, one section per command, to `out`.
+pub fn man(out: &mut dyn io::Write) -> io::Result<()> {
+    let mut command = Cli::command();
+    command.build();
+    clap_mangen::Man::new(command.clone()).render(out)?;
+    for child in command.get_subcommands() {
+        man_sections(child, out)?;
+    }
+    Ok(())
+}
+
+fn man_sections(command: &clap::Command, out: &mut dyn io::Write) -> io::Result<()> {
+    let page = clap_mangen::Man::new(command.clone());
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    for child in command.get_subcommands() {
+        man_sections(child, out)?;
+    }
+    Ok(())
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((k, v)) if !k.trim().is_empty() => Ok((k.trim().to_owned(), v.trim().to_owned())),
+        _ => Err(format!("{text:?} is no label: write it like \"rack=r7\"")),
+    }
+}
+
+fn parse_span(text: &str) -> Result<Span, String> {
+    text.parse()
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    match (UnixMillis::parse_rfc3339(text), text.parse::<Span>()) {
+        (Some(at), _) => Ok(Since::At(at)),
+        (None, Ok(span)) => Ok(Since::Ago(span)),
+        (None, Err(_)) => Err(format!(
+            "{text:?} is neither a time like \"2026-11-20T12:00:00Z\" nor an age like \"2h\""
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn since_is_a_time_or_an_age() {
+        let now = UnixMillis(1_795_176_067_000);
+        for (text, expected) in [
+            ("2h", Some(now.0 - 7_200_000)),
+            ("2026-11-20T12:01:07Z", Some(1_795_176_067_000)),
+            ("2026-11-20T13:01:07+01:00", Some(1_795_176_067_000)),
+            ("yesterday", None),
+        ] {
+            assert_eq!(parse_since(text).ok().map(|since| since.at(now).0), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_need_a_key() {
+        assert_eq!(parse_label("rack=r7"), Ok(("rack".into(), "r7".into())));
+        assert_eq!(parse_label("note=a=b"), Ok(("note".into(), "a=b".into())));
+        assert_eq!(parse_label("rack="), Ok(("rack".into(), String::new())));
+        for bad in ["rack", "=r7", ""] {
+            assert!(parse_label(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn man_page_and_completions_name_every_command() {
+        let mut page = Vec::new();
+        man(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        let mut script = Vec::new();
+        completions(Shell::Bash, &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for word in ["token", "revoke", "follow", "forget"] {
+            assert!(page.contains(word) && script.contains(word), "{word}");
+        }
+    }
+}
