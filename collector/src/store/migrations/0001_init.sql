@@ -1,6 +1,7 @@
 -- The first schema. Times are milliseconds since the Unix epoch, UTC.
+-- AUTOINCREMENT on ids that other rows keep: a forgotten server's id must not name another one.
 CREATE TABLE server(
-  server_id INTEGER PRIMARY KEY, uuid BLOB NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, cert_sha256 BLOB,
+  server_id INTEGER PRIMARY KEY AUTOINCREMENT, uuid BLOB NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, cert_sha256 BLOB,
   first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL DEFAULT 0,
   state TEXT NOT NULL DEFAULT 'silent',          -- up, silent, goodbye or revoked
   meta TEXT                                      -- JSON: version, n_cpu, heartbeat_ms, clock_offset_ms, spool_bytes, n_sites
@@ -18,12 +19,15 @@ CREATE TABLE token(
 CREATE TABLE certificate(
   serial BLOB PRIMARY KEY, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE,
   not_after INTEGER NOT NULL, issued_at INTEGER NOT NULL, revoked_at INTEGER) WITHOUT ROWID, STRICT;
+CREATE INDEX certificate_revoked ON certificate(revoked_at) WHERE revoked_at IS NOT NULL;
 CREATE TABLE watermark(server_id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL) STRICT;
 CREATE TABLE state(k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID, STRICT; -- hw_upto, detect_upto
 -- Batches as they came. AUTOINCREMENT: an emptied table must not hand out old ids again. No index, ever.
 CREATE TABLE hot(
   id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-  at INTEGER NOT NULL, t_min INTEGER NOT NULL, t_max INTEGER NOT NULL,
+  at INTEGER NOT NULL,                           -- arrival, collector's clock
+  t_min INTEGER NOT NULL, t_max INTEGER NOT NULL,
+  complete_until INTEGER NOT NULL,               -- agent's clock: no older count is unsent after this batch
   codec INTEGER NOT NULL,                        -- as Batch.codec; 0 = unreadable, body is the reason as text
   body BLOB NOT NULL) STRICT;
 CREATE TABLE gap(
@@ -36,7 +40,7 @@ CREATE TABLE loss(
 CREATE TABLE sealed(t0 INTEGER PRIMARY KEY, hot_cut INTEGER NOT NULL, parts INTEGER NOT NULL, at INTEGER NOT NULL) STRICT;
 CREATE TABLE metric(metric INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, scale INTEGER NOT NULL, unit TEXT NOT NULL) STRICT;
 CREATE TABLE site(
-  site_id INTEGER PRIMARY KEY, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, host TEXT NOT NULL,
+  site_id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, host TEXT NOT NULL,
   pool TEXT, upstream TEXT, UNIQUE(server_id, host)) STRICT;
 CREATE TABLE event(id INTEGER PRIMARY KEY, ts INTEGER NOT NULL, server_id INTEGER, kind INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE INDEX event_ts ON event(ts);

@@ -1,0 +1,398 @@
+//! Wire to model, pure: what a batch holds, for the store and for the detector.
+//!
+//! Invariant: no input panics or takes more memory than a fixed multiple of
+//! `BODY_UNPACKED_BYTES_MAX`. What makes no sense is left out and counted.
+
+use std::io::Read;
+
+use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint};
+use thiserror::Error;
+use wire::signal::counter;
+use wire::v1::{self, BatchBody, Signal};
+use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, UnixMillis, catalog};
+
+use crate::model::{Counts, Exemplar, Record, ServerId, SiteId};
+use crate::store::{HotRow, NewBatch, SiteRow, SiteSeen};
+
+/// Largest number of entries (sites, seconds, ...) in a body: bounds what tiny messages grow to.
+const ENTRIES_MAX: usize = 1 << 20;
+/// Base-2 logarithm of the largest window a zstd frame may ask memory for.
+const WINDOW_LOG_MAX: u32 = 24;
+/// Longest site, pool, unit or upstream name kept, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+/// Longest text kept for the detector, in bytes; the agent sends at most 512.
+const TEXT_BYTES_MAX: usize = 2048;
+/// Largest single step of the loss ledger that is believed.
+const LOSS_STEP_MAX: u64 = 1 << 40;
+
+/// Why a batch's body cannot be read. The text is stored in its place.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Reason {
+    /// A later release's encoding, or nonsense.
+    #[error("codec {0} is not known to this collector: upgrade it")]
+    Codec(u32),
+    /// Larger than the agent may send.
+    #[error("the body has {0} bytes, more than {BODY_BYTES_MAX}")]
+    TooLarge(usize),
+    /// No zstd frame, or a broken one.
+    #[error("the body is no zstd frame: {0}")]
+    Compression(String),
+    /// A frame that unpacks to more than is allowed.
+    #[error("the body unpacks to more than {BODY_UNPACKED_BYTES_MAX} bytes")]
+    Bomb,
+    /// A message of millions of tiny parts.
+    #[error("the body has more than {ENTRIES_MAX} entries")]
+    TooManyEntries,
+    /// No `BatchBody`.
+    #[error("the body is no BatchBody: {0}")]
+    Message(String),
+}
+
+/// What the store has to know of a body beside its bytes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// Sites named in it, each once.
+    pub sites: Vec<SiteSeen>,
+    /// Steps of the loss ledger, by name; zeros left out.
+    pub losses: Vec<(&'static str, u64)>,
+}
+
+/// A stored batch as the detector reads it.
+#[derive(Debug, Default, PartialEq)]
+pub struct Unpacked {
+    /// In order of event time; within one second context first, then exemplars, then counts.
+    pub records: Vec<Record>,
+    /// Entries left out because they make no sense, e.g. name a site that is not there.
+    pub n_refused: u64,
+}
+
+/// Reads a batch once, for its sites and its losses.
+pub fn decode(batch: &v1::Batch) -> Result<Decoded, Reason> {
+    let body = unpack(batch.codec, &batch.body)?;
+    let inventory = body.inventory.iter().flat_map(|inventory| &inventory.sites);
+    let mut sites: Vec<SiteSeen> = body.sites.iter().chain(inventory).filter_map(seen).collect();
+    sites.sort();
+    // Of one name the row that knows pool or upstream wins: `None` sorts first.
+    sites.reverse();
+    sites.dedup_by(|a, b| a.name == b.name);
+    Ok(Decoded { sites, losses: losses(body.loss.as_ref()) })
+}
+
+/// The batch as the store takes it; an unreadable one becomes its reason, so that the watermark
+/// passes it: sending it again would not help.
+pub fn batch(server: ServerId, batch: v1::Batch, at: UnixMillis) -> (NewBatch, Option<Reason>) {
+    let decoded = decode(&batch);
+    let mut new = NewBatch {
+        server,
+        epoch: batch.epoch,
+        seq: batch.seq,
+        n_evicted: batch.n_evicted,
+        n_lines_evicted: batch.n_lines_evicted.min(LOSS_STEP_MAX),
+        at,
+        t_min: UnixMillis(batch.t_min_unix_ms),
+        t_max: UnixMillis(batch.t_max_unix_ms),
+        complete_until: UnixMillis(batch.complete_until_unix_ms),
+        urgent: batch.urgent,
+        codec: batch.codec,
+        body: Vec::new(),
+        sites: Vec::new(),
+        losses: Vec::new(),
+    };
+    match decoded {
+        Ok(decoded) => {
+            new.body = batch.body.into();
+            new.sites = decoded.sites;
+            new.losses = decoded.losses;
+            (new, None)
+        }
+        Err(reason) => {
+            new.codec = 0;
+            new.body = reason.to_string().into_bytes();
+            new.losses =
+                vec![("n_batches_unreadable", 1), ("n_lines_unreadable", u64::from(batch.n_lines))];
+            (new, Some(reason))
+        }
+    }
+}
+
+/// What the detector is told of a stored batch.
+///
+/// `site_of` gives the stored row of a site by its name on this server. `Record::Site` comes for
+/// every site the batch names, without a baseline: the caller drops those it has told already and
+/// fills in the baseline. An unreadable batch gives nothing, not even its watermark.
+pub fn records(row: &HotRow, site_of: &mut dyn FnMut(&str) -> Option<SiteRow>) -> Unpacked {
+    let Ok(body) = unpack(row.codec, &row.body) else { return Unpacked::default() };
+    let mut out = Sink { server: row.server, records: Vec::new(), n_refused: 0 };
+    let ids = out.sites(&body, site_of);
+    out.context(&body);
+    out.exemplars(&body, &ids);
+    out.requests(&body, &ids);
+    out.samples(&body);
+    // Stable: what shares its second and rank stays in the order the agent sent it.
+    out.records.sort_by_key(|(second, rank, _)| (*second, *rank));
+    let mut records: Vec<Record> = out.records.into_iter().map(|(_, _, record)| record).collect();
+    records.push(Record::Complete { server: row.server, at: row.complete_until });
+    Unpacked { records, n_refused: out.n_refused }
+}
+
+/// Opens a body within fixed bounds of memory.
+pub fn unpack(codec: u32, packed: &[u8]) -> Result<BatchBody, Reason> {
+    if codec != CODEC_ZSTD_BODY {
+        return Err(Reason::Codec(codec));
+    }
+    if packed.len() > BODY_BYTES_MAX {
+        return Err(Reason::TooLarge(packed.len()));
+    }
+    let broken = |error: std::io::Error| Reason::Compression(error.to_string());
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(broken)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(broken)?;
+    let mut bytes = Vec::new();
+    let mut bounded = decoder.single_frame().take(BODY_UNPACKED_BYTES_MAX as u64 + 1);
+    bounded.read_to_end(&mut bytes).map_err(broken)?;
+    if bytes.len() > BODY_UNPACKED_BYTES_MAX {
+        return Err(Reason::Bomb);
+    }
+    if n_entries(&bytes)? > ENTRIES_MAX {
+        return Err(Reason::TooManyEntries);
+    }
+    BatchBody::decode(bytes.as_slice()).map_err(|error| Reason::Message(error.to_string()))
+}
+
+/// Counts the fields of a body and of its inventory without building them.
+fn n_entries(body: &[u8]) -> Result<usize, Reason> {
+    /// `BatchBody.inventory`.
+    const INVENTORY: u32 = 11;
+    let mut n = 0;
+    let mut queue = vec![(body, true)];
+    while let Some((mut rest, is_body)) = queue.pop() {
+        while !rest.is_empty() {
+            let (tag, value) = next_field(&mut rest)?;
+            n += 1;
+            if let (true, INVENTORY, Some(value)) = (is_body, tag, value) {
+                queue.push((value, false));
+            }
+        }
+    }
+    Ok(n)
+}
+
+/// Takes one field off a message; its bytes when it is length-delimited.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Option<&'a [u8]>), Reason> {
+    let broken = |error: prost::DecodeError| Reason::Message(error.to_string());
+    let cut = || Reason::Message("a field is cut short".to_owned());
+    let (tag, wire_type) = decode_key(rest).map_err(broken)?;
+    let n_bytes = match wire_type {
+        WireType::Varint => {
+            decode_varint(rest).map_err(broken)?;
+            return Ok((tag, None));
+        }
+        WireType::LengthDelimited => {
+            usize::try_from(decode_varint(rest).map_err(broken)?).map_err(|_| cut())?
+        }
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        WireType::StartGroup | WireType::EndGroup => {
+            return Err(Reason::Message("groups are not part of the contract".to_owned()));
+        }
+    };
+    let (value, after) = rest.split_at_checked(n_bytes).ok_or_else(cut)?;
+    *rest = after;
+    Ok((tag, (wire_type == WireType::LengthDelimited).then_some(value)))
+}
+
+fn seen(site: &v1::Site) -> Option<SiteSeen> {
+    let name = name(&site.name)?.to_lowercase();
+    Some(SiteSeen { name, pool: self::name(&site.pool), upstream: self::name(&site.upstream) })
+}
+
+/// A name as it may be stored and printed; `None` when empty.
+fn name(text: &str) -> Option<String> {
+    let text = clip(text.trim(), NAME_BYTES_MAX);
+    (!text.is_empty()).then_some(text)
+}
+
+/// At most `bytes_max` of a text, cut between characters, control characters made visible.
+fn clip(text: &str, bytes_max: usize) -> String {
+    let end = (0..=text.len().min(bytes_max)).rev().find(|&end| text.is_char_boundary(end));
+    let safe = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    text[..end.unwrap_or(0)].chars().map(safe).collect()
+}
+
+fn losses(loss: Option<&v1::Loss>) -> Vec<(&'static str, u64)> {
+    let Some(loss) = loss else { return Vec::new() };
+    let all = [
+        ("n_lines_rejected", loss.n_lines_rejected),
+        ("n_lines_lost", loss.n_lines_lost),
+        ("n_bytes_lost", loss.n_bytes_lost),
+        ("n_truncations", loss.n_truncations),
+        ("n_exemplars_dropped", loss.n_exemplars_dropped),
+        ("n_lines_other", loss.n_lines_other),
+        ("n_times_clamped", loss.n_times_clamped),
+        ("n_spool_records_corrupt", loss.n_spool_records_corrupt),
+        ("n_events_dropped", loss.n_events_dropped),
+    ];
+    all.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k, n.min(LOSS_STEP_MAX))).collect()
+}
+
+fn signal(number: i32) -> Option<Signal> {
+    match Signal::try_from(number) {
+        Ok(Signal::Unspecified) => None,
+        Ok(signal) => Some(signal),
+        // A later release knows a signal that we do not: something was said all the same.
+        Err(_) => Some(Signal::Other),
+    }
+}
+
+/// Collects records with their place in time: second, rank within it.
+struct Sink {
+    server: ServerId,
+    records: Vec<(i64, u8, Record)>,
+    n_refused: u64,
+}
+
+impl Sink {
+    fn push(&mut self, at: UnixMillis, rank: u8, record: Record) {
+        self.records.push((at.second(), rank, record));
+    }
+
+    /// Ids by position in `body.sites`; `None` where the site is not stored.
+    fn sites(
+        &mut self,
+        body: &BatchBody,
+        site_of: &mut dyn FnMut(&str) -> Option<SiteRow>,
+    ) -> Vec<Option<SiteId>> {
+        let inventory = body.inventory.iter().flat_map(|inventory| &inventory.sites);
+        let mut ids = Vec::with_capacity(body.sites.len());
+        for (ix, site) in body.sites.iter().chain(inventory).enumerate() {
+            let stored = seen(site).and_then(|site| Some((site_of(&site.name)?, site)));
+            self.n_refused += u64::from(stored.is_none());
+            if ix < body.sites.len() {
+                ids.push(stored.as_ref().map(|(row, _)| row.site));
+            }
+            let Some((row, site)) = stored else { continue };
+            // Unknown now does not take back what was known before.
+            let known = site.pool.is_some() || site.upstream.is_some();
+            let (pool, upstream) =
+                if known { (site.pool, site.upstream) } else { (row.pool, row.upstream) };
+            let (site, server) = (row.site, self.server);
+            let record =
+                Record::Site { site, server, name: row.name, pool, upstream, baseline: None };
+            self.records.push((i64::MIN, 0, record));
+        }
+        ids
+    }
+
+    fn context(&mut self, body: &BatchBody) {
+        let server = self.server;
+        for service in &body.services {
+            let at = UnixMillis(service.at_unix_ms);
+            let (unit, state) = (clip(&service.unit, NAME_BYTES_MAX), clip(&service.state, 32));
+            let pool = name(&service.pool);
+            self.push(at, 0, Record::Service { server, at, unit, state, pool });
+        }
+        for change in &body.changes {
+            let at = UnixMillis(change.at_unix_ms);
+            let (kind, what) = (clip(&change.kind, 32), clip(&change.what, TEXT_BYTES_MAX));
+            let (site, pool) = (name(&change.site), name(&change.pool));
+            self.push(at, 1, Record::Change { server, at, kind, what, site, pool });
+        }
+        for line in &body.log_lines {
+            let at = UnixMillis(line.at_unix_ms);
+            let (source, message) = (clip(&line.source, 32), clip(&line.message, TEXT_BYTES_MAX));
+            let (signal, pool) = (signal(line.signal), name(&line.pool));
+            self.push(at, 2, Record::Log { server, at, source, message, signal, pool });
+        }
+    }
+
+    fn exemplars(&mut self, body: &BatchBody, ids: &[Option<SiteId>]) {
+        for exemplar in &body.exemplars {
+            let site = ids.get(exemplar.site as usize).copied().flatten();
+            let (Some(site), 502..=504) = (site, exemplar.status) else {
+                self.n_refused += 1;
+                continue;
+            };
+            let at = UnixMillis(exemplar.at_unix_ms);
+            let record = Record::Exemplar(Exemplar {
+                site,
+                at,
+                status: exemplar.status as u16,
+                pool: name(&exemplar.pool),
+                client: exemplar.client_hash,
+                path: exemplar.path_hash,
+                upstream: name(&exemplar.upstream),
+                message: exemplar.message.as_deref().map(|text| clip(text, TEXT_BYTES_MAX)),
+                signal: signal(exemplar.signal),
+            });
+            self.push(at, 3, record);
+        }
+    }
+
+    fn requests(&mut self, body: &BatchBody, ids: &[Option<SiteId>]) {
+        for second in &body.seconds {
+            let site = ids.get(second.site as usize).copied().flatten();
+            let Some(site) = site else {
+                self.n_refused += 1;
+                continue;
+            };
+            self.n_refused += u64::from(second.status.len() != second.count.len());
+            let (counts, n_refused) = counts(&second.status, &second.count);
+            self.n_refused += n_refused;
+            let at = UnixMillis::from_second(second.second);
+            if counts != Counts::default() {
+                self.push(at, 4, Record::Requests { site, at, counts });
+            }
+        }
+    }
+
+    fn samples(&mut self, body: &BatchBody) {
+        let metric_of = |series: &v1::Series| {
+            Some((catalog::find(&series.metric)?, clip(&series.attribute, NAME_BYTES_MAX)))
+        };
+        let series: Vec<_> = body.series.iter().map(metric_of).collect();
+        for tick in &body.ticks {
+            let at = UnixMillis(tick.at_unix_ms);
+            let value_of = |(ix, scaled): (&u32, &i64)| {
+                let (metric, attribute) = series.get(*ix as usize)?.as_ref()?;
+                Some((metric.name, attribute.clone(), metric.from_wire(*scaled)?))
+            };
+            let pairs = tick.series.iter().zip(&tick.value);
+            let values: Vec<_> = pairs.filter_map(value_of).collect();
+            self.n_refused += (tick.series.len().max(tick.value.len()) - values.len()) as u64;
+            if !values.is_empty() {
+                self.push(at, 5, Record::Sample { server: self.server, at, values });
+            }
+        }
+    }
+}
+
+/// Folds counts by status; also how many entries were refused.
+///
+/// A derived counter repeats requests already counted under their status, so it adds nothing to
+/// `n`. A 503 is a gateway error only as far as `GATEWAY_503` says so.
+fn counts(status: &[u32], count: &[u32]) -> (Counts, u64) {
+    let mut counts = Counts::default();
+    let (mut n_503, mut n_refused) = (0_u32, 0);
+    for (status, count) in status.iter().zip(count) {
+        let add = |to: &mut u32| *to = to.saturating_add(*count);
+        match *status {
+            502 => add(&mut counts.n_502),
+            503 => add(&mut n_503),
+            504 => add(&mut counts.n_504),
+            500..=599 => add(&mut counts.n_5xx_app),
+            499 => add(&mut counts.n_499),
+            counter::GATEWAY_503 => add(&mut counts.n_503),
+            counter::RETRIED => add(&mut counts.n_retried),
+            100..=498 => {}
+            // A derived counter of a later release.
+            1002.. => continue,
+            _ => n_refused += 1,
+        }
+        if (100..=599).contains(status) {
+            counts.n = counts.n.saturating_add(*count);
+        }
+    }
+    counts.n_503 = counts.n_503.min(n_503);
+    counts.n_5xx_app = counts.n_5xx_app.saturating_add(n_503 - counts.n_503);
+    (counts, n_refused)
+}

@@ -1,0 +1,3 @@
+//! Stage 6: the agents' port. Bytes of strangers in, batches for the store out.
+
+pub mod convert;

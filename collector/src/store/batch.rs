@@ -1,0 +1,119 @@
+//! What goes into the store and comes out of it: batches, watermarks, sites, losses.
+
+use wire::UnixMillis;
+
+use crate::model::{ServerId, SiteId};
+
+/// How far one server's batches are committed. Ordered: a later life of the spool is further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watermark {
+    /// Life of the agent's spool; 0 when the server never sent a batch.
+    pub epoch: u64,
+    /// Highest committed position in it.
+    pub seq: u64,
+}
+
+/// A batch on its way into the database.
+#[derive(Clone, Debug)]
+pub struct NewBatch {
+    /// Whose; out of the certificate.
+    pub server: ServerId,
+    /// Life of the agent's spool; at most `i64::MAX`.
+    pub epoch: u64,
+    /// Position in it, from 1; at most `i64::MAX`.
+    pub seq: u64,
+    /// Batches just before this one that the agent declares lost.
+    pub n_evicted: u64,
+    /// Log lines those counted.
+    pub n_lines_evicted: u64,
+    /// Arrival, on the collector's clock.
+    pub at: UnixMillis,
+    /// Oldest event time in it.
+    pub t_min: UnixMillis,
+    /// Newest event time in it.
+    pub t_max: UnixMillis,
+    /// No older count is unsent after it.
+    pub complete_until: UnixMillis,
+    /// Holds a gateway error: committed at once.
+    pub urgent: bool,
+    /// As received; 0 when unreadable.
+    pub codec: u32,
+    /// As received; the reason as text when unreadable.
+    pub body: Vec<u8>,
+    /// Sites it speaks of.
+    pub sites: Vec<SiteSeen>,
+    /// What its loss ledger adds, by column of `agent list`.
+    pub losses: Vec<(&'static str, u64)>,
+}
+
+/// A site as a batch names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteSeen {
+    /// Primary name, lower case.
+    pub name: String,
+    /// What serves it on this server; `None` unknown.
+    pub pool: Option<String>,
+    /// Upstream on another machine; `None` when local or unknown.
+    pub upstream: Option<String>,
+}
+
+/// A site as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRow {
+    /// Its id.
+    pub site: SiteId,
+    /// The server it is on.
+    pub server: ServerId,
+    /// Primary name.
+    pub name: String,
+    /// What serves it on this server.
+    pub pool: Option<String>,
+    /// Upstream on another machine.
+    pub upstream: Option<String>,
+}
+
+/// A stored batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotRow {
+    /// Position in the store; rises in order of commit.
+    pub id: i64,
+    /// Whose.
+    pub server: ServerId,
+    /// Life of the agent's spool.
+    pub epoch: u64,
+    /// Position in it.
+    pub seq: u64,
+    /// Arrival, on the collector's clock.
+    pub at: UnixMillis,
+    /// Oldest event time in it.
+    pub t_min: UnixMillis,
+    /// Newest event time in it.
+    pub t_max: UnixMillis,
+    /// No older count is unsent after it.
+    pub complete_until: UnixMillis,
+    /// How `body` is encoded; 0: unreadable, `body` is the reason as text.
+    pub codec: u32,
+    /// As received.
+    pub body: Vec<u8>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Committed, now.
+    Stored,
+    /// Committed before; acked again.
+    Duplicate,
+    /// Something before it is missing and not declared lost: nothing was stored, rewind.
+    Gap {
+        /// The first position that is wanted.
+        wanted: u64,
+    },
+    /// Of an earlier life of the spool than the one known: nothing was stored.
+    OldEpoch {
+        /// The epoch known.
+        known: u64,
+    },
+    /// The server is not (or no longer) in the fleet: nothing was stored.
+    UnknownServer,
+}
