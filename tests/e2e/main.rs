@@ -1,1 +1,3 @@
-//! Tests across both programs on real servers.
+//! Tests across both programs on real servers. Each starts its own servers on loopback and stops them.
+
+mod servers;

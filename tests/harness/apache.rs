@@ -1,0 +1,90 @@
+//! A real Apache (event MPM) that hands PHP to PHP-FPM pools through mod_proxy_fcgi.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::nginx::Vhost;
+use crate::php::PhpFpm;
+use crate::process::{Process, find_program, is_root};
+use crate::root::{Root, loopback};
+use crate::wait::eventually;
+
+const MODULES: &str = "/usr/lib/apache2/modules";
+const MODULE_NAMES: [&str; 7] =
+    ["mpm_event", "authz_core", "dir", "alias", "proxy", "proxy_fcgi", "remoteip"];
+
+/// The server. All sites share `other_vhosts_access.log` in Debian's `vhost_combined` format.
+#[derive(Debug)]
+pub struct Apache {
+    address: SocketAddr,
+    _process: Process,
+}
+
+impl Apache {
+    /// Writes `etc/apache2` below `root` and starts it on an address of its own.
+    #[must_use]
+    pub fn start(root: &Root, vhosts: &[Vhost]) -> Self {
+        let program = find_program(&["apache2"], "apache2");
+        assert!(Path::new(MODULES).is_dir(), "no {MODULES}: apt-get install apache2");
+        let address = loopback(8080);
+        let config = write_config(root, address, vhosts);
+        let mut command = Command::new(program);
+        command.arg("-DFOREGROUND").arg("-f").arg(&config);
+        let mut process = Process::start("apache2", &mut command, &root.join("run/apache2.out"));
+        eventually("apache listens", Duration::from_secs(20), || {
+            if let Some(status) = process.exited() {
+                panic!("apache ended with {status}: {}", process.log_text());
+            }
+            TcpStream::connect(address).map(drop).map_err(|e| e.to_string())
+        });
+        Self { address, _process: process }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn write_config(root: &Root, address: SocketAddr, vhosts: &[Vhost]) -> std::path::PathBuf {
+    let dir = root.path().display();
+    root.mkdir("var/log/apache2");
+    root.mkdir("run/apache2");
+    let modules =
+        MODULE_NAMES.map(|m| format!("LoadModule {m}_module {MODULES}/mod_{m}.so\n")).concat();
+    // Apache refuses to answer as root.
+    let user = if is_root() { "User www-data\nGroup www-data\n" } else { "" };
+    let main = format!(
+        "ServerRoot {dir}/etc/apache2\nServerName localhost\nPidFile {dir}/run/apache2/apache2.pid\n\
+         DefaultRuntimeDir {dir}/run/apache2\n{modules}{user}Listen {address}\n\
+         StartServers 1\nThreadsPerChild 25\nMaxRequestWorkers 100\nMinSpareThreads 25\n\
+         MaxSpareThreads 75\n\
+         RemoteIPHeader X-Real-IP\nRemoteIPInternalProxy 127.0.0.0/8\n\
+         ErrorLog {dir}/var/log/apache2/error.log\nLogLevel warn\n\
+         LogFormat \"%v:%p %h %l %u %t \\\"%r\\\" %>s %O \\\"%{{Referer}}i\\\" \\\"%{{User-Agent}}i\\\"\" \
+         vhost_combined\n\
+         CustomLog {dir}/var/log/apache2/other_vhosts_access.log vhost_combined\n\
+         IncludeOptional {dir}/etc/apache2/sites-enabled/*.conf\n"
+    );
+    for vhost in vhosts {
+        let text = vhost_block(root, address, vhost);
+        root.write(&format!("etc/apache2/sites-enabled/{}.conf", vhost.name), &text);
+    }
+    root.write("etc/apache2/apache2.conf", &main)
+}
+
+fn vhost_block(root: &Root, address: SocketAddr, vhost: &Vhost) -> String {
+    format!(
+        "<VirtualHost {address}>\n  ServerName {name}\n  ServerAlias www.{name}\n\
+           DocumentRoot {dir}/srv/www\n  DirectoryIndex index.php\n  Redirect 503 /planned\n\
+           <Directory {dir}/srv/www>\n    Require all granted\n  </Directory>\n\
+           <FilesMatch \\.php$>\n    SetHandler \"proxy:unix:{socket}|fcgi://localhost\"\n\
+           </FilesMatch>\n</VirtualHost>\n",
+        name = vhost.name,
+        dir = root.path().display(),
+        socket = PhpFpm::socket(root, vhost.pool).display(),
+    )
+}

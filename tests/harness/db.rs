@@ -1,0 +1,117 @@
+//! Reads the collector's database as it is on disk: what is here was committed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use prost::Message;
+use rusqlite::{Connection, OpenFlags};
+use wire::v1::BatchBody;
+
+/// Requests by (site, status); derived counters are statuses from 1000 on.
+pub type Counts = BTreeMap<(String, u32), u64>;
+
+/// A handle on `gatewatch.db`; each question opens it anew, read-only.
+#[derive(Clone, Debug)]
+pub struct Db {
+    path: PathBuf,
+}
+
+impl Db {
+    /// The database at `path`, which need not exist yet.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Every batch body of a server, oldest first.
+    pub fn bodies(&self, server: &str) -> Result<Vec<BatchBody>, String> {
+        let db = self.open()?;
+        let mut select = db
+            .prepare(
+                "SELECT codec, body FROM hot JOIN server USING (server_id) WHERE name = ?1 \
+                 ORDER BY hot.id",
+            )
+            .map_err(|e| e.to_string())?;
+        let rows = select
+            .query_map([server], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?)))
+            .map_err(|e| e.to_string())?;
+        let mut bodies = Vec::new();
+        for row in rows {
+            let (codec, body) = row.map_err(|e| e.to_string())?;
+            assert_eq!(codec, wire::CODEC_ZSTD_BODY, "unreadable: {:?}", String::from_utf8(body));
+            let raw = zstd::bulk::decompress(&body, wire::BODY_UNPACKED_BYTES_MAX)
+                .map_err(|e| format!("a stored body does not unpack: {e}"))?;
+            bodies.push(
+                BatchBody::decode(&*raw).map_err(|e| format!("a stored body is no body: {e}"))?,
+            );
+        }
+        Ok(bodies)
+    }
+
+    /// Requests of a server by site and status; empty while nothing is stored.
+    #[must_use]
+    pub fn counts(&self, server: &str) -> Counts {
+        let mut counts = Counts::new();
+        for body in self.bodies(server).unwrap_or_default() {
+            for second in &body.seconds {
+                let site = &body.sites[second.site as usize].name;
+                for (status, n) in second.status.iter().zip(&second.count) {
+                    *counts.entry((site.clone(), *status)).or_default() += u64::from(*n);
+                }
+            }
+        }
+        counts
+    }
+
+    /// Requests of a server with their HTTP status; derived counters left out.
+    #[must_use]
+    pub fn requests(&self, server: &str) -> Counts {
+        let mut counts = self.counts(server);
+        counts.retain(|(_, status), _| *status < 1000);
+        counts
+    }
+
+    /// All requests of a server.
+    #[must_use]
+    pub fn n_requests(&self, server: &str) -> u64 {
+        self.requests(server).values().sum()
+    }
+
+    /// Requests of a server with one status, or one derived counter.
+    #[must_use]
+    pub fn n_status(&self, server: &str, status: u32) -> u64 {
+        let counts = self.counts(server);
+        counts.iter().filter(|((_, s), _)| *s == status).map(|(_, n)| n).sum()
+    }
+
+    /// The loss ledger of a server as the collector sums it.
+    #[must_use]
+    pub fn loss(&self, server: &str) -> BTreeMap<String, i64> {
+        let read = || -> Result<BTreeMap<String, i64>, String> {
+            let db = self.open()?;
+            let mut select = db
+                .prepare("SELECT k, n FROM loss JOIN server USING (server_id) WHERE name = ?1")
+                .map_err(|e| e.to_string())?;
+            let rows = select.query_map([server], |row| Ok((row.get(0)?, row.get(1)?)));
+            rows.map_err(|e| e.to_string())?
+                .collect::<Result<_, _>>()
+                .map_err(|e: rusqlite::Error| e.to_string())
+        };
+        read().unwrap_or_default()
+    }
+
+    /// Rows the collector wrote because batches are gone for good; healthy: 0.
+    pub fn n_gaps(&self) -> Result<i64, String> {
+        let db = self.open()?;
+        db.query_row("SELECT count(*) FROM gap", [], |row| row.get(0)).map_err(|e| e.to_string())
+    }
+
+    fn open(&self) -> Result<Connection, String> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(&self.path, flags)
+            .map_err(|e| format!("{}: {e}", self.path.display()))?;
+        db.busy_timeout(Duration::from_secs(5)).map_err(|e| e.to_string())?;
+        Ok(db)
+    }
+}

@@ -1,0 +1,183 @@
+//! A real nginx with any number of sites in front of PHP-FPM pools.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::php::PhpFpm;
+use crate::process::{Process, find_program, is_root};
+use crate::root::{Root, loopback};
+use crate::wait::eventually;
+
+/// One virtual host: its name and the PHP-FPM pool behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vhost {
+    /// Primary name.
+    pub name: String,
+    /// Pool that runs its PHP.
+    pub pool: &'static str,
+}
+
+impl Vhost {
+    /// `n` sites named `<pool>01.test` and so on.
+    #[must_use]
+    pub fn many(pool: &'static str, n: usize) -> Vec<Self> {
+        (1..=n).map(|i| Self { name: format!("{pool}{i:02}.test"), pool }).collect()
+    }
+}
+
+/// The server. Sites of the first pool have a `combined` log each; all others share one log with a
+/// format of their own that names the host, as both are common.
+#[derive(Debug)]
+pub struct Nginx {
+    root: PathBuf,
+    address: SocketAddr,
+    process: Process,
+}
+
+impl Nginx {
+    /// Writes `etc/nginx` below `root` and starts it on an address of its own.
+    #[must_use]
+    pub fn start(root: &Root, vhosts: &[Vhost]) -> Self {
+        let program = find_program(&["nginx"], "nginx-light");
+        let address = loopback(8080);
+        write_config(root, address, vhosts);
+        let mut command = Command::new(program);
+        command
+            .arg("-c")
+            .arg(root.join("etc/nginx/nginx.conf"))
+            .arg("-p")
+            .arg(root.path())
+            .arg("-e")
+            .arg(root.join("var/log/nginx/error.log"))
+            .args(["-g", "daemon off;"]);
+        let mut process = Process::start("nginx", &mut command, &root.join("run/nginx.out"));
+        eventually("nginx listens", Duration::from_secs(20), || {
+            if let Some(status) = process.exited() {
+                panic!("nginx ended with {status}: {}", process.log_text());
+            }
+            TcpStream::connect(address).map(drop).map_err(|e| e.to_string())
+        });
+        Self { root: root.path().to_owned(), address, process }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Reads its configuration again: new workers, the old ones finish their requests.
+    pub fn reload(&self) {
+        let before = self.process.children();
+        self.process.signal(Signal::HUP);
+        eventually("nginx has new workers", Duration::from_secs(20), || {
+            let now = self.process.children();
+            let fresh = now.iter().any(|pid| !before.contains(pid));
+            if fresh { Ok(()) } else { Err(format!("workers {now:?}")) }
+        });
+    }
+
+    /// Renames every log to `.1`, as logrotate does. nginx goes on writing to the renamed files.
+    pub fn rename_logs(&self) {
+        for log in self.logs() {
+            let old = PathBuf::from(format!("{}.1", log.display()));
+            fs::rename(&log, old).expect("a log can be renamed");
+        }
+    }
+
+    /// Tells nginx to open its logs anew, and waits until it has: the last step of a rotation.
+    pub fn reopen_logs(&self) {
+        self.process.signal(Signal::USR1);
+        eventually("nginx has opened its logs anew", Duration::from_secs(20), || {
+            let missing = self.expected_logs().into_iter().find(|log| !log.exists());
+            missing.map_or(Ok(()), |log| Err(format!("no {}", log.display())))
+        });
+    }
+
+    fn logs(&self) -> Vec<PathBuf> {
+        let mut logs: Vec<_> = fs::read_dir(self.root.join("var/log/nginx"))
+            .expect("the log directory is readable")
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "log"))
+            .collect();
+        logs.sort();
+        logs
+    }
+
+    fn expected_logs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.root.join("var/log/nginx")).expect("it is readable");
+        entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "1"))
+            .map(|path| path.with_extension(""))
+            .collect()
+    }
+}
+
+fn write_config(root: &Root, address: SocketAddr, vhosts: &[Vhost]) {
+    let dir = root.path().display();
+    let temp = root.mkdir("var/lib/nginx");
+    let logs = root.mkdir("var/log/nginx");
+    root.mkdir("run");
+    let mut temps = String::new();
+    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        writeln!(temps, "  {kind}_temp_path {}/{kind};", temp.display()).expect("to a string");
+    }
+    let user = if is_root() { "user root;" } else { "" };
+    let main = format!(
+        "{user}\nworker_processes 2;\npid {dir}/run/nginx.pid;\n\
+         error_log {logs}/error.log;\n\
+         events {{ worker_connections 512; }}\nhttp {{\n{temps}\
+           log_format hosted '$host $remote_addr - $remote_user [$time_local] \"$request\" '\n\
+             '$status $body_bytes_sent \"$http_referer\" \"$http_user_agent\" rt=$request_time';\n\
+           set_real_ip_from 127.0.0.0/8;\n  real_ip_header X-Real-IP;\n\
+           access_log {logs}/access.log combined;\n\
+           include {dir}/etc/nginx/sites-enabled/*;\n}}\n",
+        logs = logs.display(),
+    );
+    root.write("etc/nginx/nginx.conf", &main);
+    root.write("etc/nginx/fastcgi.conf", &fastcgi_params(&root.join("srv/www")));
+    let first = vhosts.first().map(|v| v.pool);
+    for vhost in vhosts {
+        let text = server_block(root, address, vhost, Some(vhost.pool) == first);
+        root.write(&format!("etc/nginx/sites-enabled/{}", vhost.name), &text);
+    }
+}
+
+fn server_block(root: &Root, address: SocketAddr, vhost: &Vhost, own_log: bool) -> String {
+    let logs = root.join("var/log/nginx");
+    let log = if own_log {
+        format!("{}/{}.access.log", logs.display(), vhost.name)
+    } else {
+        format!("{}/shared.access.log hosted", logs.display())
+    };
+    format!(
+        "server {{\n  listen {address};\n  server_name {name} www.{name};\n  root {dir}/srv/www;\n\
+           access_log {log};\n\
+           location / {{ include {dir}/etc/nginx/fastcgi.conf; fastcgi_pass unix:{socket}; }}\n\
+           location /static {{ return 200 \"static\\n\"; }}\n\
+           location /missing {{ return 404; }}\n\
+           location /planned {{ return 503; }}\n}}\n",
+        name = vhost.name,
+        dir = root.path().display(),
+        socket = PhpFpm::socket(root, vhost.pool).display(),
+    )
+}
+
+fn fastcgi_params(docroot: &Path) -> String {
+    format!(
+        "fastcgi_param SCRIPT_FILENAME {}/index.php;\nfastcgi_param QUERY_STRING $query_string;\n\
+         fastcgi_param REQUEST_METHOD $request_method;\nfastcgi_param REQUEST_URI $request_uri;\n\
+         fastcgi_param SERVER_PROTOCOL $server_protocol;\nfastcgi_param HTTP_HOST $host;\n\
+         fastcgi_read_timeout 20s;\n",
+        docroot.display()
+    )
+}
