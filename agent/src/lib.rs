@@ -6,8 +6,11 @@
 //!            changes ┘
 //! ```
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod discover;
+pub mod files;
 pub mod logs;
 pub mod window;
+pub mod spool;

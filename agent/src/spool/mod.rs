@@ -1,0 +1,745 @@
+//! Stage 4: bounded disk queue of opaque bytes, between the gather thread and the uplink.
+//!
+//! A record has a position, rising by one over the life of the directory, and a seq, which is its
+//! position counted from the start of the epoch. Invariants: what `append` returned for is on disk;
+//! a segment is deleted only when the checkpoint covers it; every record that is gone unacked is
+//! declared with its lines by the next `peek` (`evicted_before`), also after a restart.
+//!
+//! Over `bytes_max` the oldest segment goes, acked ones first since they are the oldest. Acked
+//! records stay for [`ACKED_KEPT`], in at most a quarter of the budget, so that a collector that
+//! lost some can ask again. File formats: `segment.rs`, `state.rs`.
+
+mod segment;
+mod state;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wire::UnixMillis;
+
+pub use segment::PAYLOAD_BYTES_MAX;
+use segment::{Disk, Findings, HOLE_MAX, Head, OsDisk, RECORD_BYTES, ScanError, Segment};
+use state::State;
+
+/// How long acked records stay for a rewind (storage.md 3), by the time of their segment.
+const ACKED_KEPT: Duration = Duration::from_secs(2 * 3600);
+/// A segment takes records for at most this long, so that two hours can be told apart.
+const SEGMENT_AGE_MAX: Duration = Duration::from_secs(15 * 60);
+/// A segment takes records up to this size, or 1/64 of the budget if that is less: the grain of
+/// eviction.
+const SEGMENT_BYTES_MAX: u64 = 4 << 20;
+
+/// Position of a record, rising by one over all epochs; what checkpoints are tied to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pos(pub u64);
+
+/// Number of a record in its epoch, from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seq(pub u64);
+
+/// What is gone just before a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Records.
+    pub n_batches: u64,
+    /// Log lines counted in them.
+    pub n_lines: u64,
+}
+
+/// One record as read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number.
+    pub seq: Seq,
+    /// The bytes given to `append`.
+    pub payload: Vec<u8>,
+    /// Log lines counted in it.
+    pub n_lines: u32,
+    /// What is gone between the seq asked for and this one.
+    pub evicted_before: Evicted,
+}
+
+/// What `open` found and repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Records that can be read.
+    pub n_records: u64,
+    /// Bytes cut off the end: a write that never finished. Its `append` never returned, so nothing
+    /// that anybody relied on is lost.
+    pub n_bytes_torn: u64,
+    /// Records destroyed in the middle, and the log lines counted in them.
+    pub n_records_corrupt: u64,
+    /// Lines of those.
+    pub n_lines_corrupt: u64,
+    /// The numbering was lost and a new epoch began.
+    pub is_renumbered: bool,
+}
+
+/// What the spool holds, for heartbeats and `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Epoch of the numbers below.
+    pub epoch: u64,
+    /// Lowest seq kept, acked ones included; 0 when none.
+    pub seq_first: u64,
+    /// Highest seq written; 0 when none.
+    pub seq_last: u64,
+    /// Everything up to here is committed at the collector.
+    pub seq_acked: u64,
+    /// Payload bytes not acked yet.
+    pub bytes_unacked: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Budget.
+    pub bytes_max: u64,
+    /// Records evicted before they were acked, over the life of the spool.
+    pub n_batches_evicted: u64,
+    /// Lines counted in those.
+    pub n_lines_evicted: u64,
+    /// Records found destroyed since the start of this program.
+    pub n_records_corrupt: u64,
+}
+
+/// Why the spool could not do what was asked. Nothing is damaged by any of them.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The disk has no room; the caller keeps what it has and tries again.
+    #[error("no space left for the spool at {path}: free some on that file system")]
+    Full {
+        /// What could not be written.
+        path: PathBuf,
+        /// From the operating system; absent when the budget itself is used up.
+        source: Option<io::Error>,
+    },
+    /// Anything else the operating system refused.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// From the operating system.
+        source: io::Error,
+    },
+    /// A newer agent wrote it.
+    #[error(
+        "{path} has spool format {found}, this agent reads up to {}: \
+         install the newer agent again, or move the file away to lose what it holds",
+        segment::VERSION
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+}
+
+/// The queue. See the module's header.
+pub struct Spool {
+    dir: PathBuf,
+    bytes_max: u64,
+    disk: Box<dyn Disk>,
+    clock: fn() -> UnixMillis,
+    /// Oldest first; only the last one grows.
+    segments: VecDeque<Segment>,
+    /// The last segment, when it takes records; after a start a new one begins.
+    active: Option<File>,
+    /// The segment read last, by its first position.
+    reading: Option<(u64, File)>,
+    state: State,
+    /// Position and `lines_before` of the next record.
+    next: u64,
+    lines_next: u64,
+    checkpointed: u64,
+    bytes_unacked: u64,
+    n_corrupt: u64,
+}
+
+impl Spool {
+    /// Opens or creates the spool in `dir`, repairing what a crash or a bad disk left.
+    ///
+    /// Reads every segment once. Until [`Spool::set_checkpointed`] is called nothing is deleted.
+    pub fn open(
+        dir: &Path,
+        bytes_max: u64,
+        now: UnixMillis,
+    ) -> Result<(Self, Recovery), SpoolError> {
+        Self::open_on(dir, bytes_max, now, Box::new(OsDisk), crate::clock::now)
+    }
+
+    fn open_on(
+        dir: &Path,
+        bytes_max: u64,
+        now: UnixMillis,
+        disk: Box<dyn Disk>,
+        clock: fn() -> UnixMillis,
+    ) -> Result<(Self, Recovery), SpoolError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| io_error("create", dir, e))?;
+        let stored = load_state(&dir.join("state"))?;
+        let mut recovery = Recovery::default();
+        let (segments, acked) = load_segments(dir, disk.as_ref(), stored.as_ref(), &mut recovery)?;
+        let now_ms = u64::try_from(now.0).unwrap_or(1).max(1);
+        let state = match stored {
+            Some(state) => state,
+            None if segments.is_empty() => State::new(now_ms, now_ms * 1000),
+            None => {
+                recovery.is_renumbered = true;
+                renumbered(&segments, acked, now_ms)
+            }
+        };
+        let mut spool = Self {
+            dir: dir.to_owned(),
+            bytes_max,
+            disk,
+            clock,
+            next: state.first,
+            lines_next: state.lines_first,
+            segments,
+            active: None,
+            reading: None,
+            state,
+            checkpointed: 0,
+            bytes_unacked: 0,
+            n_corrupt: 0,
+        };
+        spool.settle(acked, &mut recovery);
+        spool.save_state()?;
+        Ok((spool, recovery))
+    }
+
+    /// Brings numbers and segments together after a start.
+    fn settle(&mut self, acked: u64, recovery: &mut Recovery) {
+        let state = &mut self.state;
+        if let Some(oldest) = self.segments.front() {
+            // Whole files gone at the front: nobody but a person or a bad disk does that.
+            let n_gone = oldest.pos_first.saturating_sub(state.first);
+            let n_lines_gone = oldest.lines_before.saturating_sub(state.lines_first);
+            for ix in 0..n_gone.min(HOLE_MAX) {
+                let n_lines = if ix == 0 { n_lines_gone.min(u64::from(u32::MAX)) } else { 0 };
+                state.drop_first(n_lines as u32);
+            }
+            recovery.n_records_corrupt += n_gone;
+            recovery.n_lines_corrupt += n_lines_gone;
+            state.first = oldest.pos_first;
+            state.lines_first = oldest.lines_before;
+        }
+        if let Some(newest) = self.segments.back() {
+            self.next = newest.pos_end();
+            self.lines_next = newest.lines_before + newest.n_lines();
+        }
+        if self.next <= self.state.acked {
+            self.next = self.state.acked + 1; // the tail is gone, but its numbers are taken
+        }
+        self.state.acked = self.state.acked.max(acked).min(self.next - 1);
+        self.n_corrupt = recovery.n_records_corrupt;
+        let entries = self.segments.iter().flat_map(|s| &s.entries);
+        recovery.n_records = entries.filter(|e| e.len > 0).count() as u64;
+        self.bytes_unacked = self.payload_bytes(self.state.acked + 1, self.next);
+    }
+
+    /// Appends one encoded batch; returns its position once it is on disk.
+    ///
+    /// `n_lines` is what `evicted_before` says if this record is ever evicted. Over the budget the
+    /// oldest segments go first. On an error nothing was appended and nothing else is harmed.
+    /// Cost: one `fdatasync` a call, so one per batch: every 10 s, at most 4 a second in an outage.
+    pub fn append(&mut self, payload: &[u8], n_lines: u32) -> Result<Pos, SpoolError> {
+        assert!(
+            (1..=PAYLOAD_BYTES_MAX).contains(&payload.len()),
+            "batch.rs makes no empty batch and splits at PAYLOAD_BYTES_MAX"
+        );
+        self.make_room((RECORD_BYTES + payload.len()) as u64)?;
+        let head = Head {
+            is_hole: false,
+            len: payload.len() as u32,
+            pos: self.next,
+            lines_before: self.lines_next,
+            acked: self.state.acked,
+            at_ms: (self.clock)().0,
+            n_lines,
+            payload_crc: crc32c::crc32c(payload),
+        };
+        if let Err(error) = self.write(&head, payload) {
+            // Acked records are only kept for comfort: they make room for new ones.
+            if !is_full(&error) || !self.drop_acked_segments()? {
+                return Err(error);
+            }
+            self.write(&head, payload)?;
+        }
+        self.bytes_unacked += payload.len() as u64;
+        Ok(Pos(head.pos))
+    }
+
+    /// The record of `seq`, or the next one that is still there; `None` = nothing that new yet.
+    ///
+    /// A record that cannot be read any more is skipped, counted, and part of `evicted_before`.
+    pub fn peek(&mut self, seq: Seq) -> Result<Option<Record>, SpoolError> {
+        let asked = self.state.base + seq.0.max(1);
+        let mut pos = asked.max(self.state.first);
+        while pos < self.next {
+            if let Some((payload, n_lines)) = self.read(pos)? {
+                let evicted_before = Evicted {
+                    n_batches: pos - asked,
+                    n_lines: match pos - asked {
+                        0 => 0,
+                        _ => self.lines_before(pos) - self.lines_before(asked),
+                    },
+                };
+                let seq = Seq(pos - self.state.base);
+                return Ok(Some(Record { seq, payload, n_lines, evicted_before }));
+            }
+            pos += 1;
+        }
+        Ok(None)
+    }
+
+    /// Everything up to and with `seq` is committed at the collector; may be repeated.
+    pub fn ack(&mut self, seq: Seq) -> Result<(), SpoolError> {
+        let acked = (self.state.base + seq.0).min(self.next - 1);
+        if acked > self.state.acked {
+            self.bytes_unacked -= self.payload_bytes(self.state.acked + 1, acked + 1);
+            self.state.acked = acked;
+        }
+        self.trim()
+    }
+
+    /// Begins a higher epoch than `above` and numbers what is not acked from 1.
+    pub fn raise_epoch(&mut self, above: u64) -> Result<(), SpoolError> {
+        let now_ms = u64::try_from((self.clock)().0).unwrap_or(0);
+        self.state.epoch = now_ms.max(above + 1).max(self.state.epoch + 1);
+        self.state.base = self.state.acked;
+        self.save_state()
+    }
+
+    /// The checkpoint now covers everything up to `pos`: older segments may be deleted.
+    ///
+    /// When the checkpoint is ahead of the spool (its end was destroyed after a sync) the numbers
+    /// between are left out, and declared like evicted records.
+    pub fn set_checkpointed(&mut self, pos: Pos) -> Result<(), SpoolError> {
+        if pos.0 >= self.next {
+            self.skip_to(pos.0 + 1)?;
+        }
+        self.checkpointed = self.checkpointed.max(pos.0);
+        Ok(())
+    }
+
+    /// Records after a position, acked ones included, oldest first; for checkpoint recovery.
+    pub fn records_after(
+        &mut self,
+        pos: Pos,
+    ) -> impl Iterator<Item = Result<(Pos, Vec<u8>), SpoolError>> + '_ {
+        let mut pos = (pos.0 + 1).max(self.state.first);
+        std::iter::from_fn(move || {
+            while pos < self.next {
+                pos += 1;
+                match self.read(pos - 1) {
+                    Ok(Some((payload, _))) => return Some(Ok((Pos(pos - 1), payload))),
+                    Ok(None) => {}
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            None
+        })
+    }
+
+    /// Position of the newest record; what a checkpoint that covers everything names.
+    pub fn last(&self) -> Pos {
+        Pos(self.next - 1)
+    }
+
+    /// Names this life of the numbering.
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
+    /// Payload bytes not acked yet.
+    pub fn bytes_unacked(&self) -> u64 {
+        self.bytes_unacked
+    }
+
+    /// All numbers at once. Cost: a few additions per segment.
+    pub fn stats(&self) -> Stats {
+        let base = self.state.base;
+        let first = self.state.first.max(base + 1);
+        let is_empty = first >= self.next;
+        Stats {
+            epoch: self.state.epoch,
+            seq_first: if is_empty { 0 } else { first - base },
+            seq_last: self.next - 1 - base,
+            seq_acked: self.state.acked - base,
+            bytes_unacked: self.bytes_unacked,
+            bytes: self.bytes(),
+            bytes_max: self.bytes_max,
+            n_batches_evicted: self.state.n_batches_evicted,
+            n_lines_evicted: self.state.n_lines_evicted,
+            n_records_corrupt: self.n_corrupt,
+        }
+    }
+
+    /// Writes down what only memory knows (the ack), so that a restart begins where this ended.
+    pub fn close(&mut self) -> Result<(), SpoolError> {
+        self.save_state()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.len).sum()
+    }
+
+    fn segment_of(&self, pos: u64) -> Option<&Segment> {
+        let ix = self.segments.partition_point(|s| s.pos_first <= pos).checked_sub(1)?;
+        self.segments.get(ix)
+    }
+
+    /// Payload and lines at a position; `None` when destroyed.
+    fn read(&mut self, pos: u64) -> Result<Option<(Vec<u8>, u32)>, SpoolError> {
+        let Some(segment) = self.segment_of(pos) else { return Ok(None) };
+        let Some(entry) = segment.entry(pos).filter(|e| e.len > 0) else { return Ok(None) };
+        let (first, path) = (segment.pos_first, segment.path.clone());
+        if self.reading.as_ref().is_none_or(|(of, _)| *of != first) {
+            let file = File::open(&path).map_err(|e| io_error("read", &path, e))?;
+            self.reading = Some((first, file));
+        }
+        let (_, file) = self.reading.as_ref().expect("set above");
+        let payload = Segment::read(file, pos, entry).map_err(|e| io_error("read", &path, e))?;
+        if payload.is_none() {
+            self.forget(pos, entry.len);
+        }
+        Ok(payload.map(|payload| (payload, entry.n_lines)))
+    }
+
+    /// Notes that a record turned out destroyed.
+    fn forget(&mut self, pos: u64, len: u32) {
+        self.n_corrupt += 1;
+        if pos > self.state.acked {
+            self.bytes_unacked -= u64::from(len);
+        }
+        if let Some(segment) = self.segments.iter_mut().rfind(|s| s.pos_first <= pos) {
+            let ix = (pos - segment.pos_first) as usize;
+            segment.entries[ix].len = 0;
+        }
+    }
+
+    /// Lines of all records before a position.
+    fn lines_before(&self, pos: u64) -> u64 {
+        if pos < self.state.first {
+            return self.state.lines_before(pos);
+        }
+        match self.segment_of(pos).filter(|s| pos < s.pos_end()) {
+            Some(segment) => {
+                let n = (pos - segment.pos_first) as usize;
+                let lines = segment.entries[..n].iter().map(|e| u64::from(e.n_lines));
+                segment.lines_before + lines.sum::<u64>()
+            }
+            None => self.lines_next,
+        }
+    }
+
+    fn payload_bytes(&self, from: u64, to: u64) -> u64 {
+        self.segments
+            .iter()
+            .filter(|s| s.pos_end() > from && s.pos_first < to)
+            .flat_map(|s| s.entries.iter().enumerate().map(|(ix, e)| (s.pos_first + ix as u64, e)))
+            .filter(|(pos, _)| (from..to).contains(pos))
+            .map(|(_, e)| u64::from(e.len))
+            .sum()
+    }
+
+    fn save_state(&self) -> Result<(), SpoolError> {
+        let path = self.dir.join("state");
+        crate::files::replace(&path, &self.state.encode(), 0o600)
+            .map_err(|e| io_error("write", &path, e))
+    }
+}
+
+/// Writing, eviction and trimming.
+impl Spool {
+    /// Writes a record or hole at `self.next` and counts it in.
+    fn write(&mut self, head: &Head, payload: &[u8]) -> Result<(), SpoolError> {
+        self.begin_segment_if_due(payload.len() as u64, head.at_ms)?;
+        let segment = self.segments.back_mut().expect("begun above");
+        let file = self.active.as_ref().expect("begun above");
+        if let Err(error) = segment.append(self.disk.as_ref(), file, head, payload) {
+            return Err(io_error("write", &segment.path, error));
+        }
+        self.next += if head.is_hole { head.acked } else { 1 };
+        self.lines_next += u64::from(head.n_lines);
+        Ok(())
+    }
+
+    fn begin_segment_if_due(&mut self, len: u64, now_ms: i64) -> Result<(), SpoolError> {
+        let bytes_max = SEGMENT_BYTES_MAX.min(self.bytes_max / 64);
+        let age_max = i64::try_from(SEGMENT_AGE_MAX.as_millis()).unwrap_or(i64::MAX);
+        let is_due = match (self.active.as_ref(), self.segments.back()) {
+            (Some(_), Some(segment)) if segment.entries.is_empty() => false,
+            (Some(_), Some(segment)) => {
+                segment.len + len > bytes_max
+                    || now_ms.saturating_sub(segment.at_first_ms) > age_max
+            }
+            _ => true,
+        };
+        if is_due {
+            let (epoch, lines) = (self.state.epoch, self.lines_next);
+            let (segment, file) =
+                Segment::create(self.disk.as_ref(), &self.dir, epoch, self.next, lines)
+                    .map_err(|e| io_error("write", &self.dir, e))?;
+            self.segments.push_back(segment);
+            self.active = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Leaves out the positions up to `next`.
+    fn skip_to(&mut self, next: u64) -> Result<(), SpoolError> {
+        if self.segments.iter().all(|s| s.entries.is_empty()) {
+            // Nothing was ever spooled here: begin behind the checkpoint.
+            self.drop_segments(self.segments.len())?;
+            let (epoch, lines) = (self.state.epoch, self.state.lines_first);
+            self.state = State { lines_first: lines, ..State::new(epoch, next) };
+            self.next = next;
+            return self.save_state();
+        }
+        let mut left = next - self.next;
+        self.n_corrupt += left;
+        while left > 0 {
+            let head = Head {
+                is_hole: true,
+                len: 0,
+                pos: self.next,
+                lines_before: self.lines_next,
+                acked: left.min(HOLE_MAX - 1),
+                at_ms: (self.clock)().0,
+                n_lines: 0,
+                payload_crc: 0,
+            };
+            self.write(&head, &[])?;
+            left -= head.acked;
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest segments until `len` more bytes fit the budget.
+    fn make_room(&mut self, len: u64) -> Result<(), SpoolError> {
+        let header = segment::HEADER_BYTES as u64; // the record may need a new segment
+        let mut bytes = self.bytes();
+        let mut n = 0;
+        while bytes + len + header > self.bytes_max {
+            let Some(segment) = self.segments.get(n).filter(|s| self.is_deletable(s)) else {
+                return Err(SpoolError::Full { path: self.dir.clone(), source: None });
+            };
+            bytes -= segment.len;
+            n += 1;
+        }
+        self.drop_segments(n)
+    }
+
+    /// Deletes acked segments beyond their time or their quarter of the budget.
+    fn trim(&mut self) -> Result<(), SpoolError> {
+        let oldest_ms = (self.clock)().minus(ACKED_KEPT).0;
+        let acked = |s: &&Segment| s.pos_end() <= self.state.acked + 1;
+        let mut bytes: u64 = self.segments.iter().take_while(acked).map(|s| s.len).sum();
+        let mut n = 0;
+        for segment in self.segments.iter().take_while(acked) {
+            let is_over = bytes > self.bytes_max / 4 || segment.at_last_ms < oldest_ms;
+            if !is_over || !self.is_deletable(segment) || n + 1 == self.segments.len() {
+                break;
+            }
+            bytes -= segment.len;
+            n += 1;
+        }
+        self.drop_segments(n)
+    }
+
+    /// Deletes all acked segments; false when there was none.
+    fn drop_acked_segments(&mut self) -> Result<bool, SpoolError> {
+        let n = self
+            .segments
+            .iter()
+            .take_while(|s| s.pos_end() <= self.state.acked + 1 && self.is_deletable(s))
+            .count()
+            .min(self.segments.len().saturating_sub(1));
+        self.drop_segments(n)?;
+        Ok(n > 0)
+    }
+
+    fn is_deletable(&self, segment: &Segment) -> bool {
+        segment.pos_end() <= self.checkpointed + 1
+    }
+
+    /// Deletes the oldest `n` segments; what they held is in the ledger before they are gone.
+    fn drop_segments(&mut self, n: usize) -> Result<(), SpoolError> {
+        if n == 0 {
+            return Ok(());
+        }
+        let before = self.state.clone();
+        for entry in self.segments.iter().take(n).flat_map(|s| &s.entries) {
+            self.state.drop_first(entry.n_lines);
+        }
+        if let Err(error) = self.save_state() {
+            // On a full disk the ledger cannot grow; a segment whose loss nobody could tell stays.
+            self.state = before;
+            return Err(error);
+        }
+        for segment in self.segments.drain(..n).collect::<Vec<_>>() {
+            // An evicted record is no longer waiting; an acked one was not counted.
+            let unacked = (self.state.acked + 1).saturating_sub(segment.pos_first) as usize;
+            let gone = segment.entries.iter().skip(unacked).map(|e| u64::from(e.len));
+            self.bytes_unacked -= gone.sum::<u64>();
+            if self.segments.is_empty() {
+                self.active = None;
+            }
+            self.reading = None;
+            fs::remove_file(&segment.path).map_err(|e| io_error("remove", &segment.path, e))?;
+        }
+        Ok(())
+    }
+}
+
+fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
+    match fs::read(path) {
+        Ok(bytes) => match State::decode(&bytes) {
+            Ok(state) => Ok(Some(state)),
+            Err(None) => Ok(None),
+            Err(Some(found)) => Err(SpoolError::Version { path: path.to_owned(), found }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", path, error)),
+    }
+}
+
+/// Scans all segments, marks what is destroyed, deletes what the ledger already holds.
+fn load_segments(
+    dir: &Path,
+    disk: &dyn Disk,
+    state: Option<&State>,
+    recovery: &mut Recovery,
+) -> Result<(VecDeque<Segment>, u64), SpoolError> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| io_error("read", dir, e))? {
+        let path = entry.map_err(|e| io_error("read", dir, e))?.path();
+        paths.extend(segment::pos_of(&path).map(|pos| (pos, path)));
+    }
+    paths.sort();
+    let mut segments: VecDeque<Segment> = VecDeque::new();
+    let mut acked = 0;
+    let n = paths.len();
+    for (ix, (_, path)) in paths.into_iter().enumerate() {
+        let is_last = ix + 1 == n;
+        let scanned = Segment::scan(&path, is_last).map_err(|error| match error {
+            ScanError::Io(error) => io_error("read", &path, error),
+            ScanError::Version(found) => SpoolError::Version { path: path.clone(), found },
+        })?;
+        let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
+        match scanned {
+            Some((segment, found)) if !segment.entries.is_empty() && !dropped(&segment) => {
+                acked = acked.max(found.acked);
+                if let Some(before) = segments.back_mut() {
+                    join(before, &segment, disk, recovery);
+                }
+                repair(&segment, &found, is_last, disk, recovery);
+                segments.push_back(segment);
+            }
+            // A file that never got a whole record, or whose deletion a crash cut short.
+            _ => fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?,
+        }
+    }
+    Ok((segments, acked))
+}
+
+/// Cuts the torn end off the last segment, and writes holes over what is destroyed in any.
+///
+/// A failure to do so costs nothing now: the next start finds the same and counts it again.
+fn repair(
+    segment: &Segment,
+    found: &Findings,
+    is_last: bool,
+    disk: &dyn Disk,
+    recovery: &mut Recovery,
+) {
+    recovery.n_records_corrupt += found.n_corrupt;
+    recovery.n_lines_corrupt += found.n_lines_corrupt;
+    if is_last {
+        recovery.n_bytes_torn += found.n_bytes_torn;
+    }
+    if found.n_bytes_torn == 0 && found.holes.is_empty() {
+        return;
+    }
+    let done = File::options().write(true).open(&segment.path).and_then(|file| {
+        for (at, hole) in &found.holes {
+            disk.write_all_at(&file, &hole.encode(), *at)?;
+        }
+        file.set_len(segment.len)?;
+        disk.sync(&file)
+    });
+    if let Err(error) = done {
+        let path = segment.path.display();
+        tracing::warn!(%path, %error, "damaged spool segment could not be repaired");
+    }
+}
+
+/// Fills the numbers missing between two segments with a hole at the end of the first.
+fn join(before: &mut Segment, next: &Segment, disk: &dyn Disk, recovery: &mut Recovery) {
+    let n_missing = next.pos_first.saturating_sub(before.pos_end()).min(HOLE_MAX);
+    if n_missing == 0 {
+        return;
+    }
+    let lines = before.lines_before + before.n_lines();
+    let hole = Head {
+        is_hole: true,
+        len: 0,
+        pos: before.pos_end(),
+        lines_before: lines,
+        acked: n_missing,
+        at_ms: before.at_last_ms,
+        n_lines: next.lines_before.saturating_sub(lines) as u32,
+        payload_crc: 0,
+    };
+    recovery.n_records_corrupt += n_missing;
+    recovery.n_lines_corrupt += u64::from(hole.n_lines);
+    let path = before.path.clone();
+    let done = File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|file| before.append(disk, &file, &hole, &[]));
+    if let Err(error) = done {
+        tracing::warn!(path = %path.display(), %error, "damaged spool segment could not be repaired");
+        before.admit(&hole, before.len);
+    }
+}
+
+/// The state to go on with when the stored one is lost: a new epoch over what is left.
+fn renumbered(segments: &VecDeque<Segment>, acked: u64, now_ms: u64) -> State {
+    let oldest = segments.front().expect("asked only when there are segments");
+    let epoch = segments.iter().map(|s| s.epoch + 1).max().unwrap_or(0).max(now_ms);
+    let base = acked.max(oldest.pos_first - 1);
+    State {
+        base,
+        acked: base,
+        lines_first: oldest.lines_before,
+        ..State::new(epoch, oldest.pos_first)
+    }
+}
+
+fn is_full(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::Full { .. })
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> SpoolError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            SpoolError::Full { path, source: Some(source) }
+        }
+        _ => SpoolError::Io { action, path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests;
