@@ -27,21 +27,6 @@ pub struct Cli {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Run the daemon: needs no root; SIGTERM drains and says goodbye, SIGHUP re-reads the config.
-    Run,
-    /// Join a fleet: make a key, get a certificate for it, write both to the state directory.
-    ///
-    /// Does nothing when this server is already enrolled with that collector. The key never leaves
-    /// the machine and is never printed.
-    Enroll(EnrollArgs),
-    /// Ask the running agent: uplink, spool, losses, files with their offsets, own cpu and memory.
-    Status {
-        /// Print one JSON object instead of text.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Check the config: every problem with file, line and fix; exit 0 or 78.
-    Check,
     /// Print the completion script of a shell.
     Completions {
         /// bash, elvish, fish, powershell or zsh.
@@ -91,7 +76,7 @@ pub fn man() -> std::io::Result<Vec<u8>> {
     clap_mangen::Man::new(command.clone()).render(&mut out)?;
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let name = format!("gatewatch-agent-{}", sub.get_name());
-        clap_mangen::Man::new(sub.clone().name(name)).render(&mut out)?;
+        clap_mangen::Man::new(sub.clone()).title(name).render(&mut out)?;
     }
     Ok(out)
 }
