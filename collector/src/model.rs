@@ -402,12 +402,16 @@ pub enum TransitionEvent {
 }
 
 /// A notification that a transition asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
     /// `opened`, `updated` or `resolved`.
     pub event: NotifyEvent,
     /// Not before this; told as the incident stands then.
     pub due: UnixMillis,
+    /// Severity that decides which routes hear it.
+    pub severity: String,
+    /// Worst severity told before; null when nobody has been told.
+    pub severity_told: Option<String>,
 }
 
 /// `event` of a notification.

@@ -4,6 +4,7 @@
 //! rusqlite is used only in this folder: other stages call the functions of its files.
 
 mod batch;
+pub mod incidents;
 pub mod read;
 
 use std::collections::HashMap;

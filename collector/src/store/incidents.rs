@@ -1,0 +1,292 @@
+//! Incidents in the database: what the detector commits, what people read, and its memory.
+//!
+//! Invariant: an incident, its sites, the messages it owes and `detect_upto` change in one
+//! transaction, and a stored `rev` only rises. So a detector that folds the same rows again after a
+//! crash finds its transitions already there and tells nobody twice.
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use wire::UnixMillis;
+
+use crate::model::{Incident, Moment, NotifyEvent, SiteId, Transition};
+
+/// A place that notifications go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Name in the outbox, e.g. `webhook:0`.
+    pub name: String,
+    /// Least severity it wants: `info`, `warning` or `critical`.
+    pub min_severity: String,
+}
+
+/// Which incidents `list` returns.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those still open.
+    pub open: bool,
+    /// Only those open at or after this instant.
+    pub since: Option<UnixMillis>,
+    /// Also those that were merged into another one.
+    pub merged: bool,
+    /// At most so many, newest first; 0 = 1,000.
+    pub n_max: usize,
+}
+
+/// Rank of a severity: `info` 0, `warning` 1, `critical` 2; anything else 0.
+#[must_use]
+pub fn severity_rank(severity: &str) -> u8 {
+    match severity {
+        "critical" => 2,
+        "warning" => 1,
+        _ => 0,
+    }
+}
+
+/// The incident with this id, with its acknowledgement and notes.
+pub fn get(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
+    let mut found = conn
+        .prepare_cached("SELECT body, acked_by, acked_at FROM incident WHERE id = ?1")?
+        .query_row([id], read_incident)
+        .optional()?;
+    if let Some(incident) = &mut found {
+        add_notes(conn, incident)?;
+    }
+    Ok(found)
+}
+
+/// Incidents, newest first, with acknowledgements and notes.
+pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Incident>> {
+    let n_max = if filter.n_max == 0 { 1000 } else { filter.n_max };
+    let mut statement = conn.prepare_cached(
+        "SELECT body, acked_by, acked_at FROM incident
+         WHERE (?1 = 0 OR closed IS NULL) AND (?2 IS NULL OR closed IS NULL OR closed >= ?2)
+           AND (?3 = 1 OR body ->> '$.parent' IS NULL)
+         ORDER BY opened DESC, id DESC LIMIT ?4",
+    )?;
+    let rows = statement.query_map(
+        params![filter.open, filter.since.map(|at| at.0), filter.merged, n_max as i64],
+        read_incident,
+    )?;
+    let mut incidents = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    for incident in &mut incidents {
+        add_notes(conn, incident)?;
+    }
+    Ok(incidents)
+}
+
+/// Notes who takes care of an incident. False when there is none with this id.
+pub fn ack(tx: &Transaction<'_>, id: &str, by: &str, at: UnixMillis) -> rusqlite::Result<bool> {
+    let n = tx.execute(
+        "UPDATE incident SET acked_by = ?2, acked_at = ?3 WHERE id = ?1",
+        params![id, by, at.0],
+    )?;
+    Ok(n == 1)
+}
+
+/// Adds a note to an incident. False when there is none with this id.
+pub fn note(
+    tx: &Transaction<'_>,
+    id: &str,
+    by: &str,
+    at: UnixMillis,
+    text: &str,
+) -> rusqlite::Result<bool> {
+    let n = tx.execute(
+        "INSERT INTO incident_note(incident, at, by, text)
+         SELECT id, ?2, ?3, ?4 FROM incident WHERE id = ?1",
+        params![id, at.0, by, text],
+    )?;
+    Ok(n == 1)
+}
+
+/// Ids of acknowledged incidents that are open or closed since `since`.
+pub fn acked(conn: &Connection, since: UnixMillis) -> rusqlite::Result<Vec<String>> {
+    conn.prepare_cached(
+        "SELECT id FROM incident WHERE acked_by IS NOT NULL AND (closed IS NULL OR closed >= ?1)",
+    )?
+    .query_map([since.0], |row| row.get(0))?
+    .collect()
+}
+
+/// Stores transitions, what they owe each route, the open cases and how far the detector has read.
+///
+/// `cases` is the state machine as it is after the transitions (see `load`); `upto` the last
+/// `hot.id` folded into it. A transition whose `rev` is stored already changes nothing.
+pub fn commit(
+    tx: &Transaction<'_>,
+    transitions: &[Transition],
+    routes: &[Route],
+    cases: &[u8],
+    upto: i64,
+) -> rusqlite::Result<()> {
+    for transition in transitions {
+        if upsert(tx, transition)? {
+            owe(tx, transition, routes)?;
+        }
+    }
+    save_body(tx, "cases", upto, cases)?;
+    tx.execute(
+        "INSERT INTO state(k, v) VALUES('detect_upto', ?1)
+         ON CONFLICT(k) DO UPDATE SET v = max(v, excluded.v)",
+        [upto],
+    )?;
+    Ok(())
+}
+
+/// Stores one transition; false when this or a later revision is there already.
+fn upsert(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<bool> {
+    let incident = &transition.incident;
+    let body = serde_json::to_string(incident)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let n = tx
+        .prepare_cached(
+            "INSERT INTO incident(id, key, opened, closed, rev, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT(id) DO UPDATE SET key = excluded.key, opened = excluded.opened,
+               closed = excluded.closed, rev = excluded.rev, body = excluded.body
+             WHERE excluded.rev > incident.rev",
+        )?
+        .execute(params![
+            incident.id,
+            transition.key,
+            incident.started_at.0,
+            incident.resolved_at.map(|at| at.0),
+            transition.rev as i64,
+            body,
+        ])?;
+    if n == 0 {
+        return Ok(false);
+    }
+    let mut site = tx.prepare_cached(
+        "INSERT INTO incident_site(incident, site_id, since, until) VALUES(?1, ?2, ?3, ?4)
+         ON CONFLICT(incident, site_id, since) DO UPDATE SET until = excluded.until",
+    )?;
+    for (id, since, until) in &transition.sites {
+        site.execute(params![incident.id, id.0, since.0, until.map(|at| at.0)])?;
+    }
+    Ok(true)
+}
+
+/// Puts the messages of one transition into the outbox, for the routes it is severe enough for.
+///
+/// A route that its severity reaches only now hears `opened`, one that has heard of it `updated`.
+fn owe(tx: &Transaction<'_>, transition: &Transition, routes: &[Route]) -> rusqlite::Result<()> {
+    let Some(notify) = &transition.notify else { return Ok(()) };
+    for route in routes {
+        let least = severity_rank(&route.min_severity);
+        let reached = severity_rank(&notify.severity) >= least;
+        let told = notify
+            .severity_told
+            .as_deref()
+            .is_some_and(|severity| severity_rank(severity) >= least);
+        let event = match notify.event {
+            NotifyEvent::Opened | NotifyEvent::Updated if reached && !told => NotifyEvent::Opened,
+            NotifyEvent::Updated if reached => NotifyEvent::Updated,
+            NotifyEvent::Resolved if told => NotifyEvent::Resolved,
+            _ => continue,
+        };
+        let body = serde_json::json!({ "event": event }).to_string();
+        tx.prepare_cached(
+            "INSERT OR IGNORE INTO outbox(incident, rev, route, due, tries, body)
+             VALUES(?1, ?2, ?3, ?4, 0, ?5)",
+        )?
+        .execute(params![
+            transition.incident.id,
+            transition.rev as i64,
+            route.name,
+            notify.due.0,
+            body
+        ])?;
+    }
+    Ok(())
+}
+
+/// A detector's memory and the last `hot.id` in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Last `hot.id` folded.
+    pub upto: i64,
+    /// As it was saved.
+    pub body: Vec<u8>,
+}
+
+/// What a detector starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// The whole engine, at most a minute older than its end.
+    pub engine: Option<Memory>,
+    /// The cases as of the last transition.
+    pub cases: Option<Memory>,
+}
+
+/// Loads what `save_snapshot` and `commit` saved last.
+pub fn load(conn: &Connection) -> rusqlite::Result<Saved> {
+    let memory = |k: &str| {
+        conn.query_row("SELECT upto, body FROM snapshot WHERE k = ?1", [k], |row| {
+            Ok(Memory { upto: row.get(0)?, body: row.get(1)? })
+        })
+        .optional()
+    };
+    Ok(Saved { engine: memory("engine")?, cases: memory("cases")? })
+}
+
+/// Saves the whole engine as it is after folding `hot.id = upto`.
+pub fn save_snapshot(tx: &Transaction<'_>, upto: i64, body: &[u8]) -> rusqlite::Result<()> {
+    save_body(tx, "engine", upto, body)
+}
+
+fn save_body(tx: &Transaction<'_>, k: &str, upto: i64, body: &[u8]) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO snapshot(k, upto, body) VALUES(?1, ?2, ?3)
+         ON CONFLICT(k) DO UPDATE SET upto = excluded.upto, body = excluded.body",
+    )?
+    .execute(params![k, upto, body])?;
+    Ok(())
+}
+
+/// Past of every site, as `save_baselines` wrote it.
+pub fn load_baselines(conn: &Connection) -> rusqlite::Result<Vec<(SiteId, Vec<u8>)>> {
+    conn.prepare("SELECT site_id, body FROM baseline ORDER BY site_id")?
+        .query_map([], |row| Ok((SiteId(row.get(0)?), row.get(1)?)))?
+        .collect()
+}
+
+/// Writes the past of sites; one of a forgotten site is dropped.
+pub fn save_baselines(tx: &Transaction<'_>, rows: &[(SiteId, Vec<u8>)]) -> rusqlite::Result<()> {
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO baseline(site_id, body) SELECT site_id, ?2 FROM site WHERE site_id = ?1
+         ON CONFLICT(site_id) DO UPDATE SET body = excluded.body",
+    )?;
+    for (site, body) in rows {
+        statement.execute(params![site.0, body])?;
+    }
+    Ok(())
+}
+
+fn read_incident(row: &Row<'_>) -> rusqlite::Result<Incident> {
+    let body: String = row.get(0)?;
+    let mut incident: Incident = serde_json::from_str(&body).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })?;
+    incident.acked_by = row.get(1)?;
+    let acked_at: Option<i64> = row.get(2)?;
+    if let (Some(by), Some(at)) = (&incident.acked_by, acked_at) {
+        let what = format!("acknowledged by {by}");
+        incident.timeline.push(Moment { at: UnixMillis(at), what });
+    }
+    Ok(incident)
+}
+
+/// Adds notes to the timeline and puts it in order of time.
+fn add_notes(conn: &Connection, incident: &mut Incident) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached(
+        "SELECT at, by, text FROM incident_note WHERE incident = ?1 ORDER BY at, id",
+    )?;
+    let notes = statement.query_map([&incident.id], |row| {
+        let (by, text): (String, String) = (row.get(1)?, row.get(2)?);
+        Ok(Moment { at: UnixMillis(row.get(0)?), what: format!("note by {by}: {text}") })
+    })?;
+    for note in notes {
+        incident.timeline.push(note?);
+    }
+    incident.timeline.sort_by_key(|moment| moment.at);
+    Ok(())
+}
