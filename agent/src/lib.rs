@@ -9,8 +9,10 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod discover;
 pub mod files;
+pub mod discover;
 pub mod logs;
 pub mod window;
+pub mod batch;
+pub mod gather;
 pub mod spool;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use wire::UnixMillis;
 use wire::v1::Signal;
 
+pub mod checkpoint;
 pub mod join;
 pub mod parse;
 

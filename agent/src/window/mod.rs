@@ -1,8 +1,14 @@
 //! Stage 2: samples and records -> closed windows of one second. Pure.
 //!
-//! The types every source of the agent hands to the gather thread.
+//! Counts are additive: a second that was closed may open again, and the sum of all its parts is
+//! the truth. Also the types every source of the agent hands to the gather thread.
 
-use wire::UnixMillis;
+use std::collections::{BTreeMap, BTreeSet};
+
+use wire::v1::Signal;
+use wire::{UnixMillis, signal};
+
+use crate::logs::join::{Exemplar, Request};
 
 /// Something observed beside the logs, on its way into the next batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,3 +76,242 @@ pub struct Change {
 /// Full means the gather thread is stuck behind a full disk: the observation is dropped and counted
 /// (`n_events_dropped`); samples come again, states are re-sent in the next full round.
 pub const OBSERVATIONS_MAX: usize = 1024;
+
+/// The loss ledger: what was lost or refused. Mirrors `wire::v1::Loss`, whose fields are explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// Lines that are no record.
+    pub n_lines_rejected: u64,
+    /// Lines of evicted batches.
+    pub n_lines_lost: u64,
+    /// Log bytes gone before they were read, as far as known.
+    pub n_bytes_lost: u64,
+    /// Logs that shrank in place, or were gone at a restart before their end was read.
+    pub n_truncations: u64,
+    /// Exemplars over the limit.
+    pub n_exemplars_dropped: u64,
+    /// Lines counted under `other`.
+    pub n_lines_other: u64,
+    /// Times too far ahead.
+    pub n_times_clamped: u64,
+    /// Spool records destroyed.
+    pub n_spool_records_corrupt: u64,
+    /// Observations a full queue refused.
+    pub n_events_dropped: u64,
+}
+
+impl Loss {
+    /// Adds another ledger to this one.
+    pub fn add(&mut self, more: &Self) {
+        self.n_lines_rejected += more.n_lines_rejected;
+        self.n_lines_lost += more.n_lines_lost;
+        self.n_bytes_lost += more.n_bytes_lost;
+        self.n_truncations += more.n_truncations;
+        self.n_exemplars_dropped += more.n_exemplars_dropped;
+        self.n_lines_other += more.n_lines_other;
+        self.n_times_clamped += more.n_times_clamped;
+        self.n_spool_records_corrupt += more.n_spool_records_corrupt;
+        self.n_events_dropped += more.n_events_dropped;
+    }
+}
+
+/// Values sampled at one instant: metric, attribute, value.
+pub type Samples = (UnixMillis, Vec<(&'static str, String, f64)>);
+
+/// Everything folded since the last close; what one batch carries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Closed {
+    /// (second, site) -> (status or derived counter, requests), each status once.
+    pub counts: BTreeMap<(i64, u32), Vec<(u32, u32)>>,
+    /// Site and error, oldest second first.
+    pub exemplars: Vec<(u32, Exemplar)>,
+    /// In the order they came.
+    pub samples: Vec<Samples>,
+    /// In the order they came.
+    pub services: Vec<ServiceState>,
+    /// In the order they came.
+    pub log_lines: Vec<LogEvidence>,
+    /// In the order they came.
+    pub changes: Vec<Change>,
+    /// Since the last close.
+    pub loss: Loss,
+    /// Log lines read since the last close: counted, evidence or rejected.
+    pub n_lines: u32,
+    /// Holds a gateway error.
+    pub is_urgent: bool,
+}
+
+/// Exemplars one site may send of one second.
+pub const EXEMPLARS_PER_SITE_MAX: u32 = 5;
+/// Exemplars a server may send of one second.
+pub const EXEMPLARS_PER_SECOND_MAX: u32 = 50;
+/// Seconds whose exemplar tallies are remembered after a close, so that the limits hold although a
+/// second may be spread over several batches. The oldest second is forgotten first.
+const TALLIES_MAX: usize = 128;
+
+/// What one second has sent and holds of exemplars.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    n: u32,
+    n_by_site: BTreeMap<u32, u32>,
+    pairs: BTreeSet<(u32, Option<Signal>)>,
+    /// Not sent yet: these can still make room.
+    held: Vec<(u32, Exemplar)>,
+}
+
+/// The open windows. Memory is bounded by the caller, who closes when [`Windows::n_bytes`] nears
+/// the size of a batch and folds nothing more while it cannot.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    open: Closed,
+    sites: BTreeSet<u32>,
+    tallies: BTreeMap<i64, Tally>,
+    n_bytes: usize,
+}
+
+impl Windows {
+    /// Counts one judged request.
+    pub fn fold(&mut self, request: Request) {
+        if self.sites.insert(request.site) {
+            self.n_bytes += 128; // its row in the batch's table of sites
+        }
+        let mut n_bytes = 0;
+        let counts = self.open.counts.entry((request.second, request.site)).or_insert_with(|| {
+            n_bytes += 16;
+            Vec::new()
+        });
+        let derived = [
+            (request.gateway_503, signal::counter::GATEWAY_503),
+            (request.retried, signal::counter::RETRIED),
+        ];
+        let derived = derived.into_iter().filter(|(is_set, _)| *is_set).map(|(_, code)| code);
+        for code in std::iter::once(u32::from(request.status)).chain(derived) {
+            if let Some((_, n)) = counts.iter_mut().find(|(known, _)| *known == code) {
+                *n += 1;
+            } else {
+                counts.push((code, 1));
+                n_bytes += 6;
+            }
+        }
+        self.n_bytes += n_bytes;
+        self.open.loss.n_lines_other += u64::from(request.other);
+        self.open.loss.n_times_clamped += u64::from(request.clamped);
+        self.open.is_urgent |= request.gateway_503 || matches!(request.status, 502 | 504);
+        if let Some(exemplar) = request.exemplar {
+            self.keep(request.second, request.site, exemplar);
+        }
+    }
+
+    /// Keeps an exemplar within the limits; one of a new (site, signal) pair takes the place of one
+    /// whose pair is there twice.
+    fn keep(&mut self, second: i64, site: u32, exemplar: Exemplar) {
+        let tally = self.tallies.entry(second).or_default();
+        let n_site = tally.n_by_site.get(&site).copied().unwrap_or(0);
+        let site_is_full = n_site >= EXEMPLARS_PER_SITE_MAX;
+        if site_is_full || tally.n >= EXEMPLARS_PER_SECOND_MAX {
+            self.open.loss.n_exemplars_dropped += 1;
+            let is_new = !tally.pairs.contains(&(site, exemplar.signal));
+            let victim = is_new.then(|| tally.find_repeated(site_is_full.then_some(site)));
+            let Some(victim) = victim.flatten() else { return };
+            let (victim_site, victim) = tally.held.swap_remove(victim);
+            self.n_bytes = self.n_bytes.saturating_sub(exemplar_bytes(&victim));
+            tally.n -= 1;
+            if let Some(n) = tally.n_by_site.get_mut(&victim_site) {
+                *n -= 1;
+            }
+        }
+        tally.n += 1;
+        *tally.n_by_site.entry(site).or_default() += 1;
+        tally.pairs.insert((site, exemplar.signal));
+        self.n_bytes += exemplar_bytes(&exemplar);
+        tally.held.push((site, exemplar));
+    }
+
+    /// Takes in what did not come out of an access log.
+    pub fn observe(&mut self, observation: Observation) {
+        self.n_bytes += 64;
+        match observation {
+            Observation::Samples { at, values } => {
+                self.n_bytes +=
+                    values.iter().map(|(_, attribute, _)| 12 + attribute.len()).sum::<usize>();
+                self.open.samples.push((at, values));
+            }
+            Observation::Service(state) => {
+                self.n_bytes += state.unit.len();
+                self.open.services.push(state);
+            }
+            Observation::Log(line) => {
+                self.n_bytes += line.message.len();
+                self.open.log_lines.push(line);
+            }
+            Observation::Change(change) => {
+                self.n_bytes += change.what.len();
+                self.open.changes.push(change);
+            }
+        }
+    }
+
+    /// Adds to the loss ledger.
+    pub fn lose(&mut self, loss: &Loss) {
+        self.open.loss.add(loss);
+    }
+
+    /// Notes that lines were read, whatever became of them.
+    pub fn read(&mut self, n_lines: u32) {
+        self.open.n_lines += n_lines;
+    }
+
+    /// Estimate of the encoded size before compression, rather too high than too low.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    /// True when a gateway error waits.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.open.is_urgent
+    }
+
+    /// True when nothing waits to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open == Closed::default() && self.tallies.values().all(|tally| tally.held.is_empty())
+    }
+
+    /// Hands over everything folded so far and starts anew.
+    pub fn close(&mut self) -> Closed {
+        let mut closed = std::mem::take(&mut self.open);
+        for tally in self.tallies.values_mut() {
+            closed.exemplars.append(&mut tally.held);
+        }
+        while self.tallies.len() > TALLIES_MAX {
+            self.tallies.pop_first();
+        }
+        self.sites.clear();
+        self.n_bytes = 0;
+        closed
+    }
+}
+
+impl Tally {
+    /// An exemplar not sent yet whose (site, signal) is held twice, of this site if one is given,
+    /// else of the site that holds most.
+    fn find_repeated(&self, site: Option<u32>) -> Option<usize> {
+        let mut n_by_pair = BTreeMap::new();
+        for (holder, exemplar) in &self.held {
+            *n_by_pair.entry((*holder, exemplar.signal)).or_insert(0_u32) += 1;
+        }
+        let candidates = self.held.iter().enumerate().filter(|(_, (holder, exemplar))| {
+            site.is_none_or(|site| site == *holder) && n_by_pair[&(*holder, exemplar.signal)] > 1
+        });
+        candidates.max_by_key(|(_, (holder, _))| self.n_by_site.get(holder)).map(|(ix, _)| ix)
+    }
+}
+
+fn exemplar_bytes(exemplar: &Exemplar) -> usize {
+    let texts =
+        [&exemplar.client, &exemplar.method, &exemplar.path, &exemplar.upstream, &exemplar.pool];
+    let message = exemplar.message.as_ref().map_or(0, String::len);
+    64 + message + texts.into_iter().map(String::len).sum::<usize>()
+}
