@@ -9,6 +9,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod errors;
 pub mod files;
 pub mod model;
 pub mod ingest;

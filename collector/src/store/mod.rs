@@ -5,7 +5,10 @@
 
 mod batch;
 pub mod incidents;
+pub mod fleet;
+pub mod join;
 pub mod read;
+pub mod tokens;
 
 use std::collections::HashMap;
 use std::path::Path;

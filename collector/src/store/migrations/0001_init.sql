@@ -1,7 +1,8 @@
 -- The first schema. Times are milliseconds since the Unix epoch, UTC.
 -- AUTOINCREMENT on ids that other rows keep: a forgotten server's id must not name another one.
 CREATE TABLE server(
-  server_id INTEGER PRIMARY KEY AUTOINCREMENT, uuid BLOB NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, cert_sha256 BLOB,
+  server_id INTEGER PRIMARY KEY AUTOINCREMENT, uuid BLOB NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
+  joined_with TEXT, key_sha256 BLOB,             -- token id and public key it joined with: an enrolment may be repeated
   first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL DEFAULT 0,
   state TEXT NOT NULL DEFAULT 'silent',          -- up, silent, goodbye or revoked
   meta TEXT                                      -- JSON: version, n_cpu, heartbeat_ms, clock_offset_ms, spool_bytes, n_sites
