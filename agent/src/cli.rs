@@ -27,6 +27,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Check the config: every problem with file, line and fix; exit 0 or 78.
+    Check,
     /// Print the completion script of a shell.
     Completions {
         /// bash, elvish, fish, powershell or zsh.

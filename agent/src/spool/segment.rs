@@ -219,8 +219,7 @@ impl Segment {
         let mut bytes = Vec::with_capacity(RECORD_BYTES + payload.len());
         bytes.extend_from_slice(&head.encode());
         bytes.extend_from_slice(payload);
-        let written =
-            disk.write_all_at(file, &bytes, self.len).and_then(|()| disk.sync(file));
+        let written = disk.write_all_at(file, &bytes, self.len).and_then(|()| disk.sync(file));
         if let Err(error) = written {
             drop(file.set_len(self.len));
             return Err(error);

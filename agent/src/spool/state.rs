@@ -61,7 +61,8 @@ impl State {
     pub(super) fn lines_before(&self, pos: u64) -> u64 {
         let n_back = usize::try_from(self.first.saturating_sub(pos)).unwrap_or(usize::MAX);
         let newest = self.ledger.iter().rev().take(n_back).copied().map(u64::from).sum::<u64>();
-        let before_ledger = self.lines_first - self.ledger.iter().copied().map(u64::from).sum::<u64>();
+        let before_ledger =
+            self.lines_first - self.ledger.iter().copied().map(u64::from).sum::<u64>();
         if n_back <= self.ledger.len() {
             return self.lines_first - newest;
         }
