@@ -1,1 +1,495 @@
-//! Checks what a program can check of the house style.
+//! Checks what a program can check of the house style: layout, who may use what, words, packages.
+//!
+//! Each test lists every place that breaks its rule. Function length and banned calls are clippy's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Longest file, in lines before its tests.
+const FILE_LINES_MAX: usize = 600;
+
+/// Packages and the only places that may name them: a directory ends in `/`.
+const OWNERS: [(&str, &[&str]); 8] = [
+    ("sysinfo", &["agent/src/probes/"]),
+    ("inotify", &["agent/src/"]),
+    (
+        "tonic",
+        &[
+            "proto/",
+            "agent/src/uplink.rs",
+            "agent/src/uplink/",
+            "agent/src/identity.rs",
+            "agent/src/identity/",
+            "collector/src/ingest/",
+            "collector/src/lib.rs",
+        ],
+    ),
+    ("rusqlite", &["collector/src/store/", "tests/"]),
+    ("rusqlite_migration", &["collector/src/store/"]),
+    ("axum", &["collector/src/web/", "collector/src/ingest/"]),
+    (
+        "clap",
+        &[
+            "agent/src/cli.rs",
+            "agent/src/main.rs",
+            "collector/src/cli.rs",
+            "collector/src/main.rs",
+            "tests/",
+        ],
+    ),
+    ("anyhow", &["agent/src/main.rs", "collector/src/main.rs", "tests/"]),
+];
+
+/// Modules without IO, clock, randomness, async, logging or globals.
+const PURE: [&str; 9] = [
+    "agent/src/window/",
+    "agent/src/backoff.rs",
+    "agent/src/logs/parse/",
+    "collector/src/detect/",
+    "collector/src/incident.rs",
+    "collector/src/incident/",
+    "collector/src/ingest/convert.rs",
+    "collector/src/render.rs",
+    "collector/src/web/pages/",
+];
+
+/// What a pure module may not name.
+const IMPURE: [&str; 12] = [
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::thread",
+    "std::process::",
+    "tokio",
+    "clock::",
+    "SystemTime",
+    "Instant::now",
+    "tracing",
+    "static mut",
+    "thread_local!",
+];
+
+/// Words that mean unfinished work; the tidy test itself must be able to name them.
+const UNFINISHED: [&str; 6] =
+    ["TO\u{44}O", "FIX\u{4d}E", "XX\u{58}", "todo\u{21}", "unimplemented\u{21}", "dbg\u{21}"];
+
+/// Directories of somebody's machine; written so that this file does not contain them.
+const MACHINE_PATHS: [&str; 5] =
+    ["/wor\u{6b}/", "/tmp/g\u{77}/", "../share\u{64}", "/hom\u{65}/", "/root/.carg\u{6f}"];
+
+const TOP_LEVEL: [&str; 18] = [
+    ".cargo",
+    ".ci",
+    ".git",
+    ".github",
+    ".gitignore",
+    "agent",
+    "ARCHITECTURE.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "CHANGELOG.md",
+    "clippy.toml",
+    "collector",
+    "deploy",
+    "LICENSE",
+    "proto",
+    "README.md",
+    "rustfmt.toml",
+    "tests",
+];
+
+const LICENCES: [&str; 12] = [
+    "MIT",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "0BSD",
+    "Unicode-3.0",
+    "Unlicense",
+    "CDLA-Permissive-2.0",
+    "MIT-0",
+];
+
+/// Build systems and C libraries that users would have to have.
+const BANNED: [&str; 9] = [
+    "openssl",
+    "openssl-sys",
+    "aws-lc-rs",
+    "aws-lc-sys",
+    "aws-lc-fips-sys",
+    "native-tls",
+    "cmake",
+    "protoc-bin-vendored",
+    "bindgen",
+];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository").to_owned()
+}
+
+/// Every file of the repository as (path from the top, text); binary files are left out.
+fn files() -> Vec<(String, String)> {
+    let top = repository();
+    let mut found = Vec::new();
+    let mut left = vec![top.clone()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            let kind = entry.file_type().unwrap();
+            let name = entry.file_name();
+            if kind.is_dir() && name != "target" && name != ".git" {
+                left.push(path);
+            } else if kind.is_file()
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                let relative = path.strip_prefix(&top).unwrap().to_str().unwrap().to_owned();
+                found.push((relative, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn rust_files() -> Vec<(String, String)> {
+    let files: Vec<_> = files().into_iter().filter(|(path, _)| path.ends_with(".rs")).collect();
+    assert!(files.len() > 20, "the repository has Rust files");
+    files
+}
+
+/// The code of a file: without its tests, comments and the insides of string literals.
+fn code(text: &str) -> Vec<(usize, String)> {
+    let lines = text.lines().enumerate();
+    let code = lines.take_while(|(_, line)| line.trim() != "#[cfg(test)]");
+    code.map(|(n, line)| (n + 1, without_words(line))).collect()
+}
+
+/// A line without its comment and its string literals.
+fn without_words(line: &str) -> String {
+    let mut out = String::new();
+    let mut in_string = false;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if in_string => drop(chars.next()),
+            '"' => in_string = !in_string,
+            '/' if !in_string && chars.peek() == Some(&'/') => break,
+            _ if !in_string => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// True when `line` names the crate or path `word`, and not just a longer name that holds it.
+fn names(line: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + word.len()..].chars().next();
+        let ends_open = word.ends_with(|c: char| !is_part(c));
+        !before.is_some_and(is_part) && (ends_open || !after.is_some_and(is_part))
+    })
+}
+
+fn is_in(path: &str, places: &[&str]) -> bool {
+    places.iter().any(|p| if p.ends_with('/') { path.starts_with(p) } else { path == *p })
+}
+
+/// Fails with every line of `broken`.
+fn none(rule: &str, broken: &[String]) {
+    assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    let broken: Vec<_> = rust_files()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//! "))
+        .map(|(path, _)| path)
+        .collect();
+    none("must start with `//!` and its purpose", &broken);
+}
+
+#[test]
+fn no_file_is_longer_than_600_lines_before_its_tests() {
+    let broken: Vec<_> = rust_files()
+        .iter()
+        .map(|(path, text)| (path, code(text).len()))
+        .filter(|(_, n)| *n > FILE_LINES_MAX)
+        .map(|(path, n)| format!("{path}: {n} lines"))
+        .collect();
+    none("must be split", &broken);
+}
+
+#[test]
+fn each_package_has_one_owner() {
+    let mut broken = Vec::new();
+    for (path, text) in rust_files() {
+        for (n, line) in code(&text) {
+            for (package, places) in OWNERS {
+                if names(&line, &format!("{package}::")) && !is_in(&path, places) {
+                    broken.push(format!("{path}:{n} uses {package}, which belongs to {places:?}"));
+                }
+            }
+        }
+    }
+    none("packages outside their place", &broken);
+}
+
+#[test]
+fn pure_modules_name_nothing_impure() {
+    let mut broken = Vec::new();
+    let mut n_pure = 0;
+    for (path, text) in rust_files() {
+        if !is_in(&path, &PURE) && !path.ends_with("/render.rs") {
+            continue;
+        }
+        n_pure += 1;
+        for (n, line) in code(&text) {
+            for word in IMPURE {
+                if names(&line, word) {
+                    broken.push(format!("{path}:{n} names {word}"));
+                }
+            }
+        }
+    }
+    assert!(n_pure >= 2, "the pure modules are where STYLE says");
+    none("pure modules take time, limits and seeds as arguments", &broken);
+}
+
+#[test]
+fn stages_know_only_what_they_may() {
+    let rules: [(&str, &[&str]); 6] = [
+        ("agent/src/spool/", &["wire::v1", "prost"]),
+        (
+            "collector/src/store/",
+            &["crate::detect", "crate::ingest", "crate::web", "wire::v1::Batch"],
+        ),
+        ("collector/src/web/", &["crate::detect"]),
+        (
+            "collector/src/detect/",
+            &["crate::store", "crate::ingest", "crate::web", "crate::notify"],
+        ),
+        ("agent/src/", &["gatewatch_collector"]),
+        ("collector/src/", &["gatewatch_agent"]),
+    ];
+    let mut broken = Vec::new();
+    for (path, text) in rust_files() {
+        for (n, line) in code(&text) {
+            for (_, words) in rules.iter().filter(|(place, _)| path.starts_with(place)) {
+                for word in words.iter().filter(|word| names(&line, word)) {
+                    broken.push(format!("{path}:{n} names {word}"));
+                }
+            }
+        }
+    }
+    none("a stage takes input only from its left", &broken);
+}
+
+#[test]
+fn nothing_is_left_unfinished_or_bound_to_one_machine() {
+    let mut broken = Vec::new();
+    for (path, text) in files() {
+        for (n, line) in text.lines().enumerate() {
+            for word in UNFINISHED.iter().filter(|word| line.contains(**word)) {
+                broken.push(format!("{path}:{} has {word}", n + 1));
+            }
+            for word in MACHINE_PATHS.iter().filter(|word| line.contains(**word)) {
+                // The log corpus beside the repository is CI's business alone.
+                if path != ".ci/run" && path != "Cargo.lock" {
+                    broken.push(format!("{path}:{} names {word}", n + 1));
+                }
+            }
+        }
+    }
+    none("finish it, or open an issue; name no machine", &broken);
+}
+
+#[test]
+fn the_top_level_holds_only_what_the_guide_lists() {
+    let broken: Vec<_> = fs::read_dir(repository())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "target" && !TOP_LEVEL.contains(&name.as_str()))
+        .collect();
+    none("belongs somewhere else", &broken);
+    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", ".ci/run"] {
+        assert!(repository().join(name).is_file(), "{name} is missing");
+    }
+}
+
+#[test]
+fn no_file_is_named_after_nothing() {
+    let empty = ["utils.rs", "util.rs", "helpers.rs", "manager.rs", "misc.rs", "common.rs"];
+    let named = |path: &String| empty.contains(&path.rsplit('/').next().unwrap_or(path));
+    let broken: Vec<_> = rust_files().into_iter().map(|(path, _)| path).filter(named).collect();
+    none("a name says what is inside", &broken);
+}
+
+#[test]
+fn every_field_of_the_wire_says_what_it_means() {
+    let mut broken = Vec::new();
+    for (path, text) in files().iter().filter(|(path, _)| path.ends_with(".proto")) {
+        let mut above = "";
+        let mut in_enum = false;
+        for (n, line) in text.lines().enumerate() {
+            let words = line.trim();
+            in_enum = (in_enum || words.starts_with("enum ")) && words != "}";
+            let statement = words.split("//").next().unwrap_or_default().trim_end();
+            let is_field = statement.ends_with(';') && statement.contains(" = ");
+            let in_oneof = words.split(' ').next().is_some_and(|t| {
+                statement.to_lowercase().starts_with(&format!("{} {} =", t, t).to_lowercase())
+            });
+            let told = words.contains("//") || above.trim_start().starts_with("//");
+            if is_field && !in_enum && !in_oneof && !told && !words.starts_with("syntax") {
+                broken.push(format!("{path}:{} {statement}", n + 1));
+            }
+            above = line;
+        }
+    }
+    none("a field says its meaning, unit and who sets it", &broken);
+}
+
+#[test]
+fn migrations_are_numbered_without_gaps_and_all_are_applied() {
+    let files = files();
+    let mut numbers: Vec<_> = files
+        .iter()
+        .filter_map(|(path, _)| path.strip_prefix("collector/src/store/migrations/"))
+        .collect();
+    numbers.sort_unstable();
+    assert!(!numbers.is_empty(), "the store has migrations");
+    let store: String = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("collector/src/store/") && path.ends_with(".rs"))
+        .map(|(_, text)| text.as_str())
+        .collect();
+    for (i, name) in numbers.iter().enumerate() {
+        assert!(name.starts_with(&format!("{:04}_", i + 1)), "{name} is not number {}", i + 1);
+        assert!(store.contains(&format!("migrations/{name}")), "{name} is never applied");
+    }
+}
+
+#[test]
+fn the_shipped_configuration_shows_every_key() {
+    for half in ["agent", "collector"] {
+        let read = |path: String| {
+            fs::read_to_string(repository().join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+        };
+        let config = read(format!("{half}/src/config.rs"));
+        let shipped = read(format!("deploy/config/{half}.toml"));
+        let keys: BTreeSet<_> = code(&config)
+            .into_iter()
+            .filter_map(|(_, line)| {
+                let field = line.strip_prefix("    pub ")?;
+                let (name, _) = field.split_once(": ")?;
+                name.chars().all(|c| c.is_ascii_lowercase() || c == '_').then(|| name.to_owned())
+            })
+            .collect();
+        assert!(keys.len() > 10, "the keys of {half} are found");
+        let broken: Vec<_> = keys
+            .into_iter()
+            .filter(|key| {
+                !shipped.contains(&format!("{key} =")) && !shipped.contains(&format!("{key}]"))
+            })
+            .collect();
+        none(&format!("deploy/config/{half}.toml does not show"), &broken);
+    }
+}
+
+/// `cargo metadata` of what is locked and built on this kind of machine.
+fn metadata() -> Value {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let done = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", &target])
+        .current_dir(repository())
+        .output()
+        .expect("cargo runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("cargo prints JSON")
+}
+
+#[test]
+fn packages_have_allowed_licences_and_need_nothing_but_a_c_compiler() {
+    let metadata = metadata();
+    // Only what is really built: an optional dependency nobody asks for stays in the lock file.
+    let built: BTreeSet<_> = metadata["resolve"]["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["id"].as_str().unwrap())
+        .collect();
+    let mut broken = Vec::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        if !built.contains(package["id"].as_str().unwrap()) {
+            continue;
+        }
+        let licence = package["license"].as_str().unwrap_or("none stated");
+        if !is_allowed(licence) {
+            broken.push(format!("{name}: licence {licence}"));
+        }
+        if BANNED.contains(&name) {
+            broken.push(format!("{name}: banned"));
+        }
+    }
+    none("packages", &broken);
+}
+
+#[test]
+fn agent_and_collector_depend_on_the_contract_and_never_on_each_other() {
+    let metadata = metadata();
+    let needs = |name: &str| -> BTreeSet<String> {
+        let packages = metadata["packages"].as_array().unwrap();
+        let package = packages.iter().find(|p| p["name"] == name).expect("a workspace member");
+        let needs = package["dependencies"].as_array().unwrap().iter();
+        needs
+            .filter_map(|d| d["name"].as_str())
+            .filter(|d| d.starts_with("gatewatch-"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let contract = BTreeSet::from(["gatewatch-proto".to_owned()]);
+    assert_eq!(needs("gatewatch-agent"), contract);
+    assert_eq!(needs("gatewatch-collector"), contract);
+    assert_eq!(needs("gatewatch-proto"), BTreeSet::new());
+}
+
+/// An SPDX expression whose every AND has an allowed OR.
+fn is_allowed(expression: &str) -> bool {
+    let plain = expression.replace('/', " OR ").replace(['(', ')'], " ");
+    // `A OR B AND C` in parentheses is always `(A OR B) AND C` among the packages used.
+    plain.split(" AND ").all(|part| part.split(" OR ").any(|one| LICENCES.contains(&one.trim())))
+}
+
+#[test]
+fn the_checks_see_what_they_look_for() {
+    for (line, word, seen) in [
+        ("use tokio::sync::mpsc;", "tokio", true),
+        ("let tokio_like = 1;", "tokio", false),
+        ("let now = clock::now();", "clock::", true),
+        ("let o = oclock::now();", "clock::", false),
+        ("say(\"tokio\"); // tokio", "tokio", false),
+    ] {
+        assert_eq!(names(&without_words(line), word), seen, "{line}");
+    }
+    for (expression, allowed) in [
+        ("MIT OR Apache-2.0", true),
+        ("MIT/Apache-2.0", true),
+        ("(MIT OR Apache-2.0) AND Unicode-3.0", true),
+        ("GPL-3.0", false),
+        ("MIT AND GPL-3.0", false),
+        ("none stated", false),
+    ] {
+        assert_eq!(is_allowed(expression), allowed, "{expression}");
+    }
+}

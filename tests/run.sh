@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Every check there is: formatting, lints, build, unit, doc, style and end-to-end tests.
+#
+# On Debian as root it installs the servers the tests need; otherwise it says what is missing. Nothing
+# is skipped: a missing server is a failure. About 15 minutes on two cores from nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What the tests run, and the Debian package that has it. Alternatives are separated by `|`.
+needs=(
+    "nginx:nginx"
+    "php-fpm|php-fpm8.2|php-fpm8.4:php-fpm"
+    "apache2:apache2"
+    "setpriv:util-linux"
+    "faketime:faketime"
+    "curl:curl"
+    "cc:gcc libc6-dev"
+)
+
+PATH="$PATH:/usr/sbin:/sbin"
+cargo_home=${CARGO_HOME:-${HOME:-/root}/.cargo}
+PATH="$PATH:$cargo_home/bin"
+export PATH
+cases=$(mktemp)
+steps=()
+policy=
+
+cleanup() {
+    rm -f "$cases"
+    [ -z "$policy" ] || rm -f "$policy"
+}
+trap cleanup EXIT
+
+missing() {
+    local need names name
+    for need in "${needs[@]}"; do
+        IFS='|' read -ra names <<<"${need%%:*}"
+        for name in "${names[@]}"; do
+            command -v "$name" >/dev/null && continue 2
+        done
+        printf '%s ' "${need#*:}"
+    done
+}
+
+# Debian starts a server as soon as it is installed; policy-rc.d forbids it, for this run only.
+install() {
+    echo "run.sh: installing $*"
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q -o Acquire::Retries=3 update
+    # shellcheck disable=SC2068 # package names, one or two words each
+    apt-get -q -y -o Acquire::Retries=3 --no-install-recommends install $@
+}
+
+prepare() {
+    if ! command -v cargo >/dev/null; then
+        echo "run.sh: cargo is missing: install Rust from https://rustup.rs" >&2
+        exit 1
+    fi
+    local packages
+    packages=$(missing)
+    if [ -n "$packages" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2086 # one word per package
+        install $packages
+        packages=$(missing)
+    fi
+    if [ -n "$packages" ]; then
+        echo "run.sh: missing: $packages" >&2
+        echo "run.sh: install them (as root on Debian this script does it), then start again" >&2
+        exit 1
+    fi
+}
+
+# Runs one step, shows its output, keeps cargo's result lines for the end.
+step() {
+    local name=$1 started=$SECONDS
+    shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    if ! "$@" 2>&1 | tee -a "$cases"; then
+        printf '\nrun.sh: FAILED at %s\n' "$name"
+        summary
+        exit 1
+    fi
+    steps+=("$(printf '%-10s %4d s' "$name" $((SECONDS - started)))")
+}
+
+summary() {
+    printf '\n== summary: %d s\n' "$SECONDS"
+    [ ${#steps[@]} -eq 0 ] || printf '%s\n' "${steps[@]}"
+    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED' "$cases" || true
+}
+
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
+prepare
+step fmt cargo fmt --all -- --check
+step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+step build cargo build --locked --workspace --all-targets
+step unit cargo test --locked --workspace --lib --bins
+step doc cargo test --locked --workspace --doc
+# The end-to-end tests mostly wait for servers: more of them at once than there are processors.
+step e2e cargo test --locked --workspace --test '*' -- --test-threads=4
+summary
