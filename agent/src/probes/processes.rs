@@ -1,0 +1,316 @@
+//! Services as processes, where no systemd runs the machine.
+//!
+//! The known main processes are looked at each second; only when they are gone, and every 10 s, is
+//! the whole of /proc walked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Outlet;
+use super::services::{Watcher, is_php_fpm, is_service_process};
+use crate::clock;
+use crate::discover::{Discovery, Pool};
+use crate::window::ServiceState;
+
+const LOOK: Duration = Duration::from_secs(1);
+/// A walk costs some 10 us for each process of the machine.
+const LOOKS_PER_WALK: u32 = 10;
+
+/// Processes remembered of one service; when none of them is left, a walk looks for others.
+const PIDS_MAX: usize = 4;
+
+/// Longest command line read.
+const CMDLINE_BYTES_MAX: usize = 4096;
+
+/// One service: a main process, or several of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Service {
+    /// Name of the process.
+    name: String,
+    /// Configuration file that a PHP-FPM master names in its title.
+    conf: Option<PathBuf>,
+    pids: Vec<u32>,
+}
+
+/// Watches until `stop`. A vanished service is `inactive`, or `failed` when it left its sockets
+/// behind: a clean stop of PHP-FPM removes them, a kill does not.
+pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &CancellationToken) {
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut services = BTreeMap::<String, Service>::new();
+    let mut n_looks = 0_u32;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            // Cancel-safe: a timer.
+            _ = looks.tick() => {}
+        }
+        let proc = Path::new("/proc");
+        let gone = services
+            .values()
+            .any(|service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name)));
+        let due = n_looks.is_multiple_of(LOOKS_PER_WALK);
+        n_looks = n_looks.wrapping_add(1);
+        if !gone && !due && watcher.told_running().len() == services.len() {
+            continue;
+        }
+        let discovery = watcher.discovery.borrow().clone();
+        let root = watcher.root.clone();
+        let names = discovery.services.clone();
+        let walk = move || find(Path::new("/proc"), &root, &names);
+        let Ok(found) = tokio::task::spawn_blocking(walk).await else { return };
+        report(watcher, outlet, &found, &services, &discovery);
+        services = found;
+    }
+}
+
+/// Tells what runs now, and what was told to run and does no longer.
+fn report(
+    watcher: &mut Watcher,
+    outlet: &Outlet,
+    now: &BTreeMap<String, Service>,
+    before: &BTreeMap<String, Service>,
+    discovery: &Discovery,
+) {
+    let at = clock::now();
+    let root = watcher.root.clone();
+    let served = |service: Option<&Service>| -> Vec<Pool> {
+        service.map_or_else(Vec::new, |service| pools_of(service, &root, &discovery.pools))
+    };
+    let mut tell = |unit: &str, state: &'static str, pools: &[Pool]| {
+        let pool = if let [pool] = pools { Some(pool.name.clone()) } else { None };
+        watcher.tell(outlet, ServiceState { unit: unit.to_owned(), state, pool, at });
+    };
+    for (unit, service) in now {
+        tell(unit, "active", &served(Some(service)));
+    }
+    for (unit, service) in before {
+        if now.contains_key(unit) {
+            continue;
+        }
+        let pools = served(Some(service));
+        let left_behind = pools.iter().any(|pool| has_socket(&root, pool));
+        tell(unit, if left_behind { "failed" } else { "inactive" }, &pools);
+    }
+}
+
+fn has_socket(root: &Path, pool: &Pool) -> bool {
+    let listen = Path::new(&pool.listen);
+    listen.is_absolute() && (listen.exists() || under(root, listen).exists())
+}
+
+/// A path as seen from outside `root`; one that is there already stays.
+fn under(root: &Path, path: &Path) -> PathBuf {
+    if path.starts_with(root) {
+        return path.to_owned();
+    }
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Pools a PHP-FPM master serves: those its configuration file or the files beside it define, else
+/// those of the unit with the same version.
+fn pools_of(service: &Service, root: &Path, pools: &[Pool]) -> Vec<Pool> {
+    if !is_php_fpm(&service.name) {
+        return Vec::new();
+    }
+    let defined_beside = |conf: &Path, pool: &Pool| {
+        let file = pool.source.rsplit_once(':').map_or(pool.source.as_str(), |(file, _)| file);
+        let (file, conf) = (under(root, Path::new(file)), under(root, conf));
+        file == conf || conf.parent().is_some_and(|dir| dir != root && file.starts_with(dir))
+    };
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let version = digits(&service.name);
+    let by_conf = pools
+        .iter()
+        .filter(|pool| service.conf.as_deref().is_some_and(|conf| defined_beside(conf, pool)));
+    let found: Vec<Pool> = by_conf.cloned().collect();
+    if !found.is_empty() || service.conf.is_some() && version.is_empty() {
+        return found;
+    }
+    let of_version =
+        |pool: &&Pool| pool.unit.as_deref().is_some_and(|unit| digits(unit) == version);
+    pools.iter().filter(of_version).cloned().collect()
+}
+
+/// Walks /proc for the main processes of services, by the unit name they are told under. Under a
+/// root other than `/` only processes whose command line names it count.
+fn find(proc: &Path, root: &Path, services: &[String]) -> BTreeMap<String, Service> {
+    let mut found = BTreeMap::<String, Service>::new();
+    let Ok(entries) = std::fs::read_dir(proc) else { return found };
+    let pid_of = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let mut pids: Vec<u32> = entries.flatten().filter_map(pid_of).collect();
+    pids.sort_unstable();
+    for pid in pids {
+        let Some(name) = read_line(&proc.join(format!("{pid}/comm"))) else { continue };
+        if !is_service_process(&name, services) || !is_alive(proc, pid, &name) {
+            continue;
+        }
+        let cmdline = read_cmdline(&proc.join(format!("{pid}/cmdline")));
+        if is_worker(&name, &cmdline)
+            || root != Path::new("/") && !cmdline.contains(&*root.to_string_lossy())
+        {
+            continue;
+        }
+        let conf = master_conf(&cmdline);
+        let unit = unit_name(&name, conf.as_deref());
+        let service = found.entry(unit).or_insert_with(|| Service {
+            name: name.clone(),
+            conf,
+            pids: Vec::new(),
+        });
+        if service.pids.len() < PIDS_MAX {
+            service.pids.push(pid);
+        }
+    }
+    found
+}
+
+/// The process name; with its configuration file when that is not the distribution's, so that two
+/// masters started by hand are two services.
+fn unit_name(name: &str, conf: Option<&Path>) -> String {
+    match conf {
+        Some(conf) if !conf.starts_with("/etc") && !conf.starts_with("/usr") => {
+            format!("{name} {}", conf.display())
+        }
+        _ => name.to_owned(),
+    }
+}
+
+/// True for processes that live and die under a main process.
+fn is_worker(name: &str, cmdline: &str) -> bool {
+    if is_php_fpm(name) {
+        return cmdline.contains(": pool ");
+    }
+    ["nginx: worker", "nginx: cache"].iter().any(|title| cmdline.starts_with(title))
+}
+
+/// `php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)`
+fn master_conf(cmdline: &str) -> Option<PathBuf> {
+    let (_, rest) = cmdline.split_once("php-fpm: master process (")?;
+    let (conf, _) = rest.split_once(')')?;
+    conf.starts_with('/').then(|| conf.into())
+}
+
+/// True while the process has this name and is no zombie.
+fn is_alive(proc: &Path, pid: u32, name: &str) -> bool {
+    let stat = std::fs::read(proc.join(format!("{pid}/stat"))).unwrap_or_default();
+    parse_stat(&String::from_utf8_lossy(&stat))
+        .is_some_and(|(comm, state)| comm == name && !matches!(state, 'Z' | 'X' | 'x'))
+}
+
+/// `812 (php-fpm8.2) S 1 ...`: name and state. The name may hold blanks and brackets.
+fn parse_stat(stat: &str) -> Option<(&str, char)> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, comm) = before.split_once('(')?;
+    Some((comm, after.trim_start().chars().next()?))
+}
+
+fn read_line(path: &Path) -> Option<String> {
+    let bytes = std::fs::read(path).ok()?;
+    Some(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+/// The command line with blanks between its arguments.
+fn read_cmdline(path: &Path) -> String {
+    let mut bytes = std::fs::read(path).unwrap_or_default();
+    bytes.truncate(CMDLINE_BYTES_MAX);
+    let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn process(proc: &Path, pid: u32, name: &str, state: char, cmdline: &str) {
+        let dir = proc.join(pid.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("comm"), format!("{name}\n")).unwrap();
+        fs::write(dir.join("stat"), format!("{pid} ({name}) {state} 1 1\n")).unwrap();
+        fs::write(dir.join("cmdline"), cmdline.replace(' ', "\0")).unwrap();
+    }
+
+    fn units(found: &BTreeMap<String, Service>) -> Vec<(&str, &[u32])> {
+        found.iter().map(|(unit, service)| (unit.as_str(), service.pids.as_slice())).collect()
+    }
+
+    #[test]
+    fn main_processes_are_found_and_workers_zombies_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        process(proc, 10, "nginx", 'S', "nginx: master process /usr/sbin/nginx");
+        process(proc, 11, "nginx", 'S', "nginx: worker process");
+        process(
+            proc,
+            20,
+            "php-fpm8.2",
+            'S',
+            "php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)",
+        );
+        process(proc, 21, "php-fpm8.2", 'S', "php-fpm: pool www");
+        process(proc, 30, "php-fpm8.2", 'S', "php-fpm: master process (/srv/b/fpm.conf)");
+        process(proc, 40, "mysqld", 'Z', "");
+        process(proc, 50, "bash", 'S', "bash nginx");
+        process(proc, 60, "my-app", 'S', "/opt/my-app");
+        fs::create_dir(proc.join("self")).unwrap();
+        fs::create_dir(proc.join("99")).unwrap(); // vanished between the listing and the look
+        let found = find(proc, Path::new("/"), &["my-app.service".to_owned()]);
+        let want: [(&str, &[u32]); 4] = [
+            ("my-app", &[60]),
+            ("nginx", &[10]),
+            ("php-fpm8.2", &[20]),
+            ("php-fpm8.2 /srv/b/fpm.conf", &[30]),
+        ];
+        assert_eq!(units(&found), want);
+        let found = find(proc, Path::new("/srv/b"), &[]);
+        assert_eq!(units(&found), [("php-fpm8.2 /srv/b/fpm.conf", &[30_u32][..])]);
+    }
+
+    #[test]
+    fn a_reused_process_number_is_not_the_service() {
+        let dir = tempfile::tempdir().unwrap();
+        process(dir.path(), 10, "nginx", 'S', "");
+        assert!(is_alive(dir.path(), 10, "nginx"));
+        process(dir.path(), 10, "cron", 'S', "");
+        assert!(!is_alive(dir.path(), 10, "nginx"));
+        process(dir.path(), 10, "nginx", 'Z', "");
+        assert!(!is_alive(dir.path(), 10, "nginx"));
+        assert!(!is_alive(dir.path(), 11, "nginx"));
+        assert_eq!(parse_stat("7 (a) b) R 1"), Some(("a) b", 'R')));
+        assert_eq!(parse_stat("7 (a"), None);
+    }
+
+    #[test]
+    fn a_master_is_mapped_to_its_pools_by_its_file_then_by_its_version() {
+        let pool = |name: &str, source: &str, unit: Option<&str>| Pool {
+            name: name.into(),
+            source: source.into(),
+            unit: unit.map(str::to_owned),
+            ..Pool::default()
+        };
+        let pools = [
+            pool("www", "/etc/php/8.2/fpm/pool.d/www.conf:4", Some("php8.2-fpm.service")),
+            pool("a", "/srv/a/fpm.conf:3", None),
+            pool("b", "/r/srv/b/pool.d/b.conf:1", None),
+        ];
+        let check = |name: &str, conf: Option<&str>, root: &str, want: &[&str]| {
+            let service =
+                Service { name: name.into(), conf: conf.map(PathBuf::from), pids: Vec::new() };
+            let found = pools_of(&service, Path::new(root), &pools);
+            let names: Vec<_> = found.iter().map(|pool| pool.name.as_str()).collect();
+            assert_eq!(names, want, "{name} {conf:?}");
+        };
+        check("php-fpm8.2", Some("/etc/php/8.2/fpm/php-fpm.conf"), "/", &["www"]);
+        check("php-fpm8.2", Some("/srv/a/fpm.conf"), "/", &["a"]);
+        check("php-fpm8.2", Some("/srv/b/fpm.conf"), "/r", &["b"]);
+        check("php-fpm8.2", None, "/", &["www"]);
+        check("php-fpm7.4", None, "/", &[]);
+        check("nginx", None, "/", &[]);
+    }
+}
