@@ -26,6 +26,7 @@ use wire::UnixMillis;
 
 use crate::clock;
 use crate::discover::Discovery;
+use crate::gather::GatherStatus;
 use crate::selfstats;
 use crate::window::Observation;
 
@@ -81,8 +82,8 @@ pub struct ProbeInputs {
     pub root: PathBuf,
     /// What discovery found, and finds later.
     pub discovery: watch::Receiver<Arc<Discovery>>,
-    /// When the last gateway error was read; probes speed up for a minute.
-    pub gateway_error_at: watch::Receiver<Option<UnixMillis>>,
+    /// Tells when the last gateway error was read; probes speed up for a minute.
+    pub gather: watch::Receiver<GatherStatus>,
     /// Bytes of unacked batches, for the agent's own series.
     pub spool_bytes: Arc<AtomicU64>,
 }
@@ -95,7 +96,7 @@ pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> Jo
     let watcher = services::Watcher::new(
         inputs.root.clone(),
         inputs.discovery.clone(),
-        inputs.gateway_error_at.clone(),
+        inputs.gather.clone(),
     );
     tokio::spawn(async move {
         tokio::join!(
@@ -106,25 +107,22 @@ pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> Jo
 }
 
 async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationToken) {
-    let ProbeInputs { interval, mut gateway_error_at, spool_bytes, .. } = inputs;
+    let ProbeInputs { interval, gather, spool_bytes, .. } = inputs;
     let mut sampler = Sampler::new(spool_bytes);
     // The first look only sets the baseline that shares of time are taken against.
     sampler.sample(clock::now(), &mut Values::new());
     let mut last = clock::now();
-    let mut watched = true;
     loop {
         let now = clock::now();
-        let due = next_due(last, now, current_interval(interval, *gateway_error_at.borrow(), now));
+        let error_at = gather.borrow().gateway_error_at;
+        let due = next_due(last, now, current_interval(interval, error_at, now));
         if due.0 > now.0 {
-            let wait = Duration::from_millis((due.0 - now.0).unsigned_abs());
+            // Looks at the errors each second rather than waiting for a change of the gather thread's
+            // status, which changes with every line read.
+            let wait = Duration::from_millis((due.0 - now.0).unsigned_abs()).min(FAST);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                // Cancel-safe: it only notes that the value was seen; the next due time is new then.
-                changed = gateway_error_at.changed(), if watched => {
-                    watched = changed.is_ok();
-                    continue;
-                }
                 // Cancel-safe: a timer. It is set anew from the wall clock each round, so missed
                 // instants are skipped and a stepped clock is followed.
                 () = tokio::time::sleep(wait) => continue,

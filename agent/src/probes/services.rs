@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wire::UnixMillis;
 
 use super::{FAST_FOR, Outlet, processes, systemd};
 use crate::clock;
 use crate::discover::{Discovery, Pool};
+use crate::gather::GatherStatus;
 use crate::window::{Observation, ServiceState};
 
 /// systemd units that stand between a request and its answer.
@@ -75,7 +75,7 @@ const PROCESS_NAMES: [&str; 21] = [
 pub(crate) struct Watcher {
     pub(crate) root: PathBuf,
     pub(crate) discovery: watch::Receiver<Arc<Discovery>>,
-    gateway_error_at: watch::Receiver<Option<UnixMillis>>,
+    gather: watch::Receiver<GatherStatus>,
     /// What was told last, by unit.
     told: BTreeMap<String, &'static str>,
 }
@@ -84,9 +84,9 @@ impl Watcher {
     pub(crate) fn new(
         root: PathBuf,
         discovery: watch::Receiver<Arc<Discovery>>,
-        gateway_error_at: watch::Receiver<Option<UnixMillis>>,
+        gather: watch::Receiver<GatherStatus>,
     ) -> Self {
-        Self { root, discovery, gateway_error_at, told: BTreeMap::new() }
+        Self { root, discovery, gather, told: BTreeMap::new() }
     }
 
     pub(crate) async fn run(mut self, outlet: Outlet, stop: CancellationToken) {
@@ -100,7 +100,8 @@ impl Watcher {
     /// True while gateway errors flow and for a minute after: look more often.
     pub(crate) fn is_fast(&self) -> bool {
         let now = clock::now().0;
-        self.gateway_error_at.borrow().is_some_and(|at| now - at.0 <= FAST_FOR.as_millis() as i64)
+        let error_at = self.gather.borrow().gateway_error_at;
+        error_at.is_some_and(|at| now - at.0 <= FAST_FOR.as_millis() as i64)
     }
 
     /// True when this state of the unit was told already.
@@ -175,6 +176,7 @@ pub(crate) fn pool_of_unit(unit: &str, pools: &[Pool]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wire::UnixMillis;
 
     fn pool(name: &str, unit: &str) -> Pool {
         Pool { name: name.into(), unit: Some(unit.into()), ..Pool::default() }
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn a_state_is_told_once_and_again_when_the_queue_was_full() {
         let (_keep, discovery) = watch::channel(Arc::new(Discovery::default()));
-        let (_keep_too, errors) = watch::channel(None);
+        let (_keep_too, errors) = watch::channel(GatherStatus::default());
         let mut watcher = Watcher::new("/".into(), discovery, errors);
         let (tx, mut rx) = tokio::sync::mpsc::channel(1);
         let n_dropped = Arc::new(std::sync::atomic::AtomicU64::new(0));
