@@ -29,17 +29,12 @@ pub mod exit {
 #[derive(Debug, Parser)]
 #[command(name = "gatewatch-collector", version, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Configuration file.
-    #[arg(
-        long,
-        global = true,
-        env = "GATEWATCH_CONFIG",
-        default_value = "/etc/gatewatch/collector.toml"
-    )]
-    pub config: PathBuf,
-    /// What is logged on stderr: error, warn, info, debug, trace, or a filter like `info,h2=debug`.
-    #[arg(long, global = true, env = "GATEWATCH_LOG_LEVEL", default_value = "info")]
-    pub log_level: String,
+    /// Config file; without it /etc/gatewatch/collector.toml if that exists, else the defaults.
+    #[arg(long, value_name = "FILE", global = true, env = "GATEWATCH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What to log to stderr: error, warn, info (default), debug or trace.
+    #[arg(long, value_name = "LEVEL", global = true, env = "GATEWATCH_LOG_LEVEL")]
+    pub log_level: Option<String>,
     /// Collector to talk to, `http://HOST:PORT`; the token is read from GATEWATCH_TOKEN. Default: the
     /// collector on this machine, through its socket.
     #[arg(long, global = true, env = "GATEWATCH_URL")]

@@ -13,6 +13,9 @@ pub mod errors;
 pub mod files;
 pub mod model;
 pub mod ingest;
+pub mod notify;
+#[cfg(test)]
+mod samples;
 pub mod store;
 
 use tokio_util::sync::CancellationToken;

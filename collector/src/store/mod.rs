@@ -7,6 +7,7 @@ mod batch;
 pub mod incidents;
 pub mod fleet;
 pub mod join;
+pub mod outbox;
 pub mod read;
 pub mod tokens;
 
