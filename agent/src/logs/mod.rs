@@ -10,6 +10,7 @@ use wire::v1::Signal;
 pub mod checkpoint;
 pub mod join;
 pub mod parse;
+mod scan;
 
 /// When a line says it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct AccessRecord<'a> {
     pub time_is_start: bool,
     /// The line itself says that an upstream failed or none was left (HAProxy state, Envoy flags).
     pub upstream_failed: bool,
+    /// What the line itself says went wrong.
+    pub signal: Option<Signal>,
 }
 
 /// One try at one upstream.

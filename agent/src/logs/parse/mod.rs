@@ -1,38 +1,261 @@
 //! Bytes of one log line -> [`Line`]. Total: any bytes become a record or a reason, never a panic.
+//!
+//! One file per format. A followed file keeps its format; with `auto` the first lines decide, and a
+//! file whose format changes under us is noticed when none of its lines fits any more.
 
-use crate::discover::LogSource;
+mod access;
+mod apache_error;
+mod clf;
+mod haproxy;
+mod json;
+mod log_format;
+mod nginx_error;
+pub mod output;
+mod php_fpm;
+mod plain;
+mod time;
+
+use crate::discover::{LogKind, LogSource};
 use crate::logs::{Line, Rejected};
+use log_format::LogFormat;
 
 /// Longest line that is looked at, in bytes without its newline; longer ones are `TooLong`.
-pub const LINE_BYTES_MAX: usize = 64 << 10;
+pub const LINE_BYTES_MAX: usize = 256 << 10;
 
-/// Reads the lines of one file, in order; keeps what the lines before it taught (format, fields).
+/// Rejected lines in a row after which `auto` looks at all formats again.
+const REJECTED_IN_A_ROW_MAX: u32 = 20;
+
+/// Formats by name that this build reads; a format string is read as well.
+pub const FORMATS: [&str; 8] = [
+    "auto",
+    "combined",
+    "common",
+    "vhost_combined",
+    "json",
+    "haproxy",
+    "nginx_ingress",
+    "npm_access",
+];
+
+/// True when `format` is a known name or a format string that can be compiled.
+#[must_use]
+pub fn is_known_format(format: &str) -> bool {
+    FORMATS.contains(&format)
+        || matches!(format, "nginx_error" | "apache_error" | "php_fpm" | "text")
+        || log_format::compile(format).is_some()
+}
+
+/// Reads the lines of one file, in order; keeps what the lines before it taught.
 #[derive(Clone, Debug)]
 pub struct Parser {
-    format: String,
+    name: &'static str,
+    mode: Mode,
 }
+
+#[derive(Clone, Debug)]
+enum Mode {
+    One(Format),
+    Auto(Auto),
+}
+
+/// One way to read a line.
+#[derive(Clone, Debug)]
+enum Format {
+    Program(Box<LogFormat>),
+    /// Two shapes in one log.
+    Npm(Box<[LogFormat; 2]>),
+    Clf,
+    Json,
+    Haproxy,
+    NginxError,
+    ApacheError,
+    PhpFpm,
+    Text,
+    /// A log without a status per line (`bytes`): nothing in it is a request.
+    NoRequests,
+}
+
+impl Format {
+    fn parse<'l>(&self, line: &'l [u8]) -> Line<'l> {
+        match self {
+            Self::Program(format) => access::parse(format, line),
+            Self::Npm(formats) => match access::parse(&formats[0], line) {
+                Line::Rejected(_) => access::parse(&formats[1], line),
+                line => line,
+            },
+            Self::Clf => clf::parse(line),
+            Self::Json => json::parse(line),
+            Self::Haproxy => haproxy::parse(line),
+            Self::NginxError => nginx_error::parse(line),
+            Self::ApacheError => apache_error::parse(line),
+            Self::PhpFpm => php_fpm::parse(line),
+            Self::Text => plain::parse(line),
+            Self::NoRequests => Line::Rejected(Rejected::Directive),
+        }
+    }
+}
+
+/// Formats to choose from, and the one that fitted last.
+#[derive(Clone, Debug)]
+struct Auto {
+    candidates: Vec<(&'static str, Format)>,
+    chosen: Option<usize>,
+    n_rejected: u32,
+    /// `parse` reads files of several formats: every line may be of another one.
+    each_line: bool,
+}
+
+impl Auto {
+    fn new(names: &[&'static str], each_line: bool) -> Self {
+        let candidates = names.iter().map(|name| (*name, built_in(name))).collect();
+        Self { candidates, chosen: None, n_rejected: 0, each_line }
+    }
+
+    fn parse<'l>(&mut self, line: &'l [u8]) -> (Line<'l>, &'static str) {
+        let mut reason = Rejected::Malformed;
+        if let Some(chosen) = self.chosen {
+            let (name, format) = &self.candidates[chosen];
+            match format.parse(line) {
+                Line::Rejected(why) => reason = why,
+                record => {
+                    self.n_rejected = 0;
+                    return (record, name);
+                }
+            }
+            self.n_rejected += 1;
+            // A line that does not fit is not tried as something else at once: what an application
+            // prints into an error log may look like a request.
+            if !self.each_line && self.n_rejected < REJECTED_IN_A_ROW_MAX {
+                return (Line::Rejected(reason), name);
+            }
+        }
+        for (at, (name, format)) in self.candidates.iter().enumerate() {
+            if Some(at) == self.chosen {
+                continue;
+            }
+            match format.parse(line) {
+                Line::Rejected(why @ (Rejected::BadStatus | Rejected::BadTime)) => reason = why,
+                Line::Rejected(_) => {}
+                record => {
+                    self.chosen = Some(at);
+                    self.n_rejected = 0;
+                    return (record, name);
+                }
+            }
+        }
+        let name = self.chosen.map_or("auto", |at| self.candidates[at].0);
+        (Line::Rejected(reason), name)
+    }
+}
+
+fn built_in(name: &str) -> Format {
+    let program = |format: &str| {
+        Box::new(log_format::compile(format).expect("built-in formats hold a status"))
+    };
+    match name {
+        "combined" => Format::Program(program(log_format::COMBINED)),
+        "common" => Format::Program(program(log_format::COMMON)),
+        "vhost_combined" => Format::Program(program(log_format::VHOST_COMBINED)),
+        "nginx_ingress" => Format::Program(program(log_format::INGRESS)),
+        "npm_access" => Format::Npm(Box::new([
+            *program(log_format::NPM_PROXY),
+            *program(log_format::NPM_PLAIN),
+        ])),
+        "json" => Format::Json,
+        "haproxy" => Format::Haproxy,
+        "nginx_error" => Format::NginxError,
+        "apache_error" => Format::ApacheError,
+        "php_fpm" => Format::PhpFpm,
+        "clf" => Format::Clf,
+        _ => Format::Text,
+    }
+}
+
+/// Access formats that `auto` tells apart, the most particular first.
+const ACCESS: [&str; 5] = ["json", "haproxy", "nginx_ingress", "npm_access", "clf"];
+const ERROR: [&str; 4] = ["nginx_error", "apache_error", "haproxy", "php_fpm"];
+const ANY: [&str; 8] = [
+    "json",
+    "nginx_error",
+    "apache_error",
+    "php_fpm",
+    "haproxy",
+    "nginx_ingress",
+    "npm_access",
+    "clf",
+];
 
 impl Parser {
     /// The parser for a source. With format `auto` the first lines decide; more lines may correct it.
     #[must_use]
     pub fn for_source(source: &LogSource, first_lines: &[&[u8]]) -> Self {
-        let _ = first_lines;
-        Self { format: source.format.clone() }
+        let mode = match (source.kind, source.format.as_str()) {
+            (LogKind::Access, "auto") => Mode::Auto(Auto::new(&ACCESS, false)),
+            (LogKind::Error, "auto") => Mode::Auto(Auto::new(&ERROR, false)),
+            (LogKind::PhpFpm, "auto") => Mode::One(Format::PhpFpm),
+            (LogKind::Access | LogKind::Error | LogKind::PhpFpm, format) => {
+                return Self::for_format(format, first_lines);
+            }
+            _ => Mode::One(Format::Text),
+        };
+        let name = match source.kind {
+            LogKind::Access | LogKind::Error => "auto",
+            LogKind::PhpFpm => "php_fpm",
+            _ => "text",
+        };
+        Self { name, mode }.taught(first_lines)
+    }
+
+    /// The parser for a format by name or a format string; what it does not know reads as `auto`.
+    #[must_use]
+    pub fn for_format(format: &str, first_lines: &[&[u8]]) -> Self {
+        let named = FORMATS
+            .iter()
+            .chain(&ERROR)
+            .find(|name| **name == format && **name != "auto")
+            .map(|name| (*name, Mode::One(built_in(name))));
+        let (name, mode) = named.unwrap_or_else(|| match log_format::compile(format) {
+            Some(program) => ("log_format", Mode::One(Format::Program(Box::new(program)))),
+            // A format string without a status: nothing in the file is a request.
+            None if format.contains(['$', '%']) => ("log_format", Mode::One(Format::NoRequests)),
+            None => ("auto", Mode::Auto(Auto::new(&ANY, true))),
+        });
+        Self { name, mode }.taught(first_lines)
+    }
+
+    fn taught(mut self, first_lines: &[&[u8]]) -> Self {
+        for line in first_lines {
+            self.parse(line);
+        }
+        if let Mode::Auto(auto) = &mut self.mode {
+            auto.n_rejected = 0;
+        }
+        self
     }
 
     /// One line without its newline. The record borrows from the line.
     pub fn parse<'l>(&mut self, line: &'l [u8]) -> Line<'l> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
-            Line::Rejected(Rejected::Blank)
-        } else {
-            Line::Rejected(Rejected::Malformed)
+            return Line::Rejected(Rejected::Blank);
+        }
+        if line.len() > LINE_BYTES_MAX {
+            return Line::Rejected(Rejected::TooLong);
+        }
+        match &mut self.mode {
+            Mode::One(format) => format.parse(line),
+            Mode::Auto(auto) => {
+                let (line, name) = auto.parse(line);
+                self.name = name;
+                line
+            }
         }
     }
 
     /// Name of the format in use, for `status`: `combined`, `nginx_error`, `log_format`, or `auto`
     /// while no line has told.
     #[must_use]
-    pub fn format(&self) -> &str {
-        &self.format
+    pub fn format(&self) -> &'static str {
+        self.name
     }
 }

@@ -1,0 +1,175 @@
+//! The family of the Common Log Format when nobody told the exact format: common, combined, with
+//! the vhost in front, with `name=value` pairs behind.
+//!
+//! Everything hangs on the time in brackets and the quotes after it; both are the server's own, as
+//! it escapes the quotes a client sends.
+
+use memchr::memmem;
+
+use crate::logs::parse::{access, time};
+use crate::logs::scan::{Slot, Spans, quote_end};
+use crate::logs::{AccessRecord, Line, LineTime, Rejected};
+
+/// One line of the family.
+pub(crate) fn parse(line: &[u8]) -> Line<'_> {
+    match try_parse(line) {
+        Ok(record) => Line::Access(record),
+        Err(reason) => Line::Rejected(reason),
+    }
+}
+
+fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
+    let (head, time, rest) = split_at_time(line)?;
+    let mut spans = Spans::default();
+    head_fields(head, &mut spans)?;
+    let rest = request_and_status(rest, &mut spans)?;
+    tail_fields(rest, &mut spans);
+    let mut record = access::record(&spans, Some(time))?;
+    if let Some(list) = record.client.as_ref().filter(|c| c.contains(',')) {
+        // `$proxy_add_x_forwarded_for` in place of the peer.
+        let first = list.split(',').next().unwrap_or_default().trim().to_owned();
+        record.client = Some(first.into());
+    }
+    Ok(record)
+}
+
+/// Head, time, and what follows `] `.
+fn split_at_time(line: &[u8]) -> Result<(&[u8], LineTime, &[u8]), Rejected> {
+    let mut bad = Rejected::Malformed;
+    for at in memmem::find_iter(line, b" [").take(16) {
+        let inside = &line[at + 2..];
+        let Some(end) = memchr::memchr(b']', &inside[..inside.len().min(40)]) else { continue };
+        match time::clf(&inside[..end]) {
+            Some(time @ LineTime::Instant { .. }) => {
+                let rest = inside[end + 1..].strip_prefix(b" ").ok_or(Rejected::Malformed)?;
+                return Ok((&line[..at], time, rest));
+            }
+            _ if inside.len() > 2 && inside[2] == b'/' => bad = Rejected::BadTime,
+            _ => {}
+        }
+    }
+    Err(bad)
+}
+
+/// `client ident user`, `host client ident user`, or the client alone.
+fn head_fields<'l>(head: &'l [u8], spans: &mut Spans<'l>) -> Result<(), Rejected> {
+    let mut words = head.split(|b| *b == b' ').filter(|w| !w.is_empty());
+    let first = words.next().ok_or(Rejected::Malformed)?;
+    let second = words.next().unwrap_or_default();
+    let n_more = words.count();
+    // With four words and more the first is the vhost, unless a user name holds a space.
+    let vhost = !second.is_empty() && second != b"-" && (n_more >= 2 || is_address(second))
+        || second != b"-" && !is_address(first) && is_address(second);
+    if vhost && !(is_address(first) && first.ends_with(b",")) {
+        spans.set(Slot::Host, first);
+        spans.set(Slot::Client, list(&head[first.len() + 1..]));
+        return Ok(());
+    }
+    spans.set(Slot::Client, list(head));
+    if is_address(first) && memchr::memchr(b'.', second).is_some() {
+        // One provider writes the vhost in place of the ident.
+        spans.set(Slot::Host, second);
+    }
+    Ok(())
+}
+
+/// A list of addresses, `a, b, c`, perhaps in quotes, at the start of the text.
+fn list(text: &[u8]) -> &[u8] {
+    if let Some(inside) = text.strip_prefix(b"\"") {
+        return &inside[..quote_end(inside).unwrap_or(inside.len())];
+    }
+    let mut end = 0;
+    loop {
+        end += memchr::memchr(b' ', &text[end..]).unwrap_or(text.len() - end);
+        if end == text.len() || end == 0 || text[end - 1] != b',' {
+            return &text[..end];
+        }
+        end += 1;
+    }
+}
+
+fn is_address(word: &[u8]) -> bool {
+    let word = word.strip_suffix(b",").unwrap_or(word);
+    word.len() <= 45
+        && std::str::from_utf8(word).is_ok_and(|w| w.parse::<std::net::IpAddr>().is_ok())
+}
+
+/// `"request" status bytes`, also `request "status" bytes` of one panel; returns what follows.
+fn request_and_status<'l>(rest: &'l [u8], spans: &mut Spans<'l>) -> Result<&'l [u8], Rejected> {
+    if let Some(inside) = rest.strip_prefix(b"\"") {
+        let end = quote_end(inside).ok_or(Rejected::Malformed)?;
+        spans.set(Slot::Request, &inside[..end]);
+        let after = inside[end + 1..].strip_prefix(b" ").ok_or(Rejected::Malformed)?;
+        let (status, after) = word(after);
+        spans.set(Slot::Status, status);
+        let (bytes, after) = word(after);
+        let counted = bytes == b"-" || !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
+        return if counted { Ok(after) } else { Err(Rejected::Malformed) };
+    }
+    let end = memmem::find(rest, b" \"").ok_or(Rejected::Malformed)?;
+    spans.set(Slot::Request, &rest[..end]);
+    let after = &rest[end + 2..];
+    let close = memchr::memchr(b'"', after).ok_or(Rejected::Malformed)?;
+    spans.set(Slot::Status, &after[..close]);
+    let (_bytes, after) = word(after[close + 1..].strip_prefix(b" ").unwrap_or_default());
+    Ok(after)
+}
+
+/// The first word, and what follows the space after it.
+fn word(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = memchr::memchr(b' ', text).unwrap_or(text.len());
+    (&text[..end], text.get(end + 1..).unwrap_or_default())
+}
+
+/// `"referer" "agent"`, then `name=value` or `name="value"` pairs; what it does not know it skips.
+fn tail_fields<'l>(mut rest: &'l [u8], spans: &mut Spans<'l>) {
+    let mut n_quoted = 0;
+    while !rest.is_empty() {
+        if let Some(inside) = rest.strip_prefix(b"\"") {
+            let Some(end) = quote_end(inside) else { return };
+            n_quoted += 1;
+            if n_quoted == 2 {
+                spans.set(Slot::UserAgent, &inside[..end]);
+            }
+            rest = inside[end + 1..].trim_ascii_start();
+            continue;
+        }
+        let name_end = rest.iter().position(|b| matches!(b, b'=' | b' ' | b'"'));
+        let Some(name_end) = name_end.filter(|end| rest[*end] == b'=') else {
+            rest = word(rest).1;
+            continue;
+        };
+        let name = &rest[..name_end];
+        let after = &rest[name_end + 1..];
+        let value = if let Some(inside) = after.strip_prefix(b"\"") {
+            let Some(end) = quote_end(inside) else { return };
+            rest = inside[end + 1..].trim_ascii_start();
+            &inside[..end]
+        } else {
+            // An unquoted list of attempts goes on after its comma.
+            let mut end = memchr::memchr(b' ', after).unwrap_or(after.len());
+            while end < after.len() && end > 0 && after[end - 1] == b',' {
+                let next = end + 1;
+                end = next + memchr::memchr(b' ', &after[next..]).unwrap_or(after.len() - next);
+            }
+            rest = after[end..].trim_ascii_start();
+            &after[..end]
+        };
+        if let Some(slot) = pair_slot(name) {
+            spans.set(slot, value);
+        }
+    }
+}
+
+/// Names that operators give to what nginx can log.
+fn pair_slot(name: &[u8]) -> Option<Slot> {
+    Some(match name {
+        b"host" | b"vhost" | b"http_host" | b"server_name" => Slot::Host,
+        b"rt" | b"request_time" => Slot::RequestTime,
+        b"urt" | b"upstream_response_time" => Slot::UpstreamTime,
+        b"ua" | b"upstream" | b"upstream_addr" => Slot::UpstreamAddr,
+        b"us" | b"upstream_status" => Slot::UpstreamStatus,
+        b"xff" | b"x_forwarded_for" | b"http_x_forwarded_for" => Slot::ForwardedFor,
+        _ => return None,
+    })
+}

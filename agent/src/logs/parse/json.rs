@@ -1,0 +1,89 @@
+//! One JSON object per line, with the names operators usually give to nginx variables.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use crate::logs::parse::{access, time};
+use crate::logs::{AccessRecord, Attempt, Line, LineTime, Rejected};
+
+/// One line.
+pub(crate) fn parse<'l>(line: &[u8]) -> Line<'l> {
+    let line = line.trim_ascii();
+    if line.first() != Some(&b'{') {
+        return Line::Rejected(Rejected::Malformed);
+    }
+    let object = serde_json::from_slice::<Map<String, Value>>(line).or_else(|error| {
+        // A format without escape=json writes a quote as \x22, which JSON does not know.
+        let text = String::from_utf8_lossy(line);
+        if text.contains("\\x") {
+            serde_json::from_str(&text.replace("\\x", "\\u00"))
+        } else {
+            Err(error)
+        }
+    });
+    match object {
+        Ok(object) => record(&object).map_or_else(Line::Rejected, Line::Access),
+        Err(_) => Line::Rejected(Rejected::Malformed),
+    }
+}
+
+/// The value of the first of these keys that says something.
+fn field(object: &Map<String, Value>, keys: &[&str]) -> Option<String> {
+    keys.iter().find_map(|key| {
+        let text = match object.get(*key)? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        (!text.is_empty() && text != "-").then_some(text)
+    })
+}
+
+fn record<'l>(object: &Map<String, Value>) -> Result<AccessRecord<'l>, Rejected> {
+    let get = |keys: &[&str]| field(object, keys);
+    let cow = |keys: &[&str]| field(object, keys).map(Cow::<'l, str>::Owned);
+    let status = get(&["status", "status_code", "response_code"]).ok_or(Rejected::Malformed)?;
+    let status = access::status(status.as_bytes()).ok_or(Rejected::BadStatus)?;
+    let request = get(&["request", "request_line"]).unwrap_or_default();
+    let (method, target) = access::request_line(request.as_bytes()).unzip();
+    let owned = |text: Cow<'_, str>| Cow::<'l, str>::Owned(text.into_owned());
+    let attempts = access::attempts(
+        get(&["upstream_addr", "upstream"]).as_deref().map(str::as_bytes),
+        get(&["upstream_status"]).as_deref().map(str::as_bytes),
+        get(&["upstream_response_time"]).as_deref().map(str::as_bytes),
+    )
+    .into_iter()
+    .map(|a| Attempt { upstream: owned(a.upstream), ..a })
+    .collect();
+    let number = |keys: &[&str]| field(object, keys).and_then(|t| access::number(t.as_bytes()));
+    Ok(AccessRecord {
+        time: record_time(object),
+        host: cow(&["host", "http_host", "vhost", "server_name", "domain"]),
+        client: cow(&["remote_addr", "client_ip", "client", "remote_ip"]),
+        forwarded_for: get(&["http_x_forwarded_for", "x_forwarded_for"])
+            .and_then(|list| list.split(',').next().map(|first| first.trim().to_owned()))
+            .filter(|first| !first.is_empty())
+            .map(Cow::Owned),
+        method: cow(&["request_method", "method"]).or(method.map(owned)),
+        path: cow(&["request_uri", "uri", "path", "url"]).or(target.map(owned)),
+        status: Some(status),
+        attempts,
+        request_time: number(&["request_time", "duration"]),
+        user_agent: cow(&["http_user_agent", "user_agent"]),
+        ..AccessRecord::default()
+    })
+}
+
+fn record_time(object: &Map<String, Value>) -> Option<LineTime> {
+    let local = field(object, &["time_local"]).and_then(|t| time::clf(t.as_bytes()));
+    let keys = ["time_iso8601", "@timestamp", "timestamp", "time"];
+    let iso = || keys.iter().find_map(|key| time::iso8601(field(object, &[key])?.as_bytes()));
+    let clf = || field(object, &["time", "timestamp"]).and_then(|t| time::clf(t.as_bytes()));
+    let epoch =
+        || field(object, &["msec", "ts", "time"]).and_then(|t| time::epoch_seconds(t.as_bytes()));
+    if object.contains_key("time_local") {
+        return local;
+    }
+    iso().or_else(clf).or_else(epoch)
+}

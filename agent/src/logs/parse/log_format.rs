@@ -1,0 +1,249 @@
+//! nginx `log_format` and Apache `LogFormat` strings -> a field program and how to read its fields.
+
+use crate::logs::scan::{Part, Program, Slot};
+
+/// How the time field is written.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum TimeStyle {
+    /// `$time_local`, `%t`.
+    Clf,
+    /// `$time_iso8601`.
+    Iso8601,
+    /// `$msec`, `%{sec}t`: seconds since the epoch.
+    EpochSeconds,
+    /// Units per second since the epoch: 1,000 or 1,000,000.
+    EpochUnits(i64),
+    /// `%{format}t`.
+    Custom(String),
+}
+
+/// A compiled format.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LogFormat {
+    pub(crate) program: Program,
+    pub(crate) time: TimeStyle,
+    /// Apache and HAProxy write the start of a request, nginx its end.
+    pub(crate) time_is_start: bool,
+    /// Units of the request time per second.
+    pub(crate) request_time_per_s: f64,
+}
+
+/// What `combined` means to nginx and Apache alike.
+pub(crate) const COMBINED: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent""#;
+/// The Common Log Format.
+pub(crate) const COMMON: &str =
+    r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent"#;
+/// `combined` after the vhost, with or without its port.
+pub(crate) const VHOST_COMBINED: &str = r#"$host $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent""#;
+/// The default of ingress-nginx.
+pub(crate) const INGRESS: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $request_length $request_time [$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr $upstream_response_length $upstream_response_time $upstream_status $req_id"#;
+/// The proxied-host log of nginx-proxy-manager.
+pub(crate) const NPM_PROXY: &str = r#"[$time_local] $upstream_cache_status $upstream_status $status - $request_method $scheme $host "$request_uri" [Client $remote_addr] [Length $body_bytes_sent] [Gzip $gzip_ratio] [Sent-to $upstream_addr] "$http_user_agent" "$http_referer""#;
+/// Its log of hosts without an upstream.
+pub(crate) const NPM_PLAIN: &str = r#"[$time_local] $status - $request_method $scheme $host "$request_uri" [Client $remote_addr] [Length $body_bytes_sent] [Gzip $gzip_ratio] "$http_user_agent" "$http_referer""#;
+
+/// Compiles a format string of either server; `None` when it holds no status (`bytes` logs).
+#[must_use]
+pub(crate) fn compile(format: &str) -> Option<LogFormat> {
+    if format.contains('$') {
+        nginx(format)
+    } else if format.contains('%') {
+        apache(format)
+    } else {
+        None
+    }
+}
+
+fn nginx(format: &str) -> Option<LogFormat> {
+    let mut parts = Vec::new();
+    let mut time = TimeStyle::Clf;
+    let mut has_time = false;
+    let bytes = format.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] != b'$' {
+            let end = memchr::memchr(b'$', &bytes[at..]).map_or(bytes.len(), |n| at + n);
+            parts.push(Part::Text(bytes[at..end].to_vec()));
+            at = end;
+            continue;
+        }
+        let braces = bytes.get(at + 1) == Some(&b'{');
+        let start = at + 1 + usize::from(braces);
+        let len =
+            bytes[start..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        let name = &format[start..start + len];
+        at = start + len + usize::from(braces && bytes.get(start + len) == Some(&b'}'));
+        let (mut slot, style) = nginx_variable(name);
+        if let Some(style) = style {
+            // A second time in the line (`$msec` after `$time_local`) adds nothing.
+            if std::mem::replace(&mut has_time, true) {
+                slot = Slot::Skip;
+            } else {
+                time = style;
+            }
+        }
+        let free = nginx_is_free(name);
+        parts.push(Part::Field { slot, free });
+    }
+    let program = Program::compile(&parts)?;
+    Some(LogFormat { program, time, time_is_start: false, request_time_per_s: 1.0 })
+}
+
+fn nginx_variable(name: &str) -> (Slot, Option<TimeStyle>) {
+    let slot = match name {
+        "time_local" => return (Slot::Time, Some(TimeStyle::Clf)),
+        "time_iso8601" => return (Slot::Time, Some(TimeStyle::Iso8601)),
+        "msec" => return (Slot::Time, Some(TimeStyle::EpochSeconds)),
+        "remote_addr" | "realip_remote_addr" => Slot::Client,
+        "http_x_forwarded_for"
+        | "proxy_add_x_forwarded_for"
+        | "http_x_real_ip"
+        | "http_cf_connecting_ip" => Slot::ForwardedFor,
+        "host" | "http_host" | "server_name" | "proxy_host" => Slot::Host,
+        "request" => Slot::Request,
+        "request_method" => Slot::Method,
+        "request_uri" => Slot::Path,
+        "uri" | "document_uri" => Slot::PathOnly,
+        "args" | "query_string" => Slot::Query,
+        "status" => Slot::Status,
+        "upstream_addr" => Slot::UpstreamAddr,
+        "upstream_status" => Slot::UpstreamStatus,
+        "upstream_response_time" => Slot::UpstreamTime,
+        "request_time" => Slot::RequestTime,
+        "http_user_agent" => Slot::UserAgent,
+        name if name.starts_with("upstream_") => Slot::SkipList,
+        _ => Slot::Skip,
+    };
+    (slot, None)
+}
+
+/// True for variables whose text the client chooses and that may hold spaces.
+fn nginx_is_free(name: &str) -> bool {
+    name.starts_with("http_")
+        || name.starts_with("cookie_")
+        || name.starts_with("arg_")
+        || name.starts_with("sent_http_")
+        || name.starts_with("upstream_http_")
+        || matches!(name, "request" | "uri" | "document_uri" | "remote_user" | "request_body")
+}
+
+fn apache(format: &str) -> Option<LogFormat> {
+    let mut parts = Vec::new();
+    let mut time = TimeStyle::Clf;
+    let mut per_s = 1.0;
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        if at > 0 {
+            parts.push(Part::Text(unescape(&rest[..at])));
+        }
+        let Some((directive, after)) = apache_directive(&rest[at + 1..]) else {
+            return None;
+        };
+        rest = after;
+        match directive.letter {
+            '%' => parts.push(Part::Text(b"%".to_vec())),
+            't' => apache_time(directive.argument, &mut parts, &mut time),
+            letter => {
+                let slot = apache_slot(letter, directive.argument);
+                if slot == Slot::RequestTime {
+                    per_s = match (letter, directive.argument) {
+                        ('D', _) | ('T', Some("us")) => 1e6,
+                        ('T', Some("ms")) => 1e3,
+                        _ => 1.0,
+                    };
+                }
+                let free =
+                    matches!(letter, 'i' | 'o' | 'C' | 'r' | 'u' | 'U' | 'q' | 'f' | 'e' | 'n');
+                parts.push(Part::Field { slot, free });
+            }
+        }
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(unescape(rest)));
+    }
+    let program = Program::compile(&parts)?;
+    Some(LogFormat { program, time, time_is_start: true, request_time_per_s: per_s })
+}
+
+struct Directive<'a> {
+    letter: char,
+    argument: Option<&'a str>,
+}
+
+/// What follows a `%`: `>s`, `{User-Agent}i`, `!200,304{X}o`, `^FB`.
+fn apache_directive(text: &str) -> Option<(Directive<'_>, &str)> {
+    let condition =
+        text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '!' | ',' | '<' | '>'));
+    let (argument, after) = match condition.strip_prefix('{') {
+        Some(inner) => {
+            let (argument, after) = inner.split_once('}')?;
+            (Some(argument), after.trim_start_matches(['<', '>']))
+        }
+        None => (None, condition),
+    };
+    if let Some(trailer) = after.strip_prefix('^') {
+        // `^FB`, `^ti`, `^to`: two letters.
+        return Some((Directive { letter: '^', argument }, trailer.get(2..)?));
+    }
+    let letter = after.chars().next()?;
+    Some((Directive { letter, argument }, &after[letter.len_utf8()..]))
+}
+
+fn apache_time(argument: Option<&str>, parts: &mut Vec<Part>, time: &mut TimeStyle) {
+    let field = Part::Field { slot: Slot::Time, free: false };
+    let Some(argument) = argument else {
+        parts.extend([Part::Text(b"[".to_vec()), field, Part::Text(b"]".to_vec())]);
+        *time = TimeStyle::Clf;
+        return;
+    };
+    let format = argument.trim_start_matches("begin:").trim_start_matches("end:");
+    *time = match format {
+        "sec" | "%s" => TimeStyle::EpochSeconds,
+        "msec" => TimeStyle::EpochUnits(1_000),
+        "usec" => TimeStyle::EpochUnits(1_000_000),
+        "msec_frac" | "usec_frac" => {
+            parts.push(Part::Field { slot: Slot::Skip, free: false });
+            return;
+        }
+        format => TimeStyle::Custom(format.to_owned()),
+    };
+    parts.push(field);
+}
+
+fn apache_slot(letter: char, argument: Option<&str>) -> Slot {
+    match (letter, argument) {
+        ('a' | 'h', _) => Slot::Client,
+        ('v' | 'V', _) => Slot::Host,
+        ('r', _) => Slot::Request,
+        ('m', _) => Slot::Method,
+        ('U', _) => Slot::PathOnly,
+        ('q', _) => Slot::Query,
+        ('s', _) => Slot::Status,
+        ('D' | 'T', _) => Slot::RequestTime,
+        ('i', Some(name)) => match name.to_ascii_lowercase().as_str() {
+            "user-agent" => Slot::UserAgent,
+            "host" => Slot::Host,
+            "x-forwarded-for" | "x-real-ip" | "cf-connecting-ip" => Slot::ForwardedFor,
+            _ => Slot::Skip,
+        },
+        _ => Slot::Skip,
+    }
+}
+
+/// `\"`, `\t` and `\n` of a `LogFormat` that was not unquoted yet.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match (byte, byte == b'\\') {
+            (_, false) => out.push(byte),
+            (_, true) => match bytes.next() {
+                Some(b't') => out.push(b'\t'),
+                Some(b'n') => out.push(b'\n'),
+                Some(other) => out.push(other),
+                None => out.push(b'\\'),
+            },
+        }
+    }
+    out
+}
