@@ -12,6 +12,7 @@ pub mod config;
 pub mod errors;
 pub mod files;
 pub mod model;
+pub mod selfstats;
 pub mod ingest;
 pub mod notify;
 #[cfg(test)]

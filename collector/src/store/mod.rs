@@ -1,28 +1,47 @@
 //! Stage 7: SQLite. One thread writes, a pool of connections reads.
 //!
-//! Invariant: what `write` and `append` returned `Ok` for is on disk (WAL, `synchronous=FULL`).
+//! Invariant: what `write` returned `Ok` for, and what `append` calls stored, is on disk
+//! (WAL with `synchronous=FULL`). Watermarks and `committed` change only after the commit.
 //! rusqlite is used only in this folder: other stages call the functions of its files.
 
+mod ballast;
 mod batch;
-pub mod incidents;
 pub mod fleet;
+pub mod incidents;
+mod insert;
 pub mod join;
+mod open;
 pub mod outbox;
+mod pool;
+pub mod presence;
 pub mod read;
 pub mod tokens;
+mod watermark;
+mod writer;
 
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use rusqlite_migration::{M, Migrations};
+use rusqlite::{Connection, Transaction};
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use batch::{HotRow, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+pub use presence::Seen;
 
 use crate::model::ServerId;
+use crate::selfstats::SelfStats;
+use writer::{Finish, Job, Writer};
+
+/// Jobs that may wait for the writer: one full group. When full, callers wait.
+const QUEUE_JOBS_MAX: usize = writer::GROUP_MAX;
+
+/// KiB of batch bodies that may wait for the writer. When full, callers wait.
+const QUEUE_KIB_MAX: u32 = 64 * 1024;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, Error)]
@@ -30,78 +49,177 @@ pub enum StoreError {
     /// SQLite said no.
     #[error("the database refused")]
     Sqlite(#[from] rusqlite::Error),
+    /// The transaction that held the job could not be committed: nothing of it happened.
+    #[error("the database did not commit")]
+    Commit(#[source] Arc<rusqlite::Error>),
+    /// The disk is full or broken.
+    #[error("{path}: the disk is full or does not write; free space on it")]
+    Full {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: Arc<rusqlite::Error>,
+    },
+    /// Another program holds the database's lock for long.
+    #[error("{path}: another program holds the database; find it with `fuser {path}` and stop it")]
+    Busy {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A read took longer than the store allows.
+    #[error("the read took longer than {0:?}: ask for a shorter time or less")]
+    ReadTooLong(Duration),
+    /// Another collector uses the directory.
+    #[error(
+        "{dir}: in use by another collector (process {pid}); stop it, or set another `data_dir`"
+    )]
+    InUse {
+        /// The data directory.
+        dir: PathBuf,
+        /// Process that holds it.
+        pid: String,
+    },
+    /// A later release wrote the database.
+    #[error(
+        "{path}: written by a later release (schema {found}, this one knows {known}) and left untouched; install that release again or restore a backup"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest one known here.
+        known: i64,
+    },
+    /// The file is no database, or a broken one.
+    #[error("{path}: the database is damaged; move it away and restore a backup")]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file cannot be opened.
+    #[error("{path}: the database cannot be opened; check that this user may write there")]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file system cannot do what WAL needs.
+    #[error("{path}: the file system does not support a write-ahead log; use a local disk")]
+    NoWal {
+        /// The database.
+        path: PathBuf,
+    },
     /// The schema could not be brought up to date.
-    #[error("the database schema could not be migrated")]
-    Migration(#[from] rusqlite_migration::Error),
+    #[error("{path}: the database schema could not be migrated")]
+    Migration {
+        /// The database.
+        path: PathBuf,
+        /// What went wrong.
+        source: rusqlite_migration::Error,
+    },
+    /// A file beside the database could not be used.
+    #[error("{path}: cannot be used; check that this user may write there")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The writer thread is gone.
     #[error("the store is closed")]
     Closed,
 }
 
-/// A handle on the store; cheap to clone.
+/// A handle on the store; cheap to clone. The last one dropped closes it.
 #[derive(Clone)]
 pub struct Store {
-    writer: Arc<Mutex<Connection>>,
-    reader: Arc<Mutex<Connection>>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `None` only while being dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    bytes: Arc<Semaphore>,
+    readers: pool::Readers,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer publishes after each commit.
+struct Shared {
+    watermarks: RwLock<HashMap<ServerId, Watermark>>,
     committed: watch::Sender<i64>,
-    watermarks: Arc<Mutex<HashMap<ServerId, Watermark>>>,
+    revoked: watch::Sender<Arc<BTreeSet<Vec<u8>>>>,
+    stats: Arc<SelfStats>,
 }
 
 impl Store {
     /// Opens or creates `gatewatch.db` in `dir` and brings its schema up to date.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join("gatewatch.db");
-        let mut writer = Connection::open(&path)?;
-        writer.execute_batch(
-            "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
-             PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-65536;
-             PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;",
-        )?;
-        Migrations::new(vec![M::up(include_str!("migrations/0001_init.sql"))])
-            .to_latest(&mut writer)?;
-        let reader = Connection::open_with_flags(
-            &path,
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
-        Ok(Self {
-            writer: Arc::new(Mutex::new(writer)),
-            reader: Arc::new(Mutex::new(reader)),
-            committed: watch::Sender::new(0),
-            watermarks: Arc::default(),
-        })
+        Self::open_with(dir, 0)
     }
 
-    /// Runs `job` in one transaction on the writing thread; committed when this returns `Ok`.
+    /// The same, with a ballast file of so many bytes: space that is given up when the disk is
+    /// full, because even deleting needs some.
+    pub fn open_with(dir: &Path, ballast_bytes: u64) -> Result<Self, StoreError> {
+        let lock = open::lock(dir)?;
+        let conn = open::writer(dir)?;
+        let (watermarks, last) = open::watermarks(&conn)?;
+        let stats = Arc::new(SelfStats::default());
+        let shared = Arc::new(Shared {
+            watermarks: RwLock::new(watermarks),
+            committed: watch::Sender::new(last),
+            revoked: watch::Sender::new(Arc::new(presence::revoked(&conn)?)),
+            stats: Arc::clone(&stats),
+        });
+        let readers = pool::Readers::open(dir, stats)?;
+        let (jobs, queue) = mpsc::channel(QUEUE_JOBS_MAX);
+        let ballast = ballast::Ballast::new(dir, ballast_bytes);
+        let writer = Writer::new(dir, conn, lock, ballast, Arc::clone(&shared), last);
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer.run(queue))
+            .map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
+        let bytes = Arc::new(Semaphore::new(QUEUE_KIB_MAX as usize));
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { inner: Arc::new(Inner { jobs: Some(jobs), bytes, readers, shared, thread }) })
+    }
+
+    /// Runs `job` on the writing thread; committed when this returns `Ok`.
+    ///
+    /// It shares its transaction with the batches and jobs around it: if it fails only its own
+    /// work is undone, if the commit fails all of it is. Waits while the queue is full.
     pub async fn write<T, F>(&self, job: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
-        let writer = Arc::clone(&self.writer);
-        tokio::task::spawn_blocking(move || {
-            let mut conn = writer.lock().map_err(|_| StoreError::Closed)?;
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let value = job(&tx)?;
-            tx.commit()?;
-            Ok(value)
-        })
-        .await
-        .map_err(|_| StoreError::Closed)?
+        let (done, result) = oneshot::channel();
+        let run = move |tx: Option<&Transaction<'_>>| -> (Option<rusqlite::Error>, Finish) {
+            let (value, error) = match tx.map(job).transpose() {
+                Ok(value) => (value, None),
+                Err(error) => (None, Some(error)),
+            };
+            let finish = |end: Result<(), StoreError>| {
+                drop(done.send(end.and_then(|()| value.ok_or(StoreError::Closed))));
+            };
+            (error, Box::new(finish))
+        };
+        self.send(Job::Write(Box::new(run))).await?;
+        result.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Runs `query` on a reading connection.
+    /// Runs `query` on one snapshot of the database; cut off after 30 s.
     pub async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let reader = Arc::clone(&self.reader);
-        tokio::task::spawn_blocking(move || {
-            let conn = reader.lock().map_err(|_| StoreError::Closed)?;
-            Ok(query(&conn)?)
-        })
-        .await
-        .map_err(|_| StoreError::Closed)?
+        self.inner.readers.read(query).await
     }
 
     /// Queues a batch for the next group commit; waits here while the queue is full.
@@ -112,18 +230,71 @@ impl Store {
         &self,
         batch: NewBatch,
     ) -> Result<oneshot::Receiver<Result<Outcome, StoreError>>, StoreError> {
-        drop(batch);
-        Err(StoreError::Closed)
+        let kib = u32::try_from(batch.body.len() / 1024 + 1).unwrap_or(QUEUE_KIB_MAX);
+        let bytes = Arc::clone(&self.inner.bytes);
+        let room = bytes.acquire_many_owned(kib.min(QUEUE_KIB_MAX)).await;
+        let room = room.map_err(|_| StoreError::Closed)?;
+        let (done, outcome) = oneshot::channel();
+        self.send(Job::Append { batch: Box::new(batch), done, room }).await?;
+        Ok(outcome)
+    }
+
+    /// Notes that a server was heard of; written with the next commit, at the latest in 5 s.
+    ///
+    /// Dropped when the queue is full: the next heartbeat says it again.
+    pub fn seen(&self, server: ServerId, seen: Seen) {
+        if let Some(jobs) = &self.inner.jobs {
+            drop(jobs.try_send(Job::Seen(server, seen)));
+        }
     }
 
     /// Position of the last committed batch: `hot.id`. Changes after its commit.
     pub fn committed(&self) -> watch::Receiver<i64> {
-        self.committed.subscribe()
+        self.inner.shared.committed.subscribe()
+    }
+
+    /// Serial numbers of the revoked certificates. Changes after the commit that revokes one.
+    pub fn revoked(&self) -> watch::Receiver<Arc<BTreeSet<Vec<u8>>>> {
+        self.inner.shared.revoked.subscribe()
     }
 
     /// How far this server's batches are committed.
     pub fn durable(&self, server: ServerId) -> Watermark {
-        let watermarks = self.watermarks.lock().expect("no holder of this lock panics");
-        watermarks.get(&server).copied().unwrap_or_default()
+        let marks = self.inner.shared.watermarks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.get(&server).copied().unwrap_or_default()
+    }
+
+    /// Counters of ingest and store.
+    pub fn stats(&self) -> &Arc<SelfStats> {
+        &self.inner.shared.stats
+    }
+
+    /// Commits what is queued, writes the watermarks and ends the writer; later jobs get `Closed`.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let (done, closed) = oneshot::channel();
+        self.send(Job::Close(done)).await?;
+        closed.await.map_err(|_| StoreError::Closed)
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        let jobs = self.inner.jobs.as_ref().ok_or(StoreError::Closed)?;
+        jobs.send(job).await.map_err(|_| StoreError::Closed)
     }
 }
+
+impl Drop for Inner {
+    /// Waits for the last commit, so that whoever opens the directory next finds it free.
+    fn drop(&mut self) {
+        self.jobs = None;
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's thread ended by a panic");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The collector's own counters: what `/metrics` shows of the stages before the detector.
+//!
+//! Counters only rise; they start at zero with the process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the commit latency histogram, milliseconds; one more bucket is unbounded.
+pub const COMMIT_BUCKETS_MS: [u64; 9] = [1, 2, 5, 10, 20, 50, 100, 250, 1000];
+
+/// One counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident)*) => {
+        /// Every counter of ingest and store.
+        #[derive(Debug, Default)]
+        pub struct SelfStats {
+            $($(#[doc = $doc])+ pub $name: Counter,)*
+            /// Time from the first batch of a group to its commit.
+            pub commit_latency: Latency,
+        }
+
+        impl SelfStats {
+            /// Name, meaning and value of each counter, for `/metrics`.
+            pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name.get())),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Batches committed.
+    batches_stored
+    /// Bytes of batch bodies committed.
+    batch_bytes_stored
+    /// Batches that came again after their commit: acked and dropped.
+    batches_duplicate
+    /// Batches refused because one before them is missing.
+    batches_out_of_order
+    /// Batches of an earlier life of their spool: refused.
+    batches_old_epoch
+    /// Batches whose body cannot be read: stored as their reason.
+    batches_unreadable
+    /// Batches that agents declared lost to a full spool.
+    batches_evicted
+    /// Log lines counted in those.
+    lines_evicted
+    /// Entries of batch bodies that make no sense and were left out.
+    entries_refused
+    /// Sites over the limit of one server.
+    sites_refused
+    /// Transactions committed.
+    commits
+    /// Transactions that failed and were rolled back.
+    commits_failed
+    /// Times the database was locked by another program: a bug.
+    commits_busy
+    /// Transactions refused because the disk is full or broken.
+    commits_disk_full
+    /// Reads cut off because they took too long.
+    reads_cut_off
+    /// Streams opened by agents.
+    streams_opened
+    /// Streams refused: no, revoked or unknown certificate, or a version not spoken here.
+    streams_refused
+    /// Streams ended by a newer one of the same server.
+    streams_superseded
+    /// Messages of agents that break the protocol.
+    messages_refused
+    /// Heartbeats the detector was too busy to take; the next one covers them.
+    heartbeats_dropped
+    /// TLS handshakes that failed or took too long.
+    handshakes_failed
+    /// Connections refused because too many had not yet shown a certificate.
+    connections_refused
+}
+
+/// A histogram of durations.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; COMMIT_BUCKETS_MS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Latency {
+    /// Files one duration.
+    pub fn record(&self, took: Duration) {
+        let ms = took.as_secs_f64() * 1000.0;
+        let ix = COMMIT_BUCKETS_MS.iter().position(|bound| ms <= *bound as f64);
+        self.buckets[ix.unwrap_or(COMMIT_BUCKETS_MS.len())].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Counts by bucket, not cumulative, the unbounded one last; and the sum in seconds.
+    pub fn get(&self) -> (Vec<u64>, f64) {
+        let counts = self.buckets.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+        (counts, self.sum_us.load(Ordering::Relaxed) as f64 / 1e6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_listed_with_their_meaning() {
+        let stats = SelfStats::default();
+        stats.batches_stored.add(3);
+        let all = stats.counters();
+        assert_eq!(all[0], ("batches_stored", "Batches committed.", 3));
+        assert!(all.iter().all(|(_, meaning, _)| meaning.ends_with('.')));
+    }
+
+    #[test]
+    fn durations_fall_into_the_bucket_that_bounds_them() {
+        let latency = Latency::default();
+        for ms in [0, 1, 3, 50, 51, 5000] {
+            latency.record(Duration::from_millis(ms));
+        }
+        let (counts, sum) = latency.get();
+        assert_eq!(counts, [2, 0, 1, 0, 0, 1, 1, 0, 0, 1]);
+        assert!((sum - 5.105).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,220 @@
+//! The statements of one batch: its row, its gap, its losses, its sites.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+
+use rusqlite::{Transaction, params};
+
+use super::watermark::{Verdict, judge};
+use super::{NewBatch, Outcome, SiteSeen, Watermark};
+use crate::model::ServerId;
+use crate::selfstats::SelfStats;
+
+/// Sites remembered per server; further ones are not stored, and counted.
+const SITES_PER_SERVER_MAX: usize = 50_000;
+
+/// Largest number in the loss ledger: what lies beyond would overflow SQLite's integers.
+const LOSS_MAX: u64 = 1 << 62;
+
+/// Stores one batch with its sites, losses and gap, or says why not.
+pub(super) fn store(
+    tx: &Transaction<'_>,
+    batch: &NewBatch,
+    books: &Books,
+    staged: &mut Staged,
+) -> rusqlite::Result<Outcome> {
+    let server = batch.server;
+    let committed = || books.marks.get(&server).copied().unwrap_or_default();
+    let known = staged.marks.get(&server).copied().unwrap_or_else(committed);
+    let n_lost = match judge(known, batch) {
+        Verdict::Store { n_lost } => n_lost,
+        Verdict::Drop(outcome) => {
+            staged.counts.dropped(outcome);
+            return Ok(outcome);
+        }
+    };
+    let mut exists = tx.prepare_cached("SELECT 1 FROM server WHERE server_id = ?1")?;
+    if !exists.exists([server.0])? {
+        return Ok(Outcome::UnknownServer);
+    }
+    if n_lost > 0 {
+        insert_gap(tx, batch, n_lost)?;
+    }
+    staged.counts.evicted = staged.counts.evicted.saturating_add(n_lost);
+    let (epoch, seq) = (integer(batch.epoch), integer(batch.seq));
+    tx.prepare_cached(
+        "INSERT INTO hot(server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        server.0,
+        epoch,
+        seq,
+        batch.at.0,
+        batch.t_min.0,
+        batch.t_max.0,
+        batch.complete_until.0,
+        batch.codec,
+        batch.body
+    ])?;
+    staged.last = Some(tx.last_insert_rowid());
+    if n_lost > 0 {
+        staged.counts.lines_evicted += batch.n_lines_evicted;
+        add_loss(tx, server, "n_batches_evicted", n_lost)?;
+        add_loss(tx, server, "n_lines_lost", batch.n_lines_evicted)?;
+    }
+    for (k, n) in &batch.losses {
+        add_loss(tx, server, k, *n)?;
+    }
+    for site in &batch.sites {
+        upsert_site(tx, server, site, books, staged)?;
+    }
+    staged.marks.insert(server, Watermark { epoch: batch.epoch, seq: batch.seq });
+    staged.counts.stored += 1;
+    staged.counts.bytes += batch.body.len() as u64;
+    Ok(Outcome::Stored)
+}
+
+fn insert_gap(tx: &Transaction<'_>, batch: &NewBatch, n_lost: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO gap(server_id, epoch, seq_from, seq_to, n_lines, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        batch.server.0,
+        integer(batch.epoch),
+        integer(batch.seq - n_lost),
+        integer(batch.seq - 1),
+        integer(batch.n_lines_evicted),
+        batch.at.0
+    ])?;
+    Ok(())
+}
+
+fn add_loss(tx: &Transaction<'_>, server: ServerId, k: &str, n: u64) -> rusqlite::Result<()> {
+    if n == 0 {
+        return Ok(());
+    }
+    tx.prepare_cached(
+        "INSERT INTO loss(server_id, k, n) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET n = MIN(n + excluded.n, ?4)",
+    )?
+    .execute(params![server.0, k, integer(n.min(LOSS_MAX / 2)), integer(LOSS_MAX)])?;
+    Ok(())
+}
+
+/// Adds a site, or moves it to another pool; skipped when its row is known to say the same.
+fn upsert_site(
+    tx: &Transaction<'_>,
+    server: ServerId,
+    site: &SiteSeen,
+    books: &Books,
+    staged: &mut Staged,
+) -> rusqlite::Result<()> {
+    let (name, row) = (hash(&site.name), hash(&(&site.pool, &site.upstream)));
+    let known = books.sites.get(&server);
+    if known.and_then(|sites| sites.get(&name)) == Some(&row) {
+        return Ok(());
+    }
+    if known.is_some_and(|sites| sites.len() >= SITES_PER_SERVER_MAX && !sites.contains_key(&name))
+    {
+        staged.counts.sites_refused += 1;
+        return Ok(());
+    }
+    // A batch that does not know what serves the site takes nothing back.
+    tx.prepare_cached(
+        "INSERT INTO site(server_id, host, pool, upstream) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT(server_id, host) DO UPDATE SET pool = excluded.pool, upstream = excluded.upstream
+         WHERE (excluded.pool IS NOT NULL OR excluded.upstream IS NOT NULL)
+         AND (pool, upstream) IS NOT (excluded.pool, excluded.upstream)",
+    )?
+    .execute(params![server.0, site.name, site.pool, site.upstream])?;
+    staged.sites.push((server, name, row));
+    Ok(())
+}
+
+/// Writes the watermarks that are not in their table yet.
+///
+/// Only as far as `books` goes: the batches of the running group are replayed after a crash.
+pub(super) fn write_marks(tx: &Transaction<'_>, books: &Books) -> rusqlite::Result<()> {
+    let mut upsert = tx.prepare_cached(
+        "INSERT INTO watermark(server_id, epoch, seq) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq",
+    )?;
+    for server in &books.dirty {
+        let mark = books.marks.get(server).copied().unwrap_or_default();
+        upsert.execute(params![server.0, integer(mark.epoch), integer(mark.seq)])?;
+    }
+    tx.prepare_cached(
+        "INSERT INTO state(k, v) VALUES ('hw_upto', ?1)
+         ON CONFLICT DO UPDATE SET v = MAX(v, excluded.v)",
+    )?
+    .execute([books.last])?;
+    Ok(())
+}
+
+/// What the writer knows of the committed state.
+pub(super) struct Books {
+    pub(super) marks: HashMap<ServerId, Watermark>,
+    /// Whose mark is not in the `watermark` table yet.
+    pub(super) dirty: HashSet<ServerId>,
+    /// Hash of a site's name to that of its pool and upstream: what its row says.
+    pub(super) sites: HashMap<ServerId, HashMap<u64, u64>>,
+    /// Highest `hot.id`.
+    pub(super) last: i64,
+}
+
+/// What a transaction will change in the books; dropped when it fails.
+#[derive(Default)]
+pub(super) struct Staged {
+    pub(super) marks: HashMap<ServerId, Watermark>,
+    pub(super) sites: Vec<(ServerId, u64, u64)>,
+    pub(super) last: Option<i64>,
+    pub(super) counts: Counts,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    stored: u64,
+    bytes: u64,
+    duplicate: u64,
+    out_of_order: u64,
+    old_epoch: u64,
+    evicted: u64,
+    lines_evicted: u64,
+    sites_refused: u64,
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// SQLite's integers are signed; what lies beyond is capped, never wrapped.
+fn integer(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+impl Counts {
+    fn dropped(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Duplicate => self.duplicate += 1,
+            Outcome::Gap { .. } => self.out_of_order += 1,
+            Outcome::OldEpoch { .. } => self.old_epoch += 1,
+            Outcome::Stored | Outcome::UnknownServer => {}
+        }
+    }
+
+    pub(super) fn publish(&self, stats: &SelfStats) {
+        stats.batches_stored.add(self.stored);
+        stats.batch_bytes_stored.add(self.bytes);
+        stats.batches_duplicate.add(self.duplicate);
+        stats.batches_out_of_order.add(self.out_of_order);
+        stats.batches_old_epoch.add(self.old_epoch);
+        stats.batches_evicted.add(self.evicted);
+        stats.lines_evicted.add(self.lines_evicted);
+        stats.sites_refused.add(self.sites_refused);
+    }
+}

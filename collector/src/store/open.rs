@@ -1,0 +1,144 @@
+//! Opening the database: lock, version, pragmas, migrations, watermarks.
+//!
+//! Invariant: a database that another collector uses or that a later release wrote is not touched.
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite_migration::{M, Migrations};
+
+use super::{StoreError, Watermark};
+use crate::model::ServerId;
+
+/// Every migration, in order; `user_version` counts them.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+
+const WRITER_PRAGMAS: &str = "
+PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
+PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-65536;
+PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;";
+
+const READER_PRAGMAS: &str = "
+PRAGMA query_only=ON; PRAGMA cache_size=-16384; PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;
+PRAGMA trusted_schema=OFF;";
+
+/// File of the database in the data directory.
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join("gatewatch.db")
+}
+
+/// Takes the data directory for this process; held as long as the file is open.
+pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("collector.lock");
+    let file = |source| StoreError::File { path: path.clone(), source };
+    let mut options = File::options();
+    let mut lock =
+        options.create(true).truncate(false).read(true).write(true).open(&path).map_err(file)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let known = lock.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+            let pid = if known { holder.trim().to_owned() } else { "unknown".to_owned() };
+            return Err(StoreError::InUse { dir: dir.to_owned(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(file(source)),
+    }
+    lock.set_len(0).map_err(file)?;
+    lock.rewind().map_err(file)?;
+    writeln!(lock, "{}", std::process::id()).map_err(file)?;
+    Ok(lock)
+}
+
+/// Opens the one writing connection and brings the schema up to date.
+pub(super) fn writer(dir: &Path) -> Result<Connection, StoreError> {
+    let path = path(dir);
+    if path.exists() {
+        refuse_newer(&path)?;
+    }
+    let broken = |source: rusqlite::Error| StoreError::from_open(&path, source);
+    let mut conn = Connection::open(&path).map_err(broken)?;
+    conn.execute_batch(WRITER_PRAGMAS).map_err(broken)?;
+    let mode: String =
+        conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(broken)?;
+    if mode != "wal" {
+        return Err(StoreError::NoWal { path });
+    }
+    conn.set_prepared_statement_cache_capacity(64);
+    let steps: Vec<M<'_>> = MIGRATIONS.iter().map(|sql| M::up(sql)).collect();
+    Migrations::new(steps)
+        .to_latest(&mut conn)
+        .map_err(|source| StoreError::Migration { path: path.clone(), source })?;
+    Ok(conn)
+}
+
+/// Opens one reading connection.
+pub(super) fn reader(dir: &Path) -> Result<Connection, StoreError> {
+    let path = path(dir);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let broken = |source: rusqlite::Error| StoreError::from_open(&path, source);
+    let conn = Connection::open_with_flags(&path, flags).map_err(broken)?;
+    conn.execute_batch(READER_PRAGMAS).map_err(broken)?;
+    Ok(conn)
+}
+
+/// Reads `user_version` without taking a lock or writing a byte of the database.
+fn refuse_newer(path: &Path) -> Result<(), StoreError> {
+    let broken = |source: rusqlite::Error| StoreError::from_open(path, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(broken)?;
+    let found: i64 =
+        conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    Ok(())
+}
+
+/// How far each server is committed: the rows of the last flush, then the batches after it.
+pub(super) fn watermarks(
+    conn: &Connection,
+) -> rusqlite::Result<(HashMap<ServerId, Watermark>, i64)> {
+    let mut known = HashMap::new();
+    let mut query = conn.prepare("SELECT server_id, epoch, seq FROM watermark")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        known.insert(ServerId(row.get(0)?), read_watermark(row)?);
+    }
+    let upto = "SELECT COALESCE((SELECT v FROM state WHERE k = 'hw_upto'), 0)";
+    let mut last: i64 = conn.query_row(upto, [], |row| row.get(0))?;
+    let mut query =
+        conn.prepare("SELECT server_id, epoch, seq, id FROM hot WHERE id > ?1 ORDER BY id")?;
+    let mut rows = query.query([last])?;
+    while let Some(row) = rows.next()? {
+        let mark: &mut Watermark = known.entry(ServerId(row.get(0)?)).or_default();
+        *mark = read_watermark(row)?.max(*mark);
+        last = row.get(3)?;
+    }
+    Ok((known, last))
+}
+
+fn read_watermark(row: &rusqlite::Row<'_>) -> rusqlite::Result<Watermark> {
+    let (epoch, seq): (i64, i64) = (row.get(1)?, row.get(2)?);
+    Ok(Watermark { epoch: epoch.cast_unsigned(), seq: seq.cast_unsigned() })
+}
+
+impl StoreError {
+    /// Names the file and what to do about it.
+    fn from_open(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Corrupt { path, source }
+            }
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
+                Self::Full { path, source: source.into() }
+            }
+            _ => Self::Open { path, source },
+        }
+    }
+}

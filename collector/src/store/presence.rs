@@ -1,0 +1,101 @@
+//! Who is there: the sign of life, the metadata and the labels that agents send.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{Connection, Result, Transaction, params};
+use serde_json::json;
+use wire::UnixMillis;
+
+use super::fleet::{self, LabelSource};
+use crate::model::ServerId;
+
+/// A sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When, on the collector's clock.
+    pub at: UnixMillis,
+    /// Its clock minus ours: the delay of the fastest message of 5 min is taken for none.
+    pub clock_offset_ms: i64,
+    /// Bytes of batches the agent has not got acked.
+    pub spool_bytes: u64,
+    /// Sites it knows.
+    pub n_sites: u32,
+}
+
+/// What an agent says when it connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// When, on the collector's clock.
+    pub at: UnixMillis,
+    /// Release of the agent.
+    pub version: String,
+    /// Protocol version in use.
+    pub protocol: u32,
+    /// Logical processors; 0 unknown.
+    pub n_cpu: u32,
+    /// Sites it knows.
+    pub n_sites: u32,
+    /// Interval of its heartbeats.
+    pub heartbeat_ms: u32,
+    /// Its clock minus ours.
+    pub clock_offset_ms: i64,
+    /// Labels of its config.
+    pub labels: BTreeMap<String, String>,
+    /// Labels it found out by itself.
+    pub detected: BTreeMap<String, String>,
+}
+
+/// Serial numbers of the revoked certificates.
+pub(super) fn revoked(conn: &Connection) -> Result<BTreeSet<Vec<u8>>> {
+    let mut query =
+        conn.prepare_cached("SELECT serial FROM certificate WHERE revoked_at IS NOT NULL")?;
+    query.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Files an agent as up, with what it said of itself; its own labels replace its earlier ones.
+pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Result<()> {
+    let meta = json!({
+        "version": arrival.version,
+        "protocol": arrival.protocol,
+        "n_cpu": arrival.n_cpu,
+        "n_sites": arrival.n_sites,
+        "heartbeat_ms": arrival.heartbeat_ms,
+        "clock_offset_ms": arrival.clock_offset_ms,
+    });
+    if patch(tx, server, "up", arrival.at, &meta)? {
+        fleet::set_labels(tx, server, LabelSource::Detected, &arrival.detected)?;
+        fleet::set_labels(tx, server, LabelSource::Config, &arrival.labels)?;
+    }
+    Ok(())
+}
+
+/// Files a sign of life.
+pub(super) fn seen(conn: &Connection, server: ServerId, seen: &Seen) -> Result<()> {
+    let meta = json!({
+        "clock_offset_ms": seen.clock_offset_ms,
+        "spool_bytes": seen.spool_bytes,
+        "n_sites": seen.n_sites,
+    });
+    patch(conn, server, "up", seen.at, &meta).map(drop)
+}
+
+/// Files that the agent stopped on purpose (`goodbye`) or that its stream broke (`silent`).
+pub fn left(conn: &Connection, server: ServerId, at: UnixMillis, on_purpose: bool) -> Result<()> {
+    patch(conn, server, if on_purpose { "goodbye" } else { "silent" }, at, &json!({})).map(drop)
+}
+
+/// False when the server is not there any more. A revoked server stays revoked.
+fn patch(
+    conn: &Connection,
+    server: ServerId,
+    state: &str,
+    at: UnixMillis,
+    meta: &serde_json::Value,
+) -> Result<bool> {
+    let n = conn.prepare_cached(
+        "UPDATE server SET last_seen = MAX(last_seen, ?2), meta = json_patch(COALESCE(meta, '{}'), ?3),
+         state = IIF(state = 'revoked', state, ?4) WHERE server_id = ?1",
+    )?
+    .execute(params![server.0, at.0, meta.to_string(), state])?;
+    Ok(n == 1)
+}
