@@ -196,8 +196,8 @@ mod tests {
 24 27 0:6 / /dev rw,relatime - devtmpfs devtmpfs rw,size=1k
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
 40 27 254:0 /srv/x /var/www/x rw,relatime - ext4 /dev/vda rw
-41 27 0:40 /@home /home rw - btrfs /dev/sdb1 rw,subvol=/@home
-42 27 0:41 /@snap /home/.snapshots rw - btrfs /dev/sdb1 rw
+41 27 0:40 /@data /data rw - btrfs /dev/sdb1 rw,subvol=/@data
+42 27 0:41 /@snap /data/.snapshots rw - btrfs /dev/sdb1 rw
 43 27 7:1 / /snap/core ro - squashfs /dev/loop1 ro
 44 27 0:50 / /mnt/nas rw - nfs4 nas:/export rw
 45 27 253:2 / /mnt/my\\040disk rw master:3 propagate_from:1 - xfs /dev/mapper/a rw
@@ -205,7 +205,7 @@ mod tests {
 47 27 0:61 / /tank rw - zfs tank rw
 broken line
 48 27 - ext4";
-        assert_eq!(parse_mounts(text), ["/", "/home", "/mnt/my disk", "/tank"]);
+        assert_eq!(parse_mounts(text), ["/", "/data", "/mnt/my disk", "/tank"]);
         let container = "1 0 0:99 / / rw - overlay overlay rw,lowerdir=/a";
         assert_eq!(parse_mounts(container), ["/"]);
         assert!(parse_mounts("").is_empty());
