@@ -393,8 +393,8 @@ pub(super) fn address(text: &str) -> Result<(), String> {
 /// What a server may be called.
 pub(super) fn server_name(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if text.is_empty() || text.len() > 253 || !text.chars().all(fits) {
-        return Err("write letters, digits, - . and _, like web-07".to_owned());
+    if text.is_empty() || text.len() > 64 || !text.chars().all(fits) {
+        return Err("write at most 64 letters, digits, - . and _, like web-07".to_owned());
     }
     Ok(())
 }

@@ -311,6 +311,13 @@ impl Spool {
         self.trim()
     }
 
+    /// The collector holds only what is up to and with `seq`: what comes after waits again.
+    pub fn rewind(&mut self, seq: Seq) {
+        let acked = (self.state.base + seq.0).max(self.state.base).min(self.state.acked);
+        self.bytes_unacked += self.payload_bytes(acked + 1, self.state.acked + 1);
+        self.state.acked = acked;
+    }
+
     /// Begins a higher epoch than `above` and numbers what is not acked from 1.
     pub fn raise_epoch(&mut self, above: u64) -> Result<(), SpoolError> {
         let now_ms = u64::try_from((self.clock)().0).unwrap_or(0);
