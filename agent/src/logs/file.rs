@@ -1,0 +1,361 @@
+//! One opened log file: reads it in chunks of whole lines, and knows which file it is.
+//!
+//! Invariant: `offset <= read_to <= seen_end`. `offset` is always the start of a line; `read_to` is
+//! beyond it only inside a line too long to hold, of which nothing is kept.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use flate2::read::MultiGzDecoder;
+
+use super::checkpoint::{FileKey, Fingerprint, Position};
+
+/// Size of a read buffer: twice the longest line that is looked at.
+pub const BUFFER_BYTES: usize = 2 * super::parse::LINE_BYTES_MAX;
+
+/// Whole lines, as a part of the read buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chunk {
+    /// Ends with a newline, or is empty: then the call only got on inside an overlong line.
+    pub lines: Range<usize>,
+    /// Lines that did not fit the buffer and ended in this chunk; no part of them is in `lines`.
+    pub n_too_long: u32,
+}
+
+/// What a read came to.
+pub(super) enum Outcome {
+    /// Whole lines.
+    Chunk(Chunk),
+    /// Nothing more at the moment; perhaps half a line.
+    End,
+    /// The file is shorter than it was, or begins differently.
+    Shrunk,
+}
+
+/// A log file, plain or compressed.
+pub(super) struct Open {
+    input: Input,
+    pub(super) key: FileKey,
+    /// First bytes, as last seen.
+    pub(super) head: Vec<u8>,
+    pub(super) offset: u64,
+    read_to: u64,
+    /// End of what was read, half a line included.
+    seen_end: u64,
+    /// Size when last asked; what a truncation takes away is known up to here.
+    pub(super) size_known: u64,
+    /// After a truncation a writer may go on at its old offset, which leaves zeros before it.
+    after_hole: bool,
+    /// At its end since then.
+    pub(super) quiet_since: Option<Instant>,
+}
+
+enum Input {
+    Plain(File),
+    Gz(Box<Gz>),
+}
+
+/// A compressed file, read forward; the last bytes stay for the start of a cut line.
+struct Gz {
+    path: PathBuf,
+    decoder: MultiGzDecoder<File>,
+    /// Bytes decoded so far.
+    at: u64,
+    /// The bytes just before `at`.
+    last: Vec<u8>,
+}
+
+/// Identity of a file, whatever its name.
+pub(super) fn key_of(meta: &Metadata) -> FileKey {
+    FileKey { device: meta.dev(), inode: meta.ino() }
+}
+
+/// True for a name that a compressor gave; such a file is never followed as a log.
+pub(super) fn is_compressed(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("gz" | "bz2" | "xz" | "zst" | "lz4" | "Z" | "zip"))
+}
+
+/// True when `name` is what log rotation makes of `base`: a number or date behind it, or before
+/// its extension, perhaps compressed.
+#[must_use]
+pub(super) fn is_rotated_name(base: &str, name: &str) -> bool {
+    let name = name.strip_suffix(".gz").unwrap_or(name);
+    let (stem, extension) = base.rsplit_once('.').unwrap_or((base, ""));
+    let middle = |front: &str, back: &str| {
+        name.strip_prefix(front).and_then(|rest| rest.strip_suffix(back)).map(str::to_owned)
+    };
+    let behind = middle(base, "");
+    let before = middle(stem, &format!(".{extension}")).filter(|_| !extension.is_empty());
+    let is_mark = |mark: &str| {
+        let mark = mark.trim_start_matches(['.', '-', '_']);
+        matches!(mark, "old" | "bak" | "prev")
+            || mark.starts_with(|c: char| c.is_ascii_digit())
+                && mark.chars().all(|c| c.is_ascii_digit() || "-_.T:Z".contains(c))
+    };
+    let has_separator = |mark: &String| mark.starts_with(['.', '-', '_']);
+    [behind, before].into_iter().flatten().filter(has_separator).any(|mark| is_mark(&mark))
+}
+
+impl Open {
+    /// Opens a file to read it from its start; never blocks on a pipe.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = open_file(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            let kind = if meta.is_dir() { "a directory" } else { "a device or pipe" };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, kind));
+        }
+        let is_gz = path.extension().is_some_and(|extension| extension == "gz");
+        let input =
+            if is_gz { Input::Gz(Box::new(Gz::new(path, file))) } else { Input::Plain(file) };
+        let mut open = Self {
+            input,
+            key: key_of(&meta),
+            head: Vec::new(),
+            offset: 0,
+            read_to: 0,
+            seen_end: 0,
+            size_known: 0,
+            after_hole: false,
+            quiet_since: None,
+        };
+        open.head = open.first_bytes()?;
+        Ok(open)
+    }
+
+    /// Goes on at an offset that is the start of a line.
+    pub(super) fn seek(&mut self, offset: u64) {
+        self.offset = offset;
+        self.read_to = offset;
+        self.seen_end = offset;
+    }
+
+    /// Goes to the last start of a line: what is there now was written before we came.
+    pub(super) fn seek_to_end(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let size = self.size()?.unwrap_or(0);
+        let from = size.saturating_sub(buffer.len() as u64);
+        let n = self.read_at(buffer, from)?;
+        let partial = memchr::memrchr(b'\n', &buffer[..n]).map_or(n, |newline| n - newline - 1);
+        // A cut line longer than the buffer: its rest will be counted as one bad line.
+        let start = if partial == n && from > 0 { n } else { n - partial };
+        self.seek(from + start as u64);
+        Ok(())
+    }
+
+    /// Size now; `None` when only decoding would tell.
+    pub(super) fn size(&self) -> io::Result<Option<u64>> {
+        match &self.input {
+            Input::Plain(file) => Ok(Some(file.metadata()?.len())),
+            Input::Gz(_) => Ok(None),
+        }
+    }
+
+    /// True when no name leads to the file any more.
+    pub(super) fn is_deleted(&self) -> bool {
+        match &self.input {
+            Input::Plain(file) => file.metadata().is_ok_and(|meta| meta.nlink() == 0),
+            Input::Gz(_) => false,
+        }
+    }
+
+    /// A compressed file never grows.
+    pub(super) fn is_frozen(&self) -> bool {
+        matches!(self.input, Input::Gz(_))
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.head)
+    }
+
+    pub(super) fn position(&self, path: &Path) -> Position {
+        Position {
+            path: path.to_owned(),
+            key: self.key,
+            fingerprint: self.fingerprint(),
+            offset: self.offset,
+            is_done: false,
+        }
+    }
+
+    /// Bytes at the end that no newline follows, or that were never read.
+    pub(super) fn n_bytes_unread(&self) -> u64 {
+        self.seen_end.max(self.size_known).saturating_sub(self.offset)
+    }
+
+    /// True when `offset` can be the end of a line of this file.
+    pub(super) fn is_line_start(&mut self, offset: u64) -> io::Result<bool> {
+        let mut byte = [0];
+        Ok(offset == 0 || self.read_at(&mut byte, offset - 1)? == 1 && byte[0] == b'\n')
+    }
+
+    /// True when a whole line is there beyond the offset; half a line is not worth a descriptor.
+    pub(super) fn has_more_lines(&mut self) -> bool {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let n = self.read_at(&mut buffer, self.offset).unwrap_or(0);
+        n == buffer.len() || memchr::memchr(b'\n', &buffer[..n]).is_some()
+    }
+
+    /// The next whole lines. At most one buffer is read a call.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Outcome> {
+        if let Some(size) = self.size()? {
+            if size < self.seen_end {
+                return Ok(Outcome::Shrunk);
+            }
+            self.size_known = size;
+            if size == self.seen_end && (self.quiet_since.is_some() || size == self.read_to) {
+                return Ok(Outcome::End);
+            }
+        }
+        let n = self.read_at(buffer, self.read_to)?;
+        // Checked after the read: if it still begins the same, what was read belongs to it.
+        if !self.begins_the_same()? {
+            return Ok(Outcome::Shrunk);
+        }
+        self.seen_end = self.seen_end.max(self.read_to + n as u64);
+        if n == 0 {
+            return Ok(Outcome::End);
+        }
+        if self.read_to > self.offset {
+            return Ok(Outcome::Chunk(self.finish_long_line(&buffer[..n])));
+        }
+        let skipped = self.skip_zeros(&buffer[..n]);
+        let lines = self.whole_lines(buffer, skipped..n);
+        if lines.is_empty() {
+            if n < buffer.len() {
+                return Ok(Outcome::End);
+            }
+            self.read_to += (n - skipped) as u64; // too long to hold: look for its end
+        }
+        Ok(Outcome::Chunk(Chunk { lines, n_too_long: 0 }))
+    }
+
+    /// Starts anew at the first byte of a file that was truncated in place.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.head = self.first_bytes()?;
+        let hole = match &self.input {
+            Input::Plain(file) if self.head.first() == Some(&0) => {
+                let from = rustix::fs::SeekFrom::Data(0);
+                Some(rustix::fs::seek(file, from).unwrap_or(0))
+            }
+            _ => None,
+        };
+        self.after_hole = hole.is_some();
+        self.seek(hole.unwrap_or(0));
+        self.size_known = 0;
+        self.quiet_since = None;
+        Ok(())
+    }
+
+    pub(super) fn first_bytes(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = vec![0; Fingerprint::BYTES_MAX];
+        let n = self.read_at(&mut head, 0)?;
+        head.truncate(n);
+        Ok(head)
+    }
+
+    fn begins_the_same(&mut self) -> io::Result<bool> {
+        if self.is_frozen() {
+            return Ok(true);
+        }
+        let head = self.first_bytes()?;
+        let is_same = head.starts_with(&self.head);
+        if is_same {
+            self.head = head;
+        }
+        Ok(is_same)
+    }
+
+    fn finish_long_line(&mut self, buffer: &[u8]) -> Chunk {
+        let Some(newline) = memchr::memchr(b'\n', buffer) else {
+            self.read_to += buffer.len() as u64;
+            return Chunk::default();
+        };
+        self.offset = self.read_to + newline as u64 + 1;
+        self.read_to = self.offset;
+        Chunk { lines: self.whole_lines(buffer, newline + 1..buffer.len()), n_too_long: 1 }
+    }
+
+    fn skip_zeros(&mut self, buffer: &[u8]) -> usize {
+        if !self.after_hole {
+            return 0;
+        }
+        let n = buffer.iter().take_while(|byte| **byte == 0).count();
+        self.after_hole = n == buffer.len();
+        self.offset += n as u64;
+        self.read_to = self.offset;
+        n
+    }
+
+    fn whole_lines(&mut self, buffer: &[u8], part: Range<usize>) -> Range<usize> {
+        let n = memchr::memrchr(b'\n', &buffer[part.clone()]).map_or(0, |newline| newline + 1);
+        self.offset += n as u64;
+        self.read_to = self.offset;
+        part.start..part.start + n
+    }
+
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &mut self.input {
+            Input::Plain(file) => fill(buffer, |rest, n| file.read_at(rest, offset + n as u64)),
+            Input::Gz(gz) => gz.read_at(buffer, offset),
+        }
+    }
+}
+
+impl Gz {
+    fn new(path: &Path, file: File) -> Self {
+        Self { path: path.to_owned(), decoder: MultiGzDecoder::new(file), at: 0, last: Vec::new() }
+    }
+
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset + (self.last.len() as u64) < self.at {
+            *self = Self::new(&self.path, open_file(&self.path)?);
+        }
+        if offset > self.at {
+            let n = offset - self.at;
+            self.at += io::copy(&mut (&mut self.decoder).take(n), &mut io::sink())?;
+            self.last.clear();
+            if self.at < offset {
+                return Ok(0);
+            }
+        }
+        let known = &self.last[self.last.len() - (self.at - offset) as usize..];
+        let n_known = known.len().min(buffer.len());
+        buffer[..n_known].copy_from_slice(&known[..n_known]);
+        if n_known == buffer.len() {
+            return Ok(n_known);
+        }
+        let decoder = &mut self.decoder;
+        let n = n_known + fill(&mut buffer[n_known..], |rest, _| decoder.read(rest))?;
+        self.at = offset + n as u64;
+        self.last.clear();
+        self.last.extend_from_slice(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+}
+
+/// Reads until the buffer is full or there is no more.
+fn fill(
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match read(&mut buffer[n..], n) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(n)
+}

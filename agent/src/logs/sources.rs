@@ -1,0 +1,420 @@
+//! Which logs to follow: the configured globs and what discovery found, each real file once.
+//!
+//! An explicit source is stronger than a discovered one for the same file, but takes over format
+//! and site where it leaves them open. Compressed files and rotated neighbours of a matched log
+//! are never sources: the tail finds them by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use glob::{MatchOptions, Pattern};
+
+use crate::config::{LogsConfig, SourceConfig};
+use crate::discover::{LogKind, LogSource, SiteRule, Unreadable};
+
+use super::file::{is_compressed, is_rotated_name, key_of};
+
+/// What there is to follow now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Expansion {
+    /// Every log once, explicit ones first.
+    pub logs: Vec<LogSource>,
+    /// Patterns that matched nothing or could not be looked at.
+    pub unreadable: Vec<Unreadable>,
+}
+
+const KINDS: [(&str, LogKind); 10] = [
+    ("access", LogKind::Access),
+    ("error", LogKind::Error),
+    ("php_fpm", LogKind::PhpFpm),
+    ("php_slow", LogKind::PhpSlow),
+    ("mysql", LogKind::Mysql),
+    ("redis", LogKind::Redis),
+    ("modsecurity", LogKind::Modsecurity),
+    ("syslog", LogKind::Syslog),
+    ("kernel", LogKind::Kernel),
+    ("change", LogKind::Change),
+];
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// The kind a config names.
+#[must_use]
+pub fn kind_from_name(name: &str) -> Option<LogKind> {
+    KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+}
+
+/// All logs of the configuration and of discovery as they are on disk now.
+///
+/// A path without wildcards is listed whether it exists or not. Cost: one `stat` per file and one
+/// directory listing per wildcard component.
+#[must_use]
+pub fn expand(config: &LogsConfig, discovered: &[LogSource]) -> Expansion {
+    let mut expansion = Expansion::default();
+    let mut explicit = Vec::new();
+    for source in &config.source {
+        let Some(kind) = kind_from_name(&source.kind) else {
+            let reason = format!("kind {:?} is not known", source.kind);
+            let fix = "use access, error or another kind of the manual".to_owned();
+            expansion.unreadable.push(Unreadable { path: source.path.clone().into(), reason, fix });
+            continue;
+        };
+        for path in matches_of(&source.path, &mut expansion.unreadable) {
+            explicit.push(explicit_source(source, kind, path));
+        }
+    }
+    let mut known = Known::default();
+    for mut source in explicit {
+        complete(&mut source, discovered);
+        known.add(source);
+    }
+    for source in discovered {
+        let pattern = source.path.to_string_lossy();
+        if is_pattern(&pattern) && fs::symlink_metadata(&source.path).is_err() {
+            for path in matches_of(&pattern, &mut expansion.unreadable) {
+                known.add(LogSource { path, ..source.clone() });
+            }
+        } else {
+            known.add(source.clone());
+        }
+    }
+    expansion.logs = known.logs;
+    expansion
+}
+
+/// Takes over what an explicit source leaves open from a discovered one of the same file.
+fn complete(source: &mut LogSource, discovered: &[LogSource]) {
+    let is_same = |other: &&LogSource| {
+        other.path == source.path
+            || matches!(
+                (fs::metadata(&other.path), fs::metadata(&source.path)),
+                (Ok(a), Ok(b)) if key_of(&a) == key_of(&b)
+            )
+    };
+    let same_path = discovered.iter().find(|other| other.path == source.path);
+    let Some(other) = same_path.or_else(|| discovered.iter().find(is_same)) else { return };
+    if source.format == "auto" {
+        source.format.clone_from(&other.format);
+    }
+    if source.site == SiteRule::Host {
+        source.site.clone_from(&other.site);
+    }
+    source.inner = other.inner;
+}
+
+#[derive(Default)]
+struct Known {
+    logs: Vec<LogSource>,
+    paths: BTreeSet<PathBuf>,
+    keys: BTreeSet<super::checkpoint::FileKey>,
+}
+
+impl Known {
+    fn add(&mut self, source: LogSource) {
+        let is_new_path = self.paths.insert(source.path.clone());
+        let key = fs::metadata(&source.path).ok().filter(fs::Metadata::is_file);
+        let is_new_key = key.is_none_or(|meta| self.keys.insert(key_of(&meta)));
+        if is_new_path && is_new_key {
+            self.logs.push(source);
+        }
+    }
+}
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// The files a path or pattern stands for, sorted.
+fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
+    if !is_pattern(pattern) {
+        return vec![PathBuf::from(pattern)];
+    }
+    let walk = match glob::glob_with(pattern, OPTIONS) {
+        Ok(walk) => walk,
+        Err(error) => {
+            let (reason, fix) = (error.to_string(), "correct the pattern".to_owned());
+            unreadable.push(Unreadable { path: pattern.into(), reason, fix });
+            return Vec::new();
+        }
+    };
+    let mut by_directory: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    let mut n_refused = 0;
+    for entry in walk {
+        match entry {
+            Ok(path) if is_compressed(&path) || path.is_dir() => {}
+            Ok(path) => {
+                let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+                by_directory.entry(directory).or_default().push(path);
+            }
+            Err(error) => {
+                n_refused += 1;
+                unreadable.push(Unreadable {
+                    path: error.path().to_owned(),
+                    reason: error.error().to_string(),
+                    fix: permission_fix(error.path()),
+                });
+            }
+        }
+    }
+    let files: Vec<_> = by_directory.into_values().flat_map(without_rotated).collect();
+    if files.is_empty() && n_refused == 0 {
+        unreadable.push(Unreadable {
+            path: pattern.into(),
+            reason: "no file matches".to_owned(),
+            fix: "correct the pattern, or wait until the log exists".to_owned(),
+        });
+    }
+    files
+}
+
+/// The files of one directory that are no rotated form of another one.
+fn without_rotated(files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let name =
+        |path: &PathBuf| path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
+    let names: Vec<String> = files.iter().map(name).collect();
+    let is_rotated = |of: &String| names.iter().any(|base| base != of && is_rotated_name(base, of));
+    files
+        .into_iter()
+        .zip(&names)
+        .filter(|(_, name)| !is_rotated(name))
+        .map(|(path, _)| path)
+        .collect()
+}
+
+fn explicit_source(source: &SourceConfig, kind: LogKind, path: PathBuf) -> LogSource {
+    let site = source.site.as_ref().map_or(SiteRule::Host, |site| {
+        SiteRule::Fixed(fill_in(site, &source.path, &path).to_lowercase())
+    });
+    LogSource {
+        path,
+        kind,
+        format: source.format.clone(),
+        site,
+        timezone: source.timezone.clone(),
+        inner: false,
+    }
+}
+
+/// Replaces `{n}` by what the n-th wildcard of the pattern stands for in the path.
+fn fill_in(template: &str, pattern: &str, path: &Path) -> String {
+    if !template.contains('{') {
+        return template.to_owned();
+    }
+    let path = path.to_string_lossy();
+    let mut found = Vec::new();
+    if !capture(pattern, &path, &mut found) {
+        return template.to_owned();
+    }
+    let mut filled = template.to_owned();
+    for (ix, part) in found.iter().enumerate() {
+        filled = filled.replace(&format!("{{{}}}", ix + 1), part);
+    }
+    filled
+}
+
+/// Matches a path that the glob matched and notes what each wildcard (`*`, `**`, `?`, `[...]`)
+/// stands for. Backtracks; patterns are the operator's own.
+fn capture<'p>(pattern: &str, path: &'p str, found: &mut Vec<&'p str>) -> bool {
+    let Some(first) = pattern.chars().next() else { return path.is_empty() };
+    let wildcard = match first {
+        '*' if pattern.starts_with("**/") => "**/",
+        '*' if pattern.starts_with("**") => "**",
+        '*' => "*",
+        '?' => "?",
+        '[' => {
+            // A bracket right behind the first one, or behind its `!`, is a member of the set.
+            let end = pattern.char_indices().skip(2).find(|(_, c)| *c == ']');
+            &pattern[..end.map_or(1, |(at, _)| at + 1)]
+        }
+        _ => {
+            let rest = path.strip_prefix(first);
+            return rest.is_some_and(|rest| capture(&pattern[first.len_utf8()..], rest, found));
+        }
+    };
+    let rest = &pattern[wildcard.len()..];
+    let single = matches!(first, '?' | '[');
+    let ends = path.char_indices().map(|(at, _)| at).chain([path.len()]);
+    let depth = found.len();
+    for end in ends {
+        let part = &path[..end];
+        let fits = match wildcard {
+            "**/" => part.is_empty() || part.ends_with('/'),
+            "**" => true,
+            "*" => !part.contains('/'),
+            one => part.chars().count() == 1 && Pattern::new(one).is_ok_and(|p| p.matches(part)),
+        };
+        if fits {
+            found.push(part.trim_end_matches('/'));
+            if capture(rest, &path[end..], found) {
+                return true;
+            }
+            found.truncate(depth);
+        }
+        if single && end > 0 && !part.is_empty() && part.chars().count() > 1 {
+            break;
+        }
+    }
+    false
+}
+
+/// The one command that lets the agent's user read a log.
+#[must_use]
+pub fn permission_fix(path: &Path) -> String {
+    // The deepest part of the path that can be seen is the one that refuses.
+    let visible =
+        path.ancestors().find_map(|part| fs::metadata(part).ok().map(|meta| (part, meta)));
+    let Some((part, meta)) = visible else {
+        return format!("run `setfacl -m u:gatewatch-agent:r {}`", path.display());
+    };
+    let needed = if meta.is_dir() { 0o050 } else { 0o040 };
+    let group =
+        group_name(meta.gid()).filter(|_| meta.mode() & needed == needed && meta.gid() != 0);
+    match group {
+        Some(group) => {
+            format!("run `usermod -aG {group} gatewatch-agent` and restart the agent")
+        }
+        None if meta.is_dir() => {
+            format!("run `setfacl -m u:gatewatch-agent:rx {}`", part.display())
+        }
+        None => format!("run `setfacl -m u:gatewatch-agent:r {}`", part.display()),
+    }
+}
+
+fn group_name(gid: u32) -> Option<String> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(path: &str, site: Option<&str>) -> SourceConfig {
+        SourceConfig {
+            path: path.to_owned(),
+            kind: "access".to_owned(),
+            format: "auto".to_owned(),
+            site: site.map(str::to_owned),
+            timezone: None,
+        }
+    }
+
+    fn config(sources: Vec<SourceConfig>) -> LogsConfig {
+        LogsConfig { source: sources, ..LogsConfig::default() }
+    }
+
+    fn names(expansion: &Expansion) -> Vec<String> {
+        let name = |log: &LogSource| log.path.file_name().unwrap().to_string_lossy().into_owned();
+        expansion.logs.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_wildcard_names_the_site() {
+        for (pattern, path, template, site) in [
+            ("/srv/*/logs/access.log", "/srv/a.example/logs/access.log", "{1}", "a.example"),
+            ("/srv/*/*/access.log", "/srv/u1/a.example/access.log", "{2}.{1}", "a.example.u1"),
+            ("/srv/**/access.log", "/srv/x/y/access.log", "{1}", "x/y"),
+            ("/l/*-access.log", "/l/a-b-access.log", "{1}", "a-b"),
+            ("/l/?[0-9]*.log", "/l/a7bc.log", "{1}-{2}-{3}", "a-7-bc"),
+            ("/l/*.log", "/l/a.log", "fixed", "fixed"),
+            ("/l/*.log", "/l/a.log", "{2}", "{2}"),
+        ] {
+            assert_eq!(fill_in(template, pattern, Path::new(path)), site, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn every_match_of_a_glob_is_followed_but_no_rotated_or_compressed_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "a.log",
+            "a.log.1",
+            "a.log.2.gz",
+            "a.log-20261120",
+            "a-20261119.log",
+            "a-ssl.log",
+            "b.log",
+            "b.log.zst",
+            "c-2026-11-20.log",
+        ] {
+            fs::write(dir.path().join(name), b"").unwrap();
+        }
+        fs::create_dir(dir.path().join("d.log")).unwrap();
+        let pattern = dir.path().join("*.log*");
+        let expansion = expand(&config(vec![source(pattern.to_str().unwrap(), None)]), &[]);
+        assert_eq!(names(&expansion), ["a-ssl.log", "a.log", "b.log", "c-2026-11-20.log"]);
+        assert_eq!(expansion.unreadable, []);
+    }
+
+    #[test]
+    fn one_real_file_is_followed_once_and_the_explicit_source_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real.log"), dir.path().join("link.log"));
+        fs::write(&real, b"").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let discovered = |path: &Path, site: &str| LogSource {
+            path: path.to_owned(),
+            kind: LogKind::Access,
+            format: "combined".to_owned(),
+            site: SiteRule::Fixed(site.to_owned()),
+            timezone: None,
+            inner: true,
+        };
+        let found = [discovered(&real, "a.example"), discovered(&real, "b.example")];
+        let expansion = expand(&config(vec![source(link.to_str().unwrap(), None)]), &found);
+        let [log] = expansion.logs.as_slice() else { panic!("{:?}", expansion.logs) };
+        assert_eq!((log.path.as_path(), log.format.as_str()), (link.as_path(), "combined"));
+        assert_eq!((&log.site, log.inner), (&SiteRule::Fixed("a.example".to_owned()), true));
+    }
+
+    #[test]
+    fn a_missing_file_is_listed_and_a_pattern_without_match_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, pattern) = (dir.path().join("no.log"), dir.path().join("no/*.log"));
+        let sources = vec![
+            source(missing.to_str().unwrap(), Some("A.Example")),
+            source(pattern.to_str().unwrap(), None),
+            SourceConfig { kind: "acess".to_owned(), ..source("/l", None) },
+        ];
+        let expansion = expand(&config(sources), &[]);
+        assert_eq!(names(&expansion), ["no.log"]);
+        assert_eq!(expansion.logs[0].site, SiteRule::Fixed("a.example".to_owned()));
+        let told: Vec<_> = expansion.unreadable.iter().map(|u| u.reason.as_str()).collect();
+        assert_eq!(told, ["no file matches", "kind \"acess\" is not known"]);
+    }
+
+    #[test]
+    fn the_fix_for_a_refused_log_names_the_group_that_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        fs::write(&path, b"").unwrap();
+        let set_mode = |mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(&path, mode).unwrap();
+        };
+        set_mode(0o600);
+        let fix = permission_fix(&path);
+        assert!(fix.contains("setfacl -m u:gatewatch-agent:r ") && fix.contains("a.log"), "{fix}");
+        set_mode(0o640);
+        // Group root would give away everything; another group is the usual way.
+        let adm = fs::read_to_string("/etc/group").unwrap();
+        let gid = adm.lines().find_map(|line| line.strip_prefix("adm:x:"));
+        let gid: Option<u32> = gid.and_then(|rest| rest.split(':').next()?.parse().ok());
+        if let Some(gid) = gid
+            && std::os::unix::fs::chown(&path, None, Some(gid)).is_ok()
+        {
+            let fix = permission_fix(&path);
+            assert!(fix.starts_with("run `usermod -aG adm gatewatch-agent`"), "{fix}");
+        }
+    }
+}
