@@ -1,3 +1,14 @@
 //! Tests across both programs on real servers. Each starts its own servers on loopback and stops them.
 
+mod farm;
+
+mod apache;
+mod bad_input;
+mod cli;
+mod crash;
+mod incident;
+mod outage;
+mod pipeline;
+mod quickstart;
+mod rotation;
 mod servers;

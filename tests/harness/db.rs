@@ -101,6 +101,18 @@ impl Db {
         read().unwrap_or_default()
     }
 
+    /// Last `hot.id` that the detector has folded, and the last one stored.
+    pub fn detect_position(&self) -> Result<(i64, i64), String> {
+        let db = self.open()?;
+        db.query_row(
+            "SELECT coalesce((SELECT v FROM state WHERE k = 'detect_upto'), 0), \
+             coalesce((SELECT max(id) FROM hot), 0)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .map_err(|e| e.to_string())
+    }
+
     /// Rows the collector wrote because batches are gone for good; healthy: 0.
     pub fn n_gaps(&self) -> Result<i64, String> {
         let db = self.open()?;

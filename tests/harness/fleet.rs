@@ -244,6 +244,7 @@ pub struct FleetBuilder {
     agents: Vec<AgentSpec>,
     batch_interval: String,
     toml: String,
+    wrapper: Option<fn(&Path) -> Vec<String>>,
 }
 
 impl FleetBuilder {
@@ -275,12 +276,20 @@ impl FleetBuilder {
         self
     }
 
+    /// Runs the collector through the words that `wrapper` makes of its data directory.
+    #[must_use]
+    pub fn collector_wrapper(mut self, wrapper: fn(&Path) -> Vec<String>) -> Self {
+        self.wrapper = Some(wrapper);
+        self
+    }
+
     /// Starts the collector, enrols and starts every agent, waits until each has had an ack.
     #[must_use]
     pub fn start(self) -> Fleet {
         let root = Root::new();
         let (grpc, http) = (loopback(8502), loopback(8503));
-        root.mkdir("collector");
+        let data_dir = root.mkdir("collector/data");
+        let wrapper = self.wrapper.map(|words| words(&data_dir)).unwrap_or_default();
         let toml = format!(
             "data_dir = \"{0}/collector/data\"\nsocket = \"{0}/collector/collector.sock\"\n\
              [grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n{1}",
@@ -288,8 +297,14 @@ impl FleetBuilder {
             self.toml
         );
         root.write("collector/collector.toml", &toml);
-        let mut fleet =
-            Fleet { agents: BTreeMap::new(), feeds: BTreeMap::new(), collector: None, grpc, root };
+        let mut fleet = Fleet {
+            agents: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            collector: None,
+            wrapper,
+            grpc,
+            root,
+        };
         fleet.start_collector();
         for spec in self.agents {
             fleet.add_agent(spec, &self.batch_interval);
@@ -307,6 +322,7 @@ pub struct Fleet {
     agents: BTreeMap<String, Agent>,
     feeds: BTreeMap<String, LogFeed>,
     collector: Option<Process>,
+    wrapper: Vec<String>,
     grpc: SocketAddr,
     root: Root,
 }
@@ -315,12 +331,20 @@ impl Fleet {
     /// Starts to describe a fleet.
     #[must_use]
     pub fn builder() -> FleetBuilder {
-        FleetBuilder { agents: Vec::new(), batch_interval: "1s".to_owned(), toml: String::new() }
+        FleetBuilder {
+            agents: Vec::new(),
+            batch_interval: "1s".to_owned(),
+            toml: String::new(),
+            wrapper: None,
+        }
     }
 
     /// Starts the collector, and waits until it answers on its socket.
     pub fn start_collector(&mut self) {
-        let mut command = self.collector_command();
+        let mut words = self.wrapper.clone();
+        words.push(program("gatewatch-collector").display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("--config").arg(self.root.join("collector/collector.toml"));
         command.arg("run");
         let log = self.root.join("collector/collector.log");
         let mut process = Process::start("collector", &mut command, &log);
@@ -401,6 +425,12 @@ impl Fleet {
     #[must_use]
     pub fn db(&self) -> Db {
         Db::at(&self.root.join("collector/data/gatewatch.db"))
+    }
+
+    /// The collector's process.
+    #[must_use]
+    pub fn collector(&self) -> &Process {
+        self.collector.as_ref().expect("the collector runs")
     }
 
     /// The collector's data directory.

@@ -1,0 +1,88 @@
+//! kill -9 in the middle of an outage: nothing is lost, nothing is counted or told twice.
+
+use std::time::Duration;
+
+use harness::{Fleet, Webhook, eventually, pause};
+
+use crate::farm::{Farm, LIMIT};
+
+#[test]
+fn kill_9_of_agent_and_collector_in_an_outage_loses_nothing_and_repeats_nothing() {
+    let webhook = Webhook::start(0);
+    let toml = format!("[[notify]]\nkind = \"webhook\"\nurl = \"{}\"\n", webhook.url());
+    let mut farm = Farm::nginx_with_one_pool(Fleet::builder().toml(&toml));
+    let load = farm.load(6.0, "/");
+    farm.php.stop_pool("www");
+    let open = farm.fleet.incident("the server fails", LIMIT, |i| i.scope() == "server");
+
+    for round in 1..=3 {
+        let stored = farm.fleet.db().n_status("web-1", 502);
+        farm.fleet.kill9_agent("web-1");
+        pause(Duration::from_millis(100 * round)); // traffic that nobody reads yet
+        farm.fleet.restart_agent("web-1");
+        more_502(&farm, stored);
+        let stored = farm.fleet.db().n_status("web-1", 502);
+        farm.fleet.kill9_collector();
+        pause(Duration::from_millis(100 * round)); // batches that wait in the spool
+        farm.fleet.start_collector();
+        more_502(&farm, stored);
+    }
+    farm.fleet.kill9_collector();
+    farm.fleet.kill9_agent("web-1");
+    farm.fleet.start_collector();
+    farm.fleet.restart_agent("web-1");
+
+    farm.php.start_pool("www");
+    let id = open.id().to_owned();
+    let over = farm.fleet.incident("it resolves", LIMIT, |i| i.id() == id && !i.is_open());
+    let seen = load.stop();
+    assert_eq!(over.number("/affected/n_502"), seen.n_status(502));
+    farm.assert_exact_after_drain(&seen);
+    farm.assert_only(&[&id]);
+    let told = eventually("both changes are told", LIMIT, || {
+        let told: Vec<_> = webhook.deliveries().iter().map(harness::Delivery::json).collect();
+        let ends = told.last().is_some_and(|m| m["event"] == "resolved");
+        if ends { Ok(told) } else { Err(format!("{told:?}")) }
+    });
+    let n_opened = told.iter().filter(|m| m["event"] == "opened").count();
+    assert_eq!(n_opened, 1, "opened is told once: {told:?}");
+}
+
+/// Waits until more 502s are stored than there were: the chain works again.
+fn more_502(farm: &Farm, stored: u64) {
+    eventually("502s arrive again", LIMIT, || {
+        let n = farm.fleet.db().n_status("web-1", 502);
+        if n > stored {
+            Ok(())
+        } else {
+            Err(format!("{n}\n{}", farm.fleet.agent("web-1").log_text()))
+        }
+    });
+}
+
+#[test]
+fn ten_kills_while_lines_are_written_lose_nothing_and_repeat_nothing() {
+    let mut fleet = Fleet::builder().agents(["web-1"]).batch_interval("200ms").start();
+    for round in 0..10 {
+        fleet.log("web-1").requests("a.example", 400, 200);
+        fleet.log("web-1").requests("b.example", 3, 502);
+        pause(Duration::from_millis(30 * round)); // each kill hits another moment of the work
+        fleet.kill9_agent("web-1");
+        fleet.log("web-1").requests("a.example", 100, 200);
+        if round % 3 == 2 {
+            fleet.log("web-1").rotate();
+            fleet.log("web-1").requests("a.example", 10, 200);
+        }
+        fleet.restart_agent("web-1");
+    }
+    let truth = (10 * 500 + 3 * 10, 30);
+    eventually("every line is stored once", LIMIT, || {
+        let db = fleet.db();
+        let stored = (db.n_status("web-1", 200), db.n_status("web-1", 502));
+        if stored == truth { Ok(()) } else { Err(format!("{stored:?} instead of {truth:?}")) }
+    });
+    fleet.agent_mut("web-1").stop();
+    let db = fleet.db();
+    assert_eq!((db.n_status("web-1", 200), db.n_status("web-1", 502)), truth);
+    assert_eq!(db.n_gaps(), Ok(0));
+}
