@@ -244,9 +244,10 @@ fetch() {
 # The CA certificate may come over an untrusted line: its fingerprint tells whether it is the one.
 fetch_ca() {
     [ -z "$pin" ] || return 0
-    have base64 && have sha256sum ||
+    if ! have base64 || ! have sha256sum; then
         fail "base64 or sha256sum is missing, so the collector cannot be verified" \
             "install coreutils, or copy the agent here and give --binary FILE"
+    fi
     curl -fsS --retry 2 --insecure -o "$download/ca.pem" "https://$collector/dl/ca.pem" ||
         fail "cannot reach the collector at $collector" \
             "check address and port, and that a firewall lets this server through: curl -k https://$collector/dl/ca.pem"

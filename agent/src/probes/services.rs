@@ -123,7 +123,7 @@ impl Watcher {
         }
         let known = (service.unit.clone(), service.state);
         if self.told.contains_key(&known.0) {
-            tracing::info!(unit = known.0, state = known.1, "service changed its state");
+            tracing::debug!(unit = known.0, state = known.1, "service changed its state");
         }
         if outlet.send(Observation::Service(service)) {
             self.told.insert(known.0, known.1);

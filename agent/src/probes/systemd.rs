@@ -4,8 +4,10 @@
 //! units and whatever a lost signal would have told.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_stream::StreamExt;
@@ -94,11 +96,19 @@ async fn watch_bus(
     }
     let mut units = list(&connection, watcher, outlet).await?;
     *told = false;
+    let mut listed = clock::instant();
     loop {
-        let wait = if watcher.is_fast() { LISTING_FAST } else { LISTING };
+        let every = if watcher.is_fast() { LISTING_FAST } else { LISTING };
+        // Counted from the last listing: a unit that restarts for ever must not put it off.
+        if listed.elapsed() >= every {
+            units = list(&connection, watcher, outlet).await?;
+            listed = clock::instant();
+        }
+        // Looked at again each second, because gateway errors may have begun meanwhile.
+        let wait = every.saturating_sub(listed.elapsed()).min(LISTING_FAST);
         // Cancel-safe on both sides: a signal is taken whole or not at all.
         match tokio::time::timeout(wait, signals.next()).await {
-            Err(_) => units = list(&connection, watcher, outlet).await?,
+            Err(_) => {}
             Ok(Some(signal)) => {
                 let signal = signal?;
                 let path = signal.header().path().map(|path| path.as_str().to_owned());
@@ -107,19 +117,17 @@ async fn watch_bus(
                     tell(watcher, outlet, unit, state, at.unwrap_or_else(clock::now));
                 }
             }
-            Ok(None) => {
-                return Err(zbus::Error::InputOutput(std::sync::Arc::new(
-                    std::io::ErrorKind::ConnectionAborted.into(),
-                )));
-            }
+            Ok(None) => return Err(failed(ErrorKind::ConnectionAborted)),
         }
     }
 }
 
+fn failed(kind: ErrorKind) -> zbus::Error {
+    zbus::Error::InputOutput(Arc::new(kind.into()))
+}
+
 async fn within<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
-    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
-        Err(zbus::Error::InputOutput(std::sync::Arc::new(std::io::ErrorKind::TimedOut.into())))
-    })
+    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut)))
 }
 
 async fn call<B>(
@@ -207,4 +215,61 @@ fn state_of(active: &str, sub: &str) -> Option<&'static str> {
         ("inactive" | "maintenance", _) => "inactive",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::Variant;
+
+    #[test]
+    fn states_are_those_of_the_contract() {
+        let check = |active, sub, want| assert_eq!(state_of(active, sub), want, "{active} {sub}");
+        check("active", "running", Some("active"));
+        check("active", "exited", Some("active"));
+        check("reloading", "reload", Some("reloading"));
+        check("activating", "start-pre", Some("activating"));
+        check("activating", "auto-restart", Some("failed"));
+        check("deactivating", "stop-sigterm", Some("deactivating"));
+        check("failed", "failed", Some("failed"));
+        check("inactive", "dead", Some("inactive"));
+        check("of-the-future", "", None);
+    }
+
+    #[test]
+    fn a_signal_tells_state_and_time_and_others_tell_nothing() {
+        let check = |changed: &[(&str, Variant<'static>)], want: Option<(&str, Option<i64>)>| {
+            let changed: HashMap<&str, Variant<'_>> =
+                changed.iter().map(|(name, value)| (*name, value.try_clone().unwrap())).collect();
+            let path = "/org/freedesktop/systemd1/unit/nginx_2eservice";
+            let signal = Message::signal(path, PROPERTIES, "PropertiesChanged")
+                .build(&(UNIT, &changed, Vec::<String>::new()))
+                .unwrap();
+            let got = parse_signal(&signal).map(|(state, at)| (state, at.map(|at| at.0)));
+            assert_eq!(got, want, "{changed:?}");
+        };
+        let text = |text: &'static str| Variant::from(text);
+        check(
+            &[
+                ("ActiveState", text("failed")),
+                ("SubState", text("failed")),
+                ("StateChangeTimestamp", Variant::from(1_795_188_232_845_123_u64)),
+                ("ConditionResult", Variant::from(true)),
+            ],
+            Some(("failed", Some(1_795_188_232_845))),
+        );
+        check(
+            &[("ActiveState", text("activating")), ("SubState", text("auto-restart"))],
+            Some(("failed", None)),
+        );
+        check(
+            &[("ActiveState", text("active")), ("StateChangeTimestamp", Variant::from(0_u64))],
+            Some(("active", None)),
+        );
+        check(&[("SubState", text("running"))], None);
+        check(&[("ActiveState", Variant::from(7_u32))], None);
+        check(&[], None);
+        let other = Message::signal("/", PROPERTIES, "PropertiesChanged").build(&"text").unwrap();
+        assert_eq!(parse_signal(&other), None);
+    }
 }
