@@ -58,9 +58,12 @@ const PURE: [&str; 9] = [
 ];
 
 /// What a pure module may not name.
-const IMPURE: [&str; 12] = [
+const IMPURE: [&str; 15] = [
     "std::fs",
-    "std::net",
+    "TcpStream",
+    "UdpSocket",
+    "UnixStream",
+    "ToSocketAddrs",
     "std::env",
     "std::thread",
     "std::process::",

@@ -271,7 +271,7 @@ fn on_a_tiny_disk(path: &Path) -> Vec<String> {
 
 /// Fills the file system that the process `pid` sees at `dir`; returns the file that does it.
 fn fill(pid: u32, dir: &Path) -> std::path::PathBuf {
-    let inside = format!("/proc/{pid}/root{}/ballast", dir.display());
+    let inside = format!("/proc/{pid}/root{}/filler", dir.display());
     let mut size = 0;
     let mut file = fs::File::create(&inside).expect("the tiny disk can be seen");
     for block in [65_536, 4096, 512] {

@@ -1,6 +1,7 @@
 //! The pipeline from a log line to the database, its identity, and its bridge over outages.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -161,7 +162,7 @@ fn a_revoked_agent_is_refused_with_a_clear_line_on_both_sides() {
 
 #[test]
 fn a_spool_that_overflows_says_exactly_how_many_lines_are_lost() {
-    let spec = AgentSpec::new("web-1").toml("[limits]\nspool_bytes_max = \"1MiB\"\n");
+    let spec = AgentSpec::new("web-1").toml("[limits]\nspool_bytes_max = \"8MiB\"\n");
     let mut fleet = Fleet::builder().agent(spec).batch_interval("100ms").start();
     fleet.log("web-1").requests("a.example", 10, 200);
     eventually("the first lines are stored", LIMIT, || {
@@ -170,11 +171,16 @@ fn a_spool_that_overflows_says_exactly_how_many_lines_are_lost() {
     });
     fleet.stop_collector();
     let mut written = 10;
-    // Distinct sites make batches big: a few rounds overflow one MiB.
+    // Names that do not compress make batches big: some rounds overflow the smallest spool.
+    let mut noise = 1_u64;
     eventually("batches were evicted", LIMIT, || {
-        for site in 0..1500 {
-            let name = format!("{written}-{site}.a-rather-long-name-of-a-site.example");
-            fleet.log("web-1").requests(&name, 1, 502);
+        for _ in 0..1500 {
+            let mut name = String::new();
+            while name.len() < 180 {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                write!(name, "{:x}.", noise >> 16).expect("to a string");
+            }
+            fleet.log("web-1").requests(&format!("{name}example"), 1, 200);
         }
         written += 1500;
         let status = fleet.agent("web-1").status()?;
