@@ -31,8 +31,9 @@ const CMDLINE_BYTES_MAX: usize = 4096;
 struct Service {
     /// Name of the process.
     name: String,
-    /// Configuration file that a PHP-FPM master names in its title.
+    /// Configuration file that a PHP-FPM master names in its title, and what that includes.
     conf: Option<PathBuf>,
+    includes: Vec<String>,
     pids: Vec<u32>,
 }
 
@@ -112,29 +113,47 @@ fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Pools a PHP-FPM master serves: those its configuration file or the files beside it define, else
-/// those of the unit with the same version.
+/// Pools a PHP-FPM master serves: those its configuration file defines or includes; where that file
+/// cannot be read, those of the unit with the same version.
 fn pools_of(service: &Service, root: &Path, pools: &[Pool]) -> Vec<Pool> {
     if !is_php_fpm(&service.name) {
         return Vec::new();
     }
-    let defined_beside = |conf: &Path, pool: &Pool| {
-        let file = pool.source.rsplit_once(':').map_or(pool.source.as_str(), |(file, _)| file);
-        let (file, conf) = (under(root, Path::new(file)), under(root, conf));
-        file == conf || conf.parent().is_some_and(|dir| dir != root && file.starts_with(dir))
+    let file = |pool: &Pool| {
+        let numbered = pool.source.rsplit_once(':').map(|(file, _)| file);
+        under(root, Path::new(numbered.unwrap_or(&pool.source)))
     };
-    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-    let version = digits(&service.name);
-    let by_conf = pools
-        .iter()
-        .filter(|pool| service.conf.as_deref().is_some_and(|conf| defined_beside(conf, pool)));
-    let found: Vec<Pool> = by_conf.cloned().collect();
-    if !found.is_empty() || service.conf.is_some() && version.is_empty() {
+    let included = |path: &Path| {
+        let path = path.to_string_lossy();
+        service.includes.iter().any(|pattern| match glob::Pattern::new(pattern) {
+            Ok(pattern) => pattern.matches(&path),
+            Err(_) => *pattern == path,
+        })
+    };
+    let conf = service.conf.as_deref().map(|conf| under(root, conf));
+    let defined = |pool: &&Pool| conf.as_ref() == Some(&file(pool)) || included(&file(pool));
+    let found: Vec<Pool> = pools.iter().filter(defined).cloned().collect();
+    if !found.is_empty() || !service.includes.is_empty() {
         return found;
     }
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let version = digits(&service.name);
     let of_version =
         |pool: &&Pool| pool.unit.as_deref().is_some_and(|unit| digits(unit) == version);
     pools.iter().filter(of_version).cloned().collect()
+}
+
+/// Patterns of the `include` lines of a PHP-FPM configuration, as seen from outside `root`.
+fn parse_includes(text: &str, root: &Path) -> Vec<String> {
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        let value = value.trim().trim_matches('"');
+        (key.trim() == "include" && value.starts_with('/')).then(|| value.to_owned())
+    };
+    let patterns = text.lines().filter_map(value);
+    patterns
+        .map(|pattern| under(root, Path::new(&pattern)).to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Walks /proc for the main processes of services, by the unit name they are told under. Under a
@@ -158,10 +177,11 @@ fn find(proc: &Path, root: &Path, services: &[String]) -> BTreeMap<String, Servi
         }
         let conf = master_conf(&cmdline);
         let unit = unit_name(&name, conf.as_deref());
-        let service = found.entry(unit).or_insert_with(|| Service {
-            name: name.clone(),
-            conf,
-            pids: Vec::new(),
+        let service = found.entry(unit).or_insert_with(|| {
+            let text = conf.as_ref().and_then(|conf| std::fs::read(under(root, conf)).ok());
+            let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let includes = text.map_or_else(Vec::new, |text| parse_includes(&text, root));
+            Service { name: name.clone(), conf, includes, pids: Vec::new() }
         });
         if service.pids.len() < PIDS_MAX {
             service.pids.push(pid);
@@ -287,30 +307,42 @@ mod tests {
     }
 
     #[test]
-    fn a_master_is_mapped_to_its_pools_by_its_file_then_by_its_version() {
+    fn a_master_is_mapped_to_the_pools_it_defines_or_includes() {
         let pool = |name: &str, source: &str, unit: Option<&str>| Pool {
             name: name.into(),
             source: source.into(),
             unit: unit.map(str::to_owned),
             ..Pool::default()
         };
+        let unit = Some("php8.2-fpm.service");
         let pools = [
-            pool("www", "/etc/php/8.2/fpm/pool.d/www.conf:4", Some("php8.2-fpm.service")),
-            pool("a", "/srv/a/fpm.conf:3", None),
+            pool("www", "/etc/php/8.2/fpm/pool.d/www.conf:4", unit),
+            pool("shop", "/etc/php/8.2/fpm/pool.d/shop.conf:4", unit),
+            pool("a", "/srv/fpm/a.conf:3", None),
             pool("b", "/r/srv/b/pool.d/b.conf:1", None),
         ];
-        let check = |name: &str, conf: Option<&str>, root: &str, want: &[&str]| {
-            let service =
-                Service { name: name.into(), conf: conf.map(PathBuf::from), pids: Vec::new() };
-            let found = pools_of(&service, Path::new(root), &pools);
+        let check = |conf: Option<&str>, text: &str, root: &str, want: &[&str]| {
+            let root = Path::new(root);
+            let service = Service {
+                name: "php-fpm8.2".into(),
+                conf: conf.map(PathBuf::from),
+                includes: parse_includes(text, root),
+                pids: Vec::new(),
+            };
+            let found = pools_of(&service, root, &pools);
             let names: Vec<_> = found.iter().map(|pool| pool.name.as_str()).collect();
-            assert_eq!(names, want, "{name} {conf:?}");
+            assert_eq!(names, want, "{conf:?} {text:?}");
         };
-        check("php-fpm8.2", Some("/etc/php/8.2/fpm/php-fpm.conf"), "/", &["www"]);
-        check("php-fpm8.2", Some("/srv/a/fpm.conf"), "/", &["a"]);
-        check("php-fpm8.2", Some("/srv/b/fpm.conf"), "/r", &["b"]);
-        check("php-fpm8.2", None, "/", &["www"]);
-        check("php-fpm7.4", None, "/", &[]);
-        check("nginx", None, "/", &[]);
+        let main = Some("/etc/php/8.2/fpm/php-fpm.conf");
+        check(main, "include=/etc/php/8.2/fpm/pool.d/*.conf", "/", &["www", "shop"]);
+        check(main, "[global]\n include = /etc/php/8.2/fpm/pool.d/shop.conf\n", "/", &["shop"]);
+        check(main, "", "/", &["www", "shop"]); // not readable: by version
+        check(Some("/srv/fpm/a.conf"), "[a]\nlisten = /run/a.sock", "/", &["a"]);
+        check(Some("/srv/b/fpm.conf"), "include=/srv/b/pool.d/*", "/r", &["b"]);
+        check(Some("/r/srv/b/fpm.conf"), "include=/r/srv/b/pool.d/*", "/r", &["b"]);
+        check(Some("/srv/c/fpm.conf"), "include=/srv/c/*.conf", "/", &[]);
+        check(None, "", "/", &["www", "shop"]);
+        let other = Service { name: "nginx".into(), ..Service::default() };
+        assert!(pools_of(&other, Path::new("/"), &pools).is_empty());
     }
 }
