@@ -18,6 +18,7 @@ pub mod notify;
 #[cfg(test)]
 mod samples;
 pub mod store;
+pub mod web;
 
 use tokio_util::sync::CancellationToken;
 

@@ -7,6 +7,7 @@
 mod ballast;
 mod batch;
 pub mod fleet;
+pub mod follow;
 pub mod incidents;
 mod insert;
 pub mod join;

@@ -57,3 +57,26 @@ pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
     })?;
     rows.collect()
 }
+
+/// Shows `see` codec and body of every stored batch of one server with events in `from..to`.
+///
+/// Cost: scans the table; batches of other servers are skipped without reading their bodies.
+pub fn hot_of(
+    conn: &Connection,
+    server: ServerId,
+    from: UnixMillis,
+    to: UnixMillis,
+    see: &mut dyn FnMut(u32, &[u8]),
+) -> Result<()> {
+    // A batch's range is in milliseconds, its counts in seconds: a second's slack on both sides.
+    let mut query = conn.prepare_cached(
+        "SELECT codec, body FROM hot WHERE server_id = ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
+    )?;
+    let (from, to) = (from.0.saturating_sub(1000), to.0.saturating_add(1000));
+    let mut rows = query.query(params![server.0, from, to])?;
+    while let Some(row) = rows.next()? {
+        let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+        see(row.get(0)?, body);
+    }
+    Ok(())
+}

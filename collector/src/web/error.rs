@@ -1,0 +1,108 @@
+//! Every answer that is no success: JSON `{"error","fix"}`, also for requests that cannot be read.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::ca::CaError;
+use crate::errors;
+use crate::store::StoreError;
+
+/// An answer that says what is wrong and what to do.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// `{"error","fix"}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl ApiError {
+    /// `error` names the object, `fix` the next step.
+    pub fn new(status: StatusCode, error: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { error: error.into(), fix: fix.into() } }
+    }
+
+    /// 404.
+    pub fn not_found(error: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error, fix)
+    }
+
+    /// 400.
+    pub fn bad(error: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, fix)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = %errors::chain(&error), "request failed at the database");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database does not answer",
+            "look into the collector's log; is the disk full?",
+        )
+    }
+}
+
+impl From<CaError> for ApiError {
+    fn from(error: CaError) -> Self {
+        tracing::error!(error = %errors::chain(&error), "request failed at the certificate authority");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the certificate authority does not work",
+            "look into the collector's log",
+        )
+    }
+}
+
+const SEE_OPENAPI: &str = "see /api/v1/openapi.json";
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text(), SEE_OPENAPI)
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text(), SEE_OPENAPI)
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text(), SEE_OPENAPI)
+    }
+}
+
+/// `axum::Json`, refusing in JSON.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(ApiError))]
+pub struct Body<T>(pub T);
+
+/// `axum::extract::Query`, refusing in JSON.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(ApiError))]
+pub struct Params<T>(pub T);
+
+/// `axum::extract::Path`, refusing in JSON.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(ApiError))]
+pub struct InPath<T>(pub T);

@@ -1,0 +1,219 @@
+//! `GET /metrics`: OpenMetrics text about the fleet and about the collector itself. Rendering is pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use super::error::ApiError;
+use crate::clock;
+use crate::selfstats::COMMIT_BUCKETS_MS;
+use crate::store::fleet::{self, ServerView};
+use crate::store::incidents;
+use crate::store::outbox::{self, Owed};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Everything on the page.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// The fleet.
+    pub(super) servers: Vec<ServerView>,
+    /// Open incidents by severity, without merged ones.
+    pub(super) n_open: BTreeMap<String, u64>,
+    /// Waiting notifications.
+    pub(super) owed: Vec<Owed>,
+    /// Notifications by what became of them.
+    pub(super) notified: Vec<(&'static str, u64)>,
+    /// The collector's own counters: name, meaning, value.
+    pub(super) own: Vec<(&'static str, &'static str, u64)>,
+    /// Durations of commits: counts by bucket of [`COMMIT_BUCKETS_MS`], sum in seconds.
+    pub(super) commits: (Vec<u64>, f64),
+}
+
+/// Answers with the page.
+pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiError> {
+    let now = clock::now();
+    let facts = state.store.read(move |conn| {
+        let filter = incidents::Filter { open: true, n_max: 100_000, ..Default::default() };
+        let mut n_open = BTreeMap::from(["critical", "warning", "info"].map(|s| (s.to_owned(), 0)));
+        for incident in incidents::list(conn, &filter)? {
+            *n_open.entry(incident.severity).or_default() += 1;
+        }
+        let (servers, owed) = (fleet::list(conn, now)?, outbox::owed(conn)?);
+        Ok(Facts { servers, n_open, owed, ..Facts::default() })
+    });
+    let mut facts = facts.await?;
+    let stats = &state.notify_stats;
+    facts.notified = vec![
+        ("delivered", stats.n_delivered.load(Ordering::Relaxed)),
+        ("failed", stats.n_failed.load(Ordering::Relaxed)),
+        ("expired", stats.n_expired.load(Ordering::Relaxed)),
+        ("dropped", stats.n_dropped.load(Ordering::Relaxed)),
+    ];
+    facts.own = state.selfstats.counters();
+    facts.commits = state.selfstats.commit_latency.get();
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
+}
+
+/// The page as text.
+#[must_use]
+pub(super) fn render(facts: &Facts) -> String {
+    let mut page = Page::default();
+    page.family("build", "info", "Release of this collector");
+    page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    page.family("servers", "gauge", "Servers of the fleet by state");
+    for state in ["up", "silent", "goodbye", "revoked"] {
+        let n = facts.servers.iter().filter(|server| server.state == state).count();
+        page.sample("servers", &[("state", state)], n as f64);
+    }
+    page.family("incidents_open", "gauge", "Open incidents by severity, merged ones left out");
+    for (severity, n) in &facts.n_open {
+        page.sample("incidents_open", &[("severity", severity)], *n as f64);
+    }
+    page.servers(&facts.servers);
+    page.family("outbox_messages", "gauge", "Notifications waiting by route");
+    for owed in &facts.owed {
+        page.sample("outbox_messages", &[("route", &owed.route)], owed.n as f64);
+    }
+    page.family("notifications", "counter", "Notifications by what became of them; failed: tries");
+    for (result, n) in &facts.notified {
+        page.sample("notifications_total", &[("result", result)], *n as f64);
+    }
+    for (name, help, n) in &facts.own {
+        page.family(name, "counter", help);
+        page.sample(&format!("{name}_total"), &[], *n as f64);
+    }
+    page.commits(&facts.commits);
+    page.0.push_str("# EOF\n");
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn servers(&mut self, servers: &[ServerView]) {
+        type Value = fn(&ServerView) -> Option<f64>;
+        let gauges: [(&str, &str, Value); 5] = [
+            ("server_up", "Whether the agent is connected", |s| {
+                Some(f64::from(u8::from(s.state == "up")))
+            }),
+            ("server_last_seen_timestamp_seconds", "When the agent was last heard", |s| {
+                s.last_seen_at.map(|at| at.0 as f64 / 1000.0)
+            }),
+            ("server_clock_offset_seconds", "The server's clock minus the collector's", |s| {
+                s.clock_offset_ms.map(|ms| ms as f64 / 1000.0)
+            }),
+            ("server_spool_bytes", "Bytes the agent still has to send", |s| {
+                s.spool_bytes.map(|n| n as f64)
+            }),
+            ("server_sites", "Sites known on the server", |s| Some(s.n_sites as f64)),
+        ];
+        for (name, help, value) in gauges {
+            self.family(name, "gauge", help);
+            for server in servers {
+                if let Some(value) = value(server) {
+                    self.sample(name, &[("server", &server.server)], value);
+                }
+            }
+        }
+        self.family("loss", "counter", "The loss ledger: what a server lost or refused, by kind");
+        for server in servers {
+            for (kind, n) in &server.loss {
+                self.sample("loss_total", &[("server", &server.server), ("kind", kind)], *n as f64);
+            }
+        }
+    }
+
+    fn commits(&mut self, (counts, sum): &(Vec<u64>, f64)) {
+        let name = "commit_duration_seconds";
+        self.family(name, "histogram", "Time from the first batch of a group to its commit");
+        let mut n = 0;
+        for (ix, count) in counts.iter().enumerate() {
+            n += count;
+            let bound = COMMIT_BUCKETS_MS.get(ix).map(|ms| (*ms as f64 / 1000.0).to_string());
+            let bound = bound.as_deref().unwrap_or("+Inf");
+            self.sample(&format!("{name}_bucket"), &[("le", bound)], n as f64);
+        }
+        self.sample(&format!("{name}_sum"), &[], *sum);
+        self.sample(&format!("{name}_count"), &[], n as f64);
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# TYPE gatewatch_{name} {kind}"));
+        self.line(format_args!("# HELP gatewatch_{name} {help}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escaped(v))).collect();
+        if labels.is_empty() {
+            self.line(format_args!("gatewatch_{name} {value}"));
+        } else {
+            self.line(format_args!("gatewatch_{name}{{{}}} {value}", labels.join(",")));
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("writing to a String cannot fail");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::UnixMillis;
+
+    #[test]
+    fn the_page_is_openmetrics_with_the_loss_ledger_of_each_server() {
+        let server = ServerView {
+            server: "web-1".into(),
+            labels: BTreeMap::new(),
+            version: Some("0.1.0".into()),
+            state: "up".into(),
+            last_seen_at: Some(UnixMillis(1_795_176_067_500)),
+            clock_offset_ms: Some(-1500),
+            spool_bytes: None,
+            n_sites: 12,
+            loss: BTreeMap::from([("n_lines_lost".into(), 7), ("n_bytes_lost".into(), 0)]),
+        };
+        let facts = Facts {
+            servers: vec![server],
+            n_open: BTreeMap::from([("critical".into(), 1)]),
+            owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
+            notified: vec![("delivered", 3)],
+            own: vec![("batches", "Batches.", 9)],
+            commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),
+        };
+        let page = render(&facts);
+        for line in [
+            "gatewatch_servers{state=\"up\"} 1",
+            "gatewatch_servers{state=\"silent\"} 0",
+            "gatewatch_incidents_open{severity=\"critical\"} 1",
+            "gatewatch_server_up{server=\"web-1\"} 1",
+            "gatewatch_server_last_seen_timestamp_seconds{server=\"web-1\"} 1795176067.5",
+            "gatewatch_server_clock_offset_seconds{server=\"web-1\"} -1.5",
+            "gatewatch_loss_total{server=\"web-1\",kind=\"n_lines_lost\"} 7",
+            "gatewatch_outbox_messages{route=\"a\\\"b\"} 2",
+            "gatewatch_notifications_total{result=\"delivered\"} 3",
+            "# TYPE gatewatch_batches counter",
+            "gatewatch_batches_total 9",
+            "gatewatch_commit_duration_seconds_bucket{le=\"0.002\"} 3",
+            "gatewatch_commit_duration_seconds_bucket{le=\"+Inf\"} 7",
+            "gatewatch_commit_duration_seconds_count 7",
+            "gatewatch_commit_duration_seconds_sum 1.5",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+        assert!(page.ends_with("# EOF\n") && !page.contains("spool_bytes{"));
+    }
+}

@@ -1,0 +1,77 @@
+//! `GET /api/v1/openapi.json`: the routes as OpenAPI 3.1. One table; a test asks every row of it.
+
+use serde_json::{Value, json};
+
+/// Method, path, what it does, status of success.
+pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
+    ("get", "/healthz", "The process lives. No token needed.", 200),
+    ("get", "/readyz", "Agents can connect and the database answers. No token needed.", 200),
+    ("get", "/metrics", "OpenMetrics text, names gatewatch_*.", 200),
+    ("get", "/api/v1/openapi.json", "This document. No token needed.", 200),
+    (
+        "get",
+        "/api/v1/incidents",
+        "Incidents, newest first. Query: open, since, merged, limit.",
+        200,
+    ),
+    ("get", "/api/v1/incidents/{id}", "One incident; a beginning of its id is enough.", 200),
+    ("post", "/api/v1/incidents/{id}/ack", "Takes an incident. Body: {\"by\"}.", 200),
+    ("post", "/api/v1/incidents/{id}/notes", "Adds a note. Body: {\"by\",\"text\"}.", 200),
+    ("get", "/api/v1/agents", "The fleet by name.", 200),
+    ("get", "/api/v1/agents/{name}", "One server with labels, certificates, sites, losses.", 200),
+    ("delete", "/api/v1/agents/{name}", "Forgets a server; refused while it is connected.", 204),
+    (
+        "patch",
+        "/api/v1/agents/{name}/labels",
+        "Sets operator labels; \"\" takes one away. Body: {k:v}.",
+        200,
+    ),
+    ("post", "/api/v1/agents/{name}/revoke", "Revokes every certificate of a server.", 200),
+    ("get", "/api/v1/tokens", "Join tokens, newest first, without secrets.", 200),
+    (
+        "post",
+        "/api/v1/tokens",
+        "Makes a join token. Body: {\"labels\",\"ttl\",\"uses\",\"replace\"}.",
+        201,
+    ),
+    ("delete", "/api/v1/tokens/{id}", "Revokes a join token.", 204),
+    ("get", "/api/v1/counts", "Exact requests by site and status. Query: server, from, to.", 200),
+    ("get", "/api/v1/stream", "Server-sent events: each change of an incident.", 200),
+];
+
+/// The document.
+pub(super) fn document() -> Value {
+    let mut paths = serde_json::Map::new();
+    for (method, path, summary, status) in OPERATIONS {
+        let parameters: Vec<Value> = path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .collect();
+        let success = json!({ "description": "success" });
+        let operation = json!({
+            "summary": summary,
+            "parameters": parameters,
+            "responses": { status.to_string(): success, "default": {
+                "description": "anything else",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            } },
+        });
+        let entry = paths.entry(*path).or_insert_with(|| json!({}));
+        entry[*method] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "gatewatch collector", "version": env!("CARGO_PKG_VERSION") },
+        "security": [{ "bearer": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } },
+            "schemas": { "Error": {
+                "type": "object",
+                "required": ["error", "fix"],
+                "properties": { "error": {"type": "string"}, "fix": {"type": "string"} },
+            } },
+        },
+    })
+}
