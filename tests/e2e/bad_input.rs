@@ -235,6 +235,7 @@ fn agents_whose_clocks_are_a_day_off_connect_and_are_shown_with_their_offset() {
         .batch_interval("200ms")
         .start();
     for (name, offset_s) in [("early", 86_400), ("late", -86_400)] {
+        fleet.log(name).shift_clock(offset_s);
         fleet.log(name).requests("a.example", 20, 200);
         eventually(&format!("{name} is stored and its clock is known"), LIMIT, || {
             let row = fleet.listed(name)?;

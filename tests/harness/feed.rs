@@ -12,6 +12,7 @@ pub struct LogFeed {
     path: PathBuf,
     file: File,
     n_lines: u64,
+    clock_offset_s: i64,
 }
 
 impl LogFeed {
@@ -20,7 +21,7 @@ impl LogFeed {
     pub fn open(path: &Path) -> Self {
         let file = File::options().create(true).append(true).open(path);
         let file = file.unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()));
-        Self { path: path.to_owned(), file, n_lines: 0 }
+        Self { path: path.to_owned(), file, n_lines: 0, clock_offset_s: 0 }
     }
 
     /// Appends `n` requests of `site` that ended just now with `status`, each from another client.
@@ -28,9 +29,14 @@ impl LogFeed {
         let mut text = String::new();
         for _ in 0..n {
             self.n_lines += 1;
-            text.push_str(&line(site, self.n_lines, status, clock::now_s()));
+            text.push_str(&line(site, self.n_lines, status, clock::now_s() + self.clock_offset_s));
         }
         self.raw(text.as_bytes());
+    }
+
+    /// Dates all further lines by a clock that is wrong by this much.
+    pub fn shift_clock(&mut self, offset_s: i64) {
+        self.clock_offset_s = offset_s;
     }
 
     /// Appends bytes as they are.
@@ -41,7 +47,7 @@ impl LogFeed {
     /// Rename rotation: the old file keeps its bytes as `<name>.1`, a new one takes its place.
     pub fn rotate(&mut self) {
         fs::rename(&self.path, self.rotated()).expect("the log can be renamed");
-        *self = Self { n_lines: self.n_lines, ..Self::open(&self.path) };
+        self.file = Self::open(&self.path).file;
     }
 
     /// `copytruncate`: copies the file to `<name>.1`, then truncates it in place.
@@ -53,7 +59,7 @@ impl LogFeed {
     /// Deletes the log and makes a new one under its name.
     pub fn recreate(&mut self) {
         fs::remove_file(&self.path).expect("the log can be deleted");
-        *self = Self { n_lines: self.n_lines, ..Self::open(&self.path) };
+        self.file = Self::open(&self.path).file;
     }
 
     /// Where the log is.
