@@ -32,6 +32,9 @@ pub enum Reason {
     /// A later release's encoding, or nonsense.
     #[error("codec {0} is not known to this collector: upgrade it")]
     Codec(u32),
+    /// The agent found its own record damaged and sends only its place.
+    #[error("the agent's spool had damaged it")]
+    Spool,
     /// Larger than the agent may send.
     #[error("the body has {0} bytes, more than {BODY_BYTES_MAX}")]
     TooLarge(usize),
@@ -138,6 +141,9 @@ pub fn records(row: &HotRow, site_of: &mut dyn FnMut(&str) -> Option<SiteRow>) -
 
 /// Opens a body within fixed bounds of memory.
 pub fn unpack(codec: u32, packed: &[u8]) -> Result<BatchBody, Reason> {
+    if codec == 0 {
+        return Err(Reason::Spool);
+    }
     if codec != CODEC_ZSTD_BODY {
         return Err(Reason::Codec(codec));
     }

@@ -277,6 +277,11 @@ impl Writer {
         for (server, name, row) in staged.sites {
             self.books.sites.entry(server).or_default().insert(name, row);
         }
+        // First the rows, then the marks: whoever sees a mark can read the rows below it.
+        if let Some(last) = staged.last {
+            self.books.last = last;
+            self.shared.committed.send_replace(last);
+        }
         if !staged.marks.is_empty() {
             let mut published =
                 self.shared.watermarks.write().unwrap_or_else(PoisonError::into_inner);
@@ -285,10 +290,6 @@ impl Writer {
                 self.books.marks.insert(server, mark);
                 self.books.dirty.insert(server);
             }
-        }
-        if let Some(last) = staged.last {
-            self.books.last = last;
-            self.shared.committed.send_replace(last);
         }
         if wrote {
             self.publish_revoked();

@@ -1,0 +1,129 @@
+//! The streams that are open: one per server, the newest.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::ServerId;
+
+/// Batch intervals an agent may be asked for.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// Who is connected; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Live {
+    seats: Arc<Mutex<Seats>>,
+}
+
+#[derive(Default)]
+struct Seats {
+    next: u64,
+    taken: HashMap<ServerId, Entry>,
+}
+
+struct Entry {
+    number: u64,
+    ended: CancellationToken,
+    interval: watch::Sender<Option<Duration>>,
+}
+
+/// The right to be the stream of a server, until dropped or taken over.
+pub(super) struct Seat {
+    server: ServerId,
+    number: u64,
+    live: Live,
+    /// Fires when a newer stream of the same server takes over.
+    pub(super) ended: CancellationToken,
+    /// Batch interval the agent is asked for; `None`: its own.
+    pub(super) interval: watch::Receiver<Option<Duration>>,
+}
+
+impl Live {
+    /// How many agents are connected.
+    pub fn n_streams(&self) -> usize {
+        self.seats().taken.len()
+    }
+
+    /// Asks a connected agent for another batch interval, 1 to 60 s; false when it is not there.
+    pub fn throttle(&self, server: ServerId, interval: Duration) -> bool {
+        let interval = Some(interval.clamp(INTERVAL_MIN, INTERVAL_MAX));
+        let seats = self.seats();
+        let entry = seats.taken.get(&server);
+        if let Some(entry) = entry {
+            entry.interval.send_if_modified(|now| std::mem::replace(now, interval) != interval);
+        }
+        entry.is_some()
+    }
+
+    /// Takes the seat of a server; an earlier stream of it ends. Returns whether there was one.
+    pub(super) fn take(&self, server: ServerId) -> (Seat, bool) {
+        let mut seats = self.seats();
+        let number = seats.next;
+        seats.next += 1;
+        let ended = CancellationToken::new();
+        let (sender, interval) = watch::channel(None);
+        let entry = Entry { number, ended: ended.clone(), interval: sender };
+        let earlier = seats.taken.insert(server, entry);
+        if let Some(earlier) = &earlier {
+            earlier.ended.cancel();
+        }
+        (Seat { server, number, live: self.clone(), ended, interval }, earlier.is_some())
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Whether no newer stream took over.
+    pub(super) fn is_current(&self) -> bool {
+        self.live.seats().taken.get(&self.server).is_some_and(|entry| entry.number == self.number)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.is_current() {
+            self.live.seats().taken.remove(&self.server);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_stream_of_a_server_has_its_seat() {
+        let live = Live::default();
+        let (first, was_taken) = live.take(ServerId(1));
+        assert!(!was_taken && first.is_current());
+        let (second, was_taken) = live.take(ServerId(1));
+        assert!(was_taken && first.ended.is_cancelled() && !second.ended.is_cancelled());
+        drop(first);
+        assert!(second.is_current(), "the old stream's end does not end the new one");
+        let (other, _) = live.take(ServerId(2));
+        assert_eq!(live.n_streams(), 2);
+        drop((second, other));
+        assert_eq!(live.n_streams(), 0);
+    }
+
+    #[test]
+    fn throttles_reach_connected_agents_within_their_limits() {
+        let live = Live::default();
+        assert!(!live.throttle(ServerId(1), Duration::from_secs(2)));
+        let (mut seat, _) = live.take(ServerId(1));
+        for (asked, given) in [(0, 1), (2, 2), (3600, 60)] {
+            assert!(live.throttle(ServerId(1), Duration::from_secs(asked)));
+            assert!(seat.interval.has_changed().unwrap());
+            assert_eq!(*seat.interval.borrow_and_update(), Some(Duration::from_secs(given)));
+        }
+        live.throttle(ServerId(1), INTERVAL_MAX);
+        assert!(!seat.interval.has_changed().unwrap(), "the same again is not sent again");
+    }
+}
