@@ -1,17 +1,67 @@
 //! The data path of the agent, one blocking thread: files in, spooled batches out.
+//!
+//! Invariant: the counts folded so far are exactly the lines before the read offsets so far. So a
+//! batch and the offsets inside it are atomic: what the spool has is never read again, and what it
+//! does not have is read again after a crash. The checkpoint file is a shortcut for the spool.
+//!
+//! While the spool cannot append, nothing is read: the log itself is the queue.
 
+mod files;
+mod recovery;
+
+use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
-use crate::window::Loss;
+use crate::batch::{self, Cover, Encoded};
+use crate::config::Config;
+use crate::discover::Discovery;
+use crate::logs::checkpoint::{Checkpoint, Position};
+use crate::logs::join::{Judge, OTHER};
+use crate::logs::watch::Watch;
+use crate::spool::{Pos, Spool, SpoolError};
+use crate::window::{Change, Loss, Observation, Windows};
+use crate::{chain, clock};
+
+use files::{Files, PassEnd};
+use recovery::{moved, recover};
+
+/// Time a first gateway error waits for its companions.
+const URGENT_GATHER: Duration = Duration::from_millis(10);
+/// Shortest time between two batches.
+const BATCH_GAP: Duration = Duration::from_millis(250);
+/// Shortest time between two readings: writes that come in bursts are read together.
+const READ_GAP: Duration = Duration::from_millis(20);
+/// Time between looks at every file and configuration; with inotify nothing depends on it but
+/// what inotify cannot see.
+const LOOK_GAP: Duration = Duration::from_millis(900);
+/// The same without inotify.
+const POLL_GAP: Duration = Duration::from_millis(250);
+/// Time between tries of a spool that could not append.
+const RETRY_GAP: Duration = Duration::from_secs(1);
+/// Time between checkpoints; the spooled records since the last one are applied at start.
+const CHECKPOINT_GAP: Duration = Duration::from_secs(10);
+/// A step of the wall clock against the monotonic one that is worth telling.
+const CLOCK_STEP_MS: i64 = 2000;
+/// Batches whose offsets are remembered until they are acked; beyond it `acked` lags in `status`.
+const UNACKED_MAX: usize = 4096;
 
 /// What the gather thread says of itself; sent through a watch channel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GatherStatus {
     /// Every log that is followed or should be.
     pub files: Vec<FileStatus>,
-    /// The loss ledger since the agent started.
+    /// Patterns and configuration files that could not be read: path, reason and fix.
+    pub unreadable: Vec<String>,
+    /// The loss ledger since the agent started; evictions are the spool's to tell.
     pub loss: Loss,
     /// Sites known.
     pub n_sites: u32,
@@ -32,11 +82,11 @@ pub struct FileStatus {
     pub site: String,
     /// Format in use.
     pub format: String,
-    /// Offsets: read, in a spooled batch, in an acked batch.
+    /// Offset up to which it is read.
     pub read: u64,
-    /// See `read`.
+    /// Offset up to which it is in spooled batches.
     pub spooled: u64,
-    /// See `read`.
+    /// Offset up to which it is in acked batches, as far as known.
     pub acked: u64,
     /// Lines read since the agent started.
     pub n_lines: u64,
@@ -45,3 +95,482 @@ pub struct FileStatus {
     /// Why it is not read, and the fix.
     pub problem: Option<String>,
 }
+
+/// What the thread works with; the other ends are joined in `lib.rs`.
+pub struct GatherInputs {
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// Where batches go.
+    pub spool: Arc<Mutex<Spool>>,
+    /// Told after each append.
+    pub spooled: Arc<Notify>,
+    /// From probes and changes; at most [`crate::window::OBSERVATIONS_MAX`] wait.
+    pub observations: mpsc::Receiver<Observation>,
+    /// What the queue of observations refused; taken into the loss ledger.
+    pub n_observations_dropped: Arc<AtomicU64>,
+    /// Status for heartbeats, probes and the `status` command. Receivers are only woken by a
+    /// gateway error, a batch, or a change of `blocked`; the rest is updated in place.
+    pub status: watch::Sender<GatherStatus>,
+    /// What discovery found; sent again when a configuration file changed.
+    pub discovery: watch::Sender<Arc<Discovery>>,
+    /// Time between batches while nothing fails; the collector throttles through it.
+    pub batch_interval: watch::Receiver<Duration>,
+    /// Ends the thread: it reads every file to its end once more, appends, saves, returns.
+    pub stop: CancellationToken,
+}
+
+/// Starts the thread. It returns only after `stop`, also when the disk is full.
+pub fn spawn(inputs: GatherInputs) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("gather".to_owned()).spawn(move || {
+        let _context = runtime.enter();
+        let mut gather = Gather::start(inputs);
+        while !gather.inputs.stop.is_cancelled() {
+            gather.step();
+            let until = gather.next_due();
+            runtime.block_on(gather.wait(until));
+        }
+        gather.finish();
+    })
+}
+
+/// A batch on its way to the disk, with everything its success means.
+struct Pending {
+    encoded: Encoded,
+    positions: Vec<Position>,
+    complete_until: UnixMillis,
+    loss: Loss,
+}
+
+struct Gather {
+    inputs: GatherInputs,
+    files: Files,
+    watch: Watch,
+    judge: Judge,
+    windows: Windows,
+    checkpoint_path: PathBuf,
+    /// What is spooled: the offsets of the last appended batch.
+    checkpoint: Checkpoint,
+    pending: Option<Pending>,
+    /// Spooled batches not acked yet: position, and offsets by file.
+    unacked: VecDeque<(Pos, Vec<(usize, u64)>)>,
+    has_new_inventory: bool,
+    /// Every line written before this is folded.
+    read_until: UnixMillis,
+    /// The last pass stopped before the end of a file.
+    has_more: bool,
+    loss: Loss,
+    n_spool_corrupt: u64,
+    has_save_failed: bool,
+    last_read: Instant,
+    last_look: Option<Instant>,
+    last_batch: Instant,
+    last_save: Instant,
+    last_try: Option<Instant>,
+    /// When the first gateway error of the open windows was read.
+    urgent_since: Option<Instant>,
+    /// Wall clock minus monotonic clock, ms.
+    clock_base: (Instant, UnixMillis),
+}
+
+impl Gather {
+    /// Loads the checkpoint, applies the spooled records after it, opens every log.
+    fn start(inputs: GatherInputs) -> Self {
+        let (now, at) = (clock::instant(), clock::now());
+        let checkpoint_path = inputs.config.state_dir.join("checkpoint");
+        let (checkpoint, is_first_start) = recover(&checkpoint_path, &inputs.spool, at);
+        let config = &inputs.config;
+        let mut files = Files::new(&config.logs, &checkpoint, is_first_start);
+        let judge = Judge::new(
+            files.discovery(),
+            config.privacy,
+            config.limits.sites_max,
+            jiff::tz::TimeZone::system(),
+        );
+        inputs.discovery.send_replace(Arc::new(files.discovery().clone()));
+        files.set_spooled();
+        let mut gather = Self {
+            files,
+            watch: Watch::new(),
+            judge,
+            windows: Windows::default(),
+            checkpoint_path,
+            checkpoint,
+            pending: None,
+            unacked: VecDeque::new(),
+            has_new_inventory: true,
+            read_until: UnixMillis::default(),
+            has_more: false,
+            loss: Loss::default(),
+            n_spool_corrupt: 0,
+            has_save_failed: false,
+            last_read: now,
+            last_look: None,
+            last_batch: now,
+            last_save: now,
+            last_try: None,
+            urgent_since: None,
+            clock_base: (now, at),
+            inputs,
+        };
+        gather.look(now, at);
+        gather.files.set_spooled();
+        // Before anything is read: where a log was first joined must survive a crash.
+        gather.checkpoint.positions = gather.files.positions();
+        gather.save_checkpoint(now, at);
+        gather
+    }
+
+    /// One round: look, read, and send what is due. Never waits.
+    fn step(&mut self) {
+        let (now, at) = (clock::instant(), clock::now());
+        self.note_clock_step(now, at);
+        if self.pending.is_some() {
+            if self.last_try.is_none_or(|last| now >= last + RETRY_GAP) {
+                self.append(now, at);
+            }
+            if self.pending.is_some() {
+                return; // the log itself is the queue
+            }
+        }
+        self.observe_waiting();
+        let mut is_look_due = self.last_look.is_none_or(|last| now >= last + self.look_gap());
+        let files = &mut self.files;
+        self.watch.drain(|event| files.mark(event));
+        if self.files.take_look_wanted() {
+            self.files.rewatch();
+            is_look_due = true;
+        }
+        if is_look_due {
+            self.look(now, at);
+        }
+        if now >= self.last_read + READ_GAP || is_look_due {
+            self.files.look(false, now, at, &mut self.judge, &mut self.watch);
+            self.read(is_look_due, now, at);
+        }
+        if self.is_batch_due(now) {
+            self.close(now, at);
+        }
+        self.publish(is_look_due);
+    }
+
+    fn look_gap(&self) -> Duration {
+        if self.watch.is_complete() { LOOK_GAP } else { POLL_GAP }
+    }
+
+    /// Looks at configuration, globs and the identity of every file.
+    fn look(&mut self, now: Instant, at: UnixMillis) {
+        self.last_look = Some(now);
+        if let Some(discovery) = self.files.refresh(&self.inputs.config.logs, now, at) {
+            self.judge.rediscovered(discovery);
+            self.inputs.discovery.send_replace(Arc::new(discovery.clone()));
+            self.has_new_inventory = true;
+        }
+        self.files.look(true, now, at, &mut self.judge, &mut self.watch);
+        self.lose_vanished();
+    }
+
+    /// Reads every file that may have something, as far as one batch takes it.
+    ///
+    /// `has_looked`: every file was looked at in this round, which only counts without inotify.
+    fn read(&mut self, has_looked: bool, now: Instant, at: UnixMillis) {
+        self.last_read = now;
+        let was_urgent = self.windows.is_urgent();
+        let end = self.files.read_pass(&mut self.judge, &mut self.windows, now, at);
+        self.has_more = end != PassEnd::AllRead;
+        if end == PassEnd::AllRead && (has_looked || self.watch.is_complete()) {
+            self.read_until = at;
+        }
+        self.lose_vanished();
+        if self.windows.is_urgent() && !was_urgent {
+            self.urgent_since = Some(now);
+        }
+        if self.files.take_gateway_error() {
+            self.inputs.status.send_if_modified(|status| {
+                let is_first =
+                    status.gateway_error_at.is_none_or(|last| at.since(last) > BATCH_GAP);
+                status.gateway_error_at = Some(at);
+                is_first
+            });
+        }
+        if end == PassEnd::WindowFull {
+            self.close(now, at);
+        }
+    }
+
+    fn lose_vanished(&mut self) {
+        let vanished = self.files.take_vanished();
+        if vanished != crate::logs::tail::Vanished::default() {
+            let (n_truncations, n_bytes_lost) = (vanished.n_truncations, vanished.n_bytes);
+            self.windows.lose(&Loss { n_truncations, n_bytes_lost, ..Loss::default() });
+        }
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        if let Observation::Service(state) = &observation {
+            self.judge.service(state);
+        }
+        self.windows.observe(observation);
+    }
+
+    fn observe_waiting(&mut self) {
+        while self.windows.n_bytes() < batch::WINDOW_BYTES_MAX {
+            let Ok(observation) = self.inputs.observations.try_recv() else { break };
+            self.observe(observation);
+        }
+    }
+
+    fn note_clock_step(&mut self, now: Instant, at: UnixMillis) {
+        let (base, base_at) = self.clock_base;
+        let step_ms = at.0 - base_at.plus(now.saturating_duration_since(base)).0;
+        self.clock_base = (now, at);
+        if step_ms.abs() >= CLOCK_STEP_MS {
+            tracing::warn!(step_ms, "clock was set");
+            let what = format!("clock set by {:+.1} s", step_ms as f64 / 1000.0);
+            self.observe(Observation::Change(Change {
+                kind: "clock",
+                what,
+                site: None,
+                pool: None,
+                at,
+            }));
+        }
+    }
+
+    fn is_batch_due(&self, now: Instant) -> bool {
+        self.batch_due().is_some_and(|due| now >= due)
+    }
+
+    /// When the open windows are to be closed; `None` while they are empty.
+    fn batch_due(&self) -> Option<Instant> {
+        if self.windows.n_bytes() >= batch::WINDOW_BYTES_MAX {
+            return Some(self.last_batch);
+        }
+        if let Some(since) = self.urgent_since {
+            return Some((since + URGENT_GATHER).max(self.last_batch + BATCH_GAP));
+        }
+        let is_wanted = !self.windows.is_empty() || self.has_new_inventory;
+        let interval = *self.inputs.batch_interval.borrow();
+        is_wanted.then(|| self.last_batch + interval.max(BATCH_GAP))
+    }
+
+    /// Closes the windows into one batch and appends it.
+    fn close(&mut self, now: Instant, at: UnixMillis) {
+        self.lose_elsewhere();
+        let has_inventory = std::mem::take(&mut self.has_new_inventory);
+        if self.windows.is_empty() && !has_inventory {
+            return;
+        }
+        self.urgent_since = None;
+        self.last_batch = now;
+        let positions = self.files.positions();
+        let cover = Cover {
+            complete_until: self.read_until,
+            offsets: moved(&positions, &self.checkpoint.positions),
+            inventory: has_inventory.then(|| self.files.pools()),
+        };
+        let closed = self.windows.close();
+        let encoded = batch::encode(&closed, self.judge.sites(), &cover);
+        if encoded.n_left_out > 0 {
+            tracing::warn!(n = encoded.n_left_out, "batch is full: texts were left out");
+        }
+        let complete_until = cover.complete_until;
+        self.pending = Some(Pending { encoded, positions, complete_until, loss: closed.loss });
+        self.append(now, at);
+    }
+
+    /// Losses that other parts count.
+    fn lose_elsewhere(&mut self) {
+        let n_events_dropped = self.inputs.n_observations_dropped.swap(0, Ordering::Relaxed);
+        let n_corrupt = self.spool(|spool| spool.stats().n_records_corrupt);
+        let n_spool_records_corrupt = n_corrupt.saturating_sub(self.n_spool_corrupt);
+        self.n_spool_corrupt = n_corrupt;
+        if n_events_dropped > 0 || n_spool_records_corrupt > 0 {
+            let loss = Loss { n_events_dropped, n_spool_records_corrupt, ..Loss::default() };
+            self.windows.lose(&loss);
+        }
+    }
+
+    /// Tries to bring the pending batch to disk; on failure it stays pending.
+    fn append(&mut self, now: Instant, at: UnixMillis) {
+        let Some(pending) = self.pending.take() else { return };
+        self.last_try = Some(now);
+        let (payload, n_lines) = (&pending.encoded.payload, pending.encoded.n_lines);
+        let mut result = self.spool(|spool| spool.append(payload, n_lines));
+        if matches!(result, Err(SpoolError::Full { source: None, .. })) {
+            // The budget is full of records that only wait for a checkpoint.
+            self.save_checkpoint(now, at);
+            result = self.spool(|spool| spool.append(payload, n_lines));
+        }
+        match result {
+            Ok(pos) => self.appended(pending, pos, now, at),
+            Err(error) => {
+                self.pending = Some(pending);
+                self.blocked(&error);
+            }
+        }
+    }
+
+    fn appended(&mut self, pending: Pending, pos: Pos, now: Instant, at: UnixMillis) {
+        self.inputs.spooled.notify_one();
+        self.loss.add(&pending.loss);
+        self.checkpoint.spool_pos = pos.0;
+        self.checkpoint.positions = pending.positions;
+        let offsets = self.files.set_spooled();
+        if self.unacked.len() >= UNACKED_MAX {
+            self.unacked.pop_front();
+        }
+        self.unacked.push_back((pos, offsets));
+        if self.inputs.status.borrow().blocked.is_some() {
+            tracing::info!("spool takes batches again: reading on");
+        }
+        let loss = self.loss;
+        self.inputs.status.send_modify(|status| {
+            status.blocked = None;
+            status.loss = loss;
+            status.complete_until = pending.complete_until;
+        });
+        if now >= self.last_save + CHECKPOINT_GAP {
+            self.save_checkpoint(now, at);
+        }
+    }
+
+    fn blocked(&mut self, error: &SpoolError) {
+        let reason = chain(error);
+        let mut is_new = false;
+        self.inputs.status.send_if_modified(|status| {
+            is_new = status.blocked.is_none();
+            status.blocked = Some(reason.clone());
+            is_new
+        });
+        if is_new {
+            tracing::warn!(
+                error = %reason,
+                "spool cannot take a batch: reading pauses, the logs themselves are the queue"
+            );
+        }
+    }
+
+    /// Saves what is spooled. A failure is told once; the spooled records carry the same.
+    fn save_checkpoint(&mut self, now: Instant, at: UnixMillis) {
+        self.last_save = now;
+        self.checkpoint.saved_at = at;
+        match self.checkpoint.save(&self.checkpoint_path) {
+            Ok(()) => {
+                self.has_save_failed = false;
+                let pos = Pos(self.checkpoint.spool_pos);
+                if let Err(error) = self.spool(|spool| spool.set_checkpointed(pos)) {
+                    tracing::warn!(error = %chain(&error), "cannot trim the spool");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_save_failed, true) {
+                    tracing::warn!(error = %chain(&error), "cannot save the checkpoint");
+                }
+            }
+        }
+    }
+
+    /// Updates the status; the list of files only when `with_files`, since it is long.
+    fn publish(&mut self, with_files: bool) {
+        let is_idle = self.windows.is_empty() && self.pending.is_none() && !self.has_more;
+        let n_sites = self.judge.sites().iter().filter(|site| site.name != OTHER).count() as u32;
+        if with_files {
+            let stats = self.spool(|spool| (spool.last(), spool.stats()));
+            let n_unacked = stats.1.seq_last.saturating_sub(stats.1.seq_acked);
+            let acked = Pos(stats.0.0.saturating_sub(n_unacked));
+            while self.unacked.front().is_some_and(|(pos, _)| *pos <= acked) {
+                let (_, offsets) = self.unacked.pop_front().expect("just seen");
+                self.files.set_acked(&offsets);
+            }
+        }
+        let (files, read_until) = (&self.files, self.read_until);
+        self.inputs.status.send_if_modified(|status| {
+            status.n_sites = n_sites;
+            if is_idle {
+                status.complete_until = read_until;
+            }
+            if with_files {
+                status.files = files.status();
+                status.unreadable = files.unreadable();
+            }
+            false
+        });
+    }
+
+    fn spool<T>(&self, work: impl FnOnce(&mut Spool) -> T) -> T {
+        work(&mut self.inputs.spool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When the next round has something to do, events and observations aside.
+    fn next_due(&self) -> Instant {
+        if self.pending.is_some() {
+            return self.last_try.unwrap_or(self.last_read) + RETRY_GAP;
+        }
+        let look = self.last_look.map_or(self.last_read, |last| last + self.look_gap());
+        let read = (self.has_more || self.files.has_marks()).then(|| self.last_read + READ_GAP);
+        let read = if self.has_more { Some(self.last_read) } else { read };
+        [read, self.batch_due()].into_iter().flatten().fold(look, Instant::min)
+    }
+
+    /// Waits for a file event, an observation, a throttle, the stop, or the time `until`.
+    async fn wait(&mut self, until: Instant) {
+        let is_blocked = self.pending.is_some();
+        let may_read = self.last_read + READ_GAP;
+        let watch = &self.watch;
+        let stop = self.inputs.stop.clone();
+        let observation = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            // Cancel-safe: recv takes nothing unless it completes. Not taken while blocked, so
+            // that the queue fills and its senders count what they drop.
+            Some(observation) = self.inputs.observations.recv(), if !is_blocked => Some(observation),
+            // Cancel-safe: events stay queued in the kernel until `drain`.
+            () = async {
+                tokio::time::sleep_until(may_read.into()).await;
+                watch.ready().await;
+            }, if !is_blocked => None,
+            // Cancel-safe: the value is read elsewhere. An error means that nobody throttles.
+            Ok(()) = self.inputs.batch_interval.changed() => None,
+            // Cancel-safe: a timer.
+            () = tokio::time::sleep_until(until.into()) => None,
+        };
+        if let Some(observation) = observation {
+            self.observe(observation);
+        }
+    }
+
+    /// Reads every file to its end once, appends, saves.
+    ///
+    /// A backlog that does not fit half of the grace stays in the logs until the next start.
+    fn finish(&mut self) {
+        let (began, at) = (clock::instant(), clock::now());
+        self.observe_waiting();
+        loop {
+            let now = clock::instant();
+            if self.pending.is_some() {
+                self.append(now, at);
+            }
+            if self.pending.is_some() {
+                tracing::warn!("stopping while the spool is full: the rest is read at next start");
+                break;
+            }
+            self.files.mark_all();
+            self.look(now, at);
+            self.read(true, now, at);
+            let is_late = now > began + self.inputs.config.shutdown_grace.0 / 2;
+            let is_last = !self.has_more || is_late;
+            if is_last || self.windows.n_bytes() >= batch::WINDOW_BYTES_MAX {
+                self.close(now, at);
+            }
+            if is_last && self.pending.is_none() {
+                break;
+            }
+        }
+        self.save_checkpoint(clock::instant(), clock::now());
+        self.publish(true);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -156,6 +156,12 @@ impl Tail {
         self.current.is_some() || !self.rotated.is_empty()
     }
 
+    /// True while a file is open that had the path before.
+    #[must_use]
+    pub fn has_rotated(&self) -> bool {
+        !self.rotated.is_empty()
+    }
+
     /// First byte of the current file not handed out.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -183,17 +189,6 @@ impl Tail {
     /// What vanished since the last call.
     pub fn take_vanished(&mut self) -> Vanished {
         std::mem::take(&mut self.vanished)
-    }
-
-    /// Directories whose events concern this tail.
-    #[must_use]
-    pub fn directories(&self) -> Vec<PathBuf> {
-        let mut directories = vec![parent(&self.path).to_owned()];
-        if let Ok(real) = fs::canonicalize(&self.path) {
-            directories.push(parent(&real).to_owned());
-        }
-        directories.dedup();
-        directories
     }
 
     /// Looks which file has the path now, and after files that rotated away.
@@ -541,7 +536,12 @@ impl Tail {
     /// Files beside the path, and beside what it links to, with their inodes.
     fn neighbours(&self) -> io::Result<Vec<(PathBuf, u64)>> {
         let mut neighbours = Vec::new();
-        for directory in self.directories() {
+        let mut directories = vec![parent(&self.path).to_owned()];
+        if let Ok(real) = fs::canonicalize(&self.path) {
+            directories.push(parent(&real).to_owned());
+        }
+        directories.dedup();
+        for directory in directories {
             for entry in fs::read_dir(directory)? {
                 let entry = entry?;
                 neighbours.push((entry.path(), entry.ino()));

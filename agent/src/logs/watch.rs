@@ -31,7 +31,14 @@ pub struct Watch {
 /// What happened, as far as it is known.
 pub enum Event<'e> {
     /// A file was written, created, renamed or removed.
-    File(&'e Path, &'e OsStr),
+    File {
+        /// As given to [`Watch::add`].
+        directory: &'e Path,
+        /// Of the file.
+        name: &'e OsStr,
+        /// Not merely written.
+        is_name_change: bool,
+    },
     /// Something; look at everything.
     Unknown,
 }
@@ -103,7 +110,7 @@ impl Watch {
     }
 
     /// Takes all events that wait.
-    pub fn drain(&mut self, mut on_event: impl FnMut(Event<'_>)) {
+    pub fn drain(&mut self, mut on_event: impl FnMut(&Event<'_>)) {
         self.clear_ready();
         let Some(inotify) = self.inotify.as_mut() else { return };
         let mut removed = Vec::new();
@@ -123,19 +130,22 @@ impl Watch {
                 for (_, directory) in directories {
                     is_known = true;
                     match event.name {
-                        Some(name) => on_event(Event::File(directory, name)),
-                        None => on_event(Event::Unknown),
+                        Some(name) => {
+                            let is_name_change = event.mask != EventMask::MODIFY;
+                            on_event(&Event::File { directory, name, is_name_change });
+                        }
+                        None => on_event(&Event::Unknown),
                     }
                 }
                 if !is_known || event.mask.contains(EventMask::Q_OVERFLOW) {
-                    on_event(Event::Unknown);
+                    on_event(&Event::Unknown);
                 }
             }
         }
         for descriptor in removed {
             self.directories.retain(|(wd, _)| *wd != descriptor);
             self.by_directory.retain(|_, wd| *wd != descriptor);
-            on_event(Event::Unknown);
+            on_event(&Event::Unknown);
         }
     }
 

@@ -145,6 +145,8 @@ pub struct Closed {
 pub const EXEMPLARS_PER_SITE_MAX: u32 = 5;
 /// Exemplars a server may send of one second.
 pub const EXEMPLARS_PER_SECOND_MAX: u32 = 50;
+/// Lines of system logs in one batch; further ones are dropped and counted.
+const LOG_LINES_MAX: usize = 500;
 /// Seconds whose exemplar tallies are remembered after a close, so that the limits hold although a
 /// second may be spread over several batches. The oldest second is forgotten first.
 const TALLIES_MAX: usize = 128;
@@ -239,6 +241,9 @@ impl Windows {
             Observation::Service(state) => {
                 self.n_bytes += state.unit.len();
                 self.open.services.push(state);
+            }
+            Observation::Log(_) if self.open.log_lines.len() >= LOG_LINES_MAX => {
+                self.open.loss.n_events_dropped += 1;
             }
             Observation::Log(line) => {
                 self.n_bytes += line.message.len();

@@ -1,0 +1,588 @@
+//! Every followed log with its parser: which there are, which have something new, reading them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use wire::UnixMillis;
+
+use crate::batch::WINDOW_BYTES_MAX;
+use crate::clock;
+use crate::config::LogsConfig;
+use crate::discover::{self, Discovery, LogKind, LogSource, SiteRule, Unreadable};
+use crate::logs::checkpoint::{Checkpoint, FileKey, Position};
+use crate::logs::file::{BUFFER_BYTES, Chunk};
+use crate::logs::join::Judge;
+use crate::logs::parse::Parser;
+use crate::logs::tail::{Look, Start, Tail, TailError, Vanished};
+use crate::logs::watch::{Event, Watch};
+use crate::logs::{Line, Rejected, sources};
+use crate::window::{Loss, Observation, Windows};
+
+use super::FileStatus;
+
+/// Time between looks at globs and configuration files: new logs are followed within 2 s.
+const REFRESH_GAP: Duration = Duration::from_millis(1700);
+/// Longest time one pass reads before timers get their turn.
+const PASS_MAX: Duration = Duration::from_millis(200);
+/// Access lines read before the error logs are looked at and waiting requests are judged.
+const ACCESS_BYTES_MAX: usize = BUFFER_BYTES;
+/// Lines that decide a format at first sight.
+const FIRST_LINES_MAX: usize = 32;
+/// A log that rotates may be missing for a moment.
+const MISSING_GRACE: Duration = Duration::from_secs(5);
+/// Positions of logs that are not followed at present, kept for when they are again.
+const ORPHANS_MAX: usize = 1000;
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PassEnd {
+    /// Every file was read to its end.
+    AllRead,
+    /// Time is up; there is more.
+    TimeUp,
+    /// The windows must be closed first; there may be more.
+    WindowFull,
+}
+
+/// See the module.
+pub(super) struct Files {
+    discovery: Discovery,
+    followed: Vec<Followed>,
+    by_path: BTreeMap<PathBuf, usize>,
+    /// What events name: (directory, name), links resolved too.
+    by_name: BTreeMap<PathBuf, BTreeMap<OsString, usize>>,
+    by_directory: BTreeMap<PathBuf, BTreeSet<usize>>,
+    orphans: Vec<Position>,
+    first_start_at: UnixMillis,
+    saved_at: UnixMillis,
+    unreadable: Vec<Unreadable>,
+    /// Configuration files and when they changed last.
+    stamps: Vec<Option<(SystemTime, u64)>>,
+    refreshed_at: Option<Instant>,
+    has_gateway_error: bool,
+    look_wanted: bool,
+    buffer: Vec<u8>,
+}
+
+struct Followed {
+    tail: Tail,
+    source: LogSource,
+    /// The judge's index.
+    ix: Option<usize>,
+    parser: Option<Parser>,
+    start: Start,
+    is_marked: bool,
+    wants_look: bool,
+    /// Watched directories are those of this file.
+    watched: Option<FileKey>,
+    is_watched: bool,
+    missing_since: Option<Instant>,
+    problem: Option<String>,
+    spooled: u64,
+    acked: u64,
+    n_lines: u64,
+    n_rejected: u64,
+}
+
+impl Files {
+    /// Discovers and lists what there is; opens nothing yet.
+    pub(super) fn new(config: &LogsConfig, checkpoint: &Checkpoint, is_first_start: bool) -> Self {
+        let discovery = discovery_of(config);
+        let mut files = Self {
+            stamps: stamps_of(&discovery),
+            discovery,
+            followed: Vec::new(),
+            by_path: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            by_directory: BTreeMap::new(),
+            orphans: checkpoint.positions.clone(),
+            first_start_at: checkpoint.first_start_at,
+            saved_at: checkpoint.saved_at,
+            unreadable: Vec::new(),
+            refreshed_at: None,
+            has_gateway_error: false,
+            look_wanted: false,
+            buffer: vec![0; BUFFER_BYTES],
+        };
+        let expansion = sources::expand(config, &files.discovery.logs);
+        files.follow(expansion.logs, |born| {
+            if is_first_start {
+                Start::End
+            } else {
+                start_by_birth(born, checkpoint.first_start_at)
+            }
+        });
+        files.tell_unreadable(expansion.unreadable);
+        files
+    }
+
+    pub(super) fn discovery(&self) -> &Discovery {
+        &self.discovery
+    }
+
+    pub(super) fn pools(&self) -> Vec<String> {
+        self.discovery.pools.iter().map(|pool| pool.name.clone()).collect()
+    }
+
+    /// Expands globs, and discovers again when a configuration file changed (then it is returned).
+    pub(super) fn refresh(
+        &mut self,
+        config: &LogsConfig,
+        now: Instant,
+        at: UnixMillis,
+    ) -> Option<&Discovery> {
+        if self.refreshed_at.is_some_and(|last| now < last + REFRESH_GAP) {
+            return None;
+        }
+        self.refreshed_at = Some(now);
+        let stamps = stamps_of(&self.discovery);
+        let is_changed = stamps != self.stamps;
+        if is_changed {
+            self.discovery = discovery_of(config);
+            self.stamps = stamps_of(&self.discovery);
+        }
+        self.saved_at = at;
+        let expansion = sources::expand(config, &self.discovery.logs);
+        let first_start_at = self.first_start_at;
+        self.follow(expansion.logs, |born| {
+            // What a glob did not match a moment ago is new, whatever the clock says.
+            if is_changed { start_by_birth(born, first_start_at) } else { Start::Beginning }
+        });
+        self.tell_unreadable(expansion.unreadable);
+        is_changed.then_some(&self.discovery)
+    }
+
+    /// Adds what is not followed yet and takes over changed sources. What is no longer listed is
+    /// followed on: a rotated log leaves the glob for a moment too.
+    fn follow(&mut self, logs: Vec<LogSource>, start: impl Fn(Option<SystemTime>) -> Start) {
+        for source in logs {
+            if let Some(followed) = self.by_path.get(&source.path).map(|ix| &mut self.followed[*ix])
+            {
+                if followed.source != source {
+                    followed.source = source;
+                    followed.parser = None;
+                    followed.ix = None;
+                }
+                continue;
+            }
+            let (own, others) = std::mem::take(&mut self.orphans)
+                .into_iter()
+                .partition(|position| position.path == source.path);
+            self.orphans = others;
+            let born = fs::metadata(&source.path).and_then(|meta| meta.created()).ok();
+            let own: Vec<Position> = own;
+            let start = if own.is_empty() { start(born) } else { Start::Beginning };
+            self.by_path.insert(source.path.clone(), self.followed.len());
+            self.followed.push(Followed::new(source, own, start, self.saved_at));
+        }
+        let n_over = self.orphans.len().saturating_sub(ORPHANS_MAX);
+        self.orphans.drain(..n_over);
+    }
+
+    fn tell_unreadable(&mut self, mut unreadable: Vec<Unreadable>) {
+        unreadable.extend(self.discovery.unreadable.iter().cloned());
+        for new in unreadable.iter().filter(|new| !self.unreadable.contains(new)) {
+            let (path, reason, fix) = (new.path.display(), &new.reason, &new.fix);
+            tracing::warn!(%path, reason, fix, "cannot look for logs");
+        }
+        self.unreadable = unreadable;
+    }
+
+    /// Notes which file an event is about.
+    pub(super) fn mark(&mut self, event: &Event<'_>) {
+        let Event::File { directory, name, is_name_change } = event else {
+            self.mark_all();
+            self.look_wanted = true;
+            return;
+        };
+        let named = self.by_name.get(*directory).and_then(|names| names.get(*name));
+        if let Some(followed) = named.and_then(|ix| self.followed.get_mut(*ix)) {
+            followed.is_marked = true;
+            followed.wants_look |= is_name_change;
+        } else if let Some(all) = self.by_directory.get(*directory) {
+            // Perhaps a rotated file that is still written.
+            for ix in all {
+                let followed = &mut self.followed[*ix];
+                followed.is_marked |= followed.tail.has_rotated();
+            }
+        }
+    }
+
+    pub(super) fn mark_all(&mut self) {
+        self.followed.iter_mut().for_each(|followed| followed.is_marked = true);
+    }
+
+    pub(super) fn has_marks(&self) -> bool {
+        self.followed.iter().any(|followed| followed.is_marked || followed.wants_look)
+    }
+
+    /// True once after events were lost or unclear.
+    pub(super) fn take_look_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.look_wanted)
+    }
+
+    /// Looks which file has which path: all of them, or those that an event named.
+    pub(super) fn look(
+        &mut self,
+        is_full: bool,
+        now: Instant,
+        at: UnixMillis,
+        judge: &mut Judge,
+        watch: &mut Watch,
+    ) {
+        if !is_full && !self.followed.iter().any(|followed| followed.wants_look) {
+            return;
+        }
+        let open = |(ix, followed): (usize, &Followed)| {
+            followed.tail.keys_open().map(|key| (key, ix)).collect::<Vec<_>>()
+        };
+        let mut held: BTreeMap<FileKey, usize> =
+            self.followed.iter().enumerate().flat_map(open).collect();
+        for ix in 0..self.followed.len() {
+            let followed = &mut self.followed[ix];
+            let wants_look = std::mem::take(&mut followed.wants_look);
+            if !is_full && !wants_look {
+                continue;
+            }
+            followed.is_marked = true;
+            let is_held = |key| held.get(&key).is_some_and(|holder| *holder != ix);
+            let look = Look { start: followed.start, now, at, is_held: &is_held };
+            let found = followed.tail.look(look, &mut self.buffer);
+            held.extend(followed.tail.keys_open().map(|key| (key, ix)));
+            let source = followed.source_ix(judge);
+            judge.set_readable(source, found.is_ok());
+            match found {
+                Ok(()) => followed.found(),
+                Err(error) => followed.not_found(&error, now),
+            }
+            self.watch_directories(ix, watch);
+        }
+    }
+
+    fn watch_directories(&mut self, ix: usize, watch: &mut Watch) {
+        let followed = &mut self.followed[ix];
+        let key = followed.tail.key();
+        if std::mem::replace(&mut followed.is_watched, true) && followed.watched == key {
+            return;
+        }
+        followed.watched = key;
+        let path = followed.source.path.clone();
+        let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+        for path in [path, real] {
+            let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            let directory =
+                if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+            watch.add(directory);
+            let names = self.by_name.entry(directory.to_owned()).or_default();
+            names.insert(name.to_owned(), ix);
+            self.by_directory.entry(directory.to_owned()).or_default().insert(ix);
+        }
+    }
+
+    /// Directories whose watch was lost are given again at the next look.
+    pub(super) fn rewatch(&mut self) {
+        self.followed.iter_mut().for_each(|followed| followed.is_watched = false);
+    }
+
+    /// Reads every marked file, one chunk in turn, and folds the lines.
+    ///
+    /// Servers write the error line first. So after some access lines the error logs are read to
+    /// their end, and only then the requests that wait for an explanation are judged. When this
+    /// returns nothing waits in the judge.
+    pub(super) fn read_pass(
+        &mut self,
+        judge: &mut Judge,
+        windows: &mut Windows,
+        now: Instant,
+        at: UnixMillis,
+    ) -> PassEnd {
+        loop {
+            let mut n_bytes = 0;
+            let mut n_chunks = 0;
+            for ix in 0..self.followed.len() {
+                if self.followed[ix].source.kind != LogKind::Access {
+                    continue;
+                }
+                while self.followed[ix].is_marked && n_bytes < ACCESS_BYTES_MAX {
+                    n_bytes += self.read_chunk(ix, judge, windows, now, at);
+                    n_chunks += 1;
+                }
+            }
+            for ix in 0..self.followed.len() {
+                let followed = &mut self.followed[ix];
+                if followed.source.kind == LogKind::Access {
+                    continue;
+                }
+                followed.is_marked |= n_chunks > 0;
+                while self.followed[ix].is_marked {
+                    self.read_chunk(ix, judge, windows, now, at);
+                }
+            }
+            let mut has_error = false;
+            judge.settle(at, &mut |request| {
+                has_error |= request.exemplar.is_some();
+                windows.fold(request);
+            });
+            self.has_gateway_error |= has_error;
+            if windows.n_bytes() >= WINDOW_BYTES_MAX {
+                return PassEnd::WindowFull;
+            }
+            if !self.followed.iter().any(|followed| followed.is_marked) {
+                return PassEnd::AllRead;
+            }
+            if clock::instant().saturating_duration_since(now) > PASS_MAX {
+                return PassEnd::TimeUp;
+            }
+        }
+    }
+
+    /// Reads and folds one chunk; unmarks the file at its end. Returns the bytes read.
+    fn read_chunk(
+        &mut self,
+        ix: usize,
+        judge: &mut Judge,
+        windows: &mut Windows,
+        now: Instant,
+        at: UnixMillis,
+    ) -> usize {
+        let followed = &mut self.followed[ix];
+        match followed.tail.read(now, &mut self.buffer) {
+            Ok(Some(chunk)) => {
+                let n_bytes = chunk.lines.len();
+                self.has_gateway_error |= followed.fold(&chunk, &self.buffer, judge, windows, at);
+                n_bytes.max(1)
+            }
+            Ok(None) => {
+                followed.is_marked = false;
+                0
+            }
+            Err(error) => {
+                followed.is_marked = false;
+                followed.not_found(&error, now);
+                0
+            }
+        }
+    }
+
+    pub(super) fn take_vanished(&mut self) -> Vanished {
+        let mut sum = Vanished::default();
+        for followed in &mut self.followed {
+            let vanished = followed.tail.take_vanished();
+            sum.n_truncations += vanished.n_truncations;
+            sum.n_bytes += vanished.n_bytes;
+        }
+        sum
+    }
+
+    /// True once after a gateway error was read.
+    pub(super) fn take_gateway_error(&mut self) -> bool {
+        std::mem::take(&mut self.has_gateway_error)
+    }
+
+    /// How far every known file is read.
+    pub(super) fn positions(&self) -> Vec<Position> {
+        let followed = self.followed.iter().flat_map(|followed| followed.tail.positions());
+        self.orphans.iter().cloned().chain(followed).collect()
+    }
+
+    /// Everything read so far is spooled; returns the files that moved, and how far.
+    pub(super) fn set_spooled(&mut self) -> Vec<(usize, u64)> {
+        let mut moved = Vec::new();
+        for (ix, followed) in self.followed.iter_mut().enumerate() {
+            let offset = followed.tail.offset();
+            if followed.spooled != offset {
+                followed.spooled = offset;
+                moved.push((ix, offset));
+            }
+        }
+        moved
+    }
+
+    /// These offsets are committed at the collector.
+    pub(super) fn set_acked(&mut self, offsets: &[(usize, u64)]) {
+        for (ix, offset) in offsets {
+            self.followed[*ix].acked = *offset;
+        }
+    }
+
+    pub(super) fn unreadable(&self) -> Vec<String> {
+        let text =
+            |one: &Unreadable| format!("{}: {}: {}", one.path.display(), one.reason, one.fix);
+        self.unreadable.iter().map(text).collect()
+    }
+
+    pub(super) fn status(&self) -> Vec<FileStatus> {
+        self.followed.iter().map(Followed::status).collect()
+    }
+}
+
+impl Followed {
+    fn new(source: LogSource, own: Vec<Position>, start: Start, saved_at: UnixMillis) -> Self {
+        Self {
+            tail: Tail::new(&source.path, own, saved_at),
+            source,
+            ix: None,
+            parser: None,
+            start,
+            is_marked: true,
+            wants_look: true,
+            watched: None,
+            is_watched: false,
+            missing_since: None,
+            problem: None,
+            spooled: 0,
+            acked: 0,
+            n_lines: 0,
+            n_rejected: 0,
+        }
+    }
+
+    fn source_ix(&mut self, judge: &mut Judge) -> usize {
+        *self.ix.get_or_insert_with(|| judge.add_source(&self.source))
+    }
+
+    fn found(&mut self) {
+        self.start = Start::Beginning;
+        self.missing_since = None;
+        if self.problem.take().is_some() {
+            tracing::info!(path = %self.source.path.display(), "log can be read now");
+        }
+    }
+
+    fn not_found(&mut self, error: &TailError, now: Instant) {
+        if matches!(error, TailError::Missing { .. }) {
+            self.start = Start::Beginning;
+            let was_there = self.n_lines > 0 || self.tail.is_open();
+            let since = *self.missing_since.get_or_insert(now);
+            if was_there && now < since + MISSING_GRACE {
+                return;
+            }
+        }
+        let problem = error.to_string();
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!(path = %self.source.path.display(), %error, "log is not read");
+            self.problem = Some(problem);
+        }
+    }
+
+    /// Folds whole lines; true when there was a gateway error among them.
+    fn fold(
+        &mut self,
+        chunk: &Chunk,
+        buffer: &[u8],
+        judge: &mut Judge,
+        windows: &mut Windows,
+        at: UnixMillis,
+    ) -> bool {
+        let source = self.source_ix(judge);
+        let lines = &buffer[chunk.lines.clone()];
+        let parser = self.parser.get_or_insert_with(|| {
+            let first: Vec<&[u8]> = split(lines).take(FIRST_LINES_MAX).collect();
+            Parser::for_source(&self.source, &first)
+        });
+        let mut n_lines = chunk.n_too_long;
+        let mut n_rejected = chunk.n_too_long;
+        let mut has_error = false;
+        for line in split(lines) {
+            n_lines += 1;
+            match parser.parse(line) {
+                Line::Access(record) => judge.access(source, &record, at, &mut |request| {
+                    has_error |= request.exemplar.is_some();
+                    windows.fold(request);
+                }),
+                Line::Error(record) => {
+                    if let Some(evidence) = judge.error(source, &record, at) {
+                        windows.observe(Observation::Log(evidence));
+                    }
+                }
+                Line::Rejected(reason) => n_rejected += u32::from(is_loss(reason)),
+            }
+        }
+        windows.read(n_lines);
+        if n_rejected > 0 {
+            windows.lose(&Loss { n_lines_rejected: n_rejected.into(), ..Loss::default() });
+        }
+        self.n_lines += u64::from(n_lines);
+        self.n_rejected += u64::from(n_rejected);
+        has_error
+    }
+
+    fn status(&self) -> FileStatus {
+        FileStatus {
+            path: self.source.path.clone(),
+            site: match &self.source.site {
+                SiteRule::Fixed(site) => site.clone(),
+                SiteRule::Host => "host".to_owned(),
+            },
+            format: self
+                .parser
+                .as_ref()
+                .map_or(self.source.format.as_str(), |parser| parser.format())
+                .to_owned(),
+            read: self.tail.offset(),
+            spooled: self.spooled,
+            acked: self.acked,
+            n_lines: self.n_lines,
+            n_rejected: self.n_rejected,
+            problem: self.problem.clone(),
+        }
+    }
+}
+
+/// The lines of a chunk without their ends.
+fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', lines).map(move |end| {
+        let line = &lines[start..end];
+        start = end + 1;
+        line.strip_suffix(b"\r").unwrap_or(line)
+    })
+}
+
+/// Blank lines, comments and the further lines of a stack trace are part of a sound log.
+fn is_loss(reason: Rejected) -> bool {
+    !matches!(reason, Rejected::Blank | Rejected::Directive | Rejected::Continuation)
+}
+
+/// A log born before the agent's first start is history; one whose birth the file system does not
+/// know is taken as news.
+fn start_by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Start {
+    let first = UNIX_EPOCH + Duration::from_millis(first_start_at.0.try_into().unwrap_or(0));
+    if born.is_some_and(|born| born < first) { Start::End } else { Start::Beginning }
+}
+
+fn discovery_of(config: &LogsConfig) -> Discovery {
+    if config.discover { discover::discover(&config.root, config) } else { Discovery::default() }
+}
+
+fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &PathBuf| {
+        let meta = fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    };
+    discovery.config_files.iter().map(stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_lose_their_ends_and_nothing_else() {
+        let lines: Vec<&[u8]> = split(b"a\r\n\n\0\xff\r\r\nlast\n").collect();
+        assert_eq!(lines, [&b"a"[..], b"", b"\0\xff\r", b"last"]);
+        assert_eq!(split(b"").count(), 0);
+    }
+
+    #[test]
+    fn a_log_born_before_the_first_start_is_history() {
+        let first = UnixMillis(10_000);
+        let born = |ms| Some(UNIX_EPOCH + Duration::from_millis(ms));
+        assert_eq!(start_by_birth(born(9_999), first), Start::End);
+        assert_eq!(start_by_birth(born(10_000), first), Start::Beginning);
+        assert_eq!(start_by_birth(None, first), Start::Beginning);
+    }
+}

@@ -1,0 +1,185 @@
+//! The gather thread on real files and a real spool, as the agent runs it.
+
+use super::*;
+use crate::config::{LogsConfig, SourceConfig};
+use crate::spool::Seq;
+use prost::Message as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use wire::v1;
+
+/// One agent's data path in a temporary directory; every line counted is found in its spool.
+struct Agent {
+    dir: tempfile::TempDir,
+    sources: Vec<SourceConfig>,
+    running: Option<Running>,
+}
+
+struct Running {
+    thread: JoinHandle<()>,
+    stop: CancellationToken,
+    status: watch::Receiver<GatherStatus>,
+    observations: mpsc::Sender<Observation>,
+    interval: watch::Sender<Duration>,
+    spool: Arc<Mutex<Spool>>,
+}
+
+fn source(path: &Path, kind: &str, site: Option<&str>) -> SourceConfig {
+    SourceConfig {
+        path: path.to_str().unwrap().to_owned(),
+        kind: kind.to_owned(),
+        format: "combined".to_owned(),
+        site: site.map(str::to_owned),
+        timezone: None,
+    }
+}
+
+/// An access line of now.
+fn line(status: u16, path: &str) -> String {
+    let now = jiff::Zoned::now().strftime("%d/%b/%Y:%H:%M:%S %z").to_string();
+    format!("192.0.2.7 - - [{now}] \"GET {path} HTTP/1.1\" {status} 12 \"-\" \"test\"\n")
+}
+
+fn append(path: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+impl Agent {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), sources: Vec::new(), running: None }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn start(&mut self) {
+        let config = Config {
+            state_dir: self.path("state"),
+            logs: LogsConfig {
+                discover: false,
+                source: self.sources.clone(),
+                ..LogsConfig::default()
+            },
+            ..Config::default()
+        };
+        fs::create_dir_all(&config.state_dir).unwrap();
+        let spool_dir = config.state_dir.join("spool");
+        let (spool, _) = Spool::open(&spool_dir, 64 << 20, clock::now()).unwrap();
+        let spool = Arc::new(Mutex::new(spool));
+        let (observations, rx) = mpsc::channel(crate::window::OBSERVATIONS_MAX);
+        let (status_tx, status) = watch::channel(GatherStatus::default());
+        let (interval, batch_interval) = watch::channel(Duration::from_millis(50));
+        let stop = CancellationToken::new();
+        let thread = spawn(GatherInputs {
+            config: Arc::new(config),
+            spool: Arc::clone(&spool),
+            spooled: Arc::new(Notify::new()),
+            observations: rx,
+            n_observations_dropped: Arc::new(AtomicU64::new(0)),
+            status: status_tx,
+            discovery: watch::channel(Arc::new(Discovery::default())).0,
+            batch_interval,
+            stop: stop.clone(),
+        });
+        let thread = thread.unwrap();
+        self.running = Some(Running { thread, stop, status, observations, interval, spool });
+        self.eventually("every log was looked at", |agent| {
+            (agent.status().files.len() >= agent.sources.len()).then_some(())
+        });
+    }
+
+    fn stop(&mut self) {
+        let running = self.running.take().unwrap();
+        running.stop.cancel();
+        running.thread.join().unwrap();
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    fn status(&self) -> GatherStatus {
+        self.running().status.borrow().clone()
+    }
+
+    /// All batches spooled so far.
+    fn bodies(&self) -> Vec<(v1::Batch, v1::BatchBody)> {
+        let mut spool = self.running().spool.lock().unwrap();
+        let mut bodies = Vec::new();
+        let mut seq = 1;
+        while let Some(record) = spool.peek(Seq(seq)).unwrap() {
+            seq = record.seq.0 + 1;
+            let batch = v1::Batch::decode(record.payload.as_slice()).unwrap();
+            let body = zstd::bulk::decompress(&batch.body, wire::BODY_UNPACKED_BYTES_MAX).unwrap();
+            bodies.push((batch, v1::BatchBody::decode(body.as_slice()).unwrap()));
+        }
+        bodies
+    }
+
+    /// Requests spooled with a status.
+    fn n(&self, status: u32) -> u64 {
+        let bodies = self.bodies();
+        let seconds = bodies.iter().flat_map(|(_, body)| &body.seconds);
+        let counts = seconds.flat_map(|second| second.status.iter().zip(&second.count));
+        counts.filter(|(code, _)| **code == status).map(|(_, n)| u64::from(*n)).sum()
+    }
+
+    fn eventually<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        for _ in 0..1500 {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            let waited = rx.recv_timeout(Duration::from_millis(10));
+            assert!(waited.is_err(), "nobody sends");
+        }
+        drop(tx);
+        panic!("not in 15 s: {what}; status {:#?}", self.status());
+    }
+
+    fn eventually_n(&self, status: u32, n: u64) {
+        let mut last = 0;
+        self.eventually(&format!("{n} requests with {status}"), |agent| {
+            last = agent.n(status);
+            assert!(last <= n, "{last} requests with {status} counted, {n} written");
+            (last == n).then_some(())
+        });
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop.cancel();
+            drop(running.thread.join());
+        }
+    }
+}
+
+#[test]
+fn lines_are_counted_once_over_rotation_and_restart() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, &line(200, "/history"));
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    append(&log, &line(201, "/1").repeat(3));
+    agent.eventually_n(201, 3);
+    fs::rename(&log, agent.path("access.log.1")).unwrap();
+    append(&agent.path("access.log.1"), &line(201, "/late"));
+    append(&log, &line(201, "/2"));
+    agent.eventually_n(201, 5);
+    agent.stop();
+
+    append(&log, &line(201, "/3"));
+    fs::rename(&log, agent.path("access.log.2")).unwrap();
+    append(&log, &line(201, "/4"));
+    agent.start();
+    agent.eventually_n(201, 7);
+    assert_eq!(agent.n(200), 0, "what was there before the first start is history");
+    let files = agent.status().files;
+    assert_eq!((files.len(), files[0].site.as_str()), (1, "a.example"));
+}
