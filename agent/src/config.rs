@@ -230,7 +230,8 @@ fn unreadable(place: String, error: &io::Error) -> Problem {
 pub fn zone(name: &str) -> Option<jiff::tz::TimeZone> {
     match name {
         "UTC" => Some(jiff::tz::TimeZone::UTC),
-        name => jiff::tz::TimeZone::get(name).ok(),
+        // A POSIX rule (`CET-1CEST,M3.5.0,M10.5.0/3`) needs no database.
+        name => jiff::tz::TimeZone::get(name).or_else(|_| jiff::tz::TimeZone::posix(name)).ok(),
     }
 }
 

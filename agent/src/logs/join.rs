@@ -1,21 +1,40 @@
 //! The judge: decides per request what is a failure, joins the error line that explains it, names
-//! its site, and makes it as private as the operator asked. Pure apart from time arguments.
+//! its site, and makes it as private as the operator asked. Pure apart from time arguments and the
+//! key of the day.
 //!
 //! Order of calls: after each chunk of access lines, all error logs are read to their end, then
 //! [`Judge::settle`] judges what waited. Between a `settle` and the next `access` nothing waits, so
 //! counts and read offsets can be saved together exactly then.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
 use jiff::tz::TimeZone;
 use wire::UnixMillis;
 use wire::v1::Signal;
 
-use crate::config::PrivacyConfig;
-use crate::discover::{Discovery, LogSource};
+use crate::config::{PrivacyConfig, zone};
+use crate::discover::{Discovery, LogKind, LogSource, SiteRule};
+use crate::logs::event_time::EventClock;
+use crate::logs::evidence::{Memory, Question, Seen};
+use crate::logs::privacy::{Privacy, without_query};
+use crate::logs::sites::{Sites, name_from_path};
 use crate::logs::{AccessRecord, ErrorRecord};
 use crate::window::{LogEvidence, ServiceState};
 
 /// Name of the site that collects what has no own count: unknown hosts, sites over `sites_max`.
 pub const OTHER: &str = "other";
+
+/// How long after an access line's time its error line may come, when no duration is logged: the
+/// time may be the start of the request, and backends are waited for for a minute.
+const UNKNOWN_DURATION_MS: i64 = 70_000;
+/// Clock seconds of two logs of one machine may differ by this.
+const SLACK_MS: i64 = 1_000;
+/// Evidence lines let through per second and kind, the first ones: the rest says the same.
+const EVIDENCE_PER_SECOND_MAX: u32 = 5;
+/// A pool counts as down a little before it was seen to be.
+const DOWN_BEFORE_MS: i64 = 2_000;
 
 /// One request, judged: what the window counts.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,10 +97,65 @@ pub struct SiteInfo {
     pub upstream: String,
 }
 
+/// A followed file.
+struct Source {
+    path: PathBuf,
+    kind: LogKind,
+    inner: bool,
+    rule: SiteRule,
+    /// Site of lines that name no host; found at the first such line.
+    default_site: Option<u32>,
+    clock: EventClock,
+    readable: bool,
+    /// What evidence lines of it are called; `None` = it gives none.
+    evidence_name: Option<&'static str>,
+    /// Saw a client that is not this machine.
+    has_remote_clients: bool,
+}
+
+/// A request that waits for its error line.
+struct Pending {
+    source: usize,
+    site: u32,
+    other: bool,
+    at: UnixMillis,
+    clamped: bool,
+    status: u16,
+    slack_ms: i64,
+    upstream_failed: bool,
+    signal: Option<Signal>,
+    /// Peer as the line has it: what the error line has too.
+    peer: String,
+    peer_is_own: bool,
+    client: String,
+    method: String,
+    path: String,
+    upstream: String,
+    n_attempts: usize,
+}
+
+/// When a pool was down.
+#[derive(Clone, Copy)]
+struct Down {
+    from: UnixMillis,
+    /// `None` = still.
+    upto: Option<UnixMillis>,
+}
+
 /// See the module.
 pub struct Judge {
-    sites: Vec<SiteInfo>,
-    n_sources: usize,
+    sites: Sites,
+    sources: Vec<Source>,
+    privacy: Privacy,
+    zone: TimeZone,
+    memory: Memory,
+    pending: Vec<Pending>,
+    down: BTreeMap<String, Down>,
+    discovery: Discovery,
+    /// First source per site that showed it clients from outside: the front of a chain.
+    fronts: BTreeMap<u32, usize>,
+    /// Second of reading, and evidence lines let through in it by what they say.
+    evidence: (i64, BTreeMap<(&'static str, i32, String), u32>),
 }
 
 impl Judge {
@@ -93,30 +167,59 @@ impl Judge {
         sites_max: usize,
         zone: TimeZone,
     ) -> Self {
-        let _ = (discovery, privacy, sites_max, zone);
         Self {
-            sites: vec![SiteInfo { name: OTHER.to_owned(), ..SiteInfo::default() }],
-            n_sources: 0,
+            sites: Sites::new(discovery, sites_max),
+            sources: Vec::new(),
+            privacy: Privacy::new(privacy),
+            zone,
+            memory: Memory::default(),
+            pending: Vec::new(),
+            down: BTreeMap::new(),
+            discovery: discovery.clone(),
+            fronts: BTreeMap::new(),
+            evidence: (0, BTreeMap::new()),
         }
     }
 
     /// Takes over a newer discovery; indices of sites and sources stay valid.
     pub fn rediscovered(&mut self, discovery: &Discovery) {
-        let _ = discovery;
+        self.sites.learn(discovery);
+        self.discovery = discovery.clone();
+        for source in &mut self.sources {
+            source.default_site = None;
+        }
     }
 
     /// Registers a file that is followed; the index names it in the calls below. Registering the
     /// same path again returns the same index and takes over the new source.
     pub fn add_source(&mut self, source: &LogSource) -> usize {
-        let _ = source;
-        self.n_sources += 1;
-        self.n_sources - 1
+        let zone = source.timezone.as_deref().and_then(zone);
+        let mut new = Source {
+            path: source.path.clone(),
+            kind: source.kind,
+            inner: source.inner,
+            rule: source.site.clone(),
+            default_site: None,
+            clock: EventClock::new(zone.unwrap_or_else(|| self.zone.clone())),
+            readable: false,
+            evidence_name: evidence_name(source),
+            has_remote_clients: false,
+        };
+        let same = |known: &Source| known.path == new.path && known.kind == new.kind;
+        if let Some(ix) = self.sources.iter().position(same) {
+            new.readable = self.sources[ix].readable;
+            new.has_remote_clients = self.sources[ix].has_remote_clients;
+            self.sources[ix] = new;
+            return ix;
+        }
+        self.sources.push(new);
+        self.sources.len() - 1
     }
 
     /// Tells whether a source can be read now: exemplars without an error line mean more when the
     /// error log is readable. Sources start as unreadable.
     pub fn set_readable(&mut self, source: usize, readable: bool) {
-        let _ = (source, readable);
+        self.sources[source].readable = readable;
     }
 
     /// One line of an access log. Requests that need no error line come out at once, the others
@@ -128,18 +231,97 @@ impl Judge {
         now: UnixMillis,
         out: &mut dyn FnMut(Request),
     ) {
-        let _ = source;
         let Some(status) = record.status else { return };
-        out(Request {
-            site: 0,
-            second: now.second(),
+        let (site, other) = self.site_of(source, record);
+        let peer = record.client.as_deref().unwrap_or_default();
+        let peer_address = peer.parse::<IpAddr>().ok();
+        let peer_is_own = peer == "unix:" || peer_address.is_some_and(|ip| self.sites.is_own(ip));
+        if self.is_inner(source, site, peer_is_own, peer_address.is_some()) {
+            return;
+        }
+        let after_ms = match record.request_time.filter(|_| record.time_is_start) {
+            Some(seconds) => (seconds.min(1e9) * 1000.0) as i64,
+            None => 0,
+        };
+        let (at, clamped) = self.sources[source].clock.resolve(record.time, after_ms, now);
+        if let Some(last) = record.attempts.last() {
+            let backend = self.sites.backend(&last.upstream);
+            self.sites.note_backend(site, &backend);
+        }
+        if !(502..=504).contains(&status) {
+            let failed = |s: Option<u16>| s.is_none_or(|s| s >= 500);
+            let earlier = record.attempts.split_last().map_or(&[][..], |(_, earlier)| earlier);
+            let retried = status < 500 && earlier.iter().any(|attempt| failed(attempt.status));
+            out(Request {
+                site,
+                second: at.second(),
+                status,
+                gateway_503: false,
+                retried,
+                exemplar: None,
+                other,
+                clamped,
+            });
+            return;
+        }
+        let behind_proxy = peer_is_own || peer_address.is_none_or(is_private);
+        let client = record.forwarded_for.as_deref().filter(|_| behind_proxy).unwrap_or(peer);
+        let slack_ms = if record.request_time.is_some() { SLACK_MS } else { UNKNOWN_DURATION_MS };
+        self.pending.push(Pending {
+            source,
+            site,
+            other,
+            at,
+            clamped,
             status,
-            gateway_503: false,
-            retried: false,
-            exemplar: None,
-            other: true,
-            clamped: false,
+            slack_ms,
+            upstream_failed: record.upstream_failed,
+            signal: record.signal,
+            peer: peer.to_owned(),
+            peer_is_own,
+            client: client.to_owned(),
+            method: record.method.as_deref().unwrap_or_default().to_owned(),
+            path: record.path.as_deref().unwrap_or_default().to_owned(),
+            upstream: record.attempts.last().map(|a| a.upstream.to_string()).unwrap_or_default(),
+            n_attempts: record.attempts.len(),
         });
+    }
+
+    fn site_of(&mut self, source: usize, record: &AccessRecord<'_>) -> (u32, bool) {
+        if let SiteRule::Fixed(name) = &self.sources[source].rule {
+            return self.sites.named(name);
+        }
+        if let Some(host) = &record.host {
+            return self.sites.of_host(host);
+        }
+        if let Some(site) = self.sources[source].default_site {
+            return (site, self.sites.infos()[site as usize].name == OTHER);
+        }
+        let path = &self.sources[source].path;
+        let logs_here =
+            |site: &&crate::discover::Site| site.access_logs.iter().any(|log| log.path == *path);
+        let mut owners = self.discovery.sites.iter().filter(logs_here);
+        let name = match (owners.next(), owners.next()) {
+            (Some(only), None) => only.name.clone(),
+            _ => name_from_path(path),
+        };
+        let (site, other) = self.sites.named(&name);
+        self.sources[source].default_site = Some(site);
+        (site, other)
+    }
+
+    /// True for a log behind another one of this machine that counts the same requests.
+    fn is_inner(&mut self, source: usize, site: u32, peer_is_own: bool, has_peer: bool) -> bool {
+        if self.sources[source].inner {
+            return true;
+        }
+        if has_peer && !peer_is_own {
+            self.sources[source].has_remote_clients = true;
+            self.fronts.entry(site).or_insert(source);
+            return false;
+        }
+        let front = self.fronts.get(&site).is_some_and(|front| *front != source);
+        front && peer_is_own && !self.sources[source].has_remote_clients
     }
 
     /// One line of an error or system log; returns it as evidence when it is worth sending by itself.
@@ -149,23 +331,252 @@ impl Judge {
         record: &ErrorRecord<'_>,
         now: UnixMillis,
     ) -> Option<LogEvidence> {
-        let _ = (source, record, now);
-        None
+        let (at, _) = self.sources[source].clock.resolve(record.time, 0, now);
+        if self.sources[source].kind == LogKind::Error && record.gateway {
+            let line = self.seen(source, record, at, now);
+            self.memory.add(line);
+            return None;
+        }
+        self.evidence(source, record, at, now)
+    }
+
+    fn seen(
+        &mut self,
+        source: usize,
+        record: &ErrorRecord<'_>,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> Seen {
+        let named = record.host.as_deref().into_iter().chain(record.server_name.as_deref());
+        let mut named = named;
+        let mut site = named.find_map(|host| self.sites.find_host(host));
+        if let (None, SiteRule::Fixed(name)) = (site, &self.sources[source].rule) {
+            site = self.sites.find_host(name);
+        }
+        let upstream = record.upstream.as_deref().unwrap_or_default();
+        let backend = self.sites.backend(upstream);
+        if let Some(site) = site {
+            self.sites.note_backend(site, &backend);
+        }
+        let client = record.client.as_deref().unwrap_or_default();
+        let client_is_own =
+            client == "unix:" || client.parse().is_ok_and(|ip| self.sites.is_own(ip));
+        Seen {
+            at,
+            source,
+            site,
+            pool: backend.pool().to_owned(),
+            upstream: upstream.to_owned(),
+            client: client.to_owned(),
+            client_is_own,
+            request: request_key(record.method.as_deref(), record.path.as_deref()),
+            connection: record.connection,
+            signal: record.signal,
+            message: self.privacy.text(&record.message, upstream, now),
+            ..Seen::default()
+        }
+    }
+
+    /// A line that says something of the machine and not of one request.
+    fn evidence(
+        &mut self,
+        source: usize,
+        record: &ErrorRecord<'_>,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> Option<LogEvidence> {
+        let signal = record.signal?;
+        let kind = self.sources[source].kind;
+        if kind == LogKind::Error && !is_evidence_of_a_web_server(signal) {
+            return None;
+        }
+        let name = self.sources[source].evidence_name?;
+        let pool = record.pool.as_deref().map(str::to_owned);
+        if self.evidence.0 != now.second() {
+            self.evidence = (now.second(), BTreeMap::new());
+        }
+        let key = (name, signal as i32, pool.clone().unwrap_or_default());
+        let n = self.evidence.1.entry(key).or_default();
+        *n += 1;
+        if *n > EVIDENCE_PER_SECOND_MAX {
+            return None;
+        }
+        let upstream = record.upstream.as_deref().unwrap_or_default();
+        let message = self.privacy.text(&record.message, upstream, now);
+        Some(LogEvidence { source: name, message, at, signal: Some(signal), pool })
     }
 
     /// Judges every request that waited; call it when the error logs are read to their end.
     pub fn settle(&mut self, now: UnixMillis, out: &mut dyn FnMut(Request)) {
-        let _ = (now, out);
+        for pending in std::mem::take(&mut self.pending) {
+            out(self.judge(&pending, now));
+        }
+    }
+
+    fn judge(&mut self, pending: &Pending, now: UnixMillis) -> Request {
+        let info = &self.sites.infos()[pending.site as usize];
+        let request = request_key(Some(&pending.method), Some(&pending.path));
+        let question = Question {
+            site: pending.site,
+            pool: &info.pool,
+            client: &pending.peer,
+            client_is_own: pending.peer_is_own,
+            request: &request,
+            at: pending.at,
+            slack_ms: pending.slack_ms,
+            n_attempts: pending.n_attempts,
+        };
+        let own = self.memory.take(&question);
+        let explained = pending.status != 503
+            || pending.upstream_failed
+            || own.is_some()
+            || self.memory.explains(&question)
+            || self.is_down(&info.pool, pending.at);
+        let mut request = Request {
+            site: pending.site,
+            second: pending.at.second(),
+            status: pending.status,
+            gateway_503: pending.status == 503 && explained,
+            retried: false,
+            exemplar: None,
+            other: pending.other,
+            clamped: pending.clamped,
+        };
+        if explained {
+            // Only a 503 may be due to a line that is not its own: servers that know a backend to be
+            // down no longer write one for each request.
+            let due_to = own.or_else(|| {
+                (pending.status == 503).then(|| self.memory.nearest(&question).cloned()).flatten()
+            });
+            request.exemplar = Some(self.exemplar(pending, due_to, now));
+        }
+        request
+    }
+
+    fn exemplar(&mut self, pending: &Pending, line: Option<Seen>, now: UnixMillis) -> Exemplar {
+        let readable = self.error_log_is_read(pending);
+        let info = &self.sites.infos()[pending.site as usize];
+        let upstream = match &line {
+            Some(line) if !line.upstream.is_empty() => line.upstream.clone(),
+            _ => pending.upstream.clone(),
+        };
+        let mut pool = self.sites.backend(&upstream).pool().to_owned();
+        if pool == info.pool {
+            pool.clear();
+        }
+        let hash = |privacy: &mut Privacy, text: &str| {
+            if text.is_empty() { 0 } else { privacy.hash(text, now) }
+        };
+        Exemplar {
+            at: pending.at,
+            status: pending.status,
+            signal: line.as_ref().and_then(|line| line.signal).or(pending.signal),
+            client_hash: hash(&mut self.privacy, &pending.client),
+            path_hash: hash(&mut self.privacy, without_query(&pending.path)),
+            client: self.privacy.client(&pending.client, now),
+            method: pending.method.clone(),
+            path: self.privacy.path(&pending.path).to_owned(),
+            upstream,
+            message: line.map(|line| line.message).or_else(|| readable.then(String::new)),
+            pool,
+        }
+    }
+
+    /// True when the error log that would hold the request's line is being read.
+    fn error_log_is_read(&self, pending: &Pending) -> bool {
+        let name = &self.sites.infos()[pending.site as usize].name;
+        let discovered = self.discovery.sites.iter().find(|site| site.name == *name);
+        let logs = discovered.map_or(&[][..], |site| &site.error_logs);
+        let mut readable =
+            self.sources.iter().filter(|source| source.kind == LogKind::Error && source.readable);
+        // HAProxy has no error log: its access line says all there is.
+        if self.sources[pending.source].kind != LogKind::Access || pending.upstream_failed {
+            return false;
+        }
+        if logs.is_empty() {
+            return readable.next().is_some();
+        }
+        readable.any(|source| logs.contains(&source.path))
     }
 
     /// A unit or pool changed its state: a pool that is down explains a 503.
     pub fn service(&mut self, state: &ServiceState) {
-        let _ = state;
+        let of_unit = |unit: &Option<String>| unit.as_deref() == Some(&*state.unit);
+        let pools: Vec<String> = if let Some(pool) = &state.pool {
+            vec![pool.clone()]
+        } else {
+            let pools = self.discovery.pools.iter().filter(|pool| of_unit(&pool.unit));
+            pools.map(|pool| pool.name.clone()).collect()
+        };
+        let is_down = matches!(state.state, "failed" | "inactive" | "deactivating");
+        for pool in pools {
+            let known = self.down.get_mut(&pool).filter(|down| down.upto.is_none());
+            if is_down && known.is_none() {
+                self.down.insert(pool, Down { from: state.at, upto: None });
+            } else if let (false, Some(down)) = (is_down, known) {
+                down.upto = Some(state.at);
+            }
+        }
+    }
+
+    fn is_down(&self, pool: &str, at: UnixMillis) -> bool {
+        self.down.get(pool).is_some_and(|down| {
+            at.0 >= down.from.0 - DOWN_BEFORE_MS && down.upto.is_none_or(|upto| at <= upto)
+        })
     }
 
     /// All sites so far; [`Request::site`] is an index into this. It only grows.
     #[must_use]
     pub fn sites(&self) -> &[SiteInfo] {
-        &self.sites
+        self.sites.infos()
     }
 }
+
+/// The wire's name for the source of evidence lines.
+fn evidence_name(source: &LogSource) -> Option<&'static str> {
+    let path = source.path.to_string_lossy();
+    Some(match source.kind {
+        LogKind::PhpFpm | LogKind::PhpSlow => "php_fpm",
+        LogKind::Kernel => "kernel",
+        LogKind::Mysql => "mysql",
+        LogKind::Redis => "redis",
+        LogKind::Syslog => "syslog",
+        LogKind::Error if source.format == "apache_error" => "apache",
+        LogKind::Error if source.format == "nginx_error" => "nginx",
+        LogKind::Error if path.contains("apache") || path.contains("httpd") => "apache",
+        LogKind::Error => "nginx",
+        LogKind::Access | LogKind::Modsecurity | LogKind::Change => return None,
+    })
+}
+
+/// What a web server says of itself and its machine, not of one failed request.
+fn is_evidence_of_a_web_server(signal: Signal) -> bool {
+    matches!(
+        signal,
+        Signal::Dns
+            | Signal::WorkerConnections
+            | Signal::DiskFull
+            | Signal::ServerDown
+            | Signal::NoLiveUpstreams
+            | Signal::TooManyConnections
+            | Signal::MemoryLimit
+    )
+}
+
+/// Method and path as one text; empty when there is neither.
+fn request_key(method: Option<&str>, path: Option<&str>) -> String {
+    match (method.unwrap_or_default(), path.unwrap_or_default()) {
+        ("", "") => String::new(),
+        (method, path) => format!("{method} {path}"),
+    }
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,13 @@ pub mod tail;
 pub mod watch;
 pub mod checkpoint;
 pub mod file;
+mod event_time;
+mod evidence;
 pub mod join;
 pub mod parse;
+mod privacy;
 mod scan;
+mod sites;
 
 /// When a line says it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -141,6 +141,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn proxy_lines_tell_client_backend_and_reason() {
         let head = "[Fri Nov 20 12:44:23.681114 2026] [proxy_http:error] [pid 121:tid 127] ";
         let c = Some("198.51.100.7");

@@ -48,7 +48,7 @@ fn http(text: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
     let (backend, mut rest) = word(rest).ok_or(Rejected::Malformed)?;
     let (mut timers, mut after) = word(rest).ok_or(Rejected::Malformed)?;
     let mut host = None;
-    if timers.iter().filter(|b| **b == b'/').count() != 4 {
+    if memchr::memchr_iter(b'/', timers).count() != 4 {
         // Some formats have the name the client asked for here.
         host = Some(timers).filter(|name| is_host(name));
         rest = after;
@@ -131,11 +131,9 @@ fn verdict(state: &[u8], status: u16, nobody: bool) -> (Option<Signal>, bool) {
         (b'S', b'C') => (Some(Signal::ConnectRefused), true),
         (b's', b'C') => (Some(Signal::ConnectTimeout), true),
         (b'S', _) => (Some(Signal::PrematureClose), true),
-        (b's', b'Q') => (Some(Signal::Other), true),
-        (b's', _) => (Some(Signal::TimeoutRead), true),
-        // An answer that is too large, not valid, or refused by a rule.
-        (b'P', b'H') => (Some(Signal::Other), true),
-        (b'D' | b'K' | b'U' | b'R', _) => (Some(Signal::Other), true),
+        (b's', b'H' | b'D' | b'L' | b'R' | b'T') => (Some(Signal::TimeoutRead), true),
+        // P: an answer too large or not valid; s: waited too long in the queue.
+        (b'P', b'H') | (b's' | b'D' | b'K' | b'U' | b'R', _) => (Some(Signal::Other), true),
         _ => (None, false),
     }
 }

@@ -136,9 +136,7 @@ fn apache(format: &str) -> Option<LogFormat> {
         if at > 0 {
             parts.push(Part::Text(unescape(&rest[..at])));
         }
-        let Some((directive, after)) = apache_directive(&rest[at + 1..]) else {
-            return None;
-        };
+        let (directive, after) = apache_directive(&rest[at + 1..])?;
         rest = after;
         match directive.letter {
             '%' => parts.push(Part::Text(b"%".to_vec())),

@@ -109,8 +109,8 @@ impl<'a> Cursor<'a> {
             return 0;
         }
         let mut value = 0;
-        for i in 0..3 {
-            value = value * 10 + if i < n { u32::from(rest[i] - b'0') } else { 0 };
+        for digit in rest[..n].iter().chain(b"00").take(3) {
+            value = value * 10 + u32::from(digit - b'0');
         }
         self.0 = &rest[n..];
         value
@@ -253,9 +253,8 @@ pub(super) fn php_fpm(text: &[u8]) -> Option<LineTime> {
     cursor.clock(&mut wall)?;
     let ms = wall.millis()?;
     match cursor.rest() {
-        b"" => Some(LineTime::Wall(ms)),
         b" UTC" => Some(instant(ms, 0)),
-        [b' ', ..] => Some(LineTime::Wall(ms)),
+        [] | [b' ', ..] => Some(LineTime::Wall(ms)),
         _ => None,
     }
 }

@@ -1,0 +1,259 @@
+//! Error lines of failed upstream requests, kept until their requests come by.
+//!
+//! Two questions are asked: which line is this request's own, and does any line explain a 503.
+//! Memory is bounded: [`LINES_MAX`] lines and [`SECONDS_MAX`] seconds per key; the oldest go first.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use wire::UnixMillis;
+use wire::v1::Signal;
+
+/// Lines kept for joining.
+const LINES_MAX: usize = 8192;
+/// Seconds kept per key for explaining.
+const SECONDS_MAX: usize = 4096;
+/// Keys kept for explaining.
+const KEYS_MAX: usize = 16_384;
+/// An error line explains a 503 that comes less than this after it.
+const EXPLAINS_MS: i64 = 10_000;
+/// Lines of one request that Apache writes in two parts.
+const PARTS_MS: i64 = 2_000;
+
+/// One error line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) at: UnixMillis,
+    pub(crate) source: usize,
+    /// Site it names.
+    pub(crate) site: Option<u32>,
+    /// Pool its upstream is, empty when it names none of this machine.
+    pub(crate) pool: String,
+    pub(crate) upstream: String,
+    /// Client as written, empty when the line names none.
+    pub(crate) client: String,
+    /// The client is this machine: a server in front.
+    pub(crate) client_is_own: bool,
+    /// Method and path, empty when the line names none.
+    pub(crate) request: String,
+    pub(crate) connection: Option<u64>,
+    pub(crate) signal: Option<Signal>,
+    /// Already private.
+    pub(crate) message: String,
+    /// A request took it.
+    pub(crate) used: bool,
+}
+
+/// What a request knows of itself.
+pub(crate) struct Question<'a> {
+    pub(crate) site: u32,
+    pub(crate) pool: &'a str,
+    pub(crate) client: &'a str,
+    pub(crate) client_is_own: bool,
+    pub(crate) request: &'a str,
+    /// Event time.
+    pub(crate) at: UnixMillis,
+    /// How long after `at` its line may have been written: the duration nobody logged.
+    pub(crate) slack_ms: i64,
+    pub(crate) n_attempts: usize,
+}
+
+/// What a line says it is about, for explaining.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Site(u32),
+    Pool(String),
+    /// Client of a line that names neither site nor pool.
+    Client(String),
+    /// Client of a line that names a pool, for sites whose pool nobody knows.
+    ClientOfPool(String),
+    /// The client was a server in front, and no site is named.
+    Front,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Memory {
+    lines: VecDeque<Seen>,
+    /// Number of the first line in `lines`.
+    first: u64,
+    by_request: HashMap<(String, String), VecDeque<u64>>,
+    by_client: HashMap<String, VecDeque<u64>>,
+    seconds: HashMap<Key, BTreeSet<i64>>,
+}
+
+impl Memory {
+    /// Keeps a line. The second line of a failure that Apache tells in two (the first has the
+    /// reason, the second the client) is folded into the first.
+    pub(crate) fn add(&mut self, line: Seen) {
+        if let Some(number) = self.first_part(&line) {
+            let mut whole = self.lines[(number - self.first) as usize].clone();
+            if whole.client.is_empty() {
+                whole.client.clone_from(&line.client);
+                whole.client_is_own = line.client_is_own;
+                self.index(number, &whole);
+                self.lines[(number - self.first) as usize] = whole;
+            }
+            return;
+        }
+        if self.lines.len() >= LINES_MAX {
+            self.forget_oldest();
+        }
+        let number = self.first + self.lines.len() as u64;
+        self.index(number, &line);
+        self.lines.push_back(line);
+    }
+
+    fn first_part(&self, line: &Seen) -> Option<u64> {
+        // Only lines that name no request come in parts.
+        if !line.request.is_empty() || line.client.is_empty() {
+            return None;
+        }
+        let back = self.lines.iter().rev().take(64);
+        let at = back.enumerate().find(|(_, earlier)| {
+            earlier.source == line.source
+                && earlier.connection.is_some()
+                && earlier.connection == line.connection
+                && (earlier.client.is_empty() || earlier.client == line.client)
+                && (0..PARTS_MS).contains(&(line.at.0 - earlier.at.0))
+                && !earlier.used
+        })?;
+        Some(self.first + (self.lines.len() - 1 - at.0) as u64)
+    }
+
+    fn index(&mut self, number: u64, line: &Seen) {
+        if !line.client.is_empty() {
+            if line.request.is_empty() {
+                self.by_client.entry(line.client.clone()).or_default().push_back(number);
+            } else {
+                let key = (line.client.clone(), line.request.clone());
+                self.by_request.entry(key).or_default().push_back(number);
+            }
+        }
+        if self.seconds.len() >= KEYS_MAX {
+            let newest = line.at.second();
+            self.seconds.retain(|_, s| s.last().is_some_and(|last| *last > newest - 60));
+        }
+        for key in keys(line) {
+            let seconds = self.seconds.entry(key).or_default();
+            seconds.insert(line.at.second());
+            if seconds.len() > SECONDS_MAX {
+                seconds.pop_first();
+            }
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(line) = self.lines.pop_front() else { return };
+        let number = self.first;
+        self.first += 1;
+        let drop_number = |numbers: &mut VecDeque<u64>| {
+            while numbers.front().is_some_and(|n| *n <= number) {
+                numbers.pop_front();
+            }
+            numbers.is_empty()
+        };
+        let key = (line.client, line.request);
+        if self.by_request.get_mut(&key).is_some_and(drop_number) {
+            self.by_request.remove(&key);
+        }
+        if self.by_client.get_mut(&key.0).is_some_and(drop_number) {
+            self.by_client.remove(&key.0);
+        }
+    }
+
+    /// The line of this very request; it is used up. With several attempts the last one's line.
+    pub(crate) fn take(&mut self, question: &Question<'_>) -> Option<Seen> {
+        let key = (question.client.to_owned(), question.request.to_owned());
+        let mut numbers = self.unused(self.by_request.get(&key), question);
+        numbers.truncate(question.n_attempts.max(1));
+        if numbers.is_empty() {
+            numbers = self.unused(self.by_client.get(question.client), question);
+            numbers.truncate(1);
+        }
+        if numbers.is_empty() && !question.client_is_own {
+            numbers = self.line_from_behind(question).into_iter().collect();
+        }
+        let mut found = None;
+        for number in numbers {
+            let line = &mut self.lines[(number - self.first) as usize];
+            line.used = true;
+            found = Some(line.clone());
+        }
+        found
+    }
+
+    /// A line of the next server on this machine, whose client was the front server.
+    fn line_from_behind(&self, question: &Question<'_>) -> Option<u64> {
+        let at = self.lines.iter().rev().take(256).position(|line| {
+            line.client_is_own
+                && !line.used
+                && Self::is_near(line, question)
+                && (line.request == question.request || line.request.is_empty())
+                && line.site.is_none_or(|site| site == question.site)
+        })?;
+        Some(self.first + (self.lines.len() - 1 - at) as u64)
+    }
+
+    fn unused(&self, numbers: Option<&VecDeque<u64>>, question: &Question<'_>) -> Vec<u64> {
+        let lines = numbers.into_iter().flatten().filter(|n| **n >= self.first);
+        lines
+            .copied()
+            .filter(|n| {
+                let line = &self.lines[(*n - self.first) as usize];
+                !line.used && Self::is_near(line, question)
+            })
+            .collect()
+    }
+
+    fn is_near(line: &Seen, question: &Question<'_>) -> bool {
+        let after = line.at.0 - question.at.0;
+        // Error lines have whole seconds, so they may seem a second older.
+        after <= question.slack_ms && after > -EXPLAINS_MS
+    }
+
+    /// True when an error line not older than 10 s explains a 503.
+    pub(crate) fn explains(&self, question: &Question<'_>) -> bool {
+        let from = question.at.second() - EXPLAINS_MS / 1000 + 1;
+        let upto = UnixMillis(question.at.0 + question.slack_ms).second();
+        let has = |key: Key| {
+            self.seconds.get(&key).is_some_and(|s| s.range(from..=upto).next().is_some())
+        };
+        has(Key::Site(question.site))
+            || !question.pool.is_empty() && has(Key::Pool(question.pool.to_owned()))
+            || has(Key::Client(question.client.to_owned()))
+            || question.pool.is_empty() && has(Key::ClientOfPool(question.client.to_owned()))
+            || !question.client_is_own && has(Key::Front)
+    }
+
+    /// The newest line for the site or its pool, used or not: what a 503 without own line is due to.
+    pub(crate) fn nearest(&self, question: &Question<'_>) -> Option<&Seen> {
+        self.lines.iter().rev().take(512).find(|line| {
+            let same = line.site == Some(question.site)
+                || !line.pool.is_empty() && line.pool == question.pool
+                || line.site.is_none() && line.client == question.client;
+            same && Self::is_near(line, question)
+        })
+    }
+}
+
+fn keys(line: &Seen) -> Vec<Key> {
+    let mut keys = Vec::new();
+    if let Some(site) = line.site {
+        return vec![Key::Site(site)];
+    }
+    if !line.pool.is_empty() {
+        keys.push(Key::Pool(line.pool.clone()));
+    }
+    if !line.client.is_empty() {
+        let client = line.client.clone();
+        keys.push(if line.pool.is_empty() {
+            Key::Client(client)
+        } else {
+            Key::ClientOfPool(client)
+        });
+        if line.client_is_own {
+            keys.push(Key::Front);
+        }
+    }
+    keys
+}

@@ -1,0 +1,392 @@
+//! Scenes for the judge: lines of real shapes in, judged requests out.
+
+use super::*;
+use crate::config::{ClientIp, QueryString};
+use crate::discover::{AccessLog, Pool, Site};
+use crate::logs::Line;
+use crate::logs::parse::Parser;
+
+const NOW: &str = "2026-11-20T12:00:30Z";
+
+/// A judge with two nginx sites in one pool and one elsewhere, and its logs.
+struct Scene {
+    judge: Judge,
+    now: UnixMillis,
+    out: Vec<Request>,
+}
+
+fn source(path: &str, kind: LogKind, format: &str, inner: bool) -> LogSource {
+    LogSource {
+        path: path.into(),
+        kind,
+        format: format.to_owned(),
+        site: SiteRule::Host,
+        timezone: None,
+        inner,
+    }
+}
+
+const ACCESS: usize = 0;
+const ERROR: usize = 1;
+const FPM: usize = 2;
+const APACHE: usize = 3;
+const APACHE_ERROR: usize = 4;
+const HAPROXY: usize = 5;
+
+fn sources() -> Vec<LogSource> {
+    let kv = r#"$host $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" ua="$upstream_addr" us="$upstream_status""#;
+    vec![
+        source("/log/access.log", LogKind::Access, kv, false),
+        source("/log/error.log", LogKind::Error, "nginx_error", false),
+        source("/log/fpm.log", LogKind::PhpFpm, "php_fpm", false),
+        source("/log/apache.log", LogKind::Access, "vhost_combined", false),
+        source("/log/apache-error.log", LogKind::Error, "apache_error", false),
+        source("/log/haproxy.log", LogKind::Access, "haproxy", false),
+    ]
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(PrivacyConfig { client_ip: ClientIp::Full, query_string: QueryString::Drop })
+    }
+
+    fn with(privacy: PrivacyConfig) -> Self {
+        let site = |name: &str, pool: &str| Site {
+            name: name.to_owned(),
+            aliases: vec![format!("www.{name}")],
+            access_logs: vec![AccessLog { path: "/log/access.log".into(), format: String::new() }],
+            error_logs: vec!["/log/error.log".into()],
+            pool: Some(pool.to_owned()),
+            ..Site::default()
+        };
+        let discovery = Discovery {
+            sites: vec![
+                site("a.example", "www"),
+                site("b.example", "www"),
+                site("c.example", "own"),
+            ],
+            pools: vec![
+                Pool {
+                    name: "www".to_owned(),
+                    listen: "/run/php/www.sock".to_owned(),
+                    unit: Some("php8.2-fpm.service".to_owned()),
+                    ..Pool::default()
+                },
+                Pool {
+                    name: "own".to_owned(),
+                    listen: "127.0.0.1:9001".to_owned(),
+                    ..Pool::default()
+                },
+            ],
+            addresses: vec!["192.0.2.10".parse().unwrap()],
+            ..Discovery::default()
+        };
+        let mut judge = Judge::new(&discovery, privacy, 100, TimeZone::UTC);
+        for (ix, source) in sources().iter().enumerate() {
+            assert_eq!(judge.add_source(source), ix);
+            judge.set_readable(ix, true);
+        }
+        let now = UnixMillis::parse_rfc3339(NOW).unwrap();
+        Self { judge, now, out: Vec::new() }
+    }
+
+    /// One line of a log, as the gather thread passes it.
+    fn line(&mut self, ix: usize, line: &str) -> Option<LogEvidence> {
+        let mut parser = Parser::for_source(&sources()[ix], &[]);
+        match parser.parse(line.as_bytes()) {
+            Line::Access(record) => {
+                let out = &mut self.out;
+                self.judge.access(ix, &record, self.now, &mut |r| out.push(r));
+                None
+            }
+            Line::Error(record) => self.judge.error(ix, &record, self.now),
+            Line::Rejected(reason) => panic!("{reason:?}: {line}"),
+        }
+    }
+
+    /// An nginx request: site, client, second of the minute, path, status, attempts.
+    fn ask(
+        &mut self,
+        host: &str,
+        client: &str,
+        second: u32,
+        path: &str,
+        status: u16,
+        ua: (&str, &str),
+    ) {
+        let (ua, us) = ua;
+        self.line(ACCESS, &format!(
+            r#"{host} {client} - - [20/Nov/2026:12:00:{second:02} +0000] "GET {path} HTTP/1.1" {status} 157 "-" "x" ua="{ua}" us="{us}""#
+        ));
+    }
+
+    /// An nginx error line.
+    fn error(&mut self, host: &str, client: &str, second: u32, path: &str, text: &str) {
+        let evidence = self.line(ERROR, &format!(
+            r#"2026/11/20 12:00:{second:02} [error] 7#7: *{second} {text} while connecting to upstream, client: {client}, server: {host}, request: "GET {path} HTTP/1.1", upstream: "fastcgi://unix:/run/php/www.sock:", host: "{host}""#
+        ));
+        assert_eq!(evidence, None, "the request's exemplar carries it");
+    }
+
+    fn settle(&mut self) -> Vec<Request> {
+        let mut out = std::mem::take(&mut self.out);
+        self.judge.settle(self.now, &mut |r| out.push(r));
+        out
+    }
+
+    fn one(&mut self) -> Request {
+        let out = self.settle();
+        assert_eq!(out.len(), 1, "{out:?}");
+        out.into_iter().next().unwrap()
+    }
+
+    fn name(&self, request: &Request) -> &str {
+        &self.judge.sites()[request.site as usize].name
+    }
+}
+
+const REFUSED: &str = "connect() to unix:/run/php/www.sock failed (111: Connection refused)";
+
+#[test]
+fn a_502_carries_the_error_line_of_its_own_request() {
+    let mut s = Scene::new();
+    s.error("a.example", "198.51.100.7", 5, "/x?token=1", REFUSED);
+    s.ask("www.A.example:80", "198.51.100.7", 5, "/x?token=1", 502, ("-", "-"));
+    let request = s.one();
+    assert_eq!(s.name(&request), "a.example");
+    let exemplar = request.exemplar.unwrap();
+    assert_eq!(exemplar.signal, Some(Signal::ConnectRefused));
+    assert_eq!(
+        exemplar.message.as_deref(),
+        Some(&*format!("{REFUSED} while connecting to upstream"))
+    );
+    assert_eq!((exemplar.path.as_str(), exemplar.method.as_str()), ("/x", "GET"));
+    assert_eq!(exemplar.upstream, "unix:/run/php/www.sock");
+    assert_eq!(exemplar.client, "198.51.100.7");
+    assert_eq!(exemplar.pool, "", "it is the site's own");
+    assert!(exemplar.client_hash != 0 && exemplar.path_hash != 0);
+    assert_eq!(exemplar.at, UnixMillis::parse_rfc3339("2026-11-20T12:00:05Z").unwrap());
+}
+
+#[test]
+fn a_502_of_the_application_has_an_empty_message_and_an_unread_log_none() {
+    let mut s = Scene::new();
+    s.error("a.example", "198.51.100.7", 5, "/x", REFUSED);
+    s.ask("a.example", "198.51.100.7", 5, "/x", 502, ("-", "-"));
+    s.ask("a.example", "198.51.100.7", 6, "/x", 502, ("-", "-"));
+    s.ask("a.example", "198.51.100.8", 6, "/x", 504, ("-", "-"));
+    let out = s.settle();
+    let messages: Vec<_> =
+        out.iter().map(|r| r.exemplar.as_ref().unwrap().message.clone().unwrap()).collect();
+    assert!(messages[0].starts_with("connect()"));
+    assert_eq!(&messages[1..], ["", ""], "the one line is used up");
+    s.judge.set_readable(ERROR, false);
+    s.ask("a.example", "198.51.100.8", 7, "/x", 502, ("-", "-"));
+    assert_eq!(s.one().exemplar.unwrap().message, None);
+}
+
+#[test]
+fn a_503_counts_only_when_something_explains_it() {
+    // Each case: what the error log says, and whether a 503 of a.example at second 20 counts.
+    for (host, client, second, want) in [
+        ("a.example", "198.51.100.9", 15, true), // same site
+        ("a.example", "198.51.100.9", 11, true),
+        ("a.example", "198.51.100.9", 10, false), // ten seconds old
+        ("b.example", "198.51.100.9", 15, false), // names another site
+        ("b.example", "198.51.100.7", 15, false), // even of the same client
+    ] {
+        let mut s = Scene::new();
+        s.error(host, client, second, "/other", REFUSED);
+        s.ask("a.example", "198.51.100.7", 20, "/x", 503, ("-", "-"));
+        let request = s.one();
+        assert_eq!(request.gateway_503, want, "{host} {client} {second}");
+        assert_eq!(
+            request.exemplar.is_some(),
+            want,
+            "an application's own 503 is no gateway error"
+        );
+        assert_eq!(request.status, 503);
+    }
+}
+
+#[test]
+fn apache_says_503_where_its_two_error_lines_explain_it() {
+    let access = |client: &str| {
+        format!(
+            r#"a.example:80 {client} - - [20/Nov/2026:12:00:20 +0000] "GET /x HTTP/1.1" 503 529 "-" "x""#
+        )
+    };
+    let head = |level: &str, tid: u32| {
+        format!("[Fri Nov 20 12:00:20.08{tid} 2026] [{level}] [pid 9:tid {tid}]")
+    };
+    let mut s = Scene::new();
+    s.line(APACHE_ERROR, &format!("{} (2)No such file or directory: AH02454: FCGI: attempt to connect to Unix domain socket /run/php/www.sock (localhost:8000) failed", head("proxy:error", 5)));
+    s.line(APACHE_ERROR, &format!("{} [client 198.51.100.7:48362] AH01079: failed to make connection to backend: localhost", head("proxy_fcgi:error", 5)));
+    s.line(APACHE, &access("198.51.100.7"));
+    let request = s.one();
+    assert!(request.gateway_503);
+    let exemplar = request.exemplar.unwrap();
+    assert_eq!(exemplar.signal, Some(Signal::NoSuchSocket), "the reason is in the first line");
+    assert_eq!(exemplar.upstream, "/run/php/www.sock");
+    // The pool is down for its other sites and clients as well, but not for another pool's.
+    s.line(APACHE, &access("198.51.100.8"));
+    assert!(s.one().gateway_503);
+    s.line(APACHE, &access("198.51.100.7").replace("a.example", "c.example"));
+    assert!(!s.one().gateway_503, "another pool");
+}
+
+#[test]
+fn a_pool_that_is_down_explains_its_503s_until_it_is_back() {
+    let mut s = Scene::new();
+    let state = |state, second: i64, now: UnixMillis| ServiceState {
+        unit: "php8.2-fpm.service".to_owned(),
+        state,
+        pool: None,
+        at: UnixMillis(now.0 - 30_000 + second * 1000),
+    };
+    let now = s.now;
+    s.judge.service(&state("active", 0, now));
+    s.judge.service(&state("failed", 10, now));
+    s.judge.service(&state("active", 20, now));
+    for (host, second, want) in [
+        ("a.example", 5, false),
+        ("a.example", 9, true),
+        ("a.example", 15, true),
+        ("c.example", 15, false),
+        ("a.example", 21, false),
+    ] {
+        s.ask(host, "198.51.100.7", second, "/x", 503, ("-", "-"));
+        assert_eq!(s.one().gateway_503, want, "{host} {second}");
+    }
+}
+
+#[test]
+fn a_retry_that_ended_well_is_no_failure() {
+    let mut s = Scene::new();
+    let two = "127.0.0.1:3001, 127.0.0.1:3002";
+    for (status, us, retried) in [
+        (200, "502, 200", true),
+        (404, "-, 404", true),
+        (200, "200 : 200", false),
+        (200, "404 : 200", false),
+        (500, "502, 500", false),
+    ] {
+        s.ask("a.example", "198.51.100.7", 5, "/x", status, (two, us));
+        let request = s.one();
+        assert_eq!((request.retried, request.exemplar), (retried, None), "{us}");
+    }
+    // All of them failed: one request, one failure, and the line of the last attempt.
+    s.error("a.example", "198.51.100.7", 6, "/y", "connect() failed (113: No route to host)");
+    s.error("a.example", "198.51.100.7", 6, "/y", REFUSED);
+    s.ask("a.example", "198.51.100.7", 6, "/y", 502, (two, "502, 502"));
+    s.ask("a.example", "198.51.100.7", 6, "/y", 502, (two, "502, 502"));
+    let out = s.settle();
+    assert_eq!(out[0].exemplar.as_ref().unwrap().signal, Some(Signal::ConnectRefused));
+    assert_eq!(out[1].exemplar.as_ref().unwrap().message.as_deref(), Some(""));
+}
+
+#[test]
+fn haproxy_tells_in_its_line_whose_503_it_is() {
+    let mut s = Scene::new();
+    let line = |state: &str| {
+        format!(
+            r#"Nov 20 12:00:20 h haproxy[1]: 198.51.100.7:5 [20/Nov/2026:12:00:20.100] in be/s1 0/0/-1/-1/1 503 217 - - {state} 1/1/0/0/1 0/0 {{a.example}} "GET /x HTTP/1.1""#
+        )
+    };
+    s.line(HAPROXY, &line("SC--"));
+    let request = s.one();
+    assert!(request.gateway_503);
+    assert_eq!(request.exemplar.as_ref().unwrap().signal, Some(Signal::ConnectRefused));
+    assert_eq!(request.exemplar.unwrap().message, None, "there is no error log to read");
+    s.line(HAPROXY, &line("----"));
+    assert!(!s.one().gateway_503);
+}
+
+#[test]
+fn hosts_nobody_knows_and_lines_from_the_future_are_counted_as_such() {
+    let mut s = Scene::new();
+    s.ask("evil.example", "198.51.100.7", 5, "/", 200, ("-", "-"));
+    s.ask("a.example", "198.51.100.7", 36, "/", 200, ("-", "-"));
+    s.ask("a.example", "198.51.100.7", 35, "/", 200, ("-", "-"));
+    let out = s.settle();
+    assert_eq!((s.name(&out[0]), out[0].other), (OTHER, true));
+    assert_eq!((out[1].second, out[1].clamped), (s.now.second(), true));
+    assert_eq!((out[2].second, out[2].clamped), (s.now.second() + 5, false));
+}
+
+#[test]
+fn the_front_of_a_chain_counts_and_what_is_behind_explains() {
+    let mut s = Scene::new();
+    // nginx in front, Apache behind it on the same machine: Apache's client is this machine.
+    s.ask("a.example", "198.51.100.7", 18, "/", 200, ("127.0.0.1:8080", "200"));
+    s.line(
+        APACHE,
+        r#"a.example:80 127.0.0.1 - - [20/Nov/2026:12:00:18 +0000] "GET / HTTP/1.1" 200 5 "-" "x""#,
+    );
+    assert_eq!(s.settle().len(), 1, "one request, one count");
+    s.line(APACHE_ERROR, "[Fri Nov 20 12:00:20.08 2026] [proxy_fcgi:error] [pid 9:tid 5] [client 127.0.0.1:48362] AH01067: Failed to read FastCGI header");
+    s.line(APACHE, r#"a.example:80 127.0.0.1 - - [20/Nov/2026:12:00:20 +0000] "GET /x HTTP/1.1" 503 5 "-" "x""#);
+    s.ask("a.example", "198.51.100.7", 20, "/x", 503, ("127.0.0.1:8080", "503"));
+    let request = s.one();
+    assert!(request.gateway_503);
+    assert_eq!(request.exemplar.unwrap().signal, Some(Signal::PrematureClose));
+}
+
+#[test]
+fn apaches_time_is_the_start_and_a_logged_duration_is_added() {
+    let mut s = Scene::new();
+    let source =
+        source("/log/timed.log", LogKind::Access, r#"%v:%p %h %l %u %t "%r" %>s %O %D"#, false);
+    let ix = s.judge.add_source(&source);
+    assert_eq!(s.judge.add_source(&source), ix, "a file has one index");
+    let line = br#"a.example:80 198.51.100.7 - - [20/Nov/2026:12:00:10 +0000] "GET /x HTTP/1.1" 200 5 2600000"#;
+    let mut parser = Parser::for_source(&source, &[]);
+    let Line::Access(record) = parser.parse(line) else { panic!() };
+    let mut out = Vec::new();
+    s.judge.access(ix, &record, s.now, &mut |r| out.push(r));
+    assert_eq!(out[0].second, UnixMillis::parse_rfc3339("2026-11-20T12:00:12Z").unwrap().second());
+}
+
+#[test]
+fn the_client_behind_a_local_proxy_is_the_one_it_names() {
+    let mut s =
+        Scene::with(PrivacyConfig { client_ip: ClientIp::Prefix, query_string: QueryString::Drop });
+    let format = r#"$remote_addr "$http_x_forwarded_for" [$time_local] "$request" $status"#;
+    let source = source("/log/xff.log", LogKind::Access, format, false);
+    let ix = s.judge.add_source(&source);
+    for (peer, want) in [("10.0.0.3", "203.0.113.0/24"), ("198.51.100.7", "198.51.100.0/24")] {
+        let line = format!(
+            r#"{peer} "203.0.113.77, 10.0.0.9" [20/Nov/2026:12:00:10 +0000] "GET / HTTP/1.1" 502"#
+        );
+        let mut parser = Parser::for_source(&source, &[]);
+        let Line::Access(record) = parser.parse(line.as_bytes()) else { panic!("{line}") };
+        s.judge.access(ix, &record, s.now, &mut |_| {});
+        assert_eq!(s.one().exemplar.unwrap().client, want);
+    }
+}
+
+#[test]
+fn pools_speak_for_themselves_but_not_too_often() {
+    let mut s = Scene::new();
+    let line = "[20-Nov-2026 12:00:29] WARNING: [pool www] server reached pm.max_children setting (3), consider raising it";
+    let evidence = s.line(FPM, line).unwrap();
+    assert_eq!(
+        (evidence.source, evidence.signal, evidence.pool.as_deref()),
+        ("php_fpm", Some(Signal::MaxChildren), Some("www"))
+    );
+    let n = (0..100).filter(|_| s.line(FPM, line).is_some()).count();
+    assert_eq!(n, 4, "five in a second are enough");
+    assert!(s.line(FPM, "[20-Nov-2026 12:00:29] NOTICE: fpm is running, pid 1").is_none());
+}
+
+#[test]
+fn texts_that_leave_the_machine_are_private() {
+    let mut s =
+        Scene::with(PrivacyConfig { client_ip: ClientIp::Drop, query_string: QueryString::Drop });
+    s.line(APACHE_ERROR, "[Fri Nov 20 12:00:20.08 2026] [proxy_http:error] [pid 9:tid 5] (104)Connection reset by peer: [client 198.51.100.7:48362] AH01102: error reading status line from remote server 10.0.0.4:80");
+    s.line(APACHE, r#"a.example:80 198.51.100.7 - - [20/Nov/2026:12:00:20 +0000] "GET /x?secret=1 HTTP/1.1" 502 5 "-" "x""#);
+    let exemplar = s.one().exemplar.unwrap();
+    let all = format!("{exemplar:?}");
+    assert!(!all.contains("198.51.100.7") && !all.contains("secret"), "{all}");
+    assert!(exemplar.message.unwrap().contains("10.0.0.4:80"), "upstreams stay");
+}
