@@ -392,7 +392,7 @@ show_discovered() {
 # True once the collector has confirmed data of this agent.
 has_ack() {
     status=$(as_agent status --json 2>/dev/null) || return 1
-    printf '%s' "$status" | tr -d ' \n' | grep -Eq '"acked(_seq)?":[1-9]'
+    printf '%s' "$status" | tr -d ' \n' | grep -q '"acked_at":"'
 }
 
 wait_for_ack() {
@@ -404,11 +404,9 @@ wait_for_ack() {
             fail "the agent ended; its last lines are above"
         fi
         if [ "$waited" -ge "$wait_s" ]; then
-            if on_systemd; then
-                journalctl -u "$NAME" -n 10 --no-pager >&2 || true
-            fi
+            as_agent status >&2 || true
             fail "nothing was confirmed within $wait_s s" \
-                "look at \`$NAME status\` and \`journalctl -u $NAME\`; the agent keeps trying and keeps its data"
+                "the status above says why; can this server reach $collector? A started agent keeps trying and keeps its data"
         fi
         sleep 1
         waited=$((waited + 1))

@@ -14,6 +14,7 @@ needs=(
     "setpriv:util-linux"
     "faketime:faketime"
     "curl:curl"
+    "shellcheck:shellcheck"
     "cc:gcc libc6-dev"
 )
 

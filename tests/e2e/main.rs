@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod crash;
 mod incident;
+mod install;
 mod outage;
 mod pipeline;
 mod quickstart;

@@ -15,26 +15,33 @@ use super::error::{ApiError, InPath};
 /// Bytes read ahead of a slow client.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// The installer of this release.
+const INSTALLER: &str = include_str!("../../../deploy/install.sh");
+
+const SHELL_SCRIPT: &str = "text/x-shellscript; charset=utf-8";
+
 /// GET `/install.sh` and `/dl/*`, nothing else; no secret is in reach. `dir` is `DATA_DIR/dl`.
 ///
-/// A file `dl/install.sh` stands in for the built-in installer.
+/// A file `dl/install.sh` stands in for the built-in installer. `/dl/ca.pem` is the CA certificate:
+/// public, and checked by the installer against the hash its command line carries.
 pub fn router(dir: PathBuf) -> Router {
     Router::new()
         .route("/install.sh", get(install))
+        .route("/dl/ca.pem", get(ca_certificate))
         .route("/dl/{*path}", get(download))
         .fallback(|| async { not_found() })
         .with_state(dir)
 }
 
 async fn install(State(dir): State<PathBuf>) -> Response {
-    match send(&dir.join("install.sh"), "text/x-shellscript; charset=utf-8").await {
+    match send(&dir.join("install.sh"), SHELL_SCRIPT).await {
         Ok(response) => response,
-        Err(_) => ApiError::not_found(
-            "there is no install.sh here",
-            "put deploy/install.sh into DATA_DIR/dl of the collector",
-        )
-        .into_response(),
+        Err(_) => ([(header::CONTENT_TYPE, SHELL_SCRIPT)], INSTALLER).into_response(),
     }
+}
+
+async fn ca_certificate(State(dir): State<PathBuf>) -> Result<Response, ApiError> {
+    send(&dir.with_file_name("ca").join("ca.pem"), "application/x-pem-file").await
 }
 
 async fn download(State(dir): State<PathBuf>, path: InPath<String>) -> Result<Response, ApiError> {
@@ -113,6 +120,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_ca_certificate_is_public_and_its_key_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let ca = root.path().join("ca");
+        std::fs::create_dir_all(&ca).unwrap();
+        std::fs::write(ca.join("ca.pem"), "certificate").unwrap();
+        std::fs::write(ca.join("ca.key"), "key").unwrap();
+        // Also before anybody made the directory of downloads.
+        let router = router(root.path().join("dl"));
+        assert_eq!(get(&router, "/dl/ca.pem").await, (StatusCode::OK, b"certificate".to_vec()));
+        for path in ["/dl/ca.key", "/dl/../ca/ca.key", "/dl/ca.pem/../ca.key", "/ca/ca.key"] {
+            assert_eq!(get(&router, path).await.0, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+
+    #[tokio::test]
     async fn files_of_the_directory_are_served_and_no_others() {
         let root = tempfile::tempdir().unwrap();
         let dl = root.path().join("dl");
@@ -141,6 +163,7 @@ mod tests {
             assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
             assert!(String::from_utf8(body).unwrap().contains("\"fix\""), "{path}");
         }
+        assert_eq!(get(&router, "/install.sh").await, (StatusCode::OK, INSTALLER.into()));
         std::fs::write(dl.join("install.sh"), "#!/bin/sh\n").unwrap();
         assert_eq!(get(&router, "/install.sh").await.1, b"#!/bin/sh\n");
     }
