@@ -20,6 +20,7 @@ pub mod notify;
 mod samples;
 pub mod store;
 pub mod web;
+pub mod operator;
 
 use std::path::PathBuf;
 use std::sync::Arc;

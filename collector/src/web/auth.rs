@@ -88,7 +88,7 @@ pub async fn require_admin(
         (None, Some(PeerUser(uid))) => Err(ApiError::new(
             StatusCode::FORBIDDEN,
             format!("user {} is no admin", uid.map_or("?".to_owned(), |uid| uid.to_string())),
-            "run the command as root or as the collector's user, or set GATEWATCH_TOKEN",
+            "run the command as root or as the collector's user, or use --url with GATEWATCH_TOKEN",
         )),
         (None, None) => Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
