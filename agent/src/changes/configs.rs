@@ -20,11 +20,16 @@ const FILES_MAX: usize = 20_000;
 /// A larger file is no configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// A file changed so lately is read even if its times are those we know: it may have been written
+/// again within the same tick of the file system's clock. Longer than the time between two looks.
+const UNSETTLED_MS: i64 = 5000;
+
 /// One file as it was seen last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
-    /// Modification time, ms.
-    mtime: i64,
+    /// When content, owner or mode changed last, or a link to it was made, ms. Unlike the
+    /// modification time nobody can set it, so a file copied with its times is as new as it is here.
+    changed_at: i64,
     size: u64,
     inode: u64,
     /// Of its content. Stable within one release of the agent; another one only starts anew.
@@ -32,20 +37,30 @@ pub(super) struct Mark {
 }
 
 /// Compares every file discovery read with what was seen last. Touching a file, or writing the same
-/// text again, is no change. The first look tells nothing.
+/// text again, is no change. The first look tells nothing. Returns what is seen now.
 pub(super) fn look(
     root: &Path,
     discovery: &Discovery,
-    marks: &mut BTreeMap<PathBuf, Mark>,
-) -> Vec<Change> {
-    let first = marks.is_empty();
+    marks: &BTreeMap<PathBuf, Mark>,
+) -> (Vec<Change>, BTreeMap<PathBuf, Mark>) {
+    let files = files(root, discovery);
+    if files.is_empty() {
+        // Nothing discovered yet: what was seen before stays known.
+        return (Vec::new(), marks.clone());
+    }
+    let last = marks.values().map(|mark| mark.changed_at).max();
     let mut now = BTreeMap::new();
     let mut changes = Vec::new();
-    for path in files(root, discovery) {
+    for path in files {
         let known = marks.get(&path);
         let Ok(mark) = inspect(&path, known) else { continue };
-        if !first && known.is_none_or(|known| known.hash != mark.hash) {
-            changes.push(change(root, &path, "", UnixMillis(mark.mtime), discovery));
+        let is_change = match known {
+            Some(known) => known.hash != mark.hash,
+            // A file newly asked for is a change only if it is younger than all that was seen.
+            None => last.is_some_and(|last| mark.changed_at >= last),
+        };
+        if is_change {
+            changes.push(change(root, &path, "", UnixMillis(mark.changed_at), discovery));
         }
         now.insert(path, mark);
     }
@@ -55,15 +70,11 @@ pub(super) fn look(
             changes.push(change(root, path, " removed", clock::now(), discovery));
         }
     }
-    *marks = now;
-    changes
+    (changes, now)
 }
 
 fn change(root: &Path, path: &Path, suffix: &str, at: UnixMillis, discovery: &Discovery) -> Change {
-    // A modification time in the future, or far back because the file was copied with its times,
-    // does not say when it came here.
-    let now = clock::now();
-    let at = if at.0 > now.0 || now.0 - at.0 > 3_600_000 { now } else { at };
+    let at = at.min(clock::now());
     let (site, pool) = touched(root, path, discovery);
     Change { kind: "config", what: format!("{}{suffix}", path.display()), site, pool, at }
 }
@@ -155,11 +166,14 @@ fn inspect(path: &Path, known: Option<&Mark>) -> io::Result<Mark> {
     if !metadata.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mtime =
-        metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000);
+    let changed_at = |of: &fs::Metadata| of.ctime() * 1000 + of.ctime_nsec() / 1_000_000;
+    let linked_at = fs::symlink_metadata(path).map_or(0, |link| changed_at(&link));
+    let changed_at = changed_at(&metadata).max(linked_at);
     let (size, inode) = (metadata.len(), metadata.ino());
+    let settled = clock::now().0 - changed_at > UNSETTLED_MS;
     if let Some(known) = known
-        && (known.mtime, known.size, known.inode) == (mtime, size, inode)
+        && settled
+        && (known.changed_at, known.size, known.inode) == (changed_at, size, inode)
     {
         return Ok(*known);
     }
@@ -167,7 +181,7 @@ fn inspect(path: &Path, known: Option<&Mark>) -> io::Result<Mark> {
     fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
-    Ok(Mark { mtime, size, inode, hash: hasher.finish() })
+    Ok(Mark { changed_at, size, inode, hash: hasher.finish() })
 }
 
 #[cfg(test)]
@@ -200,25 +214,53 @@ mod tests {
             ..Discovery::default()
         };
         let mut marks = BTreeMap::new();
-        let mut read = || look(root, &discovery, &mut marks);
+        let mut read = || {
+            let (changes, now) = look(root, &discovery, &marks);
+            marks = now;
+            changes
+        };
         assert!(read().is_empty(), "the first look");
         set_mtime(&a, 1_000_000);
         assert!(read().is_empty(), "touched");
         fs::write(&b, "server B;").unwrap();
-        set_mtime(&b, 1_000_001);
+        set_mtime(&b, 1_000_001); // as a copy with its times
         let changes = read();
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].what, b.display().to_string());
         assert_eq!(changes[0].site.as_deref(), Some("b.example"));
-        assert!(changes[0].at.0 > 1_700_000_000_000, "an old time of a copied file is not when");
+        let age = clock::now().0 - changes[0].at.0;
+        assert!((0..60_000).contains(&age), "{age} ms: an old time of a copied file is not when");
         fs::write(sites.join(".a.conf.swp"), "").unwrap();
         fs::write(sites.join("a.conf~"), "").unwrap();
         assert!(read().is_empty(), "editors' leavings");
         fs::write(sites.join("c.conf"), "server c;").unwrap();
         assert!(read()[0].what.ends_with("/c.conf"));
+        std::os::unix::fs::symlink(&b, sites.join("d.conf")).unwrap();
+        assert!(read()[0].what.ends_with("/d.conf"), "a site was enabled");
         fs::remove_file(&a).unwrap();
         assert!(read()[0].what.ends_with("/a.conf removed"));
         assert!(read().is_empty());
+    }
+
+    #[test]
+    fn files_that_discovery_only_now_asks_for_are_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old.conf"), dir.path().join("new.conf"));
+        fs::write(&old, "old").unwrap();
+        let changed_at = |path: &Path| inspect(path, None).map_or(0, |mark| mark.changed_at);
+        // File times are as coarse as a clock tick: write until it is a later one.
+        while changed_at(&new) <= changed_at(&old) {
+            fs::write(&new, "new").unwrap();
+        }
+        let discover = |paths: &[&PathBuf]| Discovery {
+            config_files: paths.iter().map(|path| (*path).clone()).collect(),
+            ..Discovery::default()
+        };
+        let (_, marks) = look(dir.path(), &discover(&[&new]), &BTreeMap::new());
+        let (changes, both) = look(dir.path(), &discover(&[&old, &new]), &marks);
+        assert_eq!((changes, both.len()), (Vec::new(), 2));
+        // Before discovery has found anything, what was seen before stays known.
+        assert_eq!(look(dir.path(), &Discovery::default(), &both), (Vec::new(), both.clone()));
     }
 
     #[test]

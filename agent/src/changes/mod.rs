@@ -65,19 +65,18 @@ pub fn spawn(inputs: ChangeInputs, outlet: Outlet, stop: CancellationToken) -> J
                 _ = looks.tick() => {}
             }
             let discovery = inputs.discovery.borrow().clone();
-            let (root, before, path) = (inputs.root.clone(), seen.clone(), file.clone());
+            let (root, path) = (inputs.root.clone(), file.clone());
             // On the blocking pool: the first look hashes every file, and a disk may hang.
             let looked = tokio::task::spawn_blocking(move || {
-                let mut next = before.clone();
-                let changes = look(&root, &discovery, &mut next);
-                (changes, (next != before).then(|| store(&path, &next)), next)
+                let (changes, moved) = look(&root, &discovery, &mut seen);
+                (changes, moved.then(|| store(&path, &seen)), seen)
             });
-            let Ok((changes, stored, next)) = looked.await else { return };
+            let Ok((changes, stored, back)) = looked.await else { return };
+            seen = back;
             for change in changes {
                 tracing::info!(kind = change.kind, what = change.what, "changed on this server");
                 outlet.send(Observation::Change(change));
             }
-            seen = next;
             if let Some(Err(error)) = stored
                 && !told
             {
@@ -88,17 +87,22 @@ pub fn spawn(inputs: ChangeInputs, outlet: Outlet, stop: CancellationToken) -> J
     })
 }
 
-/// One look at everything.
-fn look(root: &Path, discovery: &Discovery, seen: &mut Seen) -> Vec<Change> {
+/// One look at everything; also says whether `seen` is another now.
+fn look(root: &Path, discovery: &Discovery, seen: &mut Seen) -> (Vec<Change>, bool) {
+    let packages_before = seen.packages.clone();
     let mut changes = packages::look(root, &mut seen.packages);
-    changes.extend(configs::look(root, discovery, &mut seen.configs));
+    let configs_before = std::mem::take(&mut seen.configs);
+    let (found, configs) = configs::look(root, discovery, &configs_before);
+    seen.configs = configs;
+    let moved = seen.packages != packages_before || seen.configs != configs_before;
+    changes.extend(found);
     if changes.len() > CHANGES_MAX {
         let rest = changes.split_off(CHANGES_MAX);
         let kind = rest.first().map_or("package", |change| change.kind);
         let what = format!("and {} further changes at once", rest.len());
         changes.push(Change { kind, what, site: None, pool: None, at: clock::now() });
     }
-    changes
+    (changes, moved)
 }
 
 fn load(path: &Path) -> Seen {
@@ -137,18 +141,20 @@ mod tests {
         let file = root.join("changes.json");
 
         let mut seen = load(&file);
-        assert!(look(root, &discovery, &mut seen).is_empty(), "the first look is no change");
+        let (changes, moved) = look(root, &discovery, &mut seen);
+        assert!(changes.is_empty() && moved, "the first look is no change");
         store(&file, &seen).unwrap();
 
         fs::write(&conf, "b is longer").unwrap();
         let more = "2026-11-20 14:47:36 upgrade php8.2-fpm:amd64 8.2.7 8.2.29\n";
         fs::write(&log, fs::read_to_string(&log).unwrap() + more).unwrap();
         let mut seen = load(&file);
-        let changes = look(root, &discovery, &mut seen);
+        let (changes, moved) = look(root, &discovery, &mut seen);
+        assert!(moved);
         let told: Vec<_> = changes.iter().map(|c| (c.kind, c.what.as_str())).collect();
         let path = conf.display().to_string();
         assert_eq!(told, [("package", "php8.2-fpm 8.2.7 to 8.2.29"), ("config", path.as_str())]);
-        assert!(look(root, &discovery, &mut seen).is_empty());
+        assert_eq!(look(root, &discovery, &mut seen), (Vec::new(), false));
     }
 
     #[test]
@@ -166,7 +172,7 @@ mod tests {
         let line = |i| format!("2026-11-20 14:00:00 install p{i}:all <none> 1");
         let lines: Vec<String> = (0..250).map(line).collect();
         fs::write(&log, lines.join("\n") + "\n").unwrap();
-        let changes = look(dir.path(), &Discovery::default(), &mut seen);
+        let (changes, _) = look(dir.path(), &Discovery::default(), &mut seen);
         assert_eq!(changes.len(), CHANGES_MAX + 1);
         assert_eq!(changes[CHANGES_MAX].what, "and 50 further changes at once");
     }
