@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-demo= dir= seconds= bin=
+demo='' dir='' seconds='' bin=''
 while [ $# -gt 0 ]; do
     case $1 in
         --demo) demo=yes ;;
@@ -156,47 +156,20 @@ start_demo() {
     done <"$dir/servers"
     printf '\nDemo: six simulated servers, each with a real agent on log files a generator writes:\n'
     operator agent list
-    "$bin/gatewatch-demo" --dir "$demo_root" run >"$dir/logs/demo.log" 2>&1 </dev/null &
-    pids="$! $pids"
-}
-
-# Prints a line for each incident that opened, changed its scope or cause, or resolved. Children of a
-# wider incident are told by their parent.
-news() {
-    awk -v seen="$dir/seen" -v now="$(date +%H:%M:%S)" '
-        function field(name,    part) {
-            if (!match($0, "\"" name "\":\"([^\"\\\\]|\\\\.)*\"")) return ""
-            part = substr($0, RSTART, RLENGTH)
-            sub("^\"" name "\":\"", "", part); sub("\"$", "", part); gsub("\\\\\"", "\"", part)
-            return part
-        }
-        BEGIN { while ((getline line < seen) > 0) { split(line, w, "\t"); old[w[1]] = w[2] } close(seen) }
-        /"parent":null/ {
-            id = field("id"); state = field("state"); key = state " " field("scope") " " field("class")
-            if (old[id] == key) next
-            word = state == "resolved" ? "RESOLVED" : (old[id] == "" ? "OPEN    " : "UPDATE  ")
-            printf "%s %s %-8s %s\n", now, word, field("severity"), field("title")
-            if (state == "open") printf "                           cause: %s; details: incident show %s\n", field("class"), id
-            old[id] = key
-        }
-        END { printf "" > seen; for (id in old) printf "%s\t%s\n", id, old[id] > seen }
-    '
 }
 
 follow() {
-    printf '\nFollowing incidents; Ctrl-C stops everything. Ask more in another terminal with:\n'
+    printf '\nFollowing incidents; Ctrl-C stops everything. To look closer, in another terminal:\n'
     printf '  %s --config %s incident list\n\n' "$bin/gatewatch-collector" "$dir/collector.toml"
-    : >"$dir/seen"
-    shown=0
+    operator incident follow </dev/null &
+    pids="$! $pids"
+    if [ -n "$demo" ]; then
+        "$bin/gatewatch-demo" --dir "$demo_root" run </dev/null &
+        pids="$! $pids"
+    fi
     until=${seconds:+$(($(date +%s) + seconds))}
     while [ -z "$until" ] || [ "$(date +%s)" -lt "$until" ]; do
         kill -0 "$collector_pid" 2>/dev/null || fail "the collector ended: $dir/logs/collector.log"
-        if [ -n "$demo" ]; then # what the generator says, before what the collector makes of it
-            sed "1,${shown}d" "$dir/logs/demo.log" >"$dir/demo.new"
-            shown=$((shown + $(wc -l <"$dir/demo.new")))
-            cat "$dir/demo.new"
-        fi
-        operator incident list --json >"$dir/incidents" 2>/dev/null && news <"$dir/incidents"
         sleep 0.5
     done
 }
