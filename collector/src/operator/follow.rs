@@ -8,7 +8,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{Client, Failure};
 use super::{print, render, say};
-use crate::cli::exit;
 use crate::clock;
 use crate::model::Incident;
 
@@ -19,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const EVENT_BYTES_MAX: usize = 16 << 20;
 
 /// Prints until SIGINT or SIGTERM. An unreachable collector is an error at first, later a pause.
-pub(super) async fn follow(client: &Client, json: bool) -> Result<u8, Failure> {
+pub(super) async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
     let stop = async {
         let terminated = async {
             match signal(SignalKind::terminate()) {
@@ -35,13 +34,13 @@ pub(super) async fn follow(client: &Client, json: bool) -> Result<u8, Failure> {
     };
     tokio::select! {
         biased;
-        () = stop => Ok(exit::GOOD),
+        () = stop => Ok(()),
         // Cancelled at the end only; what was read is printed.
         failed = listen(client, json) => failed,
     }
 }
 
-async fn listen(client: &Client, json: bool) -> Result<u8, Failure> {
+async fn listen(client: &Client, json: bool) -> Result<(), Failure> {
     let mut heard = BTreeMap::new();
     let mut response = client.stream(&["stream"]).await?;
     loop {
@@ -94,7 +93,7 @@ fn tell(event: &str, incident: &Incident, json: bool) -> Result<(), Failure> {
     } else {
         render::change(event, incident, clock::now())
     };
-    print(&format!("{line}\n")).map(|_| ())
+    print(&format!("{line}\n"))
 }
 
 /// Puts server-sent events together from the pieces they arrive in.

@@ -44,8 +44,17 @@ pub async fn run(order: Order, url: Option<&str>, socket: &std::path::Path) -> u
         Ok(client) => obey(order, &client).await,
         Err(failure) => Err(failure),
     };
-    match done {
-        Ok(code) => code,
+    let told = done.and_then(|answer| {
+        print(&answer.out)?;
+        Ok(answer)
+    });
+    match told {
+        Ok(answer) => {
+            if !answer.talk.is_empty() {
+                say(&answer.talk);
+            }
+            answer.code
+        }
         Err(failure) => {
             say(&format!("error: {failure}"));
             failure.code
@@ -53,7 +62,28 @@ pub async fn run(order: Order, url: Option<&str>, socket: &std::path::Path) -> u
     }
 }
 
-async fn obey(order: Order, client: &Client) -> Result<u8, Failure> {
+/// What a command has to say.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    /// For stdout.
+    out: String,
+    /// For stderr.
+    talk: String,
+    /// Exit code.
+    code: u8,
+}
+
+impl Answer {
+    fn out(out: String) -> Self {
+        Self { out, ..Self::default() }
+    }
+
+    fn talk(talk: String) -> Self {
+        Self { talk, ..Self::default() }
+    }
+}
+
+async fn obey(order: Order, client: &Client) -> Result<Answer, Failure> {
     match order {
         Order::Token(command) => token(command, client).await,
         Order::Agent(command) => agent(command, client).await,
@@ -61,22 +91,21 @@ async fn obey(order: Order, client: &Client) -> Result<u8, Failure> {
     }
 }
 
-async fn token(command: TokenCommand, client: &Client) -> Result<u8, Failure> {
-    match command {
-        TokenCommand::Create(create) => create_token(create, client).await,
+async fn token(command: TokenCommand, client: &Client) -> Result<Answer, Failure> {
+    Ok(match command {
+        TokenCommand::Create(create) => create_token(create, client).await?,
         TokenCommand::List { json } => {
             let tokens: Vec<TokenView> = client.get(&["tokens"], &()).await?;
-            if json { lines(&tokens) } else { print(&render::tokens(&tokens, clock::now())) }
+            answer(json, &tokens, |tokens| render::tokens(tokens, clock::now()))
         }
         TokenCommand::Revoke { id } => {
             client.delete(&["tokens", &id]).await?;
-            say(&format!("token {id} is revoked: nobody joins with it any more"));
-            Ok(exit::GOOD)
+            Answer::talk(format!("token {id} is revoked: nobody joins with it any more"))
         }
-    }
+    })
 }
 
-async fn create_token(create: TokenCreate, client: &Client) -> Result<u8, Failure> {
+async fn create_token(create: TokenCreate, client: &Client) -> Result<Answer, Failure> {
     let request = TokenRequest {
         labels: create.labels.into_iter().collect(),
         ttl: create.ttl,
@@ -84,72 +113,70 @@ async fn create_token(create: TokenCreate, client: &Client) -> Result<u8, Failur
         replace: create.replace,
     };
     let made: NewToken = client.put(Method::POST, &["tokens"], &request).await?;
-    if create.json { lines(&[made]) } else { print(&render::new_token(&made)) }
+    Ok(answer(create.json, &[made], |made| render::new_token(&made[0])))
 }
 
-async fn agent(command: AgentCommand, client: &Client) -> Result<u8, Failure> {
+async fn agent(command: AgentCommand, client: &Client) -> Result<Answer, Failure> {
     let now = clock::now();
-    match command {
+    Ok(match command {
         AgentCommand::List { labels, json } => {
             let mut servers: Vec<ServerView> = client.get(&["agents"], &()).await?;
             servers.retain(|server| labels.iter().all(|(k, v)| server.labels.get(k) == Some(v)));
-            if json { lines(&servers) } else { print(&render::servers(&servers, now)) }
+            answer(json, &servers, |servers| render::servers(servers, now))
         }
         AgentCommand::Show { name, json } => {
             let server: ServerDetail = client.get(&["agents", &name], &()).await?;
-            if json { lines(&[server]) } else { print(&render::server(&server, now)) }
+            answer(json, &[server], |server| render::server(&server[0], now))
         }
         AgentCommand::Label { name, labels } => {
             let labels: BTreeMap<String, String> = labels.into_iter().collect();
             let path = ["agents", &name, "labels"];
             let server: ServerDetail = client.put(Method::PATCH, &path, &labels).await?;
-            say(&format!("{name}: {}", text::labels(&server.view.labels)));
-            Ok(exit::GOOD)
+            Answer::talk(format!("{name}: {}", text::labels(&server.view.labels)))
         }
         AgentCommand::Revoke { name } => {
             let path = ["agents", &name, "revoke"];
             let _: ServerDetail = client.put(Method::POST, &path, &json!({})).await?;
-            say(&format!(
+            Answer::talk(format!(
                 "{name} is revoked: its agent is cut off. To let it back in: \
                  `gatewatch-collector token create --replace {name}`"
-            ));
-            Ok(exit::GOOD)
+            ))
         }
         AgentCommand::Forget { name } => {
             client.delete(&["agents", &name]).await?;
-            say(&format!("{name} is forgotten; its incidents stay"));
-            Ok(exit::GOOD)
+            Answer::talk(format!("{name} is forgotten; its incidents stay"))
         }
-    }
+    })
 }
 
-async fn incident(command: IncidentCommand, client: &Client) -> Result<u8, Failure> {
-    match command {
-        IncidentCommand::List(list) => list_incidents(list, client).await,
+async fn incident(command: IncidentCommand, client: &Client) -> Result<Answer, Failure> {
+    Ok(match command {
+        IncidentCommand::List(list) => list_incidents(list, client).await?,
         IncidentCommand::Show { id, json } => {
             let found: Incident = client.get(&["incidents", &id], &()).await?;
-            if json { lines(&[found]) } else { print(&render::incident(&found, clock::now())) }
+            answer(json, &[found], |found| render::incident(&found[0], clock::now()))
         }
         IncidentCommand::Ack { id, by } => {
             let by = by.unwrap_or_else(whoami);
             let request = AckRequest { by };
             let path = ["incidents", &id, "ack"];
             let acked: Incident = client.put(Method::POST, &path, &request).await?;
-            say(&format!("{} is yours, {}", acked.id, text::clean(&request.by)));
-            Ok(exit::GOOD)
+            Answer::talk(format!("{} is yours, {}", acked.id, text::clean(&request.by)))
         }
         IncidentCommand::Note { id, text, by } => {
             let request = NoteRequest { by: by.unwrap_or_else(whoami), text };
             let path = ["incidents", &id, "notes"];
             let noted: Incident = client.put(Method::POST, &path, &request).await?;
-            say(&format!("noted on {}", noted.id));
-            Ok(exit::GOOD)
+            Answer::talk(format!("noted on {}", noted.id))
         }
-        IncidentCommand::Follow { json } => follow::follow(client, json).await,
-    }
+        IncidentCommand::Follow { json } => {
+            follow::follow(client, json).await?;
+            Answer::default()
+        }
+    })
 }
 
-async fn list_incidents(list: IncidentList, client: &Client) -> Result<u8, Failure> {
+async fn list_incidents(list: IncidentList, client: &Client) -> Result<Answer, Failure> {
     let now = clock::now();
     let query = IncidentQuery {
         open: list.open,
@@ -159,17 +186,16 @@ async fn list_incidents(list: IncidentList, client: &Client) -> Result<u8, Failu
     };
     let found: Vec<Incident> = client.get(&["incidents"], &query).await?;
     let mut any_open = found.iter().any(|incident| incident.state == "open");
-    if list.json {
-        lines(&found)?
-    } else {
-        print(&render::incidents(&found, now))?
-    };
+    let mut told = answer(list.json, &found, |found| render::incidents(found, now));
     if list.fail_if_open && !any_open {
         // One that is open may be older than the newest `limit`.
         let query = IncidentQuery { open: true, limit: Some(1), ..IncidentQuery::default() };
         any_open = !client.get::<Vec<Incident>>(&["incidents"], &query).await?.is_empty();
     }
-    Ok(if list.fail_if_open && any_open { exit::NO } else { exit::GOOD })
+    if list.fail_if_open && any_open {
+        told.code = exit::NO;
+    }
+    Ok(told)
 }
 
 /// Name of whoever runs this, also behind sudo.
@@ -180,27 +206,25 @@ fn whoami() -> String {
         .unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
 }
 
-/// One JSON object a line.
-fn lines<T: Serialize>(items: &[T]) -> Result<u8, Failure> {
-    let mut out = String::new();
-    for item in items {
-        out.push_str(&serde_json::to_string(item).expect("our own types are JSON"));
-        out.push('\n');
+/// JSON lines for programs, or what `render` makes of it for people.
+fn answer<T: Serialize>(json: bool, items: &[T], render: impl FnOnce(&[T]) -> String) -> Answer {
+    if !json {
+        return Answer::out(render(items));
     }
-    print(&out)
+    let line = |item| serde_json::to_string(item).expect("our own types are JSON") + "\n";
+    Answer::out(items.iter().map(line).collect())
 }
 
 /// Writes data to stdout. A reader that went away (`| head`) is no error.
-fn print(text: &str) -> Result<u8, Failure> {
+fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(exit::GOOD),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit::GOOD),
-        Err(error) => Err(Failure {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
             error: format!("stdout cannot be written: {error}"),
             fix: "is the disk full?".into(),
             code: exit::INTERNAL,
         }),
+        _ => Ok(()),
     }
 }
 
@@ -208,3 +232,6 @@ fn print(text: &str) -> Result<u8, Failure> {
 fn say(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,4 +204,4 @@ pub async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

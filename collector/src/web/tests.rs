@@ -17,7 +17,7 @@ use crate::{ca, clock};
 pub(crate) struct Site {
     pub(crate) router: Router,
     pub(crate) state: AppState,
-    dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Site {
@@ -36,7 +36,7 @@ impl Site {
         Self { router: router(state.clone()), state, dir }
     }
 
-    fn admin_token(&self) -> String {
+    pub(crate) fn admin_token(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("admin.token")).unwrap().trim().to_owned()
     }
 
