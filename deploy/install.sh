@@ -536,6 +536,8 @@ RestartSec=2
 # 78: the configuration is wrong, and starting again does not mend it.
 RestartPreventExitStatus=78
 TimeoutStartSec=60
+# The agent reports every 5 s; one that hangs is started again and resumes where it was.
+WatchdogSec=60
 # The agent drains for shutdown_grace (10 s), then this is the last word.
 TimeoutStopSec=20
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
 
 use super::Outlet;
 use super::services::{Watcher, is_php_fpm, is_service_process};
@@ -35,6 +36,8 @@ struct Service {
     conf: Option<PathBuf>,
     includes: Vec<String>,
     pids: Vec<u32>,
+    /// When the first of them started; `None` when /proc does not tell.
+    since: Option<UnixMillis>,
 }
 
 /// Watches until `stop`. A vanished service is `inactive`, or `failed` when it left its sockets
@@ -55,18 +58,22 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
         let gone = services
             .values()
             .any(|service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name)));
-        let due = n_looks.is_multiple_of(LOOKS_PER_WALK);
+        let learnt = watcher.discovery.has_changed().unwrap_or(false);
+        let due = learnt || n_looks.is_multiple_of(LOOKS_PER_WALK);
         n_looks = n_looks.wrapping_add(1);
         if !gone && !due && watcher.told_running().len() == services.len() {
             continue;
         }
-        let discovery = watcher.discovery.borrow().clone();
+        let discovery = watcher.discovery.borrow_and_update().clone();
         let root = watcher.root.clone();
         let names = discovery.services.clone();
         let walk = move || find(Path::new("/proc"), &root, &names);
         let Ok(found) = tokio::task::spawn_blocking(walk).await else { return };
         report(watcher, outlet, &found, &services, &discovery);
-        services = found;
+        // What a full queue refused is told again in the next round.
+        let told_running = watcher.told_running();
+        services.retain(|unit, _| told_running.contains(unit) && !found.contains_key(unit));
+        services.extend(found);
     }
 }
 
@@ -78,25 +85,23 @@ fn report(
     before: &BTreeMap<String, Service>,
     discovery: &Discovery,
 ) {
-    let at = clock::now();
     let root = watcher.root.clone();
-    let served = |service: Option<&Service>| -> Vec<Pool> {
-        service.map_or_else(Vec::new, |service| pools_of(service, &root, &discovery.pools))
-    };
-    let mut tell = |unit: &str, state: &'static str, pools: &[Pool]| {
+    let served = |service: &Service| pools_of(service, &root, &discovery.pools);
+    let mut tell = |unit: &str, state: &'static str, pools: &[Pool], at: Option<UnixMillis>| {
         let pool = if let [pool] = pools { Some(pool.name.clone()) } else { None };
+        let at = at.unwrap_or_else(clock::now);
         watcher.tell(outlet, ServiceState { unit: unit.to_owned(), state, pool, at });
     };
     for (unit, service) in now {
-        tell(unit, "active", &served(Some(service)));
+        tell(unit, "active", &served(service), service.since);
     }
     for (unit, service) in before {
         if now.contains_key(unit) {
             continue;
         }
-        let pools = served(Some(service));
+        let pools = served(service);
         let left_behind = pools.iter().any(|pool| has_socket(&root, pool));
-        tell(unit, if left_behind { "failed" } else { "inactive" }, &pools);
+        tell(unit, if left_behind { "failed" } else { "inactive" }, &pools, None);
     }
 }
 
@@ -181,7 +186,8 @@ fn find(proc: &Path, root: &Path, services: &[String]) -> BTreeMap<String, Servi
             let text = conf.as_ref().and_then(|conf| std::fs::read(under(root, conf)).ok());
             let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             let includes = text.map_or_else(Vec::new, |text| parse_includes(&text, root));
-            Service { name: name.clone(), conf, includes, pids: Vec::new() }
+            let since = started_at(proc, pid);
+            Service { name: name.clone(), conf, includes, pids: Vec::new(), since }
         });
         if service.pids.len() < PIDS_MAX {
             service.pids.push(pid);
@@ -220,14 +226,35 @@ fn master_conf(cmdline: &str) -> Option<PathBuf> {
 fn is_alive(proc: &Path, pid: u32, name: &str) -> bool {
     let stat = std::fs::read(proc.join(format!("{pid}/stat"))).unwrap_or_default();
     parse_stat(&String::from_utf8_lossy(&stat))
-        .is_some_and(|(comm, state)| comm == name && !matches!(state, 'Z' | 'X' | 'x'))
+        .is_some_and(|stat| stat.name == name && !matches!(stat.state, 'Z' | 'X' | 'x'))
 }
 
-/// `812 (php-fpm8.2) S 1 ...`: name and state. The name may hold blanks and brackets.
-fn parse_stat(stat: &str) -> Option<(&str, char)> {
+fn started_at(proc: &Path, pid: u32) -> Option<UnixMillis> {
+    let stat = std::fs::read(proc.join(format!("{pid}/stat"))).ok()?;
+    let ticks = parse_stat(&String::from_utf8_lossy(&stat))?.start_ticks?;
+    let after_boot_ms = ticks.checked_mul(1000)? / procfs::ticks_per_second().max(1);
+    let boot_ms = sysinfo::System::boot_time().ok()?.checked_mul(1000)?;
+    let at = i64::try_from(boot_ms.checked_add(after_boot_ms)?).ok()?;
+    // The time of boot is in whole seconds.
+    Some(UnixMillis(at).min(clock::now()))
+}
+
+/// What /proc/PID/stat says.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat<'a> {
+    name: &'a str,
+    state: char,
+    /// Since boot.
+    start_ticks: Option<u64>,
+}
+
+/// `812 (php-fpm8.2) S 1 ...`, the start as 22nd field. The name may hold blanks and brackets.
+fn parse_stat(stat: &str) -> Option<Stat<'_>> {
     let (before, after) = stat.rsplit_once(')')?;
-    let (_, comm) = before.split_once('(')?;
-    Some((comm, after.trim_start().chars().next()?))
+    let (_, name) = before.split_once('(')?;
+    let state = after.trim_start().chars().next()?;
+    let start_ticks = after.split_ascii_whitespace().nth(19).and_then(|word| word.parse().ok());
+    Some(Stat { name, state, start_ticks })
 }
 
 fn read_line(path: &Path) -> Option<String> {
@@ -246,6 +273,8 @@ fn read_cmdline(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gather::GatherStatus;
+    use crate::window::Observation;
     use std::fs;
 
     fn process(proc: &Path, pid: u32, name: &str, state: char, cmdline: &str) {
@@ -293,6 +322,62 @@ mod tests {
     }
 
     #[test]
+    fn this_process_started_before_now_and_after_boot() {
+        let at = started_at(Path::new("/proc"), std::process::id()).expect("linux tells");
+        let boot = sysinfo::System::boot_time().expect("linux tells") as i64 * 1000;
+        assert!(at.0 >= boot && at <= clock::now(), "{at:?}");
+        assert!(clock::now().0 - at.0 < 600_000, "{at:?} is no longer ago than a test runs");
+    }
+
+    #[test]
+    fn a_killed_service_failed_and_a_stopped_one_is_inactive() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("www.sock");
+        fs::write(&socket, "").unwrap();
+        let conf = dir.path().join("fpm.conf");
+        let discovery = Discovery {
+            pools: vec![Pool {
+                name: "www".into(),
+                listen: socket.display().to_string(),
+                source: format!("{}:1", conf.display()),
+                ..Pool::default()
+            }],
+            ..Discovery::default()
+        };
+        let (_keep, known) = tokio::sync::watch::channel(std::sync::Arc::default());
+        let (_keep_too, gather) = tokio::sync::watch::channel(GatherStatus::default());
+        let mut watcher = Watcher::new("/".into(), known, gather);
+        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+        let outlet = Outlet::new(tx, std::sync::Arc::default());
+        let service = |name: &str| Service {
+            name: name.into(),
+            conf: is_php_fpm(name).then(|| conf.clone()),
+            pids: vec![1],
+            since: Some(UnixMillis(5)),
+            ..Service::default()
+        };
+        let running = BTreeMap::from([("php-fpm".to_owned(), service("php-fpm"))]);
+        let none = BTreeMap::new();
+        let mut states = |now, before, watcher: &mut Watcher| {
+            report(watcher, &outlet, now, before, &discovery);
+            let told = rx.try_recv().ok();
+            told.map(|told| match told {
+                Observation::Service(s) => (s.state, s.pool, s.at == UnixMillis(5)),
+                other => panic!("{other:?}"),
+            })
+        };
+        let www = || Some("www".to_owned());
+        assert_eq!(states(&running, &none, &mut watcher), Some(("active", www(), true)));
+        assert_eq!(states(&running, &running, &mut watcher), None);
+        // Killed: the socket file is still there. Stopped: it is gone.
+        assert_eq!(states(&none, &running, &mut watcher), Some(("failed", www(), false)));
+        assert_eq!(states(&running, &none, &mut watcher), Some(("active", www(), true)));
+        fs::remove_file(&socket).unwrap();
+        assert_eq!(states(&none, &running, &mut watcher), Some(("inactive", www(), false)));
+        assert!(watcher.told_running().is_empty());
+    }
+
+    #[test]
     fn a_reused_process_number_is_not_the_service() {
         let dir = tempfile::tempdir().unwrap();
         process(dir.path(), 10, "nginx", 'S', "");
@@ -302,7 +387,10 @@ mod tests {
         process(dir.path(), 10, "nginx", 'Z', "");
         assert!(!is_alive(dir.path(), 10, "nginx"));
         assert!(!is_alive(dir.path(), 11, "nginx"));
-        assert_eq!(parse_stat("7 (a) b) R 1"), Some(("a) b", 'R')));
+        let brackets = Stat { name: "a) b", state: 'R', start_ticks: None };
+        assert_eq!(parse_stat("7 (a) b) R 1"), Some(brackets));
+        let whole = "7 (a) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 70412 11821056 1 2";
+        assert_eq!(parse_stat(whole).and_then(|stat| stat.start_ticks), Some(70_412));
         assert_eq!(parse_stat("7 (a"), None);
     }
 
@@ -327,7 +415,7 @@ mod tests {
                 name: "php-fpm8.2".into(),
                 conf: conf.map(PathBuf::from),
                 includes: parse_includes(text, root),
-                pids: Vec::new(),
+                ..Service::default()
             };
             let found = pools_of(&service, root, &pools);
             let names: Vec<_> = found.iter().map(|pool| pool.name.as_str()).collect();

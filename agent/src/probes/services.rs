@@ -76,8 +76,8 @@ pub(crate) struct Watcher {
     pub(crate) root: PathBuf,
     pub(crate) discovery: watch::Receiver<Arc<Discovery>>,
     gather: watch::Receiver<GatherStatus>,
-    /// What was told last, by unit.
-    told: BTreeMap<String, &'static str>,
+    /// State and pool told last, by unit.
+    told: BTreeMap<String, (&'static str, Option<String>)>,
 }
 
 impl Watcher {
@@ -104,29 +104,30 @@ impl Watcher {
         error_at.is_some_and(|at| now - at.0 <= FAST_FOR.as_millis() as i64)
     }
 
-    /// True when this state of the unit was told already.
-    pub(crate) fn was_told(&self, unit: &str, state: &'static str) -> bool {
-        self.told.get(unit) == Some(&state)
+    /// True when this state of the unit was told already, with the pool it serves.
+    pub(crate) fn was_told(&self, unit: &str, state: &'static str, pool: Option<&str>) -> bool {
+        self.told.get(unit).is_some_and(|told| *told == (state, pool.map(str::to_owned)))
     }
 
     /// Units told to be anything but stopped.
     pub(crate) fn told_running(&self) -> Vec<String> {
         let running =
-            self.told.iter().filter(|(_, state)| **state != "inactive" && **state != "failed");
+            self.told.iter().filter(|(_, (state, _))| !matches!(*state, "inactive" | "failed"));
         running.map(|(unit, _)| unit.clone()).collect()
     }
 
-    /// Tells a state unless it was told already.
+    /// Tells a state unless it was told already; again when discovery learnt the pool since.
     pub(crate) fn tell(&mut self, outlet: &Outlet, service: ServiceState) {
-        if self.was_told(&service.unit, service.state) {
+        let ServiceState { unit, state, pool, .. } = &service;
+        if self.was_told(unit, state, pool.as_deref()) {
             return;
         }
-        let known = (service.unit.clone(), service.state);
-        if self.told.contains_key(&known.0) {
-            tracing::debug!(unit = known.0, state = known.1, "service changed its state");
+        if self.told.contains_key(unit) {
+            tracing::debug!(unit, state, "service changed its state");
         }
+        let told = (unit.clone(), (*state, pool.clone()));
         if outlet.send(Observation::Service(service)) {
-            self.told.insert(known.0, known.1);
+            self.told.insert(told.0, told.1);
         }
     }
 }
@@ -249,5 +250,10 @@ mod tests {
         watcher.tell(&outlet, state("b", "active"));
         assert_eq!(rx.try_recv(), Ok(Observation::Service(state("b", "active"))));
         assert_eq!(watcher.told_running(), ["a", "b"]);
+        let learnt = ServiceState { pool: Some("www".into()), ..state("a", "active") };
+        watcher.tell(&outlet, learnt.clone());
+        assert_eq!(rx.try_recv(), Ok(Observation::Service(learnt)));
+        watcher.tell(&outlet, state("b", "failed"));
+        assert_eq!(watcher.told_running(), ["a"]);
     }
 }

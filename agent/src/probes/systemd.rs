@@ -161,7 +161,7 @@ async fn list(
         let state = state_of(&active, &sub);
         units.insert(path.to_string(), name.clone());
         if let Some(state) = state
-            && !watcher.was_told(&name, state)
+            && !watcher.was_told(&name, state, pool_of(watcher, &name).as_deref())
         {
             let at = changed_at(connection, &path).await;
             tell(watcher, outlet, &name, state, at.unwrap_or_else(clock::now));
@@ -177,8 +177,12 @@ async fn list(
 }
 
 fn tell(watcher: &mut Watcher, outlet: &Outlet, unit: &str, state: &'static str, at: UnixMillis) {
-    let pool = pool_of_unit(unit, &watcher.discovery.borrow().pools);
+    let pool = pool_of(watcher, unit);
     watcher.tell(outlet, ServiceState { unit: unit.to_owned(), state, pool, at });
+}
+
+fn pool_of(watcher: &Watcher, unit: &str) -> Option<String> {
+    pool_of_unit(unit, &watcher.discovery.borrow().pools)
 }
 
 /// When the unit took on its state; `None` when systemd does not know (never started).
