@@ -5,6 +5,7 @@
 //! answer is stored: asking again with the same key is how the collector knows that the first
 //! answer was lost. The key is never printed and never leaves the machine.
 
+mod machine;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use wire::v1::enrollment_client::EnrollmentClient;
 use wire::v1::{EnrollRequest, RenewRequest};
 
 pub use tls::{CaHash, LinkError};
+pub(crate) use machine::labels as detected_labels;
 pub(crate) use tls::{Connector, Trust};
 
 use crate::backoff::Backoff;

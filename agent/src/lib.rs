@@ -22,6 +22,7 @@ pub mod uplink;
 pub mod backoff;
 pub mod identity;
 pub mod selfstats;
+pub mod status;
 
 /// An error with all its causes, for logs and stderr.
 pub fn chain(error: &dyn std::error::Error) -> String {
