@@ -1,8 +1,12 @@
 //! The command line: every word of help is a doc comment here.
 
+mod commands;
+
 use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use commands::{CommandError, dispatch};
 
 /// Finds every site of this server, reads its logs and state, and streams what fails to the collector.
 ///
@@ -27,6 +31,28 @@ pub struct Cli {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon: needs no root; SIGTERM drains and says goodbye, SIGHUP re-reads the config.
+    Run,
+    /// Join a fleet: make a key, get a certificate for it, write both to the state directory.
+    ///
+    /// Does nothing when this server is already enrolled with that collector. The key never leaves
+    /// the machine and is never printed.
+    Enroll(EnrollArgs),
+    /// Ask the running agent: uplink, spool, losses, files with their offsets, own cpu and memory.
+    Status {
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one JSON object per line of a log, in order: what the line says.
+    Parse {
+        /// Format of the lines: auto, a known name, or an nginx log_format or Apache LogFormat string.
+        #[arg(long, value_name = "F", default_value = "auto")]
+        format: String,
+        /// Log file; - is standard input.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
     /// Check the config: every problem with file, line and fix; exit 0 or 78.
     Check,
     /// Print the completion script of a shell.

@@ -24,6 +24,364 @@ pub mod identity;
 pub mod selfstats;
 pub mod status;
 
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_util::sync::CancellationToken;
+
+use changes::ChangeInputs;
+use config::{Config, Problem};
+use discover::Discovery;
+use gather::{GatherInputs, GatherStatus};
+use identity::{Identity, IdentityError};
+use probes::{Outlet, ProbeInputs};
+use spool::{Spool, SpoolError};
+use uplink::UplinkStatus;
+
+/// How often the spool's size is looked at for the agent's own series, and systemd is told that
+/// the agent lives.
+const PULSE: Duration = Duration::from_secs(5);
+/// Wait for threads of the blocking pool that hang in a system call, at the very end.
+const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Re-reads the config on SIGHUP.
+pub type Reload = Box<dyn Fn() -> Result<Config, Vec<Problem>>>;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no identity yet.
+    #[error(
+        "this server is not enrolled ({state_dir} holds no identity): on the collector run \
+         `gatewatch-collector token create` and run the `gatewatch-agent enroll` command it prints here"
+    )]
+    NotEnrolled {
+        /// Where it was looked for.
+        state_dir: PathBuf,
+    },
+    /// Another agent works in the same directory.
+    #[error(
+        "another agent (process {pid}) uses {state_dir}: stop it \
+         (systemctl stop gatewatch-agent), or set another state_dir"
+    )]
+    AlreadyRunning {
+        /// Of the other one.
+        pid: String,
+        /// Which both want.
+        state_dir: PathBuf,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {path}: it must belong to the user this runs as")]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// From the operating system.
+        source: io::Error,
+    },
+    /// See the source.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// See the source.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The operating system gives no threads or signals.
+    #[error("the operating system refuses what every program needs")]
+    System(#[from] io::Error),
+    /// A bug: its panic is in the log.
+    #[error("the gather thread died")]
+    GatherDied,
+}
+
+impl RunError {
+    /// True when starting again cannot help before somebody mends something.
+    pub fn is_config(&self) -> bool {
+        matches!(
+            self,
+            Self::NotEnrolled { .. }
+                | Self::Identity(IdentityError::Damaged { .. })
+                | Self::Spool(SpoolError::Version { .. })
+        )
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// Threads: this one runs every async task, `gather` the data path, and the blocking pool what may
+/// hang on a disk. Shutdown goes left to right: sources stop, windows close, the last batch is
+/// spooled, the uplink sends what is left and says goodbye; all within `shutdown_grace`.
+pub fn run(config: Config, reload: Reload) -> Result<(), RunError> {
+    let _lock = lock_state_dir(&config.state_dir)?;
+    let identity = Identity::load(&config.state_dir)?
+        .ok_or_else(|| RunError::NotEnrolled { state_dir: config.state_dir.clone() })?;
+    let spool_dir = config.state_dir.join("spool");
+    let bytes_max = config.limits.spool_bytes_max.0;
+    let (spool, recovery) = Spool::open(&spool_dir, bytes_max, clock::now())?;
+    tell_recovery(&recovery);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(serve(config, reload, identity, Arc::new(Mutex::new(spool))));
+    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    done
+}
+
+fn tell_recovery(recovery: &spool::Recovery) {
+    let spool::Recovery { n_records, n_bytes_torn, n_records_corrupt, n_lines_corrupt, .. } =
+        *recovery;
+    tracing::info!(n_records, "spool opened");
+    if n_bytes_torn > 0 {
+        tracing::warn!(n_bytes_torn, "unfinished write at the end of the spool was cut off");
+    }
+    if n_records_corrupt > 0 {
+        tracing::error!(n_records_corrupt, n_lines_corrupt, "spooled batches were destroyed");
+    }
+    if recovery.is_renumbered {
+        tracing::warn!("the spool's numbering was lost: it begins a new epoch");
+    }
+}
+
+/// Joins the stages and waits for the end.
+async fn serve(
+    config: Config,
+    reload: Reload,
+    identity: Identity,
+    spool: Arc<Mutex<Spool>>,
+) -> Result<(), RunError> {
+    let (mut signals, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
+    let config = Arc::new(config);
+    let address = match config.collector.address.as_str() {
+        "" => identity.collector.clone(),
+        address => address.to_owned(),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        server = identity.server,
+        collector = address,
+        state_dir = %config.state_dir.display(),
+        "agent starts"
+    );
+    let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
+    let (config_tx, config_rx) = watch::channel(Arc::clone(&config));
+    let (labels_tx, labels) = watch::channel(config.host.labels.clone());
+    let (identity_tx, identity_rx) = watch::channel(Arc::new(identity));
+    let (gather_tx, gather_rx) = watch::channel(GatherStatus::default());
+    let (discovery_tx, discovery) = watch::channel(Arc::new(Discovery::default()));
+    let (uplink_tx, uplink_rx) = watch::channel(UplinkStatus {
+        state: "connecting",
+        collector: address.clone(),
+        ..UplinkStatus::default()
+    });
+    let (interval_tx, batch_interval) = watch::channel(config.collector.batch_interval.0);
+    let (observations_tx, observations) = mpsc::channel(window::OBSERVATIONS_MAX);
+    let n_observations_dropped = Arc::new(AtomicU64::new(0));
+    let outlet = Outlet::new(observations_tx, Arc::clone(&n_observations_dropped));
+    let spool_bytes = Arc::new(AtomicU64::new(0));
+    let spooled = Arc::new(Notify::new());
+
+    let gather = gather::spawn(GatherInputs {
+        config: config_rx,
+        spool: Arc::clone(&spool),
+        spooled: Arc::clone(&spooled),
+        observations,
+        n_observations_dropped,
+        status: gather_tx,
+        discovery: discovery_tx,
+        batch_interval,
+        stop: stop.clone(),
+    })?;
+    let mut gather = tokio::task::spawn_blocking(move || gather.join());
+    let root = config.logs.root.clone();
+    let inputs = ProbeInputs {
+        interval: config.probes.interval.0,
+        root: root.clone(),
+        discovery: discovery.clone(),
+        gather: gather_rx.clone(),
+        spool_bytes: Arc::clone(&spool_bytes),
+    };
+    probes::spawn(inputs, outlet.clone(), stop.clone());
+    let inputs =
+        ChangeInputs { root: root.clone(), state_dir: config.state_dir.clone(), discovery };
+    changes::spawn(inputs, outlet, stop.clone());
+    let uplink = tokio::spawn(uplink::run(uplink::Inputs {
+        address: address.clone(),
+        identity: identity_rx,
+        labels,
+        detected: identity::detected_labels(&root),
+        heartbeat: config.collector.heartbeat.0,
+        batch_interval: config.collector.batch_interval.0,
+        spool: Arc::clone(&spool),
+        appended: spooled,
+        gather: gather_rx.clone(),
+        interval: interval_tx,
+        status: uplink_tx,
+        drain: drain.clone(),
+        drain_max: config.shutdown_grace.0 / 2,
+    }));
+    tokio::spawn(identity::keep_fresh(
+        config.state_dir.clone(),
+        address,
+        identity_tx,
+        stop.clone(),
+    ));
+    let sources =
+        status::Sources { gather: gather_rx, uplink: uplink_rx, spool: Arc::clone(&spool) };
+    let status = tokio::spawn(status::serve(config.socket.clone(), sources, drain.clone()));
+    tell_systemd(NotifyState::Ready);
+
+    let mut pulse = tokio::time::interval(PULSE);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            // Cancel-safe: a signal that is not taken stays pending.
+            name = signals.wait() => break Ok(name),
+            // Cancel-safe, as above.
+            _ = hangup.recv() => take_over(&config, &reload, &config_tx, &labels_tx),
+            // Cancel-safe: the result stays in the handle.
+            _ = &mut gather => break Err(RunError::GatherDied),
+            // Cancel-safe: a missed tick comes late.
+            _ = pulse.tick() => {
+                if let Ok(spool) = spool.try_lock() {
+                    spool_bytes.store(spool.bytes_unacked(), Ordering::Relaxed);
+                }
+                tell_systemd(NotifyState::Watchdog);
+            }
+        }
+    };
+    tell_systemd(NotifyState::Stopping);
+    let name = ended?;
+    tracing::info!(signal = name, "agent stops");
+    stop.cancel();
+    let drained = timeout(config.shutdown_grace.0, async {
+        let is_spooled = gather.await.is_ok_and(|joined| joined.is_ok());
+        drain.cancel();
+        let _ = uplink.await;
+        let _ = status.await;
+        is_spooled
+    });
+    match drained.await {
+        Ok(true) => {}
+        Ok(false) => return Err(RunError::GatherDied),
+        Err(_) => tracing::warn!("shutdown_grace is over: the rest is sent at the next start"),
+    }
+    // Not `lock`: past the grace somebody may still hold it, waiting for a disk.
+    match spool.try_lock() {
+        Ok(mut spool) => spool.close()?,
+        Err(_) => tracing::warn!("the spool is busy: it is checked at the next start"),
+    }
+    tracing::info!("agent stopped");
+    Ok(())
+}
+
+/// SIGHUP: labels, sources and privacy change now, the rest needs a restart and is told.
+fn take_over(
+    running: &Config,
+    reload: &Reload,
+    config: &watch::Sender<Arc<Config>>,
+    labels: &watch::Sender<std::collections::BTreeMap<String, String>>,
+) {
+    let new = match reload() {
+        Ok(new) => new,
+        Err(problems) => {
+            for problem in problems {
+                tracing::error!(%problem, "config not taken over");
+            }
+            return;
+        }
+    };
+    for (key, is_same) in [
+        ("state_dir", new.state_dir == running.state_dir),
+        ("socket", new.socket == running.socket),
+        ("shutdown_grace", new.shutdown_grace == running.shutdown_grace),
+        ("[collector]", new.collector == running.collector),
+        ("[host] name", new.host.name == running.host.name),
+        ("[logs] root", new.logs.root == running.logs.root),
+        ("[probes]", new.probes == running.probes),
+        ("[limits]", new.limits == running.limits),
+    ] {
+        if !is_same {
+            tracing::warn!(key, "this change takes effect at the next start");
+        }
+    }
+    let is_new = |old: &std::collections::BTreeMap<_, _>| *old != new.host.labels;
+    labels.send_if_modified(|old| {
+        let is_new = is_new(old);
+        old.clone_from(&new.host.labels);
+        is_new
+    });
+    // What needs a restart stays as it is, so that no stage sees half of a change.
+    let mut taken = running.clone();
+    taken.host.labels.clone_from(&new.host.labels);
+    taken.logs = new.logs;
+    taken.logs.root.clone_from(&running.logs.root);
+    taken.privacy = new.privacy;
+    config.send_replace(Arc::new(taken));
+    tracing::info!("config taken over");
+}
+
+/// The signals that end a daemon.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Nothing happens outside systemd.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// Takes the state directory for this process; freed when the file is closed, also by a crash.
+fn lock_state_dir(state_dir: &Path) -> Result<File, RunError> {
+    let failed = |source| RunError::StateDir { path: state_dir.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(state_dir.join("lock"))
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            let pid = format!("{}\n", std::process::id());
+            file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+            file.write_all(pid.as_bytes()).map_err(failed)?;
+            Ok(file)
+        }
+        Err(fs::TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(failed)?;
+            let (pid, state_dir) = (pid.trim().to_owned(), state_dir.to_owned());
+            Err(RunError::AlreadyRunning { pid, state_dir })
+        }
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
 /// An error with all its causes, for logs and stderr.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -160,7 +160,7 @@ fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value 
             "n_spool_records_corrupt": spool.n_records_corrupt,
             "n_events_dropped": loss.n_events_dropped,
         },
-        "files": gather.files.iter().map(|f| file(f, uplink, spool)).collect::<Vec<_>>(),
+        "files": gather.files.iter().map(file).collect::<Vec<_>>(),
         "n_sites": gather.n_sites,
         "complete_until": gather.complete_until.to_rfc3339(),
         "self": {
@@ -170,20 +170,14 @@ fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value 
     })
 }
 
-fn file(file: &FileStatus, uplink: &UplinkStatus, spool: &Stats) -> Value {
-    // Unknown only between a restart and the first ack, while older batches still wait.
-    let acked = if spool.bytes_unacked == 0 {
-        Some(file.spooled)
-    } else {
-        uplink.acked_offsets.get(&file.path).map(|acked| *acked.min(&file.spooled))
-    };
+fn file(file: &FileStatus) -> Value {
     json!({
         "path": file.path,
         "site": file.site,
         "format": file.format,
         "read": file.read,
         "spooled": file.spooled,
-        "acked": acked,
+        "acked": file.acked,
         "n_lines": file.n_lines,
         "n_rejected": file.n_rejected,
         "problem": file.problem,
@@ -252,7 +246,7 @@ struct ShownFile {
     format: String,
     read: u64,
     spooled: u64,
-    acked: Option<u64>,
+    acked: u64,
     n_lines: u64,
     n_rejected: u64,
     problem: Option<String>,
@@ -265,12 +259,11 @@ struct ShownSelf {
 }
 
 /// The answer as text for people.
-pub fn render(answer: &str) -> Result<String, serde_json::Error> {
-    let shown: Shown = serde_json::from_str(answer)?;
+pub fn render(answer: &str) -> String {
+    let shown: Shown = serde_json::from_str(answer).expect("`ask` returns only what this reads");
     let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = write_shown(&mut out, &shown);
-    Ok(out)
+    write_shown(&mut out, &shown).expect("writing to a string cannot fail");
+    out
 }
 
 fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
@@ -297,12 +290,11 @@ fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
     writeln!(out, "self    {cpu:.2} s cpu, {} bytes of memory", own.rss_bytes.unwrap_or_default())?;
     writeln!(out, "files   {}", files.len())?;
     for file in files {
-        let acked = file.acked.map_or_else(|| "?".to_owned(), |n| n.to_string());
         writeln!(out, "        {} ({}, {})", file.path, file.site, file.format)?;
         writeln!(
             out,
-            "          read {}, spooled {}, acked {acked}; {} lines, {} rejected",
-            file.read, file.spooled, file.n_lines, file.n_rejected
+            "          read {}, spooled {}, acked {}; {} lines, {} rejected",
+            file.read, file.spooled, file.acked, file.n_lines, file.n_rejected
         )?;
         if let Some(problem) = &file.problem {
             writeln!(out, "          {problem}")?;
@@ -317,14 +309,14 @@ mod tests {
     use wire::UnixMillis;
 
     fn example() -> (GatherStatus, UplinkStatus, Stats) {
-        let path = PathBuf::from("/var/log/nginx/a.log");
         let gather = GatherStatus {
             files: vec![FileStatus {
-                path: path.clone(),
+                path: "/var/log/nginx/a.log".into(),
                 site: "a.example".into(),
                 format: "combined".into(),
                 read: 300,
                 spooled: 200,
+                acked: 100,
                 n_lines: 3,
                 ..FileStatus::default()
             }],
@@ -333,7 +325,6 @@ mod tests {
         };
         let uplink = UplinkStatus {
             state: "connected",
-            acked_offsets: [(path, 100)].into(),
             ..UplinkStatus::default()
         };
         let spool = Stats {
@@ -368,13 +359,6 @@ mod tests {
         assert!(report["self"]["rss_bytes"].is_u64());
     }
 
-    #[test]
-    fn once_all_is_acked_so_is_every_file() {
-        let (gather, uplink, spool) = example();
-        let spool = Stats { bytes_unacked: 0, ..spool };
-        assert_eq!(report(&gather, &uplink, &spool)["files"][0]["acked"], 200);
-    }
-
     #[tokio::test]
     async fn the_socket_answers_and_is_gone_afterwards() {
         let dir = tempfile::tempdir().unwrap();
@@ -392,7 +376,7 @@ mod tests {
         }
         let asked = socket.clone();
         let answer = tokio::task::spawn_blocking(move || ask(&asked)).await.unwrap().unwrap();
-        let text = render(&answer).unwrap();
+        let text = render(&answer);
         assert!(text.contains("/var/log/nginx/a.log (a.example, combined)"), "{text}");
         assert!(text.contains("loss    none"), "{text}");
         stop.cancel();

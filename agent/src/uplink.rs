@@ -7,7 +7,6 @@
 mod session;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,9 +89,6 @@ pub struct UplinkStatus {
     /// End of the client certificate.
     #[serde(with = "wire::rfc3339::option")]
     pub certificate_not_after: Option<UnixMillis>,
-    /// Offset per log that an acked batch covers.
-    #[serde(skip)]
-    pub acked_offsets: BTreeMap<PathBuf, u64>,
 }
 
 /// Kinds of failure, each logged once until it changes.

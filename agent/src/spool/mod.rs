@@ -9,6 +9,8 @@
 //! records stay for [`ACKED_KEPT`], in at most a quarter of the budget, so that a collector that
 //! lost some can ask again. File formats: `segment.rs`, `state.rs`.
 
+mod recover;
+mod room;
 mod segment;
 mod state;
 
@@ -22,7 +24,8 @@ use std::time::Duration;
 use wire::UnixMillis;
 
 pub use segment::PAYLOAD_BYTES_MAX;
-use segment::{Disk, Findings, HOLE_MAX, Head, OsDisk, RECORD_BYTES, ScanError, Segment};
+use recover::{load_segments, load_state, renumbered};
+use segment::{Disk, HOLE_MAX, Head, OsDisk, RECORD_BYTES, Segment};
 use state::State;
 
 /// How long acked records stay for a rewind (storage.md 3), by the time of their segment.
@@ -220,15 +223,19 @@ impl Spool {
     fn settle(&mut self, acked: u64, recovery: &mut Recovery) {
         let state = &mut self.state;
         if let Some(oldest) = self.segments.front() {
-            // Whole files gone at the front: nobody but a person or a bad disk does that.
+            // Files gone at the front: acked ones, when a crash came before the ledger was written;
+            // else a person or a bad disk took them.
             let n_gone = oldest.pos_first.saturating_sub(state.first);
             let n_lines_gone = oldest.lines_before.saturating_sub(state.lines_first);
+            state.acked = state.acked.max(acked);
             for ix in 0..n_gone.min(HOLE_MAX) {
                 let n_lines = if ix == 0 { n_lines_gone.min(u64::from(u32::MAX)) } else { 0 };
                 state.drop_first(n_lines as u32);
             }
-            recovery.n_records_corrupt += n_gone;
-            recovery.n_lines_corrupt += n_lines_gone;
+            if oldest.pos_first > state.acked.max(acked) + 1 {
+                recovery.n_records_corrupt += n_gone;
+                recovery.n_lines_corrupt += n_lines_gone;
+            }
             state.first = oldest.pos_first;
             state.lines_first = oldest.lines_before;
         }
@@ -439,10 +446,10 @@ impl Spool {
         if pos < self.state.first {
             return self.state.lines_before(pos);
         }
-        match self.segment_of(pos).filter(|s| pos < s.pos_end()) {
+        match self.segment_of(pos) {
             Some(segment) => {
                 let n = (pos - segment.pos_first) as usize;
-                let lines = segment.entries[..n].iter().map(|e| u64::from(e.n_lines));
+                let lines = segment.entries.iter().take(n).map(|e| u64::from(e.n_lines));
                 segment.lines_before + lines.sum::<u64>()
             }
             None => self.lines_next,
@@ -463,274 +470,6 @@ impl Spool {
         let path = self.dir.join("state");
         crate::files::replace(&path, &self.state.encode(), 0o600)
             .map_err(|e| io_error("write", &path, e))
-    }
-}
-
-/// Writing, eviction and trimming.
-impl Spool {
-    /// Writes a record or hole at `self.next` and counts it in.
-    fn write(&mut self, head: &Head, payload: &[u8]) -> Result<(), SpoolError> {
-        self.begin_segment_if_due(payload.len() as u64, head.at_ms)?;
-        let segment = self.segments.back_mut().expect("begun above");
-        let file = self.active.as_ref().expect("begun above");
-        if let Err(error) = segment.append(self.disk.as_ref(), file, head, payload) {
-            return Err(io_error("write", &segment.path, error));
-        }
-        self.next += if head.is_hole { head.acked } else { 1 };
-        self.lines_next += u64::from(head.n_lines);
-        Ok(())
-    }
-
-    fn begin_segment_if_due(&mut self, len: u64, now_ms: i64) -> Result<(), SpoolError> {
-        let bytes_max = SEGMENT_BYTES_MAX.min(self.bytes_max / 64);
-        let age_max = i64::try_from(SEGMENT_AGE_MAX.as_millis()).unwrap_or(i64::MAX);
-        let is_due = match (self.active.as_ref(), self.segments.back()) {
-            (Some(_), Some(segment)) if segment.entries.is_empty() => false,
-            (Some(_), Some(segment)) => {
-                segment.len + len > bytes_max
-                    || now_ms.saturating_sub(segment.at_first_ms) > age_max
-            }
-            _ => true,
-        };
-        if is_due {
-            let (epoch, lines) = (self.state.epoch, self.lines_next);
-            let (segment, file) =
-                Segment::create(self.disk.as_ref(), &self.dir, epoch, self.next, lines)
-                    .map_err(|e| io_error("write", &self.dir, e))?;
-            self.segments.push_back(segment);
-            self.active = Some(file);
-        }
-        Ok(())
-    }
-
-    /// Leaves out the positions up to `next`.
-    fn skip_to(&mut self, next: u64) -> Result<(), SpoolError> {
-        if self.segments.iter().all(|s| s.entries.is_empty()) {
-            // Nothing was ever spooled here: begin behind the checkpoint.
-            self.drop_segments(self.segments.len())?;
-            let (epoch, lines) = (self.state.epoch, self.state.lines_first);
-            self.state = State { lines_first: lines, ..State::new(epoch, next) };
-            self.next = next;
-            return self.save_state();
-        }
-        let mut left = next - self.next;
-        self.n_corrupt += left;
-        while left > 0 {
-            let head = Head {
-                is_hole: true,
-                len: 0,
-                pos: self.next,
-                lines_before: self.lines_next,
-                acked: left.min(HOLE_MAX - 1),
-                at_ms: (self.clock)().0,
-                n_lines: 0,
-                payload_crc: 0,
-            };
-            self.write(&head, &[])?;
-            left -= head.acked;
-        }
-        Ok(())
-    }
-
-    /// Drops the oldest segments until `len` more bytes fit the budget.
-    fn make_room(&mut self, len: u64) -> Result<(), SpoolError> {
-        let header = segment::HEADER_BYTES as u64; // the record may need a new segment
-        let mut bytes = self.bytes();
-        let mut n = 0;
-        while bytes + len + header > self.bytes_max {
-            let Some(segment) = self.segments.get(n).filter(|s| self.is_deletable(s)) else {
-                return Err(SpoolError::Full { path: self.dir.clone(), source: None });
-            };
-            bytes -= segment.len;
-            n += 1;
-        }
-        self.drop_segments(n)
-    }
-
-    /// Deletes acked segments beyond their time or their quarter of the budget.
-    fn trim(&mut self) -> Result<(), SpoolError> {
-        let oldest_ms = (self.clock)().minus(ACKED_KEPT).0;
-        let acked = |s: &&Segment| s.pos_end() <= self.state.acked + 1;
-        let mut bytes: u64 = self.segments.iter().take_while(acked).map(|s| s.len).sum();
-        let mut n = 0;
-        for segment in self.segments.iter().take_while(acked) {
-            let is_over = bytes > self.bytes_max / 4 || segment.at_last_ms < oldest_ms;
-            if !is_over || !self.is_deletable(segment) || n + 1 == self.segments.len() {
-                break;
-            }
-            bytes -= segment.len;
-            n += 1;
-        }
-        self.drop_segments(n)
-    }
-
-    /// Deletes all acked segments; false when there was none.
-    fn drop_acked_segments(&mut self) -> Result<bool, SpoolError> {
-        let n = self
-            .segments
-            .iter()
-            .take_while(|s| s.pos_end() <= self.state.acked + 1 && self.is_deletable(s))
-            .count()
-            .min(self.segments.len().saturating_sub(1));
-        self.drop_segments(n)?;
-        Ok(n > 0)
-    }
-
-    fn is_deletable(&self, segment: &Segment) -> bool {
-        segment.pos_end() <= self.checkpointed + 1
-    }
-
-    /// Deletes the oldest `n` segments; what they held is in the ledger before they are gone.
-    fn drop_segments(&mut self, n: usize) -> Result<(), SpoolError> {
-        if n == 0 {
-            return Ok(());
-        }
-        let before = self.state.clone();
-        for entry in self.segments.iter().take(n).flat_map(|s| &s.entries) {
-            self.state.drop_first(entry.n_lines);
-        }
-        if let Err(error) = self.save_state() {
-            // On a full disk the ledger cannot grow; a segment whose loss nobody could tell stays.
-            self.state = before;
-            return Err(error);
-        }
-        for segment in self.segments.drain(..n).collect::<Vec<_>>() {
-            // An evicted record is no longer waiting; an acked one was not counted.
-            let unacked = (self.state.acked + 1).saturating_sub(segment.pos_first) as usize;
-            let gone = segment.entries.iter().skip(unacked).map(|e| u64::from(e.len));
-            self.bytes_unacked -= gone.sum::<u64>();
-            if self.segments.is_empty() {
-                self.active = None;
-            }
-            self.reading = None;
-            fs::remove_file(&segment.path).map_err(|e| io_error("remove", &segment.path, e))?;
-        }
-        Ok(())
-    }
-}
-
-fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
-    match fs::read(path) {
-        Ok(bytes) => match State::decode(&bytes) {
-            Ok(state) => Ok(Some(state)),
-            Err(None) => Ok(None),
-            Err(Some(found)) => Err(SpoolError::Version { path: path.to_owned(), found }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("read", path, error)),
-    }
-}
-
-/// Scans all segments, marks what is destroyed, deletes what the ledger already holds.
-fn load_segments(
-    dir: &Path,
-    disk: &dyn Disk,
-    state: Option<&State>,
-    recovery: &mut Recovery,
-) -> Result<(VecDeque<Segment>, u64), SpoolError> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| io_error("read", dir, e))? {
-        let path = entry.map_err(|e| io_error("read", dir, e))?.path();
-        paths.extend(segment::pos_of(&path).map(|pos| (pos, path)));
-    }
-    paths.sort();
-    let mut segments: VecDeque<Segment> = VecDeque::new();
-    let mut acked = 0;
-    let n = paths.len();
-    for (ix, (_, path)) in paths.into_iter().enumerate() {
-        let is_last = ix + 1 == n;
-        let scanned = Segment::scan(&path, is_last).map_err(|error| match error {
-            ScanError::Io(error) => io_error("read", &path, error),
-            ScanError::Version(found) => SpoolError::Version { path: path.clone(), found },
-        })?;
-        let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
-        match scanned {
-            Some((segment, found)) if !segment.entries.is_empty() && !dropped(&segment) => {
-                acked = acked.max(found.acked);
-                if let Some(before) = segments.back_mut() {
-                    join(before, &segment, disk, recovery);
-                }
-                repair(&segment, &found, is_last, disk, recovery);
-                segments.push_back(segment);
-            }
-            // A file that never got a whole record, or whose deletion a crash cut short.
-            _ => fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?,
-        }
-    }
-    Ok((segments, acked))
-}
-
-/// Cuts the torn end off the last segment, and writes holes over what is destroyed in any.
-///
-/// A failure to do so costs nothing now: the next start finds the same and counts it again.
-fn repair(
-    segment: &Segment,
-    found: &Findings,
-    is_last: bool,
-    disk: &dyn Disk,
-    recovery: &mut Recovery,
-) {
-    recovery.n_records_corrupt += found.n_corrupt;
-    recovery.n_lines_corrupt += found.n_lines_corrupt;
-    if is_last {
-        recovery.n_bytes_torn += found.n_bytes_torn;
-    }
-    if found.n_bytes_torn == 0 && found.holes.is_empty() {
-        return;
-    }
-    let done = File::options().write(true).open(&segment.path).and_then(|file| {
-        for (at, hole) in &found.holes {
-            disk.write_all_at(&file, &hole.encode(), *at)?;
-        }
-        file.set_len(segment.len)?;
-        disk.sync(&file)
-    });
-    if let Err(error) = done {
-        let path = segment.path.display();
-        tracing::warn!(%path, %error, "damaged spool segment could not be repaired");
-    }
-}
-
-/// Fills the numbers missing between two segments with a hole at the end of the first.
-fn join(before: &mut Segment, next: &Segment, disk: &dyn Disk, recovery: &mut Recovery) {
-    let n_missing = next.pos_first.saturating_sub(before.pos_end()).min(HOLE_MAX);
-    if n_missing == 0 {
-        return;
-    }
-    let lines = before.lines_before + before.n_lines();
-    let hole = Head {
-        is_hole: true,
-        len: 0,
-        pos: before.pos_end(),
-        lines_before: lines,
-        acked: n_missing,
-        at_ms: before.at_last_ms,
-        n_lines: next.lines_before.saturating_sub(lines) as u32,
-        payload_crc: 0,
-    };
-    recovery.n_records_corrupt += n_missing;
-    recovery.n_lines_corrupt += u64::from(hole.n_lines);
-    let path = before.path.clone();
-    let done = File::options()
-        .write(true)
-        .open(&path)
-        .and_then(|file| before.append(disk, &file, &hole, &[]));
-    if let Err(error) = done {
-        tracing::warn!(path = %path.display(), %error, "damaged spool segment could not be repaired");
-        before.admit(&hole, before.len);
-    }
-}
-
-/// The state to go on with when the stored one is lost: a new epoch over what is left.
-fn renumbered(segments: &VecDeque<Segment>, acked: u64, now_ms: u64) -> State {
-    let oldest = segments.front().expect("asked only when there are segments");
-    let epoch = segments.iter().map(|s| s.epoch + 1).max().unwrap_or(0).max(now_ms);
-    let base = acked.max(oldest.pos_first - 1);
-    State {
-        base,
-        acked: base,
-        lines_first: oldest.lines_before,
-        ..State::new(epoch, oldest.pos_first)
     }
 }
 

@@ -1,1 +1,566 @@
+//! The spool against a model, against damage, and against full disks.
 
+use super::*;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const START: UnixMillis = UnixMillis(1_795_176_067_000);
+
+thread_local! {
+    static NOW: Cell<UnixMillis> = const { Cell::new(START) };
+}
+
+fn now() -> UnixMillis {
+    NOW.get()
+}
+
+fn pass(span: Duration) {
+    NOW.set(NOW.get().plus(span));
+}
+
+/// A disk that takes only so many more bytes; then it writes a part and fails.
+struct SmallDisk {
+    free: Arc<AtomicU64>,
+}
+
+impl Disk for SmallDisk {
+    fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        let free = self.free.load(Ordering::Relaxed);
+        let n = free.min(bytes.len() as u64);
+        file.write_all_at(&bytes[..n as usize], at)?;
+        self.free.store(free - n, Ordering::Relaxed);
+        if n < bytes.len() as u64 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+fn open(dir: &Path, bytes_max: u64) -> (Spool, Recovery) {
+    Spool::open_on(dir, bytes_max, now(), Box::new(OsDisk), now).unwrap()
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let mut paths: Vec<_> = paths.filter(|p| segment::pos_of(p).is_some()).collect();
+    paths.sort();
+    paths
+}
+
+fn peeked(spool: &mut Spool, seq: u64) -> Option<(u64, Vec<u8>, Evicted)> {
+    let record = spool.peek(Seq(seq)).unwrap()?;
+    Some((record.seq.0, record.payload, record.evicted_before))
+}
+
+fn evicted(n_batches: u64, n_lines: u64) -> Evicted {
+    Evicted { n_batches, n_lines }
+}
+
+/// Fills a spool of 64 KiB budget (segments of 1 KiB) with `n` records of 200 bytes, 10 lines each.
+fn filled(dir: &Path, n: u64) -> Spool {
+    let (mut spool, _) = open(dir, 64 << 10);
+    for i in 0..n {
+        let pos = spool.append(&[i as u8; 200], 10).unwrap();
+        spool.set_checkpointed(pos).unwrap();
+    }
+    spool
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, recovery) = open(dir.path(), 1 << 20);
+    assert_eq!(recovery, Recovery::default());
+    let first = spool.append(b"one", 1).unwrap();
+    let second = spool.append(b"two", 2).unwrap();
+    assert_eq!(second.0, first.0 + 1);
+    let epoch = spool.epoch();
+    drop(spool);
+    let (mut spool, recovery) = open(dir.path(), 1 << 20);
+    assert_eq!((recovery.n_records, recovery.is_renumbered), (2, false));
+    assert_eq!(spool.epoch(), epoch);
+    assert_eq!(peeked(&mut spool, 1), Some((1, b"one".to_vec(), evicted(0, 0))));
+    assert_eq!(peeked(&mut spool, 2), Some((2, b"two".to_vec(), evicted(0, 0))));
+    assert_eq!(peeked(&mut spool, 3), None);
+    let after: Vec<_> = spool.records_after(first).map(Result::unwrap).collect();
+    assert_eq!(after, [(second, b"two".to_vec())]);
+    assert_eq!(spool.append(b"three", 3).unwrap().0, second.0 + 1);
+}
+
+/// The format on disk, byte for byte: a change of it needs a new version and a reader of this one.
+#[test]
+fn format_version_1_is_written_and_read_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    NOW.set(UnixMillis(1_000_000));
+    let (mut spool, _) = open(dir.path(), 1 << 20);
+    spool.append(b"payload", 3).unwrap();
+    spool.ack(Seq(1)).unwrap();
+    spool.append(b"x", 70_000).unwrap();
+    drop(spool);
+    let files = segments(dir.path());
+    assert_eq!(files.len(), 1);
+    assert_eq!(files[0].file_name().unwrap(), "00000000001000000000.seg");
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    assert_eq!(hex(&fs::read(&files[0]).unwrap()), GOLDEN_SEGMENT);
+    assert_eq!(hex(&fs::read(dir.path().join("state")).unwrap()), GOLDEN_STATE);
+
+    // And back, from the bytes above alone.
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = |hex: &str| -> Vec<u8> {
+        let pairs = (0..hex.len()).step_by(2);
+        pairs.map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    fs::write(dir.path().join("00000000001000000000.seg"), bytes(GOLDEN_SEGMENT)).unwrap();
+    fs::write(dir.path().join("state"), bytes(GOLDEN_STATE)).unwrap();
+    let (mut spool, recovery) = open(dir.path(), 1 << 20);
+    assert_eq!(recovery, Recovery { n_records: 2, ..Recovery::default() });
+    assert_eq!(spool.stats().seq_acked, 1);
+    let record = spool.peek(Seq(2)).unwrap().unwrap();
+    assert_eq!((record.payload.as_slice(), record.n_lines), (&b"x"[..], 70_000));
+}
+
+const GOLDEN_SEGMENT: &str = "475753504f4f4c0a0100000040420f000000000000ca9a3b000000004ce21774\
+    475772310700000000ca9a3b000000000000000000000000ffc99a3b0000000040420f0000000000030000007069e3f4\
+    71a7bf797061796c6f6164475772310100000001ca9a3b00000000030000000000000000ca9a3b0000000040420f00\
+    0000000070110100935f3ca9cddbf71078";
+const GOLDEN_STATE: &str = "47575350535441540100000040420f0000000000ffc99a3b00000000ffc99a3b00000000\
+    00ca9a3b0000000000ca9a3b00000000000000000000000000000000000000000000000000000000000000002a72f3d4";
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), 1));
+    let path = &segments(dir.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    bytes[8] = 2;
+    let crc = crc32c::crc32c(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+    fs::write(path, &bytes).unwrap();
+    let error = Spool::open(dir.path(), 64 << 10, now()).err().unwrap();
+    assert!(matches!(error, SpoolError::Version { found: 2, .. }), "{error}");
+    assert_eq!(fs::read(path).unwrap(), bytes);
+}
+
+#[test]
+fn over_the_budget_the_oldest_go_and_the_next_record_says_how_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 1000);
+    let stats = spool.stats();
+    assert!(stats.bytes <= 64 << 10, "{stats:?}");
+    assert_eq!(stats.n_lines_evicted, 10 * stats.n_batches_evicted);
+    assert_eq!(stats.seq_first, stats.n_batches_evicted + 1);
+    let n = stats.n_batches_evicted;
+    assert!(n > 500, "{stats:?}");
+    for _ in 0..2 {
+        let (seq, _, before) = peeked(&mut spool, 1).unwrap();
+        assert_eq!((seq, before), (n + 1, evicted(n, 10 * n)));
+        // Asked from the middle of the gap, only the rest of it is declared.
+        assert_eq!(peeked(&mut spool, n - 4).unwrap().2, evicted(5, 50));
+        spool.close().unwrap();
+        spool = open(dir.path(), 64 << 10).0; // and the same after a restart
+    }
+}
+
+#[test]
+fn nothing_is_evicted_that_the_checkpoint_does_not_cover() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(dir.path(), 64 << 10);
+    let mut last = Pos(0);
+    let error = loop {
+        match spool.append(&[0; 200], 1) {
+            Ok(pos) => last = pos,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SpoolError::Full { source: None, .. }), "{error}");
+    assert_eq!(spool.stats().n_batches_evicted, 0);
+    spool.set_checkpointed(last).unwrap();
+    spool.append(&[0; 200], 1).unwrap();
+    assert!(spool.stats().n_batches_evicted > 0);
+}
+
+#[test]
+fn acked_records_stay_two_hours_for_a_rewind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(dir.path(), 1 << 20);
+    for minute in 0..180u64 {
+        let pos = spool.append(&[minute as u8; 10], 1).unwrap();
+        spool.set_checkpointed(pos).unwrap();
+        spool.ack(Seq(minute + 1)).unwrap();
+        pass(Duration::from_secs(60));
+    }
+    let first = spool.stats().seq_first;
+    assert!((45..=60).contains(&first), "{first}");
+    assert_eq!(peeked(&mut spool, first).unwrap().0, first);
+    assert_eq!(spool.stats().n_batches_evicted, 0);
+    // Asked for more than is left, it says so.
+    assert_eq!(peeked(&mut spool, first - 10).unwrap().2, evicted(10, 10));
+}
+
+#[test]
+fn acked_records_take_a_quarter_of_the_budget_at_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 200);
+    spool.ack(Seq(200)).unwrap();
+    let stats = spool.stats();
+    assert_eq!((stats.bytes_unacked, stats.seq_acked), (0, 200));
+    assert!(stats.bytes <= (16 << 10) + 1024, "{stats:?}");
+    assert!(stats.seq_first > 100 && stats.seq_first < 200, "{stats:?}");
+    // A rewind finds what is left, and it counts as waiting again.
+    spool.rewind(Seq(180));
+    assert_eq!(spool.bytes_unacked(), 20 * 200);
+    assert_eq!(peeked(&mut spool, 181).unwrap(), (181, vec![180; 200], evicted(0, 0)));
+}
+
+#[test]
+fn a_raised_epoch_numbers_what_waits_from_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 10);
+    spool.ack(Seq(4)).unwrap();
+    let epoch = spool.epoch();
+    spool.raise_epoch(epoch + 1_000_000_000).unwrap();
+    assert_eq!(spool.epoch(), epoch + 1_000_000_001);
+    for _ in 0..2 {
+        assert_eq!(peeked(&mut spool, 1).unwrap(), (1, vec![4; 200], evicted(0, 0)));
+        let stats = spool.stats();
+        assert_eq!((stats.seq_first, stats.seq_last, stats.seq_acked), (1, 6, 0));
+        drop(spool);
+        spool = open(dir.path(), 64 << 10).0;
+    }
+    spool.raise_epoch(0).unwrap();
+    assert_eq!(spool.epoch(), epoch + 1_000_000_002, "an epoch never falls");
+}
+
+#[test]
+fn an_unfinished_write_is_cut_off_and_its_number_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), 3));
+    let path = segments(dir.path()).pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    for cut in 1..252 {
+        fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let (mut spool, recovery) = open(dir.path(), 64 << 10);
+        assert_eq!((recovery.n_records, recovery.n_bytes_torn), (2, 252 - cut as u64), "{cut}");
+        assert_eq!(recovery.n_records_corrupt, 0);
+        assert_eq!(peeked(&mut spool, 3), None);
+        spool.append(b"again", 1).unwrap();
+        assert_eq!(peeked(&mut spool, 3).unwrap(), (3, b"again".to_vec(), evicted(0, 0)));
+        drop(spool);
+        for added in &segments(dir.path())[1..] {
+            fs::remove_file(added).unwrap();
+        }
+        fs::remove_file(dir.path().join("state")).ok();
+        fs::write(&path, &whole).unwrap();
+        drop(open(dir.path(), 64 << 10));
+        NOW.set(START);
+    }
+}
+
+#[test]
+fn a_lost_end_that_the_checkpoint_knew_is_declared_and_its_numbers_stay_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = filled(dir.path(), 3);
+    let checkpoint = spool.last();
+    drop(spool);
+    let path = segments(dir.path()).pop().unwrap();
+    let len = fs::metadata(&path).unwrap().len();
+    File::options().write(true).open(&path).unwrap().set_len(len - 300).unwrap();
+    let (mut spool, recovery) = open(dir.path(), 64 << 10);
+    assert_eq!(recovery.n_records, 1);
+    spool.set_checkpointed(checkpoint).unwrap();
+    spool.append(b"four", 1).unwrap();
+    // Two batches gone; how many lines they counted is gone with them.
+    assert_eq!(peeked(&mut spool, 2).unwrap(), (4, b"four".to_vec(), evicted(2, 0)));
+    drop(spool);
+    let (mut spool, recovery) = open(dir.path(), 64 << 10);
+    assert_eq!(recovery.n_records_corrupt, 0, "counted once");
+    assert_eq!(peeked(&mut spool, 2).unwrap().2, evicted(2, 0));
+}
+
+#[test]
+fn any_flipped_byte_costs_at_most_its_own_record_and_the_lines_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), 3));
+    let path = segments(dir.path()).pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    // Of the header and the first two records; the third is the end, where damage means torn.
+    for at in 0..segment::HEADER_BYTES + 2 * 252 {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&path, &bytes).unwrap();
+        let hit = at.checked_sub(segment::HEADER_BYTES).map(|at| at / 252);
+        for is_first_start in [true, false] {
+            let (mut spool, recovery) = open(dir.path(), 64 << 10);
+            let expected = u64::from(hit.is_some() && is_first_start);
+            assert_eq!(recovery.n_records_corrupt, expected, "byte {at}, {is_first_start}");
+            assert_eq!(recovery.n_lines_corrupt, if hit == Some(1) { 10 * expected } else { recovery.n_lines_corrupt });
+            for seq in 1..=3u64 {
+                let (found, payload, before) = peeked(&mut spool, seq).unwrap();
+                if hit == Some(seq as usize - 1) {
+                    assert_eq!((found, before.n_batches), (seq + 1, 1), "byte {at}");
+                } else {
+                    assert_eq!((found, payload), (seq, vec![seq as u8 - 1; 200]), "byte {at}");
+                }
+            }
+            assert_eq!(peeked(&mut spool, 1).unwrap().2.n_lines % 10, 0, "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn a_record_that_rots_while_we_run_is_skipped_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 3);
+    let path = segments(dir.path()).pop().unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"?", segment::HEADER_BYTES as u64 + 252 + 100).unwrap();
+    assert_eq!(peeked(&mut spool, 2).unwrap(), (3, vec![2; 200], evicted(1, 10)));
+    assert_eq!(peeked(&mut spool, 2).unwrap().2, evicted(1, 10));
+    assert_eq!((spool.stats().n_records_corrupt, spool.bytes_unacked()), (1, 400));
+}
+
+#[test]
+fn without_its_state_file_a_spool_begins_a_higher_epoch_and_keeps_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 3);
+    spool.ack(Seq(1)).unwrap();
+    spool.append(b"knows the ack", 1).unwrap();
+    let epoch = spool.epoch();
+    drop(spool);
+    fs::write(dir.path().join("state"), b"rubbish").unwrap();
+    let (mut spool, recovery) = open(dir.path(), 64 << 10);
+    assert!(recovery.is_renumbered);
+    assert!(spool.epoch() > epoch);
+    assert_eq!(peeked(&mut spool, 1).unwrap(), (1, vec![1; 200], evicted(0, 0)));
+}
+
+#[test]
+fn a_full_disk_refuses_the_record_and_harms_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let disk = SmallDisk { free: Arc::clone(&free) };
+    let (mut spool, _) =
+        Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
+    spool.append(b"before", 1).unwrap();
+    for room in 0..70 {
+        free.store(room, Ordering::Relaxed);
+        let error = spool.append(&[7; 30], 1).err();
+        if let Some(error) = error {
+            assert!(matches!(error, SpoolError::Full { .. }), "{error}");
+            assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+            assert!(error.to_string().contains("free some"), "{error}");
+        }
+        // Nothing half written is ever seen, now or after a crash at this point.
+        let (mut crashed, recovery) = open(&copy_of(dir.path()), 64 << 10);
+        assert_eq!((recovery.n_records, recovery.n_records_corrupt), (1, 0), "{room}");
+        assert_eq!(peeked(&mut crashed, 1).unwrap().1, b"before");
+    }
+    free.store(u64::MAX, Ordering::Relaxed);
+    spool.append(b"after", 1).unwrap();
+    assert_eq!(peeked(&mut spool, 2).unwrap(), (2, b"after".to_vec(), evicted(0, 0)));
+}
+
+#[test]
+fn on_a_full_disk_acked_records_make_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let disk = FreedByRemoval { free: Arc::clone(&free), dir: dir.path().to_owned() };
+    let (mut spool, _) =
+        Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
+    for i in 0..20u8 {
+        let pos = spool.append(&[i; 200], 1).unwrap();
+        spool.set_checkpointed(pos).unwrap();
+    }
+    spool.ack(Seq(15)).unwrap();
+    free.store(1, Ordering::Relaxed); // full while more than one segment is there
+    spool.append(&[20; 200], 1).unwrap();
+    assert_eq!(peeked(&mut spool, 16).unwrap().0, 16);
+    assert_eq!((spool.stats().n_batches_evicted, spool.stats().seq_last), (0, 21));
+}
+
+/// A disk that is full until files are removed.
+struct FreedByRemoval {
+    free: Arc<AtomicU64>,
+    dir: PathBuf,
+}
+
+impl Disk for FreedByRemoval {
+    fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        if self.free.load(Ordering::Relaxed) == 1 && segments(&self.dir).len() > 3 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all_at(bytes, at)
+    }
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+fn copy_of(dir: &Path) -> PathBuf {
+    thread_local! {
+        static COPIES: Rc<tempfile::TempDir> = Rc::new(tempfile::tempdir().unwrap());
+    }
+    let to = COPIES.with(|c| c.path().join(format!("{}", fs::read_dir(c.path()).unwrap().count())));
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+/// What a spool should hold: what was appended, less what was damaged on purpose.
+#[derive(Default)]
+struct Model {
+    records: BTreeMap<u64, (Vec<u8>, u64)>,
+    destroyed: std::collections::BTreeSet<u64>,
+    checkpointed: u64,
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+#[test]
+fn the_spool_behaves_like_its_model_whatever_happens() {
+    let seed = match std::env::var("SPOOL_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => crate::clock::now().0.cast_unsigned() | 1,
+    };
+    for round in 0..20 {
+        let seed = seed + 2 * round;
+        println!("SPOOL_SEED={seed}"); // shown only when it fails; set it to play the same again
+        play(&mut Dice(seed), 300);
+    }
+}
+
+fn play(dice: &mut Dice, n_steps: u32) {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = [24 << 10, 64 << 10, 1 << 20][dice.roll(3) as usize];
+    let (mut spool, _) = open(dir.path(), budget);
+    let mut model = Model::default();
+    for _ in 0..n_steps {
+        match dice.roll(16) {
+            0..6 => {
+                let payload = vec![dice.roll(256) as u8; 1 + dice.roll(600) as usize];
+                let n_lines = dice.roll(100);
+                if let Ok(pos) = spool.append(&payload, n_lines as u32) {
+                    model.records.insert(pos.0, (payload, n_lines));
+                }
+            }
+            6..8 => {
+                model.checkpointed = spool.last().0;
+                spool.set_checkpointed(spool.last()).unwrap();
+            }
+            8 => {
+                let stats = spool.stats();
+                spool.ack(Seq(stats.seq_acked + dice.roll(8))).unwrap();
+            }
+            9 => pass(Duration::from_secs(dice.roll(1200))),
+            10 => {
+                let stats = spool.stats();
+                spool.rewind(Seq(stats.seq_acked.saturating_sub(dice.roll(5))));
+            }
+            11 if dice.roll(6) == 0 => spool.raise_epoch(dice.roll(10)).unwrap(),
+            12 => {
+                drop(spool);
+                spool = reopen(dir.path(), budget, &mut model);
+            }
+            13 if dice.roll(3) == 0 => {
+                cut(&spool, dice, &mut model);
+                drop(spool);
+                spool = reopen(dir.path(), budget, &mut model);
+            }
+            14 if dice.roll(3) == 0 => {
+                flip(&spool, dice, &mut model);
+                drop(spool);
+                spool = reopen(dir.path(), budget, &mut model);
+            }
+            _ => {}
+        }
+        compare(&mut spool, dice, &model);
+    }
+}
+
+/// Opens after a stop or crash; the end that is gone and not in the checkpoint may be used again.
+fn reopen(dir: &Path, budget: u64, model: &mut Model) -> Spool {
+    let (mut spool, _) = open(dir, budget);
+    spool.set_checkpointed(Pos(model.checkpointed)).unwrap();
+    let last = spool.last().0;
+    model.records.retain(|pos, _| *pos <= last);
+    model.destroyed.retain(|pos| *pos <= last);
+    for pos in &model.destroyed {
+        // At the very end nothing is left that knows the lines of what was behind it.
+        if let Some(record) = model.records.get_mut(pos) {
+            record.1 = spool.lines_before(pos + 1) - spool.lines_before(*pos);
+        }
+    }
+    spool
+}
+
+/// Cuts the newest segment anywhere.
+fn cut(spool: &Spool, dice: &mut Dice, model: &mut Model) {
+    let Some(segment) = spool.segments.back() else { return };
+    let len = dice.roll(segment.len + 1);
+    File::options().write(true).open(&segment.path).unwrap().set_len(len).unwrap();
+    for (ix, entry) in segment.entries.iter().enumerate() {
+        if u64::from(entry.offset) + (RECORD_BYTES as u64) + u64::from(entry.len) > len {
+            model.destroyed.insert(segment.pos_first + ix as u64);
+        }
+    }
+}
+
+/// Flips a byte of any segment.
+fn flip(spool: &Spool, dice: &mut Dice, model: &mut Model) {
+    if spool.segments.is_empty() {
+        return;
+    }
+    let segment = &spool.segments[dice.roll(spool.segments.len() as u64) as usize];
+    let at = dice.roll(segment.len);
+    let file = File::options().read(true).write(true).open(&segment.path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    for (ix, entry) in segment.entries.iter().enumerate() {
+        let start = u64::from(entry.offset);
+        if (start..start + (RECORD_BYTES as u64) + u64::from(entry.len)).contains(&at) {
+            model.destroyed.insert(segment.pos_first + ix as u64);
+        }
+    }
+}
+
+fn compare(spool: &mut Spool, dice: &mut Dice, model: &Model) {
+    let stats = spool.stats();
+    assert!(stats.bytes <= spool.bytes_max, "{stats:?}");
+    let asked = 1 + dice.roll(stats.seq_last + 2);
+    let (base, first) = (spool.state.base, spool.state.first);
+    let expected = model
+        .records
+        .range((base + asked).max(first)..)
+        .find(|(pos, _)| !model.destroyed.contains(pos));
+    let found = spool.peek(Seq(asked)).unwrap();
+    match (expected, found) {
+        (None, None) => {}
+        (Some((pos, (payload, n_lines))), Some(record)) => {
+            assert_eq!(record.seq.0, pos - base);
+            assert_eq!((&record.payload, u64::from(record.n_lines)), (payload, *n_lines));
+            let missing = model.records.range(base + asked..*pos);
+            let lines = missing.map(|(_, (_, n_lines))| n_lines).sum();
+            assert_eq!(record.evicted_before, evicted(pos - base - asked, lines));
+        }
+        (expected, found) => panic!("{:?} but {found:?}", expected.map(|(pos, _)| pos)),
+    }
+    let waiting = model.records.range(first.max(spool.state.acked + 1)..);
+    let waiting = waiting.filter(|(pos, _)| !model.destroyed.contains(pos));
+    assert_eq!(spool.bytes_unacked(), waiting.map(|(_, (p, _))| p.len() as u64).sum::<u64>());
+}

@@ -1,7 +1,6 @@
 //! One stream: Hello, Welcome, then batches and heartbeats out, acks in, at last Goodbye.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use wire::v1::{
 use super::{Class, Ended, Uplink, lock, millis};
 use crate::identity::{self, Connector};
 use crate::spool::{Evicted, Record, Seq, SpoolError, Stats};
-use crate::{batch, chain, clock};
+use crate::{chain, clock};
 
 /// Batches sent and not acked at one time, by number and bytes: enough to hide the round trip and a
 /// group commit, little to send again after a lost stream. Full means: wait for acks.
@@ -48,14 +47,10 @@ const CODEC_UNREADABLE: u32 = 0;
 struct Sent {
     seq: Seq,
     bytes: usize,
-    offsets: Vec<(PathBuf, u64)>,
 }
 
-/// A batch to be sent, and the log offsets it covers.
-type Outgoing = (Batch, Vec<(PathBuf, u64)>);
-
 /// What the blocking pool does with the spool, one at a time.
-type SpoolTask = JoinHandle<Result<Option<Outgoing>, SpoolError>>;
+type SpoolTask = JoinHandle<Result<Option<Batch>, SpoolError>>;
 
 struct Session<'u> {
     uplink: &'u mut Uplink,
@@ -297,18 +292,13 @@ impl Session<'_> {
     }
 
     fn acked(&mut self, seq: Seq) {
-        let mut acked = Vec::new();
         while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.seq <= seq) {
             self.bytes_in_flight -= sent.bytes;
-            acked.extend(sent.offsets);
         }
         self.ack_due = (!self.in_flight.is_empty()).then(|| clock::instant() + ACK_TIMEOUT);
         self.ack = Some(seq.max(self.ack.unwrap_or_default()));
         tracing::debug!(seq = seq.0, "acked");
-        self.uplink.note(|s| {
-            s.acked_at = Some(clock::now());
-            s.acked_offsets.extend(acked);
-        });
+        self.uplink.note(|s| s.acked_at = Some(clock::now()));
     }
 
     fn throttle(&self, throttle: Throttle) {
@@ -347,18 +337,18 @@ impl Session<'_> {
         self.spool_task = Some(task);
     }
 
-    fn finish_spool_task(&mut self, done: Result<Option<Outgoing>, SpoolError>) -> Option<Ended> {
+    fn finish_spool_task(&mut self, done: Result<Option<Batch>, SpoolError>) -> Option<Ended> {
         match done {
-            Ok(Some(outgoing)) => {
+            Ok(Some(batch)) => {
                 self.has_more = true;
-                self.send(outgoing)
+                self.send(batch)
             }
             Ok(None) => None,
             Err(error) => Some(Ended::failed(Class::Local, chain(&error))),
         }
     }
 
-    fn send(&mut self, (batch, offsets): Outgoing) -> Option<Ended> {
+    fn send(&mut self, batch: Batch) -> Option<Ended> {
         let (seq, bytes) = (Seq(batch.seq), batch.body.len());
         let message = AgentMessage { message: Some(Up::Batch(batch)) };
         if self.out.try_send(message).is_err() {
@@ -366,7 +356,7 @@ impl Session<'_> {
             return Some(Ended::failed(Class::Lost, "the stream takes no more"));
         }
         tracing::debug!(seq = seq.0, bytes, "sent");
-        self.in_flight.push_back(Sent { seq, bytes, offsets });
+        self.in_flight.push_back(Sent { seq, bytes });
         self.bytes_in_flight += bytes;
         self.ack_due.get_or_insert_with(|| clock::instant() + ACK_TIMEOUT);
         self.next = Seq(seq.0 + 1);
@@ -423,7 +413,7 @@ impl Session<'_> {
 }
 
 /// The running task's result; never, when there is none.
-async fn finished(running: &mut Option<SpoolTask>) -> Result<Option<Outgoing>, SpoolError> {
+async fn finished(running: &mut Option<SpoolTask>) -> Result<Option<Batch>, SpoolError> {
     let Some(task) = running else { return std::future::pending().await };
     let done = task.await;
     *running = None;
@@ -431,7 +421,7 @@ async fn finished(running: &mut Option<SpoolTask>) -> Result<Option<Outgoing>, S
 }
 
 /// A spooled record as the batch that goes out.
-fn to_batch(record: Record, epoch: u64) -> Outgoing {
+fn to_batch(record: Record, epoch: u64) -> Batch {
     let Record { seq, payload, n_lines, evicted_before: Evicted { n_batches, n_lines: n_lost } } =
         record;
     if n_batches > 0 {
@@ -441,8 +431,6 @@ fn to_batch(record: Record, epoch: u64) -> Outgoing {
             "batches are lost: the spool was full or damaged"
         );
     }
-    let offsets = batch::offsets(&payload).unwrap_or_default();
-    let offsets = offsets.into_iter().map(|o| (o.path, o.offset)).collect();
     let mut batch = Batch::decode(payload.as_slice()).unwrap_or_else(|error| {
         tracing::error!(seq = seq.0, %error, "a spooled batch makes no sense, sent as unreadable");
         Batch { codec: CODEC_UNREADABLE, n_lines, ..Batch::default() }
@@ -451,5 +439,5 @@ fn to_batch(record: Record, epoch: u64) -> Outgoing {
     batch.seq = seq.0;
     batch.n_evicted = n_batches;
     batch.n_lines_evicted = n_lost;
-    (batch, offsets)
+    batch
 }

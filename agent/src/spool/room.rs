@@ -1,0 +1,154 @@
+//! Writing to the spool, and making room for it: segments begin, end and go.
+
+use std::fs;
+
+use super::segment::{self, HOLE_MAX, Head, Segment};
+use super::state::State;
+use super::{ACKED_KEPT, SEGMENT_AGE_MAX, SEGMENT_BYTES_MAX, Spool, SpoolError, io_error};
+
+impl Spool {
+    /// Writes a record or hole at `self.next` and counts it in.
+    pub(super) fn write(&mut self, head: &Head, payload: &[u8]) -> Result<(), SpoolError> {
+        self.begin_segment_if_due(payload.len() as u64, head.at_ms)?;
+        let segment = self.segments.back_mut().expect("begun above");
+        let file = self.active.as_ref().expect("begun above");
+        if let Err(error) = segment.append(self.disk.as_ref(), file, head, payload) {
+            return Err(io_error("write", &segment.path, error));
+        }
+        self.next += if head.is_hole { head.acked } else { 1 };
+        self.lines_next += u64::from(head.n_lines);
+        Ok(())
+    }
+
+    fn begin_segment_if_due(&mut self, len: u64, now_ms: i64) -> Result<(), SpoolError> {
+        let bytes_max = SEGMENT_BYTES_MAX.min(self.bytes_max / 64);
+        let age_max = i64::try_from(SEGMENT_AGE_MAX.as_millis()).unwrap_or(i64::MAX);
+        let is_due = match (self.active.as_ref(), self.segments.back()) {
+            (Some(_), Some(segment)) if segment.entries.is_empty() => false,
+            (Some(_), Some(segment)) => {
+                segment.len + len > bytes_max
+                    || now_ms.saturating_sub(segment.at_first_ms) > age_max
+            }
+            _ => true,
+        };
+        if is_due {
+            let (epoch, lines) = (self.state.epoch, self.lines_next);
+            let (segment, file) =
+                Segment::create(self.disk.as_ref(), &self.dir, epoch, self.next, lines)
+                    .map_err(|e| io_error("write", &self.dir, e))?;
+            self.segments.push_back(segment);
+            self.active = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Leaves out the positions up to `next`.
+    pub(super) fn skip_to(&mut self, next: u64) -> Result<(), SpoolError> {
+        if self.segments.iter().all(|s| s.entries.is_empty()) {
+            // Nothing was ever spooled here: begin behind the checkpoint.
+            self.drop_segments(self.segments.len())?;
+            let (epoch, lines) = (self.state.epoch, self.state.lines_first);
+            self.state = State { lines_first: lines, ..State::new(epoch, next) };
+            self.next = next;
+            return self.save_state();
+        }
+        let mut left = next - self.next;
+        self.n_corrupt += left;
+        while left > 0 {
+            let head = Head {
+                is_hole: true,
+                len: 0,
+                pos: self.next,
+                lines_before: self.lines_next,
+                acked: left.min(HOLE_MAX - 1),
+                at_ms: (self.clock)().0,
+                n_lines: 0,
+                payload_crc: 0,
+            };
+            self.write(&head, &[])?;
+            left -= head.acked;
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest segments until `len` more bytes fit the budget.
+    pub(super) fn make_room(&mut self, len: u64) -> Result<(), SpoolError> {
+        let header = segment::HEADER_BYTES as u64; // the record may need a new segment
+        let mut bytes = self.bytes();
+        let mut n = 0;
+        while bytes + len + header > self.bytes_max {
+            let Some(segment) = self.segments.get(n).filter(|s| self.is_deletable(s)) else {
+                return Err(SpoolError::Full { path: self.dir.clone(), source: None });
+            };
+            bytes -= segment.len;
+            n += 1;
+        }
+        self.drop_segments(n)
+    }
+
+    /// Deletes acked segments beyond their time or their quarter of the budget.
+    pub(super) fn trim(&mut self) -> Result<(), SpoolError> {
+        let oldest_ms = (self.clock)().minus(ACKED_KEPT).0;
+        let acked = |s: &&Segment| s.pos_end() <= self.state.acked + 1;
+        let mut bytes: u64 = self.segments.iter().take_while(acked).map(|s| s.len).sum();
+        let mut n = 0;
+        for segment in self.segments.iter().take_while(acked) {
+            let is_over = bytes > self.bytes_max / 4 || segment.at_last_ms < oldest_ms;
+            if !is_over || !self.is_deletable(segment) || n + 1 == self.segments.len() {
+                break;
+            }
+            bytes -= segment.len;
+            n += 1;
+        }
+        self.drop_segments(n)
+    }
+
+    /// Deletes all acked segments; false when there was none.
+    pub(super) fn drop_acked_segments(&mut self) -> Result<bool, SpoolError> {
+        let n = self
+            .segments
+            .iter()
+            .take_while(|s| s.pos_end() <= self.state.acked + 1 && self.is_deletable(s))
+            .count()
+            .min(self.segments.len().saturating_sub(1));
+        self.drop_segments(n)?;
+        Ok(n > 0)
+    }
+
+    fn is_deletable(&self, segment: &Segment) -> bool {
+        segment.pos_end() <= self.checkpointed + 1
+    }
+
+    /// Deletes the oldest `n` segments; what they held unacked is in the ledger before it is gone.
+    fn drop_segments(&mut self, n: usize) -> Result<(), SpoolError> {
+        if n == 0 {
+            return Ok(());
+        }
+        let before = self.state.clone();
+        for entry in self.segments.iter().take(n).flat_map(|s| &s.entries) {
+            self.state.drop_first(entry.n_lines);
+        }
+        let n_batches = self.state.n_batches_evicted - before.n_batches_evicted;
+        let n_lines = self.state.n_lines_evicted - before.n_lines_evicted;
+        // On a full disk the ledger may not grow before a file is gone. Of acked records nobody
+        // needs to be told; a segment whose loss nobody could tell stays.
+        if n_batches > 0 {
+            if let Err(error) = self.save_state() {
+                self.state = before;
+                return Err(error);
+            }
+            tracing::error!(n_batches, n_lines, "spool full: the oldest batches are evicted");
+        }
+        for segment in self.segments.drain(..n).collect::<Vec<_>>() {
+            let n_acked = (self.state.acked + 1).saturating_sub(segment.pos_first) as usize;
+            let unacked = segment.entries.iter().skip(n_acked).map(|e| u64::from(e.len));
+            self.bytes_unacked -= unacked.sum::<u64>();
+            fs::remove_file(&segment.path).map_err(|e| io_error("remove", &segment.path, e))?;
+        }
+        self.reading = None;
+        if self.segments.is_empty() {
+            self.active = None;
+        }
+        if n_batches == 0 { self.save_state() } else { Ok(()) }
+    }
+}
