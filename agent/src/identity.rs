@@ -28,8 +28,8 @@ use wire::UnixMillis;
 use wire::v1::enrollment_client::EnrollmentClient;
 use wire::v1::{EnrollRequest, RenewRequest};
 
-pub use tls::{CaHash, LinkError};
 pub(crate) use machine::labels as detected_labels;
+pub use tls::{CaHash, LinkError};
 pub(crate) use tls::{Connector, Trust};
 
 use crate::backoff::Backoff;

@@ -168,7 +168,7 @@ async fn serve(
         "agent starts"
     );
     let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
-    let (config_tx, config_rx) = watch::channel(Arc::clone(&config));
+    let (config_tx, _config_rx) = watch::channel(Arc::clone(&config));
     let (labels_tx, labels) = watch::channel(config.host.labels.clone());
     let (identity_tx, identity_rx) = watch::channel(Arc::new(identity));
     let (gather_tx, gather_rx) = watch::channel(GatherStatus::default());
@@ -186,7 +186,7 @@ async fn serve(
     let spooled = Arc::new(Notify::new());
 
     let gather = gather::spawn(GatherInputs {
-        config: config_rx,
+        config: Arc::clone(&config),
         spool: Arc::clone(&spool),
         spooled: Arc::clone(&spooled),
         observations,

@@ -91,7 +91,8 @@ pub async fn serve(socket: PathBuf, sources: Sources, stop: CancellationToken) {
             Ok((mut stream, _)) => {
                 // One at a time: an answer takes a millisecond, and a slow reader is cut off.
                 let answer = answer(sources.clone()).await;
-                let sent = tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(answer.as_bytes()));
+                let sent =
+                    tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(answer.as_bytes()));
                 if !matches!(sent.await, Ok(Ok(()))) {
                     tracing::debug!("a status client left before its answer");
                 }
@@ -276,7 +277,12 @@ fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
     writeln!(out, "        last ack {}", dash(&uplink.acked_at))?;
     writeln!(out, "        certificate until {}", dash(&uplink.certificate_not_after))?;
     let (last, acked) = (spool.seq_last, spool.acked);
-    writeln!(out, "spool   {} batches wait, {} bytes", last - acked.min(last), spool.bytes_unacked)?;
+    writeln!(
+        out,
+        "spool   {} batches wait, {} bytes",
+        last - acked.min(last),
+        spool.bytes_unacked
+    )?;
     writeln!(out, "        {} of {} bytes on disk", spool.bytes, spool.bytes_max)?;
     if let Some(blocked) = &spool.blocked {
         writeln!(out, "        BLOCKED: {blocked}")?;
@@ -323,10 +329,7 @@ mod tests {
             complete_until: UnixMillis(1_795_176_067_000),
             ..GatherStatus::default()
         };
-        let uplink = UplinkStatus {
-            state: "connected",
-            ..UplinkStatus::default()
-        };
+        let uplink = UplinkStatus { state: "connected", ..UplinkStatus::default() };
         let spool = Stats {
             seq_last: 9,
             seq_acked: 7,

@@ -102,9 +102,11 @@ pub fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
 }
 
 fn read_config(file: Option<&Path>) -> Result<Config, Vec<Problem>> {
-    Config::load(file, std::env::vars_os().filter_map(|(k, v)| {
-        Some((k.into_string().ok()?, v.into_string().ok()?))
-    }))
+    Config::load(
+        file,
+        std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+    )
 }
 
 fn load(file: Option<&Path>) -> Result<Config, CommandError> {

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use wire::UnixMillis;
 
-pub use segment::PAYLOAD_BYTES_MAX;
 use recover::{load_segments, load_state, renumbered};
+pub use segment::PAYLOAD_BYTES_MAX;
 use segment::{Disk, HOLE_MAX, Head, OsDisk, RECORD_BYTES, Segment};
 use state::State;
 

@@ -133,4 +133,3 @@ pub(super) fn renumbered(segments: &VecDeque<Segment>, acked: u64, now_ms: u64) 
         ..State::new(epoch, oldest.pos_first)
     }
 }
-

@@ -297,7 +297,10 @@ fn any_flipped_byte_costs_at_most_its_own_record_and_the_lines_are_known() {
             let (mut spool, recovery) = open(dir.path(), 64 << 10);
             let expected = u64::from(hit.is_some() && is_first_start);
             assert_eq!(recovery.n_records_corrupt, expected, "byte {at}, {is_first_start}");
-            assert_eq!(recovery.n_lines_corrupt, if hit == Some(1) { 10 * expected } else { recovery.n_lines_corrupt });
+            assert_eq!(
+                recovery.n_lines_corrupt,
+                if hit == Some(1) { 10 * expected } else { recovery.n_lines_corrupt }
+            );
             for seq in 1..=3u64 {
                 let (found, payload, before) = peeked(&mut spool, seq).unwrap();
                 if hit == Some(seq as usize - 1) {
@@ -343,8 +346,7 @@ fn a_full_disk_refuses_the_record_and_harms_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let disk = SmallDisk { free: Arc::clone(&free) };
-    let (mut spool, _) =
-        Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
+    let (mut spool, _) = Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
     spool.append(b"before", 1).unwrap();
     for room in 0..70 {
         free.store(room, Ordering::Relaxed);
@@ -369,8 +371,7 @@ fn on_a_full_disk_acked_records_make_room() {
     let dir = tempfile::tempdir().unwrap();
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let disk = FreedByRemoval { free: Arc::clone(&free), dir: dir.path().to_owned() };
-    let (mut spool, _) =
-        Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
+    let (mut spool, _) = Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
     for i in 0..20u8 {
         let pos = spool.append(&[i; 200], 1).unwrap();
         spool.set_checkpointed(pos).unwrap();
