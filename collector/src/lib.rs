@@ -19,6 +19,9 @@ pub mod notify;
 #[cfg(test)]
 mod samples;
 pub mod store;
+pub mod detect;
+pub mod incident;
+pub mod detective;
 pub mod web;
 pub mod operator;
 
@@ -82,7 +85,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let grpc = listen::open("grpc", &config.grpc.listen, &dir).await?;
     let revocations = Revocations::default();
     let live = Live::default();
-    // The detective reads the other end: until it does, the channel only takes what fits.
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
     let ingest = Ingest {
         ca: Arc::clone(&ca),
@@ -95,6 +97,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     tracing::info!(grpc = %grpc.address, data_dir = %dir.display(), ca_hash = ca.hash(), "listening");
     tell_systemd(&[NotifyState::Ready]);
     let ingest = tokio::spawn(ingest::serve(ingest, grpc.listener, stop.clone()));
+    let drained = CancellationToken::new();
+    let detective = detective::spawn(store.clone(), &config, words, drained.clone());
 
     stop.cancelled().await;
     tracing::info!("stopping");
@@ -106,7 +110,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         // A connection that never spoke can hold it up; nothing of it is stored.
         Err(_) => tracing::warn!("connections are cut off: the grace is over"),
     }
-    drop(words);
+    drained.cancel();
+    match tokio::time::timeout(LAST_COMMIT, detective).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => tracing::error!("the detective ended by a panic"),
+        Err(_) => tracing::warn!("the detector's state is not saved: it is brought forward again"),
+    }
     if tokio::time::timeout(LAST_COMMIT, store.close()).await.is_err() {
         tracing::warn!("the database is closed without its last notes: they are replayed");
     }

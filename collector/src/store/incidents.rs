@@ -4,10 +4,14 @@
 //! transaction, and a stored `rev` only rises. So a detector that folds the same rows again after a
 //! crash finds its transitions already there and tells nobody twice.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use wire::UnixMillis;
 
-use crate::model::{Incident, Moment, NotifyEvent, SiteId, Transition};
+use super::fleet::{self, Meta};
+use super::{SiteRow, read};
+use crate::model::{Incident, Moment, NotifyEvent, ServerId, SiteId, Transition};
 
 /// A place that notifications go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,6 +244,50 @@ fn save_body(tx: &Transaction<'_>, k: &str, upto: i64, body: &[u8]) -> rusqlite:
     )?
     .execute(params![k, upto, body])?;
     Ok(())
+}
+
+/// A server with its sites, as the detector has to know them before their records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// Its id.
+    pub server: ServerId,
+    /// Its name.
+    pub name: String,
+    /// Effective labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it said of itself.
+    pub meta: Meta,
+    /// Its sites by name.
+    pub sites: Vec<SiteRow>,
+}
+
+/// Servers and their sites: one server, or all of them.
+pub fn known(conn: &Connection, only: Option<ServerId>) -> rusqlite::Result<Vec<Known>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT server_id, name, meta FROM server WHERE ?1 IS NULL OR server_id = ?1
+         ORDER BY server_id",
+    )?;
+    let rows = statement.query_map([only.map(|server| server.0)], |row| {
+        let meta: Option<String> = row.get(2)?;
+        let meta = meta.and_then(|meta| serde_json::from_str(&meta).ok()).unwrap_or_default();
+        Ok((ServerId(row.get(0)?), row.get(1)?, meta))
+    })?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (server, name, meta) = row?;
+        let (labels, sites) = (fleet::labels(conn, server)?, read::sites(conn, server)?);
+        found.push(Known { server, name, labels, meta, sites });
+    }
+    Ok(found)
+}
+
+/// Position before the first batch that arrived at or after `at`; the last one when none did.
+pub fn position_before(conn: &Connection, at: UnixMillis) -> rusqlite::Result<i64> {
+    conn.query_row(
+        "SELECT coalesce((SELECT min(id) - 1 FROM hot WHERE at >= ?1), (SELECT max(id) FROM hot), 0)",
+        [at.0],
+        |row| row.get(0),
+    )
 }
 
 /// Past of every site, as `save_baselines` wrote it.

@@ -1,0 +1,492 @@
+//! Stage 8: records in, transitions of incidents out. Pure: no clock, no IO, no randomness.
+//!
+//! The engine works in corrected event time and acts on a grid of 250 ms of the collector's clock,
+//! so that the same records with the same arrival times always give the same transitions, and a
+//! saved engine goes on as if it had never stopped.
+
+pub mod site;
+pub mod server;
+pub mod scope;
+pub mod table;
+pub mod cause;
+pub mod change;
+pub mod runbook;
+#[cfg(test)]
+mod script;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use wire::UnixMillis;
+
+use crate::config::DetectConfig;
+use crate::incident::Book;
+use crate::model::{Record, ServerId, SiteId, Transition};
+use server::{Changed, Line, Server};
+use site::{Past, Site};
+
+/// Grid on which the engine acts, ms.
+pub const TICK_MS: i64 = 250;
+/// Time after the arrival of a failure in which a server is looked at on every tick, ms.
+const ATTENTION_MS: i64 = 25_000;
+/// A record further ahead of the collector's clock than this is refused, ms.
+const AHEAD_MAX_MS: i64 = 300_000;
+
+/// The detector's knobs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Score at which a site opens, nats.
+    pub open_nats: f64,
+    /// Smallest failure rate worth waking someone.
+    pub p_bad_min: f64,
+    /// De-duplicated failures a site needs at least.
+    pub n_failed_min: f64,
+    /// Score at which a pool opens, nats.
+    pub pool_nats: f64,
+    /// Score at which a server opens, nats.
+    pub server_nats: f64,
+    /// Quiet time before an incident resolves, ms.
+    pub quiet_ms: i64,
+    /// Age of the newest failure beyond which an incident is retroactive, ms.
+    pub retroactive_ms: i64,
+    /// Time after resolution in which the same scope revives its incident, ms.
+    pub cooldown_ms: i64,
+}
+
+impl From<&DetectConfig> for Settings {
+    fn from(config: &DetectConfig) -> Self {
+        let ms = |span: &wire::units::Span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            open_nats: config.open_nats,
+            p_bad_min: config.p_bad_min,
+            n_failed_min: config.n_failed_min,
+            pool_nats: config.pool_nats,
+            server_nats: config.server_nats,
+            quiet_ms: ms(&config.quiet),
+            retroactive_ms: ms(&config.retroactive_after),
+            cooldown_ms: ms(&config.cooldown),
+        }
+    }
+}
+
+/// Servers and sites the detector knows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fleet {
+    sites: Vec<Site>,
+    pub(crate) servers: BTreeMap<ServerId, Server>,
+    #[serde(skip)]
+    index: HashMap<SiteId, u32>,
+    #[serde(skip)]
+    by_upstream: BTreeMap<String, Vec<u32>>,
+}
+
+impl Fleet {
+    /// The site at a position.
+    #[must_use]
+    pub fn site(&self, ix: u32) -> &Site {
+        &self.sites[ix as usize]
+    }
+
+    pub(crate) fn site_mut(&mut self, ix: u32) -> &mut Site {
+        &mut self.sites[ix as usize]
+    }
+
+    /// Position of a site.
+    #[must_use]
+    pub fn find(&self, id: SiteId) -> Option<u32> {
+        self.index.get(&id).copied()
+    }
+
+    /// A server.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<&Server> {
+        self.servers.get(&id)
+    }
+
+    /// All sites that use an upstream on another machine.
+    #[must_use]
+    pub fn users(&self, address: &str) -> &[u32] {
+        self.by_upstream.get(address).map_or(&[], Vec::as_slice)
+    }
+
+    fn reindex(&mut self) {
+        self.index = (0_u32..).zip(&self.sites).map(|(ix, site)| (site.id, ix)).collect();
+        self.by_upstream.clear();
+        for ix in 0..self.sites.len() as u32 {
+            self.index_upstream(ix);
+        }
+    }
+
+    fn index_upstream(&mut self, ix: u32) {
+        if let Some(scope::Pool::Upstream(address)) = scope::pool_of(self.site(ix)) {
+            let users = self.by_upstream.entry(address).or_default();
+            if let Err(place) = users.binary_search(&ix) {
+                users.insert(place, ix);
+            }
+        }
+    }
+
+    fn unindex_upstream(&mut self, ix: u32) {
+        if let Some(scope::Pool::Upstream(address)) = scope::pool_of(self.site(ix)) {
+            if let Some(users) = self.by_upstream.get_mut(&address) {
+                users.retain(|user| *user != ix);
+            }
+        }
+    }
+}
+
+/// What the engine refused or could not place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Records more than five minutes ahead.
+    pub n_ahead: u64,
+    /// Records of a site nobody has named.
+    pub n_unknown: u64,
+}
+
+/// The detector and its incidents.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Engine {
+    #[serde(skip, default = "default_settings")]
+    settings: Settings,
+    fleet: Fleet,
+    book: Book,
+    /// Last point of the grid acted on; `None` before the first.
+    tick: Option<i64>,
+    /// Sites that gained something since the last tick.
+    touched: BTreeSet<u32>,
+    /// Servers to look at, and until when.
+    attention: BTreeMap<ServerId, i64>,
+    refused: Refused,
+}
+
+fn default_settings() -> Settings {
+    Settings::from(&DetectConfig::default())
+}
+
+impl Engine {
+    /// A detector that knows nothing yet.
+    #[must_use]
+    pub fn new(config: &DetectConfig) -> Self {
+        Self {
+            settings: Settings::from(config),
+            fleet: Fleet::default(),
+            book: Book::default(),
+            tick: None,
+            touched: BTreeSet::new(),
+            attention: BTreeMap::new(),
+            refused: Refused::default(),
+        }
+    }
+
+    /// The whole state, for `load`.
+    #[must_use]
+    pub fn save(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("every map key is a string or an integer")
+    }
+
+    /// The engine that `save` wrote, with today's knobs.
+    pub fn load(saved: &[u8], config: &DetectConfig) -> Result<Self, serde_json::Error> {
+        let mut engine: Self = serde_json::from_slice(saved)?;
+        engine.settings = Settings::from(config);
+        engine.fleet.reindex();
+        Ok(engine)
+    }
+
+    /// The last point of the grid acted on; `None` before the first.
+    #[must_use]
+    pub fn tick(&self) -> Option<UnixMillis> {
+        self.tick.map(UnixMillis)
+    }
+
+    /// The open and cooling incidents alone, for `load_cases`.
+    #[must_use]
+    pub fn save_cases(&self) -> Vec<u8> {
+        serde_json::to_vec(&(self.tick, &self.book)).expect("map keys are strings or integers")
+    }
+
+    /// Takes the incidents as of their last stored transition: an older snapshot of the engine,
+    /// brought forward over the same records, may have cut its transitions at other instants.
+    /// Leaves a later state of the same records alone.
+    pub fn load_cases(&mut self, saved: &[u8]) -> Result<(), serde_json::Error> {
+        let (tick, book): (Option<i64>, Book) = serde_json::from_slice(saved)?;
+        if tick <= self.tick {
+            return Ok(());
+        }
+        self.tick = tick;
+        self.book = book;
+        for site in &mut self.fleet.sites {
+            site.case = None;
+        }
+        for (site, case) in self.book.memberships() {
+            if let Some(ix) = self.fleet.find(site) {
+                self.fleet.site_mut(ix).case = Some(case);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells which incidents somebody has acknowledged.
+    pub fn set_acked(&mut self, ids: &BTreeSet<String>) {
+        self.book.set_acked(ids);
+    }
+
+    /// Whether an incident is open or may still be revived.
+    #[must_use]
+    pub fn has_cases(&self) -> bool {
+        !self.book.is_empty()
+    }
+
+    /// What could not be used so far.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        self.refused
+    }
+
+    /// Sites that fail so often that they never open: (server, site).
+    #[must_use]
+    pub fn chronic(&self) -> Vec<(&str, &str)> {
+        let chronic = self.fleet.sites.iter().filter(|site| site.is_chronic());
+        chronic
+            .filter_map(|site| {
+                let server = self.fleet.servers.get(&site.server)?;
+                Some((server.name.as_str(), site.name.as_str()))
+            })
+            .collect()
+    }
+
+    /// Past of every site, for the store.
+    pub fn pasts(&self) -> impl Iterator<Item = (SiteId, &Past)> {
+        self.fleet.sites.iter().map(|site| (site.id, &site.past))
+    }
+
+    /// Gives a site the past that `pasts` gave; nothing for a site nobody has named.
+    pub fn set_past(&mut self, id: SiteId, past: Past) {
+        if let Some(ix) = self.fleet.find(id) {
+            let settings = self.settings.clone();
+            self.fleet.site_mut(ix).set_past(past, &settings);
+        }
+    }
+
+    /// Takes one record that arrived at `arrived_at` on the collector's clock. Records come in
+    /// order of arrival; `advance` acts on them.
+    pub fn fold(&mut self, arrived_at: UnixMillis, record: &Record) {
+        let arrived = arrived_at.0;
+        if let Some(id) = self.server_of(record) {
+            let server = self.fleet.servers.entry(id).or_insert_with(|| Server::new(id));
+            if !matches!(record, Record::Server { .. } | Record::Site { .. }) {
+                server.arrived = server.arrived.max(arrived);
+            }
+            if is_ahead(server, arrived, record) {
+                self.refused.n_ahead += 1;
+                return;
+            }
+            self.fold_into(id, arrived, record);
+        } else {
+            self.refused.n_unknown += 1;
+        }
+    }
+
+    fn server_of(&self, record: &Record) -> Option<ServerId> {
+        match record {
+            Record::Server { server, .. }
+            | Record::Site { server, .. }
+            | Record::Sample { server, .. }
+            | Record::Service { server, .. }
+            | Record::Log { server, .. }
+            | Record::Change { server, .. }
+            | Record::Heartbeat { server, .. }
+            | Record::Complete { server, .. }
+            | Record::Goodbye { server, .. }
+            | Record::Hello { server, .. } => Some(*server),
+            Record::Requests { site, .. } => Some(self.fleet.site(self.fleet.find(*site)?).server),
+            Record::Exemplar(e) => Some(self.fleet.site(self.fleet.find(e.site)?).server),
+        }
+    }
+
+    fn fold_into(&mut self, id: ServerId, arrived: i64, record: &Record) {
+        let Some(server) = self.fleet.servers.get_mut(&id) else { return };
+        match record {
+            Record::Server { name, labels, n_cpu, .. } => {
+                server.name.clone_from(name);
+                server.labels.clone_from(labels);
+                server.n_cpu = *n_cpu;
+            }
+            Record::Site { .. } => self.fold_site(record),
+            Record::Requests { site, at, counts } => {
+                let second = server.corrected(at.0).div_euclid(1000);
+                server.newest = server.newest.max(second * 1000 + 999);
+                let Some(ix) = self.fleet.find(*site) else { return };
+                let site = self.fleet.site_mut(ix);
+                if let Some(case) = site.case {
+                    self.book.count(case, site.id, second, counts);
+                }
+                if site.fold_counts(arrived, second, counts) {
+                    self.touched.insert(ix);
+                }
+            }
+            Record::Exemplar(exemplar) => {
+                let at = server.corrected(exemplar.at.0);
+                let Some(ix) = self.fleet.find(exemplar.site) else { return };
+                self.fold_exemplar(ix, arrived, at, exemplar);
+            }
+            Record::Sample { at, values, .. } => {
+                let at = server.corrected(at.0);
+                for (metric, attribute, value) in values {
+                    server.fold_value(at, metric, attribute, *value);
+                }
+            }
+            Record::Service { at, unit, state, pool, .. } => {
+                let at = server.corrected(at.0);
+                server.fold_service(at, unit, state, pool.as_deref());
+                self.look_again(id, arrived);
+            }
+            Record::Log { at, source, message, signal, pool, .. } => {
+                let (at, source) = (server.corrected(at.0), source.clone());
+                let (text, pool) = (message.clone(), pool.clone());
+                let signal = signal.map_or(0, |signal| signal as i32);
+                server.fold_line(Line { at, source, text, signal, pool });
+            }
+            Record::Change { at, kind, what, site, pool, .. } => {
+                let (at, kind, what) = (server.corrected(at.0), kind.clone(), what.clone());
+                let (site, pool) = (site.clone(), pool.clone());
+                server.fold_change(Changed { at, kind, what, site, pool });
+                self.look_again(id, arrived);
+            }
+            Record::Heartbeat { at, clock, .. } => {
+                server.fold_clock(arrived, clock.0);
+                let at = server.corrected(at.0);
+                server.fold_complete(at);
+            }
+            Record::Complete { at, .. } => {
+                let at = server.corrected(at.0);
+                server.fold_complete(at);
+            }
+            Record::Hello { at, .. } => server.fold_clock(arrived, at.0),
+            Record::Goodbye { .. } => {}
+        }
+    }
+
+    /// An announced restart or a failed unit changes what failures count: sites with some are
+    /// weighed anew.
+    fn look_again(&mut self, id: ServerId, arrived: i64) {
+        let Some(server) = self.fleet.servers.get(&id) else { return };
+        for ix in &server.sites {
+            if self.fleet.sites[*ix as usize].episode.is_some() {
+                self.fleet.sites[*ix as usize].pending = true;
+                self.touched.insert(*ix);
+                self.attention.insert(id, arrived + ATTENTION_MS);
+            }
+        }
+    }
+
+    fn fold_site(&mut self, record: &Record) {
+        let Record::Site { site: id, server, name, pool, upstream, baseline } = record else {
+            return;
+        };
+        let ix = if let Some(ix) = self.fleet.find(*id) {
+            ix
+        } else {
+            let ix = self.fleet.sites.len() as u32;
+            self.fleet.sites.push(Site::new(*id, *server, name.clone(), &self.settings));
+            self.fleet.index.insert(*id, ix);
+            if let Some(server) = self.fleet.servers.get_mut(server) {
+                server.sites.push(ix);
+            }
+            ix
+        };
+        self.fleet.unindex_upstream(ix);
+        let site = &mut self.fleet.sites[ix as usize];
+        if pool.is_some() || upstream.is_some() {
+            site.pool.clone_from(pool);
+            site.upstream.clone_from(upstream);
+        }
+        if let Some(baseline) = baseline {
+            site.set_baseline(*baseline, &self.settings);
+        }
+        self.fleet.index_upstream(ix);
+    }
+
+    fn fold_exemplar(&mut self, ix: u32, arrived: i64, at: i64, e: &crate::model::Exemplar) {
+        let renames = e.upstream.is_some()
+            && e.upstream != self.fleet.site(ix).upstream_named
+            && self.fleet.site(ix).pool.is_none()
+            && self.fleet.site(ix).upstream.is_none();
+        if renames {
+            self.fleet.unindex_upstream(ix);
+        }
+        self.fleet.site_mut(ix).fold_exemplar(arrived, at, e);
+        if renames {
+            self.fleet.index_upstream(ix);
+        }
+        self.touched.insert(ix);
+    }
+
+    /// Acts on every point of the grid up to `now`, on the collector's clock.
+    pub fn advance(&mut self, now: UnixMillis) -> Vec<Transition> {
+        let last = now.0.div_euclid(TICK_MS) * TICK_MS;
+        let mut tick = self.tick.map_or(last, |tick| tick + TICK_MS);
+        let mut transitions = Vec::new();
+        while tick <= last {
+            if self.is_idle() {
+                // Nothing can happen before the next record.
+                tick = last;
+            }
+            self.act(tick, &mut transitions);
+            self.tick = Some(tick);
+            tick += TICK_MS;
+        }
+        transitions
+    }
+
+    fn is_idle(&self) -> bool {
+        self.touched.is_empty() && self.attention.is_empty() && self.book.is_empty()
+    }
+
+    fn act(&mut self, now: i64, transitions: &mut Vec<Transition>) {
+        for ix in std::mem::take(&mut self.touched) {
+            let site = &mut self.fleet.sites[ix as usize];
+            let Some(server) = self.fleet.servers.get_mut(&site.server) else { continue };
+            site.step(&self.settings, &|second| server.weight(second));
+            if let Some(episode) = &site.episode {
+                let until = episode.last_arrival + ATTENTION_MS;
+                let until = until.max(site.hold_until.unwrap_or(0) + TICK_MS);
+                if now <= until {
+                    self.attention.insert(site.server, until);
+                }
+                server.suspect_since = server.suspect_since.or(Some(now));
+            }
+        }
+        self.attention.retain(|_, until| now <= *until);
+        let servers: BTreeSet<ServerId> = self.attention.keys().copied().collect();
+        for id in &servers {
+            let sites = &self.fleet.servers[id].sites;
+            if !sites.iter().any(|ix| self.fleet.sites[*ix as usize].episode.is_some()) {
+                self.attention.remove(id);
+                if let Some(server) = self.fleet.servers.get_mut(id) {
+                    server.suspect_since = None;
+                }
+            }
+        }
+        let findings = scope::localise(&mut self.fleet, &servers, &self.settings, now);
+        self.book.step(&mut self.fleet, &findings, &servers, &self.settings, now, transitions);
+    }
+}
+
+/// Whether a record lies more than five minutes ahead: its time is nonsense.
+fn is_ahead(server: &Server, arrived: i64, record: &Record) -> bool {
+    let at = match record {
+        Record::Requests { at, .. }
+        | Record::Sample { at, .. }
+        | Record::Service { at, .. }
+        | Record::Log { at, .. }
+        | Record::Change { at, .. }
+        | Record::Complete { at, .. } => at.0,
+        Record::Exemplar(exemplar) => exemplar.at.0,
+        // Hello and heartbeat set the clock right, so they are never ahead of it.
+        _ => return false,
+    };
+    server.corrected(at) > arrived.saturating_add(AHEAD_MAX_MS)
+}

@@ -1,0 +1,442 @@
+//! One server as the detector knows it: its clock, its watermark and the facts around its sites.
+//!
+//! Facts (services, log lines, changes, resource levels) are kept ten minutes or so, in corrected
+//! time, for corroboration, cause and change; they are bounded, and the oldest go first.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use wire::v1::Signal;
+
+use crate::model::ServerId;
+
+/// Time over which the smallest difference of the clocks is taken, ms.
+const CLOCK_MS: i64 = 300_000;
+/// Facts older than this are dropped, ms.
+const FACTS_MS: i64 = 900_000;
+/// Log lines kept.
+const LINES_MAX: usize = 200;
+/// Changes kept.
+const CHANGES_MAX: usize = 100;
+/// Units kept.
+const UNITS_MAX: usize = 500;
+/// What a failure counts around an announced restart, and for how long after it, ms.
+const ANNOUNCED_WEIGHT: f64 = 0.1;
+const ANNOUNCED_MS: i64 = 6_000;
+/// A restart announced within this of the last one extends nothing: it does not recover, ms.
+const ANNOUNCED_AGAIN_MS: i64 = 60_000;
+/// Age up to which a line of the kernel or about a full disk corroborates, ms.
+const LINE_FRESH_MS: i64 = 60_000;
+
+/// Words in the name of a unit that stands between a visitor and a page.
+const UNIT_WORDS: [&str; 22] = [
+    "php",
+    "fpm",
+    "nginx",
+    "apache",
+    "httpd",
+    "haproxy",
+    "varnish",
+    "lighttpd",
+    "lsws",
+    "lshttpd",
+    "caddy",
+    "traefik",
+    "mysql",
+    "mariadb",
+    "postgres",
+    "redis",
+    "memcached",
+    "node",
+    "gunicorn",
+    "uwsgi",
+    "puma",
+    "tomcat",
+];
+
+/// What a resource sample can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Level {
+    /// The kernel killed a process for lack of memory.
+    OomKill,
+    /// Processes stall for memory.
+    MemoryPressure,
+    /// Little memory is available.
+    MemoryLow,
+    /// The processors are busy.
+    CpuBusy,
+    /// Processes wait for a processor.
+    CpuPressure,
+    /// The hypervisor takes the processors away.
+    Steal,
+    /// Processes wait for disks.
+    IoPressure,
+    /// PHP-FPM ran out of children or requests queue for one.
+    MaxChildren,
+    /// Full listen queues dropped connections.
+    ListenOverflow,
+    /// The connection table fills up.
+    Conntrack,
+    /// Segments are sent again.
+    Retransmit,
+    /// A file system has no room.
+    DiskFull,
+}
+
+/// A level over time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// When the last time it held began.
+    pub began: Option<i64>,
+    /// When it was last seen to hold.
+    pub held: Option<i64>,
+    /// When it was last sampled.
+    pub sampled: i64,
+    /// The value then.
+    pub value: f64,
+}
+
+/// A unit and its last change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unit {
+    /// `active`, `failed`, ...
+    pub state: String,
+    /// Since when, corrected.
+    pub since: i64,
+    /// Pool it serves.
+    pub pool: Option<String>,
+    /// It has been seen to run before.
+    pub ran: bool,
+    /// When it went down or began to restart by itself; `None` while it runs well.
+    pub down_at: Option<i64>,
+}
+
+/// A log line worth evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// When, corrected.
+    pub at: i64,
+    /// `kernel`, `php_fpm`, ...
+    pub source: String,
+    /// The line.
+    pub text: String,
+    /// What it says, by number.
+    pub signal: i32,
+    /// Pool it names.
+    pub pool: Option<String>,
+}
+
+impl Line {
+    /// Whether it says this.
+    #[must_use]
+    pub fn says(&self, signal: Signal) -> bool {
+        self.signal == signal as i32
+    }
+
+    /// Whether it tells of a worker that broke memory rules or aborted.
+    #[must_use]
+    pub fn is_segfault(&self) -> bool {
+        const SIGNALS: [&str; 4] = ["signal 11", "SIGSEGV", "signal 6", "signal 7"];
+        self.says(Signal::Segfault)
+            || (self.says(Signal::WorkerSignal) && SIGNALS.iter().any(|s| self.text.contains(s)))
+    }
+
+    /// Whether it tells of a worker killed outright.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.says(Signal::WorkerSignal)
+            && (self.text.contains("signal 9") || self.text.contains("SIGKILL"))
+    }
+
+    /// Whether it tells of a worker ended because its request took too long.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.text.contains("execution timed out")
+            || (self.says(Signal::WorkerSignal)
+                && (self.text.contains("signal 15") || self.text.contains("SIGTERM")))
+    }
+}
+
+/// Something that was changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// When, corrected.
+    pub at: i64,
+    /// `package`, `config`, ...
+    pub kind: String,
+    /// In words.
+    pub what: String,
+    /// Only site it touches.
+    pub site: Option<String>,
+    /// Only pool it touches.
+    pub pool: Option<String>,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Its id.
+    pub id: ServerId,
+    /// Its name.
+    pub name: String,
+    /// Effective labels.
+    pub labels: BTreeMap<String, String>,
+    /// Logical processors; 0 unknown.
+    pub n_cpu: u32,
+    /// Its sites, by position in the fleet.
+    pub sites: Vec<u32>,
+    /// Nothing older than this is unsent, corrected; `None` until a watermark came.
+    pub complete: Option<i64>,
+    /// Newest event, corrected.
+    pub newest: i64,
+    /// When anything of it arrived last.
+    pub arrived: i64,
+    /// When its first site turned suspect, on the collector's clock; `None` while none is.
+    pub suspect_since: Option<i64>,
+    /// Units by name.
+    pub units: BTreeMap<String, Unit>,
+    /// Log lines, oldest first.
+    pub lines: VecDeque<Line>,
+    /// Changes, oldest first.
+    pub changes: VecDeque<Changed>,
+    /// Resource levels.
+    pub levels: BTreeMap<Level, Span>,
+    counters: BTreeMap<String, f64>,
+    announced: VecDeque<(i64, i64)>,
+    clock: VecDeque<(i64, i64)>,
+}
+
+impl Server {
+    pub(crate) fn new(id: ServerId) -> Self {
+        Self {
+            id,
+            name: format!("server {}", id.0),
+            labels: BTreeMap::new(),
+            n_cpu: 0,
+            sites: Vec::new(),
+            complete: None,
+            newest: 0,
+            arrived: 0,
+            suspect_since: None,
+            units: BTreeMap::new(),
+            lines: VecDeque::new(),
+            changes: VecDeque::new(),
+            levels: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            announced: VecDeque::new(),
+            clock: VecDeque::new(),
+        }
+    }
+
+    /// How far the server's clock is behind the collector's, ms; the least of 5 minutes, because
+    /// the way of a message only adds to it.
+    #[must_use]
+    pub fn clock_offset(&self) -> i64 {
+        self.clock.front().map_or(0, |(_, offset)| *offset)
+    }
+
+    /// An instant of the server's clock on the collector's: whole seconds, when over one.
+    #[must_use]
+    pub fn corrected(&self, at: i64) -> i64 {
+        at.saturating_add(self.clock_offset() / 1000 * 1000)
+    }
+
+    pub(crate) fn fold_clock(&mut self, arrived: i64, clock: i64) {
+        let offset = arrived.saturating_sub(clock);
+        // Rising offsets in the queue: the front is the least of the window.
+        while self.clock.back().is_some_and(|(_, last)| *last >= offset) {
+            self.clock.pop_back();
+        }
+        self.clock.push_back((arrived, offset));
+        while self.clock.front().is_some_and(|(at, _)| *at < arrived - CLOCK_MS) {
+            self.clock.pop_front();
+        }
+    }
+
+    pub(crate) fn fold_complete(&mut self, at: i64) {
+        self.complete = Some(self.complete.map_or(at, |complete| complete.max(at)));
+    }
+
+    /// Up to when its events are known, ms: its watermark, else its newest event.
+    #[must_use]
+    pub fn known_until(&self) -> i64 {
+        self.complete.unwrap_or(i64::MIN).max(self.newest)
+    }
+
+    pub(crate) fn fold_service(&mut self, at: i64, name: &str, state: &str, pool: Option<&str>) {
+        if self.units.len() >= UNITS_MAX && !self.units.contains_key(name) {
+            return;
+        }
+        let unit = self.units.entry(name.to_owned()).or_insert_with(|| Unit {
+            state: String::new(),
+            since: at,
+            pool: None,
+            ran: false,
+            down_at: None,
+        });
+        let failed_before = unit.state == "failed";
+        let announces =
+            state == "reloading" || (state == "activating" && unit.ran && !failed_before);
+        match state {
+            "active" | "reloading" => (unit.ran, unit.down_at) = (true, None),
+            // Restarting by itself after a failure is still being down.
+            "activating" if failed_before => {}
+            "activating" => unit.down_at = None,
+            _ if unit.ran => unit.down_at = unit.down_at.or(Some(at)),
+            _ => {}
+        }
+        if unit.state != state {
+            unit.since = at;
+        }
+        state.clone_into(&mut unit.state);
+        if pool.is_some() {
+            unit.pool = pool.map(str::to_owned);
+        }
+        if announces && is_gateway_unit(name) {
+            self.announce(at);
+        }
+    }
+
+    /// Something restarts on purpose.
+    fn announce(&mut self, at: i64) {
+        if self.announced.back().is_some_and(|(from, _)| (at - from).abs() < ANNOUNCED_AGAIN_MS) {
+            return;
+        }
+        self.announced.push_back((at, at + ANNOUNCED_MS));
+        if self.announced.len() > 8 {
+            self.announced.pop_front();
+        }
+    }
+
+    /// What a failure in this second counts.
+    #[must_use]
+    pub fn weight(&self, second: i64) -> f64 {
+        let at = second * 1000;
+        let announced = |(from, until): &(i64, i64)| at + 999 >= *from && at <= *until;
+        if self.announced.iter().any(announced) { ANNOUNCED_WEIGHT } else { 1.0 }
+    }
+
+    pub(crate) fn fold_line(&mut self, line: Line) {
+        let at = line.at;
+        let after = self.lines.iter().rposition(|l| l.at <= at).map_or(0, |ix| ix + 1);
+        self.lines.insert(after, line);
+        let oldest = self.lines.back().map_or(at, |l| l.at) - FACTS_MS;
+        while self.lines.len() > LINES_MAX || self.lines.front().is_some_and(|l| l.at < oldest) {
+            self.lines.pop_front();
+        }
+    }
+
+    pub(crate) fn fold_change(&mut self, change: Changed) {
+        if change.kind == "restart" {
+            self.announce(change.at);
+        }
+        let oldest = change.at - FACTS_MS;
+        self.changes.push_back(change);
+        while self.changes.len() > CHANGES_MAX
+            || self.changes.front().is_some_and(|c| c.at < oldest)
+        {
+            self.changes.pop_front();
+        }
+    }
+
+    pub(crate) fn fold_value(&mut self, at: i64, metric: &str, attribute: &str, value: f64) {
+        let level = match metric {
+            "system.pressure.memory" => (Level::MemoryPressure, value > 0.15),
+            "system.memory.utilization" => (Level::MemoryLow, value > 0.92),
+            "system.cpu.utilization" => (Level::CpuBusy, value > 0.85),
+            "system.pressure.cpu" => (Level::CpuPressure, value > 0.20),
+            "system.cpu.steal" => (Level::Steal, value > 0.15),
+            "system.pressure.io" => (Level::IoPressure, value > 0.10),
+            "phpfpm.listen_queue" => (Level::MaxChildren, value > 0.0),
+            "system.conntrack.utilization" => (Level::Conntrack, value > 0.60),
+            "system.network.tcp.retransmit" => (Level::Retransmit, value > 0.05),
+            "system.filesystem.utilization" | "system.filesystem.inodes.utilization" => {
+                (Level::DiskFull, value > 0.99)
+            }
+            "system.oom_kills" => (Level::OomKill, self.rise(metric, attribute, value) > 0.0),
+            "phpfpm.max_children_reached" => {
+                (Level::MaxChildren, self.rise(metric, attribute, value) > 0.0)
+            }
+            "system.tcp.listen_overflows" | "system.tcp.listen_drops" => {
+                (Level::ListenOverflow, self.rise(metric, attribute, value) > 20.0)
+            }
+            _ => return,
+        };
+        let (level, holds) = level;
+        let span = self.levels.entry(level).or_default();
+        if span.sampled > at {
+            return;
+        }
+        // Several series may speak of one level at one instant: one that holds is enough.
+        let again = span.sampled == at && span.held == Some(at);
+        let ongoing = span.held == Some(span.sampled) && span.held.is_some();
+        if holds {
+            if !ongoing {
+                span.began = Some(at);
+            }
+            span.held = Some(at);
+            span.value = if again { span.value.max(value) } else { value };
+        } else if !again {
+            span.value = value;
+        }
+        span.sampled = at;
+    }
+
+    /// How much a counter rose since it was last seen; 0 the first time and after a boot.
+    fn rise(&mut self, metric: &str, attribute: &str, value: f64) -> f64 {
+        let before = self.counters.insert(format!("{metric}{{{attribute}}}"), value);
+        before.map_or(0.0, |before| (value - before).max(0.0))
+    }
+
+    /// A level that began at most `slack` ms after `first` and held shortly before or after it.
+    #[must_use]
+    pub fn level(&self, level: Level, first: i64, slack: i64) -> Option<&Span> {
+        let span = self.levels.get(&level)?;
+        let began = span.began? <= first + slack;
+        (began && span.held? >= first - LINE_FRESH_MS).then_some(span)
+    }
+
+    /// Whether a level was sampled around `first` and did not hold.
+    #[must_use]
+    pub fn is_normal(&self, level: Level, first: i64) -> bool {
+        self.levels.get(&level).is_some_and(|span| {
+            span.sampled >= first - LINE_FRESH_MS
+                && span.held.is_none_or(|held| held < first - LINE_FRESH_MS)
+        })
+    }
+
+    /// A unit between visitors and pages of this pool (or of all) that went down at most `slack`
+    /// ms after `first`.
+    #[must_use]
+    pub fn unit_down(&self, pool: Option<&str>, first: i64, slack: i64) -> Option<(&str, &Unit)> {
+        let found = self.units.iter().find(|(name, unit)| {
+            let serves = unit.pool.is_none() || pool.is_none() || unit.pool.as_deref() == pool;
+            let down = unit.down_at.is_some_and(|at| at <= first + slack);
+            down && serves && is_gateway_unit(name)
+        });
+        found.map(|(name, unit)| (name.as_str(), unit))
+    }
+
+    /// Nats that other facts add to the failures of this pool (or of all): a failed unit, a killed
+    /// or crashed process, a full disk.
+    #[must_use]
+    pub fn corroboration(&self, pool: Option<&str>, first: i64) -> f64 {
+        let until = self.known_until();
+        let unit = self.unit_down(pool, until, 0).is_some_and(|(_, unit)| {
+            unit.down_at.is_some_and(|at| at >= first - FACTS_MS) && unit.state == "failed"
+        });
+        let line = self.lines.iter().rev().take_while(|line| line.at > until - LINE_FRESH_MS).any(
+            |line| {
+                line.says(Signal::Oom) || line.says(Signal::Segfault) || line.says(Signal::DiskFull)
+            },
+        );
+        f64::from(u8::from(unit)) * 2.0 + f64::from(u8::from(line)) * 1.5
+    }
+}
+
+/// Whether a unit stands between a visitor and a page; others fail without hurting anyone here.
+#[must_use]
+pub fn is_gateway_unit(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    UNIT_WORDS.iter().any(|word| name.contains(word))
+}

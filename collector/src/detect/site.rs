@@ -1,0 +1,630 @@
+//! The sequential test of one site: is it failing more than its past explains?
+//!
+//! A site's requests lie in buckets of one second of corrected event time. Counts and single
+//! failures may come in any order and in parts; `step` applies what a bucket has gained since it
+//! was last looked at, so the score is the same however a second was cut into batches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Settings;
+use crate::model::{Baseline, Counts, Exemplar, ServerId, SiteId};
+
+/// Highest score of a site, nats.
+pub const SCORE_MAX: f64 = 40.0;
+/// Highest normal failure rate at which a site still opens; above, it is chronic.
+const P_CHRONIC: f64 = 0.25;
+/// Seconds of buckets a site keeps behind its newest.
+const BUCKETS_S: i64 = 60;
+/// Seconds in which failures of one client count less and less.
+const CLIENT_S: i64 = 120;
+/// What the first, second, ... failure of one client counts; later ones count nothing.
+const CLIENT_WEIGHTS: [f64; 4] = [1.0, 0.4, 0.1, 0.1];
+/// Clients remembered per site; more than so many need no memory to be many.
+const CLIENTS_MAX: usize = 1000;
+/// Failures a site counts in one second when no exemplar says who they hit.
+const BLIND_MAX: u32 = 2;
+/// Days of history that count.
+const DAYS_MAX: usize = 28;
+/// Texts kept of each kind of error line.
+const TEXT_BYTES_MAX: usize = 400;
+
+/// What a site's past makes of one failure and one success.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Failure rate that is normal for it.
+    pub p_normal: f64,
+    /// Smallest failure rate worth waking someone.
+    pub p_bad: f64,
+    /// Time after which a score has faded to a third, seconds.
+    pub memory_s: f64,
+}
+
+impl Rates {
+    /// Rates of a site with `n` requests, `n_failed` of them gateway errors, in `seconds`.
+    #[must_use]
+    pub fn of(n: u64, n_failed: u64, seconds: f64, p_bad_min: f64) -> Self {
+        let p_normal = (n_failed as f64 + 0.0005 * 200.0) / (n as f64 + 200.0);
+        let p_normal = p_normal.clamp(3e-4, 0.5);
+        let p_bad = p_bad_min.max(4.0 * p_normal).min(0.95);
+        // A site seen for less than a minute has no rate yet.
+        let rate = (n as f64 + 1.0) / seconds.max(60.0);
+        Self { p_normal, p_bad, memory_s: (20.0 / rate).clamp(60.0, 1800.0) }
+    }
+
+    /// Nats of one failure.
+    #[must_use]
+    pub fn gain(&self) -> f64 {
+        (self.p_bad / self.p_normal).ln()
+    }
+
+    /// Nats that one success takes back.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        ((1.0 - self.p_normal) / (1.0 - self.p_bad)).ln()
+    }
+}
+
+/// One step of the sequential likelihood-ratio test with reset, nats (Wald 1945, Page 1954).
+///
+/// `n_failed` is de-duplicated by client and may be fractional; `elapsed` is event time since the
+/// last step. The result lies within `0.0..=SCORE_MAX`.
+#[must_use]
+pub fn step(score: f64, rates: &Rates, n_failed: f64, n_ok: f64, elapsed: Duration) -> f64 {
+    let faded = score * (-elapsed.as_secs_f64() / rates.memory_s).exp();
+    (faded + n_failed * rates.gain() - n_ok * rates.loss()).clamp(0.0, SCORE_MAX)
+}
+
+/// Requests and gateway errors, outages excluded: by day, and the mean rate by hour of the day.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// What was known before this detector saw the site.
+    known: Option<Baseline>,
+    /// Day since the epoch, requests, gateway errors; oldest first.
+    days: VecDeque<(i64, u64, u64)>,
+    /// Requests a second by hour of the day; 0 until known.
+    hours: [f32; 24],
+    /// Hour since the epoch that `hour_n` counts.
+    hour: i64,
+    hour_n: u64,
+    /// First second seen.
+    since: Option<i64>,
+    /// Newest second seen.
+    until: i64,
+}
+
+impl Past {
+    fn add(&mut self, second: i64, n: u64, n_failed: u64) {
+        self.since = Some(self.since.map_or(second, |since| since.min(second)));
+        self.until = self.until.max(second);
+        let hour = second.div_euclid(3600);
+        if hour > self.hour {
+            self.close_hour();
+            (self.hour, self.hour_n) = (hour, 0);
+        }
+        if hour == self.hour {
+            self.hour_n += n;
+        }
+        let day = second.div_euclid(86_400);
+        if self.days.back().is_none_or(|(newest, ..)| *newest < day) {
+            self.days.push_back((day, 0, 0));
+            if self.days.len() > DAYS_MAX {
+                self.days.pop_front();
+            }
+        }
+        if let Some((_, day_n, day_failed)) = self.days.iter_mut().rev().find(|(d, ..)| *d <= day) {
+            *day_n += n;
+            *day_failed += n_failed;
+        }
+    }
+
+    /// Takes back what turned out to be part of an outage.
+    fn take_back(&mut self, n: u64, n_failed: u64) {
+        self.hour_n = self.hour_n.saturating_sub(n);
+        if let Some((_, day_n, day_failed)) = self.days.back_mut() {
+            *day_n = day_n.saturating_sub(n);
+            *day_failed = day_failed.saturating_sub(n_failed);
+        }
+    }
+
+    fn close_hour(&mut self) {
+        if self.hour_n > 0 {
+            let mean = &mut self.hours[self.hour.rem_euclid(24) as usize];
+            let rate = self.hour_n as f32 / 3600.0;
+            *mean = if *mean == 0.0 { rate } else { *mean * 0.75 + rate * 0.25 };
+        }
+    }
+
+    /// Requests a second that are normal at this hour of the day; 0 unknown.
+    #[must_use]
+    pub fn norm(&self, second: i64) -> f64 {
+        f64::from(self.hours[second.div_euclid(3600).rem_euclid(24) as usize])
+    }
+
+    fn rates(&self, settings: &Settings) -> Rates {
+        let (mut n, mut n_failed, mut seconds) = (0, 0, 0.0);
+        if let Some(known) = &self.known {
+            n = known.n_requests;
+            n_failed = known.n_gateway_errors;
+            seconds = known.days * 86_400.0;
+        }
+        n += self.days.iter().map(|(_, n, _)| n).sum::<u64>();
+        n_failed += self.days.iter().map(|(_, _, failed)| failed).sum::<u64>();
+        let first_day = self.days.front().map_or(0, |(day, ..)| day * 86_400);
+        let since = self.since.unwrap_or(self.until).max(first_day);
+        seconds += (self.until - since).max(0) as f64;
+        Rates::of(n, n_failed, seconds, settings.p_bad_min)
+    }
+}
+
+/// One second of one site.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Bucket {
+    pub(crate) second: i64,
+    pub(crate) n: u32,
+    pub(crate) ok: u32,
+    pub(crate) n_502: u32,
+    pub(crate) n_503: u32,
+    pub(crate) n_504: u32,
+    /// Weight of the failures whose client is known, and how many those are.
+    weight: f64,
+    n_known: u32,
+    /// Instant of the first exemplar.
+    first_at: Option<i64>,
+    /// What the score has already seen of this bucket.
+    weight_seen: f64,
+    ok_seen: u32,
+    failed_seen: bool,
+    /// What the recovery of the site's incident has already seen.
+    pub(crate) ok_healed: u32,
+    pub(crate) failed_healed: u32,
+}
+
+impl Bucket {
+    pub(crate) fn failed(&self) -> u32 {
+        self.n_502.saturating_add(self.n_503).saturating_add(self.n_504)
+    }
+
+    fn weight(&self) -> f64 {
+        if self.n_known == 0 { f64::from(self.failed().min(BLIND_MAX)) } else { self.weight }
+    }
+}
+
+/// Requests and gateway errors of a span of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Requests.
+    pub n: u64,
+    /// Status 502.
+    pub n_502: u64,
+    /// Status 503 made by a gateway.
+    pub n_503: u64,
+    /// Status 504.
+    pub n_504: u64,
+}
+
+impl Totals {
+    /// Gateway errors.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.n_502 + self.n_503 + self.n_504
+    }
+
+    /// Adds another span.
+    pub fn add(&mut self, other: Totals) {
+        self.n += other.n;
+        self.n_502 += other.n_502;
+        self.n_503 += other.n_503;
+        self.n_504 += other.n_504;
+    }
+}
+
+impl From<&Counts> for Totals {
+    fn from(counts: &Counts) -> Self {
+        Self {
+            n: counts.n.into(),
+            n_502: counts.n_502.into(),
+            n_503: counts.n_503.into(),
+            n_504: counts.n_504.into(),
+        }
+    }
+}
+
+impl From<&Bucket> for Totals {
+    fn from(bucket: &Bucket) -> Self {
+        Self {
+            n: bucket.n.into(),
+            n_502: bucket.n_502.into(),
+            n_503: bucket.n_503.into(),
+            n_504: bucket.n_504.into(),
+        }
+    }
+}
+
+/// Error lines of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lines {
+    /// How many.
+    pub n: u64,
+    /// When the first came, corrected.
+    pub at: i64,
+    /// The first of them.
+    pub text: String,
+    /// Upstream address it names.
+    pub upstream: Option<String>,
+}
+
+/// What error lines of an episode said.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// By number of the signal.
+    pub lines: BTreeMap<i32, Lines>,
+    /// Failures for which a log was read that holds no line.
+    pub n_silent: u64,
+}
+
+/// A run of failures: from the first one that raised the score until it is back at zero.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Episode {
+    /// First failure, corrected.
+    pub first_at: i64,
+    /// Newest failure, corrected: start of its second.
+    pub last_at: i64,
+    /// Arrival of the first and of the newest failure.
+    pub first_arrival: i64,
+    /// Arrival of the newest failure.
+    pub last_arrival: i64,
+    /// De-duplicated failures.
+    pub n_failed: f64,
+    /// All requests since its first second.
+    pub totals: Totals,
+    /// When the site test held for the first time, on the collector's clock.
+    pub verdict_at: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Client {
+    n: u8,
+    last: i64,
+}
+
+/// One site and all that the test remembers of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// Its id.
+    pub id: SiteId,
+    /// The server it is on.
+    pub server: ServerId,
+    /// Primary name.
+    pub name: String,
+    /// What serves it on this server.
+    pub pool: Option<String>,
+    /// Upstream on another machine.
+    pub upstream: Option<String>,
+    /// Last upstream that its error lines named; stands in for an unknown pool.
+    pub upstream_named: Option<String>,
+    /// The past, outages excluded.
+    pub past: Past,
+    /// Of the past, as of the start of the episode.
+    pub rates: Rates,
+    score: f64,
+    score_second: i64,
+    buckets: VecDeque<Bucket>,
+    clients: BTreeMap<u64, Client>,
+    /// The failures going on.
+    pub episode: Option<Episode>,
+    /// What the error lines of the episode said.
+    pub said: Said,
+    /// Number of the open incident it is a member of.
+    pub case: Option<u64>,
+    /// Second of its newest request.
+    pub last_request: i64,
+    /// It failed on when its incident resolved: opens nothing of its own before this.
+    pub hold_until: Option<i64>,
+    arrival: i64,
+    pub(crate) pending: bool,
+}
+
+impl Site {
+    pub(crate) fn new(id: SiteId, server: ServerId, name: String, settings: &Settings) -> Self {
+        Self {
+            id,
+            server,
+            name,
+            pool: None,
+            upstream: None,
+            upstream_named: None,
+            past: Past::default(),
+            rates: Rates::of(0, 0, 0.0, settings.p_bad_min),
+            score: 0.0,
+            score_second: i64::MIN,
+            buckets: VecDeque::new(),
+            clients: BTreeMap::new(),
+            episode: None,
+            said: Said::default(),
+            case: None,
+            last_request: 0,
+            hold_until: None,
+            arrival: 0,
+            pending: false,
+        }
+    }
+
+    /// Takes a past known from elsewhere; it counts before what this detector saw.
+    pub(crate) fn set_baseline(&mut self, baseline: Baseline, settings: &Settings) {
+        self.past.known = Some(baseline);
+        self.rates = self.past.rates(settings);
+    }
+
+    /// Takes the past that `past` was saved as.
+    pub(crate) fn set_past(&mut self, past: Past, settings: &Settings) {
+        self.past = past;
+        self.rates = self.past.rates(settings);
+    }
+
+    /// Failing so often that its failures say nothing: listed, never opened.
+    #[must_use]
+    pub fn is_chronic(&self) -> bool {
+        self.rates.p_normal >= P_CHRONIC
+    }
+
+    /// Adds counts of one second, corrected. True when `step` has something to do.
+    pub(crate) fn fold_counts(&mut self, arrived: i64, second: i64, counts: &Counts) -> bool {
+        self.last_request = self.last_request.max(second);
+        let totals = Totals::from(counts);
+        match &mut self.episode {
+            Some(episode) if second >= episode.first_at.div_euclid(1000) => {
+                episode.totals.add(totals);
+            }
+            _ => self.past.add(second, totals.n, totals.failed()),
+        }
+        let failed = totals.failed() > 0;
+        if failed {
+            self.arrival = self.arrival.max(arrived);
+        }
+        let idle = !failed && self.score == 0.0 && self.case.is_none() && !self.pending;
+        let bucket = self.bucket(second);
+        bucket.n = bucket.n.saturating_add(counts.n);
+        bucket.n_502 = bucket.n_502.saturating_add(counts.n_502);
+        bucket.n_503 = bucket.n_503.saturating_add(counts.n_503);
+        bucket.n_504 = bucket.n_504.saturating_add(counts.n_504);
+        let answered = u64::from(counts.n).saturating_sub(totals.failed());
+        let ok = answered.saturating_sub(counts.n_499.into());
+        bucket.ok = bucket.ok.saturating_add(ok as u32);
+        if idle {
+            let newest = self.buckets.back().map_or(second, |bucket| bucket.second);
+            while self.buckets.front().is_some_and(|b| b.second < newest - BUCKETS_S) {
+                self.buckets.pop_front();
+            }
+            return false;
+        }
+        self.pending = true;
+        true
+    }
+
+    /// Adds one failure with its client and error line, at a corrected instant.
+    pub(crate) fn fold_exemplar(&mut self, arrived: i64, at: i64, exemplar: &Exemplar) {
+        let second = at.div_euclid(1000);
+        self.arrival = self.arrival.max(arrived);
+        self.pending = true;
+        let weight = (exemplar.client != 0).then(|| self.client_weight(exemplar.client, second));
+        let bucket = self.bucket(second);
+        bucket.first_at = Some(bucket.first_at.map_or(at, |first| first.min(at)));
+        if let Some(weight) = weight {
+            bucket.weight += weight;
+            bucket.n_known += 1;
+        }
+        if exemplar.upstream.is_some() {
+            self.upstream_named.clone_from(&exemplar.upstream);
+        }
+        match (exemplar.signal, exemplar.message.as_deref()) {
+            (None, Some("")) => self.said.n_silent += 1,
+            (None, None) => {}
+            (signal, text) => {
+                let signal = signal.unwrap_or(wire::v1::Signal::Other) as i32;
+                let lines = self.said.lines.entry(signal).or_insert_with(|| Lines {
+                    n: 0,
+                    at,
+                    text: clip(text.unwrap_or("")),
+                    upstream: exemplar.upstream.clone(),
+                });
+                lines.n += 1;
+                lines.at = lines.at.min(at);
+            }
+        }
+    }
+
+    fn client_weight(&mut self, client: u64, second: i64) -> f64 {
+        if self.clients.len() >= CLIENTS_MAX && !self.clients.contains_key(&client) {
+            return CLIENT_WEIGHTS[0];
+        }
+        let seen = self.clients.entry(client).or_insert(Client { n: 0, last: second });
+        if second - seen.last > CLIENT_S {
+            seen.n = 0;
+        }
+        let weight = CLIENT_WEIGHTS.get(usize::from(seen.n)).copied().unwrap_or(0.0);
+        seen.n = seen.n.saturating_add(1);
+        seen.last = seen.last.max(second);
+        weight
+    }
+
+    fn bucket(&mut self, second: i64) -> &mut Bucket {
+        let after = self.buckets.iter().rposition(|bucket| bucket.second <= second);
+        let ix = match after {
+            Some(ix) if self.buckets[ix].second == second => ix,
+            Some(ix) => {
+                self.buckets.insert(ix + 1, Bucket { second, ..Bucket::default() });
+                ix + 1
+            }
+            None => {
+                self.buckets.push_front(Bucket { second, ..Bucket::default() });
+                0
+            }
+        };
+        &mut self.buckets[ix]
+    }
+
+    /// Applies what the buckets gained since the last step. `weigh` is what a failure of a second
+    /// counts (less around an announced restart).
+    pub(crate) fn step(&mut self, settings: &Settings, weigh: &dyn Fn(i64) -> f64) {
+        self.pending = false;
+        for ix in 0..self.buckets.len() {
+            let bucket = &self.buckets[ix];
+            let (second, failed) = (bucket.second, bucket.failed() > 0);
+            let weight = bucket.weight() * weigh(second);
+            let (gained, ok) = (weight - bucket.weight_seen, bucket.ok - bucket.ok_seen);
+            if gained == 0.0 && ok == 0 && bucket.failed_seen == failed {
+                continue;
+            }
+            if gained > 0.0 && self.episode.is_none() {
+                self.start_episode(ix, settings);
+            }
+            let elapsed = second.saturating_sub(self.score_second).clamp(0, 1 << 40) as u64;
+            let elapsed = Duration::from_secs(if self.score == 0.0 { 0 } else { elapsed });
+            self.score = step(self.score, &self.rates, gained, ok.into(), elapsed);
+            self.score_second = self.score_second.max(second);
+            let bucket = &mut self.buckets[ix];
+            bucket.weight_seen = weight;
+            bucket.ok_seen = bucket.ok;
+            bucket.failed_seen = failed;
+            if let Some(episode) = &mut self.episode {
+                episode.n_failed = (episode.n_failed + gained).max(0.0);
+                if gained > 0.0 {
+                    episode.last_at = episode.last_at.max(second * 1000);
+                    episode.last_arrival = self.arrival;
+                    self.extend_back(ix);
+                }
+            }
+            if self.score == 0.0 && self.case.is_none() {
+                self.end_episode();
+            }
+        }
+        self.forget();
+    }
+
+    fn start_episode(&mut self, ix: usize, settings: &Settings) {
+        let mut totals = Totals::default();
+        for bucket in self.buckets.iter().skip(ix) {
+            totals.add(bucket.into());
+        }
+        self.past.take_back(totals.n, totals.failed());
+        self.rates = self.past.rates(settings);
+        let bucket = &self.buckets[ix];
+        let at = bucket.first_at.unwrap_or(bucket.second * 1000);
+        self.episode = Some(Episode {
+            first_at: at,
+            last_at: bucket.second * 1000,
+            first_arrival: self.arrival,
+            last_arrival: self.arrival,
+            n_failed: 0.0,
+            totals,
+            verdict_at: None,
+        });
+    }
+
+    /// A failure came late, from before the episode's first: the episode starts with it.
+    fn extend_back(&mut self, ix: usize) {
+        let Some(episode) = &mut self.episode else { return };
+        let bucket = &self.buckets[ix];
+        let at = bucket.first_at.unwrap_or(bucket.second * 1000);
+        if at >= episode.first_at {
+            return;
+        }
+        let start = episode.first_at.div_euclid(1000);
+        episode.first_at = at;
+        for earlier in self.buckets.iter().skip(ix).filter(|b| b.second < start) {
+            let totals = Totals::from(earlier);
+            episode.totals.add(totals);
+            self.past.take_back(totals.n, totals.failed());
+        }
+    }
+
+    /// The failures were noise: they belong to the past after all.
+    fn end_episode(&mut self) {
+        let Some(episode) = self.episode.take() else { return };
+        let totals = episode.totals;
+        self.past.add(self.score_second, totals.n, totals.failed());
+        self.said = Said::default();
+        self.hold_until = None;
+    }
+
+    /// The incident is over: its time is no part of the past, and what failed is forgotten, unless
+    /// the site fails on.
+    pub(crate) fn leave_case(&mut self, still_failing: bool) {
+        self.case = None;
+        match &mut self.episode {
+            Some(episode) if still_failing => {
+                episode.totals = Totals::default();
+                episode.first_at = (self.last_request + 1) * 1000;
+                episode.verdict_at = None;
+            }
+            _ => {
+                self.score = 0.0;
+                self.episode = None;
+                self.said = Said::default();
+            }
+        }
+    }
+
+    /// Drops old buckets and clients.
+    fn forget(&mut self) {
+        let Some(newest) = self.buckets.back().map(|bucket| bucket.second) else { return };
+        while self.buckets.front().is_some_and(|bucket| bucket.second < newest - BUCKETS_S) {
+            self.buckets.pop_front();
+        }
+        if self.clients.len() > 64 {
+            self.clients.retain(|_, client| newest - client.last <= CLIENT_S);
+        }
+    }
+
+    /// The score at a later second, nats.
+    #[must_use]
+    pub fn score(&self, second: i64) -> f64 {
+        if self.score == 0.0 {
+            return 0.0;
+        }
+        let elapsed = second.saturating_sub(self.score_second).max(0) as f64;
+        self.score * (-elapsed / self.rates.memory_s).exp()
+    }
+
+    /// Buckets of the last minute, oldest first.
+    pub(crate) fn buckets(&self) -> impl DoubleEndedIterator<Item = &Bucket> {
+        self.buckets.iter()
+    }
+
+    pub(crate) fn buckets_mut(&mut self) -> impl Iterator<Item = &mut Bucket> {
+        self.buckets.iter_mut()
+    }
+
+    /// Successes in the seconds `from..until`.
+    #[must_use]
+    pub fn ok_between(&self, from: i64, until: i64) -> u64 {
+        let newest_first = self.buckets.iter().rev().skip_while(|b| b.second >= until);
+        newest_first.take_while(|b| b.second >= from).map(|b| u64::from(b.ok)).sum()
+    }
+
+    /// Instant of the newest failure, corrected; `None` outside an episode.
+    #[must_use]
+    pub fn last_failed(&self) -> Option<i64> {
+        self.episode.as_ref().map(|episode| episode.last_at)
+    }
+
+    /// Everything counted since `from`, corrected seconds, as far back as is remembered.
+    #[must_use]
+    pub fn totals_since(&self, from: i64) -> Totals {
+        let mut totals = self.episode.as_ref().map_or(Totals::default(), |e| e.totals);
+        let start =
+            self.episode.as_ref().map_or(i64::MAX, |episode| episode.first_at.div_euclid(1000));
+        for bucket in self.buckets.iter().filter(|b| b.second >= from && b.second < start) {
+            totals.add(bucket.into());
+        }
+        totals
+    }
+}
+
+fn clip(text: &str) -> String {
+    let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|&end| text.is_char_boundary(end));
+    text[..end.unwrap_or(0)].to_owned()
+}

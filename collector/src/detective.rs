@@ -1,0 +1,442 @@
+//! The thread that reads committed batches, runs the detector over them and stores what it decides.
+//!
+//! Batches come in order of `hot.id` with their time of arrival, words that are not stored
+//! (heartbeats, hellos, goodbyes) over a bounded channel. Transitions, the messages they owe, the
+//! open cases and the position go into one transaction. After a crash the last snapshot of the
+//! engine is brought forward over the batches that followed it; what it decides again up to the
+//! stored position is dropped, because the stored cases already hold it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
+
+use crate::config::Config;
+use crate::detect::site::Past;
+use crate::detect::{Engine, TICK_MS};
+use crate::ingest::{Heard, convert};
+use crate::model::{Record, ServerId, SiteId, Transition};
+use crate::store::incidents::{self, Known, Route};
+use crate::store::{HotRow, SiteRow, Store, StoreError, read};
+use crate::{clock, errors};
+
+/// Batches and bytes read at once: bounds memory while catching up.
+const ROWS_MAX: usize = 256;
+const ROWS_BYTES_MAX: usize = 8 << 20;
+/// Words taken from the channel at once.
+const WORDS_MAX: usize = 1024;
+/// How often the whole engine is saved, ms.
+const SNAPSHOT_MS: i64 = 60_000;
+/// How often names, labels and pools are read again, ms.
+const KNOWN_MS: i64 = 60_000;
+/// How often the pasts of sites are saved, ms, and how many in one transaction.
+const PAST_MS: i64 = 3_600_000;
+const PAST_ROWS_MAX: usize = 1000;
+/// How often acknowledgements are read while incidents are open or may come back, ms.
+const ACKED_MS: i64 = 1000;
+/// How far back a detector reads that has lost its snapshot, ms.
+const LOST_MS: i64 = 600_000;
+/// A first byte of every saved state: its format.
+const FORMAT: u8 = 1;
+/// Largest saved state that is believed, bytes unpacked.
+const SAVED_BYTES_MAX: usize = 4 << 30;
+
+/// Runs the detective on a thread of its own until `stop` fires. The receiver hears when it has
+/// saved its state and ended; an error says that it ended by a panic.
+///
+/// # Panics
+/// When the system refuses a thread.
+pub fn spawn(
+    store: Store,
+    config: &Config,
+    heard: mpsc::Receiver<Heard>,
+    stop: CancellationToken,
+) -> oneshot::Receiver<()> {
+    let runtime = tokio::runtime::Handle::current();
+    let detective = Detective::new(store, config);
+    let (ended, hears) = oneshot::channel();
+    let run = move || {
+        runtime.block_on(detective.run(heard, stop));
+        // Nobody waits for it when the grace is over.
+        drop(ended.send(()));
+    };
+    std::thread::Builder::new()
+        .name("detective".to_owned())
+        .spawn(run)
+        .expect("a process at its start may have one more thread");
+    hears
+}
+
+/// Routes of the outbox, one per configured notification.
+#[must_use]
+pub fn routes(config: &Config) -> Vec<Route> {
+    let route = |(ix, notify): (usize, &crate::config::NotifyConfig)| Route {
+        name: format!("{}:{ix}", notify.kind),
+        min_severity: notify.min_severity.clone(),
+    };
+    config.notify.iter().enumerate().map(route).collect()
+}
+
+struct Detective {
+    store: Store,
+    config: crate::config::DetectConfig,
+    routes: Vec<Route>,
+    engine: Engine,
+    /// Last `hot.id` folded.
+    position: i64,
+    /// Up to here the stored cases hold every decision.
+    decided: i64,
+    /// Cases as of `decided`, until it is reached.
+    cases: Option<Vec<u8>>,
+    /// Decided, not stored yet.
+    pending: Vec<Transition>,
+    sites: HashMap<ServerId, HashMap<String, SiteRow>>,
+    told: HashMap<SiteId, (Option<String>, Option<String>)>,
+    next_snapshot: i64,
+    next_known: i64,
+    next_past: i64,
+    next_acked: i64,
+    /// The last commit failed: said once.
+    failing: bool,
+}
+
+impl Detective {
+    fn new(store: Store, config: &Config) -> Self {
+        Self {
+            store,
+            routes: routes(config),
+            engine: Engine::new(&config.detect),
+            config: config.detect.clone(),
+            position: 0,
+            decided: 0,
+            cases: None,
+            pending: Vec::new(),
+            sites: HashMap::new(),
+            told: HashMap::new(),
+            next_snapshot: 0,
+            next_known: 0,
+            next_past: 0,
+            next_acked: 0,
+            failing: false,
+        }
+    }
+
+    async fn run(mut self, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
+        let mut committed = self.store.committed();
+        let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS as u64));
+        // A late tick is made up for by `advance`, which acts on every point of the grid.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        while let Err(error) = self.start(clock::now()).await {
+            tracing::warn!(error = %errors::chain(&error), "the detector cannot read its state yet");
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Cancel-safe: an interval keeps its schedule.
+                _ = tick.tick() => {}
+            }
+        }
+        let mut words = Vec::new();
+        loop {
+            let due = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                // Cancel-safe: what was not received stays in the channel.
+                n = heard.recv_many(&mut words, WORDS_MAX), if !heard.is_closed() || !heard.is_empty() => {
+                    let _ = n;
+                    false
+                }
+                // Cancel-safe: the mark of what was seen moves only when this branch is taken.
+                changed = committed.changed() => changed.is_err(),
+                // Cancel-safe: an interval keeps its schedule.
+                _ = tick.tick() => true,
+            };
+            for (at, record) in words.drain(..) {
+                self.engine.fold(at, &record);
+            }
+            self.work(due).await;
+        }
+        for (at, record) in std::iter::from_fn(|| heard.try_recv().ok()) {
+            self.engine.fold(at, &record);
+        }
+        self.work(true).await;
+        self.save_state(clock::now()).await;
+        tracing::debug!(position = self.position, "the detective has stopped");
+    }
+
+    /// Reads what is committed, decides and stores. `due`: the clock moved on as well.
+    async fn work(&mut self, due: bool) {
+        let outcome = self.try_work(due).await;
+        match outcome {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                tracing::info!("the detector stores its decisions again");
+            }
+            Err(error) if !self.failing => {
+                self.failing = true;
+                let error = errors::chain(&error);
+                tracing::error!(error, "the detector cannot read or store; it keeps trying");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    async fn try_work(&mut self, due: bool) -> Result<(), StoreError> {
+        self.catch_up().await?;
+        if !due {
+            return Ok(());
+        }
+        let now = clock::now();
+        if now.0 >= self.next_acked && self.engine.has_cases() {
+            self.next_acked = now.0 + ACKED_MS;
+            let since = now.minus(Duration::from_secs(900));
+            let acked = self.store.read(move |conn| incidents::acked(conn, since)).await?;
+            self.engine.set_acked(&acked.into_iter().collect());
+        }
+        let transitions = self.engine.advance(now);
+        self.pending.extend(transitions);
+        self.store_pending().await?;
+        if now.0 >= self.next_known {
+            self.next_known = now.0 + KNOWN_MS;
+            self.learn(None, now).await?;
+        }
+        if now.0 >= self.next_snapshot {
+            self.save_state(now).await;
+        }
+        Ok(())
+    }
+
+    /// Folds all batches that are committed and not folded yet.
+    async fn catch_up(&mut self) -> Result<(), StoreError> {
+        loop {
+            let after = self.position;
+            let rows = self
+                .store
+                .read(move |conn| read::hot_after(conn, after, ROWS_MAX, ROWS_BYTES_MAX))
+                .await?;
+            if rows.is_empty() {
+                // Batches before the stored decisions may have left the table already.
+                self.position = self.position.max(self.decided);
+                self.take_cases();
+                return Ok(());
+            }
+            for row in rows {
+                self.fold(&row).await?;
+            }
+            self.store_pending().await?;
+        }
+    }
+
+    async fn fold(&mut self, row: &HotRow) -> Result<(), StoreError> {
+        let known = self.sites.contains_key(&row.server);
+        if !known {
+            self.learn(Some(row.server), row.at).await?;
+        }
+        let (mut records, missed) = self.convert(row);
+        if missed {
+            self.learn(Some(row.server), row.at).await?;
+            records = self.convert(row).0;
+        }
+        // What the clock brought before this batch arrived comes first.
+        let transitions = self.engine.advance(UnixMillis(row.at.0 - 1));
+        if row.id > self.decided {
+            self.pending.extend(transitions);
+        }
+        for record in &records {
+            if self.is_news(record) {
+                self.engine.fold(row.at, record);
+            }
+        }
+        self.position = row.id;
+        if self.position >= self.decided {
+            self.take_cases();
+        }
+        Ok(())
+    }
+
+    /// Records of a batch, and whether it names a site that is not in the cache.
+    fn convert(&self, row: &HotRow) -> (Vec<Record>, bool) {
+        let cached = self.sites.get(&row.server);
+        let mut missed = false;
+        let unpacked = convert::records(row, &mut |name| {
+            let found = cached.and_then(|sites| sites.get(name)).cloned();
+            missed |= found.is_none();
+            found
+        });
+        (unpacked.records, missed)
+    }
+
+    /// False for a site told before with the same pool.
+    fn is_news(&mut self, record: &Record) -> bool {
+        let Record::Site { site, pool, upstream, .. } = record else { return true };
+        let place = (pool.clone(), upstream.clone());
+        let before = self.told.insert(*site, place.clone());
+        before.is_none_or(|before| before != place)
+    }
+
+    /// Reads names, labels and sites: of one server, or of all.
+    async fn learn(&mut self, only: Option<ServerId>, at: UnixMillis) -> Result<(), StoreError> {
+        let known = self.store.read(move |conn| incidents::known(conn, only)).await?;
+        for Known { server, name, labels, meta, sites } in known {
+            let heartbeat = Duration::from_millis(meta.heartbeat_ms.unwrap_or(5000));
+            let n_cpu = meta.n_cpu.unwrap_or(0);
+            self.engine.fold(at, &Record::Server { server, name, labels, n_cpu, heartbeat });
+            let cache = self.sites.entry(server).or_default();
+            let mut records = Vec::new();
+            for row in sites {
+                let (site, name) = (row.site, row.name.clone());
+                let (pool, upstream) = (row.pool.clone(), row.upstream.clone());
+                if cache.insert(name.clone(), row).is_none() {
+                    let baseline = None;
+                    records.push(Record::Site { site, server, name, pool, upstream, baseline });
+                }
+            }
+            for record in records {
+                if self.is_news(&record) {
+                    self.engine.fold(at, &record);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The refolded batches have reached the stored decisions: from here on they count.
+    fn take_cases(&mut self) {
+        let Some(cases) = self.cases.take() else { return };
+        if let Err(error) = self.engine.load_cases(&cases) {
+            tracing::error!(%error, "the open incidents cannot be read; they may be told again");
+        }
+    }
+
+    async fn store_pending(&mut self) -> Result<(), StoreError> {
+        if self.pending.is_empty() || self.position < self.decided {
+            return Ok(());
+        }
+        let (transitions, routes) = (self.pending.clone(), self.routes.clone());
+        let (cases, upto) = (pack(&self.engine.save_cases()), self.position);
+        self.store
+            .write(move |tx| incidents::commit(tx, &transitions, &routes, &cases, upto))
+            .await?;
+        for Transition { event, incident, .. } in self.pending.drain(..) {
+            let name = format!("{event:?}").to_lowercase();
+            tracing::info!(id = incident.id, event = name, title = incident.title, "incident");
+        }
+        Ok(())
+    }
+
+    /// Loads the saved engine, or begins anew.
+    async fn start(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        let saved = self.store.read(incidents::load).await?;
+        let unpacked = saved.engine.as_ref().map(|engine| unpack(&engine.body));
+        let loaded = unpacked.map(|body| {
+            let body = body?;
+            Engine::load(&body, &self.config).map_err(|error| error.to_string())
+        });
+        match (saved.engine, loaded) {
+            (Some(memory), Some(Ok(engine))) => {
+                self.engine = engine;
+                self.position = memory.upto;
+            }
+            (_, Some(Err(reason))) => {
+                tracing::warn!(
+                    reason,
+                    "the detector's snapshot is of no use; it starts from the last minutes"
+                );
+                let since = now.minus(Duration::from_millis(LOST_MS as u64));
+                self.position =
+                    self.store.read(move |conn| incidents::position_before(conn, since)).await?;
+            }
+            _ => {}
+        }
+        let fresh = self.engine.tick().is_none();
+        self.learn(None, now).await?;
+        if fresh {
+            self.load_pasts().await?;
+        }
+        if let Some(cases) = saved.cases {
+            match unpack(&cases.body) {
+                Ok(body) => {
+                    self.decided = cases.upto;
+                    self.cases = Some(body);
+                    if self.position >= self.decided {
+                        self.take_cases();
+                    }
+                }
+                Err(reason) => {
+                    tracing::error!(
+                        reason,
+                        "the open incidents cannot be read; they may be told again"
+                    );
+                }
+            }
+        }
+        self.next_snapshot = now.0 + SNAPSHOT_MS;
+        self.next_known = now.0 + KNOWN_MS;
+        self.next_past = now.0 + PAST_MS;
+        Ok(())
+    }
+
+    async fn load_pasts(&mut self) -> Result<(), StoreError> {
+        for (site, body) in self.store.read(incidents::load_baselines).await? {
+            match serde_json::from_slice::<Past>(&body) {
+                Ok(past) => self.engine.set_past(site, past),
+                Err(error) => tracing::warn!(site = site.0, %error, "a site's past is unreadable"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves the engine and, each hour, the pasts. Undecided or unstored work stays out of it.
+    async fn save_state(&mut self, now: UnixMillis) {
+        if !self.pending.is_empty() || self.position < self.decided {
+            return;
+        }
+        self.next_snapshot = now.0 + SNAPSHOT_MS;
+        let (body, upto) = (pack(&self.engine.save()), self.position);
+        let saved = self.store.write(move |tx| incidents::save_snapshot(tx, upto, &body)).await;
+        if let Err(error) = saved {
+            tracing::warn!(error = %errors::chain(&error), "the detector's snapshot is not saved");
+        }
+        if now.0 < self.next_past {
+            return;
+        }
+        self.next_past = now.0 + PAST_MS;
+        let pasts: Vec<(SiteId, Vec<u8>)> = self
+            .engine
+            .pasts()
+            .filter_map(|(site, past)| Some((site, serde_json::to_vec(past).ok()?)))
+            .collect();
+        for rows in pasts.chunks(PAST_ROWS_MAX) {
+            let rows = rows.to_vec();
+            let saved = self.store.write(move |tx| incidents::save_baselines(tx, &rows)).await;
+            if let Err(error) = saved {
+                tracing::warn!(error = %errors::chain(&error), "pasts of sites are not saved");
+                return;
+            }
+        }
+    }
+}
+
+/// Saved state: a format byte, then a zstd frame of JSON.
+fn pack(body: &[u8]) -> Vec<u8> {
+    let mut packed = vec![FORMAT];
+    let frame = zstd::bulk::compress(body, 1).expect("memory can be compressed");
+    packed.extend(frame);
+    packed
+}
+
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
+    match packed.split_first() {
+        Some((&FORMAT, frame)) => {
+            let mut body = Vec::new();
+            let decoder = zstd::stream::read::Decoder::new(frame).map_err(|e| e.to_string())?;
+            let mut bounded = std::io::Read::take(decoder, SAVED_BYTES_MAX as u64);
+            std::io::Read::read_to_end(&mut bounded, &mut body).map_err(|e| e.to_string())?;
+            Ok(body)
+        }
+        Some((format, _)) => Err(format!("format {format} is not known to this collector")),
+        None => Err("it is empty".to_owned()),
+    }
+}

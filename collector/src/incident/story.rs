@@ -1,0 +1,217 @@
+//! An incident as people see it: its id, where it is, its title and its numbers. Pure.
+
+use std::collections::BTreeSet;
+
+use wire::UnixMillis;
+
+use super::FLAPPING;
+use super::case::Case;
+use crate::detect::Fleet;
+use crate::detect::runbook::{self, About};
+use crate::detect::scope::{self, Pool, Scope, pool_of};
+use crate::detect::site::Totals;
+use crate::model::{Affected, Incident, Place};
+
+/// Failing sites listed at most; their number is always whole.
+const SITES_MAX: usize = 1000;
+/// A site is active when it had a request this short before the start, seconds.
+const ACTIVE_S: i64 = 600;
+
+/// The ULID of an incident: its first failure, and the first 80 bits of
+/// SHA-256(kind, scope key, that time), separated by NUL, the time in decimal milliseconds.
+#[must_use]
+pub fn id(kind: &str, key: &str, started_at: i64) -> String {
+    let text = format!("{kind}\0{key}\0{started_at}");
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let mut bytes = [0; 16];
+    bytes[6..].copy_from_slice(&digest.as_ref()[..10]);
+    let random = u128::from_be_bytes(bytes);
+    ulid::Ulid::from_parts(u64::try_from(started_at).unwrap_or(0), random).to_string()
+}
+
+/// Name of a scope that is the same in every replay.
+#[must_use]
+pub fn scope_key(fleet: &Fleet, scope: &Scope) -> String {
+    let server = |id| fleet.server(id).map_or_else(String::new, |server| server.name.clone());
+    match scope {
+        Scope::Server(id) => format!("server:{}", server(*id)),
+        Scope::Pool(Pool::Local(id, pool)) => format!("pool:{}/{pool}", server(*id)),
+        Scope::Pool(Pool::Upstream(address)) => format!("pool:{address}"),
+        Scope::Site(id) => {
+            let site = fleet.find(*id).map(|ix| fleet.site(ix));
+            site.map_or_else(String::new, |s| format!("site:{}/{}", server(s.server), s.name))
+        }
+    }
+}
+
+/// A scope in words, for the timeline.
+#[must_use]
+pub fn place_name(fleet: &Fleet, scope: &Scope) -> String {
+    let key = scope_key(fleet, scope);
+    match key.split_once(':') {
+        Some((kind, name)) => format!("{kind} {name}"),
+        None => key,
+    }
+}
+
+/// The pool that all these sites share; `None` when they do not, or it is unknown.
+#[must_use]
+pub fn shared_pool(fleet: &Fleet, sites: &[u32]) -> Option<String> {
+    let first = pool_of(fleet.site(*sites.first()?))?;
+    let shared = sites.iter().all(|ix| pool_of(fleet.site(*ix)).as_ref() == Some(&first));
+    let (Pool::Local(_, name) | Pool::Upstream(name)) = first;
+    shared.then_some(name)
+}
+
+/// The one pool of a server; `None` when it has several, or none is known.
+fn only_pool(fleet: &Fleet, scope: &Scope) -> Option<String> {
+    let Scope::Server(id) = scope else { return None };
+    let sites = &fleet.server(*id)?.sites;
+    let pools: BTreeSet<Pool> = sites.iter().filter_map(|ix| pool_of(fleet.site(*ix))).collect();
+    let mut pools = pools.into_iter();
+    match (pools.next(), pools.next()) {
+        (Some(Pool::Local(_, name) | Pool::Upstream(name)), None) => Some(name),
+        _ => None,
+    }
+}
+
+/// The status that most gateway errors had; 502 when there are none.
+#[must_use]
+pub fn dominant_status(totals: &Totals) -> u16 {
+    let Totals { n_502, n_503, n_504, .. } = *totals;
+    match () {
+        () if n_503 > n_502 && n_503 >= n_504 => 503,
+        () if n_504 > n_502 => 504,
+        () => 502,
+    }
+}
+
+/// The object of the contract.
+#[must_use]
+pub(super) fn incident(kind: &str, case: &Case, fleet: &Fleet, now: i64) -> Incident {
+    let members = case.positions(fleet);
+    let pool = shared_pool(fleet, &members);
+    let about = About { fleet, members: &members, pool: pool.as_deref(), verdict: &case.verdict };
+    let affected = affected(case, fleet, &members);
+    Incident {
+        id: case.id.clone(),
+        kind: kind.to_owned(),
+        state: if case.is_open() { "open" } else { "resolved" }.to_owned(),
+        severity: case.severity().to_owned(),
+        scope: case.scope.name().to_owned(),
+        place: place(case, fleet, &members),
+        title: title(case, fleet, &affected, &runbook::phrase(&about)),
+        started_at: UnixMillis(case.started_at),
+        detected_at: UnixMillis(case.detected_at),
+        resolved_at: case.resolved_at.map(UnixMillis),
+        updated_at: UnixMillis(now),
+        retroactive: case.retroactive,
+        affected,
+        cause: case.verdict.to_cause(),
+        change: case.verdict.change.clone(),
+        actions: runbook::actions(&about),
+        parent: case.parent.clone(),
+        children: case.children.clone(),
+        acked_by: None,
+        silenced: false,
+        timeline: case.timeline.clone(),
+    }
+}
+
+fn place(case: &Case, fleet: &Fleet, members: &[u32]) -> Place {
+    let names: BTreeSet<&str> = members
+        .iter()
+        .filter_map(|ix| fleet.server(fleet.site(*ix).server))
+        .map(|server| server.name.as_str())
+        .collect();
+    let server = match (names.len(), names.first()) {
+        (1, Some(name)) => Some((*name).to_owned()),
+        _ => None,
+    };
+    let (pool, members_named) = match &case.scope {
+        Scope::Server(_) => {
+            (only_pool(fleet, &case.scope), names.iter().map(|&name| name.to_owned()).collect())
+        }
+        Scope::Pool(Pool::Local(_, pool) | Pool::Upstream(pool)) => {
+            (Some(pool.clone()), names.iter().map(|name| format!("{name}/{pool}")).collect())
+        }
+        Scope::Site(_) => {
+            let site = |ix: &u32| {
+                let site = fleet.site(*ix);
+                Some(format!("{}/{}", fleet.server(site.server)?.name, site.name))
+            };
+            (None, members.iter().filter_map(site).collect())
+        }
+    };
+    let mut sites: Vec<String> = members.iter().map(|ix| fleet.site(*ix).name.clone()).collect();
+    sites.sort();
+    sites.truncate(SITES_MAX);
+    Place { server, pool, members: members_named, sites, ..Place::default() }
+}
+
+fn affected(case: &Case, fleet: &Fleet, members: &[u32]) -> Affected {
+    let servers: BTreeSet<_> = members.iter().map(|ix| fleet.site(*ix).server).collect();
+    let since = case.started_at.div_euclid(1000) - ACTIVE_S;
+    let is_active = |ix: &&u32| fleet.site(**ix).last_request >= since;
+    let in_scope: Vec<u32> = match &case.scope {
+        Scope::Server(id) => fleet.server(*id).map_or_else(Vec::new, |s| s.sites.clone()),
+        Scope::Pool(Pool::Upstream(address)) => fleet.users(address).to_vec(),
+        Scope::Pool(Pool::Local(id, _)) => {
+            let sites = fleet.server(*id).map_or_else(Vec::new, |s| s.sites.clone());
+            sites.into_iter().filter(|ix| scope::holds_site(fleet, &case.scope, *ix)).collect()
+        }
+        Scope::Site(_) => members.to_vec(),
+    };
+    let n_sites = members.len() as u64;
+    let n_active = in_scope.iter().filter(is_active).count() as u64;
+    let totals = case.totals();
+    Affected {
+        n_sites,
+        n_sites_active: n_active.max(n_sites),
+        n_servers: servers.len() as u64,
+        n_requests: totals.n,
+        n_gateway_errors: totals.failed(),
+        n_502: totals.n_502,
+        n_503: totals.n_503,
+        n_504: totals.n_504,
+    }
+}
+
+/// "37 of 41 sites on web-07 fail with 502 since 12:01:07: PHP-FPM pool www is exhausted".
+fn title(case: &Case, fleet: &Fleet, affected: &Affected, why: &str) -> String {
+    let server = |id| fleet.server(id).map_or("", |server| server.name.as_str());
+    let many = format!("{} of {} sites", affected.n_sites, affected.n_sites_active);
+    let who = match &case.scope {
+        Scope::Site(id) => fleet.find(*id).map_or_else(String::new, |ix| {
+            let site = fleet.site(ix);
+            format!("{} on {}", site.name, server(site.server))
+        }),
+        Scope::Pool(Pool::Local(id, pool)) => {
+            format!("{many} of pool {pool} on {}", server(*id))
+        }
+        Scope::Pool(Pool::Upstream(address)) => {
+            format!("{many} on {} servers that use {address}", affected.n_servers)
+        }
+        Scope::Server(id) => format!("{many} on {}", server(*id)),
+    };
+    let status = dominant_status(&case.totals());
+    let one = matches!(case.scope, Scope::Site(_)) || affected.n_sites == 1;
+    let from = clock(case.started_at);
+    let flaps = if case.reopens >= FLAPPING { " (flapping)" } else { "" };
+    match case.resolved_at {
+        None => {
+            let fails = if one { "fails" } else { "fail" };
+            format!("{who} {fails} with {status} since {from}: {why}{flaps}")
+        }
+        Some(_) => {
+            let until = clock(case.recovery.last_failed());
+            format!("{who} failed with {status} from {from} to {until}: {why}{flaps}")
+        }
+    }
+}
+
+/// Time of day, UTC.
+fn clock(at: i64) -> String {
+    let second = at.div_euclid(1000).rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
