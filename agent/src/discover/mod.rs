@@ -1,8 +1,16 @@
 //! Stage 0: what there is to watch on this server, read from its configuration files.
 
+mod apache;
+mod assemble;
+mod files;
+mod haproxy;
+mod nginx;
+mod php_fpm;
+pub mod render;
+
 use std::path::{Path, PathBuf};
 
-use crate::config::LogsConfig;
+use files::Files;
 
 /// All that discovery found; the input of the tail, the join and the `discover` command.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,10 +32,21 @@ pub struct Discovery {
 }
 
 /// Reads the configuration files under `root` (`/` on a real machine); runs nothing.
+///
+/// Absolute paths inside them are looked for below `root` first, then as they are written. Never
+/// fails: what cannot be read is listed. Cost: one read of every configuration file.
 #[must_use]
-pub fn discover(root: &Path, config: &LogsConfig) -> Discovery {
-    let _ = (root, config);
-    Discovery::default()
+pub fn discover(root: &Path) -> Discovery {
+    let mut files = Files::new(root);
+    let mut found = assemble::Found::default();
+    nginx::discover(&mut files, &mut found);
+    apache::discover(&mut files, &mut found);
+    haproxy::discover(&mut files, &mut found);
+    let pools = php_fpm::discover(&mut files);
+    let mut discovery = assemble::assemble(&mut files, &found, pools);
+    discovery.config_files = files.read.into_iter().collect();
+    discovery.unreadable = files.unreadable;
+    discovery
 }
 
 /// One virtual host.
@@ -144,3 +163,6 @@ pub struct Unreadable {
     /// The one command that grants it.
     pub fix: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -555,7 +555,7 @@ fn start_by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Start
 }
 
 fn discovery_of(config: &LogsConfig) -> Discovery {
-    if config.discover { discover::discover(&config.root, config) } else { Discovery::default() }
+    if config.discover { discover::discover(&config.root) } else { Discovery::default() }
 }
 
 fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {

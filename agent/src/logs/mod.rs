@@ -18,7 +18,7 @@ pub mod join;
 pub mod parse;
 mod privacy;
 mod scan;
-mod sites;
+pub(crate) mod sites;
 
 /// When a line says it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,116 @@
+//! What discovery found, as JSON and as text for people. Pure.
+
+use serde_json::{Value, json};
+
+use crate::discover::{Discovery, Site};
+
+/// One object, as the contract has it.
+#[must_use]
+pub fn render_json(discovery: &Discovery) -> Value {
+    let sites = discovery.sites.iter().map(|site| {
+        let logs =
+            site.access_logs.iter().map(|log| json!({"path": log.path, "format": log.format}));
+        json!({
+            "site": site.name,
+            "aliases": site.aliases,
+            "access_logs": logs.collect::<Vec<_>>(),
+            "error_logs": site.error_logs,
+            "pool": site.pool,
+            "upstream": site.upstream,
+            "owner": site.owner,
+            "application": site.application,
+            "source": site.source,
+        })
+    });
+    let pools = discovery.pools.iter().map(|pool| {
+        json!({
+            "pool": pool.name,
+            "listen": pool.listen,
+            "unit": pool.unit,
+            "max_children": pool.max_children,
+            "backlog": pool.backlog,
+            "error_log": pool.error_log,
+            "slow_log": pool.slow_log,
+            "source": pool.source,
+        })
+    });
+    let unreadable = discovery
+        .unreadable
+        .iter()
+        .map(|entry| json!({"path": entry.path, "reason": entry.reason, "fix": entry.fix}));
+    json!({
+        "sites": sites.collect::<Vec<_>>(),
+        "pools": pools.collect::<Vec<_>>(),
+        "services": discovery.services,
+        "unreadable": unreadable.collect::<Vec<_>>(),
+    })
+}
+
+/// A page of text: sites, pools, services, and what needs a hand.
+#[must_use]
+pub fn render_text(discovery: &Discovery) -> String {
+    let mut out = String::new();
+    let mut line = |text: &str| {
+        out.push_str(text);
+        out.push('\n');
+    };
+    if discovery.sites.is_empty() {
+        line("no sites found: no configuration of nginx or Apache here");
+    } else {
+        line(&count(discovery.sites.len(), "site"));
+    }
+    for site in &discovery.sites {
+        line(&format!("  {}{}", site.name, describe(site)));
+        for log in &site.access_logs {
+            line(&format!("    access {}  {}", log.path.display(), short_format(&log.format)));
+        }
+        for log in &site.error_logs {
+            line(&format!("    error  {}", log.display()));
+        }
+        line(&format!("    from   {}", site.source));
+    }
+    if !discovery.pools.is_empty() {
+        line(&count(discovery.pools.len(), "pool"));
+    }
+    for pool in &discovery.pools {
+        let children =
+            pool.max_children.map_or_else(String::new, |n| format!(", at most {n} workers"));
+        line(&format!("  {} on {}{children}  from {}", pool.name, pool.listen, pool.source));
+    }
+    if !discovery.services.is_empty() {
+        line(&format!("services: {}", discovery.services.join(", ")));
+    }
+    if !discovery.unreadable.is_empty() {
+        line(&format!("{} to look at", count(discovery.unreadable.len(), "thing")));
+    }
+    for entry in &discovery.unreadable {
+        line(&format!("  {}: {}", entry.path.display(), entry.reason));
+        line(&format!("    fix: {}", entry.fix));
+    }
+    out
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+fn describe(site: &Site) -> String {
+    let mut parts = Vec::new();
+    if !site.aliases.is_empty() {
+        let shown = site.aliases.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = site.aliases.len().saturating_sub(5);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        parts.push(format!(" (also {shown}{more})"));
+    }
+    for (what, value) in [("pool ", &site.pool), ("upstream ", &site.upstream)] {
+        parts.extend(value.as_ref().map(|value| format!(", {what}{value}")));
+    }
+    parts.extend(site.application.as_ref().map(|name| format!(", {name}")));
+    parts.extend(site.owner.as_ref().map(|name| format!(", owner {name}")));
+    parts.concat()
+}
+
+/// A format by name, or that it is one of its own.
+fn short_format(format: &str) -> &str {
+    if format.contains(['$', '%']) { "own format" } else { format }
+}
