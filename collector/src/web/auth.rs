@@ -4,13 +4,11 @@
 use std::io;
 use std::path::Path;
 
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::IncomingStream;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 
 use super::AppState;
 use super::error::ApiError;
@@ -21,9 +19,10 @@ use crate::files;
 #[derive(Clone, Copy, Debug)]
 pub struct PeerUser(Option<u32>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for PeerUser {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+impl PeerUser {
+    /// Asks the kernel.
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        Self(stream.peer_cred().ok().map(|peer| peer.uid()))
     }
 }
 

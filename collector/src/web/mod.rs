@@ -11,10 +11,8 @@ pub mod error;
 mod events;
 mod metrics;
 mod openapi;
+mod serve;
 
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,7 +22,6 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +30,9 @@ use crate::config::Config;
 use crate::notify;
 use crate::selfstats::SelfStats;
 use crate::store::Store;
-use auth::{AdminToken, PeerUser};
+pub use auth::AdminToken;
 use error::ApiError;
+pub use serve::{bind_socket, serve_http, serve_socket};
 
 /// Largest request body: the longest one is a note.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -66,7 +64,7 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// State with counters of its own and not ready: the caller puts in those it shares.
+    /// State that is not ready yet; the caller puts in the notifier's counters.
     pub fn new(
         store: Store,
         ca: Arc<Ca>,
@@ -76,13 +74,13 @@ impl AppState {
         stop: CancellationToken,
     ) -> Self {
         Self {
+            selfstats: Arc::clone(store.stats()),
             store,
             ca,
             revocations,
             admin_token,
             agents_address,
             notify_stats: Arc::default(),
-            selfstats: Arc::default(),
             ready: Arc::default(),
             own_uid: rustix::process::geteuid().as_raw(),
             stop,
@@ -157,50 +155,6 @@ async fn ready(State(state): State<AppState>) -> Response {
         Ok(()) => "ready\n".into_response(),
         Err(_) => not_yet("the database does not answer"),
     }
-}
-
-/// Serves the router to people on this machine until `stop` fires. The socket is removed at the end.
-pub async fn serve_socket(
-    listener: UnixListener,
-    path: PathBuf,
-    router: Router,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    let service = router.into_make_service_with_connect_info::<PeerUser>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
-    std::fs::remove_file(path)
-}
-
-/// Serves the router over HTTP until `stop` fires.
-pub async fn serve_http(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
-}
-
-/// Binds the operators' socket, mode 0660. One left by a crash is replaced; a living one is not.
-///
-/// Inside the runtime: asks a socket that is there whether anybody answers.
-pub async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).await.is_ok() {
-        let error = "another collector answers on this socket: stop it, or set another `socket`";
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, error));
-    }
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir)?;
-    }
-    // Bound under another name and renamed, so that nobody meets it with open rights.
-    let temp = path.with_extension("new");
-    match std::fs::remove_file(&temp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&temp)?;
-    std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o660))?;
-    std::fs::rename(&temp, path)?;
-    Ok(listener)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The router as its callers meet it: shapes, rights, refusals, over memory, socket and TCP.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use wire::UnixMillis;
 
