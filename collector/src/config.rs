@@ -1,13 +1,23 @@
 //! `collector.toml`: every key with its default, and the check that reports every problem.
 
-use std::path::PathBuf;
+mod check;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use wire::units::{Bytes, Span};
 
+pub use check::Problem;
+use check::{KEYS, Source, value_of, variable};
+
+/// Where the config is when nothing says otherwise; it need not exist.
+pub const DEFAULT_FILE: &str = "/etc/gatewatch/collector.toml";
+
 /// The whole file. Precedence: flag > `GATEWATCH_*` environment > file > default.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Database, CA, admin token, address files.
@@ -29,7 +39,7 @@ pub struct Config {
 }
 
 /// `[grpc]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrpcConfig {
     /// Address and port; port 0 picks a free one.
@@ -39,7 +49,7 @@ pub struct GrpcConfig {
 }
 
 /// `[http]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Address and port; port 0 picks a free one.
@@ -47,7 +57,7 @@ pub struct HttpConfig {
 }
 
 /// `[retention]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionConfig {
     /// Samples and counts as they came.
@@ -59,7 +69,7 @@ pub struct RetentionConfig {
 }
 
 /// `[detect]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectConfig {
     /// Labels whose values make groups, the most physical first.
@@ -85,7 +95,7 @@ pub struct DetectConfig {
 }
 
 /// `[[notify]]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyConfig {
     /// `webhook`; others come with the notifications issue.
@@ -98,6 +108,123 @@ pub struct NotifyConfig {
     /// `info`, `warning` or `critical`.
     #[serde(default = "default_severity")]
     pub min_severity: String,
+}
+
+impl Config {
+    /// Reads the config; `GATEWATCH_*` environment > file > default. `file` is that of the flag.
+    ///
+    /// Only the default file, read when there is no flag, may be missing. `Err` holds every problem there is, in the order of
+    /// the file.
+    pub fn load(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let place = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {
+                String::new()
+            }
+            Err(error) => return Err(vec![unreadable(place, &error)]),
+        };
+        let source = Source::new(&place, &text);
+        let (root, mut problems) = match source.read() {
+            Ok(root) => (root, Vec::new()),
+            Err(problems) => (toml::Table::new(), problems),
+        };
+        let (root, set_by, wrong) = with_environment(root, variables);
+        problems.extend(wrong);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let config: Self = root.try_into().map_err(|error: toml::de::Error| {
+            let fix = "see deploy/config/collector.toml for every key".to_owned();
+            vec![Problem { place: place.clone(), what: error.message().to_owned(), fix }]
+        })?;
+        let problems = source.ranges(&config, &set_by);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+}
+
+impl Config {
+    /// Where the operator commands ask: only this key, also out of a file with faults, so that an
+    /// operator can still look while the next start would fail.
+    pub fn socket(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> PathBuf {
+        let file = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let mut variables = variables;
+        let set = variables.find(|(known, _)| *known == variable("", "socket"));
+        let from_file = || {
+            let text = std::fs::read_to_string(file).ok()?;
+            let (root, _) = toml::de::DeTable::parse_recoverable(&text);
+            root.get_ref().get("socket")?.get_ref().as_str().map(PathBuf::from)
+        };
+        let set = set.map(|(_, text)| PathBuf::from(text));
+        set.or_else(from_file).unwrap_or_else(|| Self::default().socket)
+    }
+}
+
+/// Puts the environment over the file; also which variable set which key, and what is wrong.
+fn with_environment(
+    mut root: toml::Table,
+    variables: impl Iterator<Item = (String, String)>,
+) -> (toml::Table, BTreeMap<(&'static str, &'static str), String>, Vec<Problem>) {
+    let variables: BTreeMap<String, String> = variables.collect();
+    let (mut set_by, mut problems) = (BTreeMap::new(), Vec::new());
+    for (table, name, kind) in KEYS {
+        let variable = variable(table, name);
+        let Some(text) = variables.get(&variable) else { continue };
+        let mut alone = toml::Table::new();
+        let value = value_of(*kind, text);
+        let checked = value.and_then(|value| {
+            put(&mut alone, table, name, value.clone());
+            let read = Config::deserialize(alone).map_err(|error| error.message().to_owned());
+            read.map(|_| value)
+        });
+        match checked {
+            Ok(value) => {
+                put(&mut root, table, name, value);
+                set_by.insert((*table, *name), variable);
+            }
+            Err(fix) => {
+                let what = format!("{text:?} is no good value");
+                problems.push(Problem { place: format!("environment {variable}"), what, fix });
+            }
+        }
+    }
+    (root, set_by, problems)
+}
+
+fn put(root: &mut toml::Table, table: &str, name: &str, value: toml::Value) {
+    let inside = match table {
+        "" => Some(root),
+        table => root
+            .entry(table)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut(),
+    };
+    inside.expect("the file was read, so it is a table").insert(name.to_owned(), value);
+}
+
+/// One line per problem.
+pub fn lines(problems: &[Problem]) -> String {
+    problems.iter().flat_map(|problem| [problem.to_string(), "\n".to_owned()]).collect()
+}
+
+fn unreadable(place: String, error: &io::Error) -> Problem {
+    let fix = match error.kind() {
+        io::ErrorKind::NotFound => "name a file that exists".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            format!("let this user read it: chgrp and chmod g+r {place}")
+        }
+        io::ErrorKind::IsADirectory => "name the file, not its directory".to_owned(),
+        io::ErrorKind::InvalidData => "save it as UTF-8".to_owned(),
+        _ => "mend the file system or name another file".to_owned(),
+    };
+    Problem { place, what: format!("cannot be read ({error})"), fix }
 }
 
 fn default_severity() -> String {
@@ -156,5 +283,148 @@ impl Default for DetectConfig {
             retroactive_after: Span(Duration::from_secs(120)),
             cooldown: Span(Duration::from_secs(600)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY_KEY: &str = include_str!("../../deploy/config/collector.toml");
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::load(Some(&file), variables).map_err(|problems| {
+            let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            shown.join("\n").replace(&format!("{}/", dir.path().display()), "")
+        })
+    }
+
+    #[test]
+    fn the_shipped_file_has_every_key_with_its_default() {
+        assert_eq!(load(EVERY_KEY, &[]).unwrap(), Config::default());
+        let key = dir_with_key();
+        let shown = EVERY_KEY.replace("#: ", "");
+        let shown = shown
+            .replace("/etc/gatewatch/webhook.key", &key.path().join("k").display().to_string());
+        let config = load(&shown, &[]).unwrap();
+        assert_eq!(config.grpc.advertise.as_deref(), Some("collector.example:8502"));
+        assert_eq!(config.notify.len(), 1);
+        let root: toml::Table = toml::from_str(&shown).unwrap();
+        for (table, name, _) in KEYS {
+            let inside = if table.is_empty() { Some(&root) } else { root[*table].as_table() };
+            assert!(inside.unwrap().contains_key(*name), "[{table}] {name} is not in the file");
+        }
+        let n_keys = root.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum::<usize>();
+        assert_eq!(n_keys - 1, KEYS.len(), "a key of the file cannot be set in the environment");
+    }
+
+    fn dir_with_key() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        crate::files::replace_private(&dir.path().join("k"), &[b'k'; 64]).unwrap();
+        dir
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_line_and_fix() {
+        let text = r#"data_dir = ""
+shutdown_grace = 10
+[grcp]
+listen = "x"
+[http]
+lisen = "127.0.0.1:1"
+listen = "127.0.0.1"
+[detect]
+group_labels = ["rack",
+  "rack"]
+open_nats = "high"
+p_bad_min = 1.5
+quiet = "20"
+retention = "x"
+[retention]
+raw = "1s"
+"#;
+        let told = load(text, &[]).unwrap_err();
+        let told: Vec<&str> = told.lines().collect();
+        for (line, word, fix) in [
+            (1, "data_dir is empty", "leave the line out"),
+            (2, "shutdown_grace", "quotes"),
+            (3, "grcp is not known", "did you mean grpc?"),
+            (6, "lisen is not known", "did you mean listen?"),
+            (7, "[http] listen", "HOST:PORT"),
+            (9, "twice", "remove one"),
+            (11, "open_nats", "plain number"),
+            (12, "p_bad_min = 1.5", "0.01 to 0.95"),
+            (13, "quiet", "10s"),
+            (14, "retention is not known", "remove it"),
+            (16, "[retention] raw = 1s", "1h"),
+        ] {
+            let place = format!("c.toml:{line}: ");
+            let hit = told.iter().find(|told| told.starts_with(&place) && told.contains(word));
+            assert!(hit.is_some_and(|hit| hit.contains(fix)), "{place}{word} {fix} in {told:#?}");
+        }
+        assert_eq!(told.len(), 11, "{told:#?}");
+        assert!(told[0].starts_with("c.toml:1:"), "in the order of the file: {told:#?}");
+    }
+
+    #[test]
+    fn what_is_no_toml_is_told_with_its_line() {
+        let told = load("data_dir = \"/x\"\n[grpc\nlisten = 1\n", &[]).unwrap_err();
+        assert!(told.starts_with("c.toml:2: "), "{told}");
+        let error = Config::load(Some(Path::new("/no/such.toml")), std::iter::empty()).unwrap_err();
+        assert!(error[0].to_string().starts_with("/no/such.toml: cannot be read"), "{error:?}");
+        let error = Config::load(Some(Path::new("/")), std::iter::empty()).unwrap_err();
+        assert!(error[0].fix.contains("directory"), "{error:?}");
+    }
+
+    #[test]
+    fn the_environment_beats_the_file() {
+        let text = "[grpc]\nlisten = \"127.0.0.1:1\"\n";
+        let set = [
+            ("GATEWATCH_GRPC_LISTEN", "127.0.0.1:0"),
+            ("GATEWATCH_DETECT_OPEN_NATS", "25"),
+            ("GATEWATCH_DETECT_WITNESSES", "a:1, b:2"),
+            ("GATEWATCH_URL", "http://x"),
+        ];
+        let config = load(text, &set).unwrap();
+        assert_eq!(config.grpc.listen, "127.0.0.1:0");
+        assert_eq!(config.detect.open_nats, 25.0);
+        assert_eq!(config.detect.witnesses, ["a:1", "b:2"]);
+        for (variable, value, fix) in [
+            ("GATEWATCH_DETECT_OPEN_NATS", "high", "plain number"),
+            ("GATEWATCH_RETENTION_RAW", "14", "unit"),
+            ("GATEWATCH_GRPC_LISTEN", "nowhere", "HOST:PORT"),
+        ] {
+            let told = load(text, &[(variable, value)]).unwrap_err();
+            assert!(told.starts_with(&format!("environment {variable}: ")), "{told}");
+            assert!(told.contains(fix), "{told}");
+        }
+    }
+
+    #[test]
+    fn operators_find_the_socket_although_the_config_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let none = || std::iter::empty();
+        assert_eq!(Config::socket(Some(&file), none()), Config::default().socket);
+        std::fs::write(&file, "socket = \"/x/y\"\nnonsense = 1\n[grpc\n").unwrap();
+        assert_eq!(Config::socket(Some(&file), none()), Path::new("/x/y"));
+        let set = [("GATEWATCH_SOCKET".to_owned(), "/z".to_owned())];
+        assert_eq!(Config::socket(Some(&file), set.into_iter()), Path::new("/z"));
+    }
+
+    #[test]
+    fn receivers_are_checked_at_their_table() {
+        let key = dir_with_key();
+        let key = key.path().join("k").display().to_string();
+        let good = format!(
+            "[[notify]]\nkind = \"webhook\"\nurl = \"http://x\"\nsecret_file = \"{key}\"\n"
+        );
+        load(&good, &[]).unwrap();
+        let told = load(&format!("{good}{}", good.replace("webhook", "fax")), &[]).unwrap_err();
+        assert!(told.starts_with("c.toml:5: [[notify]] kind"), "{told}");
     }
 }

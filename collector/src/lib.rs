@@ -9,6 +9,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod errors;
 pub mod files;
 mod listen;
@@ -27,16 +28,23 @@ pub mod operator;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use ca::{Ca, CaError, Revocations};
 use config::Config;
 use ingest::{Heard, Ingest, Live};
+use listen::ListenError;
 use store::{Store, StoreError};
+use web::AppState;
+use web::auth::AdminToken;
 
 /// Words of agents that wait for the detective. When full, heartbeats are dropped and counted (the
 /// next one says more), hellos and goodbyes wait.
@@ -44,6 +52,9 @@ const HEARD_MAX: usize = 16_384;
 
 /// Disk space kept back for the moment when there is none.
 const BALLAST_BYTES: u64 = 64 << 20;
+
+/// Longest wait for the last commit, beyond the grace.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 /// Why the collector does not run.
 #[derive(Debug, thiserror::Error)]
@@ -56,20 +67,40 @@ pub enum RunError {
     Ca(#[from] CaError),
     /// A port cannot be opened.
     #[error(transparent)]
-    Listen(#[from] listen::ListenError),
+    Listen(#[from] ListenError),
     /// The agents' port broke.
     #[error(transparent)]
     Ingest(#[from] ingest::ServeError),
-    /// A file of the data directory cannot be used.
-    #[error(
-        "{path}: cannot be used; check that this user may write there, or set another `data_dir`"
-    )]
+    /// The HTTP port or the socket broke.
+    #[error("a port for people broke")]
+    Web(#[source] std::io::Error),
+    /// A stage ended by itself, which is a bug.
+    #[error("{0} ended by itself")]
+    Ended(&'static str),
+    /// A receiver of notifications cannot be used.
+    #[error("notifications cannot be sent: {0}")]
+    Notify(String),
+    /// A file cannot be used.
+    #[error("{path}: cannot be used; check that this user may write there, or set another `{key}`")]
     File {
         /// Which.
         path: PathBuf,
+        /// Key of the config that names it.
+        key: &'static str,
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// What is open before anything runs.
+struct Opened {
+    store: Store,
+    ca: Arc<Ca>,
+    admin_token: AdminToken,
+    targets: Vec<notify::Target>,
+    grpc: listen::Listening,
+    http: listen::Listening,
+    socket: UnixListener,
 }
 
 /// Runs the collector until `stop` fires, then drains within `shutdown_grace`.
@@ -77,54 +108,132 @@ pub enum RunError {
 /// The order of the start: data directory, database, authority, ports; only then `listening`. The
 /// order of the stop is that of the pipeline: streams, detective, notifications, database.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
-    let dir = config.data_dir.clone();
-    let file = |source| RunError::File { path: dir.clone(), source };
-    files::create_private_dir(&dir).map_err(file)?;
-    let store = Store::open_with(&dir, BALLAST_BYTES)?;
-    let ca = Arc::new(Ca::load_or_create(&dir.join("ca"), clock::now())?);
-    let grpc = listen::open("grpc", &config.grpc.listen, &dir).await?;
-    let revocations = Revocations::default();
-    let live = Live::default();
-    let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
-    let ingest = Ingest {
-        ca: Arc::clone(&ca),
-        store: store.clone(),
-        revocations: revocations.clone(),
-        live: live.clone(),
-        heard,
-        downloads: axum::Router::new(),
-    };
-    tracing::info!(grpc = %grpc.address, data_dir = %dir.display(), ca_hash = ca.hash(), "listening");
-    tell_systemd(&[NotifyState::Ready]);
-    let ingest = tokio::spawn(ingest::serve(ingest, grpc.listener, stop.clone()));
+    let opened = open(&config).await?;
+    let store = opened.store.clone();
+    // Ends what comes after the streams, once they are drained.
     let drained = CancellationToken::new();
-    let detective = detective::spawn(store.clone(), &config, words, drained.clone());
+    let mut doors = JoinSet::new();
+    let mut rest = JoinSet::new();
+    start(opened, &config, &stop, &drained, &mut doors, &mut rest);
+    tell_systemd(&[NotifyState::Ready]);
 
-    stop.cancelled().await;
-    tracing::info!("stopping");
+    let ended = tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        // Cancel-safe: what has ended stays in its set.
+        Some(ended) = doors.join_next() => {
+            ended.unwrap_or(Err(RunError::Ended("a port"))).and(Err(RunError::Ended("a port")))
+        }
+        Some(ended) = rest.join_next() => Err(RunError::Ended(ended.unwrap_or("a stage"))),
+    };
+    if ended.is_ok() {
+        tracing::info!("stopping");
+    }
     tell_systemd(&[NotifyState::Stopping]);
-    let deadline = tokio::time::Instant::now() + config.shutdown_grace.0;
-    match tokio::time::timeout_at(deadline, ingest).await {
-        Ok(Ok(ended)) => ended?,
-        Ok(Err(panic)) => tracing::error!(%panic, "the agents' port ended by a panic"),
-        // A connection that never spoke can hold it up; nothing of it is stored.
-        Err(_) => tracing::warn!("connections are cut off: the grace is over"),
+    stop.cancel();
+    let deadline = Instant::now() + config.shutdown_grace.0;
+    let doors_closed = async { while doors.join_next().await.is_some() {} };
+    // Connections that never spoke can hold it up; nothing of them is stored.
+    if timeout_at(deadline, doors_closed).await.is_err() {
+        tracing::warn!("connections are cut off: the grace is over");
     }
     drained.cancel();
-    match tokio::time::timeout(LAST_COMMIT, detective).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => tracing::error!("the detective ended by a panic"),
-        Err(_) => tracing::warn!("the detector's state is not saved: it is brought forward again"),
+    let rest_ended = async { while rest.join_next().await.is_some() {} };
+    if timeout_at(deadline + LAST_COMMIT, rest_ended).await.is_err() {
+        tracing::warn!("a stage does not stop; what it had not stored is done again");
     }
-    if tokio::time::timeout(LAST_COMMIT, store.close()).await.is_err() {
-        tracing::warn!("the database is closed without its last notes: they are replayed");
+    if timeout(LAST_COMMIT, store.close()).await.is_err() {
+        tracing::warn!("the database is closed without its last notes; they are replayed");
     }
     tracing::info!("stopped");
-    Ok(())
+    ended
 }
 
-/// Longest wait for the last commit, beyond the grace.
-const LAST_COMMIT: Duration = Duration::from_secs(5);
+/// Opens files and ports; nothing of it runs yet.
+async fn open(config: &Config) -> Result<Opened, RunError> {
+    let dir = &config.data_dir;
+    let file = |path: PathBuf, key| move |source| RunError::File { path, key, source };
+    files::create_private_dir(dir).map_err(file(dir.clone(), "data_dir"))?;
+    let store = Store::open_with(dir, BALLAST_BYTES)?;
+    let ca = Arc::new(Ca::load_or_create(&dir.join("ca"), clock::now())?);
+    let token = dir.join("admin.token");
+    let admin_token =
+        AdminToken::load_or_create(&token).map_err(file(token.clone(), "data_dir"))?;
+    let targets = notify::targets(&config.notify);
+    let targets = targets.map_err(|problems| RunError::Notify(problems.join("; ")))?;
+    let grpc = listen::open("grpc", &config.grpc.listen, dir).await?;
+    let http = listen::open("http", &config.http.listen, dir).await?;
+    let socket = web::bind_socket(&config.socket).await;
+    let socket = socket.map_err(file(config.socket.clone(), "socket"))?;
+    Ok(Opened { store, ca, admin_token, targets, grpc, http, socket })
+}
+
+/// Starts every stage: the ports into `doors`, what outlives them into `rest`.
+fn start(
+    opened: Opened,
+    config: &Config,
+    stop: &CancellationToken,
+    drained: &CancellationToken,
+    doors: &mut JoinSet<Result<(), RunError>>,
+    rest: &mut JoinSet<&'static str>,
+) {
+    let Opened { store, ca, admin_token, targets, grpc, http, socket } = opened;
+    let revocations = Revocations::default();
+    let address = web::agents_address(config, grpc.address);
+    let mut state = AppState::new(
+        store.clone(),
+        Arc::clone(&ca),
+        revocations.clone(),
+        admin_token,
+        address,
+        stop.clone(),
+    );
+    state.selfstats = Arc::clone(store.stats());
+    let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
+    let ended = detective::spawn(store.clone(), config, words, drained.clone());
+    rest.spawn(async move {
+        if ended.await.is_err() {
+            tracing::error!("the detective ended by a panic");
+        }
+        "the detective"
+    });
+    let notified = Arc::clone(&state.notify_stats);
+    let (outbox, pace, until) = (store.clone(), notify::Pace::default(), drained.clone());
+    let bell = notify::Bell::default();
+    rest.spawn(async move {
+        notify::run(outbox, targets, bell, pace, notified, until.clone()).await;
+        until.cancelled().await; // without receivers it has nothing to do
+        "the notifier"
+    });
+    let downloads = web::downloads::router(config.data_dir.join("dl"));
+    let live = Live::default();
+    let ingest = Ingest { ca: Arc::clone(&ca), store, revocations, live, heard, downloads };
+    let until = stop.clone();
+    doors.spawn(async move { Ok(ingest::serve(ingest, grpc.listener, until).await?) });
+    state.ready.store(true, Ordering::Release);
+    serve_web(state, http.listener, socket, config, stop, doors);
+    tracing::info!(
+        grpc = %grpc.address, http = %http.address, socket = %config.socket.display(),
+        data_dir = %config.data_dir.display(), ca_hash = ca.hash(), "listening"
+    );
+}
+
+fn serve_web(
+    state: AppState,
+    http: TcpListener,
+    socket: UnixListener,
+    config: &Config,
+    stop: &CancellationToken,
+    doors: &mut JoinSet<Result<(), RunError>>,
+) {
+    let router = web::router(state);
+    let (over_socket, path, until) = (router.clone(), config.socket.clone(), stop.clone());
+    doors.spawn(async move {
+        web::serve_socket(socket, path, over_socket, until).await.map_err(RunError::Web)
+    });
+    let until = stop.clone();
+    doors.spawn(async move { web::serve_http(http, router, until).await.map_err(RunError::Web) });
+}
 
 /// Outside systemd this does nothing.
 fn tell_systemd(states: &[NotifyState<'_>]) {

@@ -1,0 +1,93 @@
+//! The process around the collector: log, threads, signals, limits.
+
+use std::io::{self, IsTerminal as _};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::exit;
+use crate::config::Config;
+use crate::errors;
+
+/// What is logged when nothing says otherwise.
+const LOG_LEVEL: &str = "info";
+
+/// File descriptors below which the collector of a small fleet may run out of them.
+const FILES_MIN: u64 = 4096;
+
+/// Runs the collector until SIGTERM or SIGINT; the exit code.
+pub fn run(config: Config, log_level: Option<&str>) -> Result<u8> {
+    let level = log_level.unwrap_or(LOG_LEVEL);
+    let filter = EnvFilter::try_new(level).with_context(|| {
+        format!(
+            "the log level {level:?} is not understood: write error, warn, info, debug or trace"
+        )
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    // What is not meant for others is readable to nobody else: database, log of writes, keys.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let files_max = getrlimit(Resource::Nofile).current;
+    if files_max.is_some_and(|n| n < FILES_MIN) {
+        tracing::warn!(
+            files_max,
+            "few file descriptors: at most half as many agents; raise LimitNOFILE"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("no threads can be started")?;
+    let ended = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::spawn(watch_signals(Signals::new()?, stop.clone()));
+        crate::run(config, stop).await.map_err(anyhow::Error::from)
+    });
+    // Blocking work that does not end, such as a read of a dying disk, is left behind.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => Ok(exit::GOOD),
+        Err(error) => {
+            tracing::error!(error = %errors::chain(error.as_ref()), "the collector cannot run");
+            Ok(exit::INTERNAL)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let watch = |kind| signal(kind).context("signals cannot be watched");
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// The first SIGTERM or SIGINT drains; settings are read at the start only, and SIGHUP says so.
+async fn watch_signals(mut signals: Signals, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel-safe, as the others: a signal that was not taken is still there.
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                tracing::warn!("SIGHUP changes nothing: restart to take over the config; agents keep their batches meanwhile");
+            }
+        }
+    }
+    stop.cancel();
+}
