@@ -232,7 +232,10 @@ fn serve_web(
         web::serve_socket(socket, path, over_socket, until).await.map_err(RunError::Web)
     });
     let until = stop.clone();
-    doors.spawn(async move { web::serve_http(http, router, until).await.map_err(RunError::Web) });
+    doors.spawn(async move {
+        web::serve_http(http, router, until).await;
+        Ok(())
+    });
 }
 
 /// Outside systemd this does nothing.
