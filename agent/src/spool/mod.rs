@@ -468,8 +468,7 @@ impl Spool {
 
     fn save_state(&self) -> Result<(), SpoolError> {
         let path = self.dir.join("state");
-        crate::files::replace(&path, &self.state.encode(), 0o600)
-            .map_err(|e| io_error("write", &path, e))
+        self.disk.replace(&path, &self.state.encode()).map_err(|e| io_error("write", &path, e))
     }
 }
 

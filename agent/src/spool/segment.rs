@@ -1,7 +1,8 @@
 //! One file of the spool: a header, then records, each with its own checksums.
 //!
 //! ```text
-//! header   "GWSPOOL\n" | version u32 | epoch u64 | pos_first u64 | crc32c u32          (32 bytes)
+//! header   "GWSPOOL\n" | version u32 | epoch u64 | pos_first u64 | lines_before u64
+//!          | crc32c u32                                                               (40 bytes)
 //! record   "GWr1" | len u32 | pos u64 | lines_before u64 | acked u64 | at_ms i64
 //!          | n_lines u32 | payload crc32c u32 | crc32c of these 48 bytes u32           (52 bytes)
 //!          payload, len bytes
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// Format of the files written; older ones are still read.
 pub(super) const VERSION: u32 = 1;
-pub(super) const HEADER_BYTES: usize = 32;
+pub(super) const HEADER_BYTES: usize = 40;
 pub(super) const RECORD_BYTES: usize = 52;
 /// Largest payload: a full batch body and its few fields beside.
 pub const PAYLOAD_BYTES_MAX: usize = wire::BODY_BYTES_MAX + (64 << 10);
@@ -36,6 +37,10 @@ pub(super) trait Disk: Send {
     fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Returns once everything written is on the disk.
     fn sync(&self, file: &File) -> io::Result<()>;
+    /// Replaces a small file as a whole.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        crate::files::replace(path, bytes, 0o600)
+    }
 }
 
 /// The real disk.
@@ -183,7 +188,7 @@ impl Segment {
             .truncate(true)
             .mode(0o600)
             .open(&path)?;
-        let header = encode_header(epoch, pos_first);
+        let header = encode_header(epoch, pos_first, lines_before);
         let written = disk
             .write_all_at(&file, &header, 0)
             .and_then(|()| disk.sync(&file))
@@ -249,12 +254,12 @@ impl Segment {
     /// that was cut short, or destroyed records.
     pub(super) fn scan(path: &Path, is_last: bool) -> Result<Option<(Self, Findings)>, ScanError> {
         let bytes = std::fs::read(path).map_err(ScanError::Io)?;
-        let (epoch, pos_first) = match decode_header(&bytes) {
+        let (epoch, pos_first, lines_before) = match decode_header(&bytes) {
             Ok(header) => header,
             Err(Some(version)) => return Err(ScanError::Version(version)),
             // The name says it too, and the records know their own position.
             Err(None) => match pos_of(path) {
-                Some(pos) if find_head(&bytes, 0, pos).is_some() => (0, pos),
+                Some(pos) if find_head(&bytes, 0, pos).is_some() => (0, pos, None),
                 _ => return Ok(None),
             },
         };
@@ -262,19 +267,18 @@ impl Segment {
             path: path.to_owned(),
             epoch,
             pos_first,
-            lines_before: 0,
+            lines_before: lines_before.unwrap_or(0),
             entries: Vec::new(),
             len: HEADER_BYTES as u64,
             at_first_ms: i64::MAX,
             at_last_ms: i64::MIN,
         };
-        let findings = segment.scan_records(&bytes, is_last);
+        let findings = segment.scan_records(&bytes, is_last, lines_before);
         Ok(Some((segment, findings)))
     }
 
-    fn scan_records(&mut self, bytes: &[u8], is_last: bool) -> Findings {
+    fn scan_records(&mut self, bytes: &[u8], is_last: bool, mut lines: Option<u64>) -> Findings {
         let mut found = Findings::default();
-        let mut lines = None; // unknown before the first sound head
         let mut at = HEADER_BYTES.min(bytes.len());
         while let Some((start, head)) = find_head(bytes, at, self.pos_end()) {
             let end = start + RECORD_BYTES + head.len as usize;
@@ -284,10 +288,11 @@ impl Segment {
             if !sound && is_last && find_head(bytes, start + 1, head.pos + 1).is_none() {
                 break; // the last write never finished
             }
-            if self.entries.is_empty() {
-                self.lines_before = head.lines_before;
-            }
+            // Without a header the lines of what is missing before the first sound head are unknown.
             let lines_before = lines.unwrap_or(head.lines_before);
+            if self.entries.is_empty() {
+                self.lines_before = lines_before;
+            }
             let missing = Head {
                 is_hole: true,
                 len: (start - at).saturating_sub(RECORD_BYTES) as u32,
@@ -355,25 +360,26 @@ pub(super) enum ScanError {
     Version(u32),
 }
 
-fn encode_header(epoch: u64, pos_first: u64) -> [u8; HEADER_BYTES] {
+fn encode_header(epoch: u64, pos_first: u64, lines_before: u64) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
     out[12..20].copy_from_slice(&epoch.to_le_bytes());
     out[20..28].copy_from_slice(&pos_first.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..28]);
-    out[28..].copy_from_slice(&crc.to_le_bytes());
+    out[28..36].copy_from_slice(&lines_before.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..36]);
+    out[36..].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// Epoch and first position; `Err(Some(version))` when a newer program wrote a sound header.
-fn decode_header(bytes: &[u8]) -> Result<(u64, u64), Option<u32>> {
+/// Epoch, first position and lines before it; `Err(Some(version))` when a newer program wrote a sound header.
+fn decode_header(bytes: &[u8]) -> Result<(u64, u64, Option<u64>), Option<u32>> {
     let bytes = bytes.get(..HEADER_BYTES).ok_or(None)?;
-    if &bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..28]) != u32_at(bytes, 28) {
+    if &bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..36]) != u32_at(bytes, 36) {
         return Err(None);
     }
     match u32_at(bytes, 8) {
-        VERSION => Ok((u64_at(bytes, 12), u64_at(bytes, 20))),
+        VERSION => Ok((u64_at(bytes, 12), u64_at(bytes, 20), Some(u64_at(bytes, 28)))),
         other => Err(Some(other)),
     }
 }
