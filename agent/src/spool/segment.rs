@@ -37,6 +37,10 @@ pub(super) trait Disk: Send {
     fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Returns once everything written is on the disk.
     fn sync(&self, file: &File) -> io::Result<()>;
+    /// Returns once the directory of `path` names it on the disk.
+    fn sync_directory_of(&self, path: &Path) -> io::Result<()> {
+        crate::files::sync_directory_of(path)
+    }
     /// Replaces a small file as a whole.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         crate::files::replace(path, bytes, 0o600)
@@ -192,7 +196,7 @@ impl Segment {
         let written = disk
             .write_all_at(&file, &header, 0)
             .and_then(|()| disk.sync(&file))
-            .and_then(|()| crate::files::sync_directory_of(&path));
+            .and_then(|()| disk.sync_directory_of(&path));
         if let Err(error) = written {
             drop(std::fs::remove_file(&path)); // no header, no records: nothing is lost with it
             return Err(error);

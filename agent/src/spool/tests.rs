@@ -76,6 +76,9 @@ impl Disk for FastDisk {
     fn sync(&self, _: &File) -> io::Result<()> {
         Ok(())
     }
+    fn sync_directory_of(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::write(path, bytes)
     }
