@@ -80,6 +80,8 @@ struct Step {
     quoted: bool,
     /// Unquoted text of the client's choice: ends at the last place that lets the rest match.
     free: bool,
+    /// Words the value has.
+    words: usize,
 }
 
 /// A format, compiled.
@@ -97,6 +99,8 @@ pub(crate) enum Part {
         slot: Slot,
         /// The client chooses the value, and it may hold spaces.
         free: bool,
+        /// Words the value always has: a time may be written in several.
+        words: usize,
     },
 }
 
@@ -118,7 +122,7 @@ impl Program {
                         step.until = until.into();
                     }
                 },
-                Part::Field { slot, free } => {
+                Part::Field { slot, free, words } => {
                     let before = steps.last().map_or(&prefix[..], |step| &step.until);
                     if before.is_empty() && !steps.is_empty() {
                         // Two fields without a sign between them cannot be told apart.
@@ -128,7 +132,13 @@ impl Program {
                         continue;
                     }
                     let quoted = before.last() == Some(&b'"');
-                    steps.push(Step { slot: *slot, until: Box::default(), quoted, free: *free });
+                    steps.push(Step {
+                        slot: *slot,
+                        until: Box::default(),
+                        quoted,
+                        free: *free,
+                        words: *words,
+                    });
                 }
             }
         }
@@ -162,17 +172,20 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
             spans.set(step.slot, rest);
             return last;
         }
-        if step.free {
+        let time_follows = steps.get(at + 1).is_some_and(|next| next.slot == Slot::Time);
+        if step.free && !time_follows {
             return run_free(&steps[at..], rest, spans, tries);
         }
         let end = if step.quoted {
             quote_end(rest)
+        } else if step.words > 1 && step.until.first() == Some(&b' ') {
+            memchr::memchr_iter(b' ', rest).nth(step.words - 1)
         } else if step.slot.is_list() && step.until.first() == Some(&b' ') {
             list_end(rest)
+        } else if time_follows {
+            before_time(rest, &step.until)
         } else if step.until.len() == 1 {
             memchr::memchr(step.until[0], rest)
-        } else if steps.get(at + 1).is_some_and(|next| next.slot == Slot::Time) {
-            before_time(rest, &step.until)
         } else {
             memmem::find(rest, &step.until)
         };
@@ -259,7 +272,7 @@ mod tests {
     }
 
     fn field(slot: Slot) -> Part {
-        Part::Field { slot, free: slot == Slot::UserAgent }
+        Part::Field { slot, free: slot == Slot::UserAgent, words: 1 }
     }
 
     fn check(parts: &[Part], line: &str, want: Option<(&str, &str)>) {

@@ -83,7 +83,7 @@ fn nginx(format: &str) -> Option<LogFormat> {
             }
         }
         let free = nginx_is_free(name);
-        parts.push(Part::Field { slot, free });
+        parts.push(Part::Field { slot, free, words: 1 });
     }
     let program = Program::compile(&parts)?;
     Some(LogFormat { program, time, time_is_start: false, request_time_per_s: 1.0 })
@@ -129,7 +129,7 @@ fn nginx_is_free(name: &str) -> bool {
 
 fn apache(format: &str) -> Option<LogFormat> {
     let mut parts = Vec::new();
-    let mut time = TimeStyle::Clf;
+    let mut time = None;
     let mut per_s = 1.0;
     let mut rest = format;
     while let Some(at) = rest.find('%') {
@@ -152,7 +152,7 @@ fn apache(format: &str) -> Option<LogFormat> {
                 }
                 let free =
                     matches!(letter, 'i' | 'o' | 'C' | 'r' | 'u' | 'U' | 'q' | 'f' | 'e' | 'n');
-                parts.push(Part::Field { slot, free });
+                parts.push(Part::Field { slot, free, words: 1 });
             }
         }
     }
@@ -160,7 +160,12 @@ fn apache(format: &str) -> Option<LogFormat> {
         parts.push(Part::Text(unescape(rest)));
     }
     let program = Program::compile(&parts)?;
-    Some(LogFormat { program, time, time_is_start: true, request_time_per_s: per_s })
+    Some(LogFormat {
+        program,
+        time: time.unwrap_or(TimeStyle::Clf),
+        time_is_start: true,
+        request_time_per_s: per_s,
+    })
 }
 
 struct Directive<'a> {
@@ -187,25 +192,29 @@ fn apache_directive(text: &str) -> Option<(Directive<'_>, &str)> {
     Some((Directive { letter, argument }, &after[letter.len_utf8()..]))
 }
 
-fn apache_time(argument: Option<&str>, parts: &mut Vec<Part>, time: &mut TimeStyle) {
-    let field = Part::Field { slot: Slot::Time, free: false };
+/// Adds a time; only the first one of a format is read.
+fn apache_time(argument: Option<&str>, parts: &mut Vec<Part>, time: &mut Option<TimeStyle>) {
+    let first = time.is_none();
+    let slot = if first { Slot::Time } else { Slot::Skip };
+    let field = |words| Part::Field { slot, free: false, words };
     let Some(argument) = argument else {
-        parts.extend([Part::Text(b"[".to_vec()), field, Part::Text(b"]".to_vec())]);
-        *time = TimeStyle::Clf;
+        parts.extend([Part::Text(b"[".to_vec()), field(1), Part::Text(b"]".to_vec())]);
+        time.get_or_insert(TimeStyle::Clf);
         return;
     };
     let format = argument.trim_start_matches("begin:").trim_start_matches("end:");
-    *time = match format {
+    let style = match format {
         "sec" | "%s" => TimeStyle::EpochSeconds,
         "msec" => TimeStyle::EpochUnits(1_000),
         "usec" => TimeStyle::EpochUnits(1_000_000),
         "msec_frac" | "usec_frac" => {
-            parts.push(Part::Field { slot: Slot::Skip, free: false });
+            parts.push(Part::Field { slot: Slot::Skip, free: false, words: 1 });
             return;
         }
         format => TimeStyle::Custom(format.to_owned()),
     };
-    parts.push(field);
+    parts.push(field(format.split(' ').count()));
+    time.get_or_insert(style);
 }
 
 fn apache_slot(letter: char, argument: Option<&str>) -> Slot {

@@ -259,3 +259,6 @@ impl Parser {
         self.name
     }
 }
+
+#[cfg(test)]
+mod tests;
