@@ -22,7 +22,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
-use tokio::sync::watch;
 use ulid::Ulid;
 use wire::UnixMillis;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -104,25 +103,6 @@ pub struct SignedCert {
     pub not_after: UnixMillis,
     /// When the agent should renew it: two thirds of the life from now.
     pub renew_after: UnixMillis,
-}
-
-/// Tells open streams that certificates were revoked; each then asks the store about its own.
-///
-/// Cheap to clone. A number that rises, so that a slow listener misses nothing.
-#[derive(Clone, Debug, Default)]
-pub struct Revocations(watch::Sender<u64>);
-
-impl Revocations {
-    /// Says that some certificate was revoked; after the commit that revoked it.
-    pub fn announce(&self) {
-        self.0.send_modify(|n| *n += 1);
-    }
-
-    /// Changes after each revocation.
-    #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
-    }
 }
 
 /// The certificate authority with its keys in memory.

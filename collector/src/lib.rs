@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use ca::{Ca, CaError, Revocations};
+use ca::{Ca, CaError};
 use config::Config;
 use ingest::{Heard, Ingest, Live};
 use listen::ListenError;
@@ -178,17 +178,8 @@ fn start(
     rest: &mut JoinSet<&'static str>,
 ) {
     let Opened { store, ca, admin_token, targets, grpc, http, socket } = opened;
-    let revocations = Revocations::default();
     let address = web::agents_address(config, grpc.address);
-    let mut state = AppState::new(
-        store.clone(),
-        Arc::clone(&ca),
-        revocations.clone(),
-        admin_token,
-        address,
-        stop.clone(),
-    );
-    state.selfstats = Arc::clone(store.stats());
+    let state = AppState::new(store.clone(), Arc::clone(&ca), admin_token, address, stop.clone());
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
     let ended = detective::spawn(store.clone(), config, words, drained.clone());
     rest.spawn(async move {
@@ -199,15 +190,14 @@ fn start(
     });
     let notified = Arc::clone(&state.notify_stats);
     let (outbox, pace, until) = (store.clone(), notify::Pace::default(), drained.clone());
-    let bell = notify::Bell::default();
     rest.spawn(async move {
-        notify::run(outbox, targets, bell, pace, notified, until.clone()).await;
+        notify::run(outbox, targets, pace, notified, until.clone()).await;
         until.cancelled().await; // without receivers it has nothing to do
         "the notifier"
     });
     let downloads = web::downloads::router(config.data_dir.join("dl"));
     let live = Live::default();
-    let ingest = Ingest { ca: Arc::clone(&ca), store, revocations, live, heard, downloads };
+    let ingest = Ingest { ca: Arc::clone(&ca), store, live, heard, downloads };
     let until = stop.clone();
     doors.spawn(async move { Ok(ingest::serve(ingest, grpc.listener, until).await?) });
     state.ready.store(true, Ordering::Release);

@@ -16,7 +16,7 @@ use wire::UnixMillis;
 use wire::v1::enrollment_server::Enrollment;
 use wire::v1::{EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
 
-use crate::ca::{self, Ca, CaError, Revocations, ServerIdentity, SignedCert};
+use crate::ca::{self, Ca, CaError, ServerIdentity, SignedCert};
 use crate::store::fleet::{self, Admission};
 use crate::store::join::{self, JoinRefusal, JoinWish, Joined};
 use crate::store::{Store, StoreError};
@@ -37,15 +37,14 @@ const NAME_BYTES_MAX: usize = 64;
 pub struct EnrollService {
     ca: Arc<Ca>,
     store: Store,
-    revocations: Revocations,
     patience: Arc<Mutex<Patience>>,
 }
 
 impl EnrollService {
-    /// `revocations` hears of the certificates that a `--replace` token ends.
+    /// A service of this authority and this store.
     #[must_use]
-    pub fn new(ca: Arc<Ca>, store: Store, revocations: Revocations) -> Self {
-        Self { ca, store, revocations, patience: Arc::default() }
+    pub fn new(ca: Arc<Ca>, store: Store) -> Self {
+        Self { ca, store, patience: Arc::default() }
     }
 
     async fn admit(&self, request: EnrollRequest, now: UnixMillis) -> Result<Joined, Refusal> {
@@ -67,11 +66,7 @@ impl EnrollService {
         let joined = self.store.write(move |tx| {
             join::join(tx, &wish, now, |uuid, name| ca.sign(&request.csr_der, uuid, name, now))
         });
-        let joined = joined.await.map_err(Refusal::Store)??;
-        if joined.replaced {
-            self.revocations.announce();
-        }
-        Ok(joined)
+        Ok(joined.await.map_err(Refusal::Store)??)
     }
 
     async fn renew(
@@ -362,7 +357,7 @@ mod tests {
             let now = clock::now();
             let ca = Arc::new(Ca::load_or_create(&dir.path().join("ca"), now).unwrap());
             let store = Store::open(Path::new(dir.path())).unwrap();
-            let service = EnrollService::new(ca, store, Revocations::default());
+            let service = EnrollService::new(ca, store);
             Self { service, now, _dir: dir }
         }
 
@@ -477,7 +472,7 @@ mod tests {
         let old = door.enroll(wish(&first, "web-1")).await.unwrap();
         let again = TokenTerms { replace: Some("web-1".into()), ..terms(door.now, 1) };
         let again = door.token("again", again).await;
-        let mut revoked = door.service.revocations.subscribe();
+        let mut revoked = door.service.store.revoked();
         let new = door.enroll(wish(&again, "fresh-hostname")).await.unwrap();
         assert_eq!(new.server, "web-1");
         assert!(revoked.has_changed().unwrap(), "open streams are told");

@@ -25,7 +25,7 @@ use tonic::{Request, Status};
 use wire::v1::enrollment_server::EnrollmentServer;
 use wire::v1::uplink_server::UplinkServer;
 
-use crate::ca::{Ca, Revocations};
+use crate::ca::Ca;
 use crate::store::Store;
 use enroll::EnrollService;
 pub use live::Live;
@@ -48,8 +48,6 @@ pub struct Ingest {
     pub ca: Arc<Ca>,
     /// Where batches go.
     pub store: Store,
-    /// Hears of certificates that an enrolment ends.
-    pub revocations: Revocations,
     /// Who is connected.
     pub live: Live,
     /// To the detective.
@@ -66,12 +64,12 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let Ingest { ca, store, revocations, live, heard, downloads } = ingest;
+    let Ingest { ca, store, live, heard, downloads } = ingest;
     let acceptor = TlsAcceptor::from(Arc::new(tls::config(&ca)?));
     let stats = Arc::clone(store.stats());
     let connections = port::open(listener, acceptor, downloads, stats, stop.clone());
     let sessions = TaskTracker::new();
-    let enroll = EnrollmentServer::new(EnrollService::new(ca, store.clone(), revocations));
+    let enroll = EnrollmentServer::new(EnrollService::new(ca, store.clone()));
     let uplink = UplinkService::new(store, live, heard, stop.clone(), sessions.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<UplinkServer<UplinkService>>().await;

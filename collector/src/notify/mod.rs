@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
@@ -34,19 +33,9 @@ pub const AGE_MAX: Duration = Duration::from_secs(2 * 86_400);
 /// How long a stop waits for answers; what is cut off is sent again at the next start.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// How often a route looks into the outbox without being rung for.
-const POLL: Duration = Duration::from_secs(1);
-
-/// Rings the notifier after a commit that put something into the outbox; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Bell(watch::Sender<u64>);
-
-impl Bell {
-    /// There is something new in the outbox.
-    pub fn ring(&self) {
-        self.0.send_modify(|n| *n += 1);
-    }
-}
+/// How often a route looks into the outbox. Most messages are due a second after their decision, so
+/// they are seen before and leave on time; one that is due at once waits so long at most.
+const POLL: Duration = Duration::from_millis(250);
 
 /// How long to wait after the n-th failure.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +130,6 @@ pub fn check(configs: &[NotifyConfig]) -> Vec<String> {
 pub async fn run(
     store: Store,
     targets: Vec<Target>,
-    bell: Bell,
     pace: Pace,
     stats: Arc<Stats>,
     stop: CancellationToken,
@@ -157,7 +145,7 @@ pub async fn run(
     let mut routes = JoinSet::new();
     for target in targets {
         let teller = Teller { store: store.clone(), target, pace, stats: Arc::clone(&stats) };
-        routes.spawn(teller.run(bell.0.subscribe(), stop.clone()));
+        routes.spawn(teller.run(stop.clone()));
     }
     while routes.join_next().await.is_some() {}
 }
@@ -179,7 +167,7 @@ enum Tried {
 }
 
 impl Teller {
-    async fn run(self, mut rung: watch::Receiver<u64>, stop: CancellationToken) {
+    async fn run(self, stop: CancellationToken) {
         let mut in_flight = JoinSet::new();
         let mut busy: BTreeSet<i64> = BTreeSet::new();
         let mut n_failed_in_a_row = 0_u64;
@@ -200,8 +188,6 @@ impl Teller {
                     busy.remove(&id);
                     self.account(tried, &mut n_failed_in_a_row);
                 }
-                // Cancel-safe: the bell's number stays changed until it is seen here.
-                Ok(()) = rung.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -444,14 +430,7 @@ mod tests {
 
         fn start(&self, targets: Vec<Target>) -> Worker {
             let (stop, stats) = (CancellationToken::new(), Arc::new(Stats::default()));
-            let run = run(
-                self.store.clone(),
-                targets,
-                Bell::default(),
-                QUICK,
-                Arc::clone(&stats),
-                stop.clone(),
-            );
+            let run = run(self.store.clone(), targets, QUICK, Arc::clone(&stats), stop.clone());
             Worker { task: tokio::spawn(run), stop, stats }
         }
 

@@ -354,8 +354,7 @@ pub fn labels(conn: &Connection, server: ServerId) -> rusqlite::Result<BTreeMap<
 }
 
 /// Revokes a server with all its certificates; false when no server has this name.
-///
-/// The caller tells [`crate::ca::Revocations`], so that an open stream ends.
+/// Its open stream ends with the commit.
 pub fn revoke(tx: &Transaction<'_>, name: &str, now: UnixMillis) -> rusqlite::Result<bool> {
     let Some(member) = member(tx, name)? else { return Ok(false) };
     revoke_certificates(tx, member.server, now)?;

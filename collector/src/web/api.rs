@@ -216,7 +216,6 @@ pub async fn revoke_agent(
     if !state.store.write(move |tx| fleet::revoke(tx, &server, now)).await? {
         return Err(no_agent(&name));
     }
-    state.revocations.announce();
     tracing::info!(server = name, "server revoked");
     one_agent(&state, name).await
 }
@@ -238,7 +237,6 @@ pub async fn forget_agent(
             ));
         }
     }
-    state.revocations.announce();
     tracing::info!(server = name, "server forgotten");
     Ok(StatusCode::NO_CONTENT)
 }

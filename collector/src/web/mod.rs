@@ -25,7 +25,7 @@ use axum::{Json, Router};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::ca::{Ca, Revocations};
+use crate::ca::Ca;
 use crate::config::Config;
 use crate::notify;
 use crate::selfstats::SelfStats;
@@ -44,8 +44,6 @@ pub struct AppState {
     pub store: Store,
     /// For the words of join commands.
     pub ca: Arc<Ca>,
-    /// Hears of revoked certificates.
-    pub revocations: Revocations,
     /// Opens everything.
     pub admin_token: AdminToken,
     /// `HOST:PORT` that agents reach this collector at; see [`agents_address`].
@@ -68,7 +66,6 @@ impl AppState {
     pub fn new(
         store: Store,
         ca: Arc<Ca>,
-        revocations: Revocations,
         admin_token: AdminToken,
         agents_address: String,
         stop: CancellationToken,
@@ -77,7 +74,6 @@ impl AppState {
             selfstats: Arc::clone(store.stats()),
             store,
             ca,
-            revocations,
             admin_token,
             agents_address,
             notify_stats: Arc::default(),
