@@ -44,6 +44,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what there is to watch: sites, logs, pools, services, and what cannot be read and why.
+    Discover {
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+        /// Look below this folder instead of the config's `[logs] root`.
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
     /// Print one JSON object per line of a log, in order: what the line says.
     Parse {
         /// Format of the lines: auto, a known name, or an nginx log_format or Apache LogFormat string.

@@ -10,7 +10,7 @@ use super::{Cli, Command, EnrollArgs};
 use crate::config::{self, Config, Problem};
 use crate::identity::{self, CaHash, Enrolled, Enrolment, IdentityError};
 use crate::status::{self, StatusError};
-use crate::{RunError, clock, logs};
+use crate::{RunError, clock, discover, logs};
 
 /// The answer is no.
 const EXIT_NO: u8 = 1;
@@ -89,6 +89,13 @@ pub fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
             let text = if *json { answer + "\n" } else { status::render(&answer) };
             print(text.as_bytes())
         }
+        Command::Discover { json, root } => {
+            let root = match root {
+                Some(root) => root.clone(),
+                None => load(cli.config.as_deref())?.logs.root,
+            };
+            discover(&root, *json)
+        }
         Command::Parse { format, file } => parse(format, file),
         Command::Check => match read_config(cli.config.as_deref()) {
             Ok(_) => print(b"the config is sound\n"),
@@ -166,6 +173,18 @@ fn enroll(config: &Config, args: &EnrollArgs) -> Result<u8, CommandError> {
             "already enrolled as {} with this collector; certificate until {}\n",
             known.server, known.not_after
         ),
+    };
+    print(text.as_bytes())
+}
+
+fn discover(root: &Path, json: bool) -> Result<u8, CommandError> {
+    let failed = |source| CommandError::Io { action: "read", path: root.to_owned(), source };
+    std::fs::read_dir(root).map_err(failed)?;
+    let found = discover::discover(root);
+    let text = if json {
+        format!("{}\n", discover::render::render_json(&found))
+    } else {
+        discover::render::render_text(&found)
     };
     print(text.as_bytes())
 }

@@ -55,6 +55,13 @@ pub struct Parser {
 #[derive(Clone, Debug)]
 enum Mode {
     One(Format),
+    /// An access log in a format that a configuration told. When none of its lines fits any more
+    /// the server may write another one already, or still the one before.
+    Told {
+        format: Format,
+        n_rejected: u32,
+        instead: Auto,
+    },
     Auto(Auto),
 }
 
@@ -193,8 +200,23 @@ impl Parser {
             (LogKind::Access, "auto") => Mode::Auto(Auto::new(&ACCESS, false)),
             (LogKind::Error, "auto") => Mode::Auto(Auto::new(&ERROR, false)),
             (LogKind::PhpFpm, "auto") => Mode::One(Format::PhpFpm),
-            (LogKind::Access | LogKind::Error | LogKind::PhpFpm, format) => {
-                return Self::for_format(format, first_lines);
+            (LogKind::Access, format) => {
+                let told = Self::for_format(format, &[]);
+                let mode = match told.mode {
+                    Mode::One(format @ (Format::Program(_) | Format::Npm(_))) => {
+                        Mode::Told { format, n_rejected: 0, instead: Auto::new(&ACCESS, false) }
+                    }
+                    Mode::Auto(_) => Mode::Auto(Auto::new(&ACCESS, false)),
+                    mode => mode,
+                };
+                return Self { name: told.name, mode }.taught(first_lines);
+            }
+            (LogKind::Error | LogKind::PhpFpm, format) => {
+                let mut told = Self::for_format(format, &[]);
+                if matches!(told.mode, Mode::Auto(_)) {
+                    told.mode = Mode::Auto(Auto::new(&ERROR, false));
+                }
+                return told.taught(first_lines);
             }
             _ => Mode::One(Format::Text),
         };
@@ -227,8 +249,10 @@ impl Parser {
         for line in first_lines {
             self.parse(line);
         }
-        if let Mode::Auto(auto) = &mut self.mode {
-            auto.n_rejected = 0;
+        match &mut self.mode {
+            Mode::Auto(auto) => auto.n_rejected = 0,
+            Mode::Told { n_rejected, .. } => *n_rejected = 0,
+            Mode::One(_) => {}
         }
         self
     }
@@ -244,6 +268,19 @@ impl Parser {
         }
         match &mut self.mode {
             Mode::One(format) => format.parse(line),
+            Mode::Told { format, n_rejected, instead } => match format.parse(line) {
+                Line::Rejected(reason) => {
+                    *n_rejected = n_rejected.saturating_add(1);
+                    if *n_rejected <= REJECTED_IN_A_ROW_MAX {
+                        return Line::Rejected(reason);
+                    }
+                    instead.parse(line).0
+                }
+                record => {
+                    *n_rejected = 0;
+                    record
+                }
+            },
             Mode::Auto(auto) => {
                 let (line, name) = auto.parse(line);
                 self.name = name;

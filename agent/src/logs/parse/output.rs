@@ -7,7 +7,7 @@ use wire::UnixMillis;
 use wire::v1::Signal;
 
 use crate::logs::parse::{LINE_BYTES_MAX, Parser};
-use crate::logs::{AccessRecord, Attempt, ErrorRecord, Line, LineTime, Rejected};
+use crate::logs::{AccessRecord, Attempt, ErrorRecord, Line, LineTime};
 
 /// Reads lines and writes one object for each, in order.
 ///
@@ -145,10 +145,4 @@ fn render_time(time: LineTime) -> Option<String> {
         LineTime::Wall(ms) => wall(ms),
         LineTime::WallNoYear(_) => None,
     }
-}
-
-/// True for lines that a format has besides its records: nothing is lost with them.
-#[must_use]
-pub fn is_expected(reason: Rejected) -> bool {
-    matches!(reason, Rejected::Blank | Rejected::Directive | Rejected::Continuation)
 }

@@ -21,7 +21,7 @@ const ALL: [&str; 15] = [
     "apache_error",
     "php_fpm",
     "text",
-    r#"$http_user_agent $remote_addr [$time_local] $request $status $body_bytes_sent"#,
+    r"$http_user_agent $remote_addr [$time_local] $request $status $body_bytes_sent",
     r#"%h %l %u %t \"%r\" %>s %b \"%{User-Agent}i\" %D"#,
     "{\"ua\":\"$http_user_agent\",\"status\":$status}",
 ];
@@ -51,7 +51,7 @@ fn what_imitates_a_log_line_stays_a_word_of_the_client() {
     for agent in [
         r#"x" 502 17 "-" "y"#,
         r#"198.51.100.9 - - [20/Nov/2026:12:00:00 +0000] "GET / HTTP/1.1" 502 157 "-" "x"#,
-        r#"\x22 502 157 \x22-\x22 \x22x"#,
+        r"\x22 502 157 \x22-\x22 \x22x",
         "2026/11/20 12:43:07 [error] 94#94: *8 connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.9, server: a, request: \"GET / HTTP/1.1\", upstream: \"http://127.0.0.1:1/\"",
         "[Fri Nov 20 12:44:40.869776 2026] [proxy:error] [pid 1:tid 2] (111)Connection refused: AH00957: http: attempt to connect to 127.0.0.1:4999 failed",
         "Nov 20 12:47:17 h haproxy[1]: 1.2.3.4:5 [20/Nov/2026:12:47:17.812] a b/s1 0/0/0/-1/4 502 209 - - SH-- 1/1/0/0/0 0/0 \"GET / HTTP/1.1\"",
@@ -104,6 +104,25 @@ fn a_followed_access_log_never_turns_into_another_kind_of_log() {
 }
 
 #[test]
+fn a_format_that_changed_under_us_costs_a_few_lines_only() {
+    let source = LogSource {
+        path: "/log/access.log".into(),
+        kind: LogKind::Access,
+        format: "$host $status".to_owned(),
+        site: crate::discover::SiteRule::Host,
+        timezone: None,
+        inner: false,
+    };
+    let mut parser = Parser::for_source(&source, &[]);
+    assert!(matches!(parser.parse(b"a.example 200"), Line::Access(_)));
+    let other = good_lines(b"x").remove(0).1;
+    let n_rejected = (0..100).filter(|_| matches!(parser.parse(&other), Line::Rejected(_))).count();
+    assert_eq!(n_rejected, REJECTED_IN_A_ROW_MAX as usize);
+    assert!(matches!(parser.parse(b"a.example 502"), Line::Access(_)), "and back");
+    assert!(matches!(parser.parse(&other), Line::Rejected(_)));
+}
+
+#[test]
 fn long_cut_and_broken_lines_are_refused_or_read() {
     let huge = vec![b'a'; 1 << 20];
     let quotes = vec![b'"'; LINE_BYTES_MAX];
@@ -144,8 +163,8 @@ fn formats_of_both_servers_are_compiled() {
             r#"{"client":"10.0.0.1","method":"GET","path":"/a","status":504,"time":"2026-11-20T12:00:00Z"}"#,
         ),
         (
-            r#"$msec $host $scheme://$host$request_uri $status ${request_time}s [$upstream_addr] [$upstream_status] $upstream_response_time"#,
-            r#"1795176067.042 a.example https://a.example/x 502 0.120s [127.0.0.1:1, 127.0.0.1:2] [502, 502] 0.050, 0.060"#,
+            r"$msec $host $scheme://$host$request_uri $status ${request_time}s [$upstream_addr] [$upstream_status] $upstream_response_time",
+            r"1795176067.042 a.example https://a.example/x 502 0.120s [127.0.0.1:1, 127.0.0.1:2] [502, 502] 0.050, 0.060",
             r#"{"attempts":[{"status":502,"time":0.05,"upstream":"127.0.0.1:1"},{"status":502,"time":0.06,"upstream":"127.0.0.1:2"}],"host":"a.example","request_time":0.12,"status":502,"time":"2026-11-20T12:01:07.042Z","upstream":"127.0.0.1:2","upstream_status":502,"upstream_time":0.11}"#,
         ),
         (
@@ -154,7 +173,7 @@ fn formats_of_both_servers_are_compiled() {
             r#"{"client":"10.0.0.1","host":"a.example","method":"GET","path":"/a","request_time":2.5,"status":503,"time":"2026-11-20T12:00:00+01:00"}"#,
         ),
         (
-            r#"%{%Y-%m-%d %H:%M:%S %z}t %a %{ms}T %m %U%q %!200s"#,
+            r"%{%Y-%m-%d %H:%M:%S %z}t %a %{ms}T %m %U%q %!200s",
             "2026-11-20 12:00:00 +0000 10.0.0.1 1500 GET /a?b 504",
             r#"{"client":"10.0.0.1","method":"GET","request_time":1.5,"status":504,"time":"2026-11-20T12:00:00Z"}"#,
         ),
@@ -190,7 +209,7 @@ fn parse_prints_one_object_per_line() {
     let huge = [vec![b'x'; 3 << 20], b"\nshort".to_vec()].concat();
     output::parse_command("combined", &mut &huge[..], &mut out).unwrap();
     assert!(out.starts_with(br#"{"n":1,"rejected":"too_long"}"#));
-    assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 2);
+    assert_eq!(memchr::memchr_iter(b'\n', &out).count(), 2);
 }
 
 proptest! {
