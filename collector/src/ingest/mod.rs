@@ -112,3 +112,6 @@ fn only_with_certificate(request: Request<()>) -> Result<Request<()>, Status> {
         _ => Err(status::no_identity("a client certificate is needed")),
     }
 }
+
+#[cfg(test)]
+mod tests;

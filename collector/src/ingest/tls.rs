@@ -79,7 +79,13 @@ impl ClientCertVerifier for Telling {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verdict = self.inner.verify_client_cert(cert, intermediates, now);
+        let bad_signature = Error::InvalidCertificate(CertificateError::BadSignature);
+        let verdict = self.inner.verify_client_cert(cert, intermediates, now).map_err(|error| {
+            // Another collector's authority has the name of ours: the agent is told the same as
+            // about any unknown one.
+            let is_foreign = error == bad_signature;
+            if is_foreign { CertificateError::UnknownIssuer.into() } else { error }
+        });
         if let Err(error) = &verdict {
             let peer = PEER.try_with(ToString::to_string).unwrap_or_default();
             // Claimed, not proved: a foreign certificate may name anybody.
@@ -122,7 +128,7 @@ fn explain(error: &Error) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet: check the clock of this machine"
         }
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+        CertificateError::UnknownIssuer => {
             "it is of another authority: enrol the agent with this collector"
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
