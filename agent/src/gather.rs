@@ -164,6 +164,9 @@ struct Gather {
     has_save_failed: bool,
     last_read: Instant,
     last_look: Option<Instant>,
+    /// Wall clock at the look before the last: rotated files older than this are known.
+    looked_at: UnixMillis,
+    last_looked_at: UnixMillis,
     last_batch: Instant,
     last_save: Instant,
     last_try: Option<Instant>,
@@ -195,7 +198,6 @@ impl Gather {
             judge,
             windows: Windows::default(),
             checkpoint_path,
-            checkpoint,
             pending: None,
             unacked: VecDeque::new(),
             has_new_inventory: true,
@@ -206,6 +208,9 @@ impl Gather {
             has_save_failed: false,
             last_read: now,
             last_look: None,
+            looked_at: checkpoint.saved_at,
+            last_looked_at: checkpoint.saved_at,
+            checkpoint,
             last_batch: now,
             last_save: now,
             last_try: None,
@@ -217,7 +222,7 @@ impl Gather {
         gather.files.set_spooled();
         // Before anything is read: where a log was first joined must survive a crash.
         gather.checkpoint.positions = gather.files.positions();
-        gather.save_checkpoint(now, at);
+        gather.save_checkpoint(now);
         gather
     }
 
@@ -227,7 +232,7 @@ impl Gather {
         self.note_clock_step(now, at);
         if self.pending.is_some() {
             if self.last_try.is_none_or(|last| now >= last + RETRY_GAP) {
-                self.append(now, at);
+                self.append(now);
             }
             if self.pending.is_some() {
                 return; // the log itself is the queue
@@ -249,7 +254,7 @@ impl Gather {
             self.read(is_look_due, now, at);
         }
         if self.is_batch_due(now) {
-            self.close(now, at);
+            self.close(now);
         }
         self.publish(is_look_due);
     }
@@ -261,6 +266,7 @@ impl Gather {
     /// Looks at configuration, globs and the identity of every file.
     fn look(&mut self, now: Instant, at: UnixMillis) {
         self.last_look = Some(now);
+        self.looked_at = std::mem::replace(&mut self.last_looked_at, at);
         if let Some(discovery) = self.files.refresh(&self.inputs.config.logs, now, at) {
             self.judge.rediscovered(discovery);
             self.inputs.discovery.send_replace(Arc::new(discovery.clone()));
@@ -294,7 +300,7 @@ impl Gather {
             });
         }
         if end == PassEnd::WindowFull {
-            self.close(now, at);
+            self.close(now);
         }
     }
 
@@ -355,7 +361,7 @@ impl Gather {
     }
 
     /// Closes the windows into one batch and appends it.
-    fn close(&mut self, now: Instant, at: UnixMillis) {
+    fn close(&mut self, now: Instant) {
         self.lose_elsewhere();
         let has_inventory = std::mem::take(&mut self.has_new_inventory);
         if self.windows.is_empty() && !has_inventory {
@@ -376,7 +382,7 @@ impl Gather {
         }
         let complete_until = cover.complete_until;
         self.pending = Some(Pending { encoded, positions, complete_until, loss: closed.loss });
-        self.append(now, at);
+        self.append(now);
     }
 
     /// Losses that other parts count.
@@ -392,18 +398,18 @@ impl Gather {
     }
 
     /// Tries to bring the pending batch to disk; on failure it stays pending.
-    fn append(&mut self, now: Instant, at: UnixMillis) {
+    fn append(&mut self, now: Instant) {
         let Some(pending) = self.pending.take() else { return };
         self.last_try = Some(now);
         let (payload, n_lines) = (&pending.encoded.payload, pending.encoded.n_lines);
         let mut result = self.spool(|spool| spool.append(payload, n_lines));
         if matches!(result, Err(SpoolError::Full { source: None, .. })) {
             // The budget is full of records that only wait for a checkpoint.
-            self.save_checkpoint(now, at);
+            self.save_checkpoint(now);
             result = self.spool(|spool| spool.append(payload, n_lines));
         }
         match result {
-            Ok(pos) => self.appended(pending, pos, now, at),
+            Ok(pos) => self.appended(pending, pos, now),
             Err(error) => {
                 self.pending = Some(pending);
                 self.blocked(&error);
@@ -411,7 +417,7 @@ impl Gather {
         }
     }
 
-    fn appended(&mut self, pending: Pending, pos: Pos, now: Instant, at: UnixMillis) {
+    fn appended(&mut self, pending: Pending, pos: Pos, now: Instant) {
         self.inputs.spooled.notify_one();
         self.loss.add(&pending.loss);
         self.checkpoint.spool_pos = pos.0;
@@ -431,7 +437,7 @@ impl Gather {
             status.complete_until = pending.complete_until;
         });
         if now >= self.last_save + CHECKPOINT_GAP {
-            self.save_checkpoint(now, at);
+            self.save_checkpoint(now);
         }
     }
 
@@ -452,9 +458,9 @@ impl Gather {
     }
 
     /// Saves what is spooled. A failure is told once; the spooled records carry the same.
-    fn save_checkpoint(&mut self, now: Instant, at: UnixMillis) {
+    fn save_checkpoint(&mut self, now: Instant) {
         self.last_save = now;
-        self.checkpoint.saved_at = at;
+        self.checkpoint.saved_at = self.looked_at;
         match self.checkpoint.save(&self.checkpoint_path) {
             Ok(()) => {
                 self.has_save_failed = false;
@@ -549,7 +555,7 @@ impl Gather {
         loop {
             let now = clock::instant();
             if self.pending.is_some() {
-                self.append(now, at);
+                self.append(now);
             }
             if self.pending.is_some() {
                 tracing::warn!("stopping while the spool is full: the rest is read at next start");
@@ -561,13 +567,13 @@ impl Gather {
             let is_late = now > began + self.inputs.config.shutdown_grace.0 / 2;
             let is_last = !self.has_more || is_late;
             if is_last || self.windows.n_bytes() >= batch::WINDOW_BYTES_MAX {
-                self.close(now, at);
+                self.close(now);
             }
             if is_last && self.pending.is_none() {
                 break;
             }
         }
-        self.save_checkpoint(clock::instant(), clock::now());
+        self.save_checkpoint(clock::instant());
         self.publish(true);
     }
 }

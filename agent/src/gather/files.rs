@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::LogsConfig;
 use crate::discover::{self, Discovery, LogKind, LogSource, SiteRule, Unreadable};
 use crate::logs::checkpoint::{Checkpoint, FileKey, Position};
-use crate::logs::file::{BUFFER_BYTES, Chunk};
+use crate::logs::file::{BUFFER_BYTES, CHUNK_BYTES, Chunk};
 use crate::logs::join::Judge;
 use crate::logs::parse::Parser;
 use crate::logs::tail::{Look, Start, Tail, TailError, Vanished};
@@ -28,7 +28,7 @@ const REFRESH_GAP: Duration = Duration::from_millis(1700);
 /// Longest time one pass reads before timers get their turn.
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
-const ACCESS_BYTES_MAX: usize = BUFFER_BYTES;
+const ACCESS_BYTES_MAX: usize = 2 * CHUNK_BYTES;
 /// Lines that decide a format at first sight.
 const FIRST_LINES_MAX: usize = 32;
 /// A log that rotates may be missing for a moment.

@@ -83,7 +83,7 @@ pub struct Position {
 pub struct Checkpoint {
     /// When this agent first started here.
     pub first_start_at: UnixMillis,
-    /// When this was written.
+    /// Everything that had a name before this is known; a little before it was written.
     pub saved_at: UnixMillis,
     /// Last spooled record whose offsets are in here.
     pub spool_pos: u64,

@@ -14,8 +14,11 @@ use flate2::read::MultiGzDecoder;
 
 use super::checkpoint::{FileKey, Fingerprint, Position};
 
-/// Size of a read buffer: twice the longest line that is looked at.
-pub const BUFFER_BYTES: usize = 2 * super::parse::LINE_BYTES_MAX;
+/// Size of a read buffer: the longest line that is looked at fits.
+pub const BUFFER_BYTES: usize = super::parse::LINE_BYTES_MAX + CHUNK_BYTES;
+/// What is read at a time unless a line is longer. Small, since what one chunk adds to the windows
+/// must fit the room they leave in a batch.
+pub const CHUNK_BYTES: usize = 64 << 10;
 
 /// Whole lines, as a part of the read buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub(super) struct Open {
     pub(super) size_known: u64,
     /// After a truncation a writer may go on at its old offset, which leaves zeros before it.
     after_hole: bool,
+    /// No checkpoint knew it when it was opened.
+    pub(super) is_new: bool,
     /// At its end since then.
     pub(super) quiet_since: Option<Instant>,
 }
@@ -122,6 +127,7 @@ impl Open {
             seen_end: 0,
             size_known: 0,
             after_hole: false,
+            is_new: false,
             quiet_since: None,
         };
         open.head = open.first_bytes()?;
@@ -200,10 +206,10 @@ impl Open {
         n == buffer.len() || memchr::memchr(b'\n', &buffer[..n]).is_some()
     }
 
-    /// The next whole lines. At most one buffer is read a call.
+    /// The next whole lines. `buffer` has [`BUFFER_BYTES`].
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Outcome> {
         if let Some(size) = self.size()? {
-            if size < self.seen_end {
+            if size < self.seen_end.max(self.head.len() as u64) {
                 return Ok(Outcome::Shrunk);
             }
             self.size_known = size;
@@ -211,7 +217,11 @@ impl Open {
                 return Ok(Outcome::End);
             }
         }
-        let n = self.read_at(buffer, self.read_to)?;
+        let mut n = self.read_at(&mut buffer[..CHUNK_BYTES], self.read_to)?;
+        let is_cut = n == CHUNK_BYTES && memchr::memchr(b'\n', &buffer[..n]).is_none();
+        if is_cut && self.read_to == self.offset {
+            n = self.read_at(buffer, self.read_to)?;
+        }
         // Checked after the read: if it still begins the same, what was read belongs to it.
         if !self.begins_the_same()? {
             return Ok(Outcome::Shrunk);
@@ -249,6 +259,12 @@ impl Open {
         self.size_known = 0;
         self.quiet_since = None;
         Ok(())
+    }
+
+    /// Takes in what was written to a file with hardly a beginning.
+    pub(super) fn refresh_head(&mut self) {
+        // If it cannot be read now, the next read of its lines says so.
+        drop(self.begins_the_same());
     }
 
     pub(super) fn first_bytes(&mut self) -> io::Result<Vec<u8>> {

@@ -8,11 +8,12 @@
 //!
 //! Only whole lines leave; `offset` of every position is the start of a line.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wire::UnixMillis;
 
@@ -27,8 +28,12 @@ const ROTATED_QUIET: Duration = Duration::from_secs(60);
 const DELETED_QUIET: Duration = Duration::from_secs(300);
 /// Time between looks at closed rotated files.
 const RETIRED_LOOK: Duration = Duration::from_secs(10);
-/// Closed rotated files remembered per log; the oldest is forgotten first.
+/// Closed rotated files remembered per log for longer than [`RETIRED_KEPT`].
 const RETIRED_MAX: usize = 4;
+/// Until a file is this long closed, its time of writing does not tell it from an unseen one.
+const RETIRED_KEPT: Duration = Duration::from_secs(600);
+/// Never more than these are remembered.
+const RETIRED_LIMIT: usize = 64;
 /// Times of files come from a clock that ticks more coarsely than ours.
 const FILE_TIME_SLACK: Duration = Duration::from_millis(20);
 /// A shorter beginning does not tell one file from another.
@@ -113,13 +118,21 @@ pub struct Tail {
     vanished: Vanished,
     /// The neighbours were searched for files of the checkpoint.
     is_recovered: bool,
-    /// A rotated file that is unknown and newer was never seen.
-    looked_at: UnixMillis,
+    /// The last two looks, older first. A rotated file that is unknown and newer was never seen.
+    looked_at: [UnixMillis; 2],
+    /// When names in the directories of the log changed last.
+    names_changed: Vec<Option<SystemTime>>,
+    /// Where the file at the path really lies.
+    link_directory: Option<PathBuf>,
+    /// Shape of its name there, if that is another one.
+    link_shape: Option<String>,
     retired_look_at: Option<Instant>,
 }
 
 struct Retired {
     position: Position,
+    /// `None` = before this start of the agent.
+    since: Option<Instant>,
     /// Where it lies; may be outdated.
     name: PathBuf,
 }
@@ -130,7 +143,8 @@ impl Tail {
     #[must_use]
     pub fn new(path: &Path, positions: Vec<Position>, saved_at: UnixMillis) -> Self {
         let name = path.to_owned();
-        let retired = positions.into_iter().map(|p| Retired { position: p, name: name.clone() });
+        let retired =
+            positions.into_iter().map(|p| Retired { position: p, since: None, name: name.clone() });
         Self {
             path: name.clone(),
             current: None,
@@ -139,7 +153,10 @@ impl Tail {
             shadow: None,
             vanished: Vanished::default(),
             is_recovered: false,
-            looked_at: saved_at,
+            looked_at: [saved_at; 2],
+            names_changed: Vec::new(),
+            link_directory: None,
+            link_shape: None,
             retired_look_at: None,
         }
     }
@@ -200,18 +217,24 @@ impl Tail {
         let found = self.look_at_path(look, buffer);
         let is_told = found.as_ref().err().is_none_or(|e| e.kind() == io::ErrorKind::NotFound);
         if is_told {
-            let has_moved = self.key() != before || self.key().is_none();
+            // A new name may be a file that rotated away before it was ever seen.
+            let directories = self.directories();
+            let changed = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+            let names_changed: Vec<_> = directories.iter().map(changed).collect();
+            let has_new_names = names_changed != self.names_changed;
             if !self.is_recovered {
                 self.is_recovered = self.recover(look.is_held);
-            } else if has_moved && (self.is_open() || !self.retired.is_empty()) {
-                self.add_unseen(&self.neighbours().unwrap_or_default(), look.is_held);
+            } else if has_new_names || self.key() != before {
+                let neighbours = self.neighbours().unwrap_or_default();
+                self.add_unseen(&neighbours, look.is_held);
             }
-            self.looked_at = look.at;
+            self.names_changed = names_changed;
+            self.looked_at = [self.looked_at[1], look.at];
         }
         self.retire(look.now);
         if self.retired_look_at.is_none_or(|at| look.now >= at) {
             self.retired_look_at = Some(look.now + RETIRED_LOOK);
-            self.look_at_retired();
+            self.look_at_retired(look.now);
         }
         found.map_err(|error| to_error(&self.path, error))
     }
@@ -233,13 +256,14 @@ impl Tail {
                     open.quiet_since.get_or_insert(now);
                 }
                 Ok(Outcome::Shrunk) => {
-                    self.truncated(ix).map_err(|error| to_error(&self.path, error))?;
+                    self.truncated(ix, now).map_err(|error| to_error(&self.path, error))?;
                     // Its start, and perhaps a copy of what it was, are read by the next call.
                     return Ok(Some(Chunk::default()));
                 }
                 Err(error) if is_current => return Err(to_error(&self.path, error)),
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "cannot read a rotated log");
+                    self.vanished.n_truncations += 1;
                     self.forget_rotated(ix, now);
                 }
             }
@@ -273,6 +297,11 @@ impl Tail {
         }
         let open = Open::open(&self.path)?;
         self.rotated.extend(self.current.take());
+        let real = fs::canonicalize(&self.path).ok();
+        self.link_directory = real.as_deref().map(|real| parent(real).to_owned());
+        let real = real.as_deref().and_then(Path::file_name).map(OsStr::to_string_lossy);
+        let own = self.path.file_name().map(OsStr::to_string_lossy);
+        self.link_shape = if real == own { None } else { real.map(|name| shape(&name)) };
         let was_shadow = self.shadow.take() == Some(open.key);
         let start = if was_shadow { Start::End } else { look.start };
         self.current = Some(self.resume(open, start, buffer)?);
@@ -289,13 +318,16 @@ impl Tail {
             if start == Start::End {
                 open.seek_to_end(buffer)?;
             }
+            open.is_new = true;
             return Ok(open);
         }
         let is_it = |known: &Retired| known.position.fingerprint.matches(&open.head);
         let Some(ix) = self.retired.iter().position(|known| has_key(known) && is_it(known)) else {
             // Another file with its inode, or truncated while nobody looked. What a position that
             // is not done speaks of may still lie somewhere: `recover` searches for it.
-            self.retired.retain(|known| !has_key(known) || !known.position.is_done);
+            let reused = self.retired.iter_mut().filter(|known| known.position.is_done);
+            let reused = reused.filter(|known| known.position.key == open.key);
+            reused.for_each(|known| known.position.key = no_key(&known.position));
             return Ok(open);
         };
         let position = &self.retired[ix].position;
@@ -310,7 +342,7 @@ impl Tail {
 
     /// A file (the current one, or a rotated one) shrank or begins differently: it was truncated
     /// in place.
-    fn truncated(&mut self, ix: usize) -> io::Result<()> {
+    fn truncated(&mut self, ix: usize, now: Instant) -> io::Result<()> {
         let open = self.rotated.get_mut(ix).or(self.current.as_mut());
         let Some(open) = open else { return Ok(()) };
         let n_unread = open.n_bytes_unread();
@@ -338,6 +370,9 @@ impl Tail {
         let n_bytes_lost = n_unread.saturating_sub(n_saved);
         self.vanished.n_bytes += n_bytes_lost;
         self.rotated.extend(copy);
+        // Another copy of what it was is no unseen file.
+        let position = Position { key: no_key(&before), is_done: true, ..before };
+        self.retired.push(Retired { position, since: Some(now), name: self.path.clone() });
         tracing::warn!(
             path = %self.path.display(),
             n_bytes_lost,
@@ -354,8 +389,8 @@ impl Tail {
     ///
     /// False when the directory cannot be read: the search is tried again.
     fn recover(&mut self, is_held: &dyn Fn(FileKey) -> bool) -> bool {
-        if self.retired.iter().all(|retired| retired.position.is_done) {
-            return true;
+        if self.retired.is_empty() && self.current.as_ref().is_none_or(|open| open.is_new) {
+            return true; // nothing was ever known of this log
         }
         let neighbours = match self.neighbours() {
             Ok(neighbours) => neighbours,
@@ -367,13 +402,16 @@ impl Tail {
                 self.retired.push(retired);
                 continue;
             }
+            if position.offset == 0 && position.is_vague() {
+                continue; // if it was written since, it is found by its time like an unseen one
+            }
             let found = self
                 .find_same_in(position, &neighbours)
                 .filter(|open| !is_held(open.key))
                 .or_else(|| self.find_copy_in(position, &neighbours));
             if let Some(open) = found {
                 self.rotated.push(open);
-            } else if position.fingerprint.bytes > 0 {
+            } else {
                 self.vanished.n_truncations += 1;
                 tracing::warn!(
                     path = %self.path.display(),
@@ -390,31 +428,41 @@ impl Tail {
     ///
     /// A copy of a known file is none of them: it is found when that file turns out truncated.
     fn add_unseen(&mut self, neighbours: &[(PathBuf, u64)], is_held: &dyn Fn(FileKey) -> bool) {
-        let after = Duration::from_millis(self.looked_at.0.try_into().unwrap_or(0));
+        let after = Duration::from_millis(self.looked_at[0].0.try_into().unwrap_or(0));
         let after = UNIX_EPOCH + after.saturating_sub(FILE_TIME_SLACK);
-        let mut unseen = Vec::new();
+        let mut candidates = Vec::new();
         for (path, _) in neighbours.iter().filter(|(path, _)| self.is_rotated_name(path)) {
+            // While a compressor works, both are there.
+            let plain = path.with_extension("");
+            if is_compressed(path) && neighbours.iter().any(|(other, _)| *other == plain) {
+                continue;
+            }
             let Ok(meta) = fs::metadata(path) else { continue };
             let key = key_of(&meta);
             let Ok(modified) = meta.modified() else { continue };
-            if modified < after || meta.len() == 0 || is_held(key) || self.is_known(key) {
-                continue;
+            if modified >= after && !is_held(key) {
+                candidates.push((modified, path));
             }
+        }
+        candidates.sort();
+        // What was written since they were opened tells their copies.
+        self.rotated.iter_mut().chain(&mut self.current).for_each(Open::refresh_head);
+        for (_, path) in candidates {
             match Open::open(path) {
-                Ok(open) if self.is_copy_of_known(&open.head) => {}
-                Ok(open) => unseen.push((modified, open)),
+                Ok(open) if self.is_known(&open) || self.is_copy_of_known(&open.head) => {}
+                Ok(open) => self.rotated.push(open),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "cannot read a rotated log");
                 }
             }
         }
-        unseen.sort_by_key(|(modified, _)| *modified);
-        self.rotated.extend(unseen.into_iter().map(|(_, open)| open));
     }
 
-    fn is_known(&self, key: FileKey) -> bool {
-        self.keys_open().any(|own| own == key)
-            || self.retired.iter().any(|retired| retired.position.key == key)
+    fn is_known(&self, open: &Open) -> bool {
+        self.keys_open().any(|own| own == open.key)
+            || self.retired.iter().map(|retired| &retired.position).any(|position| {
+                position.key == open.key && position.fingerprint.matches(&open.head)
+            })
     }
 
     fn is_copy_of_known(&self, head: &[u8]) -> bool {
@@ -455,43 +503,39 @@ impl Tail {
         if is_gone {
             self.vanished.n_bytes += open.n_bytes_unread(); // half a line that nobody will finish
         } else {
-            self.retired.push(Retired { position, name: self.path.clone() });
+            let since = Some(now);
+            self.retired.push(Retired { position, since, name: self.path.clone() });
             self.retired_look_at = Some(now);
         }
-        if self.retired.len() > RETIRED_MAX && self.is_recovered {
+        let is_old = self.retired.first().is_some_and(|oldest| {
+            oldest.since.is_none_or(|since| now.saturating_duration_since(since) > RETIRED_KEPT)
+        });
+        let n_max = if is_old { RETIRED_MAX } else { RETIRED_LIMIT };
+        if self.retired.len() > n_max && self.is_recovered {
             self.retired.remove(0);
         }
     }
 
     /// Opens a closed file again when it grew, forgets it when it has no name any more.
-    fn look_at_retired(&mut self) {
+    fn look_at_retired(&mut self, now: Instant) {
         if !self.is_recovered || self.retired.is_empty() {
             return;
         }
         let mut neighbours = None;
         for mut retired in std::mem::take(&mut self.retired) {
-            let key = retired.position.key;
-            let named = |path: &Path| fs::metadata(path).ok().filter(|meta| key_of(meta) == key);
-            let mut meta = named(&retired.name);
-            if meta.is_none() {
-                let all = neighbours.get_or_insert_with(|| self.neighbours());
-                let all = all.as_deref().unwrap_or_default();
-                if let Some((path, _)) = all.iter().find(|(_, inode)| *inode == key.inode) {
-                    retired.name.clone_from(path);
-                    meta = named(path);
+            let since = *retired.since.get_or_insert(now);
+            let has_name = retired.has_name() || {
+                let neighbours = neighbours.get_or_insert_with(|| self.neighbours());
+                retired.find_name(neighbours.as_deref().unwrap_or_default())
+            };
+            if has_name {
+                match retired.reopen() {
+                    Some(open) => self.rotated.push(open),
+                    None => self.retired.push(retired),
                 }
-            }
-            let Some(meta) = meta else { continue };
-            let is_frozen = is_compressed(&retired.name);
-            if is_frozen || meta.len() <= retired.position.offset {
-                self.retired.push(retired);
-                continue;
-            }
-            // Another file with its inode is none of ours any more.
-            let Some(mut open) = open_at(&retired.name, &retired.position, true) else { continue };
-            if open.has_more_lines() {
-                self.rotated.push(open);
-            } else {
+            } else if now < since + RETIRED_KEPT {
+                // Its beginning still tells a compressed copy for a while.
+                retired.position.key = no_key(&retired.position);
                 self.retired.push(retired);
             }
         }
@@ -505,49 +549,106 @@ impl Tail {
     }
 
     fn find_copy_in(&self, position: &Position, neighbours: &[(PathBuf, u64)]) -> Option<Open> {
-        if (position.fingerprint.bytes as usize) < HEAD_BYTES_MIN {
+        if position.is_vague() {
             return None;
         }
         let named = neighbours.iter().filter(|(path, _)| self.is_rotated_name(path));
         let mut copies = named.filter_map(|(path, _)| open_at(path, position, false));
-        copies.find(|open| !self.is_known(open.key))
+        copies.find(|open| !self.is_known(open))
     }
 
     /// The file itself under another name. What is known of a file with hardly a beginning does
     /// not tell it from another one that got its inode, so that one needs a rotated name too.
     fn find_same_in(&self, position: &Position, neighbours: &[(PathBuf, u64)]) -> Option<Open> {
-        let is_vague = (position.fingerprint.bytes as usize) < HEAD_BYTES_MIN;
         let named = neighbours.iter().filter(|(path, inode)| {
-            *inode == position.key.inode && (!is_vague || self.is_rotated_name(path))
+            *inode == position.key.inode && (!position.is_vague() || self.is_rotated_name(path))
         });
         let mut same = named.filter_map(|(path, _)| open_at(path, position, true));
-        same.find(|open| !self.is_known(open.key))
+        same.find(|open| !self.is_known(open))
     }
 
+    /// A name that rotation makes of ours, or one like that of the file our link leads to, but for
+    /// its numbers (`access-20261120.log`).
     fn is_rotated_name(&self, path: &Path) -> bool {
-        match (self.path.file_name(), path.file_name()) {
-            (Some(base), Some(name)) => {
-                is_rotated_name(&base.to_string_lossy(), &name.to_string_lossy())
-            }
-            _ => false,
+        let (Some(base), Some(name)) = (self.path.file_name(), path.file_name()) else {
+            return false;
+        };
+        let (base, name) = (base.to_string_lossy(), name.to_string_lossy());
+        is_rotated_name(&base, &name)
+            || self.link_shape.as_ref().is_some_and(|of_link| *of_link == shape(&name))
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        let mut directories = vec![parent(&self.path).to_owned()];
+        if let Some(real) = self.link_directory.as_ref().filter(|real| **real != directories[0]) {
+            directories.push(real.clone());
         }
+        directories
     }
 
     /// Files beside the path, and beside what it links to, with their inodes.
     fn neighbours(&self) -> io::Result<Vec<(PathBuf, u64)>> {
         let mut neighbours = Vec::new();
-        let mut directories = vec![parent(&self.path).to_owned()];
-        if let Ok(real) = fs::canonicalize(&self.path) {
-            directories.push(parent(&real).to_owned());
-        }
-        directories.dedup();
-        for directory in directories {
+        for directory in self.directories() {
             for entry in fs::read_dir(directory)? {
                 let entry = entry?;
                 neighbours.push((entry.path(), entry.ino()));
             }
         }
         Ok(neighbours)
+    }
+}
+
+/// The key of a file that is gone, but of which there may be a compressed copy: no file has it.
+fn no_key(position: &Position) -> FileKey {
+    FileKey { device: 0, inode: position.fingerprint.hash }
+}
+
+/// A name without its numbers.
+fn shape(name: &str) -> String {
+    let mut shape = String::with_capacity(name.len());
+    for c in name.chars() {
+        let c = if c.is_ascii_digit() { '0' } else { c };
+        if c != '0' || !shape.ends_with('0') {
+            shape.push(c);
+        }
+    }
+    shape
+}
+
+impl Retired {
+    /// True while the file has the name it had last.
+    fn has_name(&self) -> bool {
+        fs::metadata(&self.name).is_ok_and(|meta| key_of(&meta) == self.position.key)
+    }
+
+    /// Finds the name the file has now; false when it has none: compressed or deleted, and perhaps
+    /// another file has its inode.
+    fn find_name(&mut self, neighbours: &[(PathBuf, u64)]) -> bool {
+        let inode = self.position.key.inode;
+        let mut named = neighbours.iter().filter(|(_, other)| *other == inode);
+        let found = named.find(|(path, _)| open_at(path, &self.position, true).is_some());
+        if let Some((path, _)) = found {
+            self.name.clone_from(path);
+        }
+        found.is_some()
+    }
+
+    /// The file, if it has lines that were not read.
+    fn reopen(&self) -> Option<Open> {
+        let size = fs::metadata(&self.name).ok()?.len();
+        if size <= self.position.offset || is_compressed(&self.name) {
+            return None;
+        }
+        let mut open = open_at(&self.name, &self.position, true)?;
+        open.has_more_lines().then_some(open)
+    }
+}
+
+impl Position {
+    /// Hardly a beginning: it does not tell a file from another one.
+    fn is_vague(&self) -> bool {
+        (self.fingerprint.bytes as usize) < HEAD_BYTES_MIN
     }
 }
 
@@ -579,3 +680,6 @@ fn to_error(path: &Path, error: io::Error) -> TailError {
         _ => TailError::Io { path, source: error },
     }
 }
+
+#[cfg(test)]
+mod tests;
