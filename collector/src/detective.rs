@@ -60,8 +60,9 @@ pub fn spawn(
     let (ended, hears) = oneshot::channel();
     let run = move || {
         runtime.block_on(detective.run(heard, stop));
-        // Nobody waits for it when the grace is over.
-        drop(ended.send(()));
+        if ended.send(()).is_err() {
+            tracing::debug!("nobody waited for the detective to end");
+        }
     };
     std::thread::Builder::new()
         .name("detective".to_owned())

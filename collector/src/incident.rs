@@ -80,10 +80,9 @@ impl Book {
     /// Adds requests of a member site in one second, corrected.
     pub(crate) fn count(&mut self, case: u64, site: SiteId, second: i64, counts: &Counts) {
         let Some(case) = self.cases.get_mut(&case) else { return };
-        if second >= case.started_at.div_euclid(1000) {
-            if let Some(member) = case.members.get_mut(&site) {
-                member.totals.add(counts.into());
-            }
+        let began = second >= case.started_at.div_euclid(1000);
+        if let Some(member) = case.members.get_mut(&site).filter(|_| began) {
+            member.totals.add(counts.into());
         }
     }
 
@@ -260,10 +259,10 @@ impl Book {
         parent.children.append(&mut case.children);
         parent.recovery.absorb(&case.recovery);
         for (site, member) in case.members {
-            if let Some(ix) = step.fleet.find(site) {
-                if step.fleet.site(ix).case == Some(child) {
-                    step.fleet.site_mut(ix).case = Some(main);
-                }
+            let inside =
+                step.fleet.find(site).filter(|ix| step.fleet.site(*ix).case == Some(child));
+            if let Some(ix) = inside {
+                step.fleet.site_mut(ix).case = Some(main);
             }
             parent.members.entry(site).and_modify(|m| m.absorb(&member)).or_insert(member);
             parent.moved.insert(site);
@@ -279,6 +278,7 @@ impl Book {
         }
         site.case = Some(no);
         site.hold_until = None;
+        site.unheal();
         let Some(episode) = &site.episode else { return };
         let since = episode.first_at.max(case.started_at);
         let totals = site.totals_since(case.started_at.div_euclid(1000));

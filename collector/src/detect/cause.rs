@@ -63,8 +63,13 @@ impl Verdict {
     }
 }
 
+/// What the gateway sees of a worker that is ended, and what is left of it once that is known.
+const BROKEN_OFF: [Signal; 2] = [Signal::Reset, Signal::PrematureClose];
+const EXPLAINED: f64 = 0.25;
+
 /// One row that applies.
 struct Applied {
+    signal: Signal,
     row: Row,
     weight: f64,
     kind: &'static str,
@@ -96,8 +101,13 @@ pub fn assess(
     let servers = ids.iter().filter_map(|id| fleet.server(*id)).collect();
     let case = Case { fleet, scope, members, servers, pool, first };
     let mut applied = case.log_mixture();
-    let shared = case.shared_lines();
-    applied.extend(shared);
+    if let Some(slow) = case.shared_line(table::WORKER_TIMEOUT, &Line::is_timeout) {
+        // The workers' own log says why their connections broke off.
+        let broken = applied.iter_mut().filter(|a| BROKEN_OFF.contains(&a.signal));
+        broken.for_each(|a| a.weight *= EXPLAINED);
+        applied.push(slow);
+    }
+    applied.extend(case.shared_lines());
     applied.extend(case.units());
     if scope.name() != "site" {
         applied.extend(case.levels());
@@ -159,17 +169,26 @@ impl Case<'_> {
         let lines = total.min(3.0);
         let mut applied = Vec::new();
         for (signal, (n, at, text, server)) in kinds {
-            let Some(row) = Signal::try_from(signal).ok().and_then(table::line) else { continue };
+            let Ok(signal) = Signal::try_from(signal) else { continue };
+            let Some(row) = table::line(signal) else { continue };
             let text = format!("{n} of {} error lines: {text}", n_lines + n_silent);
             let server = self.fleet.server(server).map(|server| server.name.clone());
             let weight = n as f64 / total * lines;
-            applied.push(Applied { row, weight, kind: "log", text, at, server });
+            applied.push(Applied { signal, row, weight, kind: "log", text, at, server });
         }
         if n_silent > 0 {
             let text = format!("{n_silent} failures have no line in the error log that was read");
             let weight = n_silent as f64 / total * lines;
             let (at, server) = (self.first, None);
-            applied.push(Applied { row: table::SILENT, weight, kind: "log", text, at, server });
+            applied.push(Applied {
+                signal: Signal::Unspecified,
+                row: table::SILENT,
+                weight,
+                kind: "log",
+                text,
+                at,
+                server,
+            });
         }
         applied
     }
@@ -194,6 +213,7 @@ impl Case<'_> {
         let (line, server) = shown.first()?;
         let enough = shown.len() as f64 >= SHARE * self.servers.len() as f64;
         enough.then(|| Applied {
+            signal: Signal::Unspecified,
             row,
             weight: 1.0,
             kind: "log",
@@ -206,7 +226,6 @@ impl Case<'_> {
     fn shared_lines(&self) -> Vec<Applied> {
         let mut applied = vec![
             self.shared_line(table::WORKER_KILLED, &Line::is_killed),
-            self.shared_line(table::WORKER_TIMEOUT, &Line::is_timeout),
             self.shared_line(table::SEGFAULT, &Line::is_segfault),
         ];
         if self.scope.name() != "site" {
@@ -239,7 +258,18 @@ impl Case<'_> {
         let text = format!("{name} is {}", unit.state);
         let server = Some((*server).to_owned());
         let row = table::UNIT_DOWN;
-        Some((Applied { row, weight: 1.0, kind: "service", text, at, server }, down.len()))
+        Some((
+            Applied {
+                signal: Signal::Unspecified,
+                row,
+                weight: 1.0,
+                kind: "service",
+                text,
+                at,
+                server,
+            },
+            down.len(),
+        ))
     }
 
     fn units(&self) -> Option<Applied> {
@@ -264,6 +294,7 @@ impl Case<'_> {
                 _ => format!(" ({:.0} %)", span.value * 100.0),
             };
             applied.push(Applied {
+                signal: Signal::Unspecified,
                 row: table::level(level),
                 weight: 1.0,
                 kind: "resource",
@@ -279,6 +310,7 @@ impl Case<'_> {
         let mut applied = Vec::new();
         for (row, change, age_s, server) in change::rows(self.fleet, self.members, self.first) {
             applied.push(Applied {
+                signal: Signal::Unspecified,
                 row,
                 weight: (-age_s / change::FADE_S).exp(),
                 kind: "change",

@@ -15,6 +15,8 @@ pub mod runbook;
 mod script;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod cause_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -119,20 +121,28 @@ impl Fleet {
         }
     }
 
+    /// Files a site under what serves it now.
+    fn place(&mut self, ix: u32) {
+        self.displace(ix);
+        let site = self.site_mut(ix);
+        site.place = scope::pool_of(site);
+        self.index_upstream(ix);
+    }
+
     fn index_upstream(&mut self, ix: u32) {
-        if let Some(scope::Pool::Upstream(address)) = scope::pool_of(self.site(ix)) {
-            let users = self.by_upstream.entry(address).or_default();
+        if let Some(scope::Pool::Upstream(address)) = &self.sites[ix as usize].place {
+            let users = self.by_upstream.entry(address.clone()).or_default();
             if let Err(place) = users.binary_search(&ix) {
                 users.insert(place, ix);
             }
         }
     }
 
-    fn unindex_upstream(&mut self, ix: u32) {
-        if let Some(scope::Pool::Upstream(address)) = scope::pool_of(self.site(ix)) {
-            if let Some(users) = self.by_upstream.get_mut(&address) {
-                users.retain(|user| *user != ix);
-            }
+    fn displace(&mut self, ix: u32) {
+        if let Some(scope::Pool::Upstream(address)) = &self.sites[ix as usize].place
+            && let Some(users) = self.by_upstream.get_mut(address)
+        {
+            users.retain(|user| *user != ix);
         }
     }
 }
@@ -375,7 +385,7 @@ impl Engine {
         let Some(server) = self.fleet.servers.get(&id) else { return };
         for ix in &server.sites {
             if self.fleet.sites[*ix as usize].episode.is_some() {
-                self.fleet.sites[*ix as usize].pending = true;
+                self.fleet.sites[*ix as usize].soil(i64::MIN);
                 self.touched.insert(*ix);
                 self.attention.insert(id, arrived + ATTENTION_MS);
             }
@@ -397,7 +407,6 @@ impl Engine {
             }
             ix
         };
-        self.fleet.unindex_upstream(ix);
         let site = &mut self.fleet.sites[ix as usize];
         if pool.is_some() || upstream.is_some() {
             site.pool.clone_from(pool);
@@ -406,7 +415,7 @@ impl Engine {
         if let Some(baseline) = baseline {
             site.set_baseline(*baseline, &self.settings);
         }
-        self.fleet.index_upstream(ix);
+        self.fleet.place(ix);
     }
 
     fn fold_exemplar(&mut self, ix: u32, arrived: i64, at: i64, e: &crate::model::Exemplar) {
@@ -414,12 +423,9 @@ impl Engine {
             && e.upstream != self.fleet.site(ix).upstream_named
             && self.fleet.site(ix).pool.is_none()
             && self.fleet.site(ix).upstream.is_none();
-        if renames {
-            self.fleet.unindex_upstream(ix);
-        }
         self.fleet.site_mut(ix).fold_exemplar(arrived, at, e);
         if renames {
-            self.fleet.index_upstream(ix);
+            self.fleet.place(ix);
         }
         self.touched.insert(ix);
     }

@@ -28,8 +28,8 @@ impl About<'_> {
 
     /// The address the error lines name.
     fn address(&self) -> Option<String> {
-        let lines = self.members.iter().flat_map(|ix| self.fleet.site(*ix).said.lines.values());
-        let named = lines.filter_map(|lines| lines.upstream.as_deref()).next();
+        let mut lines = self.members.iter().flat_map(|ix| self.fleet.site(*ix).said.lines.values());
+        let named = lines.find_map(|lines| lines.upstream.as_deref());
         let named = named.or(self.members.first().and_then(|ix| {
             let site = self.fleet.site(*ix);
             site.upstream_named.as_deref().or(site.upstream.as_deref())

@@ -94,15 +94,15 @@ fn log_add_exp(a: f64, b: f64) -> f64 {
 }
 
 /// One site as the weighing sees it.
-struct Child {
+struct Child<'a> {
     ix: u32,
     /// Evidence, nats: above 0 failing, below 0 well, 0 unknown.
     evidence: f64,
     factor: f64,
-    pool: Option<Pool>,
+    pool: Option<&'a Pool>,
 }
 
-impl Child {
+impl Child<'_> {
     fn is_failing(&self) -> bool {
         self.evidence > FAILING
     }
@@ -132,8 +132,8 @@ fn shared_upstreams(fleet: &Fleet, servers: &BTreeSet<ServerId>) -> BTreeSet<Str
     let mut found = BTreeSet::new();
     for server in servers.iter().filter_map(|id| fleet.servers.get(id)) {
         for site in server.sites.iter().map(|ix| fleet.site(*ix)) {
-            if let (Some(_), Some(Pool::Upstream(address))) = (&site.episode, pool_of(site)) {
-                found.insert(address);
+            if let (Some(_), Some(Pool::Upstream(address))) = (&site.episode, &site.place) {
+                found.insert(address.clone());
             }
         }
     }
@@ -159,7 +159,7 @@ fn shared_pool(
     let all: Vec<Child> =
         servers.iter().flat_map(|server| children(fleet, *server, now, covered)).collect();
     let pool = Pool::Upstream(address.to_owned());
-    let inside: Vec<&Child> = all.iter().filter(|c| c.pool.as_ref() == Some(&pool)).collect();
+    let inside: Vec<&Child> = all.iter().filter(|c| c.pool == Some(&pool)).collect();
     let failing: Vec<u32> = inside.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
     let failing_servers: BTreeSet<_> = failing.iter().map(|ix| fleet.site(*ix).server).collect();
     if failing_servers.len() < 2 {
@@ -255,8 +255,7 @@ fn holds(fleet: &Fleet, site: &Site, settings: &Settings) -> bool {
 }
 
 fn site_score(fleet: &Fleet, site: &Site) -> f64 {
-    let until = fleet.servers.get(&site.server).map_or(0, super::server::Server::known_until);
-    site.score(until.div_euclid(1000)) + corroboration(fleet, site)
+    site.score_then() + corroboration(fleet, site)
 }
 
 fn corroboration(fleet: &Fleet, site: &Site) -> f64 {
@@ -271,7 +270,12 @@ fn held(site: &Site, now: i64) -> bool {
 }
 
 /// Evidence of every site of a server that no other finding covers.
-fn children(fleet: &Fleet, id: ServerId, now: i64, covered: &BTreeSet<u32>) -> Vec<Child> {
+fn children<'a>(
+    fleet: &'a Fleet,
+    id: ServerId,
+    now: i64,
+    covered: &BTreeSet<u32>,
+) -> Vec<Child<'a>> {
     let Some(server) = fleet.servers.get(&id) else { return Vec::new() };
     let until = server.known_until().div_euclid(1000);
     let first = server.sites.iter().filter_map(|ix| fleet.site(*ix).episode.as_ref());
@@ -285,7 +289,7 @@ fn children(fleet: &Fleet, id: ServerId, now: i64, covered: &BTreeSet<u32>) -> V
             let site = fleet.site(*ix);
             let evidence = evidence(site, until, from, closed);
             let factor = child_factor(evidence, PHI, EPS);
-            Child { ix: *ix, evidence, factor, pool: pool_of(site) }
+            Child { ix: *ix, evidence, factor, pool: site.place.as_ref() }
         })
         .collect()
 }
@@ -310,7 +314,7 @@ fn evidence(site: &Site, until: i64, from: i64, closed: i64) -> f64 {
 
 /// The pool of a site: as configured, else as its error lines name it.
 #[must_use]
-pub fn pool_of(site: &Site) -> Option<Pool> {
+pub(super) fn pool_of(site: &Site) -> Option<Pool> {
     if let Some(address) = &site.upstream {
         return Some(Pool::Upstream(address.clone()));
     }
@@ -340,21 +344,21 @@ struct WeighedPool {
     accepted: bool,
 }
 
-fn pools(fleet: &Fleet, all: &[Child], settings: &Settings) -> Vec<WeighedPool> {
-    let mut by_pool: BTreeMap<&Pool, Vec<&Child>> = BTreeMap::new();
+fn pools(fleet: &Fleet, all: &[Child<'_>], settings: &Settings) -> Vec<WeighedPool> {
+    let mut by_pool: BTreeMap<&Pool, Vec<&Child<'_>>> = BTreeMap::new();
     for child in all {
-        if let Some(pool) = &child.pool {
+        if let Some(pool) = child.pool {
             by_pool.entry(pool).or_default().push(child);
         }
     }
-    let weigh = |(pool, inside): (&Pool, Vec<&Child>)| {
+    let weigh = |(pool, inside): (&Pool, Vec<&Child<'_>>)| {
         let failing: Vec<u32> = inside.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
         if failing.len() < 2 {
             return None;
         }
         let site = fleet.site(failing[0]);
         let server = fleet.servers.get(&site.server)?;
-        let extra = server.corroboration(pool_name(pool), first_failure(fleet, &failing));
+        let extra = server.corroboration(Some(pool.name()), first_failure(fleet, &failing));
         let score = inside.iter().map(|c| c.factor).sum::<f64>() + PRIOR + extra;
         let accepted = score >= settings.pool_nats;
         let (pool, corroborated) = (pool.clone(), extra > 0.0);
@@ -363,9 +367,13 @@ fn pools(fleet: &Fleet, all: &[Child], settings: &Settings) -> Vec<WeighedPool> 
     by_pool.into_iter().filter_map(weigh).collect()
 }
 
-fn pool_name(pool: &Pool) -> Option<&str> {
-    match pool {
-        Pool::Local(_, name) | Pool::Upstream(name) => Some(name),
+impl Pool {
+    /// Its name or address.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Local(_, name) | Self::Upstream(name) => name,
+        }
     }
 }
 
@@ -373,7 +381,7 @@ fn pool_name(pool: &Pool) -> Option<&str> {
 fn server_wins(
     fleet: &Fleet,
     id: ServerId,
-    all: &[Child],
+    all: &[Child<'_>],
     pools: &[WeighedPool],
     settings: &Settings,
 ) -> Option<(f64, bool)> {
@@ -387,7 +395,7 @@ fn server_wins(
     let n_failed: f64 =
         failing.iter().filter_map(|ix| fleet.site(*ix).episode.as_ref()).map(|e| e.n_failed).sum();
     let score = all.iter().map(|c| c.factor).sum::<f64>() + PRIOR + extra;
-    let known: BTreeSet<Option<&Pool>> = all.iter().map(|c| c.pool.as_ref()).collect();
+    let known: BTreeSet<Option<&Pool>> = all.iter().map(|c| c.pool).collect();
     let parts: f64 = pools.iter().map(|pool| pool.score.max(0.0)).sum();
     let margin = match known.len() {
         // Its only pool and the server are the same thing: the server is what people know.
@@ -422,7 +430,9 @@ fn mixture(fleet: &Fleet, sites: &[u32]) -> Option<BTreeMap<u8, f64>> {
         }
     }
     let total: f64 = kinds.values().sum();
-    kinds.values_mut().for_each(|n| *n /= total);
+    for n in kinds.values_mut() {
+        *n /= total;
+    }
     (total > 0.0).then_some(kinds)
 }
 
@@ -487,20 +497,23 @@ fn persists(fleet: &Fleet, sites: &[u32], corroborated: bool) -> bool {
         last - first > s || (last - first >= s && last_arrival - first_arrival >= s * 1000)
     };
     let (mut failed, mut answered) = (0.0, 0.0);
-    let mut seconds = BTreeSet::new();
     for site in sites.iter().map(|ix| fleet.site(*ix)) {
-        for bucket in site.buckets().filter(|b| b.second >= first) {
-            if bucket.failed() > 0 {
-                seconds.insert(bucket.second);
-            }
-            if bucket.second >= last - 10 {
-                failed += f64::from(bucket.failed());
-                answered += f64::from(bucket.ok);
-            }
+        let from = first.max(last - 10);
+        for bucket in site.buckets().rev().take_while(|bucket| bucket.second >= from) {
+            failed += f64::from(bucket.failed());
+            answered += f64::from(bucket.ok);
         }
     }
-    let hard = corroborated || failed >= HARD * (failed + answered);
-    if hard { spans(1) } else { spans(4) && seconds.len() >= 4 }
+    if corroborated || failed >= HARD * (failed + answered) {
+        return spans(1);
+    }
+    spans(4) && n_failing_seconds(fleet, sites, first) >= 4
+}
+
+fn n_failing_seconds(fleet: &Fleet, sites: &[u32], first: i64) -> usize {
+    let buckets = sites.iter().flat_map(|ix| fleet.site(*ix).buckets());
+    let failing = buckets.filter(|bucket| bucket.second >= first && bucket.failed() > 0);
+    failing.map(|bucket| bucket.second).collect::<BTreeSet<_>>().len()
 }
 
 /// Whether `outer` holds every site of `inner`.
@@ -525,7 +538,7 @@ pub fn holds_site(fleet: &Fleet, scope: &Scope, ix: u32) -> bool {
     let site = fleet.site(ix);
     match scope {
         Scope::Server(server) => site.server == *server,
-        Scope::Pool(pool) => pool_of(site).as_ref() == Some(pool),
+        Scope::Pool(pool) => site.place.as_ref() == Some(pool),
         Scope::Site(id) => site.id == *id,
     }
 }

@@ -42,7 +42,6 @@ pub(crate) enum Fate {
 #[derive(Clone)]
 pub(crate) struct Def {
     pub(crate) site: SiteId,
-    pub(crate) server: ServerId,
     pub(crate) name: String,
     pub(crate) pool: Option<String>,
 }
@@ -82,7 +81,7 @@ impl Script {
                 let remote = pool.contains(':');
                 let upstream = remote.then(|| (*pool).to_owned());
                 let pool = (!remote && !pool.is_empty()).then(|| (*pool).to_owned());
-                let def = Def { site, server, name: name.clone(), pool: pool.clone() };
+                let def = Def { site, name: name.clone(), pool: pool.clone() };
                 self.sites.push(def);
                 let baseline =
                     Some(Baseline { days: 28.0, n_requests: 2_000_000, n_gateway_errors: 20 });
@@ -261,6 +260,9 @@ impl Script {
         let mut engine = Engine::new(&DetectConfig::default());
         let mut transitions = Vec::new();
         for (arrived, record) in self.in_order() {
+            if arrived > at(until) {
+                break;
+            }
             transitions.extend(engine.advance(UnixMillis(arrived - 1)));
             engine.fold(UnixMillis(arrived), &record);
         }
@@ -303,4 +305,27 @@ impl Played {
         let told = self.transitions.iter().filter_map(|t| t.notify.as_ref());
         told.map(|n| (n.event, (n.due.0 - NOON) as f64 / 1000.0)).collect()
     }
+}
+
+/// Whether a site is of a pool, has this name, or "*".
+pub(crate) fn is_in(def: &Def, pool: &str) -> bool {
+    pool == "*" || def.pool.as_deref() == Some(pool) || def.name == pool
+}
+
+/// Sites of `pool` (or the site of that name, or "*" all) fail with `text` in `from..until`.
+pub(crate) fn outage(
+    script: Script,
+    pool: &'static str,
+    (from, until, end): (i64, i64, i64),
+    text: &'static str,
+) -> Script {
+    script.run(0, end, 5, move |def, second| {
+        let hit = is_in(def, pool) && (from..until).contains(&second);
+        if hit { Fate::Fail(502, text) } else { Fate::Ok }
+    })
+}
+
+/// One server with two pools of 8 and 4 sites.
+pub(crate) fn two_pools() -> Script {
+    Script::default().server("web-07", &[("www", 8), ("shop", 4)])
 }

@@ -151,9 +151,7 @@ impl Line {
     /// Whether it tells of a worker ended because its request took too long.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        self.text.contains("execution timed out")
-            || (self.says(Signal::WorkerSignal)
-                && (self.text.contains("signal 15") || self.text.contains("SIGTERM")))
+        self.says(Signal::WorkerSignal) && self.text.contains("execution timed out")
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::scope::Pool;
 use crate::model::{Baseline, Counts, Exemplar, ServerId, SiteId};
 
 /// Highest score of a site, nats.
@@ -24,6 +25,8 @@ const CLIENT_S: i64 = 120;
 const CLIENT_WEIGHTS: [f64; 4] = [1.0, 0.4, 0.1, 0.1];
 /// Clients remembered per site; more than so many need no memory to be many.
 const CLIENTS_MAX: usize = 1000;
+/// Clients up to which none is forgotten.
+const CLIENTS_KEPT: usize = 64;
 /// Failures a site counts in one second when no exemplar says who they hit.
 const BLIND_MAX: u32 = 2;
 /// Days of history that count.
@@ -313,6 +316,8 @@ pub struct Site {
     score_second: i64,
     buckets: VecDeque<Bucket>,
     clients: BTreeMap<u64, Client>,
+    /// More clients than this are thinned out.
+    clients_kept: usize,
     /// The failures going on.
     pub episode: Option<Episode>,
     /// What the error lines of the episode said.
@@ -323,8 +328,13 @@ pub struct Site {
     pub last_request: i64,
     /// It failed on when its incident resolved: opens nothing of its own before this.
     pub hold_until: Option<i64>,
+    /// What serves it: as configured, else as its error lines name it.
+    pub(crate) place: Option<Pool>,
     arrival: i64,
-    pub(crate) pending: bool,
+    /// First second that `step` has not seen all of; `None`: nothing to do.
+    dirty: Option<i64>,
+    /// First second that the recovery of its incident has not seen all of.
+    unhealed: i64,
 }
 
 impl Site {
@@ -342,13 +352,16 @@ impl Site {
             score_second: i64::MIN,
             buckets: VecDeque::new(),
             clients: BTreeMap::new(),
+            clients_kept: CLIENTS_KEPT,
             episode: None,
             said: Said::default(),
             case: None,
             last_request: 0,
             hold_until: None,
+            place: None,
             arrival: 0,
-            pending: false,
+            dirty: None,
+            unhealed: i64::MIN,
         }
     }
 
@@ -384,7 +397,8 @@ impl Site {
         if failed {
             self.arrival = self.arrival.max(arrived);
         }
-        let idle = !failed && self.score == 0.0 && self.case.is_none() && !self.pending;
+        let idle = !failed && self.score == 0.0 && self.case.is_none() && self.dirty.is_none();
+        self.unhealed = self.unhealed.min(second);
         let bucket = self.bucket(second);
         bucket.n = bucket.n.saturating_add(counts.n);
         bucket.n_502 = bucket.n_502.saturating_add(counts.n_502);
@@ -400,15 +414,20 @@ impl Site {
             }
             return false;
         }
-        self.pending = true;
+        self.soil(second);
         true
+    }
+
+    /// Has `step` look at everything from this second on.
+    pub(crate) fn soil(&mut self, second: i64) {
+        self.dirty = Some(self.dirty.map_or(second, |dirty| dirty.min(second)));
     }
 
     /// Adds one failure with its client and error line, at a corrected instant.
     pub(crate) fn fold_exemplar(&mut self, arrived: i64, at: i64, exemplar: &Exemplar) {
         let second = at.div_euclid(1000);
         self.arrival = self.arrival.max(arrived);
-        self.pending = true;
+        self.soil(second);
         let weight = (exemplar.client != 0).then(|| self.client_weight(exemplar.client, second));
         let bucket = self.bucket(second);
         bucket.first_at = Some(bucket.first_at.map_or(at, |first| first.min(at)));
@@ -469,8 +488,8 @@ impl Site {
     /// Applies what the buckets gained since the last step. `weigh` is what a failure of a second
     /// counts (less around an announced restart).
     pub(crate) fn step(&mut self, settings: &Settings, weigh: &dyn Fn(i64) -> f64) {
-        self.pending = false;
-        for ix in 0..self.buckets.len() {
+        let Some(dirty) = self.dirty.take() else { return };
+        for ix in self.buckets.partition_point(|bucket| bucket.second < dirty)..self.buckets.len() {
             let bucket = &self.buckets[ix];
             let (second, failed) = (bucket.second, bucket.failed() > 0);
             let weight = bucket.weight() * weigh(second);
@@ -574,8 +593,10 @@ impl Site {
         while self.buckets.front().is_some_and(|bucket| bucket.second < newest - BUCKETS_S) {
             self.buckets.pop_front();
         }
-        if self.clients.len() > 64 {
+        // Now and then, so that a crowd of clients costs no walk over all of them each time.
+        if self.clients.len() > self.clients_kept {
             self.clients.retain(|_, client| newest - client.last <= CLIENT_S);
+            self.clients_kept = (2 * self.clients.len()).max(CLIENTS_KEPT);
         }
     }
 
@@ -594,8 +615,28 @@ impl Site {
         self.buckets.iter()
     }
 
-    pub(crate) fn buckets_mut(&mut self) -> impl Iterator<Item = &mut Bucket> {
-        self.buckets.iter_mut()
+    /// Gives what the closed seconds `start..closed` gained since the last call: second,
+    /// successes, failures.
+    pub(crate) fn heal(&mut self, start: i64, closed: i64, take: &mut dyn FnMut(i64, u32, u32)) {
+        let from = self.unhealed.max(start);
+        let first = self.buckets.partition_point(|bucket| bucket.second < from);
+        for bucket in self.buckets.iter_mut().skip(first).take_while(|b| b.second < closed) {
+            let (ok, failed) = (bucket.ok, bucket.failed());
+            take(bucket.second, ok - bucket.ok_healed, failed - bucket.failed_healed);
+            (bucket.ok_healed, bucket.failed_healed) = (ok, failed);
+        }
+        self.unhealed = closed;
+    }
+
+    /// Lets a new incident see everything since its start again.
+    pub(crate) fn unheal(&mut self) {
+        self.unhealed = i64::MIN;
+    }
+
+    /// The score as of the last step, nats.
+    #[must_use]
+    pub fn score_then(&self) -> f64 {
+        self.score
     }
 
     /// Successes in the seconds `from..until`.

@@ -217,17 +217,11 @@ impl Case {
         let start = self.started_at.div_euclid(1000);
         let mut seconds: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
         for ix in self.positions(fleet) {
-            for bucket in fleet.site_mut(ix).buckets_mut() {
-                let (ok, failed) = (bucket.ok, bucket.failed());
-                let news = ok != bucket.ok_healed || failed != bucket.failed_healed;
-                if !news || bucket.second >= closed || bucket.second < start {
-                    continue;
-                }
-                let sums = seconds.entry(bucket.second).or_default();
-                sums.0 += u64::from(ok - bucket.ok_healed);
-                sums.1 += u64::from(failed - bucket.failed_healed);
-                (bucket.ok_healed, bucket.failed_healed) = (ok, failed);
-            }
+            fleet.site_mut(ix).heal(start, closed, &mut |second, ok, failed| {
+                let sums = seconds.entry(second).or_default();
+                sums.0 += u64::from(ok);
+                sums.1 += u64::from(failed);
+            });
         }
         self.recovery.fold(&seconds);
     }
@@ -302,10 +296,8 @@ impl Case {
         }
         self.verdict = verdict;
         let class = self.verdict.class;
-        if let Some(told) = &mut self.told {
-            if now < told.due {
-                told.class = class;
-            }
+        if let Some(told) = self.told.as_mut().filter(|told| now < told.due) {
+            told.class = class;
         }
     }
 

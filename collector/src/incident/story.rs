@@ -8,7 +8,7 @@ use super::FLAPPING;
 use super::case::Case;
 use crate::detect::Fleet;
 use crate::detect::runbook::{self, About};
-use crate::detect::scope::{self, Pool, Scope, pool_of};
+use crate::detect::scope::{self, Pool, Scope};
 use crate::detect::site::Totals;
 use crate::model::{Affected, Incident, Place};
 
@@ -57,20 +57,20 @@ pub fn place_name(fleet: &Fleet, scope: &Scope) -> String {
 /// The pool that all these sites share; `None` when they do not, or it is unknown.
 #[must_use]
 pub fn shared_pool(fleet: &Fleet, sites: &[u32]) -> Option<String> {
-    let first = pool_of(fleet.site(*sites.first()?))?;
-    let shared = sites.iter().all(|ix| pool_of(fleet.site(*ix)).as_ref() == Some(&first));
-    let (Pool::Local(_, name) | Pool::Upstream(name)) = first;
-    shared.then_some(name)
+    let first = fleet.site(*sites.first()?).place.as_ref()?;
+    let shared = sites.iter().all(|ix| fleet.site(*ix).place.as_ref() == Some(first));
+    shared.then(|| first.name().to_owned())
 }
 
 /// The one pool of a server; `None` when it has several, or none is known.
 fn only_pool(fleet: &Fleet, scope: &Scope) -> Option<String> {
     let Scope::Server(id) = scope else { return None };
     let sites = &fleet.server(*id)?.sites;
-    let pools: BTreeSet<Pool> = sites.iter().filter_map(|ix| pool_of(fleet.site(*ix))).collect();
+    let places = sites.iter().filter_map(|ix| fleet.site(*ix).place.as_ref());
+    let pools: BTreeSet<&Pool> = places.collect();
     let mut pools = pools.into_iter();
     match (pools.next(), pools.next()) {
-        (Some(Pool::Local(_, name) | Pool::Upstream(name)), None) => Some(name),
+        (Some(pool), None) => Some(pool.name().to_owned()),
         _ => None,
     }
 }
@@ -198,16 +198,12 @@ fn title(case: &Case, fleet: &Fleet, affected: &Affected, why: &str) -> String {
     let one = matches!(case.scope, Scope::Site(_)) || affected.n_sites == 1;
     let from = clock(case.started_at);
     let flaps = if case.reopens >= FLAPPING { " (flapping)" } else { "" };
-    match case.resolved_at {
-        None => {
-            let fails = if one { "fails" } else { "fail" };
-            format!("{who} {fails} with {status} since {from}: {why}{flaps}")
-        }
-        Some(_) => {
-            let until = clock(case.recovery.last_failed());
-            format!("{who} failed with {status} from {from} to {until}: {why}{flaps}")
-        }
+    if case.is_open() {
+        let fails = if one { "fails" } else { "fail" };
+        return format!("{who} {fails} with {status} since {from}: {why}{flaps}");
     }
+    let until = clock(case.recovery.last_failed());
+    format!("{who} failed with {status} from {from} to {until}: {why}{flaps}")
 }
 
 /// Time of day, UTC.
