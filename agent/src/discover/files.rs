@@ -45,11 +45,10 @@ impl Files {
     /// A file below the root that need not be there.
     pub(super) fn read_optional(&mut self, path: &Path) -> Option<String> {
         let path = self.resolve(path);
+        // Also when it is not there: once it is, there is more to find.
+        self.read.insert(path.clone());
         match read_file(&path) {
-            Ok(text) => {
-                self.read.insert(path);
-                Some(text)
-            }
+            Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 self.cannot_read(&path, &error);

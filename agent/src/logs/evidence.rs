@@ -33,8 +33,8 @@ pub(crate) struct Seen {
     pub(crate) client: String,
     /// The client is this machine: a server in front.
     pub(crate) client_is_own: bool,
-    /// Method and path, empty when the line names none.
-    pub(crate) request: String,
+    /// Hash of method and path; 0 when the line names none.
+    pub(crate) request: u64,
     pub(crate) connection: Option<u64>,
     pub(crate) signal: Option<Signal>,
     /// Already private.
@@ -49,7 +49,7 @@ pub(crate) struct Question<'a> {
     pub(crate) pool: &'a str,
     pub(crate) client: &'a str,
     pub(crate) client_is_own: bool,
-    pub(crate) request: &'a str,
+    pub(crate) request: u64,
     /// Event time.
     pub(crate) at: UnixMillis,
     /// How long after `at` its line may have been written: the duration nobody logged.
@@ -76,7 +76,7 @@ pub(crate) struct Memory {
     lines: VecDeque<Seen>,
     /// Number of the first line in `lines`.
     first: u64,
-    by_request: HashMap<(String, String), VecDeque<u64>>,
+    by_request: HashMap<(String, u64), VecDeque<u64>>,
     by_client: HashMap<String, VecDeque<u64>>,
     seconds: HashMap<Key, BTreeSet<i64>>,
 }
@@ -105,7 +105,7 @@ impl Memory {
 
     fn first_part(&self, line: &Seen) -> Option<u64> {
         // Only lines that name no request come in parts.
-        if !line.request.is_empty() || line.client.is_empty() {
+        if line.request != 0 || line.client.is_empty() {
             return None;
         }
         let back = self.lines.iter().rev().take(64);
@@ -122,10 +122,10 @@ impl Memory {
 
     fn index(&mut self, number: u64, line: &Seen) {
         if !line.client.is_empty() {
-            if line.request.is_empty() {
+            if line.request == 0 {
                 self.by_client.entry(line.client.clone()).or_default().push_back(number);
             } else {
-                let key = (line.client.clone(), line.request.clone());
+                let key = (line.client.clone(), line.request);
                 self.by_request.entry(key).or_default().push_back(number);
             }
         }
@@ -163,7 +163,7 @@ impl Memory {
 
     /// The line of this very request; it is used up. With several attempts the last one's line.
     pub(crate) fn take(&mut self, question: &Question<'_>) -> Option<Seen> {
-        let key = (question.client.to_owned(), question.request.to_owned());
+        let key = (question.client.to_owned(), question.request);
         let mut numbers = self.unused(self.by_request.get(&key), question);
         numbers.truncate(question.n_attempts.max(1));
         if numbers.is_empty() {
@@ -188,7 +188,7 @@ impl Memory {
             line.client_is_own
                 && !line.used
                 && Self::is_near(line, question)
-                && (line.request == question.request || line.request.is_empty())
+                && (line.request == question.request || line.request == 0)
                 && line.site.is_none_or(|site| site == question.site)
         })?;
         Some(self.first + (self.lines.len() - 1 - at) as u64)

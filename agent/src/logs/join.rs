@@ -7,6 +7,7 @@
 //! counts and read offsets can be saved together exactly then.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -18,13 +19,11 @@ use crate::config::{PrivacyConfig, zone};
 use crate::discover::{Discovery, LogKind, LogSource, SiteRule};
 use crate::logs::event_time::EventClock;
 use crate::logs::evidence::{Memory, Question, Seen};
-use crate::logs::privacy::{Privacy, without_query};
+pub use crate::logs::judged::{Exemplar, OTHER, Request, SiteInfo};
+use crate::logs::privacy::{Privacy, TEXT_BYTES_MAX, cut, without_query};
 use crate::logs::sites::{Sites, name_from_path};
 use crate::logs::{AccessRecord, ErrorRecord};
 use crate::window::{LogEvidence, ServiceState};
-
-/// Name of the site that collects what has no own count: unknown hosts, sites over `sites_max`.
-pub const OTHER: &str = "other";
 
 /// How long after an access line's time its error line may come, when no duration is logged: the
 /// time may be the start of the request, and backends are waited for for a minute.
@@ -33,69 +32,10 @@ const UNKNOWN_DURATION_MS: i64 = 70_000;
 const SLACK_MS: i64 = 1_000;
 /// Evidence lines let through per second and kind, the first ones: the rest says the same.
 const EVIDENCE_PER_SECOND_MAX: u32 = 5;
+/// An address in text, or a method, is never longer.
+const CLIENT_BYTES_MAX: usize = 64;
 /// A pool counts as down a little before it was seen to be.
 const DOWN_BEFORE_MS: i64 = 2_000;
-
-/// One request, judged: what the window counts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// Index into [`Judge::sites`].
-    pub site: u32,
-    /// Second of the event time.
-    pub second: i64,
-    /// 100..=599.
-    pub status: u16,
-    /// A 503 that a failed upstream explains (counter `GATEWAY_503`).
-    pub gateway_503: bool,
-    /// An upstream failed, another one answered (counter `RETRIED`).
-    pub retried: bool,
-    /// Set for every gateway error; the window keeps a bounded number of them.
-    pub exemplar: Option<Exemplar>,
-    /// Counted under the site `other`.
-    pub other: bool,
-    /// Its time was too far ahead and was replaced by the time of reading.
-    pub clamped: bool,
-}
-
-/// One gateway error, kept whole and already private; mirrors `wire::v1::Exemplar`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Exemplar {
-    /// Event time.
-    pub at: UnixMillis,
-    /// 502, 503 or 504.
-    pub status: u16,
-    /// What the error line said.
-    pub signal: Option<Signal>,
-    /// Keyed hash of the client; 0 unknown.
-    pub client_hash: u64,
-    /// Keyed hash of the path without query; 0 unknown.
-    pub path_hash: u64,
-    /// Address as far as allowed.
-    pub client: String,
-    /// Request method.
-    pub method: String,
-    /// Path as far as allowed.
-    pub path: String,
-    /// Upstream that failed.
-    pub upstream: String,
-    /// `Some("")`: the error log was read and holds no line for it. `None`: no readable error log.
-    pub message: Option<String>,
-    /// Pool this error names; empty = that of the site.
-    pub pool: String,
-}
-
-/// What is known of one site; the index is stable for the life of the judge.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SiteInfo {
-    /// Primary name.
-    pub name: String,
-    /// Other names.
-    pub aliases: Vec<String>,
-    /// PHP-FPM pool, local socket or local port; empty unknown.
-    pub pool: String,
-    /// Upstream address of another machine; empty unknown.
-    pub upstream: String,
-}
 
 /// A followed file.
 struct Source {
@@ -152,6 +92,8 @@ pub struct Judge {
     pending: Vec<Pending>,
     down: BTreeMap<String, Down>,
     discovery: Discovery,
+    /// Random, so that nobody can choose requests that look the same.
+    hasher: RandomState,
     /// First source per site that showed it clients from outside: the front of a chain.
     fronts: BTreeMap<u32, usize>,
     /// Second of reading, and evidence lines let through in it by what they say.
@@ -176,6 +118,7 @@ impl Judge {
             pending: Vec::new(),
             down: BTreeMap::new(),
             discovery: discovery.clone(),
+            hasher: RandomState::new(),
             fronts: BTreeMap::new(),
             evidence: (0, BTreeMap::new()),
         }
@@ -275,14 +218,18 @@ impl Judge {
             clamped,
             status,
             slack_ms,
-            upstream_failed: record.upstream_failed,
+            upstream_failed: record.upstream_failed || is_masked_failure(status, record),
             signal: record.signal,
-            peer: peer.to_owned(),
+            peer: cut(peer, CLIENT_BYTES_MAX).to_owned(),
             peer_is_own,
-            client: client.to_owned(),
-            method: record.method.as_deref().unwrap_or_default().to_owned(),
+            client: cut(client, CLIENT_BYTES_MAX).to_owned(),
+            method: cut(record.method.as_deref().unwrap_or_default(), CLIENT_BYTES_MAX).to_owned(),
             path: record.path.as_deref().unwrap_or_default().to_owned(),
-            upstream: record.attempts.last().map(|a| a.upstream.to_string()).unwrap_or_default(),
+            upstream: record
+                .attempts
+                .last()
+                .map(|a| cut(&a.upstream, TEXT_BYTES_MAX).to_owned())
+                .unwrap_or_default(),
             n_attempts: record.attempts.len(),
         });
     }
@@ -366,10 +313,10 @@ impl Judge {
             source,
             site,
             pool: backend.pool().to_owned(),
-            upstream: upstream.to_owned(),
-            client: client.to_owned(),
+            upstream: cut(upstream, TEXT_BYTES_MAX).to_owned(),
+            client: cut(client, CLIENT_BYTES_MAX).to_owned(),
             client_is_own,
-            request: request_key(record.method.as_deref(), record.path.as_deref()),
+            request: self.request_key(record.method.as_deref(), record.path.as_deref()),
             connection: record.connection,
             signal: record.signal,
             message: self.privacy.text(&record.message, upstream, now),
@@ -387,7 +334,8 @@ impl Judge {
     ) -> Option<LogEvidence> {
         let signal = record.signal?;
         let kind = self.sources[source].kind;
-        if kind == LogKind::Error && !is_evidence_of_a_web_server(signal) {
+        if matches!(kind, LogKind::Error | LogKind::Access) && !is_evidence_of_a_web_server(signal)
+        {
             return None;
         }
         let name = self.sources[source].evidence_name?;
@@ -415,13 +363,13 @@ impl Judge {
 
     fn judge(&mut self, pending: &Pending, now: UnixMillis) -> Request {
         let info = &self.sites.infos()[pending.site as usize];
-        let request = request_key(Some(&pending.method), Some(&pending.path));
+        let request = self.request_key(Some(&pending.method), Some(&pending.path));
         let question = Question {
             site: pending.site,
             pool: &info.pool,
             client: &pending.peer,
             client_is_own: pending.peer_is_own,
-            request: &request,
+            request,
             at: pending.at,
             slack_ms: pending.slack_ms,
             n_attempts: pending.n_attempts,
@@ -475,7 +423,7 @@ impl Judge {
             path_hash: hash(&mut self.privacy, without_query(&pending.path)),
             client: self.privacy.client(&pending.client, now),
             method: pending.method.clone(),
-            path: self.privacy.path(&pending.path).to_owned(),
+            path: cut(self.privacy.path(&pending.path), TEXT_BYTES_MAX).to_owned(),
             upstream,
             message: line.map(|line| line.message).or_else(|| readable.then(String::new)),
             pool,
@@ -490,13 +438,21 @@ impl Judge {
         let mut readable =
             self.sources.iter().filter(|source| source.kind == LogKind::Error && source.readable);
         // HAProxy has no error log: its access line says all there is.
-        if self.sources[pending.source].kind != LogKind::Access || pending.upstream_failed {
+        if self.sources[pending.source].evidence_name == Some("syslog") {
             return false;
         }
         if logs.is_empty() {
             return readable.next().is_some();
         }
         readable.any(|source| logs.contains(&source.path))
+    }
+
+    /// One number for method and path; 0 when there is neither.
+    fn request_key(&self, method: Option<&str>, path: Option<&str>) -> u64 {
+        match (method.unwrap_or_default(), path.unwrap_or_default()) {
+            ("", "") => 0,
+            request => self.hasher.hash_one(request).max(1),
+        }
     }
 
     /// A unit or pool changed its state: a pool that is down explains a 503.
@@ -545,8 +501,16 @@ fn evidence_name(source: &LogSource) -> Option<&'static str> {
         LogKind::Error if source.format == "nginx_error" => "nginx",
         LogKind::Error if path.contains("apache") || path.contains("httpd") => "apache",
         LogKind::Error => "nginx",
+        // HAProxy speaks of requests and of servers in one log.
+        LogKind::Access if source.format == "haproxy" || path.contains("haproxy") => "syslog",
         LogKind::Access | LogKind::Modsecurity | LogKind::Change => return None,
     })
+}
+
+/// A 503 that nginx wrote in place of its own 502 or 504 (`error_page 502 =503 /sorry`).
+fn is_masked_failure(status: u16, record: &AccessRecord<'_>) -> bool {
+    let last = record.attempts.last().and_then(|attempt| attempt.status);
+    status == 503 && matches!(last, Some(502 | 504))
 }
 
 /// What a web server says of itself and its machine, not of one failed request.
@@ -561,14 +525,6 @@ fn is_evidence_of_a_web_server(signal: Signal) -> bool {
             | Signal::TooManyConnections
             | Signal::MemoryLimit
     )
-}
-
-/// Method and path as one text; empty when there is neither.
-fn request_key(method: Option<&str>, path: Option<&str>) -> String {
-    match (method.unwrap_or_default(), path.unwrap_or_default()) {
-        ("", "") => String::new(),
-        (method, path) => format!("{method} {path}"),
-    }
 }
 
 fn is_private(address: IpAddr) -> bool {

@@ -15,6 +15,7 @@ pub mod file;
 mod event_time;
 mod evidence;
 pub mod join;
+mod judged;
 pub mod parse;
 mod privacy;
 mod scan;

@@ -12,7 +12,7 @@ use wire::UnixMillis;
 use crate::config::{ClientIp, PrivacyConfig, QueryString};
 
 /// Longest text that is sent, in bytes.
-const TEXT_BYTES_MAX: usize = 512;
+pub(crate) const TEXT_BYTES_MAX: usize = 512;
 const DAY_MS: i64 = 86_400_000;
 
 /// The operator's wish, and the key of the day.
@@ -168,7 +168,7 @@ fn drop_queries(text: &str) -> Cow<'_, str> {
 }
 
 /// At most `max` bytes, at a character.
-fn cut(text: &str, max: usize) -> &str {
+pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 

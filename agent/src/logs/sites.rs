@@ -7,6 +7,9 @@ use std::path::Path;
 use crate::discover::Discovery;
 use crate::logs::join::{OTHER, SiteInfo};
 
+/// Longest name DNS knows.
+const HOST_BYTES_MAX: usize = 253;
+
 /// The sites of the server by any of their names. Indices are stable; the table only grows.
 pub(crate) struct Sites {
     infos: Vec<SiteInfo>,
@@ -81,7 +84,7 @@ impl Sites {
         let host = normal_host(host);
         match self.known_host(&host) {
             Some(ix) => (ix, Some(ix) == self.other),
-            None if self.vhosts_known => (self.other(), true),
+            None if self.vhosts_known || !could_be_host(&host) => (self.other(), true),
             None => self.named(&host),
         }
     }
@@ -247,6 +250,13 @@ fn normal_host(host: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
+/// False for what no client can have meant as a host: it would only fill the table.
+fn could_be_host(host: &str) -> bool {
+    let sign =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':') || b >= 128;
+    !host.is_empty() && host.len() <= HOST_BYTES_MAX && host.bytes().all(sign)
+}
+
 /// False for `_`, `default` and the like, which name no host.
 fn is_host_name(name: &str) -> bool {
     name.contains('.') && !name.starts_with('~')
@@ -351,8 +361,15 @@ mod tests {
     #[test]
     fn without_vhosts_every_host_is_a_site_until_there_are_too_many() {
         let mut sites = Sites::new(&Discovery::default(), 2);
-        for (host, want) in [("a", "a"), ("b:80", "b"), ("c", "other"), ("b", "b"), ("d", "other")]
-        {
+        for (host, want) in [
+            ("a", "a"),
+            ("b:80", "b"),
+            ("c", "other"),
+            ("b", "b"),
+            ("d", "other"),
+            ("", "other"),
+            ("a b", "other"),
+        ] {
             let (ix, _) = sites.of_host(host);
             assert_eq!(sites.infos()[ix as usize].name, want);
         }

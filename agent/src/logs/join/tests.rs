@@ -286,6 +286,16 @@ fn a_retry_that_ended_well_is_no_failure() {
 }
 
 #[test]
+fn a_503_that_nginx_shows_for_its_own_502_is_a_failure() {
+    let mut s = Scene::new();
+    for (us, want) in [("502", true), ("504", true), ("503", false), ("-", false)] {
+        s.ask("a.example", "198.51.100.7", 5, "/x", 503, ("unix:/run/php/www.sock", us));
+        let request = s.one();
+        assert_eq!(request.gateway_503, want, "{us}");
+    }
+}
+
+#[test]
 fn haproxy_tells_in_its_line_whose_503_it_is() {
     let mut s = Scene::new();
     let line = |state: &str| {
@@ -300,6 +310,12 @@ fn haproxy_tells_in_its_line_whose_503_it_is() {
     assert_eq!(request.exemplar.unwrap().message, None, "there is no error log to read");
     s.line(HAPROXY, &line("----"));
     assert!(!s.one().gateway_503);
+    let down = "Nov 20 12:00:21 h haproxy[1]: Server be/s1 is DOWN, reason: Layer4 timeout.";
+    let evidence = s.line(HAPROXY, down).unwrap();
+    assert_eq!(
+        (evidence.signal, evidence.pool.as_deref()),
+        (Some(Signal::ServerDown), Some("be/s1"))
+    );
 }
 
 #[test]
