@@ -584,7 +584,8 @@ mod tests {
         let collector = Collector::new();
         let targets = collector.targets(&[&url]);
         let child = Incident { parent: Some("B".into()), ..incident("A") };
-        collector.decide(1, child, NotifyEvent::Opened, &targets).await;
+        collector.decide(1, child.clone(), NotifyEvent::Opened, &targets).await;
+        collector.decide(2, child, NotifyEvent::Resolved, &targets).await;
         collector.decide(1, incident("B"), NotifyEvent::Opened, &targets).await;
         let worker = collector.start(targets);
         collector.until_empty().await;
@@ -592,6 +593,49 @@ mod tests {
         worker.stop().await;
         assert_eq!(receiver.events(), ["opened"]);
         assert!(receiver.got()[0].1.contains("\"id\":\"B\""));
+    }
+
+    #[tokio::test]
+    async fn a_message_nobody_took_for_two_days_is_given_up() {
+        let (receiver, url) = Receiver::start(&[500, 500]).await;
+        let collector = Collector::new();
+        let targets = collector.targets(&[&url]);
+        for id in ["A", "B"] {
+            collector.decide(1, incident(id), NotifyEvent::Opened, &targets).await;
+        }
+        // The first try of A was two days and a minute ago.
+        let long_ago = clock::now().minus(AGE_MAX + Duration::from_secs(60));
+        let delivery = ca::new_id(long_ago).unwrap().to_string();
+        let body = serde_json::json!({"event": "opened", "delivery": delivery, "incident": {}});
+        let write = collector.store.write(move |tx| {
+            let set = "UPDATE outbox SET body = ?1 WHERE incident = 'A'";
+            tx.execute(set, [body.to_string()])
+        });
+        assert_eq!(write.await.unwrap(), 1);
+        let worker = collector.start(targets);
+        collector.until_empty().await;
+        assert_eq!(worker.stats.n_expired.load(Ordering::Relaxed), 1);
+        assert_eq!(worker.stats.n_delivered.load(Ordering::Relaxed), 1);
+        assert_eq!(receiver.got().len(), 3, "A once, B until it was taken");
+        worker.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_owed_to_a_route_that_was_taken_out_is_dropped() {
+        let collector = Collector::new();
+        let targets = collector.targets(&["http://127.0.0.1:9/a", "http://127.0.0.1:9/b"]);
+        collector.decide(1, incident("A"), NotifyEvent::Opened, &targets).await;
+        assert_eq!(collector.owed().await, 2);
+        let worker = collector.start(targets[..1].to_vec());
+        for _ in 0..1000 {
+            if collector.owed().await == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let owed = collector.store.read(outbox::owed).await.unwrap();
+        assert_eq!(owed.iter().map(|owed| owed.route.as_str()).collect::<Vec<_>>(), ["webhook:0"]);
+        worker.stop().await;
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(super) fn servers(servers: &[ServerView], now: UnixMillis) -> String {
             seen(server, now),
             server.version.as_deref().map_or("-".into(), clean),
             server.n_sites.to_string(),
-            server.clock_offset_ms.map_or("-".into(), |ms| format!("{:+.1} s", ms as f64 / 1000.0)),
+            server.clock_offset_ms.map_or("-".into(), clock_offset),
             server.spool_bytes.map_or("-".into(), size),
             lost(server),
             labels(&server.labels),
@@ -348,6 +348,11 @@ fn seen(server: &ServerView, now: UnixMillis) -> String {
     server.last_seen_at.map_or("never".into(), |at| format!("{} ago", span(now.since(at))))
 }
 
+/// To a tenth of a second; a clock that is right has no sign.
+fn clock_offset(ms: i64) -> String {
+    if ms.abs() < 50 { "0.0 s".into() } else { format!("{:+.1} s", ms as f64 / 1000.0) }
+}
+
 /// What a server lost for good; rejected lines were never records, so they are not in it.
 fn lost(server: &ServerView) -> String {
     let n = |k: &str| server.loss.get(k).copied().unwrap_or(0);
@@ -565,6 +570,7 @@ Timeline
         }
         assert!(server(&detail(), after(61)).contains("  4a  expired"));
         assert!(servers(&[], START).contains("token create"));
+        assert_eq!([-49, 50, 0].map(clock_offset), ["0.0 s", "+0.1 s", "0.0 s"]);
     }
 
     #[test]

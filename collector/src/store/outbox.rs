@@ -107,6 +107,11 @@ pub fn freeze(tx: &Transaction<'_>, id: i64, delivery: Ulid) -> rusqlite::Result
     };
     if found.parent.is_some() && event != NotifyEvent::Resolved {
         delivered(tx, id)?;
+        if event == NotifyEvent::Opened {
+            // Who never hears that it began must not hear that it is over.
+            tx.prepare_cached("DELETE FROM outbox WHERE incident = ?1 AND route = ?2")?
+                .execute([&incident, &route])?;
+        }
         return Ok(None);
     }
     let message = Message { event, delivery: delivery.to_string(), incident: &found };
