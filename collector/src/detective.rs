@@ -157,19 +157,19 @@ impl Detective {
             for (at, record) in words.drain(..) {
                 self.engine.fold(at, &record);
             }
-            self.work(due).await;
+            self.work(due.then(clock::now)).await;
         }
         for (at, record) in std::iter::from_fn(|| heard.try_recv().ok()) {
             self.engine.fold(at, &record);
         }
-        self.work(true).await;
+        self.work(Some(clock::now())).await;
         self.save_state(clock::now()).await;
         tracing::debug!(position = self.position, "the detective has stopped");
     }
 
-    /// Reads what is committed, decides and stores. `due`: the clock moved on as well.
-    async fn work(&mut self, due: bool) {
-        let outcome = self.try_work(due).await;
+    /// Reads what is committed, decides and stores; `now` when the clock moved on as well.
+    async fn work(&mut self, now: Option<UnixMillis>) {
+        let outcome = self.try_work(now).await;
         match outcome {
             Ok(()) if self.failing => {
                 self.failing = false;
@@ -184,12 +184,9 @@ impl Detective {
         }
     }
 
-    async fn try_work(&mut self, due: bool) -> Result<(), StoreError> {
+    async fn try_work(&mut self, now: Option<UnixMillis>) -> Result<(), StoreError> {
         self.catch_up().await?;
-        if !due {
-            return Ok(());
-        }
-        let now = clock::now();
+        let Some(now) = now else { return Ok(()) };
         if now.0 >= self.next_acked && self.engine.has_cases() {
             self.next_acked = now.0 + ACKED_MS;
             let since = now.minus(Duration::from_secs(900));
@@ -439,5 +436,169 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
         }
         Some((format, _)) => Err(format!("format {format} is not known to this collector")),
         None => Err("it is empty".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use wire::v1;
+
+    use super::*;
+    use crate::config::NotifyConfig;
+    use crate::store::{NewBatch, SiteSeen};
+
+    const NOON: i64 = 1_795_176_000_000;
+    const SITES: usize = 12;
+    /// The pool fails in these quarters of a second, and the play ends at the last one.
+    const FAILS: std::ops::Range<i64> = 20..60;
+    const END: i64 = 200;
+
+    fn config() -> Config {
+        let notify = |min_severity: &str| NotifyConfig {
+            kind: "webhook".into(),
+            url: "http://127.0.0.1:9/".into(),
+            secret_file: None,
+            min_severity: min_severity.into(),
+        };
+        let notify = vec![notify("warning"), notify("critical")];
+        Config { notify, ..Config::default() }
+    }
+
+    /// What one server sends in one quarter of a second: two requests of every site.
+    fn batch(quarter: i64) -> NewBatch {
+        let at = NOON + quarter * 250;
+        let second = at.div_euclid(1000);
+        let status = if FAILS.contains(&quarter) { 502 } else { 200 };
+        let name = |ix: usize| format!("shop{ix:02}.example");
+        let ix = 0..SITES as u32;
+        let exemplar = |site: u32, n: u64| v1::Exemplar {
+            site,
+            at_unix_ms: second * 1000,
+            status: 502,
+            signal: v1::Signal::ConnectRefused.into(),
+            client_hash: 1 + quarter as u64 * 100 + u64::from(site) * 2 + n,
+            message: Some("connect() failed (111: Connection refused)".into()),
+            ..v1::Exemplar::default()
+        };
+        let site = |ix| v1::Site { name: name(ix), pool: "www".into(), ..v1::Site::default() };
+        let count = |site| v1::SiteSecond { site, second, status: vec![status], count: vec![2] };
+        let failed = ix.clone().filter(|_| status == 502);
+        let body = v1::BatchBody {
+            sites: (0..SITES).map(site).collect(),
+            seconds: ix.map(count).collect(),
+            exemplars: failed.flat_map(|site| [exemplar(site, 0), exemplar(site, 1)]).collect(),
+            ..v1::BatchBody::default()
+        };
+        let seen = |ix| SiteSeen { name: name(ix), pool: Some("www".into()), upstream: None };
+        NewBatch {
+            server: ServerId(1),
+            epoch: 1,
+            seq: quarter as u64 + 1,
+            n_evicted: 0,
+            n_lines_evicted: 0,
+            at: UnixMillis(at + 260),
+            t_min: UnixMillis(at),
+            t_max: UnixMillis(at),
+            complete_until: UnixMillis(at),
+            urgent: true,
+            codec: 1,
+            body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
+            sites: (0..SITES).map(seen).collect(),
+            losses: Vec::new(),
+        }
+    }
+
+    /// What everybody can see in the end.
+    #[derive(Debug, PartialEq)]
+    struct Seen {
+        incidents: Vec<(String, String, u64, u64, u64)>,
+        owed: Vec<(String, String)>,
+        n_sites: i64,
+    }
+
+    async fn seen(store: &Store) -> Seen {
+        store
+            .read(|conn| {
+                let all = incidents::Filter { merged: true, ..incidents::Filter::default() };
+                let incident = |i: crate::model::Incident| {
+                    (i.id, i.state, i.affected.n_sites, i.affected.n_502, i.affected.n_servers)
+                };
+                let incidents = incidents::list(conn, &all)?.into_iter().map(incident).collect();
+                let mut owed = conn.prepare("SELECT route, body FROM outbox ORDER BY id")?;
+                let owed = owed.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let owed = owed.collect::<rusqlite::Result<_>>()?;
+                let n_sites = "SELECT count(*) FROM incident_site WHERE until IS NOT NULL";
+                let n_sites = conn.query_row(n_sites, [], |row| row.get(0))?;
+                Ok(Seen { incidents, owed, n_sites })
+            })
+            .await
+            .unwrap()
+    }
+
+    /// Plays the outage; the detective dies without a word before each of these quarters.
+    async fn play(crashes: &[i64]) -> Seen {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 1).await;
+        let config = config();
+        let mut detective = Detective::new(store.clone(), &config);
+        detective.start(UnixMillis(NOON)).await.unwrap();
+        detective.next_snapshot = NOON + 8_000;
+        for quarter in 0..END {
+            let now = UnixMillis(NOON + quarter * 250 + 300);
+            if crashes.contains(&quarter) {
+                detective = Detective::new(store.clone(), &config);
+                detective.start(now).await.unwrap();
+            }
+            store.append(batch(quarter)).await.unwrap().await.unwrap().unwrap();
+            detective.try_work(Some(now)).await.unwrap();
+        }
+        let seen = seen(&store).await;
+        store.close().await.unwrap();
+        seen
+    }
+
+    #[tokio::test]
+    async fn a_crash_at_any_moment_makes_no_twin_and_tells_nobody_twice() {
+        let whole = play(&[]).await;
+        assert_eq!(whole.incidents.len(), 1, "{whole:?}");
+        let (_, state, n_sites, n_502, n_servers) = &whole.incidents[0];
+        let n = (FAILS.end - FAILS.start) as u64 * SITES as u64 * 2;
+        assert_eq!((state.as_str(), *n_sites, *n_502, *n_servers), ("resolved", 12, n, 1));
+        let told: Vec<_> = whole.owed.iter().map(|(route, body)| (&**route, &**body)).collect();
+        let (opened, resolved) = (r#"{"event":"opened"}"#, r#"{"event":"resolved"}"#);
+        assert_eq!(
+            told,
+            [
+                ("webhook:0", opened),
+                ("webhook:1", opened),
+                ("webhook:0", resolved),
+                ("webhook:1", resolved)
+            ]
+        );
+        assert_eq!(whole.n_sites, 12);
+        for crashes in [&[23, 24, 25][..], &[26, 27, 28], &[33, 58, 61], &[40, 141, 160], &[199]] {
+            assert_eq!(play(crashes).await, whole, "crashes at {crashes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_another_format_is_told_and_does_not_stop_the_detector() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 1).await;
+        store.write(|tx| incidents::save_snapshot(tx, 7, b"\x63nonsense")).await.unwrap();
+        let mut detective = Detective::new(store.clone(), &config());
+        let now = UnixMillis(NOON + 300);
+        detective.start(now).await.unwrap();
+        store.append(batch(0)).await.unwrap().await.unwrap().unwrap();
+        detective.try_work(Some(now)).await.unwrap();
+        assert_eq!(detective.position, 1);
+        detective.save_state(now).await;
+        let saved = store.read(incidents::load).await.unwrap().engine.expect("it is saved");
+        assert_eq!(saved.upto, 1);
+        assert!(Engine::load(&unpack(&saved.body).unwrap(), &detective.config).is_ok());
+        store.close().await.unwrap();
     }
 }

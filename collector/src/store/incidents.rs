@@ -338,3 +338,145 @@ fn add_notes(conn: &Connection, incident: &mut Incident) -> rusqlite::Result<()>
     incident.timeline.sort_by_key(|moment| moment.at);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Notify, TransitionEvent};
+    use crate::samples;
+    use crate::store::Store;
+
+    fn routes() -> Vec<Route> {
+        let route = |(name, least): (&str, &str)| Route {
+            name: name.to_owned(),
+            min_severity: least.to_owned(),
+        };
+        [("all", "info"), ("some", "warning"), ("few", "critical")].map(route).to_vec()
+    }
+
+    fn transition(rev: u64, event: NotifyEvent, now: &str, before: Option<&str>) -> Transition {
+        let mut incident = samples::incident();
+        incident.title = format!("revision {rev}");
+        let notify = Notify {
+            event,
+            due: incident.detected_at,
+            severity: now.to_owned(),
+            severity_told: before.map(str::to_owned),
+        };
+        Transition {
+            event: TransitionEvent::Open,
+            at: incident.detected_at,
+            key: "gateway_errors:server:web-07".into(),
+            rev,
+            sites: vec![(SiteId(4), incident.started_at, None)],
+            incident,
+            notify: Some(notify),
+        }
+    }
+
+    fn owed(conn: &Connection) -> Vec<(String, String)> {
+        let mut query =
+            conn.prepare("SELECT route, body ->> '$.event' FROM outbox ORDER BY id").unwrap();
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.collect::<rusqlite::Result<_>>().unwrap()
+    }
+
+    /// Commits transitions one by one to an empty store and gives what each of them owes.
+    async fn play(transitions: Vec<Transition>) -> (tempfile::TempDir, Store, Vec<Vec<String>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut told = Vec::new();
+        for transition in transitions {
+            let job = move |tx: &Transaction<'_>| {
+                let before = owed(tx).len();
+                commit(tx, &[transition], &routes(), b"cases", 5)?;
+                Ok(owed(tx)[before..].iter().map(|(route, e)| format!("{route} {e}")).collect())
+            };
+            told.push(store.write(job).await.unwrap());
+        }
+        (dir, store, told)
+    }
+
+    #[tokio::test]
+    async fn every_route_hears_what_concerns_it_once() {
+        use NotifyEvent::{Opened, Resolved, Updated};
+        let (_dir, _store, told) = play(vec![
+            transition(1, Opened, "warning", None),
+            transition(1, Opened, "warning", None),
+            transition(2, Updated, "critical", Some("warning")),
+            transition(3, Opened, "critical", Some("critical")),
+            transition(4, Resolved, "critical", Some("critical")),
+        ])
+        .await;
+        assert_eq!(
+            told,
+            [
+                vec!["all opened", "some opened"],
+                vec![],
+                vec!["all updated", "some updated", "few opened"],
+                vec![],
+                vec!["all resolved", "some resolved", "few resolved"],
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_older_revision_changes_nothing() {
+        let (_dir, store, _) = play(vec![
+            transition(2, NotifyEvent::Opened, "critical", None),
+            transition(1, NotifyEvent::Opened, "critical", None),
+        ])
+        .await;
+        let id = samples::incident().id;
+        let found = store.read(move |conn| get(conn, &id)).await.unwrap().expect("it is stored");
+        assert_eq!(found.title, "revision 2");
+        let saved = store.read(load).await.unwrap();
+        assert_eq!(saved.cases, Some(Memory { upto: 5, body: b"cases".to_vec() }));
+        assert_eq!(saved.engine, None);
+    }
+
+    #[tokio::test]
+    async fn acknowledgements_and_notes_are_part_of_what_people_read() {
+        let (_dir, store, _) =
+            play(vec![transition(1, NotifyEvent::Opened, "critical", None)]).await;
+        let later = samples::incident().started_at.plus(std::time::Duration::from_secs(90));
+        let job = move |tx: &Transaction<'_>| {
+            let id = samples::incident().id;
+            assert!(ack(tx, &id, "ada", later)?);
+            assert!(note(tx, &id, "ada", later, "looking")?);
+            assert!(!ack(tx, "nobody", "ada", later)? && !note(tx, "nobody", "a", later, "b")?);
+            Ok(())
+        };
+        store.write(job).await.unwrap();
+        let open = Filter { open: true, ..Filter::default() };
+        let found = store.read(move |conn| list(conn, &open)).await.unwrap();
+        assert_eq!(found[0].acked_by.as_deref(), Some("ada"));
+        let said: Vec<_> = found[0].timeline.iter().map(|moment| moment.what.as_str()).collect();
+        assert!(said.ends_with(&["acknowledged by ada", "note by ada: looking"]), "{said:?}");
+        let ids = store.read(|conn| acked(conn, UnixMillis(0))).await.unwrap();
+        assert_eq!(ids, [samples::incident().id]);
+    }
+
+    #[tokio::test]
+    async fn lists_hold_what_was_asked_for() {
+        let mut merged = transition(1, NotifyEvent::Opened, "critical", None);
+        merged.key = "gateway_errors:site:web-07/a.example".into();
+        merged.incident.id = "01JD4Z8QK0A1B2C3D4E5F6G7H9".into();
+        merged.incident.parent = Some(samples::incident().id);
+        merged.incident.resolved_at = Some(merged.incident.detected_at);
+        let (_dir, store, _) =
+            play(vec![transition(1, NotifyEvent::Opened, "critical", None), merged]).await;
+        let late = Some(UnixMillis(i64::MAX));
+        for (filter, want) in [
+            (Filter::default(), 1),
+            (Filter { merged: true, ..Filter::default() }, 2),
+            (Filter { merged: true, n_max: 1, ..Filter::default() }, 1),
+            (Filter { merged: true, open: true, ..Filter::default() }, 1),
+            (Filter { merged: true, since: late, ..Filter::default() }, 1),
+        ] {
+            let asked = filter.clone();
+            let found = store.read(move |conn| list(conn, &asked)).await.unwrap();
+            assert_eq!(found.len(), want, "{filter:?}");
+        }
+    }
+}
