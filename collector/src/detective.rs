@@ -17,6 +17,7 @@ use wire::UnixMillis;
 use crate::config::Config;
 use crate::detect::site::Past;
 use crate::detect::{Engine, TICK_MS};
+use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, convert};
 use crate::model::{Record, ServerId, SiteId, Transition};
 use crate::store::incidents::{self, Known, Route};
@@ -232,11 +233,13 @@ impl Detective {
         if !known {
             self.learn(Some(row.server), row.at).await?;
         }
-        let (mut records, missed) = self.convert(row);
+        let (mut unpacked, missed) = self.convert(row);
         if missed {
             self.learn(Some(row.server), row.at).await?;
-            records = self.convert(row).0;
+            unpacked = self.convert(row).0;
         }
+        self.store.stats().entries_refused.add(unpacked.n_refused);
+        let records = unpacked.records;
         // What the clock brought before this batch arrived comes first.
         let transitions = self.engine.advance(UnixMillis(row.at.0 - 1));
         if row.id > self.decided {
@@ -255,7 +258,7 @@ impl Detective {
     }
 
     /// Records of a batch, and whether it names a site that is not in the cache.
-    fn convert(&self, row: &HotRow) -> (Vec<Record>, bool) {
+    fn convert(&self, row: &HotRow) -> (Unpacked, bool) {
         let cached = self.sites.get(&row.server);
         let mut missed = false;
         let unpacked = convert::records(row, &mut |name| {
@@ -263,7 +266,7 @@ impl Detective {
             missed |= found.is_none();
             found
         });
-        (unpacked.records, missed)
+        (unpacked, missed)
     }
 
     /// False for a site told before with the same pool.

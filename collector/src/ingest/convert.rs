@@ -19,6 +19,8 @@ use crate::store::{HotRow, NewBatch, SiteRow, SiteSeen};
 const ENTRIES_MAX: usize = 1 << 20;
 /// Base-2 logarithm of the largest window a zstd frame may ask memory for.
 const WINDOW_LOG_MAX: u32 = 24;
+/// Most sites of one body that are stored; an agent names at most `sites_max`.
+const SITES_MAX: usize = 20_000;
 /// Longest site, pool, unit or upstream name kept, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 /// Longest text kept for the detector, in bytes; the agent sends at most 512.
@@ -79,7 +81,12 @@ pub fn decode(batch: &v1::Batch) -> Result<Decoded, Reason> {
     // Of one name the row that knows pool or upstream wins: `None` sorts first.
     sites.reverse();
     sites.dedup_by(|a, b| a.name == b.name);
-    Ok(Decoded { sites, losses: losses(body.loss.as_ref()) })
+    let mut losses = losses(body.loss.as_ref());
+    if sites.len() > SITES_MAX {
+        losses.push(("n_sites_refused", (sites.len() - SITES_MAX) as u64));
+        sites.truncate(SITES_MAX);
+    }
+    Ok(Decoded { sites, losses })
 }
 
 /// The batch as the store takes it; an unreadable one becomes its reason, so that the watermark
@@ -214,7 +221,7 @@ fn seen(site: &v1::Site) -> Option<SiteSeen> {
 
 /// A name as it may be stored and printed; `None` when empty.
 fn name(text: &str) -> Option<String> {
-    let text = clip(text.trim(), NAME_BYTES_MAX);
+    let text = clip(text.trim(), NAME_BYTES_MAX).replace('\t', " ");
     (!text.is_empty()).then_some(text)
 }
 
@@ -402,3 +409,7 @@ fn counts(status: &[u32], count: &[u32]) -> (Counts, u64) {
     counts.n_5xx_app = counts.n_5xx_app.saturating_add(n_503 - counts.n_503);
     (counts, n_refused)
 }
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -1,0 +1,323 @@
+//! Tables and hostile input for the conversion of bodies.
+
+use proptest::prelude::*;
+use wire::v1::{Change, Exemplar as WireExemplar, LogLine, Loss, Series, ServiceState, Tick};
+
+use super::*;
+
+const SERVER: ServerId = ServerId(1);
+
+fn site(name: &str, pool: &str, upstream: &str) -> v1::Site {
+    let (name, pool, upstream) = (name.to_owned(), pool.to_owned(), upstream.to_owned());
+    v1::Site { name, pool, upstream, aliases: Vec::new() }
+}
+
+fn pack(body: &BatchBody) -> Vec<u8> {
+    zstd::bulk::compress(&body.encode_to_vec(), 3).unwrap()
+}
+
+fn wire_batch(body: &BatchBody) -> v1::Batch {
+    v1::Batch { codec: CODEC_ZSTD_BODY, body: pack(body).into(), ..v1::Batch::default() }
+}
+
+fn row(body: &BatchBody) -> HotRow {
+    HotRow {
+        id: 1,
+        server: SERVER,
+        epoch: 1,
+        seq: 1,
+        at: UnixMillis(0),
+        t_min: UnixMillis(0),
+        t_max: UnixMillis(0),
+        complete_until: UnixMillis(9000),
+        codec: CODEC_ZSTD_BODY,
+        body: pack(body),
+    }
+}
+
+/// Stored: `a.example` as site 10 in pool `www`; every other name is not.
+fn stored(name: &str) -> Option<SiteRow> {
+    let pool = Some("www".to_owned());
+    let row = SiteRow { site: SiteId(10), server: SERVER, name: name.into(), pool, upstream: None };
+    (name == "a.example").then_some(row)
+}
+
+fn read(body: &BatchBody) -> Unpacked {
+    records(&row(body), &mut stored)
+}
+
+#[test]
+fn counts_keep_gateway_errors_apart() {
+    let c = Counts::default();
+    for (status, count, expected, refused) in [
+        (&[200, 404, 301][..], &[5, 2, 1][..], Counts { n: 8, ..c }, 0),
+        (&[502, 504], &[3, 1], Counts { n: 4, n_502: 3, n_504: 1, ..c }, 0),
+        // All 503 are the application's unless 1000 says how many are not.
+        (&[503], &[4], Counts { n: 4, n_5xx_app: 4, ..c }, 0),
+        (&[503, 1000], &[4, 3], Counts { n: 4, n_503: 3, n_5xx_app: 1, ..c }, 0),
+        (&[1000, 503], &[4, 4], Counts { n: 4, n_503: 4, ..c }, 0),
+        (&[503, 1000], &[2, 9], Counts { n: 2, n_503: 2, ..c }, 0),
+        (&[1000], &[9], c, 0),
+        (&[500, 501, 507], &[1, 1, 1], Counts { n: 3, n_5xx_app: 3, ..c }, 0),
+        (&[499, 200], &[2, 1], Counts { n: 3, n_499: 2, ..c }, 0),
+        (&[200, 1001], &[9, 2], Counts { n: 9, n_retried: 2, ..c }, 0),
+        // One status may come twice.
+        (&[502, 502], &[1, 1], Counts { n: 2, n_502: 2, ..c }, 0),
+        // Of a later release: ignored. Nonsense: refused.
+        (&[1002, 9999, 200], &[7, 7, 1], Counts { n: 1, ..c }, 0),
+        (&[0, 99, 600, 999, 200], &[1, 1, 1, 1, 1], Counts { n: 1, ..c }, 4),
+        (&[502, 200], &[u32::MAX, 5], Counts { n: u32::MAX, n_502: u32::MAX, ..c }, 0),
+        (&[503, 500], &[u32::MAX, 5], Counts { n: u32::MAX, n_5xx_app: u32::MAX, ..c }, 0),
+    ] {
+        assert_eq!(counts(status, count), (expected, refused), "{status:?} {count:?}");
+    }
+}
+
+/// One entry of each kind.
+fn mixed() -> BatchBody {
+    let second = |site, second, status| v1::SiteSecond {
+        site,
+        second,
+        status: vec![status],
+        count: vec![1],
+    };
+    BatchBody {
+        sites: vec![site("A.Example", "", "")],
+        seconds: vec![second(0, 3, 502), second(0, 2, 200)],
+        exemplars: vec![WireExemplar {
+            at_unix_ms: 3999,
+            status: 502,
+            signal: Signal::ConnectRefused.into(),
+            client_hash: 5,
+            upstream: "unix:/run/www.sock".into(),
+            message: Some(String::new()),
+            ..WireExemplar::default()
+        }],
+        series: vec![Series { metric: "system.cpu.steal".into(), attribute: String::new() }],
+        ticks: vec![Tick { at_unix_ms: 2500, series: vec![0], value: vec![1234] }],
+        services: vec![ServiceState {
+            unit: "php8.2-fpm.service".into(),
+            state: "failed".into(),
+            pool: String::new(),
+            at_unix_ms: 3100,
+        }],
+        log_lines: vec![LogLine {
+            source: "kernel".into(),
+            message: "Out of memory\u{7}".into(),
+            at_unix_ms: 3000,
+            signal: 99,
+            pool: "www".into(),
+        }],
+        changes: vec![Change { kind: "package".into(), at_unix_ms: 3050, ..Change::default() }],
+        ..BatchBody::default()
+    }
+}
+
+#[test]
+fn records_come_in_order_of_time_with_context_first() {
+    let unpacked = read(&mixed());
+    assert_eq!(unpacked.n_refused, 0);
+    let kinds: Vec<&str> = unpacked
+        .records
+        .iter()
+        .map(|record| match record {
+            Record::Site { site: SiteId(10), name, pool: Some(pool), .. } => {
+                assert_eq!((name.as_str(), pool.as_str()), ("a.example", "www"), "as stored");
+                "site"
+            }
+            Record::Requests { at, counts, .. } if at.0 == 2000 && counts.n == 1 => "ok",
+            Record::Requests { at, counts, .. } if at.0 == 3000 && counts.n_502 == 1 => "502",
+            Record::Sample { values, .. } => {
+                assert_eq!(values[0], ("system.cpu.steal", String::new(), 0.1234));
+                "sample"
+            }
+            Record::Service { pool: None, .. } => "service",
+            Record::Change { site: None, .. } => "change",
+            Record::Log { message, signal: Some(Signal::Other), .. } => {
+                assert_eq!(message, "Out of memory\u{fffd}");
+                "log"
+            }
+            Record::Exemplar(Exemplar {
+                message: Some(text),
+                upstream: Some(_),
+                pool: None,
+                ..
+            }) => {
+                assert_eq!(text, "", "the log was read and has no line");
+                "exemplar"
+            }
+            Record::Complete { at, .. } if at.0 == 9000 => "complete",
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected =
+        ["site", "ok", "sample", "service", "change", "log", "exemplar", "502", "complete"];
+    assert_eq!(kinds, expected);
+}
+
+#[test]
+fn what_names_nothing_is_left_out_and_counted() {
+    let second = |site| v1::SiteSecond { site, second: 1, status: vec![200], count: vec![1] };
+    let exemplar = |site, status| WireExemplar { site, status, ..WireExemplar::default() };
+    let series = Series { metric: "no.such.metric".into(), attribute: String::new() };
+    let steal = Series { metric: "system.cpu.steal".into(), attribute: String::new() };
+    let sites = vec![site("a.example", "", ""), site("not-stored", "", ""), site("", "", "")];
+    let known = BatchBody { sites, ..BatchBody::default() };
+    for (body, n_refused) in [
+        (known.clone(), 2),
+        (BatchBody { seconds: vec![second(0), second(1), second(2)], ..known.clone() }, 4),
+        (BatchBody { seconds: vec![second(3), second(u32::MAX)], ..known.clone() }, 4),
+        (BatchBody { exemplars: vec![exemplar(0, 502), exemplar(9, 502)], ..known.clone() }, 3),
+        (BatchBody { exemplars: vec![exemplar(0, 200), exemplar(0, 70_000)], ..known.clone() }, 4),
+        (
+            BatchBody {
+                seconds: vec![v1::SiteSecond {
+                    status: vec![200, 200],
+                    count: vec![1],
+                    ..second(0)
+                }],
+                ..known.clone()
+            },
+            3,
+        ),
+        (
+            BatchBody {
+                series: vec![series, steal],
+                // Unknown metric, no such series, out of range, and one value too many.
+                ticks: vec![
+                    Tick { at_unix_ms: 0, series: vec![0, 7, 1, 1], value: vec![1, 1, 1, 10_001] },
+                    Tick { at_unix_ms: 0, series: vec![1], value: vec![1, 1] },
+                ],
+                ..known
+            },
+            6,
+        ),
+    ] {
+        let unpacked = read(&body);
+        assert_eq!(unpacked.n_refused, n_refused, "{body:?}");
+        assert!(unpacked.records.len() <= 4, "{unpacked:?}");
+    }
+}
+
+#[test]
+fn sites_are_named_once_by_what_is_known_of_them() {
+    let inventory = v1::Inventory {
+        sites: vec![site("a.example", "www", ""), site("b.example", "", "10.0.0.1:80")],
+        pools: vec!["www".into()],
+    };
+    let sites = vec![site("A.example ", "", ""), site("", "", ""), site("b.example", "", "")];
+    let body = BatchBody { sites, inventory: Some(inventory), ..BatchBody::default() };
+    let mut decoded = decode(&wire_batch(&body)).unwrap();
+    decoded.sites.sort();
+    let shown: Vec<_> = decoded
+        .sites
+        .iter()
+        .map(|s| (s.name.as_str(), s.pool.as_deref(), s.upstream.as_deref()))
+        .collect();
+    let expected = [("a.example", Some("www"), None), ("b.example", None, Some("10.0.0.1:80"))];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_site_that_moves_is_told_with_its_new_place() {
+    for (pool, upstream, expected) in [
+        ("", "", (Some("www"), None)),
+        ("app", "", (Some("app"), None)),
+        ("", "10.0.0.1:80", (None, Some("10.0.0.1:80"))),
+    ] {
+        let sites = vec![site("a.example", pool, upstream)];
+        let unpacked = read(&BatchBody { sites, ..BatchBody::default() });
+        let Record::Site { pool, upstream, .. } = &unpacked.records[0] else {
+            panic!("{unpacked:?}")
+        };
+        assert_eq!((pool.as_deref(), upstream.as_deref()), expected);
+    }
+}
+
+#[test]
+fn losses_are_filed_by_name_and_nonsense_is_capped() {
+    let loss = Loss { n_lines_rejected: 3, n_bytes_lost: u64::MAX, ..Loss::default() };
+    let body = BatchBody { loss: Some(loss), ..BatchBody::default() };
+    let decoded = decode(&wire_batch(&body)).unwrap();
+    assert_eq!(decoded.losses, [("n_lines_rejected", 3), ("n_bytes_lost", LOSS_STEP_MAX)]);
+    let decoded = decode(&wire_batch(&BatchBody::default())).unwrap();
+    assert_eq!(decoded, Decoded::default());
+}
+
+#[test]
+fn more_sites_than_any_agent_has_are_refused_and_counted() {
+    let sites = (0..SITES_MAX + 5).map(|n| site(&format!("s{n}"), "", "")).collect();
+    let decoded = decode(&wire_batch(&BatchBody { sites, ..BatchBody::default() })).unwrap();
+    assert_eq!(decoded.sites.len(), SITES_MAX);
+    assert_eq!(decoded.losses, [("n_sites_refused", 5)]);
+}
+
+#[test]
+fn hostile_bodies_are_refused_for_their_reason() {
+    let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).unwrap();
+    let twice = |bytes: Vec<u8>| [bytes.clone(), bytes].concat();
+    // Tag 1 (sites), empty: two bytes each.
+    let crowd: Vec<u8> = [10, 0].repeat(ENTRIES_MAX + 1);
+    let mut inventory = vec![90];
+    prost::encoding::encode_varint(crowd.len() as u64, &mut inventory);
+    inventory.extend(&crowd);
+    // A frame header that asks for a window of 2 GiB.
+    let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00];
+    for (codec, body, reason) in [
+        (0, Vec::new(), "the agent's spool had damaged it"),
+        (2, Vec::new(), "codec 2 is not known"),
+        (1, Vec::new(), "no zstd frame"),
+        (1, vec![0; BODY_BYTES_MAX + 1], "more than 1048576"),
+        (1, b"hello".to_vec(), "no zstd frame"),
+        (1, window.to_vec(), "no zstd frame"),
+        (1, zstd(b"x")[..8].to_vec(), "no zstd frame"),
+        (1, zstd(&vec![0; BODY_UNPACKED_BYTES_MAX + 1]), "unpacks to more"),
+        (1, zstd(&crowd), "more than 1048576 entries"),
+        (1, zstd(&inventory), "more than 1048576 entries"),
+        (1, zstd(b"\x0a\xff"), "no BatchBody"),
+        (1, zstd(b"\x0b"), "no BatchBody"),
+        (1, zstd(&[0x0a, 2, 0x0a, 9]), "no BatchBody"),
+    ] {
+        let told = unpack(codec, &body).unwrap_err().to_string();
+        assert!(told.contains(reason), "{reason} in {told}");
+    }
+    // Bytes after the frame are not part of it.
+    assert!(unpack(1, &twice(zstd(b""))).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_of_a_stranger_panic(body: Vec<u8>, codec in 0..3_u32, packed: bool) {
+        let body = if packed { zstd::bulk::compress(&body, 1).unwrap() } else { body };
+        let batch = v1::Batch { codec, body: body.into(), ..v1::Batch::default() };
+        let (new, reason) = super::batch(SERVER, batch, UnixMillis(0));
+        prop_assert_eq!(reason.is_some(), new.codec == 0);
+        let row = HotRow { body: new.body, codec: new.codec, ..row(&BatchBody::default()) };
+        records(&row, &mut stored);
+    }
+
+    #[test]
+    fn no_message_of_a_stranger_panics(
+        numbers in proptest::collection::vec(any::<u32>(), 0..20),
+        seconds in proptest::collection::vec((any::<u32>(), any::<i64>()), 0..20),
+        at: i64, text in ".{0,40}", n: u64,
+    ) {
+        let second = |(site, second): &(u32, i64)| v1::SiteSecond {
+            site: site % 3, second: *second, status: numbers.clone(), count: numbers.clone(),
+        };
+        let body = BatchBody {
+            sites: vec![site(&text, &text, &text), site("a.example", "", "")],
+            seconds: seconds.iter().map(second).collect(),
+            exemplars: vec![WireExemplar { at_unix_ms: at, status: 502, site: 1, message: Some(text.clone()), ..Default::default() }],
+            series: vec![Series { metric: text.clone(), attribute: text.clone() }],
+            ticks: vec![Tick { at_unix_ms: at, series: numbers.clone(), value: vec![at, i64::MIN] }],
+            log_lines: vec![LogLine { at_unix_ms: at, message: text.clone(), source: text.clone(), ..Default::default() }],
+            loss: Some(Loss { n_lines_lost: n, ..Default::default() }),
+            ..BatchBody::default()
+        };
+        let (new, reason) = super::batch(SERVER, wire_batch(&body), UnixMillis(at));
+        prop_assert_eq!(reason, None);
+        prop_assert!(new.sites.iter().all(|site| !site.name.contains(char::is_control)));
+        read(&body);
+    }
+}
