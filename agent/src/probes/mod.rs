@@ -37,8 +37,8 @@ pub(crate) type Values = Vec<(&'static str, String, f64)>;
 const FAST: Duration = Duration::from_secs(1);
 const FAST_FOR: Duration = Duration::from_secs(60);
 
-/// Filesystems and agent counters change slowly: never looked at more often than this.
-const SLOW_MS: i64 = 10_000;
+/// Filesystems and agent counters change slowly: looked at every 10 s, give or take a late timer.
+const SLOW_MS: i64 = 9_500;
 
 /// Shortest interval, whatever is configured.
 const STEP_MS_MIN: i64 = 100;
@@ -111,6 +111,7 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
     let mut sampler = Sampler::new(spool_bytes);
     // The first look only sets the baseline that shares of time are taken against.
     sampler.sample(clock::now(), &mut Values::new());
+    sampler.slow_at = None;
     let mut last = clock::now();
     loop {
         let now = clock::now();
