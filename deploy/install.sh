@@ -54,7 +54,7 @@ finish() {
     trap - EXIT INT TERM HUP
     [ -z "$download" ] || rm -rf "$download"
     stop_child
-    if [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ -n "$step" ]; then
+    if [ "$code" -ne 0 ] && [ -n "$step" ]; then
         if [ -n "$steps" ]; then
             say "stopped at: $step. Done before that:$steps."
             if [ "$uninstall" = no ]; then
@@ -176,19 +176,12 @@ check_machine() {
     fi
 }
 
-# Writes stdin to $1 with mode $2 unless it is there already with the same content.
-# Sets `differs` to yes when something was written.
+# Writes stdin to $1 with mode 0644, in one step.
 put() {
     new=$1.gatewatch-new
     cat >"$new" || fail "cannot write $new" "is the disk full or read-only? df -h '${1%/*}'"
-    chmod "$2" "$new"
-    differs=no
-    if [ -f "$1" ] && cmp -s "$new" "$1"; then
-        rm -f "$new"
-    else
-        mv -f "$new" "$1" || fail "cannot replace $1"
-        differs=yes
-    fi
+    chmod 0644 "$new"
+    mv -f "$new" "$1" || fail "cannot replace $1"
 }
 
 make_dir() {
@@ -299,7 +292,7 @@ install_config() {
     if [ -e "$config" ]; then
         return
     fi
-    put "$config" 0644 <<'CONFIG'
+    put "$config" <<'CONFIG'
 # gatewatch-agent. All keys have defaults; check changes with `gatewatch-agent check`, take them over
 # with `systemctl reload gatewatch-agent`. The collector's address is remembered from the enrolment.
 
@@ -334,27 +327,33 @@ install_dirs() {
 install_unit() {
     begin "installing the service"
     make_dir "${unit%/*}"
-    unit_text | put "$unit" 0644
-    unit_differs=$differs
-    if [ "$unit_differs" = yes ]; then
-        changed "installed $unit"
-        if on_systemd; then
-            systemctl daemon-reload || fail "systemctl daemon-reload failed" "systemctl status"
-        fi
+    unit_differs=no
+    if [ -f "$unit" ] && unit_text | cmp -s - "$unit"; then
+        return
+    fi
+    # In the last part of a pipe, a failure ends only that part.
+    unit_text | put "$unit" || exit 1
+    unit_differs=yes
+    changed "installed $unit"
+    if on_systemd; then
+        systemctl daemon-reload || fail "systemctl daemon-reload failed" "systemctl status"
     fi
 }
 
 # Runs the agent as its own user, with its own groups.
-as_agent() {
+as_agent() { (become_agent "$@"); }
+
+# The same in place of this shell, so that a signal to it reaches the agent.
+become_agent() {
     if [ -n "$root" ]; then
-        GATEWATCH_STATE_DIR=$state GATEWATCH_SOCKET=$run/agent.sock GATEWATCH_LOGS_ROOT=$root \
-            "$bin" --config "$config" "$@"
+        export GATEWATCH_STATE_DIR="$state" GATEWATCH_SOCKET="$run/agent.sock" GATEWATCH_LOGS_ROOT="$root"
+        exec "$bin" --config "$config" "$@"
     elif have setpriv && setpriv --reuid=0 --regid=0 --init-groups true 2>/dev/null; then
-        setpriv --reuid="${user_ids%:*}" --regid="${user_ids#*:}" --init-groups --no-new-privs \
+        exec setpriv --reuid="${user_ids%:*}" --regid="${user_ids#*:}" --init-groups --no-new-privs \
             "$bin" --config "$config" "$@"
     else
         # shellcheck disable=SC2016 # expanded by the inner shell
-        su -s /bin/sh "$NAME" -c 'exec "$0" "$@"' -- "$bin" --config "$config" "$@"
+        exec su -s /bin/sh "$NAME" -c 'exec "$0" "$@"' -- "$bin" --config "$config" "$@"
     fi
 }
 
@@ -381,7 +380,10 @@ enrol() {
 
 # One line about what the agent will watch, and the first things it may not read.
 show_discovered() {
-    found=$(as_agent discover --json 2>/dev/null) || return 0
+    if ! found=$(as_agent discover --json 2>/dev/null); then
+        say "what the agent will watch could not be listed; see \`$NAME discover\`"
+        return
+    fi
     count() { printf '%s' "$found" | grep -o "$1" | grep -c . || true; }
     say "discovered $(count '"site":') sites and $(count '"max_children":') PHP-FPM pools; $(count '"fix":') things cannot be read"
     if [ "$(count '"fix":')" -gt 0 ]; then
@@ -444,7 +446,7 @@ start_agent() {
         wait_for_ack
     elif [ "$run_check" = yes ]; then
         begin "running the agent once"
-        as_agent run >&2 &
+        become_agent run >&2 &
         child=$!
         wait_for_ack
         stop_child
