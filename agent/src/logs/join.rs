@@ -63,6 +63,7 @@ struct Pending {
     status: u16,
     slack_ms: i64,
     upstream_failed: bool,
+    no_upstream: bool,
     signal: Option<Signal>,
     /// Peer as the line has it: what the error line has too.
     peer: String,
@@ -219,6 +220,7 @@ impl Judge {
             status,
             slack_ms,
             upstream_failed: record.upstream_failed || is_masked_failure(status, record),
+            no_upstream: record.no_upstream,
             signal: record.signal,
             peer: cut(peer, CLIENT_BYTES_MAX).to_owned(),
             peer_is_own,
@@ -374,12 +376,14 @@ impl Judge {
             slack_ms: pending.slack_ms,
             n_attempts: pending.n_attempts,
         };
-        let own = self.memory.take(&question);
+        // A 503 without any upstream is the server's own: a limit, or `return 503`.
+        let may_be_due = pending.status != 503 || !pending.no_upstream;
+        let own = if may_be_due { self.memory.take(&question) } else { None };
         let explained = pending.status != 503
             || pending.upstream_failed
             || own.is_some()
-            || self.memory.explains(&question)
-            || self.is_down(&info.pool, pending.at);
+            || may_be_due && self.memory.explains(&question)
+            || may_be_due && self.is_down(&info.pool, pending.at);
         let mut request = Request {
             site: pending.site,
             second: pending.at.second(),
@@ -409,7 +413,8 @@ impl Judge {
             _ => pending.upstream.clone(),
         };
         let mut pool = self.sites.backend(&upstream).pool().to_owned();
-        if pool == info.pool {
+        // The other members of an upstream group are no pools of their own.
+        if !info.pool.is_empty() && !self.sites.is_php_pool(&pool) || pool == info.pool {
             pool.clear();
         }
         let hash = |privacy: &mut Privacy, text: &str| {

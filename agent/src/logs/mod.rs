@@ -64,6 +64,8 @@ pub struct AccessRecord<'a> {
     pub time_is_start: bool,
     /// The line itself says that an upstream failed or none was left (HAProxy state, Envoy flags).
     pub upstream_failed: bool,
+    /// The line has a place for upstreams and says that none was asked.
+    pub no_upstream: bool,
     /// What the line itself says went wrong.
     pub signal: Option<Signal>,
 }

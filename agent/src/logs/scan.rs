@@ -62,6 +62,11 @@ impl<'l> Spans<'l> {
         self.0.get(slot as usize).copied().flatten().filter(|text| !matches!(*text, b"" | b"-"))
     }
 
+    /// True when the field is there and the server wrote that it has no value.
+    pub(crate) fn is_dash(&self, slot: Slot) -> bool {
+        self.0.get(slot as usize).copied().flatten() == Some(b"-")
+    }
+
     pub(crate) fn set(&mut self, slot: Slot, text: &'l [u8]) {
         // The first field that says something wins: `%V` before `%{Host}i`.
         if (slot as usize) < SLOTS && self.get(slot).is_none() {

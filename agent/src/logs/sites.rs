@@ -165,6 +165,11 @@ impl Sites {
         Backend::Elsewhere(key)
     }
 
+    /// True for the name of a PHP-FPM pool that a configuration defines.
+    pub(crate) fn is_php_pool(&self, name: &str) -> bool {
+        self.pools.values().any(|pool| pool == name)
+    }
+
     /// True for loopback and the machine's own addresses.
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)

@@ -197,7 +197,7 @@ fn a_503_counts_only_when_something_explains_it() {
     ] {
         let mut s = Scene::new();
         s.error(host, client, second, "/other", REFUSED);
-        s.ask("a.example", "198.51.100.7", 20, "/x", 503, ("-", "-"));
+        s.ask("a.example", "198.51.100.7", 20, "/x", 503, ("127.0.0.1:8080", "503"));
         let request = s.one();
         assert_eq!(request.gateway_503, want, "{host} {client} {second}");
         assert_eq!(
@@ -207,6 +207,10 @@ fn a_503_counts_only_when_something_explains_it() {
         );
         assert_eq!(request.status, 503);
     }
+    let mut s = Scene::new();
+    s.error("a.example", "198.51.100.7", 19, "/x", REFUSED);
+    s.ask("a.example", "198.51.100.7", 20, "/x", 503, ("-", "-"));
+    assert!(!s.one().gateway_503, "no upstream was asked: the server's own 503");
 }
 
 #[test]
@@ -255,7 +259,7 @@ fn a_pool_that_is_down_explains_its_503s_until_it_is_back() {
         ("c.example", 15, false),
         ("a.example", 21, false),
     ] {
-        s.ask(host, "198.51.100.7", second, "/x", 503, ("-", "-"));
+        s.ask(host, "198.51.100.7", second, "/x", 503, ("127.0.0.1:8080", "503"));
         assert_eq!(s.one().gateway_503, want, "{host} {second}");
     }
 }

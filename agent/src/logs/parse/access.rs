@@ -74,6 +74,7 @@ pub(crate) fn record<'l>(
         ),
         request_time: spans.get(Slot::RequestTime).and_then(number),
         user_agent: spans.get(Slot::UserAgent).map(text),
+        no_upstream: spans.is_dash(Slot::UpstreamAddr),
         ..AccessRecord::default()
     })
 }

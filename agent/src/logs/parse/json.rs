@@ -69,6 +69,7 @@ fn record<'l>(object: &Map<String, Value>) -> Result<AccessRecord<'l>, Rejected>
         path: cow(&["request_uri", "uri", "path", "url"]).or(target.map(owned)),
         status: Some(status),
         attempts,
+        no_upstream: object.get("upstream_addr").is_some_and(|addr| addr == "-"),
         request_time: number(&["request_time", "duration"]),
         user_agent: cow(&["http_user_agent", "user_agent"]),
         ..AccessRecord::default()
