@@ -191,7 +191,12 @@ impl Teller {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        let finish = async { while in_flight.join_next().await.is_some() {} };
+        let finish = async {
+            while let Some(done) = in_flight.join_next().await {
+                let (_, tried) = done.expect("a send neither panics nor is aborted");
+                self.account(tried, &mut n_failed_in_a_row);
+            }
+        };
         if tokio::time::timeout(STOP_GRACE, finish).await.is_err() {
             tracing::info!(
                 route = self.target.route.name,
@@ -467,9 +472,11 @@ mod tests {
     }
 
     impl Worker {
-        async fn stop(self) {
+        /// The counters at the end: all is counted by then.
+        async fn stop(self) -> Arc<Stats> {
             self.stop.cancel();
             self.task.await.unwrap();
+            self.stats
         }
     }
 
@@ -508,8 +515,7 @@ mod tests {
         assert_eq!(v1, hmac_sha256(KEY.as_bytes(), format!("{t}.{body}").as_bytes()));
         let age = clock::now().second() - t.parse::<i64>().unwrap();
         assert!((0..60).contains(&age), "{age}");
-        assert_eq!(worker.stats.n_delivered.load(Ordering::Relaxed), 1);
-        worker.stop().await;
+        assert_eq!(worker.stop().await.n_delivered.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
@@ -523,10 +529,9 @@ mod tests {
         let bodies: Vec<String> = receiver.got().into_iter().map(|(_, body)| body).collect();
         assert_eq!(bodies.len(), 3);
         assert!(bodies.iter().all(|body| *body == bodies[0]), "the same bytes");
-        assert_eq!(worker.stats.n_failed.load(Ordering::Relaxed), 2);
         tokio::time::sleep(QUICK.cap * 3).await;
         assert_eq!(receiver.got().len(), 3);
-        worker.stop().await;
+        assert_eq!(worker.stop().await.n_failed.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]
@@ -590,8 +595,7 @@ mod tests {
         collector.decide(1, incident("B"), NotifyEvent::Opened, &targets).await;
         let worker = collector.start(targets);
         collector.until_owed(0).await;
-        assert_eq!(worker.stats.n_dropped.load(Ordering::Relaxed), 1);
-        worker.stop().await;
+        assert_eq!(worker.stop().await.n_dropped.load(Ordering::Relaxed), 1);
         assert_eq!(receiver.events(), ["opened"]);
         assert!(receiver.got()[0].1.contains("\"id\":\"B\""));
     }
@@ -615,10 +619,10 @@ mod tests {
         assert_eq!(write.await.unwrap(), 1);
         let worker = collector.start(targets);
         collector.until_owed(0).await;
-        assert_eq!(worker.stats.n_expired.load(Ordering::Relaxed), 1);
-        assert_eq!(worker.stats.n_delivered.load(Ordering::Relaxed), 1);
         assert_eq!(receiver.got().len(), 3, "A once, B until it was taken");
-        worker.stop().await;
+        let stats = worker.stop().await;
+        assert_eq!(stats.n_expired.load(Ordering::Relaxed), 1);
+        assert_eq!(stats.n_delivered.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
