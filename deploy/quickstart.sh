@@ -161,7 +161,9 @@ start_demo() {
 follow() {
     printf '\nFollowing incidents; Ctrl-C stops everything. To look closer, in another terminal:\n'
     printf '  %s --config %s incident list\n\n' "$bin/gatewatch-collector" "$dir/collector.toml"
-    operator incident follow </dev/null &
+    # Not by the function above: $! would be a subshell, and killing that leaves the program behind.
+    "$bin/gatewatch-collector" --config "$dir/collector.toml" --log-level error incident follow \
+        </dev/null &
     pids="$! $pids"
     if [ -n "$demo" ]; then
         "$bin/gatewatch-demo" --dir "$demo_root" run </dev/null &
