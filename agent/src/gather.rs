@@ -100,6 +100,9 @@ pub struct FileStatus {
 pub struct GatherInputs {
     /// The whole configuration.
     pub config: Arc<Config>,
+    /// A newer one after SIGHUP, of which sources and privacy are taken over. Logs that are no
+    /// longer named are followed until the next start.
+    pub reloaded: watch::Receiver<Arc<Config>>,
     /// Where batches go.
     pub spool: Arc<Mutex<Spool>>,
     /// Told after each append.
@@ -239,6 +242,9 @@ impl Gather {
             }
         }
         self.observe_waiting();
+        if self.inputs.reloaded.has_changed().unwrap_or(false) {
+            self.reload();
+        }
         let mut is_look_due = self.last_look.is_none_or(|last| now >= last + self.look_gap());
         let files = &mut self.files;
         self.watch.drain(|event| files.mark(event));
@@ -261,6 +267,15 @@ impl Gather {
 
     fn look_gap(&self) -> Duration {
         if self.watch.is_complete() { LOOK_GAP } else { POLL_GAP }
+    }
+
+    /// Takes over sources and privacy of a config that was read again.
+    fn reload(&mut self) {
+        let config = Arc::clone(&self.inputs.reloaded.borrow_and_update());
+        self.judge.set_privacy(config.privacy);
+        self.inputs.config = config;
+        self.files.discover_again();
+        self.last_look = None;
     }
 
     /// Looks at configuration, globs and the identity of every file.

@@ -37,10 +37,15 @@ use crate::{clock, files};
 
 const FILE: &str = "identity.json";
 const PENDING_KEY: &str = "enroll.key";
+/// Holds the SHA-256 of the certificate that the collector refuses.
+const REFUSED: &str = "refused";
 /// Longest wait for the answer to `Enroll` or `Renew`.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The clock is looked at this often, since it may jump (suspend, a wrong clock set right).
-const RENEWAL_CHECK: Duration = Duration::from_secs(60);
+/// Clock and identity file are looked at this often: the clock may jump (suspend, a wrong one set
+/// right), and `enroll` may have written another identity.
+const RENEWAL_CHECK: Duration = Duration::from_secs(10);
+/// Largest wait before the first retry.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 /// Largest wait between two tries to renew: ten days remain when the first fails.
 const RENEWAL_RETRY_MAX: Duration = Duration::from_secs(3600);
 /// HTTP/2 windows: a batch of the largest size never waits for the other side to grant more.
@@ -197,6 +202,22 @@ impl Identity {
         CaHash::of(&from_hex(&self.ca).unwrap_or_default())
     }
 
+    /// Notes that the collector refuses this certificate; only then does `enroll` replace a valid one.
+    pub(crate) fn mark_refused(&self, state_dir: &Path) {
+        let path = state_dir.join(REFUSED);
+        let mark = CaHash::of(self.certificate.as_bytes()).to_string();
+        if !self.is_refused(state_dir)
+            && let Err(error) = files::replace(&path, mark.as_bytes(), 0o600)
+        {
+            tracing::warn!(path = %path.display(), %error, "the refusal could not be noted");
+        }
+    }
+
+    fn is_refused(&self, state_dir: &Path) -> bool {
+        let mark = CaHash::of(self.certificate.as_bytes()).to_string();
+        fs::read_to_string(state_dir.join(REFUSED)).is_ok_and(|noted| noted == mark)
+    }
+
     /// A connector with this identity to `address`.
     pub(crate) fn connector(
         &self,
@@ -219,6 +240,7 @@ pub async fn enroll(ask: &Enrolment, now: UnixMillis) -> Result<Enrolled, Identi
     if let Some(mut known) = Identity::load(&ask.state_dir)?
         && known.ca_hash() == ask.ca_hash
         && known.not_after > now
+        && !known.is_refused(&ask.state_dir)
     {
         if known.collector != ask.collector || known.labels != ask.labels {
             known.collector.clone_from(&ask.collector);
@@ -303,7 +325,7 @@ pub(crate) async fn keep_fresh(
     identity: watch::Sender<Arc<Identity>>,
     stop: CancellationToken,
 ) {
-    let mut backoff = Backoff::new(RENEWAL_CHECK, RENEWAL_RETRY_MAX);
+    let mut backoff = Backoff::new(RENEWAL_RETRY, RENEWAL_RETRY_MAX);
     let mut wait = Duration::ZERO;
     loop {
         tokio::select! {
@@ -312,7 +334,15 @@ pub(crate) async fn keep_fresh(
             // Cancel-safe: a timer.
             () = tokio::time::sleep(wait) => {}
         }
-        let present = Arc::clone(&identity.borrow());
+        let mut present = Arc::clone(&identity.borrow());
+        // Damaged or gone: this process goes on with what it has.
+        if let Ok(Some(stored)) = Identity::load(&state_dir)
+            && stored != *present
+        {
+            tracing::info!(server = stored.server, not_after = %stored.not_after, "enrolled anew");
+            present = Arc::new(stored);
+            identity.send_replace(Arc::clone(&present));
+        }
         if clock::now() < present.renew_after {
             wait = RENEWAL_CHECK;
             continue;
@@ -384,13 +414,12 @@ fn refused(
     let address = address.to_owned();
     let reason = status.message().to_owned();
     let fix = match status.code() {
-        Code::Unauthenticated => "; make a new token with `gatewatch-collector token create`",
-        Code::AlreadyExists => {
-            "; set [host] name, or make a token with `gatewatch-collector token create --replace NAME` \
-             if this is that server reinstalled"
-        }
         Code::FailedPrecondition | Code::Unimplemented => "; upgrade the older of the two programs",
-        Code::InvalidArgument | Code::PermissionDenied | Code::ResourceExhausted => "",
+        Code::Unauthenticated
+        | Code::AlreadyExists
+        | Code::InvalidArgument
+        | Code::PermissionDenied
+        | Code::ResourceExhausted => "",
         _ => {
             return IdentityError::Answer {
                 address,
@@ -448,3 +477,6 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         .map(|pair| Some((value(pair[0])? * 16 + value(*pair.get(1)?)?) as u8))
         .collect::<Option<Vec<u8>>>()
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub mod backoff;
 pub mod identity;
 pub mod selfstats;
 pub mod status;
+#[cfg(test)]
+mod fake_collector;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -30,11 +32,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +56,8 @@ use uplink::UplinkStatus;
 const PULSE: Duration = Duration::from_secs(5);
 /// Wait for threads of the blocking pool that hang in a system call, at the very end.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Labels = std::collections::BTreeMap<String, String>;
 
 /// Re-reads the config on SIGHUP.
 pub type Reload = Box<dyn Fn() -> Result<Config, Vec<Problem>>>;
@@ -147,7 +153,7 @@ fn tell_recovery(recovery: &spool::Recovery) {
     }
 }
 
-/// Joins the stages and waits for the end.
+/// Starts the stages, passes signals on, and waits for the end.
 async fn serve(
     config: Config,
     reload: Reload,
@@ -155,129 +161,186 @@ async fn serve(
     spool: Arc<Mutex<Spool>>,
 ) -> Result<(), RunError> {
     let (mut signals, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
-    let config = Arc::new(config);
-    let address = match config.collector.address.as_str() {
-        "" => identity.collector.clone(),
-        address => address.to_owned(),
-    };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         server = identity.server,
-        collector = address,
         state_dir = %config.state_dir.display(),
         "agent starts"
     );
-    let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
-    let (config_tx, _config_rx) = watch::channel(Arc::clone(&config));
-    let (labels_tx, labels) = watch::channel(config.host.labels.clone());
-    let (identity_tx, identity_rx) = watch::channel(Arc::new(identity));
-    let (gather_tx, gather_rx) = watch::channel(GatherStatus::default());
-    let (discovery_tx, discovery) = watch::channel(Arc::new(Discovery::default()));
-    let (uplink_tx, uplink_rx) = watch::channel(UplinkStatus {
-        state: "connecting",
-        collector: address.clone(),
-        ..UplinkStatus::default()
-    });
-    let (interval_tx, batch_interval) = watch::channel(config.collector.batch_interval.0);
-    let (observations_tx, observations) = mpsc::channel(window::OBSERVATIONS_MAX);
-    let n_observations_dropped = Arc::new(AtomicU64::new(0));
-    let outlet = Outlet::new(observations_tx, Arc::clone(&n_observations_dropped));
-    let spool_bytes = Arc::new(AtomicU64::new(0));
-    let spooled = Arc::new(Notify::new());
-
-    let gather = gather::spawn(GatherInputs {
-        config: Arc::clone(&config),
-        spool: Arc::clone(&spool),
-        spooled: Arc::clone(&spooled),
-        observations,
-        n_observations_dropped,
-        status: gather_tx,
-        discovery: discovery_tx,
-        batch_interval,
-        stop: stop.clone(),
-    })?;
-    let mut gather = tokio::task::spawn_blocking(move || gather.join());
-    let root = config.logs.root.clone();
-    let inputs = ProbeInputs {
-        interval: config.probes.interval.0,
-        root: root.clone(),
-        discovery: discovery.clone(),
-        gather: gather_rx.clone(),
-        spool_bytes: Arc::clone(&spool_bytes),
-    };
-    probes::spawn(inputs, outlet.clone(), stop.clone());
-    let inputs =
-        ChangeInputs { root: root.clone(), state_dir: config.state_dir.clone(), discovery };
-    changes::spawn(inputs, outlet, stop.clone());
-    let uplink = tokio::spawn(uplink::run(uplink::Inputs {
-        address: address.clone(),
-        identity: identity_rx,
-        labels,
-        detected: identity::detected_labels(&root),
-        heartbeat: config.collector.heartbeat.0,
-        batch_interval: config.collector.batch_interval.0,
-        spool: Arc::clone(&spool),
-        appended: spooled,
-        gather: gather_rx.clone(),
-        interval: interval_tx,
-        status: uplink_tx,
-        drain: drain.clone(),
-        drain_max: config.shutdown_grace.0 / 2,
-    }));
-    tokio::spawn(identity::keep_fresh(
-        config.state_dir.clone(),
-        address,
-        identity_tx,
-        stop.clone(),
-    ));
-    let sources =
-        status::Sources { gather: gather_rx, uplink: uplink_rx, spool: Arc::clone(&spool) };
-    let status = tokio::spawn(status::serve(config.socket.clone(), sources, drain.clone()));
+    let mut stages = Stages::start(Arc::new(config), identity, spool)?;
     tell_systemd(NotifyState::Ready);
-
     let mut pulse = tokio::time::interval(PULSE);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let ended = loop {
+    let name = loop {
         tokio::select! {
             biased;
             // Cancel-safe: a signal that is not taken stays pending.
-            name = signals.wait() => break Ok(name),
+            name = signals.wait() => break name,
             // Cancel-safe, as above.
-            _ = hangup.recv() => take_over(&config, &reload, &config_tx, &labels_tx),
+            _ = hangup.recv() => take_over(&stages.config, &reload, &stages.reloaded, &stages.labels),
             // Cancel-safe: the result stays in the handle.
-            _ = &mut gather => break Err(RunError::GatherDied),
+            _ = &mut stages.gather => return Err(RunError::GatherDied),
             // Cancel-safe: a missed tick comes late.
             _ = pulse.tick() => {
-                if let Ok(spool) = spool.try_lock() {
-                    spool_bytes.store(spool.bytes_unacked(), Ordering::Relaxed);
+                if let Ok(spool) = stages.spool.try_lock() {
+                    stages.spool_bytes.store(spool.bytes_unacked(), Ordering::Relaxed);
                 }
                 tell_systemd(NotifyState::Watchdog);
             }
         }
     };
     tell_systemd(NotifyState::Stopping);
-    let name = ended?;
     tracing::info!(signal = name, "agent stops");
-    stop.cancel();
-    let drained = timeout(config.shutdown_grace.0, async {
-        let is_spooled = gather.await.is_ok_and(|joined| joined.is_ok());
-        drain.cancel();
-        let _ = uplink.await;
-        let _ = status.await;
-        is_spooled
-    });
-    match drained.await {
-        Ok(true) => {}
-        Ok(false) => return Err(RunError::GatherDied),
-        Err(_) => tracing::warn!("shutdown_grace is over: the rest is sent at the next start"),
+    stages.drain().await
+}
+
+/// All that runs, and the ends of the channels that stay outside of it.
+struct Stages {
+    config: Arc<Config>,
+    reloaded: watch::Sender<Arc<Config>>,
+    labels: watch::Sender<Labels>,
+    spool: Arc<Mutex<Spool>>,
+    spool_bytes: Arc<AtomicU64>,
+    /// First the sources stop, then, when all is spooled, the uplink drains.
+    stop: CancellationToken,
+    drain: CancellationToken,
+    gather: JoinHandle<thread::Result<()>>,
+    uplink: JoinHandle<()>,
+    status: JoinHandle<()>,
+}
+
+impl Stages {
+    /// Joins the stages: the only place that does.
+    fn start(
+        config: Arc<Config>,
+        identity: Identity,
+        spool: Arc<Mutex<Spool>>,
+    ) -> Result<Self, RunError> {
+        let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
+        let (config_tx, reloaded) = watch::channel(Arc::clone(&config));
+        let (labels_tx, labels) = watch::channel(config.host.labels.clone());
+        let (gather_tx, gather_rx) = watch::channel(GatherStatus::default());
+        let (discovery_tx, discovery) = watch::channel(Arc::new(Discovery::default()));
+        let (interval, batch_interval) = watch::channel(config.collector.batch_interval.0);
+        let (observations_tx, observations) = mpsc::channel(window::OBSERVATIONS_MAX);
+        let n_observations_dropped = Arc::new(AtomicU64::new(0));
+        let outlet = Outlet::new(observations_tx, Arc::clone(&n_observations_dropped));
+        let spool_bytes = Arc::new(AtomicU64::new(0));
+        let spooled = Arc::new(Notify::new());
+        let gather = gather::spawn(GatherInputs {
+            config: Arc::clone(&config),
+            reloaded,
+            spool: Arc::clone(&spool),
+            spooled: Arc::clone(&spooled),
+            observations,
+            n_observations_dropped,
+            status: gather_tx,
+            discovery: discovery_tx,
+            batch_interval,
+            stop: stop.clone(),
+        })?;
+        let gather = tokio::task::spawn_blocking(move || gather.join());
+        let probes = ProbeInputs {
+            interval: config.probes.interval.0,
+            root: config.logs.root.clone(),
+            discovery: discovery.clone(),
+            gather: gather_rx.clone(),
+            spool_bytes: Arc::clone(&spool_bytes),
+        };
+        probes::spawn(probes, outlet.clone(), stop.clone());
+        let (root, state_dir) = (config.logs.root.clone(), config.state_dir.clone());
+        changes::spawn(ChangeInputs { root, state_dir, discovery }, outlet, stop.clone());
+        let right = Right { spool: &spool, spooled, gather: gather_rx, labels, interval };
+        let (uplink, status) = right.start(&config, identity, &stop, &drain);
+        Ok(Self {
+            config,
+            reloaded: config_tx,
+            labels: labels_tx,
+            spool,
+            spool_bytes,
+            stop,
+            drain,
+            gather,
+            uplink,
+            status,
+        })
     }
-    // Not `lock`: past the grace somebody may still hold it, waiting for a disk.
-    match spool.try_lock() {
-        Ok(mut spool) => spool.close()?,
-        Err(_) => tracing::warn!("the spool is busy: it is checked at the next start"),
+
+    /// From left to right, within `shutdown_grace`; what is not sent by then stays in the spool.
+    async fn drain(self) -> Result<(), RunError> {
+        self.stop.cancel();
+        let drained = timeout(self.config.shutdown_grace.0, async {
+            let is_spooled = self.gather.await.is_ok_and(|joined| joined.is_ok());
+            self.drain.cancel();
+            (is_spooled, self.uplink.await.is_ok(), self.status.await.is_ok())
+        });
+        match drained.await {
+            Ok((true, ..)) => {}
+            Ok((false, ..)) => return Err(RunError::GatherDied),
+            Err(_) => tracing::warn!("shutdown_grace is over: the rest is sent at the next start"),
+        }
+        // Not `lock`: past the grace somebody may still hold it, waiting for a disk.
+        if let Ok(mut spool) = self.spool.try_lock() {
+            spool.close()?;
+        } else {
+            tracing::warn!("the spool is busy: it is checked at the next start");
+        }
+        tracing::info!("agent stopped");
+        Ok(())
     }
-    tracing::info!("agent stopped");
-    Ok(())
+}
+
+/// What the stages right of the spool take from those left of it.
+struct Right<'s> {
+    spool: &'s Arc<Mutex<Spool>>,
+    spooled: Arc<Notify>,
+    gather: watch::Receiver<GatherStatus>,
+    labels: watch::Receiver<Labels>,
+    interval: watch::Sender<Duration>,
+}
+
+impl Right<'_> {
+    /// Starts uplink, renewal and the status socket.
+    fn start(
+        self,
+        config: &Config,
+        identity: Identity,
+        stop: &CancellationToken,
+        drain: &CancellationToken,
+    ) -> (JoinHandle<()>, JoinHandle<()>) {
+        let address = match config.collector.address.as_str() {
+            "" => identity.collector.clone(),
+            address => address.to_owned(),
+        };
+        let (identity_tx, identity) = watch::channel(Arc::new(identity));
+        let (uplink_tx, uplink_rx) = watch::channel(UplinkStatus {
+            state: "connecting",
+            collector: address.clone(),
+            ..UplinkStatus::default()
+        });
+        let uplink = tokio::spawn(uplink::run(uplink::Inputs {
+            address: address.clone(),
+            identity,
+            labels: self.labels,
+            detected: identity::detected_labels(&config.logs.root),
+            heartbeat: config.collector.heartbeat.0,
+            batch_interval: config.collector.batch_interval.0,
+            spool: Arc::clone(self.spool),
+            appended: self.spooled,
+            gather: self.gather.clone(),
+            interval: self.interval,
+            status: uplink_tx,
+            drain: drain.clone(),
+            drain_max: config.shutdown_grace.0 / 2,
+            state_dir: config.state_dir.clone(),
+        }));
+        let state_dir = config.state_dir.clone();
+        tokio::spawn(identity::keep_fresh(state_dir, address, identity_tx, stop.clone()));
+        let spool = Arc::clone(self.spool);
+        let sources = status::Sources { gather: self.gather, uplink: uplink_rx, spool };
+        let status = tokio::spawn(status::serve(config.socket.clone(), sources, drain.clone()));
+        (uplink, status)
+    }
 }
 
 /// SIGHUP: labels, sources and privacy change now, the rest needs a restart and is told.
@@ -285,7 +348,7 @@ fn take_over(
     running: &Config,
     reload: &Reload,
     config: &watch::Sender<Arc<Config>>,
-    labels: &watch::Sender<std::collections::BTreeMap<String, String>>,
+    labels: &watch::Sender<Labels>,
 ) {
     let new = match reload() {
         Ok(new) => new,
@@ -310,9 +373,8 @@ fn take_over(
             tracing::warn!(key, "this change takes effect at the next start");
         }
     }
-    let is_new = |old: &std::collections::BTreeMap<_, _>| *old != new.host.labels;
     labels.send_if_modified(|old| {
-        let is_new = is_new(old);
+        let is_new = *old != new.host.labels;
         old.clone_from(&new.host.labels);
         is_new
     });
@@ -403,4 +465,78 @@ fn random_unit() -> f64 {
     // Without randomness retries are only less evenly spread.
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
     if filled.is_err() { 0.5 } else { f64::from(u32::from_le_bytes(bytes)) / 4_294_967_296.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::units::Bytes;
+
+    fn config(dir: &Path) -> Config {
+        let mut config = Config { state_dir: dir.join("state"), ..Config::default() };
+        config.socket = dir.join("agent.sock");
+        config.limits.spool_bytes_max = Bytes(8 << 20);
+        config
+    }
+
+    #[test]
+    fn a_second_agent_on_the_same_state_names_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let held = lock_state_dir(&config.state_dir).unwrap();
+        let error = run(config.clone(), Box::new(|| Ok(Config::default()))).unwrap_err();
+        assert!(matches!(error, RunError::AlreadyRunning { .. }), "{error}");
+        let told = error.to_string();
+        assert!(told.contains(&format!("process {}", std::process::id())), "{told}");
+        assert!(told.contains("set another state_dir"), "{told}");
+        assert!(!error.is_config(), "systemd tries again, the other one may end");
+        drop(held);
+        lock_state_dir(&config.state_dir).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_is_not_enrolled_is_told_how() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = run(config(dir.path()), Box::new(|| Ok(Config::default()))).unwrap_err();
+        assert!(matches!(error, RunError::NotEnrolled { .. }), "{error}");
+        assert!(error.to_string().contains("token create"), "{error}");
+        assert!(error.is_config());
+    }
+
+    #[test]
+    fn a_state_directory_that_is_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        fs::write(&config.state_dir, b"").unwrap();
+        let error = run(config, Box::new(|| Ok(Config::default()))).unwrap_err();
+        assert!(matches!(error, RunError::StateDir { .. }), "{error}");
+        assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_reload_takes_over_what_it_can_and_keeps_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = config(dir.path());
+        let (config_tx, config_rx) = watch::channel(Arc::new(running.clone()));
+        let (labels_tx, mut labels_rx) = watch::channel(running.host.labels.clone());
+        let mut new = running.clone();
+        new.host.labels.insert("rack".into(), "r2".into());
+        new.privacy.query_string = config::QueryString::Keep;
+        new.limits.sites_max = 7;
+        new.logs.root = "/elsewhere".into();
+        let expected = new.clone();
+        let reload: Reload = Box::new(move || Ok(new.clone()));
+        take_over(&running, &reload, &config_tx, &labels_tx);
+        let taken = config_rx.borrow().clone();
+        assert_eq!(taken.privacy, expected.privacy);
+        assert_eq!(taken.host.labels, expected.host.labels);
+        assert_eq!((taken.limits.sites_max, &taken.logs.root), (2000, &running.logs.root));
+        assert_eq!(labels_rx.borrow_and_update()["rack"], "r2");
+
+        let problem = || Problem { place: "x:1".into(), what: "bad".into(), fix: "mend".into() };
+        let reload: Reload = Box::new(move || Err(vec![problem()]));
+        take_over(&running, &reload, &config_tx, &labels_tx);
+        assert_eq!(*config_rx.borrow(), taken, "a bad file changes nothing");
+        assert!(!labels_rx.has_changed().unwrap());
+    }
 }

@@ -7,6 +7,7 @@
 mod session;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Inputs {
     pub drain: CancellationToken,
     /// Longest time for that.
     pub drain_max: Duration,
+    /// Where it is noted that the collector refuses this server's certificate.
+    pub state_dir: PathBuf,
 }
 
 /// What `status` says of the uplink.
@@ -98,8 +101,10 @@ enum Class {
     Lost,
     /// The collector has no room or is stopping.
     Busy,
-    /// Certificate, revocation.
+    /// It refuses our certificate: revoked, expired, of another fleet.
     Refused,
+    /// We refuse its certificate.
+    Untrusted,
     /// Protocol versions do not meet.
     Version,
     /// Our own disk or key.
@@ -140,12 +145,13 @@ struct Uplink {
 impl Uplink {
     async fn run(mut self) {
         let drain = self.inputs.drain.clone();
+        let interval = self.inputs.batch_interval;
+        self.note(|s| s.batch_interval_ms = millis(interval));
         let mut n_immediate = 0;
         loop {
             let is_last_try = drain.is_cancelled();
             let ended = self.session().await;
             // A throttle holds until its stream ends.
-            let interval = self.inputs.batch_interval;
             self.inputs.interval.send_replace(interval);
             self.note(|s| s.batch_interval_ms = millis(interval));
             let wait = match ended {
@@ -166,6 +172,8 @@ impl Uplink {
                 biased;
                 // One more try, to send what is left and to say goodbye.
                 () = drain.cancelled() => {}
+                // Cancel-safe: versions are compared. With a new certificate it may work at once.
+                Ok(()) = self.inputs.identity.changed() => {}
                 // Cancel-safe: a timer.
                 () = tokio::time::sleep(wait) => {}
             }
@@ -177,24 +185,30 @@ impl Uplink {
     fn failed(&mut self, class: Class, error: &str, wait_min: Duration) -> Duration {
         let backoff = match class {
             Class::Lost | Class::Busy | Class::Local => &mut self.backoff,
-            Class::Refused | Class::Version => &mut self.refused,
+            Class::Refused | Class::Untrusted | Class::Version => &mut self.refused,
         };
         let wait = backoff.next(crate::random_unit()).max(wait_min);
         let now = clock::instant();
+        if class == Class::Refused {
+            // So that `enroll` knows that the certificate is good for nothing.
+            self.inputs.identity.borrow().mark_refused(&self.inputs.state_dir);
+        }
         let is_said =
             self.said.is_some_and(|(said, at)| said == class && now.duration_since(at) < SAY_AGAIN);
         let collector = &self.inputs.address;
         if is_said {
             tracing::debug!(collector, error, ?wait, "no stream, trying again");
-        } else if matches!(class, Class::Refused | Class::Version | Class::Local) {
+        } else if !matches!(class, Class::Lost | Class::Busy) {
             tracing::error!(collector, error, "the collector gets nothing until this is mended");
             self.said = Some((class, now));
         } else {
             tracing::warn!(collector, error, "no stream: spooling, trying again for ever");
             self.said = Some((class, now));
         }
-        let state =
-            if matches!(class, Class::Refused | Class::Version) { "refused" } else { "waiting" };
+        let state = match class {
+            Class::Refused | Class::Untrusted | Class::Version => "refused",
+            Class::Lost | Class::Busy | Class::Local => "waiting",
+        };
         self.note(|s| {
             s.state = state;
             s.error = Some(error.to_owned());
@@ -237,7 +251,10 @@ impl Ended {
             IdentityError::Link(Link::Unreachable { .. }) | IdentityError::Answer { .. } => {
                 Class::Lost
             }
-            IdentityError::Link(_) | IdentityError::Refused { .. } => Class::Refused,
+            IdentityError::Link(Link::OursRefused { .. }) | IdentityError::Refused { .. } => {
+                Class::Refused
+            }
+            IdentityError::Link(_) => Class::Untrusted,
             _ => Class::Local,
         };
         Self::failed(class, crate::chain(error))
@@ -247,10 +264,9 @@ impl Ended {
         let (lowest, highest) = wire::PROTOCOL_VERSIONS;
         let said = status.message();
         let (class, error) = match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => (
-                Class::Refused,
-                format!("the collector refuses this server: {said}; to let it in, enrol it again"),
-            ),
+            Code::Unauthenticated | Code::PermissionDenied => {
+                (Class::Refused, format!("the collector refuses this server: {said}"))
+            }
             Code::FailedPrecondition | Code::Unimplemented => (
                 Class::Version,
                 format!(

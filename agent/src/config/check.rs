@@ -183,7 +183,7 @@ struct Check<'a> {
 impl Check<'_> {
     fn report(&mut self, at: usize, what: String, fix: impl Into<String>) {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+        let line = 1 + memchr::memchr_iter(b'\n', before).count();
         let place = format!("{}:{line}", self.file);
         self.problems.push((at, Problem { place, what, fix: fix.into() }));
     }
@@ -196,7 +196,7 @@ impl Check<'_> {
                 match value.get_ref().as_table() {
                     Some(table) => self.table(name, table, KEYS),
                     None => {
-                        self.report(at, format!("{name} is a table"), format!("write [{name}]"))
+                        self.report(at, format!("{name} is a table"), format!("write [{name}]"));
                     }
                 }
             } else {
@@ -223,7 +223,7 @@ impl Check<'_> {
             self.report(at, "logs.source is a list of tables".to_owned(), "write [[logs.source]]");
             return;
         };
-        for source in sources.iter() {
+        for source in sources {
             let at = source.span().start;
             let Some(table) = source.get_ref().as_table() else {
                 let what = "logs.source is a list of tables".to_owned();

@@ -61,6 +61,8 @@ pub(super) struct Files {
     unreadable: Vec<Unreadable>,
     /// Configuration files and when they changed last.
     stamps: Vec<Option<(SystemTime, u64)>>,
+    /// The agent's own config was read again.
+    is_stale: bool,
     refreshed_at: Option<Instant>,
     has_gateway_error: bool,
     look_wanted: bool,
@@ -93,6 +95,7 @@ impl Files {
         let discovery = discovery_of(config);
         let mut files = Self {
             stamps: stamps_of(&discovery),
+            is_stale: false,
             discovery,
             followed: Vec::new(),
             by_path: BTreeMap::new(),
@@ -127,6 +130,12 @@ impl Files {
         self.discovery.pools.iter().map(|pool| pool.name.clone()).collect()
     }
 
+    /// The next `refresh` expands and discovers, whatever changed or not.
+    pub(super) fn discover_again(&mut self) {
+        self.refreshed_at = None;
+        self.is_stale = true;
+    }
+
     /// Expands globs, and discovers again when a configuration file changed (then it is returned).
     pub(super) fn refresh(
         &mut self,
@@ -139,7 +148,7 @@ impl Files {
         }
         self.refreshed_at = Some(now);
         let stamps = stamps_of(&self.discovery);
-        let is_changed = stamps != self.stamps;
+        let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
         if is_changed {
             self.discovery = discovery_of(config);
             self.stamps = stamps_of(&self.discovery);

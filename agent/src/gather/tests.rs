@@ -22,6 +22,7 @@ struct Running {
     status: watch::Receiver<GatherStatus>,
     observations: mpsc::Sender<Observation>,
     interval: watch::Sender<Duration>,
+    config: watch::Sender<Arc<Config>>,
     spool: Arc<Mutex<Spool>>,
 }
 
@@ -55,17 +56,16 @@ impl Agent {
         self.dir.path().join(name)
     }
 
+    fn config(&self) -> Arc<Config> {
+        let source = self.sources.clone();
+        let logs = LogsConfig { discover: false, source, ..LogsConfig::default() };
+        Arc::new(Config { state_dir: self.path("state"), logs, ..Config::default() })
+    }
+
     fn start(&mut self) {
-        let config = Config {
-            state_dir: self.path("state"),
-            logs: LogsConfig {
-                discover: false,
-                source: self.sources.clone(),
-                ..LogsConfig::default()
-            },
-            ..Config::default()
-        };
+        let config = self.config();
         fs::create_dir_all(&config.state_dir).unwrap();
+        let (config_tx, reloaded) = watch::channel(Arc::clone(&config));
         let spool_dir = config.state_dir.join("spool");
         let (spool, _) = Spool::open(&spool_dir, 64 << 20, clock::now()).unwrap();
         let spool = Arc::new(Mutex::new(spool));
@@ -74,7 +74,8 @@ impl Agent {
         let (interval, batch_interval) = watch::channel(Duration::from_millis(50));
         let stop = CancellationToken::new();
         let thread = spawn(GatherInputs {
-            config: Arc::new(config),
+            config: Arc::clone(&config),
+            reloaded,
             spool: Arc::clone(&spool),
             spooled: Arc::new(Notify::new()),
             observations: rx,
@@ -85,10 +86,23 @@ impl Agent {
             stop: stop.clone(),
         });
         let thread = thread.unwrap();
-        self.running = Some(Running { thread, stop, status, observations, interval, spool });
+        self.running = Some(Running {
+            thread,
+            stop,
+            status,
+            observations,
+            interval,
+            config: config_tx,
+            spool,
+        });
         self.eventually("every log was looked at", |agent| {
             (agent.status().files.len() >= agent.sources.len()).then_some(())
         });
+    }
+
+    /// SIGHUP with the sources as they are now.
+    fn reload(&self) {
+        self.running().config.send_replace(self.config());
     }
 
     fn stop(&mut self) {
@@ -182,4 +196,27 @@ fn lines_are_counted_once_over_rotation_and_restart() {
     assert_eq!(agent.n(200), 0, "what was there before the first start is history");
     let files = agent.status().files;
     assert_eq!((files.len(), files[0].site.as_str()), (1, "a.example"));
+}
+
+#[test]
+fn a_source_named_by_a_reload_is_followed() {
+    let mut agent = Agent::new();
+    let (first, second) = (agent.path("a.log"), agent.path("b.log"));
+    append(&first, "");
+    agent.sources = vec![source(&first, "access", Some("a.example"))];
+    agent.start();
+    agent.sources.push(source(&second, "access", Some("b.example")));
+    agent.reload();
+    agent.eventually("the new log is known", |agent| {
+        agent.status().files.iter().any(|file| file.path == second).then_some(())
+    });
+    append(&second, &line(200, "/"));
+    agent.eventually("its line is spooled", |agent| {
+        let files = agent.status().files;
+        files
+            .iter()
+            .any(|file| file.path == second && file.n_lines == 1 && file.spooled > 0)
+            .then_some(())
+    });
+    agent.stop();
 }

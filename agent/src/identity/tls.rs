@@ -312,7 +312,8 @@ impl Watched {
     /// an error of the first read.
     fn watch<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &poll
-            && error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+            && let Some(inner) = error.get_ref()
+            && inner.is::<rustls::Error>()
         {
             self.of.note(Some(self.of.explain(error)));
         }

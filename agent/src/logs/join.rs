@@ -125,6 +125,11 @@ impl Judge {
         }
     }
 
+    /// Takes over other rules for what leaves the machine; the day's key stays.
+    pub fn set_privacy(&mut self, privacy: PrivacyConfig) {
+        self.privacy.set_rules(privacy);
+    }
+
     /// Takes over a newer discovery; indices of sites and sources stay valid.
     pub fn rediscovered(&mut self, discovery: &Discovery) {
         self.sites.learn(discovery);

@@ -28,6 +28,11 @@ impl Privacy {
         Self { config, random: SystemRandom::new(), key: None }
     }
 
+    /// Other rules from here on, under the same key.
+    pub(crate) fn set_rules(&mut self, config: PrivacyConfig) {
+        self.config = config;
+    }
+
     /// Hash under the key of the day; never 0, which means unknown.
     pub(crate) fn hash(&mut self, text: &str, now: UnixMillis) -> u64 {
         let day = now.0.div_euclid(DAY_MS);
