@@ -237,10 +237,6 @@ impl Enrollment for Service {
     }
 }
 
-fn down(message: Down) -> Result<CollectorMessage, Status> {
-    Ok(CollectorMessage { message: Some(message) })
-}
-
 impl Service {
     /// Takes one batch as storage.md has it; the answer, and whether the stream goes on.
     fn take(&self, batch: Batch) -> (Option<Down>, bool) {
@@ -325,7 +321,7 @@ impl Uplink for Service {
                     }
                 };
                 if let Some(answer) = answer
-                    && tx.send(down(answer)).await.is_err()
+                    && tx.send(Ok(CollectorMessage { message: Some(answer) })).await.is_err()
                 {
                     break;
                 }

@@ -128,9 +128,9 @@ fn format_version_1_is_written_and_read_byte_for_byte() {
     let files = segments(dir.path());
     assert_eq!(files.len(), 1);
     assert_eq!(files[0].file_name().unwrap(), "00000000001000000000.seg");
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    assert_eq!(hex(&fs::read(&files[0]).unwrap()), GOLDEN_SEGMENT);
-    assert_eq!(hex(&fs::read(dir.path().join("state")).unwrap()), GOLDEN_STATE);
+    let hex = |bytes: &[u8]| -> Vec<_> { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+    assert_eq!(hex(&fs::read(&files[0]).unwrap()).concat(), GOLDEN_SEGMENT);
+    assert_eq!(hex(&fs::read(dir.path().join("state")).unwrap()).concat(), GOLDEN_STATE);
 
     // And back, from the bytes above alone.
     let dir = tempfile::tempdir().unwrap();
