@@ -160,8 +160,16 @@ fn the_installer_is_clean_posix_shell_and_carries_the_unit_it_installs() {
 
 #[test]
 fn a_server_is_installed_by_one_command_and_taken_back_by_another() {
+    install_repeat_and_take_back(&Machine::new(is_root()));
+}
+
+#[test]
+fn an_installation_is_staged_below_a_root_without_touching_this_machine() {
+    install_repeat_and_take_back(&Machine::new(false));
+}
+
+fn install_repeat_and_take_back(machine: &Machine) {
     let fleet = Fleet::builder().start();
-    let machine = Machine::new(is_root());
     let (token, hash) = fleet.token(&BTreeMap::new());
     let address = fleet.address().to_string();
     let agent = machine.agent();
