@@ -2,16 +2,14 @@
 
 use std::io::{self, IsTerminal as _};
 
-use anyhow::{Context as _, Result};
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::exit;
+use crate::RunError;
 use crate::config::Config;
-use crate::errors;
 
 /// What is logged when nothing says otherwise.
 const LOG_LEVEL: &str = "info";
@@ -19,14 +17,24 @@ const LOG_LEVEL: &str = "info";
 /// File descriptors below which the collector of a small fleet may run out of them.
 const FILES_MIN: u64 = 4096;
 
-/// Runs the collector until SIGTERM or SIGINT; the exit code.
-pub fn run(config: Config, log_level: Option<&str>) -> Result<u8> {
+/// Why the process ends with [`exit::INTERNAL`](crate::cli::exit::INTERNAL).
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// `--log-level` makes no sense.
+    #[error("the log level {0:?} is not understood: write error, warn, info, debug or trace")]
+    LogLevel(String),
+    /// The system gives no threads or no signals.
+    #[error("the process cannot be set up")]
+    System(#[from] io::Error),
+    /// The collector does not run.
+    #[error("the collector does not run")]
+    Run(#[from] RunError),
+}
+
+/// Runs the collector until SIGTERM or SIGINT.
+pub fn run(config: Config, log_level: Option<&str>) -> Result<(), DaemonError> {
     let level = log_level.unwrap_or(LOG_LEVEL);
-    let filter = EnvFilter::try_new(level).with_context(|| {
-        format!(
-            "the log level {level:?} is not understood: write error, warn, info, debug or trace"
-        )
-    })?;
+    let filter = EnvFilter::try_new(level).map_err(|_| DaemonError::LogLevel(level.to_owned()))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -41,22 +49,15 @@ pub fn run(config: Config, log_level: Option<&str>) -> Result<u8> {
             "few file descriptors: at most half as many agents; raise LimitNOFILE"
         );
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("no threads can be started")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(watch_signals(Signals::new()?, stop.clone()));
-        crate::run(config, stop).await.map_err(anyhow::Error::from)
+        crate::run(config, stop).await.map_err(DaemonError::from)
     });
     // Blocking work that does not end, such as a read of a dying disk, is left behind.
     runtime.shutdown_background();
-    match ended {
-        Ok(()) => Ok(exit::GOOD),
-        Err(error) => {
-            tracing::error!(error = %errors::chain(error.as_ref()), "the collector cannot run");
-            Ok(exit::INTERNAL)
-        }
-    }
+    ended
 }
 
 struct Signals {
@@ -66,12 +67,11 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
-        let watch = |kind| signal(kind).context("signals cannot be watched");
+    fn new() -> io::Result<Self> {
         Ok(Self {
-            terminate: watch(SignalKind::terminate())?,
-            interrupt: watch(SignalKind::interrupt())?,
-            hangup: watch(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 }

@@ -38,6 +38,11 @@ pub fn make_private(path: &Path) -> io::Result<bool> {
     Ok(others != 0)
 }
 
+/// Whether users beside the owner and its group may enter or read `path`.
+pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o007 != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -154,6 +154,10 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
     let dir = &config.data_dir;
     let file = |path: PathBuf, key| move |source| RunError::File { path, key, source };
     files::create_private_dir(dir).map_err(file(dir.clone(), "data_dir"))?;
+    if files::is_open_to_others(dir).map_err(file(dir.clone(), "data_dir"))? {
+        let path = dir.display();
+        tracing::warn!(%path, "others can enter the data directory; to keep them out: chmod 0700");
+    }
     let store = Store::open_with(dir, BALLAST_BYTES)?;
     let ca = Arc::new(Ca::load_or_create(&dir.join("ca"), clock::now())?);
     let token = dir.join("admin.token");

@@ -34,20 +34,23 @@ fn dispatch(cli: Cli) -> Result<u8> {
             return Ok(exit::GOOD);
         }
         Command::Check => {
-            let said = load().map_or_else(|problems| config::lines(&problems), |_| String::new());
-            let text = if said.is_empty() { "the config is sound\n" } else { &said };
-            io::stdout().lock().write_all(text.as_bytes()).context("cannot write to stdout")?;
-            return Ok(if said.is_empty() { exit::GOOD } else { exit::CONFIG });
-        }
-        Command::Run => {
-            return match load() {
-                Ok(config) => daemon::run(config, cli.log_level.as_deref()),
-                Err(problems) => {
-                    let told = io::stderr().lock().write_all(config::lines(&problems).as_bytes());
-                    told.map(|()| exit::CONFIG).context("cannot write to stderr")
-                }
+            let problems = load().err().unwrap_or_default();
+            let (text, code) = match config::lines(&problems) {
+                none if none.is_empty() => ("the config is sound\n".to_owned(), exit::GOOD),
+                told => (told, exit::CONFIG),
             };
+            return io::stdout().write_all(text.as_bytes()).map(|()| code).context("no stdout");
         }
+        Command::Run => match load() {
+            Ok(config) => {
+                daemon::run(config, cli.log_level.as_deref())?;
+                return Ok(exit::GOOD);
+            }
+            Err(problems) => {
+                let told = io::stderr().write_all(config::lines(&problems).as_bytes());
+                return told.map(|()| exit::CONFIG).context("no stderr");
+            }
+        },
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),

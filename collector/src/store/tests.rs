@@ -496,3 +496,27 @@ async fn signs_of_life_are_written_at_the_latest_when_the_store_closes() {
     let row: (i64, String, i64, i64, String) = store.read(row).await.unwrap();
     assert_eq!(row, (20, "up".into(), 4, -7, "r7".into()));
 }
+
+#[test]
+fn schema_sql_is_what_the_migrations_make() {
+    let objects = |conn: &Connection| {
+        let mut query = conn.prepare(
+            "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
+        );
+        let rows = query.as_mut().unwrap().query_map([], |row| {
+            let sql: String = row.get(1)?;
+            let bare = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+            let words: Vec<String> =
+                bare.flat_map(str::split_whitespace).map(str::to_owned).collect();
+            Ok((row.get::<_, String>(0)?, words.join(" ")))
+        });
+        rows.unwrap().collect::<rusqlite::Result<Vec<_>>>().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let migrated = open::writer(dir.path()).unwrap();
+    let written = Connection::open_in_memory().unwrap();
+    written.execute_batch(include_str!("schema.sql")).unwrap();
+    assert_eq!(objects(&migrated), objects(&written), "bring schema.sql up to date");
+    let version: i64 = migrated.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 1);
+}

@@ -1,0 +1,66 @@
+-- The schema of gatewatch.db as it is today, for readers; the migrations make it. Times are
+-- milliseconds since the Unix epoch, UTC.
+-- AUTOINCREMENT on ids that other rows keep: a forgotten server's id must not name another one.
+CREATE TABLE server(
+  server_id INTEGER PRIMARY KEY AUTOINCREMENT, uuid BLOB NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
+  joined_with TEXT, key_sha256 BLOB,             -- token id and public key it joined with: an enrolment may be repeated
+  first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL DEFAULT 0,
+  state TEXT NOT NULL DEFAULT 'silent',          -- up, silent, goodbye or revoked
+  meta TEXT                                      -- JSON: version, n_cpu, heartbeat_ms, clock_offset_ms, spool_bytes, n_sites
+) STRICT;
+-- Labels of a server, one row per source; the strongest source wins: operator 3, token 2, config 1, detected 0.
+CREATE TABLE label(
+  server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, source INTEGER NOT NULL,
+  k TEXT NOT NULL, v TEXT NOT NULL, PRIMARY KEY(server_id, source, k)) WITHOUT ROWID, STRICT;
+-- Join tokens: only the SHA-256 of the secret is kept.
+CREATE TABLE token(
+  id TEXT PRIMARY KEY, secret_sha256 BLOB NOT NULL, labels TEXT NOT NULL, replace_name TEXT,
+  created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, uses_max INTEGER NOT NULL,
+  uses INTEGER NOT NULL DEFAULT 0, revoked_at INTEGER) WITHOUT ROWID, STRICT;
+-- Certificates handed out, so that one can be refused before it expires.
+CREATE TABLE certificate(
+  serial BLOB PRIMARY KEY, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE,
+  not_after INTEGER NOT NULL, issued_at INTEGER NOT NULL, revoked_at INTEGER) WITHOUT ROWID, STRICT;
+CREATE INDEX certificate_revoked ON certificate(revoked_at) WHERE revoked_at IS NOT NULL;
+CREATE TABLE watermark(server_id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL) STRICT;
+CREATE TABLE state(k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID, STRICT; -- hw_upto, detect_upto
+-- Batches as they came. AUTOINCREMENT: an emptied table must not hand out old ids again. No index, ever.
+CREATE TABLE hot(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  at INTEGER NOT NULL,                           -- arrival, collector's clock
+  t_min INTEGER NOT NULL, t_max INTEGER NOT NULL,
+  complete_until INTEGER NOT NULL,               -- agent's clock: no older count is unsent after this batch
+  codec INTEGER NOT NULL,                        -- as Batch.codec; 0 = unreadable, body is the reason as text
+  body BLOB NOT NULL) STRICT;
+CREATE TABLE gap(
+  server_id INTEGER NOT NULL, epoch INTEGER NOT NULL, seq_from INTEGER NOT NULL, seq_to INTEGER NOT NULL,
+  n_lines INTEGER NOT NULL, at INTEGER NOT NULL) STRICT;
+-- The loss ledger of each server, summed from its batches in the commit that stores them.
+CREATE TABLE loss(
+  server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, k TEXT NOT NULL, n INTEGER NOT NULL,
+  PRIMARY KEY(server_id, k)) WITHOUT ROWID, STRICT;
+CREATE TABLE sealed(t0 INTEGER PRIMARY KEY, hot_cut INTEGER NOT NULL, parts INTEGER NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE TABLE metric(metric INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, scale INTEGER NOT NULL, unit TEXT NOT NULL) STRICT;
+CREATE TABLE site(
+  site_id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, host TEXT NOT NULL,
+  pool TEXT, upstream TEXT, UNIQUE(server_id, host)) STRICT;
+CREATE TABLE event(id INTEGER PRIMARY KEY, ts INTEGER NOT NULL, server_id INTEGER, kind INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE INDEX event_ts ON event(ts);
+CREATE INDEX event_server ON event(server_id, ts);
+CREATE TABLE baseline(site_id INTEGER PRIMARY KEY REFERENCES site ON DELETE CASCADE, body BLOB NOT NULL) STRICT;
+CREATE TABLE snapshot(k TEXT PRIMARY KEY, upto INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE incident(
+  id TEXT PRIMARY KEY, key TEXT NOT NULL, opened INTEGER NOT NULL, closed INTEGER, epoch INTEGER NOT NULL DEFAULT 0,
+  rev INTEGER NOT NULL, body TEXT NOT NULL,      -- body: the incident object of the contract
+  acked_by TEXT, acked_at INTEGER) STRICT;
+CREATE UNIQUE INDEX incident_open ON incident(key) WHERE closed IS NULL;
+CREATE TABLE incident_note(
+  id INTEGER PRIMARY KEY, incident TEXT NOT NULL REFERENCES incident, at INTEGER NOT NULL, by TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE TABLE incident_site(
+  incident TEXT NOT NULL REFERENCES incident, site_id INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER,
+  PRIMARY KEY(incident, site_id, since)) WITHOUT ROWID, STRICT;
+CREATE TABLE outbox(
+  id INTEGER PRIMARY KEY, incident TEXT NOT NULL, rev INTEGER NOT NULL, route TEXT NOT NULL,
+  due INTEGER NOT NULL, tries INTEGER NOT NULL,
+  body TEXT NOT NULL,                            -- {"event"} until the first try freezes the whole message
+  UNIQUE(incident, rev, route)) STRICT;
