@@ -97,6 +97,12 @@ impl Machine {
         metadata.permissions().mode() & 0o7777
     }
 
+    /// User id of the owner.
+    fn uid(&self, relative: &str) -> u32 {
+        let path = self.path(relative);
+        fs::metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).uid()
+    }
+
     /// Every file the installer is about: path to inode, mode and modification time.
     fn snapshot(&self) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
         let mut found = BTreeMap::new();
@@ -185,10 +191,10 @@ fn install_repeat_and_take_back(machine: &Machine) {
     if machine.chroot {
         let uid = machine.agent_uid().expect("the user was made");
         assert_ne!(uid, 0);
-        let group = fs::read_to_string(machine.path("etc/group")).unwrap();
+        let group = fs::read_to_string(machine.path("etc/group")).expect("it has groups");
         assert!(group.contains("adm:x:4:gatewatch-agent"), "{group}");
         for (path, owner) in [(STATE, uid), (IDENTITY, uid), (BINARY, 0), (CONFIG, 0), (UNIT, 0)] {
-            assert_eq!(fs::metadata(machine.path(path)).unwrap().uid(), owner, "owner of {path}");
+            assert_eq!(machine.uid(path), owner, "owner of {path}");
         }
     }
     let listed = fleet.cli(&["agent", "list", "--json"]).good().expect("the fleet can be listed");
@@ -197,13 +203,13 @@ fn install_repeat_and_take_back(machine: &Machine) {
 
     // The admin's own settings, and a second run with a token that is used up.
     let config = machine.path(CONFIG);
-    let own = fs::read_to_string(&config).unwrap() + "\n# mine\n";
-    fs::write(&config, &own).unwrap();
+    let own = fs::read_to_string(&config).expect("it was written") + "\n# mine\n";
+    fs::write(&config, &own).expect("it can be written");
     let before = machine.snapshot();
     let second = machine.install(&words);
     check(&second, 0, &["everything was in place already"]);
     assert_eq!(machine.snapshot(), before, "the second run changed something");
-    assert_eq!(fs::read_to_string(&config).unwrap(), own);
+    assert_eq!(fs::read_to_string(&config).expect("it was written"), own);
 
     let removed = machine.install(&["--uninstall"]);
     check(&removed, 0, &["removed", "kept:", "agent.toml"]);
