@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use crate::config::Config;
-use crate::detect::site::Past;
+use crate::detect::past::Past;
 use crate::detect::{Engine, TICK_MS};
 use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, convert};

@@ -4,6 +4,7 @@
 //! so that the same records with the same arrival times always give the same transitions, and a
 //! saved engine goes on as if it had never stopped.
 
+pub mod past;
 pub mod site;
 pub mod server;
 pub mod scope;
@@ -26,8 +27,9 @@ use wire::UnixMillis;
 use crate::config::DetectConfig;
 use crate::incident::Book;
 use crate::model::{Record, ServerId, SiteId, Transition};
+use past::Past;
 use server::{Changed, Line, Server};
-use site::{Past, Site};
+use site::Site;
 
 /// Grid on which the engine acts, ms.
 pub const TICK_MS: i64 = 250;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::past::{Past, Rates};
 use super::scope::Pool;
 use crate::model::{Baseline, Counts, Exemplar, ServerId, SiteId};
 
@@ -29,46 +30,8 @@ const CLIENTS_MAX: usize = 1000;
 const CLIENTS_KEPT: usize = 64;
 /// Failures a site counts in one second when no exemplar says who they hit.
 const BLIND_MAX: u32 = 2;
-/// Days of history that count.
-const DAYS_MAX: usize = 28;
 /// Texts kept of each kind of error line.
 const TEXT_BYTES_MAX: usize = 400;
-
-/// What a site's past makes of one failure and one success.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
-    /// Failure rate that is normal for it.
-    pub p_normal: f64,
-    /// Smallest failure rate worth waking someone.
-    pub p_bad: f64,
-    /// Time after which a score has faded to a third, seconds.
-    pub memory_s: f64,
-}
-
-impl Rates {
-    /// Rates of a site with `n` requests, `n_failed` of them gateway errors, in `seconds`.
-    #[must_use]
-    pub fn of(n: u64, n_failed: u64, seconds: f64, p_bad_min: f64) -> Self {
-        let p_normal = (n_failed as f64 + 0.0005 * 200.0) / (n as f64 + 200.0);
-        let p_normal = p_normal.clamp(3e-4, 0.5);
-        let p_bad = p_bad_min.max(4.0 * p_normal).min(0.95);
-        // A site seen for less than a minute has no rate yet.
-        let rate = (n as f64 + 1.0) / seconds.max(60.0);
-        Self { p_normal, p_bad, memory_s: (20.0 / rate).clamp(60.0, 1800.0) }
-    }
-
-    /// Nats of one failure.
-    #[must_use]
-    pub fn gain(&self) -> f64 {
-        (self.p_bad / self.p_normal).ln()
-    }
-
-    /// Nats that one success takes back.
-    #[must_use]
-    pub fn loss(&self) -> f64 {
-        ((1.0 - self.p_normal) / (1.0 - self.p_bad)).ln()
-    }
-}
 
 /// One step of the sequential likelihood-ratio test with reset, nats (Wald 1945, Page 1954).
 ///
@@ -78,88 +41,6 @@ impl Rates {
 pub fn step(score: f64, rates: &Rates, n_failed: f64, n_ok: f64, elapsed: Duration) -> f64 {
     let faded = score * (-elapsed.as_secs_f64() / rates.memory_s).exp();
     (faded + n_failed * rates.gain() - n_ok * rates.loss()).clamp(0.0, SCORE_MAX)
-}
-
-/// Requests and gateway errors, outages excluded: by day, and the mean rate by hour of the day.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Past {
-    /// What was known before this detector saw the site.
-    known: Option<Baseline>,
-    /// Day since the epoch, requests, gateway errors; oldest first.
-    days: VecDeque<(i64, u64, u64)>,
-    /// Requests a second by hour of the day; 0 until known.
-    hours: [f32; 24],
-    /// Hour since the epoch that `hour_n` counts.
-    hour: i64,
-    hour_n: u64,
-    /// First second seen.
-    since: Option<i64>,
-    /// Newest second seen.
-    until: i64,
-}
-
-impl Past {
-    fn add(&mut self, second: i64, n: u64, n_failed: u64) {
-        self.since = Some(self.since.map_or(second, |since| since.min(second)));
-        self.until = self.until.max(second);
-        let hour = second.div_euclid(3600);
-        if hour > self.hour {
-            self.close_hour();
-            (self.hour, self.hour_n) = (hour, 0);
-        }
-        if hour == self.hour {
-            self.hour_n += n;
-        }
-        let day = second.div_euclid(86_400);
-        if self.days.back().is_none_or(|(newest, ..)| *newest < day) {
-            self.days.push_back((day, 0, 0));
-            if self.days.len() > DAYS_MAX {
-                self.days.pop_front();
-            }
-        }
-        if let Some((_, day_n, day_failed)) = self.days.iter_mut().rev().find(|(d, ..)| *d <= day) {
-            *day_n += n;
-            *day_failed += n_failed;
-        }
-    }
-
-    /// Takes back what turned out to be part of an outage.
-    fn take_back(&mut self, n: u64, n_failed: u64) {
-        self.hour_n = self.hour_n.saturating_sub(n);
-        if let Some((_, day_n, day_failed)) = self.days.back_mut() {
-            *day_n = day_n.saturating_sub(n);
-            *day_failed = day_failed.saturating_sub(n_failed);
-        }
-    }
-
-    fn close_hour(&mut self) {
-        if self.hour_n > 0 {
-            let mean = &mut self.hours[self.hour.rem_euclid(24) as usize];
-            let rate = self.hour_n as f32 / 3600.0;
-            *mean = if *mean == 0.0 { rate } else { *mean * 0.75 + rate * 0.25 };
-        }
-    }
-
-    /// Requests a second that are normal at this hour of the day; 0 unknown.
-    #[must_use]
-    pub fn norm(&self, second: i64) -> f64 {
-        f64::from(self.hours[second.div_euclid(3600).rem_euclid(24) as usize])
-    }
-
-    fn rates(&self, settings: &Settings) -> Rates {
-        let (mut n, mut n_failed, mut seconds) = (0, 0, 0.0);
-        if let Some(known) = &self.known {
-            n = known.n_requests;
-            n_failed = known.n_gateway_errors;
-            seconds = known.days * 86_400.0;
-        }
-        n += self.days.iter().map(|(_, n, _)| n).sum::<u64>();
-        n_failed += self.days.iter().map(|(_, _, failed)| failed).sum::<u64>();
-        let first_day = self.days.front().map_or(0, |(day, ..)| day * 86_400);
-        let since = self.since.unwrap_or(self.until).max(first_day);
-        seconds += (self.until - since).max(0) as f64;
-        Rates::of(n, n_failed, seconds, settings.p_bad_min)
-    }
 }
 
 /// One second of one site.
@@ -367,7 +248,7 @@ impl Site {
 
     /// Takes a past known from elsewhere; it counts before what this detector saw.
     pub(crate) fn set_baseline(&mut self, baseline: Baseline, settings: &Settings) {
-        self.past.known = Some(baseline);
+        self.past.set_known(baseline);
         self.rates = self.past.rates(settings);
     }
 
@@ -668,4 +549,117 @@ impl Site {
 fn clip(text: &str) -> String {
     let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|&end| text.is_char_boundary(end));
     text[..end.unwrap_or(0)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DetectConfig;
+
+    fn settings() -> Settings {
+        Settings::from(&DetectConfig::default())
+    }
+
+    fn site() -> Site {
+        let mut site = Site::new(SiteId(1), ServerId(1), "a.example".into(), &settings());
+        let baseline = Baseline { days: 28.0, n_requests: 2_000_000, n_gateway_errors: 0 };
+        site.set_baseline(baseline, &settings());
+        site
+    }
+
+    fn failure(client: u64) -> Exemplar {
+        Exemplar {
+            site: SiteId(1),
+            at: wire::UnixMillis(0),
+            status: 502,
+            pool: None,
+            client,
+            path: 0,
+            upstream: None,
+            message: Some(String::new()),
+            signal: None,
+        }
+    }
+
+    /// Plays words "second client" (client 0: no exemplar, "ok": a success) and gives the score.
+    fn score(script: &str) -> f64 {
+        let mut site = site();
+        for word in script.split(';') {
+            let (second, who) = word.trim().split_once(' ').unwrap();
+            let second: i64 = second.parse().unwrap();
+            let failed = u32::from(who != "ok");
+            if let Some(client) = who.parse().ok().filter(|client| *client > 0) {
+                site.fold_exemplar(second * 1000, second * 1000, &failure(client));
+            }
+            let counts = Counts { n: 1, n_502: failed, ..Counts::default() };
+            site.fold_counts(second * 1000, second, &counts);
+            site.step(&settings(), &|_| 1.0);
+        }
+        site.score
+    }
+
+    #[test]
+    fn scores_follow_clients_and_successes() {
+        for (script, want) in [
+            ("1 7", 6.9),
+            ("1 7; 1 8; 1 9", 20.7),
+            ("1 7; 1 7; 1 7; 1 7; 1 7; 1 7", 1.6 * 6.9),
+            ("1 0; 1 0; 1 0; 1 0", 2.0 * 6.9),
+            ("1 7; 200 7", 6.9 * ((-199.0_f64 / 60.0).exp() + 1.0)),
+            ("1 7; 1 ok", 6.9 - 0.36),
+            ("1 ok; 1 ok; 1 ok", 0.0),
+            ("1 7; 61 8", 6.9 * ((-1.0_f64).exp() + 1.0)),
+        ] {
+            let got = score(script);
+            assert!((got - want).abs() < 0.03, "{script}: {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn however_a_second_is_cut_into_batches_the_score_is_the_same() {
+        let whole = Counts { n: 10, n_502: 4, ..Counts::default() };
+        let part = |n, n_502| Counts { n, n_502, ..Counts::default() };
+        let play = |counts: &[Counts], exemplars_first: bool| {
+            let mut site = site();
+            let exemplars = |site: &mut Site| {
+                (1..=4).for_each(|client| site.fold_exemplar(0, 5000, &failure(client)));
+            };
+            if exemplars_first {
+                exemplars(&mut site);
+            }
+            for counts in counts {
+                site.fold_counts(0, 5, counts);
+            }
+            if !exemplars_first {
+                exemplars(&mut site);
+            }
+            site.step(&settings(), &|_| 1.0);
+            (site.score, site.episode.map(|episode| (episode.totals, episode.first_at)))
+        };
+        let want = play(&[whole], true);
+        assert_eq!(want.1.map(|(totals, _)| totals.n_502), Some(4));
+        assert_eq!(play(&[whole], false), want);
+        assert_eq!(play(&[part(5, 2), part(3, 0), part(2, 2)], true), want);
+    }
+
+    #[test]
+    fn noise_goes_back_into_the_past_and_outages_do_not() {
+        let mut site = site();
+        site.fold_exemplar(0, 5000, &failure(1));
+        site.fold_counts(0, 5, &Counts { n: 1, n_502: 1, ..Counts::default() });
+        site.step(&settings(), &|_| 1.0);
+        assert!(site.episode.is_some());
+        site.fold_counts(0, 6, &Counts { n: 100, ..Counts::default() });
+        site.step(&settings(), &|_| 1.0);
+        assert!(site.episode.is_none() && site.score == 0.0);
+        let noisy = site.past.clone();
+        for second in 10..20 {
+            site.fold_exemplar(0, second * 1000, &failure(second as u64));
+            site.fold_counts(0, second, &Counts { n: 1, n_502: 1, ..Counts::default() });
+            site.step(&settings(), &|_| 1.0);
+        }
+        site.case = Some(1);
+        site.leave_case(false);
+        assert_eq!(site.past.rates(&settings()).p_normal, noisy.rates(&settings()).p_normal);
+    }
 }

@@ -1,0 +1,180 @@
+//! A site's past and what it makes of the next request.
+//!
+//! One row per site: requests and gateway errors of up to 28 days and the mean rate by hour of the
+//! day. Seconds inside an incident are no part of it.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::Settings;
+use crate::model::Baseline;
+
+/// Days of history that count.
+const DAYS_MAX: usize = 28;
+
+/// What a site's past makes of one failure and one success.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Failure rate that is normal for it.
+    pub p_normal: f64,
+    /// Smallest failure rate worth waking someone.
+    pub p_bad: f64,
+    /// Time after which a score has faded to a third, seconds.
+    pub memory_s: f64,
+}
+
+impl Rates {
+    /// Rates of a site with `n` requests, `n_failed` of them gateway errors, in `seconds`.
+    #[must_use]
+    pub fn of(n: u64, n_failed: u64, seconds: f64, p_bad_min: f64) -> Self {
+        let p_normal = (n_failed as f64 + 0.0005 * 200.0) / (n as f64 + 200.0);
+        let p_normal = p_normal.clamp(3e-4, 0.5);
+        let p_bad = p_bad_min.max(4.0 * p_normal).min(0.95);
+        // A site seen for less than a minute has no rate yet.
+        let rate = (n as f64 + 1.0) / seconds.max(60.0);
+        Self { p_normal, p_bad, memory_s: (20.0 / rate).clamp(60.0, 1800.0) }
+    }
+
+    /// Nats of one failure.
+    #[must_use]
+    pub fn gain(&self) -> f64 {
+        (self.p_bad / self.p_normal).ln()
+    }
+
+    /// Nats that one success takes back.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        ((1.0 - self.p_normal) / (1.0 - self.p_bad)).ln()
+    }
+}
+
+/// Requests and gateway errors, outages excluded: by day, and the mean rate by hour of the day.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// What was known before this detector saw the site.
+    known: Option<Baseline>,
+    /// Day since the epoch, requests, gateway errors; oldest first.
+    days: VecDeque<(i64, u64, u64)>,
+    /// Requests a second by hour of the day; 0 until known.
+    hours: [f32; 24],
+    /// Hour since the epoch that `hour_n` counts.
+    hour: i64,
+    hour_n: u64,
+    /// First second seen.
+    since: Option<i64>,
+    /// Newest second seen.
+    until: i64,
+}
+
+impl Past {
+    /// Takes a past known from elsewhere; it counts before what is added here.
+    pub(super) fn set_known(&mut self, baseline: Baseline) {
+        self.known = Some(baseline);
+    }
+
+    pub(super) fn add(&mut self, second: i64, n: u64, n_failed: u64) {
+        self.since = Some(self.since.map_or(second, |since| since.min(second)));
+        self.until = self.until.max(second);
+        let hour = second.div_euclid(3600);
+        if hour > self.hour {
+            self.close_hour();
+            (self.hour, self.hour_n) = (hour, 0);
+        }
+        if hour == self.hour {
+            self.hour_n += n;
+        }
+        let day = second.div_euclid(86_400);
+        if self.days.back().is_none_or(|(newest, ..)| *newest < day) {
+            self.days.push_back((day, 0, 0));
+            if self.days.len() > DAYS_MAX {
+                self.days.pop_front();
+            }
+        }
+        if let Some((_, day_n, day_failed)) = self.days.iter_mut().rev().find(|(d, ..)| *d <= day) {
+            *day_n += n;
+            *day_failed += n_failed;
+        }
+    }
+
+    /// Takes back what turned out to be part of an outage.
+    pub(super) fn take_back(&mut self, n: u64, n_failed: u64) {
+        self.hour_n = self.hour_n.saturating_sub(n);
+        if let Some((_, day_n, day_failed)) = self.days.back_mut() {
+            *day_n = day_n.saturating_sub(n);
+            *day_failed = day_failed.saturating_sub(n_failed);
+        }
+    }
+
+    fn close_hour(&mut self) {
+        if self.hour_n > 0 {
+            let mean = &mut self.hours[self.hour.rem_euclid(24) as usize];
+            let rate = self.hour_n as f32 / 3600.0;
+            *mean = if *mean == 0.0 { rate } else { *mean * 0.75 + rate * 0.25 };
+        }
+    }
+
+    /// Requests a second that are normal at this hour of the day; 0 unknown.
+    #[must_use]
+    pub fn norm(&self, second: i64) -> f64 {
+        f64::from(self.hours[second.div_euclid(3600).rem_euclid(24) as usize])
+    }
+
+    pub(super) fn rates(&self, settings: &Settings) -> Rates {
+        let (mut n, mut n_failed, mut seconds) = (0, 0, 0.0);
+        if let Some(known) = &self.known {
+            n = known.n_requests;
+            n_failed = known.n_gateway_errors;
+            seconds = known.days * 86_400.0;
+        }
+        n += self.days.iter().map(|(_, n, _)| n).sum::<u64>();
+        n_failed += self.days.iter().map(|(_, _, failed)| failed).sum::<u64>();
+        let first_day = self.days.front().map_or(0, |(day, ..)| day * 86_400);
+        let since = self.since.unwrap_or(self.until).max(first_day);
+        seconds += (self.until - since).max(0) as f64;
+        Rates::of(n, n_failed, seconds, settings.p_bad_min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_follow_from_the_past() {
+        // Requests, failed, seconds: normal rate, bad rate, memory.
+        for (n, failed, seconds, p_normal, p_bad, memory_s) in [
+            (0, 0, 0.0, 0.0005, 0.30, 1200.0),
+            (2_000_000, 20, 28.0 * 86_400.0, 3e-4, 0.30, 60.0),
+            (28_000, 0, 28.0 * 86_400.0, 3e-4, 0.30, 1728.0),
+            (1_000, 0, 28.0 * 86_400.0, 3e-4, 0.30, 1800.0),
+            (100_000, 10_000, 86_400.0, 0.0998, 0.399, 60.0),
+            (100_000, 90_000, 86_400.0, 0.5, 0.95, 60.0),
+        ] {
+            let rates = Rates::of(n, failed, seconds, 0.30);
+            let near = |a: f64, b: f64| (a - b).abs() <= 0.005 * b;
+            let fits = near(rates.p_normal, p_normal) && near(rates.p_bad, p_bad);
+            assert!(fits && near(rates.memory_s, memory_s), "{n} {failed}: {rates:?}");
+        }
+        let clean = Rates::of(2_000_000, 20, 2_419_200.0, 0.30);
+        assert!((clean.gain() - 6.9).abs() < 0.01 && (clean.loss() - 0.36).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_past_keeps_28_days_and_the_mean_of_each_hour() {
+        let mut past = Past::default();
+        for hour in 0..40 * 24 {
+            past.add(hour * 3600, 3600 * 2, 7);
+        }
+        assert_eq!(past.days.len(), 28);
+        assert!((past.norm(5 * 3600) - 2.0).abs() < 1e-6, "{}", past.norm(5 * 3600));
+        let settings = Settings::from(&crate::config::DetectConfig::default());
+        let before = past.rates(&settings);
+        past.add(40 * 86_400, 50_000, 50_000);
+        assert!(past.rates(&settings).p_normal > before.p_normal);
+        past.take_back(50_000, 50_000);
+        assert!((past.rates(&settings).p_normal - before.p_normal).abs() < 1e-9);
+        let saved = serde_json::to_vec(&past).unwrap();
+        assert_eq!(serde_json::from_slice::<Past>(&saved).unwrap(), past);
+    }
+}
