@@ -295,7 +295,7 @@ pub(crate) fn name_from_path(path: &Path) -> String {
     if names_a_site {
         return stem.to_owned();
     }
-    // `/home/a.example/logs/access.log`
+    // `/srv/a.example/logs/access.log`
     let folder = path
         .ancestors()
         .skip(1)
@@ -408,8 +408,8 @@ mod tests {
             ("/var/log/apache2/domlogs/a.example", "a.example"),
             ("/var/log/virtualmin/a.example_access_log", "a.example"),
             ("/var/www/vhosts/system/a.example/logs/access_ssl_log", "a.example"),
-            ("/home/a.example/logs/a.example.access_log", "a.example"),
-            ("/home/a.example/logs/access.log", "a.example"),
+            ("/srv/a.example/logs/a.example.access_log", "a.example"),
+            ("/srv/a.example/logs/access.log", "a.example"),
             ("/var/log/nginx/shop.access.log", "shop"),
             ("/var/log/nginx/access.log", "access"),
         ] {
