@@ -23,8 +23,6 @@ pub mod backoff;
 pub mod identity;
 pub mod selfstats;
 pub mod status;
-#[cfg(test)]
-mod fake_collector;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};

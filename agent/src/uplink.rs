@@ -285,4 +285,6 @@ impl Ended {
 }
 
 #[cfg(test)]
+pub(crate) mod fake_collector;
+#[cfg(test)]
 mod tests;

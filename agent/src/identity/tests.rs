@@ -1,7 +1,7 @@
 //! Enrolment and renewal against a collector with a real port, and each way they can fail.
 
 use super::*;
-use crate::fake_collector::FakeCollector;
+use crate::uplink::fake_collector::FakeCollector;
 use std::os::unix::fs::PermissionsExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tonic::Status;

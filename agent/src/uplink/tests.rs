@@ -1,9 +1,9 @@
 //! The uplink against a collector with a real port: acks, rewinds, epochs, losses, refusals.
 
 use super::*;
-use crate::fake_collector::FakeCollector;
 use crate::identity::{self, Enrolled};
 use crate::spool::Seq;
+use crate::uplink::fake_collector::FakeCollector;
 use prost::Message as _;
 use std::time::Duration;
 use wire::v1::Batch;
