@@ -34,29 +34,26 @@ fn dispatch(cli: Cli) -> Result<u8> {
             return Ok(exit::GOOD);
         }
         Command::Check => {
-            let problems = load().err().unwrap_or_default();
-            let (text, code) = match config::lines(&problems) {
-                none if none.is_empty() => ("the config is sound\n".to_owned(), exit::GOOD),
-                told => (told, exit::CONFIG),
-            };
-            return io::stdout().write_all(text.as_bytes()).map(|()| code).context("no stdout");
+            let told = load().err().map(|problems| config::lines(&problems));
+            let text = told.as_deref().unwrap_or("the config is sound\n");
+            io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
+            return Ok(if told.is_some() { exit::CONFIG } else { exit::GOOD });
         }
-        Command::Run => match load() {
-            Ok(config) => {
-                daemon::run(config, cli.log_level.as_deref())?;
-                return Ok(exit::GOOD);
-            }
-            Err(problems) => {
-                let told = io::stderr().write_all(config::lines(&problems).as_bytes());
-                return told.map(|()| exit::CONFIG).context("no stderr");
-            }
-        },
+        Command::Run => {
+            let told = match load() {
+                Ok(config) => return Ok(daemon::run(config, cli.log_level.as_deref()).map(|()| 0)?),
+                Err(problems) => config::lines(&problems),
+            };
+            return io::stderr()
+                .write_all(told.as_bytes())
+                .map(|()| exit::CONFIG)
+                .context("no stderr");
+        }
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
     };
     let socket = Config::socket(cli.config.as_deref(), std::env::vars());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(operator::run(order, cli.url.as_deref(), &socket)))
 }

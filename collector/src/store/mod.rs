@@ -240,7 +240,7 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Notes that a server was heard of; written with the next commit, at the latest in 5 s.
+    /// Notes that a server was heard of; written with the next commit, within seconds.
     ///
     /// Dropped when the queue is full: the next heartbeat says it again.
     pub fn seen(&self, server: ServerId, seen: Seen) {

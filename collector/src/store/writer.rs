@@ -35,8 +35,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often watermarks go to their table; what is after that is replayed from `hot` at start.
 const WATERMARKS_EVERY: Duration = Duration::from_secs(60);
 
-/// How often signs of life are written.
-const SEEN_EVERY: Duration = Duration::from_secs(5);
+/// How often signs of life are written: of a small fleet soon, because a server with short
+/// heartbeats counts as silent after 5 s; of a large one seldom, because each rewrites a row.
+const SEEN_EVERY: Duration = Duration::from_secs(1);
+const SEEN_EVERY_LARGE: Duration = Duration::from_secs(5);
+const LARGE_FLEET: usize = 500;
 
 /// Pause before a locked database is tried again, and how often; each try waits 5 s by itself.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
@@ -156,7 +159,8 @@ impl Writer {
     fn due(&self, closing: bool) -> Due {
         let now = clock::instant();
         let marks = self.marks_written.is_none_or(|at| now - at >= WATERMARKS_EVERY);
-        let seen = now - self.seen_written >= SEEN_EVERY;
+        let every = if self.seen.len() > LARGE_FLEET { SEEN_EVERY_LARGE } else { SEEN_EVERY };
+        let seen = now - self.seen_written >= every;
         Due {
             marks: (marks || closing) && !self.books.dirty.is_empty(),
             seen: (seen || closing) && !self.seen.is_empty(),
