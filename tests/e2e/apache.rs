@@ -29,25 +29,23 @@ fn a_stopped_pool_behind_apache_is_the_same_incident_with_503() {
 
 #[test]
 fn a_planned_503_page_opens_nothing() {
-    let farm = Farm::apache();
+    let mut farm = Farm::apache();
     let mut seen = farm.load(2.0, "/index.php").stop();
     let planned = Load::start(farm.address(), &farm.sites(), 10.0, "/planned");
     until_seen(&planned, 503, 400);
     seen.add(planned.stop());
     farm.assert_exact(&seen);
-    farm.until_detected();
-    farm.assert_only(&[]);
     assert_eq!(farm.fleet.db().n_status("web-1", wire::signal::counter::GATEWAY_503), 0);
+    farm.assert_nothing_opened();
 }
 
 #[test]
 fn a_planned_503_page_of_nginx_opens_nothing() {
-    let farm = Farm::nginx(harness::Pool::new("shop"));
+    let mut farm = Farm::nginx(harness::Pool::new("shop"));
     let mut seen = farm.load(2.0, "/").stop();
     let planned = Load::start(farm.address(), &farm.sites(), 10.0, "/planned");
     until_seen(&planned, 503, 400);
     seen.add(planned.stop());
     farm.assert_exact(&seen);
-    farm.until_detected();
-    farm.assert_only(&[]);
+    farm.assert_nothing_opened();
 }

@@ -9,7 +9,13 @@ use crate::farm::{Farm, LIMIT};
 #[test]
 fn kill_9_of_agent_and_collector_in_an_outage_loses_nothing_and_repeats_nothing() {
     let webhook = Webhook::start(0);
-    let toml = format!("[[notify]]\nkind = \"webhook\"\nurl = \"{}\"\n", webhook.url());
+    let dir = harness::Root::new();
+    let secret = dir.secret("webhook.key", "correct horse battery staple");
+    let toml = format!(
+        "[[notify]]\nkind = \"webhook\"\nurl = \"{}\"\nsecret_file = \"{}\"\n",
+        webhook.url(),
+        secret.display()
+    );
     let mut farm = Farm::nginx_with_one_pool(Fleet::builder().toml(&toml));
     let load = farm.load(6.0, "/");
     farm.php.stop_pool("www");
@@ -63,24 +69,32 @@ fn more_502(farm: &Farm, stored: u64) {
 #[test]
 fn ten_kills_while_lines_are_written_lose_nothing_and_repeat_nothing() {
     let mut fleet = Fleet::builder().agents(["web-1"]).batch_interval("200ms").start();
+    let mut truth = (0, 0);
+    let complete = |fleet: &Fleet, truth: (u64, u64)| {
+        eventually("every line is stored once", LIMIT, || {
+            let db = fleet.db();
+            let stored = (db.n_status("web-1", 200), db.n_status("web-1", 502));
+            if stored == truth { Ok(()) } else { Err(format!("{stored:?} instead of {truth:?}")) }
+        });
+    };
     for round in 0..10 {
         fleet.log("web-1").requests("a.example", 400, 200);
         fleet.log("web-1").requests("b.example", 3, 502);
-        pause(Duration::from_millis(30 * round)); // each kill hits another moment of the work
+        pause(Duration::from_millis(40 * round)); // each kill hits another moment of the work
         fleet.kill9_agent("web-1");
         fleet.log("web-1").requests("a.example", 100, 200);
+        truth = (truth.0 + 500, truth.1 + 3);
         if round % 3 == 2 {
             fleet.log("web-1").rotate();
             fleet.log("web-1").requests("a.example", 10, 200);
+            truth.0 += 10;
         }
         fleet.restart_agent("web-1");
+        if round % 3 == 2 {
+            complete(&fleet, truth); // the next rotation overwrites the rotated file
+        }
     }
-    let truth = (10 * 500 + 3 * 10, 30);
-    eventually("every line is stored once", LIMIT, || {
-        let db = fleet.db();
-        let stored = (db.n_status("web-1", 200), db.n_status("web-1", 502));
-        if stored == truth { Ok(()) } else { Err(format!("{stored:?} instead of {truth:?}")) }
-    });
+    complete(&fleet, truth);
     fleet.agent_mut("web-1").stop();
     let db = fleet.db();
     assert_eq!((db.n_status("web-1", 200), db.n_status("web-1", 502)), truth);

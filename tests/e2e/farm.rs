@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::{
     AgentSpec, Apache, Fleet, FleetBuilder, Incident, Load, Nginx, PhpFpm, Pool, Root, Seen, Vhost,
-    eventually,
+    eventually, now_ms,
 };
 
 /// Long enough for a busy machine; nothing waits for it when all is well.
@@ -126,12 +126,21 @@ impl Farm {
         assert_eq!(tops, ids, "{all:#?}");
     }
 
-    /// Waits until the detector has read everything that is stored.
-    pub(crate) fn until_detected(&self) {
-        eventually("the detector has read all batches", LIMIT, || {
-            let (read, stored) = self.fleet.db().detect_position()?;
-            if read >= stored { Ok(()) } else { Err(format!("{read} of {stored}")) }
+    /// Nothing that went before opened an incident.
+    ///
+    /// Silence of a detector that lags or sleeps would prove nothing, so pool www then really fails:
+    /// its incident comes after everything before it was judged, and must be the only one.
+    pub(crate) fn assert_nothing_opened(&mut self) {
+        let path = if matches!(self.front, Front::Apache(_)) { "/index.php" } else { "/" };
+        let truth = now_ms();
+        self.php.stop_pool("www");
+        let load = Load::start(self.address(), &self.sites(), 4.0, path);
+        let real = self.fleet.incident("the real outage opens", LIMIT, |i| {
+            i.scope() == "pool" && i.text("/where/pool") == "www"
         });
+        drop(load.stop());
+        assert!(real.at_ms("/started_at") >= truth - 2000, "{}", real.json());
+        self.assert_only(&[real.id()]);
     }
 }
 

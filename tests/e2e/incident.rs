@@ -55,7 +55,7 @@ pub(crate) fn mend_server(fleet: &mut Fleet, server: &str, id: &str) -> Incident
 #[test]
 fn a_webhook_receives_opened_and_resolved_once_each_with_a_valid_signature() {
     let dir = harness::Root::new();
-    let secret = dir.write("webhook.key", "correct horse battery staple");
+    let secret = dir.secret("webhook.key", "correct horse battery staple");
     let webhook = Webhook::start(1); // the first try meets a broken receiver
     let mut fleet = told_to(&webhook, &secret).start();
     let open = break_server(&mut fleet, "web-1");
@@ -136,7 +136,7 @@ fn an_incident_has_every_field_of_the_contract() {
     assert_eq!(open.text("/where/server"), "web-1");
     assert_eq!(open.number("/affected/n_servers"), 1);
     assert_eq!(open.id().len(), 26, "a ULID");
-    assert_eq!(open.text("/timeline/0/what"), "opened", "{}", open.json());
+    assert!(open.text("/timeline/0/what").starts_with("opened"), "{}", open.json());
     assert!(open.text("/started_at").ends_with('Z') && open.text("/started_at").len() == 24);
 }
 
@@ -169,7 +169,7 @@ fn operators_list_show_acknowledge_and_note_an_incident() {
 #[test]
 fn a_restarted_collector_tells_an_open_incident_no_second_time_and_still_resolves_it() {
     let dir = harness::Root::new();
-    let secret = dir.write("webhook.key", "s");
+    let secret = dir.secret("webhook.key", "correct horse battery staple");
     let webhook = Webhook::start(0);
     let mut fleet = told_to(&webhook, &secret).start();
     let open = break_server(&mut fleet, "web-1");
@@ -197,7 +197,7 @@ fn a_restarted_collector_tells_an_open_incident_no_second_time_and_still_resolve
 #[test]
 fn an_outage_that_arrives_hours_late_is_stored_as_retroactive_and_never_told() {
     let dir = harness::Root::new();
-    let secret = dir.write("webhook.key", "s");
+    let secret = dir.secret("webhook.key", "correct horse battery staple");
     let webhook = Webhook::start(0);
     let mut fleet = told_to(&webhook, &secret).start();
     let mut old = String::new();
@@ -217,6 +217,10 @@ fn an_outage_that_arrives_hours_late_is_stored_as_retroactive_and_never_told() {
         }
     }
     fleet.log("web-1").raw(old.as_bytes());
+    eventually("its lines are stored", LIMIT, || {
+        let n = fleet.db().n_status("web-1", 502);
+        if n == 160 { Ok(()) } else { Err(format!("{n}")) }
+    });
     let late = eventually("the old outage is known", LIMIT, || {
         let all = fleet.incidents()?;
         let found = all.iter().find(|i| i.is_top() && i.scope() == "server").cloned();

@@ -173,14 +173,18 @@ fn a_spool_that_overflows_says_exactly_how_many_lines_are_lost() {
     let mut written = 10;
     // Names that do not compress make batches big: some rounds overflow the smallest spool.
     let mut noise = 1_u64;
+    let mut name = || {
+        let mut name = String::new();
+        while name.len() < 180 {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            write!(name, "{:x}.", noise >> 16).expect("to a string");
+        }
+        name + "example"
+    };
+    let names: Vec<_> = (0..1500).map(|_| name()).collect();
     eventually("batches were evicted", LIMIT, || {
-        for _ in 0..1500 {
-            let mut name = String::new();
-            while name.len() < 180 {
-                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                write!(name, "{:x}.", noise >> 16).expect("to a string");
-            }
-            fleet.log("web-1").requests(&format!("{name}example"), 1, 200);
+        for name in &names {
+            fleet.log("web-1").requests(name, 1, 200);
         }
         written += 1500;
         let status = fleet.agent("web-1").status()?;

@@ -15,13 +15,20 @@ pub type Counts = BTreeMap<(String, u32), u64>;
 #[derive(Clone, Debug)]
 pub struct Db {
     path: PathBuf,
+    is_far: bool,
 }
 
 impl Db {
     /// The database at `path`, which need not exist yet.
     #[must_use]
     pub fn at(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self { path: path.to_owned(), is_far: false }
+    }
+
+    /// The database at `path` as the process `pid` sees it, in a mount namespace of its own.
+    #[must_use]
+    pub fn inside(pid: u32, path: &Path) -> Self {
+        Self { path: format!("/proc/{pid}/root{}", path.display()).into(), is_far: true }
     }
 
     /// Every batch body of a server, oldest first.
@@ -101,18 +108,6 @@ impl Db {
         read().unwrap_or_default()
     }
 
-    /// Last `hot.id` that the detector has folded, and the last one stored.
-    pub fn detect_position(&self) -> Result<(i64, i64), String> {
-        let db = self.open()?;
-        db.query_row(
-            "SELECT coalesce((SELECT v FROM state WHERE k = 'detect_upto'), 0), \
-             coalesce((SELECT max(id) FROM hot), 0)",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .map_err(|e| e.to_string())
-    }
-
     /// Rows the collector wrote because batches are gone for good; healthy: 0.
     pub fn n_gaps(&self) -> Result<i64, String> {
         let db = self.open()?;
@@ -120,10 +115,28 @@ impl Db {
     }
 
     fn open(&self) -> Result<Connection, String> {
+        if self.is_far {
+            return self.open_copy();
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&self.path, flags)
             .map_err(|e| format!("{}: {e}", self.path.display()))?;
         db.busy_timeout(Duration::from_secs(5)).map_err(|e| e.to_string())?;
+        Ok(db)
+    }
+
+    /// SQLite resolves the links of /proc and would look into our own mounts, so it gets a copy.
+    fn open_copy(&self) -> Result<Connection, String> {
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let copy = dir.path().join("gatewatch.db");
+        for tail in ["", "-wal"] {
+            let from = format!("{}{tail}", self.path.display());
+            let to = format!("{}{tail}", copy.display());
+            std::fs::copy(&from, to).map_err(|e| format!("{from}: {e}"))?;
+        }
+        // Open files outlive their directory.
+        let db = Connection::open(&copy).map_err(|e| e.to_string())?;
+        db.query_row("SELECT count(*) FROM hot", [], |_| Ok(())).map_err(|e| e.to_string())?;
         Ok(db)
     }
 }

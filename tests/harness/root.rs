@@ -50,6 +50,13 @@ impl Root {
         path
     }
 
+    /// Writes a file that nobody else may read.
+    pub fn secret(&self, relative: &str, text: &str) -> PathBuf {
+        let path = self.write(relative, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        path
+    }
+
     /// Makes a directory below the root with its parents.
     pub fn mkdir(&self, relative: impl AsRef<Path>) -> PathBuf {
         let path = self.dir.path().join(relative);
