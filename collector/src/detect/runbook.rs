@@ -130,25 +130,31 @@ fn with_suffix(unit: &str) -> String {
     }
 }
 
-/// The cause in one clause, for the title.
+/// The cause in one clause, for the title; in the past tense when it is over.
 #[must_use]
-pub fn phrase(about: &About<'_>) -> String {
+pub fn phrase(about: &About<'_>, over: bool) -> String {
     let backend = about.backend();
     let Some(class) = about.verdict.class else { return "cause unknown".to_owned() };
+    let tense = |now: &str, then: &str| if over { then.to_owned() } else { now.to_owned() };
+    let (is, killed) = (tense("is", "was"), tense("killed", "had killed"));
     let text = match class {
-        Class::Overload => format!("{backend} is exhausted"),
-        Class::Oom => format!("the kernel killed {backend} for lack of memory"),
-        Class::Crash => format!("{backend} crashes"),
-        Class::ServiceDown => format!("{backend} is down"),
-        Class::Misconfig => format!("the configuration does not fit {backend}"),
-        Class::Firewall => format!("a firewall blocks {backend}"),
-        Class::Dns => "the upstream's name does not resolve".to_owned(),
-        Class::Timeout => format!("{backend} answers too late"),
+        Class::Overload => format!("{backend} {is} exhausted"),
+        Class::Oom => format!("the kernel {killed} {backend} for lack of memory"),
+        Class::Crash => format!("{backend} {}", tense("crashes", "crashed")),
+        Class::ServiceDown => format!("{backend} {is} down"),
+        Class::Misconfig => {
+            format!("the configuration {} fit {backend}", tense("does not", "did not"))
+        }
+        Class::Firewall => format!("a firewall {} {backend}", tense("blocks", "blocked")),
+        Class::Dns => format!("the upstream's name {} resolve", tense("does not", "did not")),
+        Class::Timeout => format!("{backend} {} too late", tense("answers", "answered")),
         Class::SiteCode => "the site's own code".to_owned(),
         Class::Ddos => "a flood of requests".to_owned(),
-        Class::Steal => "the hypervisor takes the processors away".to_owned(),
-        Class::DiskFull => "a file system is full".to_owned(),
-        Class::Network => format!("the network to {backend} fails"),
+        Class::Steal => {
+            format!("the hypervisor {} the processors away", tense("takes", "took"))
+        }
+        Class::DiskFull => format!("a file system {is} full"),
+        Class::Network => format!("the network to {backend} {}", tense("fails", "failed")),
     };
     if about.verdict.margin < 1.0 { format!("probably {text}") } else { text }
 }

@@ -92,7 +92,7 @@ pub struct Span {
     pub held: Option<i64>,
     /// When it was last sampled.
     pub sampled: i64,
-    /// The value then.
+    /// The highest value of the last time it held.
     pub value: f64,
 }
 
@@ -373,9 +373,7 @@ impl Server {
                 span.began = Some(at);
             }
             span.held = Some(at);
-            span.value = if again { span.value.max(value) } else { value };
-        } else if !again {
-            span.value = value;
+            span.value = if again || ongoing { span.value.max(value) } else { value };
         }
         span.sampled = at;
     }
@@ -437,4 +435,19 @@ impl Server {
 pub fn is_gateway_unit(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     UNIT_WORDS.iter().any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_shows_the_value_that_held_not_the_one_after_it() {
+        let mut server = Server::new(ServerId(1));
+        for (at, value) in [(1_000, 0.2), (2_000, 0.4), (3_000, 0.3), (4_000, 0.0)] {
+            server.fold_value(at, "system.pressure.memory", "", value);
+        }
+        let span = server.level(Level::MemoryPressure, 2_000, 0).expect("it held");
+        assert_eq!((span.began, span.held, span.value), (Some(1_000), Some(3_000), 0.4));
+    }
 }

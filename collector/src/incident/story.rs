@@ -100,7 +100,7 @@ pub(super) fn incident(kind: &str, case: &Case, fleet: &Fleet, now: i64) -> Inci
         severity: case.severity().to_owned(),
         scope: case.scope.name().to_owned(),
         place: place(case, fleet, &members),
-        title: title(case, fleet, &affected, &runbook::phrase(&about)),
+        title: title(case, fleet, &affected, &runbook::phrase(&about, !case.is_open())),
         started_at: UnixMillis(case.started_at),
         detected_at: UnixMillis(case.detected_at),
         resolved_at: case.resolved_at.map(UnixMillis),
