@@ -273,6 +273,7 @@ fn to_offset(position: &Position) -> v1::FileOffset {
         fingerprint: position.fingerprint.hash,
         fingerprint_bytes: position.fingerprint.bytes,
         offset: position.offset,
+        done: position.is_done,
     }
 }
 
@@ -282,7 +283,7 @@ fn from_offset(offset: v1::FileOffset) -> Position {
         key: FileKey { device: offset.device, inode: offset.inode },
         fingerprint: Fingerprint { hash: offset.fingerprint, bytes: offset.fingerprint_bytes },
         offset: offset.offset,
-        is_done: false,
+        is_done: offset.done,
     }
 }
 
@@ -359,14 +360,15 @@ mod tests {
             offset: 77,
             is_done: false,
         };
+        let done = Position { offset: 78, is_done: true, ..position.clone() };
         let cover = Cover {
             complete_until: UnixMillis(13_000),
-            offsets: vec![position.clone()],
+            offsets: vec![position.clone(), done.clone()],
             inventory: Some(vec!["www".to_owned()]),
         };
         let encoded = encode(&windows.close(), &sites, &cover);
         assert_eq!((encoded.n_lines, encoded.n_left_out), (4, 0));
-        assert_eq!(offsets(&encoded.payload).unwrap(), [position]);
+        assert_eq!(offsets(&encoded.payload).unwrap(), [position, done]);
 
         let (batch, body) = decode(&encoded.payload);
         assert!(batch.urgent);

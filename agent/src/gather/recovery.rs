@@ -55,7 +55,9 @@ pub(super) fn moved(positions: &[Position], spooled: &[Position]) -> Vec<Positio
     let spooled: BTreeMap<FileKey, &Position> = spooled.iter().map(|p| (p.key, p)).collect();
     let is_new = |position: &&Position| {
         spooled.get(&position.key).is_none_or(|known| {
-            known.offset != position.offset || known.fingerprint != position.fingerprint
+            known.offset != position.offset
+                || known.fingerprint != position.fingerprint
+                || known.is_done != position.is_done
         })
     };
     positions.iter().filter(is_new).cloned().collect()

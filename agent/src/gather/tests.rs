@@ -220,3 +220,29 @@ fn a_source_named_by_a_reload_is_followed() {
     });
     agent.stop();
 }
+
+#[test]
+fn a_kill_after_copytruncate_counts_the_copy_once() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    let checkpoint = agent.path("state").join("checkpoint");
+    let at_start = fs::read(&checkpoint).unwrap();
+    append(&log, &line(201, "/read").repeat(3));
+    agent.eventually_n(201, 3);
+    append(&log, &line(201, "/perhaps-unread").repeat(2));
+    fs::copy(&log, agent.path("access.log.1")).unwrap();
+    fs::OpenOptions::new().write(true).truncate(true).open(&log).unwrap();
+    append(&log, &line(201, "/after"));
+    agent.eventually_n(201, 6);
+    agent.stop();
+
+    // As after kill -9: only the spooled batches tell how far each file was read.
+    fs::write(&checkpoint, at_start).unwrap();
+    agent.start();
+    append(&log, &line(201, "/new"));
+    agent.eventually_n(201, 7);
+    assert_eq!(agent.status().loss, Loss::default(), "nothing was lost by the restart");
+}
