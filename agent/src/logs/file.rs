@@ -4,10 +4,10 @@
 //! beyond it only inside a line too long to hold, of which nothing is kept.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use flate2::read::MultiGzDecoder;
@@ -30,7 +30,7 @@ pub struct Chunk {
 }
 
 /// What a read came to.
-pub(super) enum Outcome {
+pub(in crate::logs) enum Outcome {
     /// Whole lines.
     Chunk(Chunk),
     /// Nothing more at the moment; perhaps half a line.
@@ -40,23 +40,23 @@ pub(super) enum Outcome {
 }
 
 /// A log file, plain or compressed.
-pub(super) struct Open {
+pub(in crate::logs) struct Open {
     input: Input,
-    pub(super) key: FileKey,
+    pub(in crate::logs) key: FileKey,
     /// First bytes, as last seen.
-    pub(super) head: Vec<u8>,
-    pub(super) offset: u64,
+    pub(in crate::logs) head: Vec<u8>,
+    pub(in crate::logs) offset: u64,
     read_to: u64,
     /// End of what was read, half a line included.
     seen_end: u64,
     /// Size when last asked; what a truncation takes away is known up to here.
-    pub(super) size_known: u64,
+    pub(in crate::logs) size_known: u64,
     /// After a truncation a writer may go on at its old offset, which leaves zeros before it.
     after_hole: bool,
-    /// No checkpoint knew it when it was opened.
-    pub(super) is_new: bool,
+    /// It no longer begins as it did, as a look at it found out.
+    is_suspect: bool,
     /// At its end since then.
-    pub(super) quiet_since: Option<Instant>,
+    pub(in crate::logs) quiet_since: Option<Instant>,
 }
 
 enum Input {
@@ -66,7 +66,6 @@ enum Input {
 
 /// A compressed file, read forward; the last bytes stay for the start of a cut line.
 struct Gz {
-    path: PathBuf,
     decoder: MultiGzDecoder<File>,
     /// Bytes decoded so far.
     at: u64,
@@ -75,12 +74,12 @@ struct Gz {
 }
 
 /// Identity of a file, whatever its name.
-pub(super) fn key_of(meta: &Metadata) -> FileKey {
+pub(in crate::logs) fn key_of(meta: &Metadata) -> FileKey {
     FileKey { device: meta.dev(), inode: meta.ino() }
 }
 
 /// True for a name that a compressor gave; such a file is never followed as a log.
-pub(super) fn is_compressed(path: &Path) -> bool {
+pub(in crate::logs) fn is_compressed(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     matches!(extension, Some("gz" | "bz2" | "xz" | "zst" | "lz4" | "Z" | "zip"))
 }
@@ -88,7 +87,7 @@ pub(super) fn is_compressed(path: &Path) -> bool {
 /// True when `name` is what log rotation makes of `base`: a number or date behind it, or before
 /// its extension, perhaps compressed.
 #[must_use]
-pub(super) fn is_rotated_name(base: &str, name: &str) -> bool {
+pub(in crate::logs) fn is_rotated_name(base: &str, name: &str) -> bool {
     let name = name.strip_suffix(".gz").unwrap_or(name);
     let (stem, extension) = base.rsplit_once('.').unwrap_or((base, ""));
     let middle = |front: &str, back: &str| {
@@ -108,7 +107,7 @@ pub(super) fn is_rotated_name(base: &str, name: &str) -> bool {
 
 impl Open {
     /// Opens a file to read it from its start; never blocks on a pipe.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(in crate::logs) fn open(path: &Path) -> io::Result<Self> {
         let file = open_file(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
@@ -116,8 +115,7 @@ impl Open {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, kind));
         }
         let is_gz = path.extension().is_some_and(|extension| extension == "gz");
-        let input =
-            if is_gz { Input::Gz(Box::new(Gz::new(path, file))) } else { Input::Plain(file) };
+        let input = if is_gz { Input::Gz(Box::new(Gz::new(file))) } else { Input::Plain(file) };
         let mut open = Self {
             input,
             key: key_of(&meta),
@@ -127,7 +125,7 @@ impl Open {
             seen_end: 0,
             size_known: 0,
             after_hole: false,
-            is_new: false,
+            is_suspect: false,
             quiet_since: None,
         };
         open.head = open.first_bytes()?;
@@ -135,14 +133,14 @@ impl Open {
     }
 
     /// Goes on at an offset that is the start of a line.
-    pub(super) fn seek(&mut self, offset: u64) {
+    pub(in crate::logs) fn seek(&mut self, offset: u64) {
         self.offset = offset;
         self.read_to = offset;
         self.seen_end = offset;
     }
 
     /// Goes to the last start of a line: what is there now was written before we came.
-    pub(super) fn seek_to_end(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    pub(in crate::logs) fn seek_to_end(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let size = self.size()?.unwrap_or(0);
         let from = size.saturating_sub(buffer.len() as u64);
         let n = self.read_at(buffer, from)?;
@@ -154,7 +152,7 @@ impl Open {
     }
 
     /// Size now; `None` when only decoding would tell.
-    pub(super) fn size(&self) -> io::Result<Option<u64>> {
+    pub(in crate::logs) fn size(&self) -> io::Result<Option<u64>> {
         match &self.input {
             Input::Plain(file) => Ok(Some(file.metadata()?.len())),
             Input::Gz(_) => Ok(None),
@@ -162,7 +160,7 @@ impl Open {
     }
 
     /// True when no name leads to the file any more.
-    pub(super) fn is_deleted(&self) -> bool {
+    pub(in crate::logs) fn is_deleted(&self) -> bool {
         match &self.input {
             Input::Plain(file) => file.metadata().is_ok_and(|meta| meta.nlink() == 0),
             Input::Gz(_) => false,
@@ -170,15 +168,15 @@ impl Open {
     }
 
     /// A compressed file never grows.
-    pub(super) fn is_frozen(&self) -> bool {
+    pub(in crate::logs) fn is_frozen(&self) -> bool {
         matches!(self.input, Input::Gz(_))
     }
 
-    pub(super) fn fingerprint(&self) -> Fingerprint {
+    pub(in crate::logs) fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.head)
     }
 
-    pub(super) fn position(&self, path: &Path) -> Position {
+    pub(in crate::logs) fn position(&self, path: &Path) -> Position {
         Position {
             path: path.to_owned(),
             key: self.key,
@@ -189,27 +187,27 @@ impl Open {
     }
 
     /// Bytes at the end that no newline follows, or that were never read.
-    pub(super) fn n_bytes_unread(&self) -> u64 {
+    pub(in crate::logs) fn n_bytes_unread(&self) -> u64 {
         self.seen_end.max(self.size_known).saturating_sub(self.offset)
     }
 
     /// True when `offset` can be the end of a line of this file.
-    pub(super) fn is_line_start(&mut self, offset: u64) -> io::Result<bool> {
+    pub(in crate::logs) fn is_line_start(&mut self, offset: u64) -> io::Result<bool> {
         let mut byte = [0];
         Ok(offset == 0 || self.read_at(&mut byte, offset - 1)? == 1 && byte[0] == b'\n')
     }
 
-    /// True when a whole line is there beyond the offset; half a line is not worth a descriptor.
-    pub(super) fn has_more_lines(&mut self) -> bool {
-        let mut buffer = vec![0; BUFFER_BYTES];
+    /// The file, if a whole line is there beyond the offset; half a line is not worth a descriptor.
+    pub(in crate::logs) fn with_more_lines(mut self) -> Option<Self> {
+        let mut buffer = vec![0; CHUNK_BYTES];
         let n = self.read_at(&mut buffer, self.offset).unwrap_or(0);
-        n == buffer.len() || memchr::memchr(b'\n', &buffer[..n]).is_some()
+        (n == buffer.len() || memchr::memchr(b'\n', &buffer[..n]).is_some()).then_some(self)
     }
 
     /// The next whole lines. `buffer` has [`BUFFER_BYTES`].
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Outcome> {
+    pub(in crate::logs) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Outcome> {
         if let Some(size) = self.size()? {
-            if size < self.seen_end.max(self.head.len() as u64) {
+            if self.is_suspect || size < self.seen_end.max(self.head.len() as u64) {
                 return Ok(Outcome::Shrunk);
             }
             self.size_known = size;
@@ -230,6 +228,10 @@ impl Open {
         if n == 0 {
             return Ok(Outcome::End);
         }
+        if self.read_to == 0 && buffer[0] == 0 && !self.after_hole {
+            self.skip_hole();
+            return Ok(Outcome::Chunk(Chunk::default()));
+        }
         if self.read_to > self.offset {
             return Ok(Outcome::Chunk(self.finish_long_line(&buffer[..n])));
         }
@@ -244,30 +246,46 @@ impl Open {
         Ok(Outcome::Chunk(Chunk { lines, n_too_long: 0 }))
     }
 
+    /// Goes on at the end of a file that was cut back to a part that was read.
+    pub(in crate::logs) fn cut_to(&mut self, head: Vec<u8>, size: u64) {
+        self.head = head;
+        self.seek(size);
+        self.size_known = size;
+        self.is_suspect = false;
+    }
+
+    /// Goes behind the hole that a truncation leaves when its writer goes on at its old offset.
+    fn skip_hole(&mut self) {
+        self.after_hole = true;
+        if let Input::Plain(file) = &self.input {
+            let start = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0)).unwrap_or(0);
+            self.seek(start);
+        }
+    }
+
+    /// Notes the size, and whether it still begins as it did: a file that was truncated and has
+    /// grown to its old size shows it only there.
+    pub(in crate::logs) fn look(&mut self, size: u64) {
+        self.size_known = self.size_known.max(size);
+        self.is_suspect |= !self.begins_the_same().unwrap_or(true);
+    }
+
     /// Starts anew at the first byte of a file that was truncated in place.
-    pub(super) fn restart(&mut self) -> io::Result<()> {
+    pub(in crate::logs) fn restart(&mut self) -> io::Result<()> {
         self.head = self.first_bytes()?;
-        let hole = match &self.input {
-            Input::Plain(file) if self.head.first() == Some(&0) => {
-                let from = rustix::fs::SeekFrom::Data(0);
-                Some(rustix::fs::seek(file, from).unwrap_or(0))
-            }
-            _ => None,
-        };
-        self.after_hole = hole.is_some();
-        self.seek(hole.unwrap_or(0));
+        self.seek(0);
+        self.is_suspect = false;
         self.size_known = 0;
         self.quiet_since = None;
         Ok(())
     }
 
-    /// Takes in what was written to a file with hardly a beginning.
-    pub(super) fn refresh_head(&mut self) {
-        // If it cannot be read now, the next read of its lines says so.
-        drop(self.begins_the_same());
+    /// How it begins now, truncated or not; a file that cannot be read matches nothing.
+    pub(in crate::logs) fn fingerprint_now(&mut self) -> Fingerprint {
+        Fingerprint::of(&self.first_bytes().unwrap_or_default())
     }
 
-    pub(super) fn first_bytes(&mut self) -> io::Result<Vec<u8>> {
+    pub(in crate::logs) fn first_bytes(&mut self) -> io::Result<Vec<u8>> {
         let mut head = vec![0; Fingerprint::BYTES_MAX];
         let n = self.read_at(&mut head, 0)?;
         head.truncate(n);
@@ -323,13 +341,16 @@ impl Open {
 }
 
 impl Gz {
-    fn new(path: &Path, file: File) -> Self {
-        Self { path: path.to_owned(), decoder: MultiGzDecoder::new(file), at: 0, last: Vec::new() }
+    fn new(file: File) -> Self {
+        Self { decoder: MultiGzDecoder::new(file), at: 0, last: Vec::new() }
     }
 
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset + (self.last.len() as u64) < self.at {
-            *self = Self::new(&self.path, open_file(&self.path)?);
+            // The same file again, not what its name leads to by now.
+            let mut file = self.decoder.get_ref().try_clone()?;
+            file.rewind()?;
+            *self = Self::new(file);
         }
         if offset > self.at {
             let n = offset - self.at;

@@ -1,0 +1,343 @@
+//! Files that rotated away: finding them again, reading them on, closing and remembering them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use super::{HEAD_BYTES_MIN, Tail, parent};
+use crate::logs::checkpoint::{FileKey, Fingerprint, Position};
+use crate::logs::file::{Open, is_compressed, is_rotated_name, key_of};
+
+/// A rotated file that was not written for this long is closed; it is opened again if it grows.
+const ROTATED_QUIET: Duration = Duration::from_secs(60);
+/// A deleted file cannot be opened again, so it is kept longer; not for ever, since an open file
+/// keeps its disk space.
+const DELETED_QUIET: Duration = Duration::from_secs(300);
+/// Closed rotated files remembered per log for longer than [`RETIRED_KEPT`].
+const RETIRED_MAX: usize = 4;
+/// Until a file is this long closed, its time of writing does not tell it from an unseen one.
+const RETIRED_KEPT: Duration = Duration::from_secs(600);
+/// Never more than these are remembered.
+const RETIRED_LIMIT: usize = 64;
+/// Times of files come from a clock that ticks more coarsely than ours.
+const FILE_TIME_SLACK: Duration = Duration::from_millis(20);
+
+pub(super) struct Retired {
+    pub(super) position: Position,
+    /// `None` = before this start of the agent.
+    pub(super) since: Option<Instant>,
+    /// Where it lies; may be outdated.
+    pub(super) name: PathBuf,
+}
+
+/// Files that rotated away.
+impl Tail {
+    /// Searches the neighbours for what the checkpoint knows and the path no longer has.
+    ///
+    /// False when the directory cannot be read: the search is tried again.
+    pub(super) fn recover(&mut self, is_held: &dyn Fn(FileKey) -> bool) -> bool {
+        let neighbours = match self.neighbours() {
+            Ok(neighbours) => neighbours,
+            Err(error) => return error.kind() == io::ErrorKind::NotFound,
+        };
+        let mut nameless = Vec::new();
+        for retired in std::mem::take(&mut self.retired) {
+            let position = &retired.position;
+            if position.is_done {
+                if !neighbours.iter().any(|(_, inode)| *inode == position.key.inode) {
+                    nameless.push(position.clone());
+                }
+                self.retired.push(retired);
+                continue;
+            }
+            if position.offset == 0 && is_vague(position.fingerprint) {
+                continue; // if it was written since, it is found by its time like an unseen one
+            }
+            let found = self
+                .find_same_in(position, &neighbours)
+                .filter(|open| !is_held(open.key))
+                .or_else(|| self.find_copy_in(position, &neighbours));
+            if let Some(open) = found {
+                self.rotated.push(open);
+            } else {
+                self.vanished.n_truncations += 1;
+                tracing::warn!(
+                    path = %self.path.display(),
+                    offset = position.offset,
+                    "log was removed while the agent was stopped: what came after is lost"
+                );
+            }
+        }
+        for position in nameless {
+            self.read_late_copy(&position, &neighbours);
+        }
+        self.add_unseen(&neighbours, is_held);
+        true
+    }
+
+    /// Files that took the path and rotated away again since the last look.
+    ///
+    /// A copy of a known file is none of them: it is found when that file turns out truncated.
+    pub(super) fn add_unseen(
+        &mut self,
+        neighbours: &[(PathBuf, u64)],
+        is_held: &dyn Fn(FileKey) -> bool,
+    ) {
+        let after = Duration::from_millis(self.looked_at[0].0.try_into().unwrap_or(0));
+        let after = UNIX_EPOCH + after.saturating_sub(FILE_TIME_SLACK);
+        let mut candidates = Vec::new();
+        for (path, _) in neighbours.iter().filter(|(path, _)| self.is_rotated_name(path)) {
+            // While a compressor works, both are there.
+            let plain = path.with_extension("");
+            if is_compressed(path) && neighbours.iter().any(|(other, _)| *other == plain) {
+                continue;
+            }
+            let Ok(meta) = fs::metadata(path) else { continue };
+            let key = key_of(&meta);
+            let Ok(modified) = meta.modified() else { continue };
+            if modified >= after && !is_held(key) {
+                candidates.push((modified, path));
+            }
+        }
+        candidates.sort();
+        // How the open files begin by now tells their copies.
+        let now: Vec<_> =
+            self.rotated.iter_mut().chain(&mut self.current).map(Open::fingerprint_now).collect();
+        let is_copy =
+            |head: &[u8]| now.iter().any(|print| !is_vague(*print) && print.matches(head));
+        for (_, path) in candidates {
+            match Open::open(path) {
+                Ok(open)
+                    if self.is_known(&open)
+                        || is_copy(&open.head)
+                        || self.is_copy_of_known(&open.head) => {}
+                Ok(open) => self.rotated.push(open),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot read a rotated log");
+                }
+            }
+        }
+    }
+
+    fn is_known(&self, open: &Open) -> bool {
+        self.keys_open().any(|own| own == open.key)
+            || self.retired.iter().map(|retired| &retired.position).any(|position| {
+                position.key == open.key && position.fingerprint.matches(&open.head)
+            })
+    }
+
+    fn is_copy_of_known(&self, head: &[u8]) -> bool {
+        let mut prints = self
+            .current
+            .iter()
+            .chain(&self.rotated)
+            .map(Open::fingerprint)
+            .chain(self.retired.iter().map(|retired| retired.position.fingerprint));
+        prints.any(|print| !is_vague(print) && print.matches(head))
+    }
+
+    /// Closes rotated files that nobody writes any more.
+    pub(super) fn retire(&mut self, now: Instant) {
+        let mut ix = 0;
+        while let Some(open) = self.rotated.get(ix) {
+            let limit = if open.is_frozen() {
+                Duration::ZERO
+            } else if open.is_deleted() || open.head.is_empty() {
+                DELETED_QUIET // nothing would tell an empty file when it is opened again
+            } else {
+                ROTATED_QUIET
+            };
+            let quiet = open.quiet_since.map(|since| now.saturating_duration_since(since));
+            if quiet.is_some_and(|quiet| quiet >= limit) {
+                self.forget_rotated(ix, now);
+            } else {
+                ix += 1;
+            }
+        }
+    }
+
+    /// Closes a rotated file and remembers it while it has a name.
+    pub(super) fn forget_rotated(&mut self, ix: usize, now: Instant) {
+        let open = self.rotated.remove(ix);
+        let position = Position { is_done: true, ..open.position(&self.path) };
+        if open.is_deleted() || is_vague(position.fingerprint) {
+            self.vanished.n_bytes += open.n_bytes_unread(); // half a line that nobody will finish
+        } else {
+            let since = Some(now);
+            self.retired.push(Retired { position, since, name: self.path.clone() });
+            self.retired_look_at = Some(now);
+        }
+        let is_old = self.retired.first().is_some_and(|oldest| {
+            oldest.since.is_none_or(|since| now.saturating_duration_since(since) > RETIRED_KEPT)
+        });
+        let n_max = if is_old { RETIRED_MAX } else { RETIRED_LIMIT };
+        if self.retired.len() > n_max && self.is_recovered {
+            self.retired.remove(0);
+        }
+    }
+
+    /// Opens a closed file again when it grew, forgets it when it has no name any more.
+    pub(super) fn look_at_retired(&mut self, now: Instant) {
+        if !self.is_recovered || self.retired.is_empty() {
+            return;
+        }
+        let mut neighbours = None;
+        let mut nameless = Vec::new();
+        for mut retired in std::mem::take(&mut self.retired) {
+            let since = *retired.since.get_or_insert(now);
+            let has_name = retired.has_name() || {
+                let neighbours =
+                    neighbours.get_or_insert_with(|| self.neighbours().unwrap_or_default());
+                retired.find_name(neighbours)
+            };
+            if has_name {
+                match retired.reopen() {
+                    Some(open) => self.rotated.push(open),
+                    None => self.retired.push(retired),
+                }
+                continue;
+            }
+            nameless.push(retired.position.clone());
+            if now < since + RETIRED_KEPT {
+                // Its beginning still tells a compressed copy for a while.
+                retired.position.key = no_key(&retired.position);
+                self.retired.push(retired);
+            }
+        }
+        for position in nameless {
+            self.read_late_copy(&position, neighbours.as_deref().unwrap_or_default());
+        }
+    }
+
+    /// Opens the compressed copy of a closed file if that was written between its closing and its
+    /// compression.
+    fn read_late_copy(&mut self, position: &Position, neighbours: &[(PathBuf, u64)]) {
+        if position.key == no_key(position) {
+            return;
+        }
+        let copy = self.find_copy_in(position, neighbours);
+        self.rotated.extend(copy.and_then(Open::with_more_lines));
+    }
+
+    /// A copy of a file, made before that was truncated.
+    pub(super) fn find_copy(&self, position: &Position) -> Option<Open> {
+        let mut copy = self.find_copy_in(position, &self.neighbours().unwrap_or_default())?;
+        copy.size_known = copy.size().ok().flatten().unwrap_or(0);
+        Some(copy)
+    }
+
+    fn find_copy_in(&self, position: &Position, neighbours: &[(PathBuf, u64)]) -> Option<Open> {
+        if is_vague(position.fingerprint) {
+            return None;
+        }
+        let named = neighbours.iter().filter(|(path, _)| self.is_rotated_name(path));
+        let mut copies = named.filter_map(|(path, _)| open_at(path, position, false));
+        copies.find(|open| !self.is_known(open))
+    }
+
+    /// The file itself under another name. What is known of a file with hardly a beginning does
+    /// not tell it from another one that got its inode, so that one needs a rotated name too.
+    fn find_same_in(&self, position: &Position, neighbours: &[(PathBuf, u64)]) -> Option<Open> {
+        let named = neighbours.iter().filter(|(path, inode)| {
+            *inode == position.key.inode
+                && (!is_vague(position.fingerprint) || self.is_rotated_name(path))
+        });
+        let mut same = named.filter_map(|(path, _)| open_at(path, position, true));
+        same.find(|open| !self.is_known(open))
+    }
+
+    /// A name that rotation makes of ours, or one like that of the file our link leads to, but for
+    /// its numbers (`access-20261120.log`).
+    fn is_rotated_name(&self, path: &Path) -> bool {
+        let (Some(base), Some(name)) = (self.path.file_name(), path.file_name()) else {
+            return false;
+        };
+        let (base, name) = (base.to_string_lossy(), name.to_string_lossy());
+        is_rotated_name(&base, &name)
+            || self.link_shape.as_ref().is_some_and(|of_link| *of_link == shape(&name))
+    }
+
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        let mut directories = vec![parent(&self.path).to_owned()];
+        if let Some(real) = self.link_directory.as_ref().filter(|real| **real != directories[0]) {
+            directories.push(real.clone());
+        }
+        directories
+    }
+
+    /// Files beside the path, and beside what it links to, with their inodes.
+    pub(super) fn neighbours(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+        let mut neighbours = Vec::new();
+        for directory in self.directories() {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                neighbours.push((entry.path(), entry.ino()));
+            }
+        }
+        Ok(neighbours)
+    }
+}
+
+/// The key of a file that is gone, but of which there may be a compressed copy: no file has it.
+pub(super) fn no_key(position: &Position) -> FileKey {
+    FileKey { device: 0, inode: position.fingerprint.hash }
+}
+
+/// A name without its numbers.
+pub(super) fn shape(name: &str) -> String {
+    let mut shape = String::with_capacity(name.len());
+    for c in name.chars() {
+        let c = if c.is_ascii_digit() { '0' } else { c };
+        if c != '0' || !shape.ends_with('0') {
+            shape.push(c);
+        }
+    }
+    shape
+}
+
+impl Retired {
+    /// True while the file has the name it had last.
+    fn has_name(&self) -> bool {
+        fs::metadata(&self.name).is_ok_and(|meta| key_of(&meta) == self.position.key)
+    }
+
+    /// Finds the name the file has now; false when it has none: compressed or deleted, and perhaps
+    /// another file has its inode.
+    fn find_name(&mut self, neighbours: &[(PathBuf, u64)]) -> bool {
+        let inode = self.position.key.inode;
+        let mut named = neighbours.iter().filter(|(_, other)| *other == inode);
+        let found = named.find(|(path, _)| open_at(path, &self.position, true).is_some());
+        if let Some((path, _)) = found {
+            self.name.clone_from(path);
+        }
+        found.is_some()
+    }
+
+    /// The file, if it has lines that were not read.
+    fn reopen(&self) -> Option<Open> {
+        let size = fs::metadata(&self.name).ok()?.len();
+        if size <= self.position.offset || is_compressed(&self.name) {
+            return None;
+        }
+        open_at(&self.name, &self.position, true)?.with_more_lines()
+    }
+}
+
+/// Hardly a beginning: it does not tell a file from another one.
+pub(super) fn is_vague(print: Fingerprint) -> bool {
+    (print.bytes as usize) < HEAD_BYTES_MIN
+}
+
+/// Opens a file at a position if it is the file the position speaks of, or, unless `is_same`, a
+/// copy of it.
+fn open_at(path: &Path, position: &Position, is_same: bool) -> Option<Open> {
+    let mut open = Open::open(path).ok()?;
+    let is_it = position.fingerprint.matches(&open.head)
+        && (!is_same || open.key == position.key)
+        && open.size().ok()?.is_none_or(|size| size >= position.offset)
+        && open.is_line_start(position.offset).ok()?;
+    open.seek(position.offset);
+    is_it.then_some(open)
+}
