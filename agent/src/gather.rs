@@ -226,6 +226,7 @@ impl Gather {
         // Before anything is read: where a log was first joined must survive a crash.
         gather.checkpoint.positions = gather.files.positions();
         gather.save_checkpoint(now);
+        gather.publish(true);
         gather
     }
 
@@ -238,6 +239,7 @@ impl Gather {
                 self.append(now);
             }
             if self.pending.is_some() {
+                self.publish(true);
                 return; // the log itself is the queue
             }
         }
@@ -322,8 +324,11 @@ impl Gather {
     fn lose_vanished(&mut self) {
         let vanished = self.files.take_vanished();
         if vanished != crate::logs::tail::Vanished::default() {
-            let (n_truncations, n_bytes_lost) = (vanished.n_truncations, vanished.n_bytes);
-            self.windows.lose(&Loss { n_truncations, n_bytes_lost, ..Loss::default() });
+            self.windows.lose(&Loss {
+                n_bytes_lost: vanished.n_bytes,
+                n_truncations: vanished.n_truncations,
+                ..Loss::default()
+            });
         }
     }
 
@@ -407,7 +412,7 @@ impl Gather {
         let n_spool_records_corrupt = n_corrupt.saturating_sub(self.n_spool_corrupt);
         self.n_spool_corrupt = n_corrupt;
         if n_events_dropped > 0 || n_spool_records_corrupt > 0 {
-            let loss = Loss { n_events_dropped, n_spool_records_corrupt, ..Loss::default() };
+            let loss = Loss { n_spool_records_corrupt, n_events_dropped, ..Loss::default() };
             self.windows.lose(&loss);
         }
     }

@@ -13,6 +13,7 @@ use wire::v1;
 struct Agent {
     dir: tempfile::TempDir,
     sources: Vec<SourceConfig>,
+    spool_bytes_max: u64,
     running: Option<Running>,
 }
 
@@ -49,7 +50,12 @@ fn append(path: &Path, text: &str) {
 
 impl Agent {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), sources: Vec::new(), running: None }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            sources: Vec::new(),
+            spool_bytes_max: 64 << 20,
+            running: None,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -67,7 +73,7 @@ impl Agent {
         fs::create_dir_all(&config.state_dir).unwrap();
         let (config_tx, reloaded) = watch::channel(Arc::clone(&config));
         let spool_dir = config.state_dir.join("spool");
-        let (spool, _) = Spool::open(&spool_dir, 64 << 20, clock::now()).unwrap();
+        let (spool, _) = Spool::open(&spool_dir, self.spool_bytes_max, clock::now()).unwrap();
         let spool = Arc::new(Mutex::new(spool));
         let (observations, rx) = mpsc::channel(crate::window::OBSERVATIONS_MAX);
         let (status_tx, status) = watch::channel(GatherStatus::default());
@@ -219,6 +225,145 @@ fn a_source_named_by_a_reload_is_followed() {
             .then_some(())
     });
     agent.stop();
+}
+
+#[test]
+fn every_file_of_a_glob_is_followed_and_a_new_one_within_two_seconds() {
+    let mut agent = Agent::new();
+    for site in ["a.example", "b.example"] {
+        fs::create_dir_all(agent.path(site)).unwrap();
+        append(&agent.path(site).join("access.log"), "");
+    }
+    agent.sources.push(source(&agent.path("*.example/access.log"), "access", Some("{1}.example")));
+    agent.start();
+    append(&agent.path("a.example/access.log"), &line(200, "/"));
+    append(&agent.path("b.example/access.log"), &line(200, "/"));
+    agent.eventually_n(200, 2);
+    fs::create_dir_all(agent.path("c.example")).unwrap();
+    append(&agent.path("c.example/access.log"), &line(200, "/first"));
+    let began = clock::instant();
+    agent.eventually_n(200, 3);
+    // A loaded machine gets a second more.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let names: std::collections::BTreeSet<_> =
+        agent.bodies().into_iter().flat_map(|(_, body)| body.sites).map(|site| site.name).collect();
+    assert!(names.is_superset(&["a.example", "b.example", "c.example"].map(str::to_owned).into()));
+}
+
+#[test]
+fn bad_logs_are_told_and_stop_nothing_else() {
+    let mut agent = Agent::new();
+    let (good, dir, missing) = (agent.path("good.log"), agent.path("dir"), agent.path("missing"));
+    append(&good, "");
+    fs::create_dir(&dir).unwrap();
+    agent.sources.push(source(&dir, "access", Some("dir.example")));
+    agent.sources.push(source(&missing, "access", Some("missing.example")));
+    agent.sources.push(source(&good, "access", Some("good.example")));
+    agent.start();
+    let mut file = fs::OpenOptions::new().append(true).open(&good).unwrap();
+    file.write_all(&vec![b'x'; 1 << 20]).unwrap();
+    file.write_all(b"\n\0\0\0\n\xff\xfe\xfd\n").unwrap();
+    append(&good, &line(200, "/after"));
+    agent.eventually_n(200, 1);
+    let problems = agent.eventually("both problems are told", |agent| {
+        let files = agent.status().files;
+        let problems: Vec<_> = files.iter().map(|file| file.problem.clone()).collect();
+        (problems.iter().flatten().count() == 2).then_some(problems)
+    });
+    assert!(problems[0].as_ref().unwrap().contains("is a directory"), "{problems:?}");
+    assert!(problems[1].as_ref().unwrap().contains("does not exist"), "{problems:?}");
+    let loss = agent.eventually("the rejected lines are told", |agent| {
+        let loss = agent.status().loss;
+        (loss.n_lines_rejected > 0).then_some(loss)
+    });
+    assert_eq!(loss.n_lines_rejected, 3, "a mebibyte, NUL bytes, invalid UTF-8");
+    append(&missing, &line(201, "/"));
+    agent.eventually_n(201, 1);
+}
+
+#[test]
+fn a_gateway_error_is_sent_at_once_and_the_rest_waits_for_the_interval() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    agent.running().interval.send(Duration::from_secs(3600)).unwrap();
+    append(&log, &line(200, "/"));
+    agent.eventually("the line is read", |agent| {
+        agent.status().files.first().filter(|file| file.n_lines == 1).map(drop)
+    });
+    assert_eq!(agent.n(200), 0, "nothing fails: the batch waits");
+    append(&log, &line(502, "/"));
+    agent.eventually_n(502, 1);
+    assert_eq!(agent.n(200), 1, "what waited goes with it");
+    assert!(agent.status().gateway_error_at.is_some());
+    let urgent: Vec<_> = agent.bodies().iter().map(|(batch, _)| batch.urgent).collect();
+    assert_eq!(urgent.iter().filter(|urgent| **urgent).count(), 1, "{urgent:?}");
+}
+
+#[test]
+fn a_spool_that_cannot_append_pauses_reading_and_loses_nothing() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.spool_bytes_max = 1;
+    agent.start();
+    append(&log, &line(200, "/1"));
+    let blocked = agent.eventually("reading pauses", |agent| agent.status().blocked);
+    assert!(blocked.contains("spool"), "{blocked}");
+    append(&log, &line(200, "/2"));
+    agent.stop();
+    agent.spool_bytes_max = 64 << 20;
+    agent.start();
+    agent.eventually_n(200, 2);
+}
+
+#[test]
+fn observations_travel_and_a_stopped_agent_leaves_a_checkpoint() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    let values = vec![("system.cpu.steal", String::new(), 0.5)];
+    let at = clock::now();
+    agent.running().observations.try_send(Observation::Samples { at, values }).unwrap();
+    agent.eventually("the sample is spooled", |agent| {
+        agent.bodies().iter().any(|(_, body)| !body.ticks.is_empty()).then_some(())
+    });
+    agent.eventually("an idle agent vouches for now", |agent| {
+        (agent.status().complete_until >= at).then_some(())
+    });
+    append(&log, &line(200, "/last"));
+    agent.stop();
+    let checkpoint = Checkpoint::load(&agent.path("state/checkpoint")).unwrap().unwrap();
+    let size = fs::metadata(&log).unwrap().len();
+    assert_eq!(checkpoint.positions.len(), 1);
+    assert_eq!(checkpoint.positions[0].offset, size, "the last line is read before the end");
+}
+
+#[test]
+fn a_lost_or_corrupt_checkpoint_is_made_up_by_the_spooled_batches() {
+    for damage in [None, Some("garbage")] {
+        let mut agent = Agent::new();
+        let log = agent.path("access.log");
+        append(&log, "");
+        agent.sources.push(source(&log, "access", Some("a.example")));
+        agent.start();
+        append(&log, &line(200, "/1"));
+        agent.eventually_n(200, 1);
+        agent.stop();
+        let checkpoint = agent.path("state/checkpoint");
+        match damage {
+            Some(garbage) => fs::write(&checkpoint, garbage).unwrap(),
+            None => fs::remove_file(&checkpoint).unwrap(),
+        }
+        append(&log, &line(200, "/2"));
+        agent.start();
+        agent.eventually_n(200, 2);
+    }
 }
 
 #[test]

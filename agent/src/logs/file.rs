@@ -107,7 +107,7 @@ pub(in crate::logs) fn is_rotated_name(base: &str, name: &str) -> bool {
 
 impl Open {
     /// Opens a file to read it from its start; never blocks on a pipe.
-    pub(in crate::logs) fn open(path: &Path) -> io::Result<Self> {
+    pub(in crate::logs) fn new(path: &Path) -> io::Result<Self> {
         let file = open_file(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {

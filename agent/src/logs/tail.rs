@@ -278,7 +278,7 @@ impl Tail {
             self.shadow = Some(key);
             return Ok(());
         }
-        let open = Open::open(&self.path)?;
+        let open = Open::new(&self.path)?;
         self.rotated.extend(self.current.take());
         let real = fs::canonicalize(&self.path).ok();
         self.link_directory = real.as_deref().map(|real| parent(real).to_owned());

@@ -108,7 +108,7 @@ impl Tail {
         let is_copy =
             |head: &[u8]| now.iter().any(|print| !is_vague(*print) && print.matches(head));
         for (_, path) in candidates {
-            match Open::open(path) {
+            match Open::new(path) {
                 Ok(open)
                     if self.is_known(&open)
                         || is_copy(&open.head)
@@ -333,7 +333,7 @@ pub(super) fn is_vague(print: Fingerprint) -> bool {
 /// Opens a file at a position if it is the file the position speaks of, or, unless `is_same`, a
 /// copy of it.
 fn open_at(path: &Path, position: &Position, is_same: bool) -> Option<Open> {
-    let mut open = Open::open(path).ok()?;
+    let mut open = Open::new(path).ok()?;
     let is_it = position.fingerprint.matches(&open.head)
         && (!is_same || open.key == position.key)
         && open.size().ok()?.is_none_or(|size| size >= position.offset)

@@ -511,10 +511,11 @@ fn a_rotation_during_the_restart_loses_no_rotated_line() {
         let positions = follower.positions();
         drop(follower);
         append(&log, &long_line("rotated"));
-        let plain = dir.path().join(name.trim_end_matches(".gz"));
-        fs::rename(&log, &plain).unwrap();
-        if name.ends_with(".gz") {
-            compress(&plain);
+        let plain = name.strip_suffix(".gz");
+        let rotated = dir.path().join(plain.unwrap_or(name));
+        fs::rename(&log, &rotated).unwrap();
+        if plain.is_some() {
+            compress(&rotated);
         }
         append(&log, &long_line("new"));
         let mut follower = Follower::new(&log, positions);
