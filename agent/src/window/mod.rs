@@ -320,3 +320,120 @@ fn exemplar_bytes(exemplar: &Exemplar) -> usize {
     let message = exemplar.message.as_ref().map_or(0, String::len);
     64 + message + texts.into_iter().map(String::len).sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(site: u32, second: i64, signal: Option<Signal>) -> Request {
+        let at = UnixMillis::from_second(second);
+        let exemplar = Exemplar { at, status: 502, signal, ..Exemplar::default() };
+        Request {
+            site,
+            second,
+            status: 502,
+            gateway_503: false,
+            retried: false,
+            exemplar: Some(exemplar),
+            other: false,
+            clamped: false,
+        }
+    }
+
+    #[test]
+    fn counts_add_up_by_second_site_and_status() {
+        let mut windows = Windows::default();
+        let plain = Request { exemplar: None, ..request(1, 10, None) };
+        windows.fold(Request { status: 200, ..plain.clone() });
+        windows.fold(Request { status: 503, gateway_503: true, ..plain.clone() });
+        windows.fold(Request { status: 503, ..plain.clone() });
+        windows.fold(Request { status: 200, retried: true, other: true, clamped: true, ..plain });
+        let closed = windows.close();
+        let expected = [(200, 2), (503, 2), (signal::counter::GATEWAY_503, 1)];
+        let retried = (signal::counter::RETRIED, 1);
+        let counts = &closed.counts[&(10, 1)];
+        assert_eq!(counts.iter().copied().collect::<BTreeSet<_>>(), {
+            expected.into_iter().chain([retried]).collect()
+        });
+        assert!(closed.is_urgent, "a 503 that counts is a gateway error");
+        assert_eq!((closed.loss.n_lines_other, closed.loss.n_times_clamped), (1, 1));
+        assert!(
+            windows.is_empty() && windows.n_bytes() == 0 && windows.close() == Closed::default()
+        );
+    }
+
+    #[test]
+    fn an_application_error_is_not_urgent() {
+        let mut windows = Windows::default();
+        for status in [200, 404, 499, 500, 503] {
+            windows.fold(Request { status, exemplar: None, ..request(0, 1, None) });
+        }
+        assert!(!windows.is_urgent());
+    }
+
+    #[test]
+    fn exemplars_are_bounded_per_site_and_second_also_over_several_batches() {
+        let mut windows = Windows::default();
+        let mut n = 0;
+        for _ in 0..3 {
+            for site in 0..20 {
+                for _ in 0..3 {
+                    windows.fold(request(site, 10, None));
+                }
+            }
+            let closed = windows.close();
+            n += closed.exemplars.len() as u64 + closed.loss.n_exemplars_dropped;
+            let sites = closed.exemplars.iter().map(|(site, _)| site);
+            assert!(sites.clone().all(|site| sites.clone().filter(|s| *s == site).count() <= 5));
+        }
+        assert_eq!(n, 180, "every exemplar is kept or counted");
+        windows.fold(request(0, 11, None));
+        assert_eq!(windows.close().exemplars.len(), 1, "the next second has its own limit");
+    }
+
+    #[test]
+    fn a_new_pair_of_site_and_signal_takes_the_place_of_a_repeated_one() {
+        let mut windows = Windows::default();
+        for site in 0..10 {
+            for _ in 0..5 {
+                windows.fold(request(site, 10, Some(Signal::Reset)));
+            }
+        }
+        windows.fold(request(3, 10, Some(Signal::Oom)));
+        windows.fold(request(77, 10, Some(Signal::Reset)));
+        windows.fold(request(77, 10, Some(Signal::Reset)));
+        let closed = windows.close();
+        assert_eq!(closed.exemplars.len(), 50);
+        let has = |site, signal| {
+            closed.exemplars.iter().any(|(s, e)| *s == site && e.signal == Some(signal))
+        };
+        assert!(has(3, Signal::Oom) && has(77, Signal::Reset) && has(3, Signal::Reset));
+        assert_eq!(closed.loss.n_exemplars_dropped, 3);
+    }
+
+    #[test]
+    fn a_flood_of_system_lines_is_cut_and_counted() {
+        let mut windows = Windows::default();
+        for _ in 0..LOG_LINES_MAX + 7 {
+            windows.observe(Observation::Log(LogEvidence {
+                source: "kernel",
+                message: "x".to_owned(),
+                at: UnixMillis(1),
+                signal: None,
+                pool: None,
+            }));
+        }
+        let closed = windows.close();
+        assert_eq!((closed.log_lines.len(), closed.loss.n_events_dropped), (LOG_LINES_MAX, 7));
+    }
+
+    #[test]
+    fn memory_of_old_seconds_is_bounded() {
+        let mut windows = Windows::default();
+        for second in 0..1000 {
+            windows.fold(request(0, second, None));
+        }
+        windows.close();
+        assert_eq!(windows.tallies.len(), TALLIES_MAX);
+    }
+}
