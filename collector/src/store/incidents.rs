@@ -141,6 +141,9 @@ fn upsert(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<boo
     let incident = &transition.incident;
     let body = serde_json::to_string(incident)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    if incident.resolved_at.is_none() {
+        displace(tx, transition)?;
+    }
     let n = tx
         .prepare_cached(
             "INSERT INTO incident(id, key, opened, closed, rev, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
@@ -167,6 +170,34 @@ fn upsert(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<boo
         site.execute(params![incident.id, id.0, since.0, until.map(|at| at.0)])?;
     }
     Ok(true)
+}
+
+/// Closes what is still open under the same key although nobody carries it on: the open cases could
+/// not be read at a start, or a new server has the name of one that was forgotten. Left open it
+/// would keep the detector from storing anything, for ever.
+fn displace(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<()> {
+    let n = tx
+        .prepare_cached(
+            "UPDATE incident SET closed = ?3, body = json_set(body, '$.state', 'resolved',
+               '$.resolved_at', ?4, '$.updated_at', ?4,
+               '$.timeline[#]', json_object('at', ?4, 'what', 'resolved unverified: ' || ?1 || ' took its place'))
+             WHERE key = ?2 AND id <> ?1 AND closed IS NULL",
+        )?
+        .execute(params![
+            transition.incident.id,
+            transition.key,
+            transition.at.0,
+            transition.at.to_string()
+        ])?;
+    if n > 0 {
+        let (id, key) = (&transition.incident.id, &transition.key);
+        tracing::warn!(
+            id,
+            key,
+            "an incident that nobody carried on is closed: a new one has its place"
+        );
+    }
+    Ok(())
 }
 
 /// Puts the messages of one transition into the outbox, for the routes it is severe enough for.
@@ -455,6 +486,29 @@ mod tests {
         assert!(said.ends_with(&["acknowledged by ada", "note by ada: looking"]), "{said:?}");
         let ids = store.read(|conn| acked(conn, UnixMillis(0))).await.unwrap();
         assert_eq!(ids, [samples::incident().id]);
+    }
+
+    #[tokio::test]
+    async fn an_orphan_with_the_same_key_does_not_stop_the_detector_for_ever() {
+        let orphan = transition(7, NotifyEvent::Opened, "critical", None);
+        let mut fresh = transition(1, NotifyEvent::Opened, "critical", None);
+        fresh.incident.id = "01JD4Z8QK0A1B2C3D4E5F6G7H9".into();
+        let (_dir, store, _) = play(vec![orphan.clone(), fresh.clone()]).await;
+        let found = store.read(|conn| list(conn, &Filter::default())).await.unwrap();
+        let states: BTreeMap<_, _> = found.iter().map(|i| (&*i.id, &*i.state)).collect();
+        let expected = [(&*orphan.incident.id, "resolved"), (&*fresh.incident.id, "open")];
+        assert_eq!(states, BTreeMap::from(expected));
+        let old = found.iter().find(|i| i.id == orphan.incident.id).unwrap();
+        assert_eq!(old.resolved_at, Some(fresh.at));
+        assert!(old.timeline.iter().any(|m| m.what.ends_with("took its place")), "{old:?}");
+        assert_eq!(
+            store
+                .read(|conn| list(conn, &Filter { open: true, ..Filter::default() }))
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
     }
 
     #[tokio::test]
