@@ -426,6 +426,7 @@ impl Book {
         }
         let notify = case.tell(NotifyEvent::Resolved, step.now);
         case.emit(TransitionEvent::Resolve, notify, step.fleet, step.now, step.out);
+        let started = case.started_at.div_euclid(1000);
         let quiet_since = case.known_until(step.fleet, step.now).unwrap_or(step.now);
         for ix in case.positions(step.fleet) {
             if step.fleet.site(ix).case != Some(no) {
@@ -434,6 +435,7 @@ impl Book {
             let last = step.fleet.site(ix).last_failed().unwrap_or(0);
             let still = quiet_since - last < CHILD_MS;
             let site = step.fleet.site_mut(ix);
+            site.book(started);
             site.leave_case(still);
             site.hold_until = still.then_some(step.now + CHILD_MS);
         }

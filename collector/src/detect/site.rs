@@ -64,6 +64,9 @@ pub(crate) struct Bucket {
     /// What the recovery of the site's incident has already seen.
     pub(crate) ok_healed: u32,
     pub(crate) failed_healed: u32,
+    /// What an incident that is over has counted of it.
+    #[serde(default, skip_serializing_if = "Totals::is_nothing")]
+    booked: Totals,
 }
 
 impl Bucket {
@@ -94,6 +97,19 @@ impl Totals {
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.n_502 + self.n_503 + self.n_504
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            n: self.n.saturating_sub(other.n),
+            n_502: self.n_502.saturating_sub(other.n_502),
+            n_503: self.n_503.saturating_sub(other.n_503),
+            n_504: self.n_504.saturating_sub(other.n_504),
+        }
     }
 
     /// Adds another span.
@@ -468,6 +484,13 @@ impl Site {
         }
     }
 
+    /// What is remembered since `from` (corrected seconds) stays with the incident that counted it.
+    pub(crate) fn book(&mut self, from: i64) {
+        for bucket in self.buckets.iter_mut().filter(|bucket| bucket.second >= from) {
+            bucket.booked = Totals::from(&*bucket);
+        }
+    }
+
     /// Drops old buckets and clients.
     fn forget(&mut self) {
         let Some(newest) = self.buckets.back().map(|bucket| bucket.second) else { return };
@@ -533,14 +556,15 @@ impl Site {
         self.episode.as_ref().map(|episode| episode.last_at)
     }
 
-    /// Everything counted since `from`, corrected seconds, as far back as is remembered.
+    /// Everything counted since `from`, corrected seconds, as far back as is remembered and as no
+    /// earlier incident has counted it.
     #[must_use]
     pub fn totals_since(&self, from: i64) -> Totals {
         let mut totals = self.episode.as_ref().map_or(Totals::default(), |e| e.totals);
         let start =
             self.episode.as_ref().map_or(i64::MAX, |episode| episode.first_at.div_euclid(1000));
         for bucket in self.buckets.iter().filter(|b| b.second >= from && b.second < start) {
-            totals.add(bucket.into());
+            totals.add(Totals::from(bucket).minus(bucket.booked));
         }
         totals
     }
