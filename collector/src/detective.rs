@@ -2,7 +2,8 @@
 //!
 //! Batches come in order of `hot.id` with their time of arrival, words that are not stored
 //! (heartbeats, hellos, goodbyes) over a bounded channel. Transitions, the messages they owe, the
-//! open cases and the position go into one transaction. After a crash the last snapshot of the
+//! open cases and the position go into one transaction, the position also each second while batches
+//! come and nothing is decided. After a crash the last snapshot of the
 //! engine is brought forward over the batches that followed it; what it decides again up to the
 //! stored position is dropped, because the stored cases already hold it.
 
@@ -16,7 +17,7 @@ use wire::UnixMillis;
 
 use crate::config::Config;
 use crate::detect::past::Past;
-use crate::detect::{Engine, TICK_MS};
+use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, convert};
 use crate::model::{Record, ServerId, SiteId, Transition};
@@ -36,6 +37,8 @@ const KNOWN_MS: i64 = 60_000;
 /// How often the pasts of sites are saved, ms, and how many in one transaction.
 const PAST_MS: i64 = 3_600_000;
 const PAST_ROWS_MAX: usize = 1000;
+/// How often the position is stored while nothing is decided, ms.
+const POSITION_MS: i64 = 1000;
 /// How often acknowledgements are read while incidents are open or may come back, ms.
 const ACKED_MS: i64 = 1000;
 /// How far back a detector reads that has lost its snapshot, ms.
@@ -91,16 +94,21 @@ struct Detective {
     position: i64,
     /// Up to here the stored cases hold every decision.
     decided: i64,
+    /// The position in the database.
+    stored: i64,
     /// Cases as of `decided`, until it is reached.
     cases: Option<Vec<u8>>,
     /// Decided, not stored yet.
     pending: Vec<Transition>,
     sites: HashMap<ServerId, HashMap<String, SiteRow>>,
     told: HashMap<SiteId, (Option<String>, Option<String>)>,
+    /// Of what the engine refused, what is counted already.
+    refused: Refused,
     next_snapshot: i64,
     next_known: i64,
     next_past: i64,
     next_acked: i64,
+    next_position: i64,
     /// The last commit failed: said once.
     failing: bool,
 }
@@ -114,14 +122,17 @@ impl Detective {
             config: config.detect.clone(),
             position: 0,
             decided: 0,
+            stored: 0,
             cases: None,
             pending: Vec::new(),
             sites: HashMap::new(),
             told: HashMap::new(),
+            refused: Refused::default(),
             next_snapshot: 0,
             next_known: 0,
             next_past: 0,
             next_acked: 0,
+            next_position: 0,
             failing: false,
         }
     }
@@ -196,10 +207,15 @@ impl Detective {
         }
         let transitions = self.engine.advance(now);
         self.pending.extend(transitions);
+        if now.0 >= self.next_position && self.position > self.stored {
+            self.next_position = now.0 + POSITION_MS;
+            self.store_decided().await?;
+        }
         self.store_pending().await?;
         if now.0 >= self.next_known {
             self.next_known = now.0 + KNOWN_MS;
             self.learn(None, now).await?;
+            self.publish();
         }
         if now.0 >= self.next_snapshot {
             self.save_state(now).await;
@@ -280,6 +296,9 @@ impl Detective {
     /// Reads names, labels and sites: of one server, or of all.
     async fn learn(&mut self, only: Option<ServerId>, at: UnixMillis) -> Result<(), StoreError> {
         let known = self.store.read(move |conn| incidents::known(conn, only)).await?;
+        if only.is_none() {
+            self.engine.keep(&known.iter().map(|known| known.server).collect());
+        }
         for Known { server, name, labels, meta, sites } in known {
             let heartbeat = Duration::from_millis(meta.heartbeat_ms.unwrap_or(5000));
             let n_cpu = meta.n_cpu.unwrap_or(0);
@@ -312,7 +331,12 @@ impl Detective {
     }
 
     async fn store_pending(&mut self) -> Result<(), StoreError> {
-        if self.pending.is_empty() || self.position < self.decided {
+        if self.pending.is_empty() { Ok(()) } else { self.store_decided().await }
+    }
+
+    /// Stores what is decided, be it nothing, and how far that goes.
+    async fn store_decided(&mut self) -> Result<(), StoreError> {
+        if self.position < self.decided {
             return Ok(());
         }
         let (transitions, routes) = (self.pending.clone(), self.routes.clone());
@@ -320,6 +344,7 @@ impl Detective {
         self.store
             .write(move |tx| incidents::commit(tx, &transitions, &routes, &cases, upto))
             .await?;
+        self.stored = upto;
         for Transition { event, incident, .. } in self.pending.drain(..) {
             let name = format!("{event:?}").to_lowercase();
             tracing::info!(id = incident.id, event = name, title = incident.title, "incident");
@@ -359,7 +384,7 @@ impl Detective {
         if let Some(cases) = saved.cases {
             match unpack(&cases.body) {
                 Ok(body) => {
-                    self.decided = cases.upto;
+                    (self.decided, self.stored) = (cases.upto, cases.upto);
                     self.cases = Some(body);
                     if self.position >= self.decided {
                         self.take_cases();
@@ -373,10 +398,22 @@ impl Detective {
                 }
             }
         }
+        self.refused = self.engine.refused();
+        self.publish();
         self.next_snapshot = now.0 + SNAPSHOT_MS;
         self.next_known = now.0 + KNOWN_MS;
         self.next_past = now.0 + PAST_MS;
         Ok(())
+    }
+
+    /// Shows what the engine left out.
+    fn publish(&mut self) {
+        let (stats, refused) = (self.store.stats(), self.engine.refused());
+        stats.records_misdated.add(refused.n_misdated - self.refused.n_misdated);
+        stats.records_homeless.add(refused.n_unknown - self.refused.n_unknown);
+        self.refused = refused;
+        let owned = |(server, site): (&str, &str)| (server.to_owned(), site.to_owned());
+        stats.chronic.set(self.engine.chronic().into_iter().map(owned).collect());
     }
 
     async fn load_pasts(&mut self) -> Result<(), StoreError> {
@@ -584,6 +621,25 @@ mod tests {
         for crashes in [&[23, 24, 25][..], &[26, 27, 28], &[33, 58, 61], &[40, 141, 160], &[199]] {
             assert_eq!(play(crashes).await, whole, "crashes at {crashes:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_position_is_stored_also_while_nothing_happens() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 1).await;
+        let mut detective = Detective::new(store.clone(), &config());
+        detective.start(UnixMillis(NOON)).await.unwrap();
+        for quarter in 0..=8 {
+            store.append(batch(quarter)).await.unwrap().await.unwrap().unwrap();
+            detective.try_work(Some(UnixMillis(NOON + quarter * 250 + 300))).await.unwrap();
+            let upto = "SELECT v FROM state WHERE k = 'detect_upto'";
+            let upto =
+                move |conn: &rusqlite::Connection| conn.query_row(upto, [], |row| row.get(0));
+            let upto: i64 = store.read(upto).await.unwrap();
+            assert_eq!(upto, quarter / 4 * 4 + 1, "at most one commit a second");
+        }
+        store.close().await.unwrap();
     }
 
     #[tokio::test]

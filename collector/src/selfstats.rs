@@ -3,6 +3,7 @@
 //! Counters only rise; they start at zero with the process.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Upper bounds of the commit latency histogram, milliseconds; one more bucket is unbounded.
@@ -37,6 +38,8 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub $name: Counter,)*
             /// Time from the first batch of a group to its commit.
             pub commit_latency: Latency,
+            /// Sites that fail so often that they never open.
+            pub chronic: Chronic,
         }
 
         impl SelfStats {
@@ -89,10 +92,30 @@ counters! {
     messages_refused
     /// Heartbeats the detector was too busy to take; the next one covers them.
     heartbeats_dropped
+    /// Records of batches more than five minutes ahead or from before 1970: not used.
+    records_misdated
+    /// Records of batches about a site that nobody has named: not used.
+    records_homeless
     /// TLS handshakes that failed or took too long.
     handshakes_failed
     /// Connections refused because too many had not yet shown a certificate.
     connections_refused
+}
+
+/// Sites whose past is so bad that a failure says nothing: (server, site), as the detector last saw.
+#[derive(Debug, Default)]
+pub struct Chronic(Mutex<Arc<[(String, String)]>>);
+
+impl Chronic {
+    /// Replaces the list.
+    pub fn set(&self, sites: Vec<(String, String)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sites.into();
+    }
+
+    /// The list.
+    pub fn get(&self) -> Arc<[(String, String)]> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A histogram of durations.

@@ -152,8 +152,8 @@ impl Fleet {
 /// What the engine refused or could not place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Records more than five minutes ahead.
-    pub n_ahead: u64,
+    /// Records more than five minutes ahead, or from before 1970.
+    pub n_misdated: u64,
     /// Records of a site nobody has named.
     pub n_unknown: u64,
 }
@@ -245,6 +245,13 @@ impl Engine {
         self.book.set_acked(ids);
     }
 
+    /// Keeps only these servers: those that were forgotten fail no more, and nobody waits for them.
+    pub fn keep(&mut self, servers: &BTreeSet<ServerId>) {
+        for (id, server) in &mut self.fleet.servers {
+            server.forgotten = !servers.contains(id);
+        }
+    }
+
     /// Whether an incident is open or may still be revived.
     #[must_use]
     pub fn has_cases(&self) -> bool {
@@ -291,8 +298,8 @@ impl Engine {
             if !matches!(record, Record::Server { .. } | Record::Site { .. }) {
                 server.arrived = server.arrived.max(arrived);
             }
-            if is_ahead(server, arrived, record) {
-                self.refused.n_ahead += 1;
+            if is_misdated(server, arrived, record) {
+                self.refused.n_misdated += 1;
                 return;
             }
             self.fold_into(id, arrived, record);
@@ -483,18 +490,21 @@ impl Engine {
     }
 }
 
-/// Whether a record lies more than five minutes ahead: its time is nonsense.
-fn is_ahead(server: &Server, arrived: i64, record: &Record) -> bool {
+/// Whether a record lies more than five minutes ahead, or before 1970: its time is nonsense.
+fn is_misdated(server: &Server, arrived: i64, record: &Record) -> bool {
+    let latest = arrived.saturating_add(AHEAD_MAX_MS);
     let at = match record {
         Record::Requests { at, .. }
         | Record::Sample { at, .. }
         | Record::Service { at, .. }
         | Record::Log { at, .. }
-        | Record::Change { at, .. }
-        | Record::Complete { at, .. } => at.0,
+        | Record::Change { at, .. } => at.0,
+        // An agent that has read nothing yet says 0.
+        Record::Complete { at, .. } => return server.corrected(at.0) > latest,
         Record::Exemplar(exemplar) => exemplar.at.0,
         // Hello and heartbeat set the clock right, so they are never ahead of it.
         _ => return false,
     };
-    server.corrected(at) > arrived.saturating_add(AHEAD_MAX_MS)
+    let at = server.corrected(at);
+    at < 0 || at > latest
 }

@@ -20,6 +20,8 @@ const LINES_MAX: usize = 200;
 const CHANGES_MAX: usize = 100;
 /// Units kept.
 const UNITS_MAX: usize = 500;
+/// Counters whose last value is kept: no honest server has more pools and devices.
+const COUNTERS_MAX: usize = 2000;
 /// What a failure counts around an announced restart, and for how long after it, ms.
 const ANNOUNCED_WEIGHT: f64 = 0.1;
 const ANNOUNCED_MS: i64 = 6_000;
@@ -189,6 +191,9 @@ pub struct Server {
     pub newest: i64,
     /// When anything of it arrived last.
     pub arrived: i64,
+    /// It has left the fleet for good.
+    #[serde(default)]
+    pub forgotten: bool,
     /// When its first site turned suspect, on the collector's clock; `None` while none is.
     pub suspect_since: Option<i64>,
     /// Units by name.
@@ -215,6 +220,7 @@ impl Server {
             complete: None,
             newest: 0,
             arrived: 0,
+            forgotten: false,
             suspect_since: None,
             units: BTreeMap::new(),
             lines: VecDeque::new(),
@@ -380,7 +386,11 @@ impl Server {
 
     /// How much a counter rose since it was last seen; 0 the first time and after a boot.
     fn rise(&mut self, metric: &str, attribute: &str, value: f64) -> f64 {
-        let before = self.counters.insert(format!("{metric}{{{attribute}}}"), value);
+        let name = format!("{metric}{{{attribute}}}");
+        if self.counters.len() >= COUNTERS_MAX && !self.counters.contains_key(&name) {
+            return 0.0;
+        }
+        let before = self.counters.insert(name, value);
         before.map_or(0.0, |before| (value - before).max(0.0))
     }
 

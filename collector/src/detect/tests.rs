@@ -279,6 +279,66 @@ fn flapping_keeps_one_id_and_is_told_once() {
 }
 
 #[test]
+fn what_fails_again_within_a_minute_counts_nothing_twice() {
+    let script = two_pools().run(0, 400, 5, |def, second| {
+        let fails = (100..110).contains(&second) || (140..150).contains(&second);
+        if is_in(def, "www") && fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+    });
+    let played = script.play(400);
+    assert_eq!(played.events(TransitionEvent::Reopen).len(), 1);
+    let affected = played.only().affected;
+    assert_eq!(affected.n_502, 8 * 5 * 20, "{affected:?}");
+    assert!(affected.n_requests <= 8 * 5 * 110, "{affected:?}");
+}
+
+#[test]
+fn the_incident_of_a_forgotten_server_does_not_stay_open() {
+    let script = outage(two_pools(), "www", (20, 60, 60), REFUSED);
+    let mut engine = Engine::new(&DetectConfig::default());
+    for (arrived, record) in script.in_order() {
+        engine.fold(UnixMillis(arrived), &record);
+        engine.advance(UnixMillis(arrived));
+    }
+    let all = std::collections::BTreeSet::from([crate::model::ServerId(1)]);
+    engine.keep(&all);
+    assert_eq!(
+        engine.advance(UnixMillis(at(300))).iter().filter(|t| t.incident.state != "open").count(),
+        0
+    );
+    engine.keep(&std::collections::BTreeSet::new());
+    let ended = engine.advance(UnixMillis(at(301))).pop().expect("it resolves");
+    assert_eq!(ended.incident.state, "resolved");
+    assert!(ended.incident.timeline.iter().any(|m| m.what.contains("forgotten")), "{ended:?}");
+}
+
+#[test]
+fn nonsense_of_a_hostile_agent_breaks_nothing_and_fills_no_memory() {
+    let mut engine = Engine::new(&DetectConfig::default());
+    let script = two_pools();
+    for (arrived, record) in script.in_order() {
+        engine.fold(UnixMillis(arrived), &record);
+    }
+    let (server, site) = (crate::model::ServerId(1), script.sites[0].site);
+    let counts = Counts { n: 9, n_502: 9, ..Counts::default() };
+    for ms in [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX] {
+        let at_ms = UnixMillis(ms);
+        for clock in [at(0), i64::MAX, i64::MIN, 0] {
+            engine.fold(UnixMillis(at(0)), &Record::Requests { site, at: at_ms, counts });
+            engine.fold(UnixMillis(at(0)), &Record::Complete { server, at: at_ms });
+            let clock = UnixMillis(clock);
+            engine.fold(UnixMillis(at(0)), &Record::Heartbeat { server, at: at_ms, clock });
+            engine.advance(UnixMillis(at(0)));
+        }
+    }
+    for n in 0..5000 {
+        let values = vec![("system.oom_kills", format!("cgroup-{n}"), f64::from(n))];
+        engine.fold(UnixMillis(at(1)), &Record::Sample { server, at: UnixMillis(at(1)), values });
+    }
+    engine.advance(UnixMillis(at(2)));
+    assert!(engine.save().len() < 500_000, "{}", engine.save().len());
+}
+
+#[test]
 fn a_reopened_incident_that_lasts_is_told_after_all() {
     let script = two_pools().run(0, 700, 5, |def, second| {
         let fails = (100..120).contains(&second) || second >= 200;
@@ -410,7 +470,7 @@ fn records_far_ahead_are_refused_and_counted() {
     let unknown = crate::model::SiteId(4711);
     engine
         .fold(UnixMillis(at(0)), &Record::Requests { site: unknown, at: UnixMillis(NOON), counts });
-    assert_eq!((engine.refused().n_ahead, engine.refused().n_unknown), (1, 1));
+    assert_eq!((engine.refused().n_misdated, engine.refused().n_unknown), (1, 1));
 }
 
 #[test]

@@ -240,8 +240,12 @@ impl Case {
     /// Whether and how it is over.
     #[must_use]
     pub fn is_over(&self, fleet: &Fleet, settings: &Settings, now: i64) -> Option<String> {
-        let heard =
-            self.servers(fleet).iter().filter_map(|id| fleet.server(*id)).map(|s| s.arrived).max();
+        let servers = self.servers(fleet);
+        let known = || servers.iter().filter_map(|id| fleet.server(*id));
+        if known().all(|server| server.forgotten) {
+            return Some("resolved unverified: its servers were forgotten".to_owned());
+        }
+        let heard = known().map(|server| server.arrived).max();
         if heard.is_none_or(|at| now - at >= FORGOTTEN_MS) {
             return Some("resolved unverified: nothing heard of its servers for a day".to_owned());
         }

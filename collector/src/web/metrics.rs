@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
@@ -33,6 +34,8 @@ pub(super) struct Facts {
     pub(super) own: Vec<(&'static str, &'static str, u64)>,
     /// Durations of commits: counts by bucket of [`COMMIT_BUCKETS_MS`], sum in seconds.
     pub(super) commits: (Vec<u64>, f64),
+    /// Sites that fail so often that they never open: server, site.
+    pub(super) chronic: Arc<[(String, String)]>,
 }
 
 /// Answers with the page.
@@ -57,6 +60,7 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
     ];
     facts.own = state.selfstats.counters();
     facts.commits = state.selfstats.commit_latency.get();
+    facts.chronic = state.selfstats.chronic.get();
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
 }
 
@@ -76,6 +80,10 @@ pub(super) fn render(facts: &Facts) -> String {
         page.sample("incidents_open", &[("severity", severity)], *n as f64);
     }
     page.servers(&facts.servers);
+    page.family("site_chronic", "gauge", "Sites that fail so often that they open no incident");
+    for (server, site) in facts.chronic.iter() {
+        page.sample("site_chronic", &[("server", server), ("site", site)], 1.0);
+    }
     page.family("outbox_messages", "gauge", "Notifications waiting by route");
     for owed in &facts.owed {
         page.sample("outbox_messages", &[("route", &owed.route)], owed.n as f64);
@@ -192,6 +200,7 @@ mod tests {
             owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
             notified: vec![("delivered", 3)],
             own: vec![("batches", "Batches.", 9)],
+            chronic: [("web-1".to_owned(), "bad.example".to_owned())].into(),
             commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),
         };
         let page = render(&facts);
@@ -203,6 +212,7 @@ mod tests {
             "gatewatch_server_last_seen_timestamp_seconds{server=\"web-1\"} 1795176067.5",
             "gatewatch_server_clock_offset_seconds{server=\"web-1\"} -1.5",
             "gatewatch_loss_total{server=\"web-1\",kind=\"n_lines_lost\"} 7",
+            "gatewatch_site_chronic{server=\"web-1\",site=\"bad.example\"} 1",
             "gatewatch_outbox_messages{route=\"a\\\"b\"} 2",
             "gatewatch_notifications_total{result=\"delivered\"} 3",
             "# TYPE gatewatch_batches counter",
