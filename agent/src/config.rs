@@ -129,7 +129,8 @@ pub enum ClientIp {
     Prefix,
     /// Only the keyed hash.
     Hash,
-    /// Nothing, not even the hash as text.
+    /// Nothing, not even the hash. Failures then cannot be told apart by client: at most two a
+    /// second and site count.
     Drop,
 }
 

@@ -422,15 +422,13 @@ impl Judge {
         if !info.pool.is_empty() && !self.sites.is_php_pool(&pool) || pool == info.pool {
             pool.clear();
         }
-        let hash = |privacy: &mut Privacy, text: &str| {
-            if text.is_empty() { 0 } else { privacy.hash(text, now) }
-        };
+        let path = without_query(&pending.path);
         Exemplar {
             at: pending.at,
             status: pending.status,
             signal: line.as_ref().and_then(|line| line.signal).or(pending.signal),
-            client_hash: hash(&mut self.privacy, &pending.client),
-            path_hash: hash(&mut self.privacy, without_query(&pending.path)),
+            client_hash: self.privacy.client_hash(&pending.client, now),
+            path_hash: if path.is_empty() { 0 } else { self.privacy.hash(path, now) },
             client: self.privacy.client(&pending.client, now),
             method: pending.method.clone(),
             path: cut(self.privacy.path(&pending.path), TEXT_BYTES_MAX).to_owned(),

@@ -46,6 +46,15 @@ impl Privacy {
         u64::from_le_bytes(*head).max(1)
     }
 
+    /// Hash of a client that may leave the machine; 0 when it is unknown or to be dropped.
+    pub(crate) fn client_hash(&mut self, client: &str, now: UnixMillis) -> u64 {
+        match self.config.client_ip {
+            _ if client.is_empty() => 0,
+            ClientIp::Drop => 0,
+            ClientIp::Full | ClientIp::Prefix | ClientIp::Hash => self.hash(client, now),
+        }
+    }
+
     /// The client as text, as far as allowed.
     pub(crate) fn client(&mut self, client: &str, now: UnixMillis) -> String {
         match (self.config.client_ip, client.parse::<IpAddr>()) {
@@ -233,6 +242,21 @@ mod tests {
         assert_eq!(dropped.text("client 198.51.100.77 left", "", now), "client - left");
         let mut full = privacy(ClientIp::Full, QueryString::Keep);
         assert_eq!(full.text("GET /?a from 198.51.100.77", "", now), "GET /?a from 198.51.100.77");
+    }
+
+    #[test]
+    fn a_dropped_client_leaves_not_even_its_hash() {
+        let now = UnixMillis(0);
+        for (wish, is_sent) in [
+            (ClientIp::Full, true),
+            (ClientIp::Prefix, true),
+            (ClientIp::Hash, true),
+            (ClientIp::Drop, false),
+        ] {
+            let mut p = privacy(wish, QueryString::Drop);
+            assert_eq!(p.client_hash("198.51.100.77", now) != 0, is_sent, "{wish:?}");
+            assert_eq!(p.client_hash("", now), 0, "{wish:?}");
+        }
     }
 
     #[test]

@@ -640,6 +640,19 @@ mod tests {
     }
 
     #[test]
+    fn failures_of_dropped_clients_count_two_a_second() {
+        let mut site = site();
+        for second in 1..=2 {
+            (0..50).for_each(|_| site.fold_exemplar(0, second * 1000, &failure(0)));
+            site.fold_counts(0, second, &Counts { n: 50, n_502: 50, ..Counts::default() });
+        }
+        site.step(&settings(), &|_| 1.0);
+        let per_failure = score("1 7");
+        assert!((site.score - 4.0 * per_failure).abs() < 0.5, "{} of {per_failure}", site.score);
+        assert!(site.clients.is_empty(), "nobody is no client");
+    }
+
+    #[test]
     fn however_a_second_is_cut_into_batches_the_score_is_the_same() {
         let whole = Counts { n: 10, n_502: 4, ..Counts::default() };
         let part = |n, n_502| Counts { n, n_502, ..Counts::default() };

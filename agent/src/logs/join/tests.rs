@@ -408,5 +408,6 @@ fn texts_that_leave_the_machine_are_private() {
     let exemplar = s.one().exemplar.unwrap();
     let all = format!("{exemplar:?}");
     assert!(!all.contains("198.51.100.7") && !all.contains("secret"), "{all}");
+    assert_eq!(exemplar.client_hash, 0, "dropped clients are unknown clients");
     assert!(exemplar.message.unwrap().contains("10.0.0.4:80"), "upstreams stay");
 }
