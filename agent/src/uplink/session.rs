@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use wire::UnixMillis;
 use wire::v1::agent_message::Message as Up;
 use wire::v1::collector_message::Message as Down;
 use wire::v1::uplink_client::UplinkClient;
@@ -70,6 +71,8 @@ struct Session<'u> {
     spool_task: Option<SpoolTask>,
     /// As last seen, for heartbeats while the gather thread holds the spool.
     stats: Stats,
+    /// What was complete no later than `stats`; 0 = not known yet.
+    complete_until: UnixMillis,
     /// Set when draining.
     deadline: Option<Instant>,
 }
@@ -127,6 +130,7 @@ impl Uplink {
             has_more: true,
             spool_task: None,
             stats,
+            complete_until: UnixMillis(0),
             deadline: None,
         };
         Ok((session, welcome, inbound))
@@ -369,20 +373,24 @@ impl Session<'_> {
         if self.ack_due.is_some_and(|due| clock::instant() > due) {
             return Some(Ended::failed(Class::Lost, "no ack for a minute"));
         }
+        // Before the numbers of the spool: the batch that made this complete is then among them.
+        let (complete_until, n_sites) = {
+            let gather = self.uplink.inputs.gather.borrow();
+            (gather.complete_until, gather.n_sites)
+        };
         // Held by the gather thread while it waits for the disk: then the last numbers do.
         if let Ok(spool) = self.uplink.inputs.spool.try_lock() {
             self.stats = spool.stats();
+            self.complete_until = complete_until;
         }
         self.has_more |= self.stats.seq_last >= self.next.0;
-        let gather = self.uplink.inputs.gather.borrow();
         let heartbeat = Heartbeat {
             clock_unix_ms: clock::now().0,
-            complete_until_unix_ms: gather.complete_until.0,
+            complete_until_unix_ms: self.complete_until.0,
             seq_last: self.stats.seq_last,
             spool_bytes: self.stats.bytes_unacked,
-            n_sites: gather.n_sites,
+            n_sites,
         };
-        drop(gather);
         if self.out.capacity() > IN_FLIGHT_MAX - self.in_flight.len() {
             let message = AgentMessage { message: Some(Up::Heartbeat(heartbeat)) };
             if self.out.try_send(message).is_err() {

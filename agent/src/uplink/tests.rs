@@ -20,7 +20,7 @@ struct Agent {
     drain: CancellationToken,
     inputs: Option<Inputs>,
     task: Option<tokio::task::JoinHandle<()>>,
-    _gather: watch::Sender<GatherStatus>,
+    gather: watch::Sender<GatherStatus>,
     _labels: watch::Sender<BTreeMap<String, String>>,
 }
 
@@ -71,7 +71,7 @@ impl Agent {
             drain,
             inputs: Some(inputs),
             task: None,
-            _gather: gather_tx,
+            gather: gather_tx,
             _labels: labels_tx,
         }
     }
@@ -136,6 +136,30 @@ async fn batches_arrive_once_in_order_and_leave_with_their_ack() {
     assert_eq!(agent.status.borrow().state, "connected");
     agent.drained().await;
     assert_eq!(collector.with(|c| c.n_goodbyes), 1);
+}
+
+#[tokio::test]
+async fn a_heartbeat_claims_nothing_complete_that_it_cannot_number() {
+    let collector = FakeCollector::start().await;
+    let mut agent = Agent::of(&collector).await;
+    agent.start();
+    eventually("heartbeats", || collector.with(|c| c.heartbeats.len() > 2)).await;
+    let n_beats = {
+        // The gather thread appends while the disk is slow: the spool cannot be asked.
+        let _held = lock(&agent.spool);
+        let n_before = collector.with(|c| c.heartbeats.len());
+        agent.gather.send_modify(|gather| gather.complete_until = UnixMillis(99));
+        eventually("more", || collector.with(|c| c.heartbeats.len() > n_before + 2)).await;
+        collector.with(|c| c.heartbeats.len())
+    };
+    let said: Vec<i64> = collector
+        .with(|c| c.heartbeats[..n_beats].iter().map(|b| b.complete_until_unix_ms).collect());
+    assert!(said.iter().all(|until| *until == 77), "{said:?}");
+    eventually("it says so later", || {
+        collector.with(|c| c.heartbeats.last().unwrap().complete_until_unix_ms == 99)
+    })
+    .await;
+    agent.drained().await;
 }
 
 #[tokio::test]
