@@ -12,8 +12,12 @@ use wire::v1::Signal;
 const LINES_MAX: usize = 8192;
 /// Seconds kept per key for explaining.
 const SECONDS_MAX: usize = 4096;
-/// Keys kept for explaining.
-const KEYS_MAX: usize = 16_384;
+/// Keys kept for explaining; from here on old ones are looked for, each time their number doubled.
+const KEYS_KEPT: usize = 16_384;
+/// Never more: beyond it clients are forgotten, since only a crowd of them fills the table.
+const KEYS_MAX: usize = 65_536;
+/// A key without a line for this long explains nothing any more.
+const KEY_S: i64 = 60;
 /// An error line explains a 503 that comes less than this after it.
 const EXPLAINS_MS: i64 = 10_000;
 /// Lines of one request that Apache writes in two parts.
@@ -79,6 +83,8 @@ pub(crate) struct Memory {
     by_request: HashMap<(String, u64), VecDeque<u64>>,
     by_client: HashMap<String, VecDeque<u64>>,
     seconds: HashMap<Key, BTreeSet<i64>>,
+    /// More keys than this are thinned out.
+    keys_kept: usize,
 }
 
 impl Memory {
@@ -129,10 +135,7 @@ impl Memory {
                 self.by_request.entry(key).or_default().push_back(number);
             }
         }
-        if self.seconds.len() >= KEYS_MAX {
-            let newest = line.at.second();
-            self.seconds.retain(|_, s| s.last().is_some_and(|last| *last > newest - 60));
-        }
+        self.thin_out(line.at.second());
         for key in keys(line) {
             let seconds = self.seconds.entry(key).or_default();
             seconds.insert(line.at.second());
@@ -140,6 +143,18 @@ impl Memory {
                 seconds.pop_first();
             }
         }
+    }
+
+    /// Keeps the table of keys small, at a constant cost per line also under a crowd of clients.
+    fn thin_out(&mut self, newest: i64) {
+        if self.seconds.len() < self.keys_kept.max(KEYS_KEPT) {
+            return;
+        }
+        self.seconds.retain(|_, s| s.last().is_some_and(|last| *last > newest - KEY_S));
+        if 2 * self.seconds.len() > KEYS_MAX {
+            self.seconds.retain(|key, _| !matches!(key, Key::Client(_) | Key::ClientOfPool(_)));
+        }
+        self.keys_kept = 2 * self.seconds.len();
     }
 
     fn forget_oldest(&mut self) {
@@ -256,4 +271,24 @@ fn keys(line: &Seen) -> Vec<Key> {
         }
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_clients_in_one_second_costs_neither_memory_nor_time() {
+        let mut memory = Memory::default();
+        let mut n_thinned = 0;
+        for n in 0..300_000_u32 {
+            let before = memory.seconds.len();
+            let client = std::net::Ipv4Addr::from(n).to_string();
+            memory.add(Seen { at: UnixMillis(1000), client, ..Seen::default() });
+            n_thinned += u32::from(memory.seconds.len() < before);
+            assert!(memory.seconds.len() <= KEYS_MAX && memory.lines.len() <= LINES_MAX);
+            assert!(memory.by_client.len() <= LINES_MAX);
+        }
+        assert!((1..20).contains(&n_thinned), "thinned out {n_thinned} times");
+    }
 }
