@@ -310,7 +310,7 @@ impl Spool {
 
     /// Everything up to and with `seq` is committed at the collector; may be repeated.
     pub fn ack(&mut self, seq: Seq) -> Result<(), SpoolError> {
-        let acked = (self.state.base + seq.0).min(self.next - 1);
+        let acked = self.state.base.saturating_add(seq.0).min(self.next - 1);
         if acked > self.state.acked {
             self.bytes_unacked -= self.payload_bytes(self.state.acked + 1, acked + 1);
             self.state.acked = acked;
@@ -320,7 +320,7 @@ impl Spool {
 
     /// The collector holds only what is up to and with `seq`: what comes after waits again.
     pub fn rewind(&mut self, seq: Seq) {
-        let acked = (self.state.base + seq.0).max(self.state.base).min(self.state.acked);
+        let acked = self.state.base.saturating_add(seq.0).min(self.state.acked);
         self.bytes_unacked += self.payload_bytes(acked + 1, self.state.acked + 1);
         self.state.acked = acked;
     }
@@ -328,7 +328,8 @@ impl Spool {
     /// Begins a higher epoch than `above` and numbers what is not acked from 1.
     pub fn raise_epoch(&mut self, above: u64) -> Result<(), SpoolError> {
         let now_ms = u64::try_from((self.clock)().0).unwrap_or(0);
-        self.state.epoch = now_ms.max(above + 1).max(self.state.epoch + 1);
+        self.state.epoch =
+            now_ms.max(above.saturating_add(1)).max(self.state.epoch.saturating_add(1));
         self.state.base = self.state.acked;
         self.save_state()
     }

@@ -241,6 +241,19 @@ fn acked_records_take_a_quarter_of_the_budget_at_most() {
 }
 
 #[test]
+fn numbers_beyond_all_that_was_written_are_no_more_than_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 10);
+    spool.ack(Seq(u64::MAX)).unwrap();
+    assert_eq!(spool.stats().seq_acked, 10);
+    spool.rewind(Seq(u64::MAX));
+    assert_eq!((spool.stats().seq_acked, spool.bytes_unacked()), (10, 0));
+    spool.raise_epoch(u64::MAX).unwrap();
+    spool.raise_epoch(u64::MAX).unwrap();
+    assert_eq!(spool.epoch(), u64::MAX);
+}
+
+#[test]
 fn a_raised_epoch_numbers_what_waits_from_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = filled(dir.path(), 10);
