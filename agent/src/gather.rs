@@ -382,6 +382,9 @@ impl Gather {
 
     /// Closes the windows into one batch and appends it.
     fn close(&mut self, now: Instant) {
+        if self.pending.is_some() {
+            return; // it goes first; what is open is closed after it
+        }
         self.lose_elsewhere();
         let has_inventory = std::mem::take(&mut self.has_new_inventory);
         if self.windows.is_empty() && !has_inventory {

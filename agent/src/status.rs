@@ -34,8 +34,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum StatusError {
     /// Nobody listens.
     #[error(
-        "no agent answers on {path} ({source}): is it running (systemctl status gatewatch-agent), \
-         with the same config?"
+        "no agent answers on {path}: is it running (systemctl status gatewatch-agent), with the \
+         same config?"
     )]
     NotRunning {
         /// The socket.

@@ -5,6 +5,7 @@ use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::{Cli, Command, EnrollArgs};
 use crate::config::{self, Config, Problem};
@@ -125,8 +126,9 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CommandError> {
     // The commands talk for themselves; only the daemon tells what goes well.
     let default = if matches!(cli.command, Command::Run) { "info" } else { "warn" };
     let level = named.unwrap_or_else(|| default.to_owned());
-    let filter = EnvFilter::try_new(&level).map_err(|error| CommandError::Usage {
-        what: format!("log level {level:?} is not understood ({error})"),
+    let filter = EnvFilter::try_new(&level).ok().filter(|_| names_levels(&level));
+    let filter = filter.ok_or_else(|| CommandError::Usage {
+        what: format!("log level {level:?} is not understood"),
         fix: "write error, warn, info, debug or trace".to_owned(),
     })?;
     tracing_subscriber::fmt()
@@ -135,6 +137,12 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CommandError> {
         .with_ansi(io::stderr().is_terminal())
         .init();
     Ok(())
+}
+
+/// A word that is no level would pass for the name of a module, and nothing would be logged.
+fn names_levels(text: &str) -> bool {
+    let mut words = text.split(',').map(str::trim);
+    words.all(|word| word.contains('=') || !word.is_empty() && word.parse::<LevelFilter>().is_ok())
 }
 
 fn enroll(config: &Config, args: &EnrollArgs) -> Result<u8, CommandError> {
@@ -217,4 +225,25 @@ fn print(bytes: &[u8]) -> Result<u8, CommandError> {
 
 fn on_stdout(source: io::Error) -> CommandError {
     CommandError::Io { action: "write", path: "standard output".into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_level_that_is_none_is_refused_and_not_taken_for_a_module() {
+        for (text, is_good) in [
+            ("info", true),
+            ("DEBUG", true),
+            ("off", true),
+            ("warn,gatewatch_agent=debug", true),
+            ("verbose", false),
+            ("inof", false),
+            ("info,verbose", false),
+            ("", false),
+        ] {
+            assert_eq!(names_levels(text), is_good, "{text:?}");
+        }
+    }
 }
