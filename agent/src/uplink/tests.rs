@@ -144,14 +144,22 @@ async fn a_heartbeat_claims_nothing_complete_that_it_cannot_number() {
     let mut agent = Agent::of(&collector).await;
     agent.start();
     eventually("heartbeats", || collector.with(|c| c.heartbeats.len() > 2)).await;
-    let n_beats = {
-        // The gather thread appends while the disk is slow: the spool cannot be asked.
-        let _held = lock(&agent.spool);
-        let n_before = collector.with(|c| c.heartbeats.len());
-        agent.gather.send_modify(|gather| gather.complete_until = UnixMillis(99));
-        eventually("more", || collector.with(|c| c.heartbeats.len() > n_before + 2)).await;
-        collector.with(|c| c.heartbeats.len())
-    };
+    // The gather thread appends while the disk is slow: the spool cannot be asked.
+    let (taken_tx, taken) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let spool = Arc::clone(&agent.spool);
+    let holder = std::thread::spawn(move || {
+        let _held = lock(&spool);
+        taken_tx.send(()).unwrap();
+        released.recv().unwrap();
+    });
+    taken.await.unwrap();
+    let n_before = collector.with(|c| c.heartbeats.len());
+    agent.gather.send_modify(|gather| gather.complete_until = UnixMillis(99));
+    eventually("more", || collector.with(|c| c.heartbeats.len() > n_before + 2)).await;
+    let n_beats = collector.with(|c| c.heartbeats.len());
+    release.send(()).unwrap();
+    holder.join().unwrap();
     let said: Vec<i64> = collector
         .with(|c| c.heartbeats[..n_beats].iter().map(|b| b.complete_until_unix_ms).collect());
     assert!(said.iter().all(|until| *until == 77), "{said:?}");
