@@ -261,10 +261,10 @@ impl Detective {
         if row.id > self.decided {
             self.pending.extend(transitions);
         }
-        for record in &records {
-            if self.is_news(record) {
-                self.engine.fold(row.at, record);
-            }
+        let news: Vec<&Record> = records.iter().filter(|record| self.is_news(record)).collect();
+        let transitions = self.engine.fold_batch(row.at, news.into_iter());
+        if row.id > self.decided {
+            self.pending.extend(transitions);
         }
         self.position = row.id;
         if self.position >= self.decided {

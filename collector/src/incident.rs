@@ -97,12 +97,8 @@ impl Book {
         now: i64,
         out: &mut Vec<Transition>,
     ) {
+        self.place(fleet, findings, servers, settings, now, out);
         let mut step = Step { fleet, settings, now, out };
-        for finding in findings {
-            self.take(&mut step, finding);
-        }
-        self.join(&mut step, servers);
-        self.narrow(&mut step, findings);
         let numbers: Vec<u64> = self.cases.keys().copied().collect();
         for no in numbers {
             self.move_on(&mut step, no);
@@ -111,6 +107,25 @@ impl Book {
             let since = case.resolved_at.map_or(0, |at| now - at);
             case.is_open() || since <= settings.cooldown_ms
         });
+    }
+
+    /// The first half of `step`: findings and failing sites find their incidents. Nothing ends here,
+    /// so it may be called in the middle of old data, whose end is not known yet.
+    pub(crate) fn place(
+        &mut self,
+        fleet: &mut Fleet,
+        findings: &[Finding],
+        servers: &BTreeSet<ServerId>,
+        settings: &Settings,
+        now: i64,
+        out: &mut Vec<Transition>,
+    ) {
+        let mut step = Step { fleet, settings, now, out };
+        for finding in findings {
+            self.take(&mut step, finding);
+        }
+        self.join(&mut step, servers);
+        self.narrow(&mut step, findings);
     }
 
     /// Places one finding: in an open incident, over some, in a cooling one, or as a new one.
@@ -281,7 +296,12 @@ impl Book {
         site.unheal();
         let Some(episode) = &site.episode else { return };
         let since = episode.first_at.max(case.started_at);
-        let totals = site.totals_since(case.started_at.div_euclid(1000));
+        let totals = if case.members.contains_key(&site.id) {
+            // It was in before: seconds before its new failures are counted already.
+            episode.totals
+        } else {
+            site.totals_since(case.started_at.div_euclid(1000))
+        };
         let member = Member { since, until: None, totals };
         case.members.entry(site.id).and_modify(|known| known.absorb(&member)).or_insert(member);
         case.moved.insert(site.id);

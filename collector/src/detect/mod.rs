@@ -35,6 +35,8 @@ use site::Site;
 pub const TICK_MS: i64 = 250;
 /// Time after the arrival of a failure in which a server is looked at on every tick, ms.
 const ATTENTION_MS: i64 = 25_000;
+/// Old data is decided on after each slice of event time this long, ms.
+const SLICE_MS: i64 = 5_000;
 /// A record further ahead of the collector's clock than this is refused, ms.
 const AHEAD_MAX_MS: i64 = 300_000;
 
@@ -308,6 +310,52 @@ impl Engine {
         }
     }
 
+    /// Takes the records of one batch, all arrived at `arrived_at`.
+    ///
+    /// Old data comes in lumps: hours of a log, or of a spool, within one second. What is too old to
+    /// be told goes in by event time with a decision after each slice, so that an outage that began
+    /// and ended inside the lump is found, as it would have been then.
+    pub fn fold_batch<'a>(
+        &mut self,
+        arrived_at: UnixMillis,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Vec<Transition> {
+        let mut slices: BTreeMap<i64, Vec<&Record>> = BTreeMap::new();
+        let mut complete = Vec::new();
+        let old = arrived_at.0 - self.settings.retroactive_ms;
+        for record in records {
+            let at = match record {
+                Record::Requests { at, .. } => Some(at.0),
+                Record::Exemplar(exemplar) => Some(exemplar.at.0),
+                _ => None,
+            };
+            let server = self.server_of(record).and_then(|id| self.fleet.servers.get(&id));
+            match (at, server) {
+                (Some(at), Some(server)) if server.corrected(at) < old => {
+                    let slice = server.corrected(at).div_euclid(SLICE_MS);
+                    slices.entry(slice).or_default().push(record);
+                }
+                _ if matches!(record, Record::Complete { .. }) => complete.push(record),
+                _ => self.fold(arrived_at, record),
+            }
+        }
+        let mut transitions = Vec::new();
+        for slice in slices.into_values() {
+            for record in slice {
+                self.fold(arrived_at, record);
+            }
+            if let Some(tick) = self.tick {
+                let (servers, found) = self.look(tick);
+                let (fleet, settings) = (&mut self.fleet, &self.settings);
+                self.book.place(fleet, &found, &servers, settings, tick, &mut transitions);
+            }
+        }
+        for record in complete {
+            self.fold(arrived_at, record);
+        }
+        transitions
+    }
+
     fn server_of(&self, record: &Record) -> Option<ServerId> {
         match record {
             Record::Server { server, .. }
@@ -461,6 +509,12 @@ impl Engine {
     }
 
     fn act(&mut self, now: i64, transitions: &mut Vec<Transition>) {
+        let (servers, findings) = self.look(now);
+        self.book.step(&mut self.fleet, &findings, &servers, &self.settings, now, transitions);
+    }
+
+    /// Steps the sites that gained something and weighs the scopes around those that fail.
+    fn look(&mut self, now: i64) -> (BTreeSet<ServerId>, Vec<scope::Finding>) {
         for ix in std::mem::take(&mut self.touched) {
             let site = &mut self.fleet.sites[ix as usize];
             let Some(server) = self.fleet.servers.get_mut(&site.server) else { continue };
@@ -486,7 +540,7 @@ impl Engine {
             }
         }
         let findings = scope::localise(&mut self.fleet, &servers, &self.settings, now);
-        self.book.step(&mut self.fleet, &findings, &servers, &self.settings, now, transitions);
+        (servers, findings)
     }
 }
 

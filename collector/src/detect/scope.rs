@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::server::Server;
 use super::site::Site;
 use super::{Fleet, Settings};
 use crate::model::{ServerId, SiteId};
@@ -156,8 +157,10 @@ fn shared_pool(
 ) {
     let users = fleet.users(address);
     let servers: BTreeSet<ServerId> = users.iter().map(|ix| fleet.site(*ix).server).collect();
-    let all: Vec<Child> =
-        servers.iter().flat_map(|server| children(fleet, *server, now, covered)).collect();
+    let all: Vec<Child> = servers
+        .iter()
+        .flat_map(|server| children(fleet, *server, now, covered, settings))
+        .collect();
     let pool = Pool::Upstream(address.to_owned());
     let inside: Vec<&Child> = all.iter().filter(|c| c.pool == Some(&pool)).collect();
     let failing: Vec<u32> = inside.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
@@ -196,7 +199,7 @@ fn in_server(
     found: &mut Vec<Finding>,
 ) {
     judge_sites(fleet, id, settings, now);
-    let all = children(fleet, id, now, covered);
+    let all = children(fleet, id, now, covered, settings);
     let pools = pools(fleet, &all, settings);
     let failing: Vec<u32> = all.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
     if let Some((score, corroborated)) = server_wins(fleet, id, &all, &pools, settings) {
@@ -275,14 +278,17 @@ fn children<'a>(
     id: ServerId,
     now: i64,
     covered: &BTreeSet<u32>,
+    settings: &Settings,
 ) -> Vec<Child<'a>> {
     let Some(server) = fleet.servers.get(&id) else { return Vec::new() };
-    let until = server.known_until().div_euclid(1000);
+    let known = server.known_until();
+    let then = as_of(fleet, server, settings, now).unwrap_or(known);
+    let until = then.div_euclid(1000);
     let first = server.sites.iter().filter_map(|ix| fleet.site(*ix).episode.as_ref());
     let first = first.map(|episode| episode.first_at.div_euclid(1000)).min().unwrap_or(until);
     // Successes since the first failure: at least of the last 6 s, at most of 30 s.
     let from = first.clamp(until - 30, until - 6);
-    let closed = closed_second(now);
+    let closed = if then < known { until + 1 } else { closed_second(now) };
     let uncovered = server.sites.iter().filter(|ix| !covered.contains(ix));
     uncovered
         .map(|ix| {
@@ -292,6 +298,17 @@ fn children<'a>(
             Child { ix: *ix, evidence, factor, pool: site.place.as_ref() }
         })
         .collect()
+}
+
+/// The instant that old data speaks of: the newest failure of what just arrived, when that is too old
+/// to be told. Its sites are weighed as they were then; what they did since does not excuse them.
+fn as_of(fleet: &Fleet, server: &Server, settings: &Settings, now: i64) -> Option<i64> {
+    let sites = server.sites.iter().map(|ix| fleet.site(*ix));
+    let just_came = sites.filter(|site| {
+        site.episode.as_ref().is_some_and(|episode| episode.last_arrival >= now - FRESH_MS)
+    });
+    let newest = just_came.filter_map(Site::last_failed).max()?;
+    (server.known_until() - newest > settings.retroactive_ms).then_some(newest)
 }
 
 /// First second whose bucket is still open at `now`: one closes 500 ms after its end.

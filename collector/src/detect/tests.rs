@@ -637,3 +637,42 @@ proptest! {
         prop_assert_eq!(incident.affected.n_502, 8 * 5 * 40);
     }
 }
+
+#[test]
+fn an_outage_that_began_and_ended_inside_one_late_lump_is_found_and_told_to_nobody() {
+    let script = outage(two_pools(), "www", (20, 60, 200), REFUSED);
+    let mut records: Vec<Record> =
+        script.in_order().into_iter().map(|(_, record)| record).collect();
+    records.retain(|record| !matches!(record, Record::Heartbeat { .. }));
+    let server = records.iter().find_map(|record| match record {
+        Record::Server { server, .. } => Some(*server),
+        _ => None,
+    });
+    let (server, hours) = (server.expect("a script has servers"), 3 * 3600);
+    // The agent is up to date: only this data is old.
+    records.push(Record::Complete { server, at: UnixMillis(at(hours)) });
+    let arrived = UnixMillis(at(hours));
+    let mut engine = Engine::new(&DetectConfig::default());
+    let mut transitions = engine.advance(arrived);
+    transitions.extend(engine.fold_batch(arrived, records.iter()));
+    transitions.extend(engine.advance(UnixMillis(at(hours + 3600))));
+    let played = Played { transitions };
+    let incident = played.only();
+    assert!(incident.retroactive);
+    assert_eq!((incident.scope.as_str(), incident.state.as_str()), ("pool", "resolved"));
+    assert_eq!(incident.started_at.0, at(20));
+    assert_eq!(incident.affected.n_502, 8 * 5 * 40);
+    assert_eq!(played.told(), []);
+}
+
+#[test]
+fn a_reopened_incident_counts_no_request_twice() {
+    let fails = |second: i64| (20..60).contains(&second) || (84..110).contains(&second);
+    let script = two_pools().run(0, 250, 5, move |def, second| {
+        if is_in(def, "www") && fails(second) { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+    });
+    let played = script.play(300);
+    let incident = played.only();
+    assert!(played.transitions.iter().any(|t| t.event == TransitionEvent::Reopen));
+    assert_eq!(incident.affected.n_502, 8 * 5 * (40 + 26));
+}
