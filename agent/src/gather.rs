@@ -8,6 +8,7 @@
 
 mod files;
 mod recovery;
+mod status;
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,6 +34,7 @@ use crate::{chain, clock};
 
 use files::{Files, PassEnd};
 use recovery::{moved, recover};
+pub use status::{FileStatus, GatherStatus};
 
 /// Time a first gateway error waits for its companions.
 const URGENT_GATHER: Duration = Duration::from_millis(10);
@@ -53,48 +55,6 @@ const CHECKPOINT_GAP: Duration = Duration::from_secs(10);
 const CLOCK_STEP_MS: i64 = 2000;
 /// Batches whose offsets are remembered until they are acked; beyond it `acked` lags in `status`.
 const UNACKED_MAX: usize = 4096;
-
-/// What the gather thread says of itself; sent through a watch channel.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GatherStatus {
-    /// Every log that is followed or should be.
-    pub files: Vec<FileStatus>,
-    /// Patterns and configuration files that could not be read: path, reason and fix.
-    pub unreadable: Vec<String>,
-    /// The loss ledger since the agent started; evictions are the spool's to tell.
-    pub loss: Loss,
-    /// Sites known.
-    pub n_sites: u32,
-    /// Agent's clock: no older count is unsent and unspooled.
-    pub complete_until: UnixMillis,
-    /// When the newest gateway error was read, agent's clock; probes sample faster for a while.
-    pub gateway_error_at: Option<UnixMillis>,
-    /// Why nothing is read at the moment: the spool cannot append.
-    pub blocked: Option<String>,
-}
-
-/// One followed log.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FileStatus {
-    /// As followed.
-    pub path: PathBuf,
-    /// Fixed site of its lines, or `host` when each line names its own.
-    pub site: String,
-    /// Format in use.
-    pub format: String,
-    /// Offset up to which it is read.
-    pub read: u64,
-    /// Offset up to which it is in spooled batches.
-    pub spooled: u64,
-    /// Offset up to which it is in acked batches, as far as known.
-    pub acked: u64,
-    /// Lines read since the agent started.
-    pub n_lines: u64,
-    /// Of these no record.
-    pub n_rejected: u64,
-    /// Why it is not read, and the fix.
-    pub problem: Option<String>,
-}
 
 /// What the thread works with; the other ends are joined in `lib.rs`.
 pub struct GatherInputs {
