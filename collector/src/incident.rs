@@ -184,8 +184,7 @@ impl Book {
         case.retroactive = step.now - newest > step.settings.retroactive_ms;
         let no = self.next;
         self.next += 1;
-        let what = format!("opened: {}", story::place_name(step.fleet, &finding.scope));
-        case.timeline.push(Moment { at: UnixMillis(step.now), what });
+        case.timeline.push(Moment { at: UnixMillis(step.now), what: "opened".to_owned() });
         self.cases.insert(no, case);
         for ix in &finding.failing {
             self.enter(step.fleet, no, *ix);

@@ -254,6 +254,12 @@ fn agents_whose_clocks_are_a_day_off_connect_and_are_shown_with_their_offset() {
                 log.lines().any(|l| l.contains("WARN") && l.contains("clock") && l.contains(name));
             if told { Ok(()) } else { Err(log) }
         });
+        eventually(&format!("{name} warns of its own clock"), LIMIT, || {
+            let log = fleet.agent(name).log_text();
+            let told =
+                log.lines().any(|l| l.contains("WARN") && l.contains("clock of this server"));
+            if told { Ok(()) } else { Err(log) }
+        });
     }
 }
 

@@ -304,6 +304,7 @@ impl Uplink for Service {
                             epoch,
                             seq_durable,
                             retry_jitter_s: 0.1,
+                            clock_unix_ms: 0,
                         };
                         (Some(Down::Welcome(welcome)), true)
                     }

@@ -43,6 +43,8 @@ const THROTTLE: (u32, u32) = (1000, 60_000);
 /// `Batch.codec` for a record whose bytes make no sense: the collector stores the reason, and its
 /// watermark passes.
 const CODEC_UNREADABLE: u32 = 0;
+/// A clock further off than this is warned about, on both sides.
+const CLOCK_WARN_MS: u64 = 300_000;
 
 /// A batch that is sent and not acked.
 struct Sent {
@@ -264,6 +266,13 @@ impl Session<'_> {
         let (collector, server) = (&self.uplink.inputs.address, &welcome.server);
         let (epoch, next) = (self.epoch, self.next.0);
         tracing::info!(collector, server, epoch, next, "connected");
+        if let Some(ahead_ms) = clock_far_off(welcome.clock_unix_ms, clock::now()) {
+            tracing::warn!(
+                ahead_ms,
+                "the clock of this server is far off the collector's: set it, e.g. with chrony or \
+                 systemd-timesyncd"
+            );
+        }
         self.uplink.welcomed(welcome.retry_jitter_s);
         self.uplink.note(|s| {
             s.state = "connected";
@@ -448,4 +457,29 @@ fn to_batch(record: Record, epoch: u64) -> Batch {
     batch.n_evicted = n_batches;
     batch.n_lines_evicted = n_lost;
     batch
+}
+
+/// How far our clock is ahead of the collector's, ms, when that is more than five minutes.
+fn clock_far_off(theirs_unix_ms: i64, ours: UnixMillis) -> Option<i64> {
+    let ahead_ms = ours.0.saturating_sub(theirs_unix_ms);
+    (theirs_unix_ms != 0 && ahead_ms.unsigned_abs() > CLOCK_WARN_MS).then_some(ahead_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_far_off_from_five_minutes_on_in_either_direction() {
+        let ours = UnixMillis(1_000_000_000);
+        for (theirs, want) in [
+            (0, None), // a collector that does not say
+            (ours.0, None),
+            (ours.0 - 300_000, None),
+            (ours.0 - 300_001, Some(300_001)),
+            (ours.0 + 86_400_000, Some(-86_400_000)),
+        ] {
+            assert_eq!(clock_far_off(theirs, ours), want, "{theirs}");
+        }
+    }
 }

@@ -174,6 +174,7 @@ impl Session {
             epoch: durable.epoch,
             seq_durable: durable.seq,
             retry_jitter_s: (n_agents / RETURNS_PER_S).max(JITTER_MIN_S),
+            clock_unix_ms: at.0,
         }))
         .await?;
         tracing::info!(
