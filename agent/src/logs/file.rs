@@ -90,6 +90,9 @@ pub(in crate::logs) fn is_compressed(path: &Path) -> bool {
 pub(in crate::logs) fn is_rotated_name(base: &str, name: &str) -> bool {
     let name = name.strip_suffix(".gz").unwrap_or(name);
     let (stem, extension) = base.rsplit_once('.').unwrap_or((base, ""));
+    if !name.starts_with(stem) {
+        return false; // asked of every name in a directory: this is all most of them cost
+    }
     let middle = |front: &str, back: &str| {
         name.strip_prefix(front).and_then(|rest| rest.strip_suffix(back)).map(str::to_owned)
     };

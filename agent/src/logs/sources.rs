@@ -4,7 +4,8 @@
 //! and site where it leaves them open. Compressed files and rotated neighbours of a matched log
 //! are never sources: the tail finds them by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -178,13 +179,29 @@ fn without_rotated(files: Vec<PathBuf>) -> Vec<PathBuf> {
     let name =
         |path: &PathBuf| path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
     let names: Vec<String> = files.iter().map(name).collect();
-    let is_rotated = |of: &String| names.iter().any(|base| base != of && is_rotated_name(base, of));
+    // Thousands of logs may lie in one directory, so each name asks for its own possible bases.
+    let known: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let is_rotated = |of: &str| {
+        let is_base = |base: &str| base != of && known.contains(base) && is_rotated_name(base, of);
+        bases_of(of).any(|base| is_base(&base))
+    };
     files
         .into_iter()
         .zip(&names)
         .filter(|(_, name)| !is_rotated(name))
         .map(|(path, _)| path)
         .collect()
+}
+
+/// Every name that [`is_rotated_name`] could accept as the base of this one.
+fn bases_of(name: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let name = name.strip_suffix(".gz").unwrap_or(name);
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+    name.match_indices(['.', '-', '_']).flat_map(move |(at, _)| {
+        let front = &name[..at];
+        let before = extension.map(|extension| Cow::Owned(format!("{front}.{extension}")));
+        [Some(Cow::Borrowed(front)), before].into_iter().flatten()
+    })
 }
 
 fn explicit_source(source: &SourceConfig, kind: LogKind, path: PathBuf) -> LogSource {
@@ -331,6 +348,32 @@ mod tests {
         ] {
             assert_eq!(fill_in(template, pattern, Path::new(path)), site, "{pattern} {path}");
         }
+    }
+
+    #[test]
+    fn each_rotated_name_finds_its_base() {
+        let marks = ["", ".1", "-20261120", "_old", ".bak", ".x", "-1.2", ".2.gz", ".gz", "1"];
+        let bases = ["a", "a.log", "a.b.log", "a-b_log", ".log", "a.", "access_log"];
+        let mut names: Vec<String> = Vec::new();
+        for (base, mark) in bases.iter().flat_map(|base| marks.map(|mark| (base, mark))) {
+            names.push(format!("{base}{mark}"));
+            names.extend(base.rsplit_once('.').map(|(stem, end)| format!("{stem}{mark}.{end}")));
+        }
+        names.sort();
+        names.dedup();
+        let is_base = |base: &String, of: &String| base != of && is_rotated_name(base, of);
+        let slowly = names.iter().filter(|of| !names.iter().any(|base| is_base(base, of)));
+        let slowly: Vec<PathBuf> = slowly.map(PathBuf::from).collect();
+        let found = without_rotated(names.iter().map(PathBuf::from).collect());
+        assert_eq!(found, slowly);
+        assert!((bases.len()..names.len()).contains(&found.len()), "{found:?}");
+    }
+
+    #[test]
+    fn thousands_of_logs_in_one_directory_do_not_stop_the_agent() {
+        // Each name against each other one would take minutes.
+        let names = (0..100_000).map(|n| PathBuf::from(format!("/l/site-{n}.example-ssl_log")));
+        assert_eq!(without_rotated(names.collect()).len(), 100_000);
     }
 
     #[test]
