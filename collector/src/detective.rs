@@ -7,7 +7,9 @@
 //! engine is brought forward over the batches that followed it; what it decides again up to the
 //! stored position is dropped, because the stored cases already hold it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +21,7 @@ use crate::config::Config;
 use crate::detect::past::Past;
 use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
-use crate::ingest::{Heard, convert};
+use crate::ingest::{Heard, Live, convert};
 use crate::model::{Record, ServerId, SiteId, Transition};
 use crate::store::incidents::{self, Known, Route};
 use crate::store::{HotRow, SiteRow, Store, StoreError, read};
@@ -37,6 +39,10 @@ const KNOWN_MS: i64 = 60_000;
 /// How often the pasts of sites are saved, ms, and how many in one transaction.
 const PAST_MS: i64 = 3_600_000;
 const PAST_ROWS_MAX: usize = 1000;
+/// How long the neighbours of a failing server are asked for a batch each second, ms, and the most
+/// servers of one label value that are.
+const HURRY_MS: i64 = 120_000;
+const NEIGHBOURS_MAX: usize = 200;
 /// How often the position is stored while nothing is decided, ms.
 const POSITION_MS: i64 = 1000;
 /// How often acknowledgements are read while incidents are open or may come back, ms.
@@ -48,8 +54,9 @@ const FORMAT: u8 = 1;
 /// Largest saved state that is believed, bytes unpacked.
 const SAVED_BYTES_MAX: usize = 4 << 30;
 
-/// Runs the detective on a thread of its own until `stop` fires. The receiver hears when it has
-/// saved its state and ended; an error says that it ended by a panic.
+/// Runs the detective on a thread of its own until `stop` fires. `ready` turns true when it has read
+/// what was stored before its start. The receiver hears when it has saved its state and ended; an
+/// error says that it ended by a panic.
 ///
 /// # Panics
 /// When the system refuses a thread.
@@ -57,13 +64,15 @@ pub fn spawn(
     store: Store,
     config: &Config,
     heard: mpsc::Receiver<Heard>,
+    live: Live,
+    ready: Arc<AtomicBool>,
     stop: CancellationToken,
 ) -> oneshot::Receiver<()> {
     let runtime = tokio::runtime::Handle::current();
-    let detective = Detective::new(store, config);
+    let detective = Detective::new(store, config, live);
     let (ended, hears) = oneshot::channel();
     let run = move || {
-        runtime.block_on(detective.run(heard, stop));
+        runtime.block_on(detective.run(heard, &ready, stop));
         if ended.send(()).is_err() {
             tracing::debug!("nobody waited for the detective to end");
         }
@@ -87,6 +96,7 @@ pub fn routes(config: &Config) -> Vec<Route> {
 
 struct Detective {
     store: Store,
+    live: Live,
     config: crate::config::DetectConfig,
     routes: Vec<Route>,
     engine: Engine,
@@ -109,14 +119,18 @@ struct Detective {
     next_past: i64,
     next_acked: i64,
     next_position: i64,
+    /// Servers asked for a batch each second, and until when, ms.
+    hurried: BTreeMap<ServerId, i64>,
+    next_hurry: i64,
     /// The last commit failed: said once.
     failing: bool,
 }
 
 impl Detective {
-    fn new(store: Store, config: &Config) -> Self {
+    fn new(store: Store, config: &Config, live: Live) -> Self {
         Self {
             store,
+            live,
             routes: routes(config),
             engine: Engine::new(&config.detect),
             config: config.detect.clone(),
@@ -133,11 +147,18 @@ impl Detective {
             next_past: 0,
             next_acked: 0,
             next_position: 0,
+            hurried: BTreeMap::new(),
+            next_hurry: 0,
             failing: false,
         }
     }
 
-    async fn run(mut self, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut heard: mpsc::Receiver<Heard>,
+        ready: &AtomicBool,
+        stop: CancellationToken,
+    ) {
         let mut committed = self.store.committed();
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS as u64));
         // A late tick is made up for by `advance`, which acts on every point of the grid.
@@ -151,6 +172,8 @@ impl Detective {
                 _ = tick.tick() => {}
             }
         }
+        self.work(None).await;
+        ready.store(true, Ordering::Release);
         let mut words = Vec::new();
         loop {
             let due = tokio::select! {
@@ -212,6 +235,10 @@ impl Detective {
             self.store_decided().await?;
         }
         self.store_pending().await?;
+        if now.0 >= self.next_hurry {
+            self.next_hurry = now.0 + 1000;
+            self.hurry(now);
+        }
         if now.0 >= self.next_known {
             self.next_known = now.0 + KNOWN_MS;
             self.learn(None, now).await?;
@@ -221,6 +248,21 @@ impl Detective {
             self.save_state(now).await;
         }
         Ok(())
+    }
+
+    /// Asks the neighbours of failing servers for a batch each second, so that "healthy" is not ten
+    /// seconds old; a while after the last incident they go back to their own pace.
+    fn hurry(&mut self, now: UnixMillis) {
+        for server in self.engine.neighbours(&self.config.group_labels, NEIGHBOURS_MAX) {
+            self.hurried.insert(server, now.0 + HURRY_MS);
+        }
+        let live = &self.live;
+        self.hurried.retain(|server, until| {
+            let goes_on = now.0 < *until;
+            // Who is not connected has its own pace, and is asked again when it is back.
+            live.throttle(*server, goes_on.then_some(Duration::from_secs(1)));
+            goes_on
+        });
     }
 
     /// Folds all batches that are committed and not folded yet.
@@ -582,13 +624,13 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         crate::store::tests::enrol(&store, 1).await;
         let config = config();
-        let mut detective = Detective::new(store.clone(), &config);
+        let mut detective = Detective::new(store.clone(), &config, Live::default());
         detective.start(UnixMillis(NOON)).await.unwrap();
         detective.next_snapshot = NOON + 8_000;
         for quarter in 0..END {
             let now = UnixMillis(NOON + quarter * 250 + 300);
             if crashes.contains(&quarter) {
-                detective = Detective::new(store.clone(), &config);
+                detective = Detective::new(store.clone(), &config, Live::default());
                 detective.start(now).await.unwrap();
             }
             store.append(batch(quarter)).await.unwrap().await.unwrap().unwrap();
@@ -628,7 +670,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         crate::store::tests::enrol(&store, 1).await;
-        let mut detective = Detective::new(store.clone(), &config());
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
         detective.start(UnixMillis(NOON)).await.unwrap();
         for quarter in 0..=8 {
             store.append(batch(quarter)).await.unwrap().await.unwrap().unwrap();
@@ -643,12 +685,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn neighbours_hurry_for_two_minutes_and_then_go_back_to_their_own_pace() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for n in [1, 2] {
+            crate::store::tests::enrol(&store, n).await;
+        }
+        let label = |tx: &rusqlite::Transaction<'_>| {
+            let labels = BTreeMap::from([("rack".to_owned(), "r1".to_owned())]);
+            for n in [1, 2] {
+                let source = crate::store::fleet::LabelSource::Token;
+                crate::store::fleet::set_labels(tx, ServerId(n), source, &labels)?;
+            }
+            Ok(())
+        };
+        store.write(label).await.unwrap();
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
+        detective.start(UnixMillis(NOON)).await.unwrap();
+        let mut seen = Vec::new();
+        for quarter in 0..END + 480 {
+            let now = UnixMillis(NOON + quarter * 250 + 300);
+            if quarter < END {
+                store.append(batch(quarter)).await.unwrap().await.unwrap().unwrap();
+            }
+            detective.try_work(Some(now)).await.unwrap();
+            let hurried: Vec<i64> = detective.hurried.keys().map(|server| server.0).collect();
+            if seen.last().is_none_or(|(_, before)| *before != hurried) {
+                seen.push((quarter, hurried));
+            }
+        }
+        let hurried: Vec<_> = seen.iter().map(|(_, hurried)| hurried.clone()).collect();
+        assert_eq!(hurried, [vec![], vec![2], vec![]], "{seen:?}");
+        assert!(seen[2].0 - seen[1].0 >= 480, "{seen:?}");
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_snapshot_of_another_format_is_told_and_does_not_stop_the_detector() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         crate::store::tests::enrol(&store, 1).await;
         store.write(|tx| incidents::save_snapshot(tx, 7, b"\x63nonsense")).await.unwrap();
-        let mut detective = Detective::new(store.clone(), &config());
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
         let now = UnixMillis(NOON + 300);
         detective.start(now).await.unwrap();
         store.append(batch(0)).await.unwrap().await.unwrap().unwrap();

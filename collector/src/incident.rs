@@ -70,6 +70,11 @@ impl Book {
         })
     }
 
+    /// Sites that fail in an open incident.
+    pub fn failing(&self) -> impl Iterator<Item = SiteId> {
+        self.memberships().map(|(site, _)| site)
+    }
+
     /// Notes which incidents are acknowledged.
     pub fn set_acked(&mut self, ids: &BTreeSet<String>) {
         for case in self.cases.values_mut() {

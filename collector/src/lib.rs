@@ -28,7 +28,6 @@ pub mod operator;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -185,7 +184,10 @@ fn start(
     let address = web::agents_address(config, grpc.address);
     let state = AppState::new(store.clone(), Arc::clone(&ca), admin_token, address, stop.clone());
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
-    let ended = detective::spawn(store.clone(), config, words, drained.clone());
+    let live = Live::default();
+    let ready = Arc::clone(&state.ready);
+    let ended =
+        detective::spawn(store.clone(), config, words, live.clone(), ready, drained.clone());
     rest.spawn(async move {
         if ended.await.is_err() {
             tracing::error!("the detective ended by a panic");
@@ -200,11 +202,9 @@ fn start(
         "the notifier"
     });
     let downloads = web::downloads::router(config.data_dir.join("dl"));
-    let live = Live::default();
     let ingest = Ingest { ca: Arc::clone(&ca), store, live, heard, downloads };
     let until = stop.clone();
     doors.spawn(async move { Ok(ingest::serve(ingest, grpc.listener, until).await?) });
-    state.ready.store(true, Ordering::Release);
     serve_web(state, http.listener, socket, config, stop, doors);
     tracing::info!(
         grpc = %grpc.address, http = %http.address, socket = %config.socket.display(),

@@ -315,10 +315,13 @@ impl Session<'_> {
     }
 
     fn throttle(&self, throttle: Throttle) {
-        let ms = throttle.batch_interval_ms.clamp(THROTTLE.0, THROTTLE.1);
-        tracing::debug!(ms, "batch interval set by the collector");
-        self.uplink.inputs.interval.send_replace(Duration::from_millis(ms.into()));
-        self.uplink.note(|s| s.batch_interval_ms = ms.into());
+        let interval = match throttle.batch_interval_ms {
+            0 => self.uplink.inputs.batch_interval,
+            ms => Duration::from_millis(ms.clamp(THROTTLE.0, THROTTLE.1).into()),
+        };
+        tracing::debug!(?interval, "batch interval set by the collector");
+        self.uplink.inputs.interval.send_replace(interval);
+        self.uplink.note(|s| s.batch_interval_ms = millis(interval));
     }
 
     /// Tells the spool of an ack and fetches the next batch, if there is room in flight.

@@ -247,6 +247,28 @@ impl Engine {
         self.book.set_acked(ids);
     }
 
+    /// Servers that share a value of one of these labels with a server that has an open incident:
+    /// they may be next, or show that it is not the label. Values of more than `n_max` servers are
+    /// left out: asking all of them would cost more than it tells.
+    #[must_use]
+    pub fn neighbours(&self, labels: &[String], n_max: usize) -> BTreeSet<ServerId> {
+        let sites = self.book.failing().filter_map(|site| self.fleet.find(site));
+        let failing: BTreeSet<ServerId> = sites.map(|ix| self.fleet.site(ix).server).collect();
+        if failing.is_empty() {
+            return failing;
+        }
+        let mut sharing: BTreeMap<(&str, &str), BTreeSet<ServerId>> = BTreeMap::new();
+        for (id, server) in self.fleet.servers.iter().filter(|(_, server)| !server.forgotten) {
+            for (k, v) in server.labels.iter().filter(|(k, _)| labels.contains(k)) {
+                sharing.entry((k, v)).or_default().insert(*id);
+            }
+        }
+        sharing.retain(|_, ids| ids.len() <= n_max && !ids.is_disjoint(&failing));
+        let mut near: BTreeSet<ServerId> = sharing.into_values().flatten().collect();
+        near.retain(|id| !failing.contains(id));
+        near
+    }
+
     /// Keeps only these servers: those that were forgotten fail no more, and nobody waits for them.
     pub fn keep(&mut self, servers: &BTreeSet<ServerId>) {
         for (id, server) in &mut self.fleet.servers {

@@ -312,6 +312,48 @@ fn the_incident_of_a_forgotten_server_does_not_stay_open() {
 }
 
 #[test]
+fn only_neighbours_of_failing_servers_are_asked_to_hurry() {
+    let mut engine = Engine::new(&DetectConfig::default());
+    let script = (1..=6)
+        .fold(Script::default(), |script, n| script.server(&format!("web-{n:02}"), &[("www", 4)]));
+    let script = script.run(0, 40, 5, |def, second| {
+        let fails = def.site.0 <= 4 && second >= 20;
+        if fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+    });
+    let labels = ["hypervisor", "network"].map(str::to_owned);
+    let named = |n: i64| {
+        let label = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let labels = match n {
+            1 => vec![label("hypervisor", "hv-1"), label("network", "a"), label("os", "debian")],
+            2 => vec![label("hypervisor", "hv-1")],
+            3 => vec![label("network", "hv-1"), label("os", "debian")],
+            _ => vec![label("network", "a")],
+        };
+        Record::Server {
+            server: crate::model::ServerId(n),
+            name: format!("web-{n:02}"),
+            labels: labels.into_iter().collect(),
+            n_cpu: 4,
+            heartbeat: std::time::Duration::from_secs(5),
+        }
+    };
+    for (arrived, record) in script.in_order() {
+        let early = matches!(record, Record::Server { .. });
+        engine.fold(UnixMillis(arrived), &record);
+        if !early {
+            engine.advance(UnixMillis(arrived));
+        }
+        if arrived < at(20) {
+            assert!(engine.neighbours(&labels, 10).is_empty());
+        }
+    }
+    (1..=6).for_each(|n| engine.fold(UnixMillis(at(40)), &named(n)));
+    let near = |n_max| engine.neighbours(&labels, n_max).iter().map(|s| s.0).collect::<Vec<_>>();
+    assert_eq!(near(10), [2, 4, 5, 6]);
+    assert_eq!(near(3), [2], "a network of four is too many to ask");
+}
+
+#[test]
 fn nonsense_of_a_hostile_agent_breaks_nothing_and_fills_no_memory() {
     let mut engine = Engine::new(&DetectConfig::default());
     let script = two_pools();

@@ -35,6 +35,8 @@ const ASSESS_MS: i64 = 5_000;
 const ASSESS_FROZEN_MS: i64 = 30_000;
 const FIRST_MS: i64 = 5_000;
 const FROZEN_MS: i64 = 120_000;
+/// Moments of the timeline kept, the first and the newest: what flaps for weeks has thousands.
+const MOMENTS_MAX: usize = 200;
 /// Nats by which another cause must lead to replace a frozen one.
 const THAW_NATS: f64 = 2.0;
 /// Nats from which a cause is worth telling, and how often a new one is told at most, ms.
@@ -409,6 +411,9 @@ impl Case {
         out: &mut Vec<Transition>,
     ) {
         self.rev += 1;
+        if let Some(excess) = self.timeline.len().checked_sub(MOMENTS_MAX).filter(|n| *n > 0) {
+            self.timeline.drain(1..=excess);
+        }
         let totals = self.totals();
         self.emitted = Emitted {
             at: now,
@@ -438,5 +443,24 @@ impl Case {
             sites,
             notify,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incident_that_flaps_for_weeks_keeps_its_first_and_its_newest_moments() {
+        let (fleet, mut out) = (Fleet::default(), Vec::new());
+        let mut case = Case::open(&fleet, Scope::Server(ServerId(1)), 1000, 2000);
+        for n in 0..5000 {
+            case.timeline.push(Moment { at: UnixMillis(n), what: format!("moment {n}") });
+            case.emit(TransitionEvent::Update, None, &fleet, n, &mut out);
+        }
+        let timeline = &out.last().expect("it was emitted").incident.timeline;
+        assert_eq!(timeline.len(), MOMENTS_MAX);
+        assert_eq!((timeline[0].at, timeline[1].at), (UnixMillis(0), UnixMillis(4801)));
+        assert_eq!(timeline[MOMENTS_MAX - 1].what, "moment 4999");
     }
 }

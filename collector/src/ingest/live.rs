@@ -48,9 +48,10 @@ impl Live {
         self.seats().taken.len()
     }
 
-    /// Asks a connected agent for another batch interval, 1 to 60 s; false when it is not there.
-    pub fn throttle(&self, server: ServerId, interval: Duration) -> bool {
-        let interval = Some(interval.clamp(INTERVAL_MIN, INTERVAL_MAX));
+    /// Asks a connected agent for another batch interval, 1 to 60 s, or `None` for its own again;
+    /// false when it is not there. Its next stream begins with its own.
+    pub fn throttle(&self, server: ServerId, interval: Option<Duration>) -> bool {
+        let interval = interval.map(|interval| interval.clamp(INTERVAL_MIN, INTERVAL_MAX));
         let seats = self.seats();
         let entry = seats.taken.get(&server);
         if let Some(entry) = entry {
@@ -116,14 +117,16 @@ mod tests {
     #[test]
     fn throttles_reach_connected_agents_within_their_limits() {
         let live = Live::default();
-        assert!(!live.throttle(ServerId(1), Duration::from_secs(2)));
+        assert!(!live.throttle(ServerId(1), Some(Duration::from_secs(2))));
         let (mut seat, _) = live.take(ServerId(1));
         for (asked, given) in [(0, 1), (2, 2), (3600, 60)] {
-            assert!(live.throttle(ServerId(1), Duration::from_secs(asked)));
+            assert!(live.throttle(ServerId(1), Some(Duration::from_secs(asked))));
             assert!(seat.interval.has_changed().unwrap());
             assert_eq!(*seat.interval.borrow_and_update(), Some(Duration::from_secs(given)));
         }
-        live.throttle(ServerId(1), INTERVAL_MAX);
+        live.throttle(ServerId(1), Some(INTERVAL_MAX));
         assert!(!seat.interval.has_changed().unwrap(), "the same again is not sent again");
+        live.throttle(ServerId(1), None);
+        assert_eq!(*seat.interval.borrow_and_update(), None);
     }
 }

@@ -422,8 +422,8 @@ impl Session {
     }
 
     async fn throttle(&mut self, interval: Option<Duration>) -> Result<(), End> {
-        let Some(interval) = interval else { return Ok(()) };
-        let batch_interval_ms = interval.as_millis() as u32;
+        // 0: the agent's own again.
+        let batch_interval_ms = interval.map_or(0, |interval| interval.as_millis() as u32);
         self.answer(Answer::Throttle(Throttle { batch_interval_ms })).await
     }
 

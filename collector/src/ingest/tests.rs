@@ -457,9 +457,11 @@ async fn a_full_disk_asks_agents_to_keep_their_batches_and_to_come_back() {
 async fn agents_can_be_asked_for_another_batch_interval() {
     let port = Port::open().await;
     let (mut agent, _) = port.agent(1).await;
-    assert!(port.live.throttle(ServerId(1), Duration::from_secs(2)));
-    let asked = agent.answer().await.unwrap();
-    assert_eq!(asked, Some(Answer::Throttle(v1::Throttle { batch_interval_ms: 2000 })));
+    for (interval, batch_interval_ms) in [(Some(Duration::from_secs(2)), 2000), (None, 0)] {
+        assert!(port.live.throttle(ServerId(1), interval));
+        let asked = agent.answer().await.unwrap();
+        assert_eq!(asked, Some(Answer::Throttle(v1::Throttle { batch_interval_ms })));
+    }
 }
 
 #[tokio::test]

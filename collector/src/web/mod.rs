@@ -52,7 +52,7 @@ pub struct AppState {
     pub notify_stats: Arc<notify::Stats>,
     /// The collector's own counters.
     pub selfstats: Arc<SelfStats>,
-    /// Whether the agents' port is open and the detector has caught up.
+    /// Whether the detector has read what was stored before the start.
     pub ready: Arc<AtomicBool>,
     /// User of this process: admin over the socket, as is root.
     pub own_uid: u32,

@@ -5,7 +5,12 @@ use serde_json::{Value, json};
 /// Method, path, what it does, status of success.
 pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
     ("get", "/healthz", "The process lives. No token needed.", 200),
-    ("get", "/readyz", "Agents can connect and the database answers. No token needed.", 200),
+    (
+        "get",
+        "/readyz",
+        "The detector has caught up and the database answers. No token needed.",
+        200,
+    ),
     ("get", "/metrics", "OpenMetrics text, names gatewatch_*.", 200),
     ("get", "/api/v1/openapi.json", "This document. No token needed.", 200),
     (
