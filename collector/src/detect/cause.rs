@@ -291,6 +291,7 @@ impl Case<'_> {
             }
             let value = match level {
                 Level::OomKill | Level::MaxChildren | Level::ListenOverflow => String::new(),
+                Level::Surge => format!(" ({:.0} times)", span.value),
                 _ => format!(" ({:.0} %)", span.value * 100.0),
             };
             applied.push(Applied {

@@ -408,6 +408,11 @@ impl Engine {
                 let second = server.corrected(at.0).div_euclid(1000);
                 server.newest = server.newest.max(second * 1000 + 999);
                 let Some(ix) = self.fleet.find(*site) else { return };
+                if self.fleet.site(ix).past.norm(second) > 0.0
+                    && let Some(server) = self.fleet.servers.get_mut(&id)
+                {
+                    server.fold_requests(second, counts.n);
+                }
                 let site = self.fleet.site_mut(ix);
                 if let Some(case) = site.case {
                     self.book.count(case, site.id, second, counts);
@@ -452,6 +457,12 @@ impl Engine {
             Record::Complete { at, .. } => {
                 let at = server.corrected(at.0);
                 server.fold_complete(at);
+                // The end of a batch: all of its requests are here.
+                if let Some(second) = server.requested() {
+                    let norm = |ix: &u32| self.fleet.sites[*ix as usize].past.norm(second);
+                    let norm = server.sites.iter().map(norm).sum();
+                    server.weigh_requests(norm);
+                }
             }
             Record::Hello { at, .. } => server.fold_clock(arrived, at.0),
             Record::Goodbye { .. } => {}

@@ -107,7 +107,9 @@ impl Past {
     }
 
     fn close_hour(&mut self) {
-        if self.hour_n > 0 {
+        // Of the first hour a part was not seen.
+        let whole = self.since.is_some_and(|since| since <= self.hour * 3600);
+        if self.hour_n > 0 && whole {
             let mean = &mut self.hours[self.hour.rem_euclid(24) as usize];
             let rate = self.hour_n as f32 / 3600.0;
             *mean = if *mean == 0.0 { rate } else { *mean * 0.75 + rate * 0.25 };
@@ -163,10 +165,17 @@ mod tests {
     #[test]
     fn a_past_keeps_28_days_and_the_mean_of_each_hour() {
         let mut past = Past::default();
+        past.add(-1800, 900, 0);
         for hour in 0..40 * 24 {
             past.add(hour * 3600, 3600 * 2, 7);
         }
         assert_eq!(past.days.len(), 28);
+        let mut young = Past::default();
+        young.add(1800, 900, 0);
+        young.add(3600, 900, 0);
+        assert!(young.norm(0).abs() < 1e-9, "half an hour is no norm");
+        young.add(7200, 1, 0);
+        assert!((young.norm(3600) - 0.25).abs() < 1e-6);
         assert!((past.norm(5 * 3600) - 2.0).abs() < 1e-6, "{}", past.norm(5 * 3600));
         let settings = Settings::from(&crate::config::DetectConfig::default());
         let before = past.rates(&settings);

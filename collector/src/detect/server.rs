@@ -18,6 +18,11 @@ const FACTS_MS: i64 = 900_000;
 const LINES_MAX: usize = 200;
 /// Changes kept.
 const CHANGES_MAX: usize = 100;
+/// Span over which the rate of requests is taken, seconds.
+const RATE_S: i64 = 30;
+/// How many times the norm, and how many a second, make a surge.
+const SURGE_TIMES: f64 = 6.0;
+const SURGE_MIN: f64 = 1.0;
 /// Units kept.
 const UNITS_MAX: usize = 500;
 /// Counters whose last value is kept: no honest server has more pools and devices.
@@ -83,6 +88,8 @@ pub enum Level {
     Retransmit,
     /// A file system has no room.
     DiskFull,
+    /// Requests come far faster than is normal at this hour of the day.
+    Surge,
 }
 
 /// A level over time.
@@ -205,6 +212,9 @@ pub struct Server {
     /// Resource levels.
     pub levels: BTreeMap<Level, Span>,
     counters: BTreeMap<String, f64>,
+    /// Requests of the newest seconds, of sites whose norm is known.
+    #[serde(default)]
+    requests: BTreeMap<i64, u64>,
     announced: VecDeque<(i64, i64)>,
     clock: VecDeque<(i64, i64)>,
 }
@@ -227,6 +237,7 @@ impl Server {
             changes: VecDeque::new(),
             levels: BTreeMap::new(),
             counters: BTreeMap::new(),
+            requests: BTreeMap::new(),
             announced: VecDeque::new(),
             clock: VecDeque::new(),
         }
@@ -367,6 +378,31 @@ impl Server {
             _ => return,
         };
         let (level, holds) = level;
+        self.note(at, level, holds, value);
+    }
+
+    /// Adds requests of one second, of sites whose norm is known.
+    pub(crate) fn fold_requests(&mut self, second: i64, n: u32) {
+        *self.requests.entry(second).or_default() += u64::from(n);
+        let newest = self.requests.last_key_value().map_or(second, |(newest, _)| *newest);
+        self.requests = self.requests.split_off(&(newest - RATE_S + 1));
+    }
+
+    /// Newest second with such requests.
+    pub(crate) fn requested(&self) -> Option<i64> {
+        self.requests.last_key_value().map(|(second, _)| *second)
+    }
+
+    /// Compares the requests of the newest seconds with the norm, requests a second.
+    pub(crate) fn weigh_requests(&mut self, norm: f64) {
+        let Some(second) = self.requested().filter(|_| norm > 0.0) else { return };
+        let rate = self.requests.values().sum::<u64>() as f64 / RATE_S as f64;
+        let surges = rate > SURGE_MIN && rate > SURGE_TIMES * norm;
+        self.note(second * 1000, Level::Surge, surges, rate / norm);
+    }
+
+    /// Notes whether a level holds at an instant.
+    fn note(&mut self, at: i64, level: Level, holds: bool, value: f64) {
         let span = self.levels.entry(level).or_default();
         if span.sampled > at {
             return;

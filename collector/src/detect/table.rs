@@ -158,8 +158,6 @@ pub const WORKER_TIMEOUT: Row = row(&[(Timeout, 2.0), (Overload, 0.6)], -0.5);
 pub const SEGFAULT: Row = row(&[(Crash, 4.0), (SiteCode, 0.3)], -0.5);
 /// A unit failed, stopped or restarts in a loop.
 pub const UNIT_DOWN: Row = row(&[(ServiceDown, 3.5), (Oom, 0.8), (Misconfig, 0.3)], -0.8);
-/// Requests far above what is normal at this hour.
-pub const SURGE: Row = row(&[(Ddos, 2.2), (Overload, 0.6)], -0.2);
 /// A package changed less than five minutes before.
 pub const PACKAGE: Row = row(&[(ServiceDown, 1.2), (Misconfig, 0.3)], 0.0);
 /// A configuration file changed.
@@ -185,6 +183,7 @@ pub fn level(level: Level) -> Row {
         Level::Conntrack => row(&[(Ddos, 2.0)], -0.2),
         Level::Retransmit => row(&[(Network, 3.0)], -0.5),
         Level::DiskFull => row(&[(DiskFull, 4.5)], -0.6),
+        Level::Surge => row(&[(Ddos, 2.2), (Overload, 0.6)], -0.2),
     }
 }
 
@@ -201,7 +200,7 @@ pub const NORMAL: [(Class, &[Level], f64); 6] = [
 pub const NORMAL_REST: f64 = 0.2;
 
 /// Levels in the order in which evidence is listed, with the words for them.
-pub const LEVELS: [(Level, &str); 12] = [
+pub const LEVELS: [(Level, &str); 13] = [
     (Level::OomKill, "the kernel killed processes for lack of memory"),
     (Level::MemoryPressure, "processes stall for memory"),
     (Level::MemoryLow, "less than 8 % of the memory is available"),
@@ -214,6 +213,7 @@ pub const LEVELS: [(Level, &str); 12] = [
     (Level::Conntrack, "the connection table fills up"),
     (Level::Retransmit, "TCP segments are sent again"),
     (Level::DiskFull, "a file system is full"),
+    (Level::Surge, "requests come faster than is normal at this hour"),
 ];
 
 /// Log prior of a cause for a scope named `site`, `pool`, `server` or `group`.

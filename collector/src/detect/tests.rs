@@ -312,6 +312,38 @@ fn the_incident_of_a_forgotten_server_does_not_stay_open() {
 }
 
 #[test]
+fn a_flood_far_above_the_norm_of_the_hour_is_evidence() {
+    let surge = |norm: Option<f64>| {
+        let script = two_pools().run(0, 20, 5, |_, _| Fate::Ok).run(20, 50, 60, |def, second| {
+            let full = is_in(def, "www") && second >= 25;
+            if full { Fate::Partly(8, 502, EAGAIN) } else { Fate::Ok }
+        });
+        let mut engine = Engine::new(&DetectConfig::default());
+        let mut transitions = Vec::new();
+        for (arrived, record) in script.in_order() {
+            let (early, beat) = (arrived < at(0), matches!(record, Record::Heartbeat { .. }));
+            engine.fold(UnixMillis(arrived), &record);
+            if let (true, Some(norm), Record::Site { site, .. }) = (early, norm, &record) {
+                let mut past = serde_json::to_value(super::past::Past::default()).unwrap();
+                past["hours"] = serde_json::Value::from(vec![norm; 24]);
+                engine.set_past(*site, serde_json::from_value(past).unwrap());
+            }
+            if let (true, Record::Heartbeat { server, at, .. }) = (beat, record) {
+                engine.fold(UnixMillis(arrived), &Record::Complete { server, at });
+                transitions.extend(engine.advance(UnixMillis(arrived)));
+            }
+        }
+        let last = transitions.pop().expect("it opens").incident;
+        last.cause.evidence.into_iter().find(|e| e.text.contains("normal at this hour"))
+    };
+    let shown = surge(Some(5.0)).expect("12 times the norm is shown");
+    assert_eq!(shown.kind, "resource");
+    assert!(shown.text.ends_with(" times)") && shown.at.0 >= at(30), "{shown:?}");
+    assert_eq!(surge(Some(30.0)), None, "twice the norm is a good day");
+    assert_eq!(surge(None), None, "without a norm nothing is known");
+}
+
+#[test]
 fn only_neighbours_of_failing_servers_are_asked_to_hurry() {
     let mut engine = Engine::new(&DetectConfig::default());
     let script = (1..=6)
