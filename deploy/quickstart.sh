@@ -155,6 +155,12 @@ start_demo() {
         add_agent "$name" "$root" "hypervisor=$hypervisor"
     done <"$dir/servers"
     printf '\nDemo: six simulated servers, each with a real agent on log files a generator writes:\n'
+    n=0 # Each agent says how many sites it knows with its first heartbeat.
+    while operator agent list --json | grep '"server":"web-' | grep -q '"n_sites":0'; do
+        n=$((n + 1))
+        [ $n -lt 100 ] || fail "an agent does not come up; its log is in $dir/logs"
+        sleep 0.2
+    done
     operator agent list
 }
 

@@ -515,10 +515,12 @@ fn persists(fleet: &Fleet, sites: &[u32], corroborated: bool) -> bool {
     };
     let (mut failed, mut answered) = (0.0, 0.0);
     for site in sites.iter().map(|ix| fleet.site(*ix)) {
-        let from = first.max(last - 10);
+        let began = site.episode.as_ref().map_or(first, |e| e.first_at.div_euclid(1000));
+        let from = began.max(last - 10);
         for bucket in site.buckets().rev().take_while(|bucket| bucket.second >= from) {
             failed += f64::from(bucket.failed());
-            answered += f64::from(bucket.ok);
+            // What a site answered in its first failing second may well have come before the fault.
+            answered += if bucket.second > began { f64::from(bucket.ok) } else { 0.0 };
         }
     }
     if corroborated || failed >= HARD * (failed + answered) {

@@ -750,3 +750,13 @@ fn a_reopened_incident_counts_no_request_twice() {
     assert!(played.transitions.iter().any(|t| t.event == TransitionEvent::Reopen));
     assert_eq!(incident.affected.n_502, 8 * 5 * (40 + 26));
 }
+
+#[test]
+fn a_fault_in_the_middle_of_a_second_opens_as_soon_as_one_at_its_start() {
+    let script = outage(two_pools(), "*", (20, 80, 120), REFUSED);
+    // In the same second as the first failures: answers from before the fault.
+    let played = script.run(20, 21, 10, |_, _| Fate::Ok).play(200);
+    let opened = played.events(TransitionEvent::Open);
+    assert_eq!(opened.len(), 1, "{opened:?}");
+    assert!(opened[0].0 <= 22.0, "{opened:?}");
+}
