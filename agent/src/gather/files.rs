@@ -15,6 +15,7 @@ use crate::discover::{self, Discovery, LogKind, LogSource, SiteRule, Unreadable}
 use crate::logs::checkpoint::{Checkpoint, FileKey, Position};
 use crate::logs::file::{BUFFER_BYTES, CHUNK_BYTES, Chunk};
 use crate::logs::join::Judge;
+use crate::logs::listing::Listings;
 use crate::logs::parse::Parser;
 use crate::logs::tail::{Look, Start, Tail, TailError, Vanished};
 use crate::logs::watch::{Event, Watch};
@@ -250,6 +251,7 @@ impl Files {
         };
         let mut held: BTreeMap<FileKey, usize> =
             self.followed.iter().enumerate().flat_map(open).collect();
+        let listings = Listings::default();
         for ix in 0..self.followed.len() {
             let followed = &mut self.followed[ix];
             let wants_look = std::mem::take(&mut followed.wants_look);
@@ -258,7 +260,8 @@ impl Files {
             }
             followed.is_marked = true;
             let is_held = |key| held.get(&key).is_some_and(|holder| *holder != ix);
-            let look = Look { start: followed.start, now, at, is_held: &is_held };
+            let look =
+                Look { start: followed.start, now, at, is_held: &is_held, listings: &listings };
             let found = followed.tail.look(look, &mut self.buffer);
             held.extend(followed.tail.keys_open().map(|key| (key, ix)));
             let source = followed.source_ix(judge);

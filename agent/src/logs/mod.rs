@@ -12,6 +12,7 @@ pub mod tail;
 pub mod watch;
 pub mod checkpoint;
 pub mod file;
+pub mod listing;
 mod event_time;
 mod evidence;
 pub mod join;

@@ -20,6 +20,7 @@ use wire::UnixMillis;
 
 use super::checkpoint::{FileKey, Position};
 use super::file::{Chunk, Open, Outcome, key_of};
+use super::listing::Listings;
 use super::sources::permission_fix;
 use rotated::{Retired, no_key, shape};
 
@@ -41,7 +42,7 @@ pub enum Start {
 #[derive(Debug, thiserror::Error)]
 pub enum TailError {
     /// Not there (yet).
-    #[error("log {} does not exist", path.display())]
+    #[error("log {} does not exist: correct its path, or it is followed once it appears", path.display())]
     Missing {
         /// As followed.
         path: PathBuf,
@@ -92,6 +93,8 @@ pub struct Look<'a> {
     pub at: UnixMillis,
     /// Tells whether another tail has a file open.
     pub is_held: &'a dyn Fn(FileKey) -> bool,
+    /// Directories listed in this round of looks, for all tails.
+    pub listings: &'a Listings,
 }
 
 /// One followed log. See the module.
@@ -206,9 +209,9 @@ impl Tail {
             if !self.is_recovered {
                 // At the first start what lies beside the log is history.
                 let is_history = look.start == Start::End && self.retired.is_empty();
-                self.is_recovered = is_history || self.recover(look.is_held);
+                self.is_recovered = is_history || self.recover(look);
             } else if has_new_names || self.key() != before {
-                let neighbours = self.neighbours().unwrap_or_default();
+                let neighbours = self.neighbours(look.listings, &[]).unwrap_or_default();
                 self.add_unseen(&neighbours, look.is_held);
             }
             self.names_changed = names_changed;
@@ -217,7 +220,7 @@ impl Tail {
         self.retire(look.now);
         if self.retired_look_at.is_none_or(|at| look.now >= at) {
             self.retired_look_at = Some(look.now + RETIRED_LOOK);
-            self.look_at_retired(look.now);
+            self.look_at_retired(look);
         }
         found.map_err(|error| to_error(&self.path, error))
     }

@@ -1,14 +1,16 @@
 //! Files that rotated away: finding them again, reading them on, closing and remembering them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirEntryExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::{HEAD_BYTES_MIN, Tail, parent};
+use super::{HEAD_BYTES_MIN, Look, Tail, parent};
 use crate::logs::checkpoint::{FileKey, Fingerprint, Position};
 use crate::logs::file::{Open, is_compressed, is_rotated_name, key_of};
+use crate::logs::listing::{self, Listings};
 
 /// A rotated file that was not written for this long is closed; it is opened again if it grows.
 const ROTATED_QUIET: Duration = Duration::from_secs(60);
@@ -37,8 +39,10 @@ impl Tail {
     /// Searches the neighbours for what the checkpoint knows and the path no longer has.
     ///
     /// False when the directory cannot be read: the search is tried again.
-    pub(super) fn recover(&mut self, is_held: &dyn Fn(FileKey) -> bool) -> bool {
-        let neighbours = match self.neighbours() {
+    pub(super) fn recover(&mut self, look: Look<'_>) -> bool {
+        let is_held = look.is_held;
+        let inodes = self.inodes_retired();
+        let neighbours = match self.neighbours(look.listings, &inodes) {
             Ok(neighbours) => neighbours,
             Err(error) => return error.kind() == io::ErrorKind::NotFound,
         };
@@ -179,18 +183,19 @@ impl Tail {
     }
 
     /// Opens a closed file again when it grew, forgets it when it has no name any more.
-    pub(super) fn look_at_retired(&mut self, now: Instant) {
+    pub(super) fn look_at_retired(&mut self, look: Look<'_>) {
+        let now = look.now;
         if !self.is_recovered || self.retired.is_empty() {
             return;
         }
+        let inodes = self.inodes_retired();
         let mut neighbours = None;
         let mut nameless = Vec::new();
         for mut retired in std::mem::take(&mut self.retired) {
             let since = *retired.since.get_or_insert(now);
             let has_name = retired.has_name() || {
-                let neighbours =
-                    neighbours.get_or_insert_with(|| self.neighbours().unwrap_or_default());
-                retired.find_name(neighbours)
+                let list = || self.neighbours(look.listings, &inodes).unwrap_or_default();
+                retired.find_name(neighbours.get_or_insert_with(list))
             };
             if has_name {
                 match retired.reopen() {
@@ -223,7 +228,9 @@ impl Tail {
 
     /// A copy of a file, made before that was truncated.
     pub(super) fn find_copy(&self, position: &Position) -> Option<Open> {
-        let mut copy = self.find_copy_in(position, &self.neighbours().unwrap_or_default())?;
+        let fresh = Listings::default();
+        let neighbours = self.neighbours(&fresh, &[]).unwrap_or_default();
+        let mut copy = self.find_copy_in(position, &neighbours)?;
         copy.size_known = copy.size().ok().flatten().unwrap_or(0);
         Some(copy)
     }
@@ -267,16 +274,34 @@ impl Tail {
         directories
     }
 
-    /// Files beside the path, and beside what it links to, with their inodes.
-    pub(super) fn neighbours(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+    /// Files beside the path, and beside what it links to, with their inodes: those that may be
+    /// rotated ones of this log by their name, or that have one of `inodes`.
+    pub(super) fn neighbours(
+        &self,
+        listings: &Listings,
+        inodes: &[u64],
+    ) -> io::Result<Vec<(PathBuf, u64)>> {
+        let name = self.path.file_name().unwrap_or_default().as_bytes();
+        let stem = name.iter().rposition(|byte| *byte == b'.').map_or(name, |dot| &name[..dot]);
         let mut neighbours = Vec::new();
         for directory in self.directories() {
-            for entry in fs::read_dir(directory)? {
-                let entry = entry?;
-                neighbours.push((entry.path(), entry.ino()));
+            let listing = listings.of(&directory)?;
+            if self.link_shape.is_some() {
+                neighbours.extend(listing.iter().cloned());
+                continue;
+            }
+            let prefix = directory.join(OsStr::from_bytes(stem));
+            neighbours.extend(listing::with_prefix(&listing, &prefix).iter().cloned());
+            if !inodes.is_empty() {
+                let has_inode = |entry: &&(PathBuf, u64)| inodes.contains(&entry.1);
+                neighbours.extend(listing.iter().filter(has_inode).cloned());
             }
         }
         Ok(neighbours)
+    }
+
+    fn inodes_retired(&self) -> Vec<u64> {
+        self.retired.iter().map(|retired| retired.position.key.inode).collect()
     }
 }
 

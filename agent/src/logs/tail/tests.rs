@@ -303,7 +303,9 @@ impl Story {
     fn look(&mut self) {
         self.trace.push("look");
         let at = clock::now();
-        let look = Look { start: Start::Beginning, now: self.now, at, is_held: &|_| false };
+        let listings = &Listings::default();
+        let look =
+            Look { start: Start::Beginning, now: self.now, at, is_held: &|_| false, listings };
         match self.tail.look(look, &mut self.buffer) {
             Ok(()) | Err(TailError::Missing { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -448,7 +450,8 @@ impl Follower {
     }
 
     fn look(&mut self, start: Start) -> Result<(), TailError> {
-        let look = Look { start, now: self.now, at: clock::now(), is_held: &|_| false };
+        let listings = &Listings::default();
+        let look = Look { start, now: self.now, at: clock::now(), is_held: &|_| false, listings };
         self.tail.look(look, &mut self.buffer)
     }
 
