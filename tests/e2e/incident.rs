@@ -178,7 +178,10 @@ fn a_restarted_collector_tells_an_open_incident_no_second_time_and_still_resolve
         let all = webhook.deliveries();
         let text =
             |d: &serde_json::Value, key: &str| d[key].as_str().unwrap_or_default().to_owned();
-        let told = all.iter().map(|d| d.json()).map(|d| (text(&d, "delivery"), text(&d, "event")));
+        let told = all
+            .iter()
+            .map(harness::Delivery::json)
+            .map(|d| (text(&d, "delivery"), text(&d, "event")));
         told.collect::<std::collections::BTreeMap<_, _>>().into_values().collect()
     };
     eventually("opened is delivered", LIMIT, || {
