@@ -149,7 +149,7 @@ pub enum QueryString {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Memory the agent aims to stay under.
+    /// Memory the agent aims to stay under; more is warned of.
     pub memory_bytes_max: Bytes,
     /// Disk the spool may take.
     pub spool_bytes_max: Bytes,

@@ -169,6 +169,7 @@ async fn serve(
     tell_systemd(NotifyState::Ready);
     let mut pulse = tokio::time::interval(PULSE);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_large = false;
     let name = loop {
         tokio::select! {
             biased;
@@ -183,6 +184,8 @@ async fn serve(
                 if let Ok(spool) = stages.spool.try_lock() {
                     stages.spool_bytes.store(spool.bytes_unacked(), Ordering::Relaxed);
                 }
+                let rss_bytes = selfstats::read().map_or(0, |own| own.rss_bytes);
+                is_large = tell_memory(rss_bytes, stages.config.limits.memory_bytes_max.0, is_large);
                 tell_systemd(NotifyState::Watchdog);
             }
         }
@@ -190,6 +193,23 @@ async fn serve(
     tell_systemd(NotifyState::Stopping);
     tracing::info!(signal = name, "agent stops");
     stages.drain().await
+}
+
+/// Tells once that the agent needs more memory than it may, and once that it no longer does;
+/// returns whether it was told last. It needs less than nine tenths again before it is called good.
+fn tell_memory(rss_bytes: u64, memory_bytes_max: u64, was_large: bool) -> bool {
+    let bound = if was_large { memory_bytes_max / 10 * 9 } else { memory_bytes_max };
+    let is_large = rss_bytes > bound;
+    match (was_large, is_large) {
+        (false, true) => tracing::warn!(
+            rss_bytes,
+            memory_bytes_max,
+            "agent needs more memory than [limits] memory_bytes_max: raise it, or follow fewer logs"
+        ),
+        (true, false) => tracing::info!(rss_bytes, "agent is back below memory_bytes_max"),
+        _ => {}
+    }
+    is_large
 }
 
 /// All that runs, and the ends of the channels that stay outside of it.
@@ -490,6 +510,17 @@ mod tests {
         assert!(!error.is_config(), "systemd tries again, the other one may end");
         drop(held);
         lock_state_dir(&config.state_dir).unwrap();
+    }
+
+    #[test]
+    fn memory_over_its_limit_is_told_once_until_it_is_well_below() {
+        let mut is_large = false;
+        let mut told = Vec::new();
+        for rss_bytes in [90, 100, 101, 95, 120, 91, 90, 100, 101] {
+            is_large = tell_memory(rss_bytes, 100, is_large);
+            told.push(is_large);
+        }
+        assert_eq!(told, [false, false, true, true, true, true, false, false, true]);
     }
 
     #[test]
