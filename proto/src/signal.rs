@@ -192,6 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of messages")]
     fn messages_say_what_happened() {
         use Signal as S;
         for (text, want) in [
