@@ -323,9 +323,14 @@ pub(super) fn change(event: &str, incident: &Incident, now: UnixMillis) -> Strin
     let at = at.unwrap_or(if event == "updated" { now } else { incident.detected_at });
     let tail = match (&incident.parent, event) {
         (Some(parent), "updated") => format!("part of {}", clean(parent)),
-        (None, "updated") if !incident.timeline.is_empty() => {
-            incident.timeline.last().map_or(String::new(), |moment| clean(&moment.what))
-        }
+        // What happened to it last; where that is the opening, only the numbers have moved.
+        (None, "updated") => match incident.timeline.last() {
+            Some(moment) if incident.timeline.len() > 1 => clean(&moment.what),
+            _ => {
+                let n = incident.affected;
+                format!("{} of {} requests failed", n.n_gateway_errors, n.n_requests)
+            }
+        },
         (_, "resolved") => {
             let lasted = at.since(incident.started_at);
             format!("lasted {}", span(lasted))
