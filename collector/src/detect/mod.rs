@@ -276,6 +276,12 @@ impl Engine {
         }
     }
 
+    /// Whether a server has said what its clock shows.
+    #[must_use]
+    pub fn knows_clock(&self, server: ServerId) -> bool {
+        self.fleet.server(server).is_some_and(Server::knows_clock)
+    }
+
     /// Whether an incident is open or may still be revived.
     #[must_use]
     pub fn has_cases(&self) -> bool {

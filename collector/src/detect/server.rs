@@ -256,6 +256,10 @@ impl Server {
         at.saturating_add(self.clock_offset() / 1000 * 1000)
     }
 
+    pub(crate) fn knows_clock(&self) -> bool {
+        !self.clock.is_empty()
+    }
+
     pub(crate) fn fold_clock(&mut self, arrived: i64, clock: i64) {
         let offset = arrived.saturating_sub(clock);
         // Rising offsets in the queue: the front is the least of the window.
