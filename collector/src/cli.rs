@@ -33,7 +33,15 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", global = true, env = "GATEWATCH_CONFIG")]
     pub config: Option<PathBuf>,
     /// What to log to stderr: error, warn, info (default), debug or trace.
-    #[arg(long, value_name = "LEVEL", global = true, env = "GATEWATCH_LOG_LEVEL")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        global = true,
+        env = "GATEWATCH_LOG_LEVEL",
+        value_parser = ["error", "warn", "info", "debug", "trace"],
+        ignore_case = true,
+        hide_possible_values = true
+    )]
     pub log_level: Option<String>,
     /// Collector to talk to, `http://HOST:PORT`; the token is read from GATEWATCH_TOKEN. Default: the
     /// collector on this machine, through its socket.
@@ -283,6 +291,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_log_level_that_is_none_is_refused_as_usage() {
+        let level = |text| Cli::try_parse_from(["gatewatch-collector", "--log-level", text, "run"]);
+        assert!(level("DEBUG").is_ok());
+        for bad in ["verbose", "", "info,x=1"] {
+            assert_eq!(level(bad).map(drop).map_err(|e| e.exit_code()), Err(2), "{bad:?}");
+        }
     }
 
     #[test]

@@ -20,9 +20,6 @@ const FILES_MIN: u64 = 4096;
 /// Why the process ends with [`exit::INTERNAL`](crate::cli::exit::INTERNAL).
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// `--log-level` makes no sense.
-    #[error("the log level {0:?} is not understood: write error, warn, info, debug or trace")]
-    LogLevel(String),
     /// The system gives no threads or no signals.
     #[error("the process cannot be set up")]
     System(#[from] io::Error),
@@ -33,8 +30,7 @@ pub enum DaemonError {
 
 /// Runs the collector until SIGTERM or SIGINT.
 pub fn run(config: Config, log_level: Option<&str>) -> Result<(), DaemonError> {
-    let level = log_level.unwrap_or(LOG_LEVEL);
-    let filter = EnvFilter::try_new(level).map_err(|_| DaemonError::LogLevel(level.to_owned()))?;
+    let filter = EnvFilter::new(log_level.unwrap_or(LOG_LEVEL));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -65,9 +65,16 @@ impl CommandError {
             Self::Run(error) if error.is_config() => EXIT_CONFIG,
             Self::Identity(IdentityError::Refused { .. } | IdentityError::Link(_))
             | Self::Status(_) => EXIT_NO,
+            // A file that was named and is not there, or is none, or is not ours to read.
+            Self::Io { action: "read", source, .. } if is_askers_mistake(source) => EXIT_USAGE,
             Self::Run(_) | Self::Identity(_) | Self::Io { .. } => EXIT_INTERNAL,
         }
     }
+}
+
+fn is_askers_mistake(source: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(source.kind(), NotFound | PermissionDenied | IsADirectory | NotADirectory)
 }
 
 fn lines(problems: &[Problem]) -> String {
@@ -230,6 +237,13 @@ fn on_stdout(source: io::Error) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_to_parse_that_is_not_there_is_a_usage_error() {
+        let code = |path: &str| parse("auto", Path::new(path)).map_err(|error| error.exit_code());
+        assert_eq!(code("/nowhere/access.log"), Err(EXIT_USAGE));
+        assert_eq!(code("/"), Err(EXIT_USAGE));
+    }
 
     #[test]
     fn a_log_level_that_is_none_is_refused_and_not_taken_for_a_module() {
