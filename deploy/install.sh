@@ -264,7 +264,7 @@ install_binary() {
         source=$download/$NAME
         fetch "$NAME-$arch" "$source" ||
             fail "cannot download $NAME-$arch from $collector" \
-                "has the collector an agent for $arch? Or copy the agent here and give --binary FILE"
+                "put it on the collector as DATA_DIR/dl/$NAME-$arch (usually in /var/lib/gatewatch), or copy the agent here and give --binary FILE"
     fi
     binary_differs=no
     if ! [ -f "$bin" ] || ! cmp -s "$source" "$bin"; then
@@ -381,13 +381,13 @@ enrol() {
 # One line about what the agent will watch, and the first things it may not read.
 show_discovered() {
     if ! found=$(as_agent discover --json 2>/dev/null); then
-        say "what the agent will watch could not be listed; see \`$NAME discover\`"
+        say "what the agent will watch could not be listed; see \`runuser -u $NAME -- $NAME discover\`"
         return
     fi
     count() { printf '%s' "$found" | grep -o "$1" | grep -c . || true; }
     say "discovered $(count '"site":') sites and $(count '"max_children":') PHP-FPM pools; $(count '"fix":') things cannot be read"
     if [ "$(count '"fix":')" -gt 0 ]; then
-        say "what cannot be read, why, and the command that grants it: $NAME discover"
+        say "what cannot be read, why, and the command that grants it: runuser -u $NAME -- $NAME discover"
     fi
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
@@ -97,12 +98,14 @@ pub fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
             let text = if *json { answer + "\n" } else { status::render(&answer) };
             print(text.as_bytes())
         }
-        Command::Discover { json, root } => {
-            let root = match root {
-                Some(root) => root.clone(),
-                None => load(cli.config.as_deref())?.logs.root,
-            };
-            discover(&root, *json)
+        Command::Discover { json, root: Some(root) } => discover(root, *json),
+        Command::Discover { json, root: None } => {
+            let config = load(cli.config.as_deref())?;
+            let code = discover(&config.logs.root, *json)?;
+            if let Some(hint) = hint_for_root(&config.state_dir) {
+                drop(writeln!(io::stderr().lock(), "{hint}"));
+            }
+            Ok(code)
         }
         Command::Parse { format, file } => parse(format, file),
         Command::Check => match read_config(cli.config.as_deref()) {
@@ -204,7 +207,21 @@ fn discover(root: &Path, json: bool) -> Result<u8, CommandError> {
     print(text.as_bytes())
 }
 
+/// Root may read everything; the agent, whose state directory is not root's, may not.
+fn hint_for_root(state_dir: &Path) -> Option<&'static str> {
+    let is_root = rustix::process::geteuid().is_root();
+    let owner = std::fs::metadata(state_dir).ok()?.uid();
+    (is_root && owner != 0).then_some(
+        "gatewatch-agent: root may read all of this; to see what the agent may not, run: \
+         runuser -u gatewatch-agent -- gatewatch-agent discover",
+    )
+}
+
 fn parse(format: &str, file: &Path) -> Result<u8, CommandError> {
+    logs::parse::check_format(format).map_err(|fix| CommandError::Usage {
+        what: format!("--format {format:?} is not known"),
+        fix,
+    })?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let failed = |source| CommandError::Io { action: "read", path: file.to_owned(), source };
     let done = if file == Path::new("-") {
@@ -246,6 +263,18 @@ mod tests {
     }
 
     #[test]
+    fn a_format_to_parse_that_is_none_is_a_usage_error() {
+        let code =
+            |format: &str| parse(format, Path::new("/dev/null")).map_err(|error| error.exit_code());
+        for good in ["auto", "combined", "nginx_error", "$status", "$host", "%h %>s"] {
+            assert_eq!(code(good), Ok(0), "{good:?}");
+        }
+        for bad in ["bogus", "combind", ""] {
+            assert_eq!(code(bad), Err(EXIT_USAGE), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn a_log_level_that_is_none_is_refused_and_not_taken_for_a_module() {
         for (text, is_good) in [
             ("info", true),
@@ -259,5 +288,13 @@ mod tests {
         ] {
             assert_eq!(names_levels(text), is_good, "{text:?}");
         }
+    }
+    #[test]
+    fn root_is_told_that_it_sees_more_than_an_agent_of_another_user() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(hint_for_root(dir.path()), None, "the agent runs as who asks");
+        assert_eq!(hint_for_root(&dir.path().join("none")), None);
+        let is_others = std::os::unix::fs::chown(dir.path(), Some(4321), None).is_ok();
+        assert_eq!(hint_for_root(dir.path()).is_some(), is_others, "only root can give it away");
     }
 }

@@ -10,6 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::units::{Bytes, Span};
 
+use crate::logs::parse::check_format;
+
 /// One thing to mend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -94,7 +96,7 @@ const SOURCE: &str = "[logs.source]";
 const SOURCE_KEYS: &[Key] = &[
     key(SOURCE, "path", Kind::Text(absolute_path)),
     key(SOURCE, "kind", Kind::OneOf(KINDS)),
-    key(SOURCE, "format", Kind::Text(not_empty)),
+    key(SOURCE, "format", Kind::Text(check_format)),
     key(SOURCE, "site", Kind::Text(not_empty)),
     key(SOURCE, "timezone", Kind::Text(timezone)),
 ];

@@ -37,12 +37,16 @@ pub const FORMATS: [&str; 8] = [
     "npm_access",
 ];
 
-/// True when `format` is a known name or a format string that can be compiled.
-#[must_use]
-pub fn is_known_format(format: &str) -> bool {
-    FORMATS.contains(&format)
+/// `Err` says what to write unless `format` is a known name or a format string, which may be one
+/// without a status: a plain word that is no name would be read as `auto`.
+pub fn check_format(format: &str) -> Result<(), String> {
+    let is_known = FORMATS.contains(&format)
         || matches!(format, "nginx_error" | "apache_error" | "php_fpm" | "text")
-        || log_format::compile(format).is_some()
+        || format.contains(['$', '%']);
+    let names = FORMATS.join(", ");
+    is_known
+        .then_some(())
+        .ok_or_else(|| format!("write {names}, or an nginx log_format or Apache LogFormat itself"))
 }
 
 /// Reads the lines of one file, in order; keeps what the lines before it taught.
