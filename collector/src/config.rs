@@ -149,21 +149,26 @@ impl Config {
 
 impl Config {
     /// Where the operator commands ask: only this key, also out of a file with faults, so that an
-    /// operator can still look while the next start would fail.
+    /// operator can still look while the next start would fail. A file that was named and cannot be
+    /// read is a fault: its collector is not the one of the default socket.
     pub fn socket(
         file: Option<&Path>,
-        variables: impl Iterator<Item = (String, String)>,
-    ) -> PathBuf {
-        let file = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let mut variables = variables;
-        let set = variables.find(|(known, _)| *known == variable("", "socket"));
-        let from_file = || {
-            let text = std::fs::read_to_string(file).ok()?;
-            let (root, _) = toml::de::DeTable::parse_recoverable(&text);
-            root.get_ref().get("socket")?.get_ref().as_str().map(PathBuf::from)
+        mut variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<PathBuf, Problem> {
+        if let Some((_, set)) = variables.find(|(known, _)| *known == variable("", "socket")) {
+            return Ok(set.into());
+        }
+        let text = match std::fs::read_to_string(file.unwrap_or(Path::new(DEFAULT_FILE))) {
+            Ok(text) => text,
+            Err(error) => {
+                return file.map_or(Ok(Self::default().socket), |file| {
+                    Err(unreadable(file.display().to_string(), &error))
+                });
+            }
         };
-        let set = set.map(|(_, text)| PathBuf::from(text));
-        set.or_else(from_file).unwrap_or_else(|| Self::default().socket)
+        let (root, _) = toml::de::DeTable::parse_recoverable(&text);
+        let set = root.get_ref().get("socket").and_then(|value| value.get_ref().as_str());
+        Ok(set.map_or_else(|| Self::default().socket, PathBuf::from))
     }
 }
 
@@ -409,11 +414,12 @@ raw = "1s"
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         let none = || std::iter::empty();
-        assert_eq!(Config::socket(Some(&file), none()), Config::default().socket);
+        let told = Config::socket(Some(&file), none()).unwrap_err().to_string();
+        assert!(told.contains("c.toml: cannot be read"), "{told}");
         std::fs::write(&file, "socket = \"/x/y\"\nnonsense = 1\n[grpc\n").unwrap();
-        assert_eq!(Config::socket(Some(&file), none()), Path::new("/x/y"));
+        assert_eq!(Config::socket(Some(&file), none()).unwrap(), Path::new("/x/y"));
         let set = [("GATEWATCH_SOCKET".to_owned(), "/z".to_owned())];
-        assert_eq!(Config::socket(Some(&file), set.into_iter()), Path::new("/z"));
+        assert_eq!(Config::socket(Some(&file), set.into_iter()).unwrap(), Path::new("/z"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The collector's program: flags, then one command, then an exit code.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -53,7 +54,14 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
     };
-    let socket = Config::socket(cli.config.as_deref(), std::env::vars());
+    let socket = match Config::socket(cli.config.as_deref(), std::env::vars()) {
+        Ok(socket) => socket,
+        Err(_) if cli.url.is_some() => PathBuf::new(),
+        Err(problem) => {
+            writeln!(io::stderr().lock(), "{problem}").context("no stderr")?;
+            return Ok(exit::CONFIG);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(operator::run(order, cli.url.as_deref(), &socket)))
 }

@@ -332,8 +332,8 @@ pub(super) fn change(event: &str, incident: &Incident, now: UnixMillis) -> Strin
             }
         },
         (_, "resolved") => {
-            let lasted = at.since(incident.started_at);
-            format!("lasted {}", span(lasted))
+            // Longer than the failures: the quiet after them is waited for.
+            format!("open for {}", span(at.since(incident.started_at)))
         }
         _ => {
             let cause = &incident.cause;
@@ -517,7 +517,7 @@ Timeline
             line.starts_with("2026-11-20 12:01:16 UTC  updated") && line.contains("[part of 01JD]")
         );
         now.resolved_at = Some(after(61));
-        assert!(change("resolved", &now, after(99)).contains("[lasted 1 min 1 s]"));
+        assert!(change("resolved", &now, after(99)).contains("[open for 1 min 1 s]"));
     }
 
     fn detail() -> ServerDetail {
