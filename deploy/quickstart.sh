@@ -166,7 +166,7 @@ start_demo() {
 
 follow() {
     printf '\nFollowing incidents; Ctrl-C stops everything. To look closer, in another terminal:\n'
-    printf '  %s --config %s incident list\n\n' "$bin/gatewatch-collector" "$dir/collector.toml"
+    printf '  %s --config %s incident show ID\n\n' "$bin/gatewatch-collector" "$dir/collector.toml"
     # Not by the function above: $! would be a subshell, and killing that leaves the program behind.
     "$bin/gatewatch-collector" --config "$dir/collector.toml" --log-level error incident follow \
         </dev/null &
