@@ -447,9 +447,10 @@ impl Spool {
         if pos < self.state.first {
             return self.state.lines_before(pos);
         }
-        match self.segment_of(pos) {
+        // Between segments lie numbers whose records are destroyed: the next segment knows.
+        match self.segments.get(self.segments.partition_point(|s| s.pos_end() <= pos)) {
             Some(segment) => {
-                let n = (pos - segment.pos_first) as usize;
+                let n = pos.saturating_sub(segment.pos_first) as usize;
                 let lines = segment.entries.iter().take(n).map(|e| u64::from(e.n_lines));
                 segment.lines_before + lines.sum::<u64>()
             }

@@ -472,6 +472,26 @@ impl Dice {
 }
 
 #[test]
+fn a_rewind_over_a_destroyed_last_segment_declares_what_is_gone_and_does_not_overflow() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(dir.path(), 1 << 20);
+    spool.append(b"acked", 40).unwrap();
+    spool.ack(Seq(1)).unwrap();
+    spool.append(b"says what is acked", 1).unwrap();
+    let path = spool.segments[0].path.clone();
+    drop(spool);
+    drop(open(dir.path(), 1 << 20));
+    File::options().write(true).open(path).unwrap().set_len(3).unwrap();
+    let (mut spool, _) = open(dir.path(), 1 << 20);
+    spool.rewind(Seq(0));
+    spool.append(b"next", 29).unwrap();
+    let record = spool.peek(Seq(1)).unwrap().expect("the second record is there");
+    assert_eq!((record.seq, record.n_lines), (Seq(2), 29));
+    // Its lines went with it: nothing knows them any more.
+    assert_eq!(record.evicted_before, evicted(1, 0));
+}
+
+#[test]
 fn the_spool_behaves_like_its_model_whatever_happens() {
     let seed = match std::env::var("SPOOL_SEED") {
         Ok(seed) => seed.parse().unwrap(),
