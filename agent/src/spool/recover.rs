@@ -45,10 +45,13 @@ pub(super) fn load_segments(
         })?;
         let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
         match scanned {
-            Some((segment, found)) if !segment.entries.is_empty() && !dropped(&segment) => {
+            Some((mut segment, mut found)) if !segment.entries.is_empty() && !dropped(&segment) => {
                 acked = acked.max(found.acked);
                 if let Some(before) = segments.back_mut() {
                     join(before, &segment, disk, recovery);
+                    let n_lines = attribute(before, &mut segment);
+                    // A hole that an earlier start has written is counted already.
+                    found.n_lines_corrupt += if found.n_corrupt > 0 { n_lines } else { 0 };
                 }
                 repair(&segment, &found, is_last, disk, recovery);
                 segments.push_back(segment);
@@ -89,6 +92,18 @@ fn repair(
         let path = segment.path.display();
         tracing::warn!(%path, %error, "damaged spool segment could not be repaired");
     }
+}
+
+/// Where the header of a segment and its first record are both destroyed, the lines of that record
+/// show only as a step from the segment before: they are its own. Gives how many.
+fn attribute(before: &Segment, segment: &mut Segment) -> u64 {
+    let end = before.lines_before + before.n_lines();
+    let step = segment.lines_before.saturating_sub(end);
+    let Some(first) = segment.entries.first_mut().filter(|entry| entry.len == 0) else { return 0 };
+    let Ok(n_lines) = u32::try_from(step) else { return 0 };
+    first.n_lines = first.n_lines.saturating_add(n_lines);
+    segment.lines_before -= step;
+    step
 }
 
 /// Fills the numbers missing between two segments with a hole at the end of the first.
