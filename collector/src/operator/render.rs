@@ -161,7 +161,7 @@ pub(super) fn incidents(incidents: &[Incident], now: UnixMillis) -> String {
     if incidents.is_empty() {
         return "No incidents.\n".into();
     }
-    let mut table = table(&["ID", "SEVERITY", "STATE", "SINCE", "LASTED", "ACK", "TITLE"]);
+    let mut table = table(&["ID", "SEVERITY", "STATE", "SINCE", "OPEN FOR", "ACK", "TITLE"]);
     for incident in incidents {
         let end = incident.resolved_at.unwrap_or(now);
         table.add_row(vec![
