@@ -492,6 +492,26 @@ fn a_rewind_over_a_destroyed_last_segment_declares_what_is_gone_and_does_not_ove
 }
 
 #[test]
+fn a_segment_without_header_and_first_record_keeps_the_lines_of_both_and_counts_them_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(dir.path(), 24 << 10);
+    for (len, n_lines) in [(500, 68), (55, 13), (27, 71), (500, 67)] {
+        spool.append(&vec![7; len], n_lines).unwrap();
+    }
+    let segment = spool.segments.iter().find(|s| s.entries.len() == 2).expect("two small ones");
+    let file = File::options().write(true).open(&segment.path).unwrap();
+    file.write_all_at(&[0xff; segment::HEADER_BYTES + RECORD_BYTES], 0).unwrap();
+    drop(spool);
+    for n_lines_corrupt in [13, 0] {
+        let (mut spool, recovery) = open(dir.path(), 24 << 10);
+        assert_eq!(recovery.n_lines_corrupt, n_lines_corrupt, "{recovery:?}");
+        let record = spool.peek(Seq(2)).unwrap().expect("the third is there");
+        assert_eq!((record.seq, record.n_lines), (Seq(3), 71));
+        assert_eq!(record.evicted_before, evicted(1, 13));
+    }
+}
+
+#[test]
 fn the_spool_behaves_like_its_model_whatever_happens() {
     let seed = match std::env::var("SPOOL_SEED") {
         Ok(seed) => seed.parse().unwrap(),
