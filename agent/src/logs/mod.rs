@@ -19,7 +19,7 @@ pub mod join;
 mod judged;
 pub mod parse;
 mod privacy;
-mod scan;
+pub mod scan;
 pub(crate) mod sites;
 
 /// When a line says it happened.

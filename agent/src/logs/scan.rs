@@ -7,7 +7,35 @@
 
 use memchr::memmem;
 
-use crate::logs::Rejected;
+use crate::logs::{Line, Rejected};
+
+/// A request that needs no second look: no gateway error, at most one upstream attempt, a time with
+/// offset. What the whole parser would say of the line is the same; the parts borrow from the chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain<'l> {
+    /// The line without its newline.
+    pub raw: &'l [u8],
+    /// Host as the line has it; empty = the line does not say.
+    pub host: &'l [u8],
+    /// Client address as the line has it; empty = the line does not say.
+    pub client: &'l [u8],
+    /// The one upstream that was asked; empty = none, or the line does not say.
+    pub upstream: &'l [u8],
+    /// Second of the end of the request, since the epoch; `None` = the format has no time.
+    pub second: Option<i64>,
+    /// 100 to 599.
+    pub status: u16,
+}
+
+/// What takes the lines of a chunk, in order.
+pub trait Sink {
+    /// A plain request. `false` asks for the whole record, which then comes by [`Sink::line`].
+    fn plain(&mut self, plain: &Plain<'_>) -> bool;
+
+    /// Any other line, or one asked for; `raw` is without its
+    /// newline, so that `raw.len() + 1` bytes of the log are accounted for.
+    fn line(&mut self, raw: &[u8], line: Line<'_>);
+}
 
 /// What a field of a line means to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

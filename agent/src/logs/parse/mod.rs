@@ -16,6 +16,7 @@ mod plain;
 mod time;
 
 use crate::discover::{LogKind, LogSource};
+use crate::logs::scan::Sink;
 use crate::logs::{Line, Rejected};
 use log_format::LogFormat;
 
@@ -259,6 +260,16 @@ impl Parser {
             Mode::One(_) => {}
         }
         self
+    }
+
+    /// The lines of a chunk that ends with a newline, in order.
+    pub fn scan(&mut self, chunk: &[u8], sink: &mut impl Sink) {
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', chunk) {
+            let raw = &chunk[start..end];
+            start = end + 1;
+            sink.line(raw, self.parse(raw));
+        }
     }
 
     /// One line without its newline. The record borrows from the line.
