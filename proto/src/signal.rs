@@ -8,6 +8,8 @@ pub mod counter {
     pub const GATEWAY_503: u32 = 1000;
     /// A request that met a failed upstream and was answered well by another one.
     pub const RETRIED: u32 = 1001;
+    /// A gateway error that a search engine's crawler saw, by the `User-Agent` it gave, unverified.
+    pub const CRAWLER: u32 = 1002;
 }
 
 const NAMES: [(Signal, &str); 25] = [

@@ -13,6 +13,7 @@ pub mod watch;
 pub mod checkpoint;
 pub mod file;
 pub mod listing;
+pub mod crawler;
 mod event_time;
 mod evidence;
 pub mod join;
