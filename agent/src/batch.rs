@@ -344,7 +344,7 @@ mod tests {
         let mut windows = Windows::default();
         for (site, second, status) in [(2, 11, 200), (2, 11, 502), (2, 11, 200), (1, 10, 404)] {
             windows.fold(request(site, second, status));
-            windows.read(1);
+            windows.read(1, 100);
         }
         let values = vec![
             ("system.cpu.steal", String::new(), 0.25),

@@ -6,7 +6,9 @@
 //!
 //! While the spool cannot append, nothing is read: the log itself is the queue.
 
+mod cells;
 mod files;
+mod followed;
 mod recovery;
 mod status;
 
@@ -286,6 +288,7 @@ impl Gather {
         if vanished != crate::logs::tail::Vanished::default() {
             self.windows.lose(&Loss {
                 n_bytes_lost: vanished.n_bytes,
+                n_bytes_recovered: vanished.n_bytes_recovered,
                 n_truncations: vanished.n_truncations,
                 ..Loss::default()
             });

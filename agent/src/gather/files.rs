@@ -11,18 +11,18 @@ use wire::UnixMillis;
 use crate::batch::WINDOW_BYTES_MAX;
 use crate::clock;
 use crate::config::LogsConfig;
-use crate::discover::{self, Discovery, LogKind, LogSource, SiteRule, Unreadable};
+use crate::discover::{self, Discovery, LogKind, LogSource, Unreadable};
 use crate::logs::checkpoint::{Checkpoint, FileKey, Position};
-use crate::logs::file::{BUFFER_BYTES, CHUNK_BYTES, Chunk};
+use crate::logs::file::{BUFFER_BYTES, CHUNK_BYTES};
 use crate::logs::join::Judge;
 use crate::logs::listing::Listings;
-use crate::logs::parse::Parser;
-use crate::logs::tail::{Look, Start, Tail, TailError, Vanished};
+use crate::logs::sources;
+use crate::logs::tail::{Look, Start, Vanished};
 use crate::logs::watch::{Event, Watch};
-use crate::logs::{Line, Rejected, sources};
-use crate::window::{Loss, Observation, Windows};
+use crate::window::Windows;
 
 use super::FileStatus;
+use super::followed::Followed;
 
 /// Time between looks at globs and configuration files: new logs are followed within 2 s.
 const REFRESH_GAP: Duration = Duration::from_millis(1700);
@@ -30,10 +30,6 @@ const REFRESH_GAP: Duration = Duration::from_millis(1700);
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
 const ACCESS_BYTES_MAX: usize = 2 * CHUNK_BYTES;
-/// Lines that decide a format at first sight.
-const FIRST_LINES_MAX: usize = 32;
-/// A log that rotates may be missing for a moment.
-const MISSING_GRACE: Duration = Duration::from_secs(5);
 /// Positions of logs that are not followed at present, kept for when they are again.
 const ORPHANS_MAX: usize = 1000;
 
@@ -68,26 +64,6 @@ pub(super) struct Files {
     has_gateway_error: bool,
     look_wanted: bool,
     buffer: Vec<u8>,
-}
-
-struct Followed {
-    tail: Tail,
-    source: LogSource,
-    /// The judge's index.
-    ix: Option<usize>,
-    parser: Option<Parser>,
-    start: Start,
-    is_marked: bool,
-    wants_look: bool,
-    /// Watched directories are those of this file.
-    watched: Option<FileKey>,
-    is_watched: bool,
-    missing_since: Option<Instant>,
-    problem: Option<String>,
-    spooled: u64,
-    acked: u64,
-    n_lines: u64,
-    n_rejected: u64,
 }
 
 impl Files {
@@ -313,22 +289,21 @@ impl Files {
     ) -> PassEnd {
         loop {
             let mut n_bytes = 0;
-            let mut n_chunks = 0;
             for ix in 0..self.followed.len() {
                 if self.followed[ix].source.kind != LogKind::Access {
                     continue;
                 }
                 while self.followed[ix].is_marked && n_bytes < ACCESS_BYTES_MAX {
                     n_bytes += self.read_chunk(ix, judge, windows, now, at);
-                    n_chunks += 1;
                 }
             }
+            let something_waits = judge.has_pending();
             for ix in 0..self.followed.len() {
                 let followed = &mut self.followed[ix];
                 if followed.source.kind == LogKind::Access {
                     continue;
                 }
-                followed.is_marked |= n_chunks > 0;
+                followed.is_marked |= something_waits;
                 while self.followed[ix].is_marked {
                     self.read_chunk(ix, judge, windows, now, at);
                 }
@@ -363,9 +338,8 @@ impl Files {
         let followed = &mut self.followed[ix];
         match followed.tail.read(now, &mut self.buffer) {
             Ok(Some(chunk)) => {
-                let n_bytes = chunk.lines.len();
                 self.has_gateway_error |= followed.fold(&chunk, &self.buffer, judge, windows, at);
-                n_bytes.max(1)
+                chunk.lines.len().max(1)
             }
             Ok(None) => {
                 followed.is_marked = false;
@@ -382,9 +356,7 @@ impl Files {
     pub(super) fn take_vanished(&mut self) -> Vanished {
         let mut sum = Vanished::default();
         for followed in &mut self.followed {
-            let vanished = followed.tail.take_vanished();
-            sum.n_truncations += vanished.n_truncations;
-            sum.n_bytes += vanished.n_bytes;
+            sum.add(&followed.take_vanished());
         }
         sum
     }
@@ -431,134 +403,6 @@ impl Files {
     }
 }
 
-impl Followed {
-    fn new(source: LogSource, own: Vec<Position>, start: Start, saved_at: UnixMillis) -> Self {
-        Self {
-            tail: Tail::new(&source.path, own, saved_at),
-            source,
-            ix: None,
-            parser: None,
-            start,
-            is_marked: true,
-            wants_look: true,
-            watched: None,
-            is_watched: false,
-            missing_since: None,
-            problem: None,
-            spooled: 0,
-            acked: 0,
-            n_lines: 0,
-            n_rejected: 0,
-        }
-    }
-
-    fn source_ix(&mut self, judge: &mut Judge) -> usize {
-        *self.ix.get_or_insert_with(|| judge.add_source(&self.source))
-    }
-
-    fn found(&mut self) {
-        self.start = Start::Beginning;
-        self.missing_since = None;
-        if self.problem.take().is_some() {
-            tracing::info!(path = %self.source.path.display(), "log can be read now");
-        }
-    }
-
-    fn not_found(&mut self, error: &TailError, now: Instant) {
-        if matches!(error, TailError::Missing { .. }) {
-            self.start = Start::Beginning;
-            let was_there = self.n_lines > 0 || self.tail.is_open();
-            let since = *self.missing_since.get_or_insert(now);
-            if was_there && now < since + MISSING_GRACE {
-                return;
-            }
-        }
-        let problem = error.to_string();
-        if self.problem.as_ref() != Some(&problem) {
-            tracing::warn!(path = %self.source.path.display(), %error, "log is not read");
-            self.problem = Some(problem);
-        }
-    }
-
-    /// Folds whole lines; true when there was a gateway error among them.
-    fn fold(
-        &mut self,
-        chunk: &Chunk,
-        buffer: &[u8],
-        judge: &mut Judge,
-        windows: &mut Windows,
-        at: UnixMillis,
-    ) -> bool {
-        let source = self.source_ix(judge);
-        let lines = &buffer[chunk.lines.clone()];
-        let parser = self.parser.get_or_insert_with(|| {
-            let first: Vec<&[u8]> = split(lines).take(FIRST_LINES_MAX).collect();
-            Parser::for_source(&self.source, &first)
-        });
-        let mut n_lines = chunk.n_too_long;
-        let mut n_rejected = chunk.n_too_long;
-        let mut has_error = false;
-        for line in split(lines) {
-            n_lines += 1;
-            match parser.parse(line) {
-                Line::Access(record) => judge.access(source, &record, at, &mut |request| {
-                    has_error |= request.exemplar.is_some();
-                    windows.fold(request);
-                }),
-                Line::Error(record) => {
-                    if let Some(evidence) = judge.error(source, &record, at) {
-                        windows.observe(Observation::Log(evidence));
-                    }
-                }
-                Line::Rejected(reason) => n_rejected += u32::from(is_loss(reason)),
-            }
-        }
-        windows.read(n_lines);
-        if n_rejected > 0 {
-            windows.lose(&Loss { n_lines_rejected: n_rejected.into(), ..Loss::default() });
-        }
-        self.n_lines += u64::from(n_lines);
-        self.n_rejected += u64::from(n_rejected);
-        has_error
-    }
-
-    fn status(&self) -> FileStatus {
-        FileStatus {
-            path: self.source.path.clone(),
-            site: match &self.source.site {
-                SiteRule::Fixed(site) => site.clone(),
-                SiteRule::Host => "host".to_owned(),
-            },
-            format: self
-                .parser
-                .as_ref()
-                .map_or(self.source.format.as_str(), |parser| parser.format())
-                .to_owned(),
-            read: self.tail.offset(),
-            spooled: self.spooled,
-            acked: self.acked,
-            n_lines: self.n_lines,
-            n_rejected: self.n_rejected,
-            problem: self.problem.clone(),
-        }
-    }
-}
-
-/// The lines of a chunk without their ends.
-fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut start = 0;
-    memchr::memchr_iter(b'\n', lines).map(move |end| {
-        let line = &lines[start..end];
-        start = end + 1;
-        line.strip_suffix(b"\r").unwrap_or(line)
-    })
-}
-
-/// Blank lines, comments and the further lines of a stack trace are part of a sound log.
-fn is_loss(reason: Rejected) -> bool {
-    !matches!(reason, Rejected::Blank | Rejected::Directive | Rejected::Continuation)
-}
-
 /// A log born before the agent's first start is history; one whose birth the file system does not
 /// know is taken as news.
 fn start_by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Start {
@@ -581,13 +425,6 @@ fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_lose_their_ends_and_nothing_else() {
-        let lines: Vec<&[u8]> = split(b"a\r\n\n\0\xff\r\r\nlast\n").collect();
-        assert_eq!(lines, [&b"a"[..], b"", b"\0\xff\r", b"last"]);
-        assert_eq!(split(b"").count(), 0);
-    }
 
     #[test]
     fn a_log_born_before_the_first_start_is_history() {

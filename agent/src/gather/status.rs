@@ -44,6 +44,19 @@ pub struct FileStatus {
     pub n_lines: u64,
     /// Of these no record.
     pub n_rejected: u64,
+    /// Bytes of the log that were there to read since the agent started, rotated files included:
+    /// always `n_bytes_counted + n_bytes_rejected + n_bytes_lost`.
+    pub n_bytes_seen: u64,
+    /// Bytes of lines that are records, blank, or comments.
+    pub n_bytes_counted: u64,
+    /// Bytes of lines that are no record.
+    pub n_bytes_rejected: u64,
+    /// Bytes that vanished before they were read, as far as known.
+    pub n_bytes_lost: u64,
+    /// Bytes of a truncated log that were read from its copy; part of the counted and rejected.
+    pub n_bytes_recovered: u64,
+    /// Times it shrank in place, or was gone at a restart before its end was read.
+    pub n_truncations: u64,
     /// Why it is not read, and the fix.
     pub problem: Option<String>,
 }

@@ -13,6 +13,11 @@ const NO_YEAR_AHEAD_MS_MAX: i64 = 86_400_000;
 /// No zone changes its offset between two instants of such a quarter of an hour of the wall clock.
 const QUARTER_MS: i64 = 900_000;
 
+/// True for a second so far ahead that the time of reading may count instead.
+pub(crate) fn is_ahead(second: i64, now: UnixMillis) -> bool {
+    second.saturating_mul(1000) > now.0.saturating_add(AHEAD_MS_MAX - 1000)
+}
+
 /// Reads the times of one file; remembers the offset of the last quarter of an hour.
 #[derive(Clone, Debug)]
 pub(crate) struct EventClock {

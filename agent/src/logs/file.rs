@@ -27,6 +27,8 @@ pub struct Chunk {
     pub lines: Range<usize>,
     /// Lines that did not fit the buffer and ended in this chunk; no part of them is in `lines`.
     pub n_too_long: u32,
+    /// Their bytes, newlines included.
+    pub n_bytes_too_long: u64,
 }
 
 /// What a read came to.
@@ -246,7 +248,7 @@ impl Open {
             }
             self.read_to += (n - skipped) as u64; // too long to hold: look for its end
         }
-        Ok(Outcome::Chunk(Chunk { lines, n_too_long: 0 }))
+        Ok(Outcome::Chunk(Chunk { lines, ..Chunk::default() }))
     }
 
     /// Goes on at the end of a file that was cut back to a part that was read.
@@ -312,9 +314,12 @@ impl Open {
             self.read_to += buffer.len() as u64;
             return Chunk::default();
         };
-        self.offset = self.read_to + newline as u64 + 1;
-        self.read_to = self.offset;
-        Chunk { lines: self.whole_lines(buffer, newline + 1..buffer.len()), n_too_long: 1 }
+        let end = self.read_to + newline as u64 + 1;
+        let n_bytes_too_long = end - self.offset;
+        self.offset = end;
+        self.read_to = end;
+        let lines = self.whole_lines(buffer, newline + 1..buffer.len());
+        Chunk { lines, n_too_long: 1, n_bytes_too_long }
     }
 
     fn skip_zeros(&mut self, buffer: &[u8]) -> usize {

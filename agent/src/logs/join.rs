@@ -6,6 +6,8 @@
 //! [`Judge::settle`] judges what waited. Between a `settle` and the next `access` nothing waits, so
 //! counts and read offsets can be saved together exactly then.
 
+mod plain;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -24,6 +26,7 @@ use crate::logs::privacy::{Privacy, TEXT_BYTES_MAX, cut, without_query};
 use crate::logs::sites::{Sites, name_from_path};
 use crate::logs::{AccessRecord, ErrorRecord};
 use crate::window::{LogEvidence, ServiceState};
+use plain::Hosts;
 
 /// How long after an access line's time its error line may come, when no duration is logged: the
 /// time may be the start of the request, and backends are waited for for a minute.
@@ -36,6 +39,24 @@ const EVIDENCE_PER_SECOND_MAX: u32 = 5;
 const CLIENT_BYTES_MAX: usize = 64;
 /// A pool counts as down a little before it was seen to be.
 const DOWN_BEFORE_MS: i64 = 2_000;
+
+/// What a plain request is to the judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It counts.
+    Counted {
+        /// Index into [`Judge::sites`].
+        site: u32,
+        /// Event time.
+        second: i64,
+        /// Counted under the site `other`.
+        other: bool,
+    },
+    /// Another log of this machine counts it.
+    Inner,
+    /// Only its whole record tells: [`Judge::access`].
+    Unsure,
+}
 
 /// A followed file.
 struct Source {
@@ -51,6 +72,9 @@ struct Source {
     evidence_name: Option<&'static str>,
     /// Saw a client that is not this machine.
     has_remote_clients: bool,
+    /// Last client that was this machine.
+    own_client: Vec<u8>,
+    hosts: Hosts,
 }
 
 /// A request that waits for its error line.
@@ -136,6 +160,7 @@ impl Judge {
         self.discovery = discovery.clone();
         for source in &mut self.sources {
             source.default_site = None;
+            source.hosts = Hosts::default();
         }
     }
 
@@ -153,6 +178,8 @@ impl Judge {
             readable: false,
             evidence_name: evidence_name(source),
             has_remote_clients: false,
+            own_client: Vec::new(),
+            hosts: Hosts::default(),
         };
         let same = |known: &Source| known.path == new.path && known.kind == new.kind;
         if let Some(ix) = self.sources.iter().position(same) {
@@ -185,6 +212,7 @@ impl Judge {
         let peer = record.client.as_deref().unwrap_or_default();
         let peer_address = peer.parse::<IpAddr>().ok();
         let peer_is_own = peer == "unix:" || peer_address.is_some_and(|ip| self.sites.is_own(ip));
+        self.learn_host(source, record, site, other, peer_is_own);
         if self.is_inner(source, site, peer_is_own, peer_address.is_some()) {
             return;
         }
@@ -194,8 +222,7 @@ impl Judge {
         };
         let (at, clamped) = self.sources[source].clock.resolve(record.time, after_ms, now);
         if let Some(last) = record.attempts.last() {
-            let backend = self.sites.backend(&last.upstream);
-            self.sites.note_backend(site, &backend);
+            self.sites.note_upstream(site, &last.upstream);
         }
         if !(502..=504).contains(&status) {
             let failed = |s: Option<u16>| s.is_none_or(|s| s >= 500);
@@ -359,6 +386,12 @@ impl Judge {
         let upstream = record.upstream.as_deref().unwrap_or_default();
         let message = self.privacy.text(&record.message, upstream, now);
         Some(LogEvidence { source: name, message, at, signal: Some(signal), pool })
+    }
+
+    /// True while a request waits for its error line.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Judges every request that waited; call it when the error logs are read to their end.

@@ -15,6 +15,8 @@ pub(crate) struct Sites {
     infos: Vec<SiteInfo>,
     /// Pool and upstream were learned from lines, not read from a configuration.
     learned: Vec<bool>,
+    /// The upstream a line named last, as written; empty when it came otherwise.
+    named_last: Vec<Box<[u8]>>,
     by_name: HashMap<String, u32>,
     /// `.example.com` of `*.example.com`, longest first.
     suffixes: Vec<(String, u32)>,
@@ -34,6 +36,7 @@ impl Sites {
         let mut sites = Self {
             infos: Vec::new(),
             learned: Vec::new(),
+            named_last: Vec::new(),
             by_name: HashMap::new(),
             suffixes: Vec::new(),
             prefixes: Vec::new(),
@@ -128,6 +131,7 @@ impl Sites {
         let ix = u32::try_from(self.infos.len()).expect("sites_max is far below");
         self.infos.push(SiteInfo { name: name.to_owned(), ..SiteInfo::default() });
         self.learned.push(true);
+        self.named_last.push(Box::default());
         ix
     }
 
@@ -175,11 +179,32 @@ impl Sites {
         address.is_loopback() || self.addresses.contains(&address)
     }
 
+    /// True when a line that names this upstream would teach who answers for the site.
+    pub(crate) fn is_news(&self, ix: u32, upstream: &[u8]) -> bool {
+        !upstream.is_empty()
+            && *self.named_last[ix as usize] != *upstream
+            && self.learns_backends(ix)
+    }
+
+    /// Notes the upstream an access line named.
+    pub(crate) fn note_upstream(&mut self, ix: u32, upstream: &str) {
+        let backend = self.backend(upstream);
+        self.note_backend(ix, &backend);
+        if self.learns_backends(ix) {
+            self.named_last[ix as usize] = upstream.as_bytes().into();
+        }
+    }
+
+    fn learns_backends(&self, ix: u32) -> bool {
+        Some(ix) != self.other && self.learned[ix as usize]
+    }
+
     /// Notes the backend a line named for a site whose configuration does not tell.
     pub(crate) fn note_backend(&mut self, ix: u32, backend: &Backend) {
-        if Some(ix) == self.other || !self.learned[ix as usize] {
+        if !self.learns_backends(ix) {
             return;
         }
+        self.named_last[ix as usize] = Box::default();
         let info = &mut self.infos[ix as usize];
         match backend {
             Backend::Pool(pool) if info.pool != *pool => {

@@ -80,6 +80,17 @@ pub struct Vanished {
     pub n_truncations: u64,
     /// As far as known.
     pub n_bytes: u64,
+    /// Bytes of a log truncated in place that were found in its copy, and are read from there.
+    pub n_bytes_recovered: u64,
+}
+
+impl Vanished {
+    /// Adds what vanished later or elsewhere.
+    pub fn add(&mut self, more: &Self) {
+        self.n_truncations += more.n_truncations;
+        self.n_bytes += more.n_bytes;
+        self.n_bytes_recovered += more.n_bytes_recovered;
+    }
 }
 
 /// The circumstances of a look.
@@ -352,6 +363,7 @@ impl Tail {
         let n_saved = copy.as_ref().map_or(0, Open::n_bytes_unread);
         let n_bytes_lost = n_unread.saturating_sub(n_saved);
         self.vanished.n_bytes += n_bytes_lost;
+        self.vanished.n_bytes_recovered += n_unread - n_bytes_lost;
         self.rotated.extend(copy);
         // Another copy of what it was is no unseen file.
         let position = Position { key: no_key(&before), is_done: true, ..before };

@@ -92,6 +92,10 @@ pub struct Loss {
     pub n_exemplars_dropped: u64,
     /// Lines counted under `other`.
     pub n_lines_other: u64,
+    /// Bytes of lines that are no record.
+    pub n_bytes_rejected: u64,
+    /// Bytes of truncated logs that were read from their copies.
+    pub n_bytes_recovered: u64,
     /// Times too far ahead.
     pub n_times_clamped: u64,
     /// Spool records destroyed.
@@ -109,6 +113,8 @@ impl Loss {
         self.n_truncations += more.n_truncations;
         self.n_exemplars_dropped += more.n_exemplars_dropped;
         self.n_lines_other += more.n_lines_other;
+        self.n_bytes_rejected += more.n_bytes_rejected;
+        self.n_bytes_recovered += more.n_bytes_recovered;
         self.n_times_clamped += more.n_times_clamped;
         self.n_spool_records_corrupt += more.n_spool_records_corrupt;
         self.n_events_dropped += more.n_events_dropped;
@@ -137,6 +143,8 @@ pub struct Closed {
     pub loss: Loss,
     /// Log lines read since the last close: counted, evidence or rejected.
     pub n_lines: u32,
+    /// Their bytes, newlines included.
+    pub n_line_bytes: u64,
     /// Holds a gateway error.
     pub is_urgent: bool,
 }
@@ -174,34 +182,43 @@ pub struct Windows {
 impl Windows {
     /// Counts one judged request.
     pub fn fold(&mut self, request: Request) {
-        if self.sites.insert(request.site) {
-            self.n_bytes += 128; // its row in the batch's table of sites
+        let (second, site) = (request.second, request.site);
+        self.count_code(second, site, u32::from(request.status), 1);
+        if request.gateway_503 {
+            self.count_code(second, site, signal::counter::GATEWAY_503, 1);
         }
-        let mut n_bytes = 0;
-        let counts = self.open.counts.entry((request.second, request.site)).or_insert_with(|| {
-            n_bytes += 16;
-            Vec::new()
-        });
-        let derived = [
-            (request.gateway_503, signal::counter::GATEWAY_503),
-            (request.retried, signal::counter::RETRIED),
-        ];
-        let derived = derived.into_iter().filter(|(is_set, _)| *is_set).map(|(_, code)| code);
-        for code in std::iter::once(u32::from(request.status)).chain(derived) {
-            if let Some((_, n)) = counts.iter_mut().find(|(known, _)| *known == code) {
-                *n += 1;
-            } else {
-                counts.push((code, 1));
-                n_bytes += 6;
-            }
+        if request.retried {
+            self.count_code(second, site, signal::counter::RETRIED, 1);
         }
-        self.n_bytes += n_bytes;
         self.open.loss.n_lines_other += u64::from(request.other);
         self.open.loss.n_times_clamped += u64::from(request.clamped);
         self.open.is_urgent |= request.gateway_503 || matches!(request.status, 502 | 504);
         if let Some(exemplar) = request.exemplar {
             self.keep(request.second, request.site, exemplar);
         }
+    }
+
+    /// Counts requests of one second, site and status that need no second look.
+    pub fn count(&mut self, second: i64, site: u32, status: u16, n: u32) {
+        self.count_code(second, site, u32::from(status), n);
+    }
+
+    fn count_code(&mut self, second: i64, site: u32, code: u32, n: u32) {
+        if self.sites.insert(site) {
+            self.n_bytes += 128; // its row in the batch's table of sites
+        }
+        let mut n_bytes = 0;
+        let counts = self.open.counts.entry((second, site)).or_insert_with(|| {
+            n_bytes += 16;
+            Vec::new()
+        });
+        if let Some((_, known)) = counts.iter_mut().find(|(known, _)| *known == code) {
+            *known += n;
+        } else {
+            counts.push((code, n));
+            n_bytes += 6;
+        }
+        self.n_bytes += n_bytes;
     }
 
     /// Keeps an exemplar within the limits; one of a new (site, signal) pair takes the place of one
@@ -261,9 +278,10 @@ impl Windows {
         self.open.loss.add(loss);
     }
 
-    /// Notes that lines were read, whatever became of them.
-    pub fn read(&mut self, n_lines: u32) {
+    /// Notes that lines of so many bytes were read, whatever became of them.
+    pub fn read(&mut self, n_lines: u32, n_bytes: u64) {
         self.open.n_lines += n_lines;
+        self.open.n_line_bytes += n_bytes;
     }
 
     /// Estimate of the encoded size before compression, rather too high than too low.

@@ -579,7 +579,10 @@ fn a_truncation_is_told_with_the_bytes_it_took() {
     append(&log, &long_line("x"));
     assert_eq!(follower.text(), long_line("x"));
     let n_bytes = long_line("unread").len() as u64;
-    assert_eq!(follower.tail.take_vanished(), Vanished { n_truncations: 1, n_bytes });
+    assert_eq!(
+        follower.tail.take_vanished(),
+        Vanished { n_truncations: 1, n_bytes, n_bytes_recovered: 0 }
+    );
 }
 
 #[test]

@@ -1,0 +1,278 @@
+//! One followed log: its tail, its parser, what became of its bytes, what `status` says of it.
+//!
+//! Invariant: bytes handed out by the tail = bytes counted + bytes rejected; with those that
+//! vanished they are all the bytes there were to see.
+
+use std::time::{Duration, Instant};
+
+use wire::UnixMillis;
+
+use crate::discover::{LogSource, SiteRule};
+use crate::logs::checkpoint::{FileKey, Position};
+use crate::logs::file::Chunk;
+use crate::logs::join::{Judge, Verdict};
+use crate::logs::parse::Parser;
+use crate::logs::scan::{Plain, Sink};
+use crate::logs::tail::{Start, Tail, TailError, Vanished};
+use crate::logs::{Line, Rejected};
+use crate::window::{Loss, Observation, Windows};
+
+use super::FileStatus;
+use super::cells::Cells;
+
+/// Lines that decide a format at first sight.
+const FIRST_LINES_MAX: usize = 32;
+/// A log that rotates may be missing for a moment.
+const MISSING_GRACE: Duration = Duration::from_secs(5);
+
+pub(super) struct Followed {
+    pub(super) tail: Tail,
+    pub(super) source: LogSource,
+    /// The judge's index.
+    pub(super) ix: Option<usize>,
+    pub(super) parser: Option<Parser>,
+    pub(super) start: Start,
+    pub(super) is_marked: bool,
+    pub(super) wants_look: bool,
+    /// Watched directories are those of this file.
+    pub(super) watched: Option<FileKey>,
+    pub(super) is_watched: bool,
+    pub(super) missing_since: Option<Instant>,
+    pub(super) problem: Option<String>,
+    pub(super) spooled: u64,
+    pub(super) acked: u64,
+    /// Bytes the tail handed out.
+    n_bytes_read: u64,
+    tally: Tally,
+    vanished: Vanished,
+}
+
+/// What became of lines.
+#[expect(clippy::struct_field_names, reason = "counts are named n_")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    n_lines: u64,
+    n_rejected: u64,
+    n_bytes: u64,
+    n_bytes_rejected: u64,
+}
+
+impl Tally {
+    fn add(&mut self, more: &Self) {
+        self.n_lines += more.n_lines;
+        self.n_rejected += more.n_rejected;
+        self.n_bytes += more.n_bytes;
+        self.n_bytes_rejected += more.n_bytes_rejected;
+    }
+}
+
+impl Followed {
+    pub(super) fn new(
+        source: LogSource,
+        own: Vec<Position>,
+        start: Start,
+        saved_at: UnixMillis,
+    ) -> Self {
+        Self {
+            tail: Tail::new(&source.path, own, saved_at),
+            source,
+            ix: None,
+            parser: None,
+            start,
+            is_marked: true,
+            wants_look: true,
+            watched: None,
+            is_watched: false,
+            missing_since: None,
+            problem: None,
+            spooled: 0,
+            acked: 0,
+            n_bytes_read: 0,
+            tally: Tally::default(),
+            vanished: Vanished::default(),
+        }
+    }
+
+    pub(super) fn source_ix(&mut self, judge: &mut Judge) -> usize {
+        *self.ix.get_or_insert_with(|| judge.add_source(&self.source))
+    }
+
+    pub(super) fn found(&mut self) {
+        self.start = Start::Beginning;
+        self.missing_since = None;
+        if self.problem.take().is_some() {
+            tracing::info!(path = %self.source.path.display(), "log can be read now");
+        }
+    }
+
+    pub(super) fn not_found(&mut self, error: &TailError, now: Instant) {
+        if matches!(error, TailError::Missing { .. }) {
+            self.start = Start::Beginning;
+            let was_there = self.tally.n_lines > 0 || self.tail.is_open();
+            let since = *self.missing_since.get_or_insert(now);
+            if was_there && now < since + MISSING_GRACE {
+                return;
+            }
+        }
+        let problem = error.to_string();
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!(path = %self.source.path.display(), %error, "log is not read");
+            self.problem = Some(problem);
+        }
+    }
+
+    /// What vanished since the last call, noted for the status.
+    pub(super) fn take_vanished(&mut self) -> Vanished {
+        let vanished = self.tail.take_vanished();
+        self.vanished.add(&vanished);
+        vanished
+    }
+
+    /// Folds whole lines; true when there was a gateway error among them.
+    pub(super) fn fold(
+        &mut self,
+        chunk: &Chunk,
+        buffer: &[u8],
+        judge: &mut Judge,
+        windows: &mut Windows,
+        at: UnixMillis,
+    ) -> bool {
+        let source = self.source_ix(judge);
+        let lines = &buffer[chunk.lines.clone()];
+        let parser = self.parser.get_or_insert_with(|| {
+            let first: Vec<&[u8]> = split(lines).take(FIRST_LINES_MAX).collect();
+            Parser::for_source(&self.source, &first)
+        });
+        let tally = Tally {
+            n_lines: u64::from(chunk.n_too_long),
+            n_rejected: u64::from(chunk.n_too_long),
+            n_bytes: chunk.n_bytes_too_long,
+            n_bytes_rejected: chunk.n_bytes_too_long,
+        };
+        let mut fold =
+            Fold { source, judge, windows, at, cells: Cells::default(), tally, has_error: false };
+        parser.scan(lines, &mut fold);
+        let Fold { mut cells, windows, tally, has_error, .. } = fold;
+        cells.spill(windows);
+        windows.read(tally.n_lines as u32, tally.n_bytes);
+        if tally.n_rejected > 0 {
+            windows.lose(&Loss {
+                n_lines_rejected: tally.n_rejected,
+                n_bytes_rejected: tally.n_bytes_rejected,
+                ..Loss::default()
+            });
+        }
+        self.n_bytes_read += lines.len() as u64 + chunk.n_bytes_too_long;
+        self.tally.add(&tally);
+        has_error
+    }
+
+    pub(super) fn status(&self) -> FileStatus {
+        FileStatus {
+            path: self.source.path.clone(),
+            site: match &self.source.site {
+                SiteRule::Fixed(site) => site.clone(),
+                SiteRule::Host => "host".to_owned(),
+            },
+            format: self
+                .parser
+                .as_ref()
+                .map_or(self.source.format.as_str(), |parser| parser.format())
+                .to_owned(),
+            read: self.tail.offset(),
+            spooled: self.spooled,
+            acked: self.acked,
+            n_lines: self.tally.n_lines,
+            n_rejected: self.tally.n_rejected,
+            n_bytes_seen: self.n_bytes_read + self.vanished.n_bytes,
+            n_bytes_counted: self.tally.n_bytes - self.tally.n_bytes_rejected,
+            n_bytes_rejected: self.tally.n_bytes_rejected,
+            n_bytes_lost: self.vanished.n_bytes,
+            n_bytes_recovered: self.vanished.n_bytes_recovered,
+            n_truncations: self.vanished.n_truncations,
+            problem: self.problem.clone(),
+        }
+    }
+}
+
+/// Takes the lines of one chunk to the judge and the windows.
+struct Fold<'a> {
+    source: usize,
+    judge: &'a mut Judge,
+    windows: &'a mut Windows,
+    at: UnixMillis,
+    cells: Cells,
+    tally: Tally,
+    has_error: bool,
+}
+
+impl Fold<'_> {
+    fn seen(&mut self, raw: &[u8]) {
+        self.tally.n_lines += 1;
+        self.tally.n_bytes += raw.len() as u64 + 1;
+    }
+}
+
+impl Sink for Fold<'_> {
+    fn plain(&mut self, plain: &Plain<'_>) -> bool {
+        match self.judge.plain(self.source, plain, self.at) {
+            Verdict::Unsure => return false,
+            Verdict::Inner => {}
+            Verdict::Counted { site, second, other } => {
+                self.cells.count(second, site, plain.status, other, self.windows);
+            }
+        }
+        self.seen(plain.raw);
+        true
+    }
+
+    fn line(&mut self, raw: &[u8], line: Line<'_>) {
+        self.seen(raw);
+        let Self { windows, has_error, .. } = self;
+        match line {
+            Line::Access(record) => {
+                self.judge.access(self.source, &record, self.at, &mut |request| {
+                    *has_error |= request.exemplar.is_some();
+                    windows.fold(request);
+                });
+            }
+            Line::Error(record) => {
+                if let Some(evidence) = self.judge.error(self.source, &record, self.at) {
+                    windows.observe(Observation::Log(evidence));
+                }
+            }
+            Line::Rejected(reason) if is_loss(reason) => {
+                self.tally.n_rejected += 1;
+                self.tally.n_bytes_rejected += raw.len() as u64 + 1;
+            }
+            Line::Rejected(_) => {}
+        }
+    }
+}
+
+/// The lines of a chunk without their ends.
+fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', lines).map(move |end| {
+        let line = &lines[start..end];
+        start = end + 1;
+        line.strip_suffix(b"\r").unwrap_or(line)
+    })
+}
+
+/// Blank lines, comments and the further lines of a stack trace are part of a sound log.
+fn is_loss(reason: Rejected) -> bool {
+    !matches!(reason, Rejected::Blank | Rejected::Directive | Rejected::Continuation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_lose_their_ends_and_nothing_else() {
+        let lines: Vec<&[u8]> = split(b"a\r\n\n\0\xff\r\r\nlast\n").collect();
+        assert_eq!(lines, [&b"a"[..], b"", b"\0\xff\r", b"last"]);
+        assert_eq!(split(b"").count(), 0);
+    }
+}
