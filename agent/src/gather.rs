@@ -289,7 +289,7 @@ impl Gather {
             self.windows.lose(&Loss {
                 n_bytes_lost: vanished.n_bytes,
                 n_bytes_recovered: vanished.n_bytes_recovered,
-                n_truncations: vanished.n_truncations,
+                n_truncations: vanished.n_truncations + vanished.n_gone,
                 ..Loss::default()
             });
         }

@@ -189,7 +189,7 @@ impl Followed {
             n_bytes_rejected: self.tally.n_bytes_rejected,
             n_bytes_lost: self.vanished.n_bytes,
             n_bytes_recovered: self.vanished.n_bytes_recovered,
-            n_truncations: self.vanished.n_truncations,
+            n_truncations: self.vanished.n_truncations + self.vanished.n_gone,
             problem: self.problem.clone(),
         }
     }

@@ -73,21 +73,26 @@ pub enum TailError {
     },
 }
 
-/// Log bytes and files that vanished before they were read.
+/// Log bytes and files that vanished before they were read. Per file, the bytes seen are those
+/// handed out, those lost here, and those that still wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vanished {
-    /// Truncations in place; also files gone at a restart before their end was read.
+    /// Truncations in place.
     pub n_truncations: u64,
-    /// As far as known.
+    /// Files gone while the agent was stopped or that cannot be read any more, with an unread end
+    /// nobody knows the size of.
+    pub n_gone: u64,
+    /// Bytes lost, as far as known.
     pub n_bytes: u64,
-    /// Bytes of a log truncated in place that were found in its copy, and are read from there.
+    /// Unread bytes of truncated files that were found in a copy; they are handed out, not lost.
     pub n_bytes_recovered: u64,
 }
 
 impl Vanished {
-    /// Adds what vanished later or elsewhere.
+    /// Adds what another log lost.
     pub fn add(&mut self, more: &Self) {
         self.n_truncations += more.n_truncations;
+        self.n_gone += more.n_gone;
         self.n_bytes += more.n_bytes;
         self.n_bytes_recovered += more.n_bytes_recovered;
     }
@@ -260,7 +265,7 @@ impl Tail {
                 Err(error) if is_current => return Err(to_error(&self.path, error)),
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "cannot read a rotated log");
-                    self.vanished.n_truncations += 1;
+                    self.vanished.n_gone += 1;
                     self.forget_rotated(ix, now);
                 }
             }
@@ -363,7 +368,7 @@ impl Tail {
         let n_saved = copy.as_ref().map_or(0, Open::n_bytes_unread);
         let n_bytes_lost = n_unread.saturating_sub(n_saved);
         self.vanished.n_bytes += n_bytes_lost;
-        self.vanished.n_bytes_recovered += n_unread - n_bytes_lost;
+        self.vanished.n_bytes_recovered += n_saved;
         self.rotated.extend(copy);
         // Another copy of what it was is no unseen file.
         let position = Position { key: no_key(&before), is_done: true, ..before };

@@ -66,7 +66,7 @@ impl Tail {
             if let Some(open) = found {
                 self.rotated.push(open);
             } else {
-                self.vanished.n_truncations += 1;
+                self.vanished.n_gone += 1;
                 tracing::warn!(
                     path = %self.path.display(),
                     offset = position.offset,

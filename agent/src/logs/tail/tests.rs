@@ -59,7 +59,7 @@ struct Story {
     spooled: BTreeSet<u64>,
     positions: Vec<Position>,
     saved_at: UnixMillis,
-    n_truncations: u64,
+    vanished: Vanished,
     /// Over all lives, repetitions after a crash included.
     n_too_long: u64,
     trace: Vec<&'static str>,
@@ -94,7 +94,7 @@ impl Story {
             spooled: BTreeSet::new(),
             positions: Vec::new(),
             saved_at: clock::now(),
-            n_truncations: 0,
+            vanished: Vanished::default(),
             n_too_long: 0,
             trace: Vec::new(),
         };
@@ -310,7 +310,7 @@ impl Story {
             Ok(()) | Err(TailError::Missing { .. }) => {}
             Err(error) => panic!("{error}"),
         }
-        self.n_truncations += self.tail.take_vanished().n_truncations;
+        self.vanished.add(&self.tail.take_vanished());
     }
 
     fn wait(&mut self) {
@@ -323,7 +323,7 @@ impl Story {
     fn read(&mut self) -> bool {
         self.trace.push("read");
         let chunk = self.tail.read(self.now, &mut self.buffer).unwrap();
-        self.n_truncations += self.tail.take_vanished().n_truncations;
+        self.vanished.add(&self.tail.take_vanished());
         let Some(chunk) = chunk else { return false };
         let lines = self.buffer[chunk.lines].split_inclusive(|byte| *byte == b'\n');
         for line in lines {
@@ -376,7 +376,10 @@ impl Story {
         let unexplained: Vec<_> = missing.difference(&self.at_risk).collect();
         assert!(unexplained.is_empty(), "lines {unexplained:?} are missing");
         let silent = missing.intersection(&self.at_known_risk).count();
-        assert!(silent == 0 || self.n_truncations > 0, "lines {missing:?} silently lost");
+        assert!(
+            silent == 0 || self.vanished.n_truncations + self.vanished.n_gone > 0,
+            "lines {missing:?} silently lost"
+        );
     }
 }
 
@@ -579,10 +582,25 @@ fn a_truncation_is_told_with_the_bytes_it_took() {
     append(&log, &long_line("x"));
     assert_eq!(follower.text(), long_line("x"));
     let n_bytes = long_line("unread").len() as u64;
-    assert_eq!(
-        follower.tail.take_vanished(),
-        Vanished { n_truncations: 1, n_bytes, n_bytes_recovered: 0 }
-    );
+    let vanished = Vanished { n_truncations: 1, n_bytes, ..Vanished::default() };
+    assert_eq!(follower.tail.take_vanished(), vanished);
+}
+
+#[test]
+fn a_copytruncate_is_told_with_the_bytes_found_in_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    append(&log, &long_line("1"));
+    let mut follower = Follower::new(&log, Vec::new());
+    assert_eq!(follower.text(), long_line("1"));
+    append(&log, &(long_line("2") + &long_line("3")));
+    fs::copy(&log, dir.path().join("a.log.1")).unwrap();
+    open_to_append(&log).set_len(0).unwrap();
+    append(&log, &long_line("4"));
+    assert_eq!(follower.text(), long_line("2") + &long_line("3") + &long_line("4"));
+    let n_bytes_recovered = 2 * long_line("2").len() as u64;
+    let vanished = Vanished { n_truncations: 1, n_bytes_recovered, ..Vanished::default() };
+    assert_eq!(follower.tail.take_vanished(), vanished);
 }
 
 #[test]
