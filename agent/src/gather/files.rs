@@ -1,6 +1,6 @@
 //! Every followed log with its parser: which there are, which have something new, reading them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,9 +49,8 @@ pub(super) struct Files {
     discovery: Discovery,
     followed: Vec<Followed>,
     by_path: BTreeMap<PathBuf, usize>,
-    /// What events name: (directory, name), links resolved too.
-    by_name: BTreeMap<PathBuf, BTreeMap<OsString, usize>>,
-    by_directory: BTreeMap<PathBuf, BTreeSet<usize>>,
+    /// What events name, by the number of the directory, links resolved too.
+    by_directory: Vec<Directory>,
     orphans: Vec<Position>,
     first_start_at: UnixMillis,
     saved_at: UnixMillis,
@@ -66,6 +65,13 @@ pub(super) struct Files {
     buffer: Vec<u8>,
 }
 
+/// The followed logs of a directory.
+#[derive(Default)]
+struct Directory {
+    by_name: HashMap<OsString, usize>,
+    all: BTreeSet<usize>,
+}
+
 impl Files {
     /// Discovers and lists what there is; opens nothing yet.
     pub(super) fn new(config: &LogsConfig, checkpoint: &Checkpoint, is_first_start: bool) -> Self {
@@ -76,8 +82,7 @@ impl Files {
             discovery,
             followed: Vec::new(),
             by_path: BTreeMap::new(),
-            by_name: BTreeMap::new(),
-            by_directory: BTreeMap::new(),
+            by_directory: Vec::new(),
             orphans: checkpoint.positions.clone(),
             first_start_at: checkpoint.first_start_at,
             saved_at: checkpoint.saved_at,
@@ -184,13 +189,14 @@ impl Files {
             self.look_wanted = true;
             return;
         };
-        let named = self.by_name.get(*directory).and_then(|names| names.get(*name));
-        if let Some(followed) = named.and_then(|ix| self.followed.get_mut(*ix)) {
+        let Some(directory) = self.by_directory.get(*directory) else { return };
+        if let Some(ix) = directory.by_name.get(*name) {
+            let followed = &mut self.followed[*ix];
             followed.is_marked = true;
             followed.wants_look |= is_name_change;
-        } else if let Some(all) = self.by_directory.get(*directory) {
+        } else {
             // Perhaps a rotated file that is still written.
-            for ix in all {
+            for ix in &directory.all {
                 let followed = &mut self.followed[*ix];
                 followed.is_marked |= followed.tail.has_rotated();
             }
@@ -263,10 +269,12 @@ impl Files {
             let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { continue };
             let directory =
                 if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-            watch.add(directory);
-            let names = self.by_name.entry(directory.to_owned()).or_default();
-            names.insert(name.to_owned(), ix);
-            self.by_directory.entry(directory.to_owned()).or_default().insert(ix);
+            let number = watch.add(directory);
+            if number >= self.by_directory.len() {
+                self.by_directory.resize_with(number + 1, Directory::default);
+            }
+            self.by_directory[number].by_name.insert(name.to_owned(), ix);
+            self.by_directory[number].all.insert(ix);
         }
     }
 

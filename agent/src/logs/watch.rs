@@ -4,7 +4,7 @@
 //! every file is looked at each second anyway, which also covers what it does not report (network
 //! file systems, a directory on the way to a log that was exchanged).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,12 @@ const EVENTS: WatchMask = WatchMask::MODIFY
 /// The watched directories; without inotify it never wakes anybody.
 pub struct Watch {
     inotify: Option<AsyncFd<Inotify>>,
-    by_directory: BTreeMap<PathBuf, WatchDescriptor>,
-    directories: Vec<(WatchDescriptor, PathBuf)>,
+    /// The number of each directory ever given.
+    numbers: BTreeMap<PathBuf, usize>,
+    /// The live watch of each directory, by number.
+    watches: Vec<Option<WatchDescriptor>>,
+    /// Directories of a watch: several paths may lead to one.
+    by_watch: HashMap<WatchDescriptor, Vec<usize>>,
     buffer: Vec<u8>,
     has_warned: bool,
 }
@@ -32,8 +36,8 @@ pub struct Watch {
 pub enum Event<'e> {
     /// A file was written, created, renamed or removed.
     File {
-        /// As given to [`Watch::add`].
-        directory: &'e Path,
+        /// Number that [`Watch::add`] gave it.
+        directory: usize,
         /// Of the file.
         name: &'e OsStr,
         /// Not merely written.
@@ -58,8 +62,9 @@ impl Watch {
         }
         Self {
             inotify: inotify.ok(),
-            by_directory: BTreeMap::new(),
-            directories: Vec::new(),
+            numbers: BTreeMap::new(),
+            watches: Vec::new(),
+            by_watch: HashMap::new(),
             buffer: vec![0; 16 << 10],
             has_warned: false,
         }
@@ -72,16 +77,24 @@ impl Watch {
     }
 
     /// Watches a directory; again and again is fine. A missing directory is no error: it is given
-    /// again when the log appears.
-    pub fn add(&mut self, directory: &Path) {
-        let Some(inotify) = self.inotify.as_ref() else { return };
-        if self.by_directory.contains_key(directory) {
-            return;
+    /// again when the log appears. Returns the number by which events name it.
+    pub fn add(&mut self, directory: &Path) -> usize {
+        let number = match self.numbers.get(directory) {
+            Some(number) => *number,
+            None => {
+                self.watches.push(None);
+                self.numbers.insert(directory.to_owned(), self.watches.len() - 1);
+                self.watches.len() - 1
+            }
+        };
+        let Some(inotify) = self.inotify.as_ref() else { return number };
+        if self.watches[number].is_some() {
+            return number;
         }
         match inotify.get_ref().watches().add(directory, EVENTS) {
             Ok(descriptor) => {
-                self.by_directory.insert(directory.to_owned(), descriptor.clone());
-                self.directories.push((descriptor, directory.to_owned()));
+                self.by_watch.entry(descriptor.clone()).or_default().push(number);
+                self.watches[number] = Some(descriptor);
             }
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) => {
                 if !std::mem::replace(&mut self.has_warned, true) {
@@ -94,6 +107,7 @@ impl Watch {
             }
             Err(_) => {} // the look at the log itself says what is wrong
         }
+        number
     }
 
     /// Returns when events wait; for ever pending without inotify. Cancel-safe: events stay queued
@@ -125,26 +139,26 @@ impl Watch {
                     removed.push(event.wd);
                     continue;
                 }
-                let directories = self.directories.iter().filter(|(wd, _)| *wd == event.wd);
-                let mut is_known = false;
-                for (_, directory) in directories {
-                    is_known = true;
+                let directories = self.by_watch.get(&event.wd);
+                for directory in directories.into_iter().flatten() {
                     match event.name {
-                        Some(name) => {
-                            let is_name_change = event.mask != EventMask::MODIFY;
-                            on_event(&Event::File { directory, name, is_name_change });
-                        }
+                        Some(name) => on_event(&Event::File {
+                            directory: *directory,
+                            name,
+                            is_name_change: event.mask != EventMask::MODIFY,
+                        }),
                         None => on_event(&Event::Unknown),
                     }
                 }
-                if !is_known || event.mask.contains(EventMask::Q_OVERFLOW) {
+                if directories.is_none() || event.mask.contains(EventMask::Q_OVERFLOW) {
                     on_event(&Event::Unknown);
                 }
             }
         }
         for descriptor in removed {
-            self.directories.retain(|(wd, _)| *wd != descriptor);
-            self.by_directory.retain(|_, wd| *wd != descriptor);
+            for number in self.by_watch.remove(&descriptor).into_iter().flatten() {
+                self.watches[number] = None;
+            }
             on_event(&Event::Unknown);
         }
     }
