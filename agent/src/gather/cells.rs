@@ -5,8 +5,8 @@
 
 use crate::window::{Loss, Windows};
 
-/// Number of cells, a power of two.
-const CELLS: usize = 64;
+/// Number of cells: as many as a word has bits.
+const CELLS: usize = u64::BITS as usize;
 /// Different statuses a cell holds.
 const STATUSES: usize = 6;
 
@@ -20,13 +20,15 @@ struct Cell {
 
 /// See the module.
 pub(super) struct Cells {
-    cells: [Cell; CELLS],
+    all: [Cell; CELLS],
+    /// Bit n: cell n holds something.
+    used: u64,
     n_other: u64,
 }
 
 impl Default for Cells {
     fn default() -> Self {
-        Self { cells: [Cell::default(); CELLS], n_other: 0 }
+        Self { all: [Cell::default(); CELLS], used: 0, n_other: 0 }
     }
 }
 
@@ -43,7 +45,8 @@ impl Cells {
     ) {
         self.n_other += u64::from(is_other);
         let slot = (site as usize).wrapping_mul(31).wrapping_add(second as usize) & (CELLS - 1);
-        let cell = &mut self.cells[slot];
+        self.used |= 1 << slot;
+        let cell = &mut self.all[slot];
         if cell.second != second || cell.site != site {
             cell.spill(windows);
             (cell.second, cell.site) = (second, site);
@@ -62,7 +65,10 @@ impl Cells {
 
     /// Hands everything over.
     pub(super) fn spill(&mut self, windows: &mut Windows) {
-        self.cells.iter_mut().for_each(|cell| cell.spill(windows));
+        while self.used != 0 {
+            self.all[self.used.trailing_zeros() as usize].spill(windows);
+            self.used &= self.used - 1;
+        }
         let n_lines_other = std::mem::take(&mut self.n_other);
         if n_lines_other > 0 {
             windows.lose(&Loss { n_lines_other, ..Loss::default() });

@@ -22,6 +22,7 @@ use crate::logs::watch::{Event, Watch};
 use crate::window::Windows;
 
 use super::FileStatus;
+use super::cells::Cells;
 use super::followed::Followed;
 
 /// Time between looks at globs and configuration files: new logs are followed within 2 s.
@@ -63,6 +64,7 @@ pub(super) struct Files {
     has_gateway_error: bool,
     look_wanted: bool,
     buffer: Vec<u8>,
+    cells: Cells,
 }
 
 /// The followed logs of a directory.
@@ -91,6 +93,7 @@ impl Files {
             has_gateway_error: false,
             look_wanted: false,
             buffer: vec![0; BUFFER_BYTES],
+            cells: Cells::default(),
         };
         let expansion = sources::expand(config, &files.discovery.logs);
         files.follow(expansion.logs, |born| {
@@ -346,7 +349,8 @@ impl Files {
         let followed = &mut self.followed[ix];
         match followed.tail.read(now, &mut self.buffer) {
             Ok(Some(chunk)) => {
-                self.has_gateway_error |= followed.fold(&chunk, &self.buffer, judge, windows, at);
+                let (buffer, cells) = (&self.buffer, &mut self.cells);
+                self.has_gateway_error |= followed.fold(&chunk, buffer, judge, cells, windows, at);
                 chunk.lines.len().max(1)
             }
             Ok(None) => {

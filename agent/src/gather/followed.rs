@@ -134,6 +134,7 @@ impl Followed {
         chunk: &Chunk,
         buffer: &[u8],
         judge: &mut Judge,
+        cells: &mut Cells,
         windows: &mut Windows,
         at: UnixMillis,
     ) -> bool {
@@ -149,10 +150,9 @@ impl Followed {
             n_bytes: chunk.n_bytes_too_long,
             n_bytes_rejected: chunk.n_bytes_too_long,
         };
-        let mut fold =
-            Fold { source, judge, windows, at, cells: Cells::default(), tally, has_error: false };
+        let mut fold = Fold { source, judge, windows, at, cells, tally, has_error: false };
         parser.scan(lines, &mut fold);
-        let Fold { mut cells, windows, tally, has_error, .. } = fold;
+        let Fold { cells, windows, tally, has_error, .. } = fold;
         cells.spill(windows);
         windows.read(tally.n_lines as u32, tally.n_bytes);
         if tally.n_rejected > 0 {
@@ -201,7 +201,7 @@ struct Fold<'a> {
     judge: &'a mut Judge,
     windows: &'a mut Windows,
     at: UnixMillis,
-    cells: Cells,
+    cells: &'a mut Cells,
     tally: Tally,
     has_error: bool,
 }

@@ -27,7 +27,7 @@ pub struct Watch {
     /// The live watch of each directory, by number.
     watches: Vec<Option<WatchDescriptor>>,
     /// Directories of a watch: several paths may lead to one.
-    by_watch: HashMap<WatchDescriptor, Vec<usize>>,
+    by_descriptor: HashMap<WatchDescriptor, Vec<usize>>,
     buffer: Vec<u8>,
     has_warned: bool,
 }
@@ -64,7 +64,7 @@ impl Watch {
             inotify: inotify.ok(),
             numbers: BTreeMap::new(),
             watches: Vec::new(),
-            by_watch: HashMap::new(),
+            by_descriptor: HashMap::new(),
             buffer: vec![0; 16 << 10],
             has_warned: false,
         }
@@ -79,21 +79,19 @@ impl Watch {
     /// Watches a directory; again and again is fine. A missing directory is no error: it is given
     /// again when the log appears. Returns the number by which events name it.
     pub fn add(&mut self, directory: &Path) -> usize {
-        let number = match self.numbers.get(directory) {
-            Some(number) => *number,
-            None => {
-                self.watches.push(None);
-                self.numbers.insert(directory.to_owned(), self.watches.len() - 1);
-                self.watches.len() - 1
-            }
-        };
+        let known = self.numbers.get(directory).copied();
+        let number = known.unwrap_or_else(|| {
+            self.watches.push(None);
+            self.numbers.insert(directory.to_owned(), self.watches.len() - 1);
+            self.watches.len() - 1
+        });
         let Some(inotify) = self.inotify.as_ref() else { return number };
         if self.watches[number].is_some() {
             return number;
         }
         match inotify.get_ref().watches().add(directory, EVENTS) {
             Ok(descriptor) => {
-                self.by_watch.entry(descriptor.clone()).or_default().push(number);
+                self.by_descriptor.entry(descriptor.clone()).or_default().push(number);
                 self.watches[number] = Some(descriptor);
             }
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) => {
@@ -139,7 +137,7 @@ impl Watch {
                     removed.push(event.wd);
                     continue;
                 }
-                let directories = self.by_watch.get(&event.wd);
+                let directories = self.by_descriptor.get(&event.wd);
                 for directory in directories.into_iter().flatten() {
                     match event.name {
                         Some(name) => on_event(&Event::File {
@@ -156,7 +154,7 @@ impl Watch {
             }
         }
         for descriptor in removed {
-            for number in self.by_watch.remove(&descriptor).into_iter().flatten() {
+            for number in self.by_descriptor.remove(&descriptor).into_iter().flatten() {
                 self.watches[number] = None;
             }
             on_event(&Event::Unknown);
