@@ -39,6 +39,8 @@ pub struct Encoded {
     pub payload: Vec<u8>,
     /// Log lines that its eviction would lose.
     pub n_lines: u32,
+    /// Log bytes it accounts for: of these lines, and of what vanished before it was read.
+    pub n_bytes: u64,
     /// Texts that had to stay out because the body was full; 0 unless something is very odd.
     pub n_left_out: u64,
 }
@@ -76,9 +78,11 @@ pub fn encode(closed: &Closed, sites: &[SiteInfo], cover: &Cover) -> Encoded {
         frame = compress(&body);
     }
     assert!(frame.len() <= wire::BODY_BYTES_MAX, "windows close at half of it");
+    let n_bytes = closed.n_line_bytes + closed.loss.n_bytes_lost;
     let batch = v1::Batch {
         complete_until_unix_ms: cover.complete_until.0,
         n_lines: closed.n_lines,
+        n_bytes,
         t_min_unix_ms: t_min.0,
         t_max_unix_ms: t_max.0,
         urgent: closed.is_urgent,
@@ -86,7 +90,7 @@ pub fn encode(closed: &Closed, sites: &[SiteInfo], cover: &Cover) -> Encoded {
         body: frame.into(),
         ..v1::Batch::default()
     };
-    Encoded { payload: batch.encode_to_vec(), n_lines: closed.n_lines, n_left_out }
+    Encoded { payload: batch.encode_to_vec(), n_lines: closed.n_lines, n_bytes, n_left_out }
 }
 
 /// The offsets a spooled batch covers, for the recovery of a checkpoint.
@@ -262,6 +266,9 @@ fn to_loss(loss: &Loss) -> v1::Loss {
         n_times_clamped: loss.n_times_clamped,
         n_spool_records_corrupt: loss.n_spool_records_corrupt,
         n_events_dropped: loss.n_events_dropped,
+        n_bytes_rejected: loss.n_bytes_rejected,
+        n_bytes_recovered: loss.n_bytes_recovered,
+        n_lines_too_long: loss.n_lines_too_long,
     }
 }
 
@@ -352,7 +359,7 @@ mod tests {
             ("no.such.metric", String::new(), 1.0),
         ];
         windows.observe(Observation::Samples { at: UnixMillis(12_000), values });
-        windows.lose(&Loss { n_truncations: 1, ..Loss::default() });
+        windows.lose(&Loss { n_truncations: 1, n_bytes_lost: 9, ..Loss::default() });
         let position = Position {
             path: "/var/log/a".into(),
             key: FileKey { device: 1, inode: 2 },
@@ -367,13 +374,14 @@ mod tests {
             inventory: Some(vec!["www".to_owned()]),
         };
         let encoded = encode(&windows.close(), &sites, &cover);
-        assert_eq!((encoded.n_lines, encoded.n_left_out), (4, 0));
+        assert_eq!((encoded.n_lines, encoded.n_bytes, encoded.n_left_out), (4, 409, 0));
         assert_eq!(offsets(&encoded.payload).unwrap(), [position, done]);
 
         let (batch, body) = decode(&encoded.payload);
         assert!(batch.urgent);
         assert_eq!((batch.t_min_unix_ms, batch.t_max_unix_ms), (10_000, 12_000));
         assert_eq!((batch.complete_until_unix_ms, batch.n_lines), (13_000, 4));
+        assert_eq!(batch.n_bytes, 409, "lines and what vanished");
         let names: Vec<_> = body.sites.iter().map(|site| site.name.as_str()).collect();
         assert_eq!(names, ["a.example", "b.example"], "only sites it speaks of");
         let b = &body.seconds[1];

@@ -30,7 +30,7 @@ use crate::discover::Discovery;
 use crate::logs::checkpoint::{Checkpoint, Position};
 use crate::logs::join::{Judge, OTHER};
 use crate::logs::watch::Watch;
-use crate::spool::{Pos, Spool, SpoolError};
+use crate::spool::{Pos, Spool, SpoolError, Volume};
 use crate::window::{Change, Loss, Observation, Windows};
 use crate::{chain, clock};
 
@@ -387,12 +387,13 @@ impl Gather {
     fn append(&mut self, now: Instant) {
         let Some(pending) = self.pending.take() else { return };
         self.last_try = Some(now);
-        let (payload, n_lines) = (&pending.encoded.payload, pending.encoded.n_lines);
-        let mut result = self.spool(|spool| spool.append(payload, n_lines));
+        let Encoded { payload, n_lines, n_bytes, .. } = &pending.encoded;
+        let volume = Volume { n_lines: (*n_lines).into(), n_bytes: *n_bytes };
+        let mut result = self.spool(|spool| spool.append(payload, volume));
         if matches!(result, Err(SpoolError::Full { source: None, .. })) {
             // The budget is full of records that only wait for a checkpoint.
             self.save_checkpoint(now);
-            result = self.spool(|spool| spool.append(payload, n_lines));
+            result = self.spool(|spool| spool.append(payload, volume));
         }
         match result {
             Ok(pos) => self.appended(pending, pos, now),

@@ -137,14 +137,14 @@ pub fn run(config: Config, reload: Reload) -> Result<(), RunError> {
 }
 
 fn tell_recovery(recovery: &spool::Recovery) {
-    let spool::Recovery { n_records, n_bytes_torn, n_records_corrupt, n_lines_corrupt, .. } =
-        *recovery;
+    let spool::Recovery { n_records, n_bytes_torn, n_records_corrupt, corrupt, .. } = *recovery;
     tracing::info!(n_records, "spool opened");
     if n_bytes_torn > 0 {
         tracing::warn!(n_bytes_torn, "unfinished write at the end of the spool was cut off");
     }
     if n_records_corrupt > 0 {
-        tracing::error!(n_records_corrupt, n_lines_corrupt, "spooled batches were destroyed");
+        let spool::Volume { n_lines, n_bytes } = corrupt;
+        tracing::error!(n_records_corrupt, n_lines, n_bytes, "spooled batches were destroyed");
     }
     if recovery.is_renumbered {
         tracing::warn!("the spool's numbering was lost: it begins a new epoch");

@@ -151,7 +151,7 @@ fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value 
         },
         "loss": {
             "n_lines_rejected": loss.n_lines_rejected,
-            "n_lines_lost": loss.n_lines_lost + spool.n_lines_evicted,
+            "n_lines_lost": loss.n_lines_lost + spool.evicted.n_lines + spool.corrupt.n_lines,
             "n_bytes_lost": loss.n_bytes_lost,
             "n_batches_evicted": spool.n_batches_evicted,
             "n_truncations": loss.n_truncations,
@@ -312,6 +312,7 @@ fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::Volume;
     use wire::UnixMillis;
 
     fn example() -> (GatherStatus, UplinkStatus, Stats) {
@@ -335,7 +336,7 @@ mod tests {
             seq_acked: 7,
             bytes_unacked: 50,
             n_batches_evicted: 2,
-            n_lines_evicted: 11,
+            evicted: Volume { n_lines: 11, n_bytes: 1100 },
             ..Stats::default()
         };
         (gather, uplink, spool)

@@ -53,6 +53,7 @@ pub(super) struct Followed {
 struct Tally {
     n_lines: u64,
     n_rejected: u64,
+    n_too_long: u64,
     n_bytes: u64,
     n_bytes_rejected: u64,
 }
@@ -61,6 +62,7 @@ impl Tally {
     fn add(&mut self, more: &Self) {
         self.n_lines += more.n_lines;
         self.n_rejected += more.n_rejected;
+        self.n_too_long += more.n_too_long;
         self.n_bytes += more.n_bytes;
         self.n_bytes_rejected += more.n_bytes_rejected;
     }
@@ -147,6 +149,7 @@ impl Followed {
         let tally = Tally {
             n_lines: u64::from(chunk.n_too_long),
             n_rejected: u64::from(chunk.n_too_long),
+            n_too_long: u64::from(chunk.n_too_long),
             n_bytes: chunk.n_bytes_too_long,
             n_bytes_rejected: chunk.n_bytes_too_long,
         };
@@ -158,6 +161,7 @@ impl Followed {
         if tally.n_rejected > 0 {
             windows.lose(&Loss {
                 n_lines_rejected: tally.n_rejected,
+                n_lines_too_long: tally.n_too_long,
                 n_bytes_rejected: tally.n_bytes_rejected,
                 ..Loss::default()
             });
@@ -243,6 +247,7 @@ impl Sink for Fold<'_> {
             }
             Line::Rejected(reason) if is_loss(reason) => {
                 self.tally.n_rejected += 1;
+                self.tally.n_too_long += u64::from(reason == Rejected::TooLong);
                 self.tally.n_bytes_rejected += raw.len() as u64 + 1;
             }
             Line::Rejected(_) => {}

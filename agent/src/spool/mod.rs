@@ -3,7 +3,7 @@
 //! A record has a position, rising by one over the life of the directory, and a seq, which is its
 //! position counted from the start of the epoch. Invariants: what `append` returned for is on disk;
 //! a segment is deleted only when the checkpoint covers it; every record that is gone unacked is
-//! declared with its lines by the next `peek` (`evicted_before`), also after a restart.
+//! declared with its lines and bytes by the next `peek` (`evicted_before`), also after a restart.
 //!
 //! Over `bytes_max` the oldest segment goes, acked ones first since they are the oldest. Acked
 //! records stay for [`ACKED_KEPT`], in at most a quarter of the budget, so that a collector that
@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use wire::UnixMillis;
 
-use recover::{load_segments, load_state, renumbered};
+use recover::{Loaded, load_segments, load_state, renumbered};
 pub use segment::PAYLOAD_BYTES_MAX;
-use segment::{Disk, HOLE_MAX, Head, OsDisk, RECORD_BYTES, Segment};
+use segment::{Destroyed, Disk, Entry, Format, HOLE_MAX, Head, OsDisk, RECORD_BYTES, Segment};
 use state::State;
 
 /// How long acked records stay for a rewind (storage.md 3), by the time of their segment.
@@ -44,13 +44,48 @@ pub struct Pos(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq(pub u64);
 
+/// What records account for: the loss ledger of their eviction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Log lines, rejected ones included.
+    pub n_lines: u64,
+    /// Log bytes: of these lines, and of what was found to have vanished unread.
+    pub n_bytes: u64,
+}
+
+impl Volume {
+    /// Both volumes together.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        Self {
+            n_lines: self.n_lines.saturating_add(more.n_lines),
+            n_bytes: self.n_bytes.saturating_add(more.n_bytes),
+        }
+    }
+
+    /// This volume without another one, never below nothing.
+    #[must_use]
+    pub fn minus(self, less: Self) -> Self {
+        Self {
+            n_lines: self.n_lines.saturating_sub(less.n_lines),
+            n_bytes: self.n_bytes.saturating_sub(less.n_bytes),
+        }
+    }
+}
+
+impl std::iter::Sum for Volume {
+    fn sum<I: Iterator<Item = Self>>(volumes: I) -> Self {
+        volumes.fold(Self::default(), Self::plus)
+    }
+}
+
 /// What is gone just before a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evicted {
     /// Records.
     pub n_batches: u64,
-    /// Log lines counted in them.
-    pub n_lines: u64,
+    /// What they accounted for.
+    pub volume: Volume,
 }
 
 /// One record as read back.
@@ -60,8 +95,8 @@ pub struct Record {
     pub seq: Seq,
     /// The bytes given to `append`.
     pub payload: Vec<u8>,
-    /// Log lines counted in it.
-    pub n_lines: u32,
+    /// What it accounts for.
+    pub volume: Volume,
     /// What is gone between the seq asked for and this one.
     pub evicted_before: Evicted,
 }
@@ -74,10 +109,10 @@ pub struct Recovery {
     /// Bytes cut off the end: a write that never finished. Its `append` never returned, so nothing
     /// that anybody relied on is lost.
     pub n_bytes_torn: u64,
-    /// Records destroyed in the middle, and the log lines counted in them.
+    /// Records destroyed in the middle.
     pub n_records_corrupt: u64,
-    /// Lines of those.
-    pub n_lines_corrupt: u64,
+    /// What these accounted for, acked ones included.
+    pub corrupt: Volume,
     /// The numbering was lost and a new epoch began.
     pub is_renumbered: bool,
 }
@@ -101,10 +136,12 @@ pub struct Stats {
     pub bytes_max: u64,
     /// Records evicted before they were acked, over the life of the spool.
     pub n_batches_evicted: u64,
-    /// Lines counted in those.
-    pub n_lines_evicted: u64,
+    /// What those accounted for.
+    pub evicted: Volume,
     /// Records found destroyed since the start of this program.
     pub n_records_corrupt: u64,
+    /// What those of them accounted for that were not acked.
+    pub corrupt: Volume,
 }
 
 /// Why the spool could not do what was asked. Nothing is damaged by any of them.
@@ -155,12 +192,18 @@ pub struct Spool {
     /// The segment read last, by its first position.
     reading: Option<(u64, File)>,
     state: State,
-    /// Position and `lines_before` of the next record.
+    /// Position of the next record, and what all before it account for.
     next: u64,
-    lines_next: u64,
+    before_next: Volume,
     checkpointed: u64,
     bytes_unacked: u64,
+    /// Nothing of an earlier life was found.
+    is_new: bool,
+    /// Where the numbers ended when the state was saved last before this start.
+    end_known: (u64, Volume),
     n_corrupt: u64,
+    /// Of these, what was not acked.
+    corrupt: Volume,
 }
 
 impl Spool {
@@ -189,11 +232,13 @@ impl Spool {
             .map_err(|e| io_error("create", dir, e))?;
         let stored = load_state(&dir.join("state"))?;
         let mut recovery = Recovery::default();
-        let (segments, acked) = load_segments(dir, disk.as_ref(), stored.as_ref(), &mut recovery)?;
+        let Loaded { segments, acked, destroyed } =
+            load_segments(dir, disk.as_ref(), stored.as_ref(), &mut recovery)?;
         let now_ms = u64::try_from(now.0).unwrap_or(1).max(1);
+        let is_new = stored.is_none() && segments.is_empty();
         let state = match stored {
             Some(state) => state,
-            None if segments.is_empty() => State::new(now_ms, now_ms * 1000),
+            None if is_new => State::new(now_ms, now_ms * 1000),
             None => {
                 recovery.is_renumbered = true;
                 renumbered(&segments, acked, now_ms)
@@ -205,49 +250,53 @@ impl Spool {
             disk,
             clock,
             next: state.first,
-            lines_next: state.lines_first,
+            end_known: state.end,
+            before_next: state.before_first,
             segments,
             active: None,
             reading: None,
             state,
             checkpointed: 0,
             bytes_unacked: 0,
+            is_new,
             n_corrupt: 0,
+            corrupt: Volume::default(),
         };
-        spool.settle(acked, &mut recovery);
+        spool.settle(acked, &destroyed, &mut recovery);
         spool.save_state()?;
         Ok((spool, recovery))
     }
 
     /// Brings numbers and segments together after a start.
-    fn settle(&mut self, acked: u64, recovery: &mut Recovery) {
+    fn settle(&mut self, acked: u64, destroyed: &[Destroyed], recovery: &mut Recovery) {
         let state = &mut self.state;
         if let Some(oldest) = self.segments.front() {
             // Files gone at the front: acked ones, when a crash came before the ledger was written;
             // else a person or a bad disk took them.
             let n_gone = oldest.pos_first.saturating_sub(state.first);
-            let n_lines_gone = oldest.lines_before.saturating_sub(state.lines_first);
+            let gone = oldest.before.minus(state.before_first);
             state.acked = state.acked.max(acked);
             for ix in 0..n_gone.min(HOLE_MAX) {
-                let n_lines = if ix == 0 { n_lines_gone.min(u64::from(u32::MAX)) } else { 0 };
-                state.drop_first(n_lines as u32);
+                state.drop_first(if ix == 0 { gone } else { Volume::default() }, true);
             }
             if oldest.pos_first > state.acked.max(acked) + 1 {
                 recovery.n_records_corrupt += n_gone;
-                recovery.n_lines_corrupt += n_lines_gone;
+                recovery.corrupt = recovery.corrupt.plus(gone);
             }
             state.first = oldest.pos_first;
-            state.lines_first = oldest.lines_before;
+            state.before_first = oldest.before;
         }
         if let Some(newest) = self.segments.back() {
             self.next = newest.pos_end();
-            self.lines_next = newest.lines_before + newest.n_lines();
+            self.before_next = newest.before.plus(newest.volume());
         }
         if self.next <= self.state.acked {
             self.next = self.state.acked + 1; // the tail is gone, but its numbers are taken
         }
         self.state.acked = self.state.acked.max(acked).min(self.next - 1);
         self.n_corrupt = recovery.n_records_corrupt;
+        let unacked = destroyed.iter().filter(|hole| hole.pos + hole.n > self.state.acked + 1);
+        self.corrupt = unacked.map(|hole| hole.volume).sum();
         let entries = self.segments.iter().flat_map(|s| &s.entries);
         recovery.n_records = entries.filter(|e| e.len > 0).count() as u64;
         self.bytes_unacked = self.payload_bytes(self.state.acked + 1, self.next);
@@ -255,23 +304,24 @@ impl Spool {
 
     /// Appends one encoded batch; returns its position once it is on disk.
     ///
-    /// `n_lines` is what `evicted_before` says if this record is ever evicted. Over the budget the
+    /// `volume` is what `evicted_before` says if this record is ever evicted. Over the budget the
     /// oldest segments go first. On an error nothing was appended and nothing else is harmed.
     /// Cost: one `fdatasync` a call, so one per batch: every 10 s, at most 4 a second in an outage.
-    pub fn append(&mut self, payload: &[u8], n_lines: u32) -> Result<Pos, SpoolError> {
+    pub fn append(&mut self, payload: &[u8], volume: Volume) -> Result<Pos, SpoolError> {
         assert!(
             (1..=PAYLOAD_BYTES_MAX).contains(&payload.len()),
             "batch.rs makes no empty batch and splits at PAYLOAD_BYTES_MAX"
         );
         self.make_room((RECORD_BYTES + payload.len()) as u64)?;
         let head = Head {
+            format: Format::V2,
             is_hole: false,
             len: payload.len() as u32,
             pos: self.next,
-            lines_before: self.lines_next,
+            before: self.before_next,
             acked: self.state.acked,
             at_ms: (self.clock)().0,
-            n_lines,
+            volume,
             payload_crc: crc32c::crc32c(payload),
         };
         if let Err(error) = self.write(&head, payload) {
@@ -292,16 +342,15 @@ impl Spool {
         let asked = self.state.base + seq.0.max(1);
         let mut pos = asked.max(self.state.first);
         while pos < self.next {
-            if let Some((payload, n_lines)) = self.read(pos)? {
-                let evicted_before = Evicted {
-                    n_batches: pos - asked,
-                    n_lines: match pos - asked {
-                        0 => 0,
-                        _ => self.lines_before(pos) - self.lines_before(asked),
-                    },
+            if let Some((payload, volume)) = self.read(pos)? {
+                let n_batches = pos - asked;
+                let evicted = match n_batches {
+                    0 => Volume::default(),
+                    _ => self.before(pos).minus(self.before(asked)),
                 };
+                let evicted_before = Evicted { n_batches, volume: evicted };
                 let seq = Seq(pos - self.state.base);
-                return Ok(Some(Record { seq, payload, n_lines, evicted_before }));
+                return Ok(Some(Record { seq, payload, volume, evicted_before }));
             }
             pos += 1;
         }
@@ -337,7 +386,8 @@ impl Spool {
     /// The checkpoint now covers everything up to `pos`: older segments may be deleted.
     ///
     /// When the checkpoint is ahead of the spool (its end was destroyed after a sync) the numbers
-    /// between are left out, and declared like evicted records.
+    /// between are left out, and declared like evicted records. What they accounted for is known
+    /// when the spool was closed behind them.
     pub fn set_checkpointed(&mut self, pos: Pos) -> Result<(), SpoolError> {
         if pos.0 >= self.next {
             self.skip_to(pos.0 + 1)?;
@@ -394,12 +444,14 @@ impl Spool {
             bytes: self.bytes(),
             bytes_max: self.bytes_max,
             n_batches_evicted: self.state.n_batches_evicted,
-            n_lines_evicted: self.state.n_lines_evicted,
+            evicted: self.state.evicted,
             n_records_corrupt: self.n_corrupt,
+            corrupt: self.corrupt,
         }
     }
 
-    /// Writes down what only memory knows (the ack), so that a restart begins where this ended.
+    /// Writes down what only memory knows (the ack, and where the numbers end), so that a restart
+    /// begins where this ended and knows what is missing, whatever happens to the files until then.
     pub fn close(&mut self) -> Result<(), SpoolError> {
         self.save_state()
     }
@@ -413,28 +465,30 @@ impl Spool {
         self.segments.get(ix)
     }
 
-    /// Payload and lines at a position; `None` when destroyed.
-    fn read(&mut self, pos: u64) -> Result<Option<(Vec<u8>, u32)>, SpoolError> {
+    /// Payload and volume at a position; `None` when destroyed.
+    fn read(&mut self, pos: u64) -> Result<Option<(Vec<u8>, Volume)>, SpoolError> {
         let Some(segment) = self.segment_of(pos) else { return Ok(None) };
         let Some(entry) = segment.entry(pos).filter(|e| e.len > 0) else { return Ok(None) };
-        let (first, path) = (segment.pos_first, segment.path.clone());
+        let (first, format, path) = (segment.pos_first, segment.format, segment.path.clone());
         if self.reading.as_ref().is_none_or(|(of, _)| *of != first) {
             let file = File::open(&path).map_err(|e| io_error("read", &path, e))?;
             self.reading = Some((first, file));
         }
         let (_, file) = self.reading.as_ref().expect("set above");
-        let payload = Segment::read(file, pos, entry).map_err(|e| io_error("read", &path, e))?;
+        let payload =
+            Segment::read(format, file, pos, entry).map_err(|e| io_error("read", &path, e))?;
         if payload.is_none() {
-            self.forget(pos, entry.len);
+            self.forget(pos, entry);
         }
-        Ok(payload.map(|payload| (payload, entry.n_lines)))
+        Ok(payload.map(|payload| (payload, entry.volume())))
     }
 
     /// Notes that a record turned out destroyed.
-    fn forget(&mut self, pos: u64, len: u32) {
+    fn forget(&mut self, pos: u64, entry: Entry) {
         self.n_corrupt += 1;
         if pos > self.state.acked {
-            self.bytes_unacked -= u64::from(len);
+            self.bytes_unacked -= u64::from(entry.len);
+            self.corrupt = self.corrupt.plus(entry.volume());
         }
         if let Some(segment) = self.segments.iter_mut().rfind(|s| s.pos_first <= pos) {
             let ix = (pos - segment.pos_first) as usize;
@@ -442,19 +496,18 @@ impl Spool {
         }
     }
 
-    /// Lines of all records before a position.
-    fn lines_before(&self, pos: u64) -> u64 {
+    /// What all records before a position account for.
+    fn before(&self, pos: u64) -> Volume {
         if pos < self.state.first {
-            return self.state.lines_before(pos);
+            return self.state.before(pos);
         }
         // Between segments lie numbers whose records are destroyed: the next segment knows.
         match self.segments.get(self.segments.partition_point(|s| s.pos_end() <= pos)) {
             Some(segment) => {
                 let n = pos.saturating_sub(segment.pos_first) as usize;
-                let lines = segment.entries.iter().take(n).map(|e| u64::from(e.n_lines));
-                segment.lines_before + lines.sum::<u64>()
+                segment.before.plus(segment.entries.iter().take(n).map(Entry::volume).sum())
             }
-            None => self.lines_next,
+            None => self.before_next,
         }
     }
 
@@ -468,7 +521,8 @@ impl Spool {
             .sum()
     }
 
-    fn save_state(&self) -> Result<(), SpoolError> {
+    fn save_state(&mut self) -> Result<(), SpoolError> {
+        self.state.end = (self.next, self.before_next);
         let path = self.dir.join("state");
         self.disk.replace(&path, &self.state.encode()).map_err(|e| io_error("write", &path, e))
     }

@@ -5,9 +5,20 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::segment::{self, Disk, Findings, HOLE_MAX, Head, ScanError, Segment};
+use super::segment::{self, Destroyed, Disk, Findings, HOLE_MAX, Head, ScanError, Segment};
 use super::state::State;
-use super::{Recovery, SpoolError, io_error};
+use super::{Recovery, SpoolError, Volume, io_error};
+
+/// What is left of the queue.
+#[derive(Default)]
+pub(super) struct Loaded {
+    /// Oldest first.
+    pub(super) segments: VecDeque<Segment>,
+    /// Highest acked position any record mentions.
+    pub(super) acked: u64,
+    /// What was found destroyed at this start.
+    pub(super) destroyed: Vec<Destroyed>,
+}
 
 pub(super) fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
     match fs::read(path) {
@@ -27,15 +38,14 @@ pub(super) fn load_segments(
     disk: &dyn Disk,
     state: Option<&State>,
     recovery: &mut Recovery,
-) -> Result<(VecDeque<Segment>, u64), SpoolError> {
+) -> Result<Loaded, SpoolError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| io_error("read", dir, e))? {
         let path = entry.map_err(|e| io_error("read", dir, e))?.path();
         paths.extend(segment::pos_of(&path).map(|pos| (pos, path)));
     }
     paths.sort();
-    let mut segments: VecDeque<Segment> = VecDeque::new();
-    let mut acked = 0;
+    let mut loaded = Loaded::default();
     let n = paths.len();
     for (ix, (_, path)) in paths.into_iter().enumerate() {
         let is_last = ix + 1 == n;
@@ -46,21 +56,26 @@ pub(super) fn load_segments(
         let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
         match scanned {
             Some((mut segment, mut found)) if !segment.entries.is_empty() && !dropped(&segment) => {
-                acked = acked.max(found.acked);
-                if let Some(before) = segments.back_mut() {
-                    join(before, &segment, disk, recovery);
-                    let n_lines = attribute(before, &mut segment);
+                loaded.acked = loaded.acked.max(found.acked);
+                if let Some(before) = loaded.segments.back_mut() {
+                    loaded.destroyed.extend(join(before, &segment, disk));
+                    let volume = attribute(before, &mut segment);
                     // A hole that an earlier start has written is counted already.
-                    found.n_lines_corrupt += if found.n_corrupt > 0 { n_lines } else { 0 };
+                    if let Some(first) = found.destroyed.first_mut() {
+                        first.volume = first.volume.plus(volume);
+                    }
                 }
                 repair(&segment, &found, is_last, disk, recovery);
-                segments.push_back(segment);
+                loaded.destroyed.append(&mut found.destroyed);
+                loaded.segments.push_back(segment);
             }
             // A file that never got a whole record, or whose deletion a crash cut short.
             _ => fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?,
         }
     }
-    Ok((segments, acked))
+    recovery.n_records_corrupt += loaded.destroyed.iter().map(|hole| hole.n).sum::<u64>();
+    recovery.corrupt = loaded.destroyed.iter().map(|hole| hole.volume).sum();
+    Ok(loaded)
 }
 
 /// Cuts the torn end off the last segment, and writes holes over what is destroyed in any.
@@ -73,8 +88,6 @@ fn repair(
     disk: &dyn Disk,
     recovery: &mut Recovery,
 ) {
-    recovery.n_records_corrupt += found.n_corrupt;
-    recovery.n_lines_corrupt += found.n_lines_corrupt;
     if is_last {
         recovery.n_bytes_torn += found.n_bytes_torn;
     }
@@ -94,37 +107,38 @@ fn repair(
     }
 }
 
-/// Where the header of a segment and its first record are both destroyed, the lines of that record
-/// show only as a step from the segment before: they are its own. Gives how many.
-fn attribute(before: &Segment, segment: &mut Segment) -> u64 {
-    let end = before.lines_before + before.n_lines();
-    let step = segment.lines_before.saturating_sub(end);
-    let Some(first) = segment.entries.first_mut().filter(|entry| entry.len == 0) else { return 0 };
-    let Ok(n_lines) = u32::try_from(step) else { return 0 };
+/// Where the header of a segment and its first record are both destroyed, the volume of that record
+/// shows only as a step from the segment before: it is its own. Gives how much.
+fn attribute(before: &Segment, segment: &mut Segment) -> Volume {
+    let step = segment.before.minus(before.before.plus(before.volume()));
+    let Some(first) = segment.entries.first_mut().filter(|entry| entry.len == 0) else {
+        return Volume::default();
+    };
+    let Ok(n_lines) = u32::try_from(step.n_lines) else { return Volume::default() };
     first.n_lines = first.n_lines.saturating_add(n_lines);
-    segment.lines_before -= step;
+    first.n_bytes = first.n_bytes.saturating_add(step.n_bytes);
+    segment.before = segment.before.minus(step);
     step
 }
 
 /// Fills the numbers missing between two segments with a hole at the end of the first.
-fn join(before: &mut Segment, next: &Segment, disk: &dyn Disk, recovery: &mut Recovery) {
+fn join(before: &mut Segment, next: &Segment, disk: &dyn Disk) -> Option<Destroyed> {
     let n_missing = next.pos_first.saturating_sub(before.pos_end()).min(HOLE_MAX);
     if n_missing == 0 {
-        return;
+        return None;
     }
-    let lines = before.lines_before + before.n_lines();
+    let end = before.before.plus(before.volume());
     let hole = Head {
+        format: before.format,
         is_hole: true,
         len: 0,
         pos: before.pos_end(),
-        lines_before: lines,
+        before: end,
         acked: n_missing,
         at_ms: before.at_last_ms,
-        n_lines: next.lines_before.saturating_sub(lines) as u32,
+        volume: next.before.minus(end),
         payload_crc: 0,
     };
-    recovery.n_records_corrupt += n_missing;
-    recovery.n_lines_corrupt += u64::from(hole.n_lines);
     let path = before.path.clone();
     let done = File::options()
         .write(true)
@@ -134,6 +148,7 @@ fn join(before: &mut Segment, next: &Segment, disk: &dyn Disk, recovery: &mut Re
         tracing::warn!(path = %path.display(), %error, "damaged spool segment could not be repaired");
         before.admit(&hole, before.len);
     }
+    Some(Destroyed { pos: hole.pos, n: n_missing, volume: hole.volume })
 }
 
 /// The state to go on with when the stored one is lost: a new epoch over what is left.
@@ -141,10 +156,5 @@ pub(super) fn renumbered(segments: &VecDeque<Segment>, acked: u64, now_ms: u64) 
     let oldest = segments.front().expect("asked only when there are segments");
     let epoch = segments.iter().map(|s| s.epoch + 1).max().unwrap_or(0).max(now_ms);
     let base = acked.max(oldest.pos_first - 1);
-    State {
-        base,
-        acked: base,
-        lines_first: oldest.lines_before,
-        ..State::new(epoch, oldest.pos_first)
-    }
+    State { base, acked: base, before_first: oldest.before, ..State::new(epoch, oldest.pos_first) }
 }

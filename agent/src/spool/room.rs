@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use super::segment::{self, HOLE_MAX, Head, Segment};
+use super::segment::{self, Format, HOLE_MAX, Head, Segment};
 use super::state::State;
-use super::{ACKED_KEPT, SEGMENT_AGE_MAX, SEGMENT_BYTES_MAX, Spool, SpoolError, io_error};
+use super::{ACKED_KEPT, SEGMENT_AGE_MAX, SEGMENT_BYTES_MAX, Spool, SpoolError, Volume, io_error};
 
 impl Spool {
     /// Writes a record or hole at `self.next` and counts it in.
@@ -16,7 +16,7 @@ impl Spool {
             return Err(io_error("write", &segment.path, error));
         }
         self.next += if head.is_hole { head.acked } else { 1 };
-        self.lines_next += u64::from(head.n_lines);
+        self.before_next = self.before_next.plus(head.volume);
         Ok(())
     }
 
@@ -32,9 +32,9 @@ impl Spool {
             _ => true,
         };
         if is_due {
-            let (epoch, lines) = (self.state.epoch, self.lines_next);
+            let (epoch, before) = (self.state.epoch, self.before_next);
             let (segment, file) =
-                Segment::create(self.disk.as_ref(), &self.dir, epoch, self.next, lines)
+                Segment::create(self.disk.as_ref(), &self.dir, epoch, self.next, before)
                     .map_err(|e| io_error("write", &self.dir, e))?;
             self.segments.push_back(segment);
             self.active = Some(file);
@@ -44,25 +44,31 @@ impl Spool {
 
     /// Leaves out the positions up to `next`.
     pub(super) fn skip_to(&mut self, next: u64) -> Result<(), SpoolError> {
-        if self.segments.iter().all(|s| s.entries.is_empty()) {
+        if self.is_new && self.segments.iter().all(|s| s.entries.is_empty()) {
             // Nothing was ever spooled here: begin behind the checkpoint.
             self.drop_segments(self.segments.len())?;
-            let (epoch, lines) = (self.state.epoch, self.state.lines_first);
-            self.state = State { lines_first: lines, ..State::new(epoch, next) };
+            let (epoch, before_first) = (self.state.epoch, self.state.before_first);
+            self.state = State { before_first, ..State::new(epoch, next) };
             self.next = next;
             return self.save_state();
         }
         let mut left = next - self.next;
+        let (end, before_end) = self.end_known;
+        let known =
+            if end == next { before_end.minus(self.before_next) } else { Volume::default() };
         self.n_corrupt += left;
+        self.corrupt = self.corrupt.plus(known);
+        let mut volume = known;
         while left > 0 {
             let head = Head {
+                format: Format::V2,
                 is_hole: true,
                 len: 0,
                 pos: self.next,
-                lines_before: self.lines_next,
+                before: self.before_next,
                 acked: left.min(HOLE_MAX - 1),
                 at_ms: (self.clock)().0,
-                n_lines: 0,
+                volume: std::mem::take(&mut volume),
                 payload_crc: 0,
             };
             self.write(&head, &[])?;
@@ -126,10 +132,11 @@ impl Spool {
         }
         let before = self.state.clone();
         for entry in self.segments.iter().take(n).flat_map(|s| &s.entries) {
-            self.state.drop_first(entry.n_lines);
+            // What is destroyed is counted as that already.
+            self.state.drop_first(entry.volume(), entry.len > 0);
         }
         let n_batches = self.state.n_batches_evicted - before.n_batches_evicted;
-        let n_lines = self.state.n_lines_evicted - before.n_lines_evicted;
+        let Volume { n_lines, n_bytes } = self.state.evicted.minus(before.evicted);
         // On a full disk the ledger may not grow before a file is gone. Of acked records nobody
         // needs to be told; a segment whose loss nobody could tell stays.
         if n_batches > 0 {
@@ -137,7 +144,12 @@ impl Spool {
                 self.state = before;
                 return Err(error);
             }
-            tracing::error!(n_batches, n_lines, "spool full: the oldest batches are evicted");
+            tracing::error!(
+                n_batches,
+                n_lines,
+                n_bytes,
+                "spool full: the oldest batches are evicted"
+            );
         }
         for segment in self.segments.drain(..n).collect::<Vec<_>>() {
             let n_acked = (self.state.acked + 1).saturating_sub(segment.pos_first) as usize;

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// A record of 200 bytes.
+const RECORD: usize = RECORD_BYTES + 200;
 const START: UnixMillis = UnixMillis(1_795_176_067_000);
 
 thread_local! {
@@ -62,8 +64,13 @@ fn peeked(spool: &mut Spool, seq: u64) -> Option<(u64, Vec<u8>, Evicted)> {
     Some((record.seq.0, record.payload, record.evicted_before))
 }
 
+/// What so many lines are, all of 100 bytes.
+fn volume(n_lines: u64) -> Volume {
+    Volume { n_lines, n_bytes: 100 * n_lines }
+}
+
 fn evicted(n_batches: u64, n_lines: u64) -> Evicted {
-    Evicted { n_batches, n_lines }
+    Evicted { n_batches, volume: volume(n_lines) }
 }
 
 /// A disk without the wait of a sync; a crash is played by cutting files.
@@ -88,7 +95,7 @@ impl Disk for FastDisk {
 fn filled(dir: &Path, n: u64) -> Spool {
     let (mut spool, _) = open(dir, 64 << 10);
     for i in 0..n {
-        let pos = spool.append(&[i as u8; 200], 10).unwrap();
+        let pos = spool.append(&[i as u8; 200], volume(10)).unwrap();
         spool.set_checkpointed(pos).unwrap();
     }
     spool
@@ -99,8 +106,8 @@ fn what_was_appended_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, recovery) = open(dir.path(), 1 << 20);
     assert_eq!(recovery, Recovery::default());
-    let first = spool.append(b"one", 1).unwrap();
-    let second = spool.append(b"two", 2).unwrap();
+    let first = spool.append(b"one", volume(1)).unwrap();
+    let second = spool.append(b"two", volume(2)).unwrap();
     assert_eq!(second.0, first.0 + 1);
     let epoch = spool.epoch();
     drop(spool);
@@ -112,47 +119,122 @@ fn what_was_appended_is_there_after_a_restart() {
     assert_eq!(peeked(&mut spool, 3), None);
     let after: Vec<_> = spool.records_after(first).map(Result::unwrap).collect();
     assert_eq!(after, [(second, b"two".to_vec())]);
-    assert_eq!(spool.append(b"three", 3).unwrap().0, second.0 + 1);
+    assert_eq!(spool.append(b"three", volume(3)).unwrap().0, second.0 + 1);
 }
 
 /// The format on disk, byte for byte: a change of it needs a new version and a reader of this one.
 #[test]
-fn format_version_1_is_written_and_read_byte_for_byte() {
+fn format_version_2_is_written_and_read_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     NOW.set(UnixMillis(1_000_000));
     let (mut spool, _) = open(dir.path(), 1 << 20);
-    spool.append(b"payload", 3).unwrap();
+    spool.append(b"payload", volume(3)).unwrap();
     spool.ack(Seq(1)).unwrap();
-    spool.append(b"x", 70_000).unwrap();
+    spool.append(b"x", Volume { n_lines: 70_000, n_bytes: 1 << 40 }).unwrap();
+    spool.close().unwrap();
     drop(spool);
     let files = segments(dir.path());
     assert_eq!(files.len(), 1);
     assert_eq!(files[0].file_name().unwrap(), "00000000001000000000.seg");
     let hex = |bytes: &[u8]| -> Vec<_> { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-    assert_eq!(hex(&fs::read(&files[0]).unwrap()).concat(), GOLDEN_SEGMENT);
-    assert_eq!(hex(&fs::read(dir.path().join("state")).unwrap()).concat(), GOLDEN_STATE);
+    assert_eq!(hex(&fs::read(&files[0]).unwrap()).concat(), GOLDEN_SEGMENT_2);
+    assert_eq!(hex(&fs::read(dir.path().join("state")).unwrap()).concat(), GOLDEN_STATE_2);
 
     // And back, from the bytes above alone.
+    let (_dir, mut spool) = golden(GOLDEN_SEGMENT_2, GOLDEN_STATE_2);
+    let record = spool.peek(Seq(2)).unwrap().unwrap();
+    let big = Volume { n_lines: 70_000, n_bytes: 1 << 40 };
+    assert_eq!((record.payload.as_slice(), record.volume), (&b"x"[..], big));
+}
+
+/// What an agent of version 1 left is sent, and the numbers go on behind it.
+#[test]
+fn format_version_1_is_read_and_written_on_in_version_2() {
+    NOW.set(UnixMillis(1_000_000));
+    let (dir, mut spool) = golden(GOLDEN_SEGMENT_1, GOLDEN_STATE_1);
+    let lines = |n_lines| Volume { n_lines, n_bytes: 0 };
+    let record = spool.peek(Seq(2)).unwrap().unwrap();
+    assert_eq!((record.payload.as_slice(), record.volume), (&b"x"[..], lines(70_000)));
+    spool.append(b"new", volume(5)).unwrap();
+    drop(spool);
+    assert_eq!(segments(dir.path()).len(), 2, "a file holds one format");
+    let (mut spool, recovery) = open(dir.path(), 1 << 20);
+    assert_eq!(recovery, Recovery { n_records: 3, ..Recovery::default() });
+    let record = spool.peek(Seq(3)).unwrap().unwrap();
+    assert_eq!((record.payload.as_slice(), record.volume), (&b"new"[..], volume(5)));
+    drop(spool);
+    // A record of version 1 that rots is marked in its own form, and counted once.
+    let old = segments(dir.path())[0].clone();
+    let file = File::options().write(true).open(&old).unwrap();
+    file.write_all_at(b"?", 40 + 52 + 7 + 52).unwrap();
+    for n in [1, 0] {
+        let (mut spool, recovery) = open(dir.path(), 1 << 20);
+        assert_eq!((recovery.n_records_corrupt, recovery.corrupt), (n, lines(70_000 * n)));
+        let record = spool.peek(Seq(2)).unwrap().unwrap();
+        assert_eq!((record.seq, record.volume), (Seq(3), volume(5)));
+        assert_eq!(record.evicted_before, Evicted { n_batches: 1, volume: lines(70_000) });
+    }
+}
+
+/// A spool of these bytes: two records, the first one acked.
+fn golden(segment: &str, state: &str) -> (tempfile::TempDir, Spool) {
     let dir = tempfile::tempdir().unwrap();
     let bytes = |hex: &str| -> Vec<u8> {
         let pairs = (0..hex.len()).step_by(2);
         pairs.map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     };
-    fs::write(dir.path().join("00000000001000000000.seg"), bytes(GOLDEN_SEGMENT)).unwrap();
-    fs::write(dir.path().join("state"), bytes(GOLDEN_STATE)).unwrap();
-    let (mut spool, recovery) = open(dir.path(), 1 << 20);
+    fs::write(dir.path().join("00000000001000000000.seg"), bytes(segment)).unwrap();
+    fs::write(dir.path().join("state"), bytes(state)).unwrap();
+    let (spool, recovery) = open(dir.path(), 1 << 20);
     assert_eq!(recovery, Recovery { n_records: 2, ..Recovery::default() });
     assert_eq!(spool.stats().seq_acked, 1);
-    let record = spool.peek(Seq(2)).unwrap().unwrap();
-    assert_eq!((record.payload.as_slice(), record.n_lines), (&b"x"[..], 70_000));
+    (dir, spool)
 }
 
-const GOLDEN_SEGMENT: &str = "475753504f4f4c0a0100000040420f000000000000ca9a3b000000000000000000000000a5e051924757723107\
+const GOLDEN_SEGMENT_1: &str = "475753504f4f4c0a0100000040420f000000000000ca9a3b000000000000000000000000a5e051924757723107\
     00000000ca9a3b000000000000000000000000ffc99a3b0000000040420f0000000000030000007069e3f471a7\
     bf797061796c6f6164475772310100000001ca9a3b00000000030000000000000000ca9a3b0000000040420f00\
     0000000070110100935f3ca9cddbf71078";
-const GOLDEN_STATE: &str = "47575350535441540100000040420f0000000000ffc99a3b00000000ffc99a3b00000000\
+const GOLDEN_STATE_1: &str = "47575350535441540100000040420f0000000000ffc99a3b00000000ffc99a3b00000000\
     00ca9a3b0000000000ca9a3b00000000000000000000000000000000000000000000000000000000000000002a72f3d4";
+const GOLDEN_SEGMENT_2: &str = "475753504f4f4c0a0200000040420f000000000000ca9a3b0000000000000000000000000000000000000000d1\
+    93458b475772320700000000ca9a3b0000000000000000000000000000000000000000ffc99a3b000000004042\
+    0f0000000000030000007069e3f42c010000000000005769c41a7061796c6f6164475772320100000001ca9a3b\
+    0000000003000000000000002c0100000000000000ca9a3b0000000040420f000000000070110100935f3ca900\
+    000000000100000ee0a4ae78";
+const GOLDEN_STATE_2: &str = "47575350535441540200000040420f0000000000ffc99a3b0000000000ca9a3b0000000000ca9a3b0000000000\
+    ca9a3b000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+    000002ca9a3b0000000073110100000000002c010000000100000000000049bf2cfb";
+
+/// A closed spool knows what it held, so that a file damaged or taken away costs no exactness.
+#[test]
+fn an_end_destroyed_after_the_spool_was_closed_is_declared_with_its_volume() {
+    for keep in [0, 1, 400] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = filled(dir.path(), 3);
+        let checkpoint = spool.last();
+        spool.close().unwrap();
+        drop(spool);
+        let path = segments(dir.path()).pop().unwrap();
+        if keep == 0 {
+            fs::remove_file(&path).unwrap();
+        } else {
+            File::options().write(true).open(&path).unwrap().set_len(keep).unwrap();
+        }
+        let n_gone = if keep == 400 { 2 } else { 3 };
+        for is_first_start in [true, false] {
+            let (mut spool, _) = open(dir.path(), 64 << 10);
+            spool.set_checkpointed(checkpoint).unwrap();
+            if is_first_start {
+                let stats = spool.stats();
+                assert_eq!((stats.n_records_corrupt, stats.corrupt), (n_gone, volume(10 * n_gone)));
+                spool.append(b"four", volume(1)).unwrap();
+            }
+            let found = peeked(&mut spool, 4 - n_gone).unwrap();
+            assert_eq!(found, (4, b"four".to_vec(), evicted(n_gone, 10 * n_gone)), "{keep}");
+        }
+    }
+}
 
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
@@ -160,12 +242,12 @@ fn a_newer_format_is_refused_and_left_alone() {
     drop(filled(dir.path(), 1));
     let path = &segments(dir.path())[0];
     let mut bytes = fs::read(path).unwrap();
-    bytes[8] = 2;
-    let crc = crc32c::crc32c(&bytes[..36]);
-    bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+    bytes[8] = 3;
+    let crc = crc32c::crc32c(&bytes[..44]);
+    bytes[44..48].copy_from_slice(&crc.to_le_bytes());
     fs::write(path, &bytes).unwrap();
     let error = Spool::open(dir.path(), 64 << 10, now()).err().unwrap();
-    assert!(matches!(error, SpoolError::Version { found: 2, .. }), "{error}");
+    assert!(matches!(error, SpoolError::Version { found: 3, .. }), "{error}");
     assert_eq!(fs::read(path).unwrap(), bytes);
 }
 
@@ -175,7 +257,7 @@ fn over_the_budget_the_oldest_go_and_the_next_record_says_how_many() {
     let mut spool = filled(dir.path(), 1000);
     let stats = spool.stats();
     assert!(stats.bytes <= 64 << 10, "{stats:?}");
-    assert_eq!(stats.n_lines_evicted, 10 * stats.n_batches_evicted);
+    assert_eq!(stats.evicted, volume(10 * stats.n_batches_evicted));
     assert_eq!(stats.seq_first, stats.n_batches_evicted + 1);
     let n = stats.n_batches_evicted;
     assert!(n > 500, "{stats:?}");
@@ -195,7 +277,7 @@ fn nothing_is_evicted_that_the_checkpoint_does_not_cover() {
     let (mut spool, _) = open(dir.path(), 64 << 10);
     let mut last = Pos(0);
     let error = loop {
-        match spool.append(&[0; 200], 1) {
+        match spool.append(&[0; 200], volume(1)) {
             Ok(pos) => last = pos,
             Err(error) => break error,
         }
@@ -203,7 +285,7 @@ fn nothing_is_evicted_that_the_checkpoint_does_not_cover() {
     assert!(matches!(error, SpoolError::Full { source: None, .. }), "{error}");
     assert_eq!(spool.stats().n_batches_evicted, 0);
     spool.set_checkpointed(last).unwrap();
-    spool.append(&[0; 200], 1).unwrap();
+    spool.append(&[0; 200], volume(1)).unwrap();
     assert!(spool.stats().n_batches_evicted > 0);
 }
 
@@ -212,7 +294,7 @@ fn acked_records_stay_two_hours_for_a_rewind() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(dir.path(), 1 << 20);
     for minute in 0..180u64 {
-        let pos = spool.append(&[minute as u8; 10], 1).unwrap();
+        let pos = spool.append(&[minute as u8; 10], volume(1)).unwrap();
         spool.set_checkpointed(pos).unwrap();
         spool.ack(Seq(minute + 1)).unwrap();
         pass(Duration::from_secs(60));
@@ -278,13 +360,17 @@ fn an_unfinished_write_is_cut_off_and_its_number_used_again() {
     drop(filled(dir.path(), 3));
     let path = segments(dir.path()).pop().unwrap();
     let whole = fs::read(&path).unwrap();
-    for cut in 1..252 {
+    for cut in 1..RECORD {
         fs::write(&path, &whole[..whole.len() - cut]).unwrap();
         let (mut spool, recovery) = open(dir.path(), 64 << 10);
-        assert_eq!((recovery.n_records, recovery.n_bytes_torn), (2, 252 - cut as u64), "{cut}");
+        assert_eq!(
+            (recovery.n_records, recovery.n_bytes_torn),
+            (2, (RECORD - cut) as u64),
+            "{cut}"
+        );
         assert_eq!(recovery.n_records_corrupt, 0);
         assert_eq!(peeked(&mut spool, 3), None);
-        spool.append(b"again", 1).unwrap();
+        spool.append(b"again", volume(1)).unwrap();
         assert_eq!(peeked(&mut spool, 3).unwrap(), (3, b"again".to_vec(), evicted(0, 0)));
         drop(spool);
         for added in &segments(dir.path())[1..] {
@@ -309,7 +395,7 @@ fn a_lost_end_that_the_checkpoint_knew_is_declared_and_its_numbers_stay_taken() 
     let (mut spool, recovery) = open(dir.path(), 64 << 10);
     assert_eq!(recovery.n_records, 1);
     spool.set_checkpointed(checkpoint).unwrap();
-    spool.append(b"four", 1).unwrap();
+    spool.append(b"four", volume(1)).unwrap();
     // Two batches gone; how many lines they counted is gone with them.
     assert_eq!(peeked(&mut spool, 2).unwrap(), (4, b"four".to_vec(), evicted(2, 0)));
     drop(spool);
@@ -325,16 +411,16 @@ fn any_flipped_byte_costs_at_most_its_own_record_and_the_lines_are_known() {
     let path = segments(dir.path()).pop().unwrap();
     let whole = fs::read(&path).unwrap();
     // Of the header and the first two records; the third is the end, where damage means torn.
-    for at in 0..segment::HEADER_BYTES + 2 * 252 {
+    for at in 0..segment::HEADER_BYTES + 2 * RECORD {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         fs::write(&path, &bytes).unwrap();
-        let hit = at.checked_sub(segment::HEADER_BYTES).map(|at| at / 252);
+        let hit = at.checked_sub(segment::HEADER_BYTES).map(|at| at / RECORD);
         for is_first_start in [true, false] {
             let (mut spool, recovery) = open(dir.path(), 64 << 10);
             let expected = u64::from(hit.is_some() && is_first_start);
             assert_eq!(recovery.n_records_corrupt, expected, "byte {at}, {is_first_start}");
-            assert_eq!(recovery.n_lines_corrupt, 10 * expected, "byte {at}");
+            assert_eq!(recovery.corrupt, volume(10 * expected), "byte {at}");
             for seq in 1..=3u64 {
                 let (found, payload, before) = peeked(&mut spool, seq).unwrap();
                 if hit == Some(seq as usize - 1) {
@@ -353,7 +439,7 @@ fn a_record_that_rots_while_we_run_is_skipped_and_counted() {
     let mut spool = filled(dir.path(), 3);
     let path = segments(dir.path()).pop().unwrap();
     let file = File::options().write(true).open(path).unwrap();
-    file.write_all_at(b"?", segment::HEADER_BYTES as u64 + 252 + 100).unwrap();
+    file.write_all_at(b"?", segment::HEADER_BYTES as u64 + RECORD as u64 + 100).unwrap();
     assert_eq!(peeked(&mut spool, 2).unwrap(), (3, vec![2; 200], evicted(1, 10)));
     assert_eq!(peeked(&mut spool, 2).unwrap().2, evicted(1, 10));
     assert_eq!((spool.stats().n_records_corrupt, spool.bytes_unacked()), (1, 400));
@@ -364,7 +450,7 @@ fn without_its_state_file_a_spool_begins_a_higher_epoch_and_keeps_what_waits() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = filled(dir.path(), 3);
     spool.ack(Seq(1)).unwrap();
-    spool.append(b"knows the ack", 1).unwrap();
+    spool.append(b"knows the ack", volume(1)).unwrap();
     let epoch = spool.epoch();
     drop(spool);
     fs::write(dir.path().join("state"), b"rubbish").unwrap();
@@ -380,10 +466,10 @@ fn a_full_disk_refuses_the_record_and_harms_no_other() {
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let disk = SmallDisk { free: Arc::clone(&free) };
     let (mut spool, _) = Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
-    spool.append(b"before", 1).unwrap();
-    for room in 0..70 {
+    spool.append(b"before", volume(1)).unwrap();
+    for room in 0..90 {
         free.store(room, Ordering::Relaxed);
-        let error = spool.append(&[7; 30], 1).err();
+        let error = spool.append(&[7; 30], volume(1)).err();
         if let Some(error) = error {
             assert!(matches!(error, SpoolError::Full { .. }), "{error}");
             assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
@@ -395,7 +481,7 @@ fn a_full_disk_refuses_the_record_and_harms_no_other() {
         assert_eq!(peeked(&mut crashed, 1).unwrap().1, b"before");
     }
     free.store(u64::MAX, Ordering::Relaxed);
-    spool.append(b"after", 1).unwrap();
+    spool.append(b"after", volume(1)).unwrap();
     assert_eq!(peeked(&mut spool, 2).unwrap(), (2, b"after".to_vec(), evicted(0, 0)));
 }
 
@@ -406,12 +492,12 @@ fn on_a_full_disk_acked_records_make_room() {
     let disk = FreedByRemoval { free: Arc::clone(&free), dir: dir.path().to_owned() };
     let (mut spool, _) = Spool::open_on(dir.path(), 64 << 10, now(), Box::new(disk), now).unwrap();
     for i in 0..20u8 {
-        let pos = spool.append(&[i; 200], 1).unwrap();
+        let pos = spool.append(&[i; 200], volume(1)).unwrap();
         spool.set_checkpointed(pos).unwrap();
     }
     spool.ack(Seq(15)).unwrap();
     free.store(1, Ordering::Relaxed); // full while more than one segment is there
-    spool.append(&[20; 200], 1).unwrap();
+    spool.append(&[20; 200], volume(1)).unwrap();
     assert_eq!(peeked(&mut spool, 16).unwrap().0, 16);
     assert_eq!((spool.stats().n_batches_evicted, spool.stats().seq_last), (0, 21));
 }
@@ -475,18 +561,18 @@ impl Dice {
 fn a_rewind_over_a_destroyed_last_segment_declares_what_is_gone_and_does_not_overflow() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(dir.path(), 1 << 20);
-    spool.append(b"acked", 40).unwrap();
+    spool.append(b"acked", volume(40)).unwrap();
     spool.ack(Seq(1)).unwrap();
-    spool.append(b"says what is acked", 1).unwrap();
+    spool.append(b"says what is acked", volume(1)).unwrap();
     let path = spool.segments[0].path.clone();
     drop(spool);
     drop(open(dir.path(), 1 << 20));
     File::options().write(true).open(path).unwrap().set_len(3).unwrap();
     let (mut spool, _) = open(dir.path(), 1 << 20);
     spool.rewind(Seq(0));
-    spool.append(b"next", 29).unwrap();
+    spool.append(b"next", volume(29)).unwrap();
     let record = spool.peek(Seq(1)).unwrap().expect("the second record is there");
-    assert_eq!((record.seq, record.n_lines), (Seq(2), 29));
+    assert_eq!((record.seq, record.volume.n_lines), (Seq(2), 29));
     // Its lines went with it: nothing knows them any more.
     assert_eq!(record.evicted_before, evicted(1, 0));
 }
@@ -496,17 +582,17 @@ fn a_segment_without_header_and_first_record_keeps_the_lines_of_both_and_counts_
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(dir.path(), 24 << 10);
     for (len, n_lines) in [(500, 68), (55, 13), (27, 71), (500, 67)] {
-        spool.append(&vec![7; len], n_lines).unwrap();
+        spool.append(&vec![7; len], volume(n_lines)).unwrap();
     }
     let segment = spool.segments.iter().find(|s| s.entries.len() == 2).expect("two small ones");
     let file = File::options().write(true).open(&segment.path).unwrap();
     file.write_all_at(&[0xff; segment::HEADER_BYTES + RECORD_BYTES], 0).unwrap();
     drop(spool);
-    for n_lines_corrupt in [13, 0] {
+    for n_corrupt in [13, 0] {
         let (mut spool, recovery) = open(dir.path(), 24 << 10);
-        assert_eq!(recovery.n_lines_corrupt, n_lines_corrupt, "{recovery:?}");
+        assert_eq!(recovery.corrupt, volume(n_corrupt), "{recovery:?}");
         let record = spool.peek(Seq(2)).unwrap().expect("the third is there");
-        assert_eq!((record.seq, record.n_lines), (Seq(3), 71));
+        assert_eq!((record.seq, record.volume.n_lines), (Seq(3), 71));
         assert_eq!(record.evicted_before, evicted(1, 13));
     }
 }
@@ -534,7 +620,7 @@ fn play(dice: &mut Dice, n_steps: u32) {
             0..6 => {
                 let payload = vec![dice.roll(256) as u8; 1 + dice.roll(600) as usize];
                 let n_lines = dice.roll(100);
-                if let Ok(pos) = spool.append(&payload, n_lines as u32) {
+                if let Ok(pos) = spool.append(&payload, volume(n_lines)) {
                     model.records.insert(pos.0, (payload, n_lines));
                 }
             }
@@ -553,6 +639,9 @@ fn play(dice: &mut Dice, n_steps: u32) {
             }
             11 if dice.roll(6) == 0 => spool.raise_epoch(dice.roll(10)).unwrap(),
             12 => {
+                if dice.roll(2) == 0 {
+                    spool.close().unwrap();
+                }
                 drop(spool);
                 spool = reopen(dir.path(), budget, &mut model);
             }
@@ -582,7 +671,7 @@ fn reopen(dir: &Path, budget: u64, model: &mut Model) -> Spool {
     for pos in &model.destroyed {
         // At the very end nothing is left that knows the lines of what was behind it.
         if let Some(record) = model.records.get_mut(pos) {
-            record.1 = spool.lines_before(pos + 1) - spool.lines_before(*pos);
+            record.1 = spool.before(pos + 1).minus(spool.before(*pos)).n_lines;
         }
     }
     spool
@@ -633,7 +722,7 @@ fn compare(spool: &mut Spool, dice: &mut Dice, model: &Model) {
         (None, None) => {}
         (Some((pos, (payload, n_lines))), Some(record)) => {
             assert_eq!(record.seq.0, pos - base);
-            assert_eq!((&record.payload, u64::from(record.n_lines)), (payload, *n_lines));
+            assert_eq!((&record.payload, record.volume.n_lines), (payload, *n_lines));
             let missing = model.records.range(base + asked..*pos);
             let lines = missing.map(|(_, (_, n_lines))| n_lines).sum();
             assert_eq!(record.evicted_before, evicted(pos - base - asked, lines));

@@ -20,7 +20,7 @@ use wire::v1::{
 
 use super::{Class, Ended, Uplink, lock, millis};
 use crate::identity::{self, Connector};
-use crate::spool::{Evicted, Record, Seq, SpoolError, Stats};
+use crate::spool::{Evicted, Record, Seq, SpoolError, Stats, Volume};
 use crate::{chain, clock};
 
 /// Batches sent and not acked at one time, by number and bytes: enough to hide the round trip and a
@@ -442,23 +442,28 @@ async fn finished(running: &mut Option<SpoolTask>) -> Result<Option<Batch>, Spoo
 
 /// A spooled record as the batch that goes out.
 fn to_batch(record: Record, epoch: u64) -> Batch {
-    let Record { seq, payload, n_lines, evicted_before: Evicted { n_batches, n_lines: n_lost } } =
+    let Record { seq, payload, volume, evicted_before: Evicted { n_batches, volume: evicted } } =
         record;
     if n_batches > 0 {
+        let Volume { n_lines, n_bytes } = evicted;
         tracing::error!(
             n_batches,
-            n_lines = n_lost,
+            n_lines,
+            n_bytes,
             "batches are lost: the spool was full or damaged"
         );
     }
     let mut batch = Batch::decode(payload.as_slice()).unwrap_or_else(|error| {
         tracing::error!(seq = seq.0, %error, "a spooled batch makes no sense, sent as unreadable");
-        Batch { codec: CODEC_UNREADABLE, n_lines, ..Batch::default() }
+        let n_lines = u32::try_from(volume.n_lines).unwrap_or(u32::MAX);
+        let n_bytes = volume.n_bytes;
+        Batch { codec: CODEC_UNREADABLE, n_lines, n_bytes, ..Batch::default() }
     });
     batch.epoch = epoch;
     batch.seq = seq.0;
     batch.n_evicted = n_batches;
-    batch.n_lines_evicted = n_lost;
+    batch.n_lines_evicted = evicted.n_lines;
+    batch.n_bytes_evicted = evicted.n_bytes;
     batch
 }
 

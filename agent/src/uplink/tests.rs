@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::identity::{self, Enrolled};
-use crate::spool::Seq;
+use crate::spool::{Seq, Volume};
 use crate::uplink::fake_collector::FakeCollector;
 use prost::Message as _;
 use std::time::Duration;
 use wire::v1::Batch;
 
 const SPOOL_BYTES_MAX: u64 = 64 << 10;
+/// What each batch accounts for.
+const VOLUME: Volume = Volume { n_lines: 10, n_bytes: 1000 };
 
 struct Agent {
     dir: tempfile::TempDir,
@@ -85,7 +87,7 @@ impl Agent {
         for t in from..=to {
             let batch = Batch { t_min_unix_ms: t, n_lines: 10, codec: 1, ..Batch::default() };
             let mut spool = lock(&self.spool);
-            let pos = spool.append(&batch.encode_to_vec(), 10).unwrap();
+            let pos = spool.append(&batch.encode_to_vec(), VOLUME).unwrap();
             spool.set_checkpointed(pos).unwrap();
         }
         self.appended.notify_one();
@@ -273,6 +275,7 @@ async fn evicted_batches_are_declared_with_their_lines() {
         let first = &c.batches[0];
         assert_eq!((first.seq, first.n_evicted), (n_evicted + 1, n_evicted));
         assert_eq!(first.n_lines_evicted, 10 * n_evicted);
+        assert_eq!(first.n_bytes_evicted, 1000 * n_evicted);
         assert_eq!(c.batches.len() as u64, 2000 - n_evicted);
         assert!(c.batches[1..].iter().all(|b| (b.n_evicted, b.n_lines_evicted) == (0, 0)));
     });
@@ -283,13 +286,15 @@ async fn evicted_batches_are_declared_with_their_lines() {
 async fn a_record_that_makes_no_sense_is_sent_as_unreadable_and_holds_nothing_up() {
     let collector = FakeCollector::start().await;
     let mut agent = Agent::of(&collector).await;
-    lock(&agent.spool).append(b"\xff\xff\xff\xff no message", 4).unwrap();
+    lock(&agent.spool)
+        .append(b"\xff\xff\xff\xff no message", Volume { n_lines: 4, n_bytes: 400 })
+        .unwrap();
     agent.append(2, 2);
     agent.start();
     eventually("both", || delivered(&collector).len() == 2).await;
     collector.with(|c| {
         let bad = &c.batches[0];
-        assert_eq!((bad.seq, bad.codec, bad.n_lines), (1, 0, 4));
+        assert_eq!((bad.seq, bad.codec, bad.n_lines, bad.n_bytes), (1, 0, 4, 400));
         assert_eq!(c.batches[1].t_min_unix_ms, 2);
     });
     agent.drained().await;
@@ -393,6 +398,6 @@ async fn while_the_collector_is_away_everything_waits_in_the_spool() {
     eventually("waiting", || agent.status.borrow().state == "waiting").await;
     let error = agent.status.borrow().error.clone().unwrap();
     assert!(error.starts_with("cannot reach the collector at 127.0.0.1:"), "{error}");
-    assert_eq!(lock(&agent.spool).peek(Seq(1)).unwrap().unwrap().n_lines, 10);
+    assert_eq!(lock(&agent.spool).peek(Seq(1)).unwrap().unwrap().volume, VOLUME);
     agent.drained().await;
 }

@@ -82,7 +82,7 @@ pub const OBSERVATIONS_MAX: usize = 1024;
 pub struct Loss {
     /// Lines that are no record.
     pub n_lines_rejected: u64,
-    /// Lines of evicted batches.
+    /// Lines lost other than by eviction, which the spool declares.
     pub n_lines_lost: u64,
     /// Log bytes gone before they were read, as far as known.
     pub n_bytes_lost: u64,
@@ -96,6 +96,8 @@ pub struct Loss {
     pub n_bytes_rejected: u64,
     /// Bytes of truncated logs that were read from their copies.
     pub n_bytes_recovered: u64,
+    /// Of the rejected lines, those over the limit of a line's length.
+    pub n_lines_too_long: u64,
     /// Times too far ahead.
     pub n_times_clamped: u64,
     /// Spool records destroyed.
@@ -115,6 +117,7 @@ impl Loss {
         self.n_lines_other += more.n_lines_other;
         self.n_bytes_rejected += more.n_bytes_rejected;
         self.n_bytes_recovered += more.n_bytes_recovered;
+        self.n_lines_too_long += more.n_lines_too_long;
         self.n_times_clamped += more.n_times_clamped;
         self.n_spool_records_corrupt += more.n_spool_records_corrupt;
         self.n_events_dropped += more.n_events_dropped;
