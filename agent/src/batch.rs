@@ -332,6 +332,7 @@ mod tests {
             status,
             gateway_503: false,
             retried: false,
+            crawler: false,
             exemplar,
             other: false,
             clamped: false,

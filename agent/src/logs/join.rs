@@ -19,6 +19,7 @@ use wire::v1::Signal;
 
 use crate::config::{PrivacyConfig, zone};
 use crate::discover::{Discovery, LogKind, LogSource, SiteRule};
+use crate::logs::crawler::crawler;
 use crate::logs::event_time::EventClock;
 use crate::logs::evidence::{Memory, Question, Seen};
 pub use crate::logs::judged::{Exemplar, OTHER, Request, SiteInfo};
@@ -97,6 +98,7 @@ struct Pending {
     path: String,
     upstream: String,
     n_attempts: usize,
+    is_crawler: bool,
 }
 
 /// When a pool was down.
@@ -234,6 +236,7 @@ impl Judge {
                 status,
                 gateway_503: false,
                 retried,
+                crawler: false,
                 exemplar: None,
                 other,
                 clamped,
@@ -265,6 +268,7 @@ impl Judge {
                 .map(|a| cut(&a.upstream, TEXT_BYTES_MAX).to_owned())
                 .unwrap_or_default(),
             n_attempts: record.attempts.len(),
+            is_crawler: record.user_agent.as_deref().and_then(crawler).is_some(),
         });
     }
 
@@ -428,6 +432,7 @@ impl Judge {
             status: pending.status,
             gateway_503: pending.status == 503 && explained,
             retried: false,
+            crawler: explained && pending.is_crawler,
             exemplar: None,
             other: pending.other,
             clamped: pending.clamped,

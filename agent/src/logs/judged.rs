@@ -19,6 +19,8 @@ pub struct Request {
     pub gateway_503: bool,
     /// An upstream failed, another one answered (counter `RETRIED`).
     pub retried: bool,
+    /// A search engine's crawler got this gateway error, by its own word (counter `CRAWLER`).
+    pub crawler: bool,
     /// Set for every gateway error; the window keeps a bounded number of them.
     pub exemplar: Option<Exemplar>,
     /// Counted under the site `other`.

@@ -193,6 +193,9 @@ impl Windows {
         if request.retried {
             self.count_code(second, site, signal::counter::RETRIED, 1);
         }
+        if request.crawler {
+            self.count_code(second, site, signal::counter::CRAWLER, 1);
+        }
         self.open.loss.n_lines_other += u64::from(request.other);
         self.open.loss.n_times_clamped += u64::from(request.clamped);
         self.open.is_urgent |= request.gateway_503 || matches!(request.status, 502 | 504);
@@ -355,6 +358,7 @@ mod tests {
             status: 502,
             gateway_503: false,
             retried: false,
+            crawler: false,
             exemplar: Some(exemplar),
             other: false,
             clamped: false,
@@ -366,15 +370,15 @@ mod tests {
         let mut windows = Windows::default();
         let plain = Request { exemplar: None, ..request(1, 10, None) };
         windows.fold(Request { status: 200, ..plain.clone() });
-        windows.fold(Request { status: 503, gateway_503: true, ..plain.clone() });
+        windows.fold(Request { status: 503, gateway_503: true, crawler: true, ..plain.clone() });
         windows.fold(Request { status: 503, ..plain.clone() });
         windows.fold(Request { status: 200, retried: true, other: true, clamped: true, ..plain });
         let closed = windows.close();
         let expected = [(200, 2), (503, 2), (signal::counter::GATEWAY_503, 1)];
-        let retried = (signal::counter::RETRIED, 1);
+        let others = [(signal::counter::RETRIED, 1), (signal::counter::CRAWLER, 1)];
         let counts = &closed.counts[&(10, 1)];
         assert_eq!(counts.iter().copied().collect::<BTreeSet<_>>(), {
-            expected.into_iter().chain([retried]).collect()
+            expected.into_iter().chain(others).collect()
         });
         assert!(closed.is_urgent, "a 503 that counts is a gateway error");
         assert_eq!((closed.loss.n_lines_other, closed.loss.n_times_clamped), (1, 1));

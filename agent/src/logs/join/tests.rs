@@ -411,3 +411,24 @@ fn texts_that_leave_the_machine_are_private() {
     assert_eq!(exemplar.client_hash, 0, "dropped clients are unknown clients");
     assert!(exemplar.message.unwrap().contains("10.0.0.4:80"), "upstreams stay");
 }
+
+#[test]
+fn gateway_errors_that_crawlers_saw_are_told_apart() {
+    const GOOGLE: &str = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
+    for (status, upstream, user_agent, want) in [
+        (502, "unix:/run/php/www.sock", GOOGLE, true),
+        (504, "unix:/run/php/www.sock", "bingbot/2.0", true),
+        (502, "unix:/run/php/www.sock", "Mozilla/5.0 Firefox/140.0", false),
+        (502, "unix:/run/php/www.sock", "-", false),
+        // No gateway error: the server's own 503, the application's 500, a page that came.
+        (503, "-", GOOGLE, false),
+        (500, "unix:/run/php/www.sock", GOOGLE, false),
+        (200, "unix:/run/php/www.sock", GOOGLE, false),
+    ] {
+        let mut s = Scene::new();
+        s.line(ACCESS, &format!(
+            r#"a.example 198.51.100.7 - - [20/Nov/2026:12:00:05 +0000] "GET / HTTP/1.1" {status} 157 "-" "{user_agent}" ua="{upstream}" us="-""#
+        ));
+        assert_eq!(s.one().crawler, want, "{status} {user_agent}");
+    }
+}
