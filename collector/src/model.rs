@@ -163,6 +163,8 @@ pub struct Counts {
     pub n_499: u32,
     /// Failures another upstream made good.
     pub n_retried: u32,
+    /// Gateway errors that a search engine's crawler saw, by its own word.
+    pub n_crawler: u32,
 }
 
 /// One gateway error, kept whole.
@@ -289,6 +291,9 @@ pub struct Affected {
     pub n_503: u64,
     /// 504.
     pub n_504: u64,
+    /// Of the gateway errors, those a search engine's crawler saw, by its own word.
+    #[serde(default)]
+    pub n_crawler: u64,
 }
 
 /// `cause` of an incident.

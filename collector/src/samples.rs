@@ -42,6 +42,7 @@ pub(crate) fn incident() -> Incident {
             n_502: 987,
             n_503: 0,
             n_504: 0,
+            n_crawler: 12,
         },
         cause: Cause {
             class: "overload".into(),

@@ -119,6 +119,7 @@ fn an_incident_has_every_field_of_the_contract() {
         "/affected/n_502",
         "/affected/n_503",
         "/affected/n_504",
+        "/affected/n_crawler",
         "/cause/confidence",
         "/cause/evidence",
         "/cause/alternatives",

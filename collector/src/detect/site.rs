@@ -52,6 +52,8 @@ pub(crate) struct Bucket {
     pub(crate) n_502: u32,
     pub(crate) n_503: u32,
     pub(crate) n_504: u32,
+    #[serde(default)]
+    n_crawler: u32,
     /// Weight of the failures whose client is known, and how many those are.
     weight: f64,
     n_known: u32,
@@ -90,6 +92,9 @@ pub struct Totals {
     pub n_503: u64,
     /// Status 504.
     pub n_504: u64,
+    /// Of the gateway errors, those a search engine's crawler saw.
+    #[serde(default)]
+    pub n_crawler: u64,
 }
 
 impl Totals {
@@ -109,6 +114,7 @@ impl Totals {
             n_502: self.n_502.saturating_sub(other.n_502),
             n_503: self.n_503.saturating_sub(other.n_503),
             n_504: self.n_504.saturating_sub(other.n_504),
+            n_crawler: self.n_crawler.saturating_sub(other.n_crawler),
         }
     }
 
@@ -118,6 +124,7 @@ impl Totals {
         self.n_502 += other.n_502;
         self.n_503 += other.n_503;
         self.n_504 += other.n_504;
+        self.n_crawler += other.n_crawler;
     }
 }
 
@@ -128,6 +135,7 @@ impl From<&Counts> for Totals {
             n_502: counts.n_502.into(),
             n_503: counts.n_503.into(),
             n_504: counts.n_504.into(),
+            n_crawler: counts.n_crawler.into(),
         }
     }
 }
@@ -139,6 +147,7 @@ impl From<&Bucket> for Totals {
             n_502: bucket.n_502.into(),
             n_503: bucket.n_503.into(),
             n_504: bucket.n_504.into(),
+            n_crawler: bucket.n_crawler.into(),
         }
     }
 }
@@ -301,6 +310,7 @@ impl Site {
         bucket.n_502 = bucket.n_502.saturating_add(counts.n_502);
         bucket.n_503 = bucket.n_503.saturating_add(counts.n_503);
         bucket.n_504 = bucket.n_504.saturating_add(counts.n_504);
+        bucket.n_crawler = bucket.n_crawler.saturating_add(counts.n_crawler);
         let answered = u64::from(counts.n).saturating_sub(totals.failed());
         let ok = answered.saturating_sub(counts.n_499.into());
         bucket.ok = bucket.ok.saturating_add(ok as u32);

@@ -174,6 +174,7 @@ fn affected(case: &Case, fleet: &Fleet, members: &[u32]) -> Affected {
         n_502: totals.n_502,
         n_503: totals.n_503,
         n_504: totals.n_504,
+        n_crawler: totals.n_crawler,
     }
 }
 

@@ -396,9 +396,10 @@ fn counts(status: &[u32], count: &[u32]) -> (Counts, u64) {
             499 => add(&mut counts.n_499),
             counter::GATEWAY_503 => add(&mut counts.n_503),
             counter::RETRIED => add(&mut counts.n_retried),
+            counter::CRAWLER => add(&mut counts.n_crawler),
             100..=498 => {}
             // A derived counter of a later release.
-            1002.. => continue,
+            1003.. => continue,
             _ => n_refused += 1,
         }
         if (100..=599).contains(status) {
@@ -407,6 +408,8 @@ fn counts(status: &[u32], count: &[u32]) -> (Counts, u64) {
     }
     counts.n_503 = counts.n_503.min(n_503);
     counts.n_5xx_app = counts.n_5xx_app.saturating_add(n_503 - counts.n_503);
+    let n_failed = counts.n_502.saturating_add(counts.n_503).saturating_add(counts.n_504);
+    counts.n_crawler = counts.n_crawler.min(n_failed);
     (counts, n_refused)
 }
 

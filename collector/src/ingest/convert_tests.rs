@@ -64,7 +64,15 @@ fn counts_keep_gateway_errors_apart() {
         // One status may come twice.
         (&[502, 502], &[1, 1], Counts { n: 2, n_502: 2, ..c }, 0),
         // Of a later release: ignored. Nonsense: refused.
-        (&[1002, 9999, 200], &[7, 7, 1], Counts { n: 1, ..c }, 0),
+        (&[502, 1002], &[3, 2], Counts { n: 3, n_502: 3, n_crawler: 2, ..c }, 0),
+        // Crawlers see no more errors than there were.
+        (
+            &[503, 1000, 1002],
+            &[9, 4, 9],
+            Counts { n: 9, n_503: 4, n_5xx_app: 5, n_crawler: 4, ..c },
+            0,
+        ),
+        (&[1003, 9999, 200], &[7, 7, 1], Counts { n: 1, ..c }, 0),
         (&[0, 99, 600, 999, 200], &[1, 1, 1, 1, 1], Counts { n: 1, ..c }, 4),
         (&[502, 200], &[u32::MAX, 5], Counts { n: u32::MAX, n_502: u32::MAX, ..c }, 0),
         (&[503, 500], &[u32::MAX, 5], Counts { n: u32::MAX, n_5xx_app: u32::MAX, ..c }, 0),

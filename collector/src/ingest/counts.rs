@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use wire::signal::counter;
 use wire::v1::BatchBody;
 
-/// Requests by status as text: `"200"`, and the derived `"gateway_503"` and `"retried"`, which
-/// repeat requests that are counted under their status too.
+/// Requests by status as text: `"200"`, and the derived `"gateway_503"`, `"retried"` and `"crawler"`
+/// (gateway errors that a search engine's crawler saw, by its own word), which repeat requests that
+/// are counted under their status too.
 pub type ByStatus = BTreeMap<String, u64>;
 
 /// Adds the requests of one body whose second lies in `from_s..to_s`.
@@ -18,6 +19,7 @@ pub fn add(body: &BatchBody, from_s: i64, to_s: i64, sites: &mut BTreeMap<String
             let name = match *status {
                 counter::GATEWAY_503 => "gateway_503".to_owned(),
                 counter::RETRIED => "retried".to_owned(),
+                counter::CRAWLER => "crawler".to_owned(),
                 status => status.to_string(),
             };
             *by_status.entry(name).or_default() += u64::from(*count);
@@ -43,7 +45,7 @@ mod tests {
             sites: vec![site("a.example"), site("b.example")],
             seconds: vec![
                 second(0, 99, &[200], &[1000]),
-                second(0, 100, &[200, 503, counter::GATEWAY_503], &[5, 2, 2]),
+                second(0, 100, &[200, 503, counter::GATEWAY_503, counter::CRAWLER], &[5, 2, 2, 1]),
                 second(1, 109, &[200, counter::RETRIED], &[1, 1]),
                 second(1, 110, &[200], &[1000]),
                 second(7, 105, &[200], &[1000]),
@@ -56,7 +58,7 @@ mod tests {
         let text = serde_json::to_string(&sites).unwrap();
         assert_eq!(
             text,
-            r#"{"a.example":{"200":10,"503":4,"gateway_503":4},"b.example":{"200":2,"retried":2}}"#
+            r#"{"a.example":{"200":10,"503":4,"crawler":2,"gateway_503":4},"b.example":{"200":2,"retried":2}}"#
         );
     }
 }

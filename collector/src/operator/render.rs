@@ -230,6 +230,10 @@ fn facts(page: &mut Page, incident: &Incident, now: UnixMillis) {
     page.entry("Affected", &format!("{} of {sites} on {servers}", a.n_sites));
     let requests = plural(a.n_requests, "request");
     page.entry("Failed", &format!("{} of {requests}{codes}", a.n_gateway_errors));
+    if a.n_crawler > 0 {
+        let seen = format!("{} of these, by the User-Agent they gave", a.n_crawler);
+        page.entry("Crawlers", &format!("of search engines saw {seen}"));
+    }
     page.entry("Where", &place(incident));
     if !incident.place.sites.is_empty() {
         let shown: Vec<String> =
@@ -429,6 +433,7 @@ Since      2026-11-20 12:01:07 UTC, 23 min ago
 Detected   2 s after the first failure
 Affected   37 of 41 active sites on 1 server
 Failed     987 of 1234 requests: 987 x 502
+Crawlers   of search engines saw 12 of these, by the User-Agent they gave
 Where      scope server, server web-07, pool www
 Sites      a.example, b.example and 35 more
 Taken by   nobody; `gatewatch-collector incident ack 01JD4Z8QK0A1B2C3D4E5F6G7H8` takes it

@@ -314,6 +314,7 @@ async fn incidents_have_the_shape_of_the_contract() {
             "n_502",
             "n_503",
             "n_504",
+            "n_crawler",
             "n_gateway_errors",
             "n_requests",
             "n_servers",
