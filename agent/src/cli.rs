@@ -1,6 +1,7 @@
 //! The command line: every word of help is a doc comment here.
 
 mod commands;
+mod scan;
 
 use std::path::PathBuf;
 
@@ -62,6 +63,25 @@ pub enum Command {
         #[arg(default_value = "-")]
         file: PathBuf,
     },
+    /// Say what failed in logs that are already there: per site requests, gateway errors, causes.
+    ///
+    /// Needs no agent, no configuration and no root beside the right to read the files. Logs may be
+    /// plain, .gz or .zst (told by their first bytes), access and error logs in any order and of any
+    /// format that `parse` reads. Memory stays small whatever the size: the first 2,000 sites get a
+    /// row, all further ones are counted as `other`.
+    ///
+    /// A request failed when its status is 502 or 504, or a 503 whose line says that an upstream
+    /// failed, or that a line of an error log, less than 10 s older and of the same site (of the same
+    /// client or upstream where it names no site), explains. Any other 503 counts as the
+    /// application's own. So name the error logs too; they also tell the causes.
+    ///
+    /// The site is the host in the line, else the name of the file. first_at and last_at (JSON) are
+    /// those of all lines of a site; first_error_at, last_error_at and the columns of the table those
+    /// of its gateway errors.
+    ///
+    /// Exit codes: 0 all files were read, 1 one could not be read to its end (the others are
+    /// counted), 2 usage.
+    Scan(ScanArgs),
     /// Check the config: every problem with file, line and fix; exit 0 or 78.
     Check,
     /// Print the completion script of a shell.
@@ -89,6 +109,38 @@ pub struct EnrollArgs {
     /// Label of this server, weaker than those the token fixes; may be repeated.
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
+}
+
+/// `scan`
+#[derive(Clone, Debug, clap::Args)]
+pub struct ScanArgs {
+    /// Print JSON lines instead of a table: one per site, worst first, then the total.
+    #[arg(long)]
+    pub json: bool,
+    /// Count only lines from this time on: 2026-11-20T12:00:00Z, "2026-11-20 12:00", 12:00 (today)
+    /// or how long ago, like 15m, 2h, 1d. Lines without a time always count.
+    #[arg(long, value_name = "T")]
+    pub since: Option<String>,
+    /// Count only lines before this time.
+    #[arg(long, value_name = "T")]
+    pub until: Option<String>,
+    /// Zone of times without offset, on the command line and in error logs, and of the times in the
+    /// table: UTC or a name like Europe/Berlin; default: the machine's.
+    #[arg(long, value_name = "Z")]
+    pub timezone: Option<String>,
+    /// Format of the access logs: auto, a known name, or an nginx log_format or Apache LogFormat
+    /// string.
+    #[arg(long, value_name = "F", default_value = "auto")]
+    pub format: String,
+    /// Site of all lines, whatever they say.
+    #[arg(long, value_name = "NAME")]
+    pub site: Option<String>,
+    /// Sites in the table, the worst ones; 0 shows all. JSON always has all.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub top: usize,
+    /// Logs; - is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

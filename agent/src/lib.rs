@@ -23,6 +23,7 @@ pub mod backoff;
 pub mod identity;
 pub mod selfstats;
 pub mod status;
+pub mod triage;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};

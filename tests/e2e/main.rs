@@ -12,4 +12,5 @@ mod outage;
 mod pipeline;
 mod quickstart;
 mod rotation;
+mod scan;
 mod servers;

@@ -108,6 +108,10 @@ pub fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
             Ok(code)
         }
         Command::Parse { format, file } => parse(format, file),
+        Command::Scan(args) => {
+            let (text, is_complete) = super::scan::scan(args)?;
+            print(text.as_bytes()).map(|_| if is_complete { 0 } else { EXIT_NO })
+        }
         Command::Check => match read_config(cli.config.as_deref()) {
             Ok(_) => print(b"the config is sound\n"),
             Err(problems) => {

@@ -14,7 +14,7 @@ pub mod checkpoint;
 pub mod file;
 pub mod listing;
 pub mod crawler;
-mod event_time;
+pub(crate) mod event_time;
 mod evidence;
 pub mod join;
 mod judged;

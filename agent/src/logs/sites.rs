@@ -260,7 +260,7 @@ pub(crate) fn listen_address(address: &str) -> String {
 }
 
 /// Lower case, without port and without a last dot.
-fn normal_host(host: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn normal_host(host: &str) -> std::borrow::Cow<'_, str> {
     let bare = match host.strip_prefix('[') {
         Some(inside) => inside.split(']').next().unwrap_or(inside),
         None => match host.rsplit_once(':') {
@@ -281,7 +281,7 @@ fn normal_host(host: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// False for what no client can have meant as a host: it would only fill the table.
-fn could_be_host(host: &str) -> bool {
+pub(crate) fn could_be_host(host: &str) -> bool {
     let sign =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':') || b >= 128;
     !host.is_empty() && host.len() <= HOST_BYTES_MAX && host.bytes().all(sign)
