@@ -1,13 +1,25 @@
-//! Bytes of an access line -> spans of the fields we use, by a compiled field program.
+//! Bytes of access logs -> requests by (site, second, status), many lines at a time.
 //!
-//! A program is what a `log_format` or `LogFormat` string says: fixed text and fields in turn. The
-//! scanner looks for the fixed text with memchr and copies nothing. Values a client chooses cannot
-//! make fields: inside quotes the first quote without a backslash ends the value (nginx and Apache
-//! escape the others), and unquoted free text is matched from the end of the line.
+//! A format is compiled to a [`program`], which reads one line whatever it looks like, and to its
+//! [`shape`], which the kernel runs over the lines of a chunk: an index of quotes, backslashes and
+//! newlines first, then each line against it. A line that fits is a [`Plain`] request; any other is
+//! parsed in full. The kernel and its portable twin differ only in how they look for bytes.
 
-use memchr::memmem;
+use crate::logs::Line;
+use lines::Index;
+pub(crate) use lines::Lines;
+use second::Seconds;
+use shape::{Literal, Shape};
 
-use crate::logs::{Line, Rejected};
+#[expect(
+    clippy::inline_always,
+    reason = "what is not inlined into the kernel loses its vector instructions"
+)]
+mod lines;
+pub(crate) mod program;
+#[expect(clippy::inline_always, reason = "one call a line, inside the kernel")]
+pub(crate) mod second;
+pub(crate) mod shape;
 
 /// A request that needs no second look: no gateway error, at most one upstream attempt, a time with
 /// offset. What the whole parser would say of the line is the same; the parts borrow from the chunk.
@@ -37,309 +49,294 @@ pub trait Sink {
     fn line(&mut self, raw: &[u8], line: Line<'_>);
 }
 
-/// What a field of a line means to us.
+/// How bytes are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(crate) enum Slot {
-    Time,
-    Client,
-    ForwardedFor,
-    Host,
-    Request,
-    Method,
-    Path,
-    /// Path without query, when there is no better one.
-    PathOnly,
-    Query,
-    Status,
-    UpstreamAddr,
-    UpstreamStatus,
-    UpstreamTime,
-    RequestTime,
-    UserAgent,
-    /// A field that nobody asks for.
-    Skip,
-    /// The same, with a value for each upstream attempt.
-    SkipList,
+pub enum Kernel {
+    /// 32 bytes at a time, with the vector instructions of the machine.
+    Avx2,
+    /// What every machine can do; says the same of every line.
+    Portable,
 }
 
-impl Slot {
-    /// Fields that may hold several values: `a, b : c`.
-    fn is_list(self) -> bool {
-        matches!(
-            self,
-            Self::UpstreamAddr
-                | Self::UpstreamStatus
-                | Self::UpstreamTime
-                | Self::ForwardedFor
-                | Self::SkipList
-        )
-    }
-}
-
-/// Number of slots that are kept.
-const SLOTS: usize = Slot::Skip as usize;
-
-/// The spans of one line by slot.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spans<'l>([Option<&'l [u8]>; SLOTS]);
-
-impl<'l> Spans<'l> {
-    /// The text of a field; `None` when absent, empty or `-`.
-    pub(crate) fn get(&self, slot: Slot) -> Option<&'l [u8]> {
-        self.0.get(slot as usize).copied().flatten().filter(|text| !matches!(*text, b"" | b"-"))
-    }
-
-    /// True when the field is there and the server wrote that it has no value.
-    pub(crate) fn is_dash(&self, slot: Slot) -> bool {
-        self.0.get(slot as usize).copied().flatten() == Some(b"-")
-    }
-
-    pub(crate) fn set(&mut self, slot: Slot, text: &'l [u8]) {
-        // The first field that says something wins: `%V` before `%{Host}i`.
-        if (slot as usize) < SLOTS && self.get(slot).is_none() {
-            self.0[slot as usize] = Some(text);
+impl Kernel {
+    /// The fastest one this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::detect().is_some() {
+            return Self::Avx2;
         }
+        Self::Portable
+    }
+
+    /// [`lines::run`] with this kernel; with the portable one where the machine lacks it.
+    pub(crate) fn run(
+        self,
+        shapes: &[Shape],
+        seconds: &mut Seconds,
+        chunk: &[u8],
+        lines: &mut impl Lines,
+    ) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx2
+            && let Some(avx2) = Avx2::detect()
+        {
+            #[expect(unsafe_code, reason = "calls code for instructions the machine may lack")]
+            // SAFETY: `detect` found the instructions that `run_avx2` is compiled for.
+            return unsafe { run_avx2(avx2, shapes, seconds, chunk, lines) };
+        }
+        lines::run(Portable, shapes, seconds, chunk, lines)
     }
 }
 
-/// One step: a field, and the fixed text that ends it.
-#[derive(Clone, Debug, PartialEq)]
-struct Step {
-    slot: Slot,
-    /// Fixed text after the field; empty = to the end of the line.
-    until: Box<[u8]>,
-    /// In quotes: ends at the first quote without a backslash.
-    quoted: bool,
-    /// Unquoted text of the client's choice: ends at the last place that lets the rest match.
-    free: bool,
-    /// Words the value has.
-    words: usize,
+/// Looks for bytes. Positions count from the start of `text`.
+pub(crate) trait Search: Copy {
+    /// Lists the quotes, backslashes and newlines of a slab in order; returns how many there are.
+    fn index(self, slab: &[u8], index: &mut Index) -> usize;
+    /// The first `byte` from `at` on; the length of the text when there is none.
+    fn find(self, text: &[u8], at: usize, byte: u8) -> usize;
+    /// The bytes of a literal that matter are at `at`.
+    fn matches(self, text: &[u8], at: usize, literal: &Literal) -> bool;
+    /// There is such a byte in `at..end`.
+    fn has(self, text: &[u8], at: usize, end: usize, byte: u8) -> bool;
+    /// All bytes of `at..end` are digits.
+    fn is_digits(self, text: &[u8], at: usize, end: usize) -> bool;
 }
 
-/// A format, compiled.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Program {
-    prefix: Box<[u8]>,
-    steps: Box<[Step]>,
+/// The portable twin.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+#[expect(
+    clippy::inline_always,
+    reason = "what is not inlined into the kernel loses its vector instructions"
+)]
+impl Search for Portable {
+    #[inline(always)]
+    fn index(self, slab: &[u8], index: &mut Index) -> usize {
+        let mut n = 0;
+        for at in memchr::memchr3_iter(b'"', b'\\', b'\n', slab) {
+            index[n] = at as u16;
+            n += 1;
+        }
+        n
+    }
+
+    #[inline(always)]
+    fn find(self, text: &[u8], at: usize, byte: u8) -> usize {
+        find_short(text, at, byte)
+    }
+
+    #[inline(always)]
+    fn matches(self, text: &[u8], at: usize, literal: &Literal) -> bool {
+        lines::matches_short(text, at, literal)
+    }
+
+    #[inline(always)]
+    fn has(self, text: &[u8], at: usize, end: usize, byte: u8) -> bool {
+        text[at..end].contains(&byte)
+    }
+
+    #[inline(always)]
+    fn is_digits(self, text: &[u8], at: usize, end: usize) -> bool {
+        text[at..end].iter().all(u8::is_ascii_digit)
+    }
 }
 
-/// One part of a format string.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Part {
-    Text(Vec<u8>),
-    Field {
-        slot: Slot,
-        /// The client chooses the value, and it may hold spaces.
-        free: bool,
-        /// Words the value always has: a time may be written in several.
-        words: usize,
-    },
+/// [`Search::find`] without vectors.
+fn find_short(text: &[u8], at: usize, byte: u8) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    memchr::memchr(byte, rest).map_or(text.len(), |n| at + n)
 }
 
-/// Places tried for one free field before the line is given up.
-const TRIES_MAX: usize = 256;
+#[cfg(target_arch = "x86_64")]
+use avx2::{Avx2, run_avx2};
 
-impl Program {
-    /// Compiles the parts; `None` when no field holds a status, so that the lines are no requests.
-    pub(crate) fn compile(parts: &[Part]) -> Option<Self> {
-        let mut prefix = Vec::new();
-        let mut steps: Vec<Step> = Vec::new();
-        for part in parts {
-            match part {
-                Part::Text(text) => match steps.last_mut() {
-                    None => prefix.extend_from_slice(text),
-                    Some(step) => {
-                        let mut until = std::mem::take(&mut step.until).into_vec();
-                        until.extend_from_slice(text);
-                        step.until = until.into();
-                    }
-                },
-                Part::Field { slot, free, words } => {
-                    let before = steps.last().map_or(&prefix[..], |step| &step.until);
-                    if before.is_empty() && !steps.is_empty() {
-                        // Two fields without a sign between them cannot be told apart.
-                        let last = steps.last_mut().expect("not empty");
-                        last.slot = Slot::Skip;
-                        last.free |= free;
-                        continue;
-                    }
-                    let quoted = before.last() == Some(&b'"');
-                    steps.push(Step {
-                        slot: *slot,
-                        until: Box::default(),
-                        quoted,
-                        free: *free,
-                        words: *words,
-                    });
-                }
+/// The kernel for vectors of 32 bytes.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "vector instructions; every block says why it is sound")]
+#[expect(
+    clippy::inline_always,
+    reason = "what is not inlined into the kernel loses its vector instructions"
+)]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
+        _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8,
+    };
+
+    use super::lines::{self, INDEX_SLACK, Index, Lines};
+    use super::second::Seconds;
+    use super::shape::{Literal, Shape};
+    use super::{Portable, Search, find_short};
+
+    /// Bytes of a vector.
+    const VECTOR: usize = 32;
+
+    /// Proof that the machine has AVX2, BMI1 and POPCNT: only `detect` makes one.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(());
+
+    #[expect(
+        clippy::unused_self,
+        reason = "having it proves that the machine has the instructions"
+    )]
+    impl Avx2 {
+        pub(crate) fn detect() -> Option<Self> {
+            let has_all = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("popcnt");
+            has_all.then_some(Self(()))
+        }
+
+        /// A bit for each of 32 bytes that is `byte`.
+        #[inline(always)]
+        fn equal(self, vector: __m256i, byte: u8) -> u32 {
+            // SAFETY: `self` proves that the machine has AVX2.
+            unsafe {
+                let same = _mm256_cmpeq_epi8(vector, _mm256_set1_epi8(byte as i8));
+                _mm256_movemask_epi8(same) as u32
             }
         }
-        for step in &mut steps {
-            step.quoted &= step.until.first() == Some(&b'"');
-            // A quote cannot be part of an escaped value, so text up to one is safe.
-            step.free &= !step.quoted && !step.until.contains(&b'"') && !step.until.is_empty();
+
+        /// A bit for each of 32 bytes that the index lists.
+        #[inline(always)]
+        fn marks(self, vector: __m256i) -> u32 {
+            // SAFETY: `self` proves that the machine has AVX2.
+            unsafe {
+                let is = |byte: u8| _mm256_cmpeq_epi8(vector, _mm256_set1_epi8(byte as i8));
+                let quotes = _mm256_or_si256(is(b'"'), is(b'\\'));
+                _mm256_movemask_epi8(_mm256_or_si256(quotes, is(b'\n'))) as u32
+            }
         }
-        let has_status = steps.iter().any(|step| step.slot == Slot::Status);
-        has_status.then(|| Self { prefix: prefix.into(), steps: steps.into() })
+
+        #[inline(always)]
+        fn load(self, bytes: &[u8; VECTOR]) -> __m256i {
+            // SAFETY: `self` proves that the machine has AVX2; the reference is to 32 readable
+            // bytes, and `loadu` asks for no alignment.
+            unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+        }
+
+        /// The 32 bytes from `at` on, if the text has as many.
+        #[inline(always)]
+        fn load_at(self, text: &[u8], at: usize) -> Option<__m256i> {
+            let bytes = text.get(at..)?.first_chunk::<VECTOR>()?;
+            Some(self.load(bytes))
+        }
+
+        /// A bit for each of the 64 bytes that the index lists.
+        #[inline(always)]
+        fn marks_of_block(self, block: &[u8; 2 * VECTOR]) -> u64 {
+            let (low, high) = block.split_at(VECTOR);
+            let half = |bytes: &[u8]| match bytes.first_chunk() {
+                Some(bytes) => u64::from(self.marks(self.load(bytes))),
+                None => 0,
+            };
+            half(low) | half(high) << VECTOR
+        }
     }
 
-    /// Finds the fields of a line. Cost: one pass; lines with unquoted free text a few more.
-    pub(crate) fn scan<'l>(&self, line: &'l [u8]) -> Result<Spans<'l>, Rejected> {
-        let rest = line.strip_prefix(&*self.prefix).ok_or(Rejected::Malformed)?;
-        let mut spans = Spans::default();
-        let mut tries = TRIES_MAX;
-        if run(&self.steps, rest, &mut spans, &mut tries) {
-            Ok(spans)
-        } else {
-            Err(Rejected::Malformed)
+    impl Search for Avx2 {
+        #[inline(always)]
+        fn index(self, slab: &[u8], index: &mut Index) -> usize {
+            let mut n = 0;
+            let (blocks, rest) = slab.as_chunks::<{ 2 * VECTOR }>();
+            for (at, block) in blocks.iter().enumerate() {
+                n = list(self.marks_of_block(block), at * 2 * VECTOR, n, index);
+            }
+            if !rest.is_empty() {
+                let mut block = [0; 2 * VECTOR];
+                block[..rest.len()].copy_from_slice(rest);
+                n = list(self.marks_of_block(&block), slab.len() - rest.len(), n, index);
+            }
+            n
+        }
+
+        #[inline(always)]
+        fn find(self, text: &[u8], at: usize, byte: u8) -> usize {
+            let mut at = at;
+            while let Some(vector) = self.load_at(text, at) {
+                let found = self.equal(vector, byte);
+                if found != 0 {
+                    return at + found.trailing_zeros() as usize;
+                }
+                at += VECTOR;
+            }
+            find_short(text, at, byte)
+        }
+
+        #[inline(always)]
+        fn matches(self, text: &[u8], at: usize, literal: &Literal) -> bool {
+            let Some(vector) = self.load_at(text, at) else {
+                return lines::matches_short(text, at, literal);
+            };
+            // SAFETY: `self` proves that the machine has AVX2.
+            let same = unsafe {
+                _mm256_movemask_epi8(_mm256_cmpeq_epi8(vector, self.load(&literal.bytes))) as u32
+            };
+            same & literal.mask == literal.mask
+        }
+
+        #[inline(always)]
+        fn has(self, text: &[u8], at: usize, end: usize, byte: u8) -> bool {
+            match self.load_at(text, at) {
+                Some(vector) if end - at < VECTOR => {
+                    self.equal(vector, byte) & ((1 << (end - at)) - 1) != 0
+                }
+                _ => Portable.has(text, at, end, byte),
+            }
+        }
+
+        #[inline(always)]
+        fn is_digits(self, text: &[u8], at: usize, end: usize) -> bool {
+            match self.load_at(text, at) {
+                Some(vector) if end - at < VECTOR => {
+                    // SAFETY: `self` proves that the machine has AVX2.
+                    let digits = unsafe {
+                        let value = _mm256_sub_epi8(vector, _mm256_set1_epi8(b'0' as i8));
+                        let capped = _mm256_min_epu8(value, _mm256_set1_epi8(9));
+                        _mm256_movemask_epi8(_mm256_cmpeq_epi8(value, capped)) as u32
+                    };
+                    let wanted = (1 << (end - at)) - 1;
+                    digits & wanted == wanted
+                }
+                _ => Portable.is_digits(text, at, end),
+            }
         }
     }
-}
 
-/// Matches the steps against the rest of a line; false leaves `spans` in an unspecified state.
-fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mut usize) -> bool {
-    for (at, step) in steps.iter().enumerate() {
-        let last = at + 1 == steps.len();
-        if step.until.is_empty() {
-            spans.set(step.slot, rest);
-            return last;
-        }
-        let time_follows = steps.get(at + 1).is_some_and(|next| next.slot == Slot::Time);
-        if step.free && !time_follows {
-            return run_free(&steps[at..], rest, spans, tries);
-        }
-        let end = if step.quoted {
-            quote_end(rest)
-        } else if step.words > 1 && step.until.first() == Some(&b' ') {
-            memchr::memchr_iter(b' ', rest).nth(step.words - 1)
-        } else if step.slot.is_list() && step.until.first() == Some(&b' ') {
-            list_end(rest)
-        } else if time_follows {
-            before_time(rest, &step.until)
-        } else if step.until.len() == 1 {
-            memchr::memchr(step.until[0], rest)
-        } else {
-            memmem::find(rest, &step.until)
+    /// Adds the positions of the set bits to the index after its first `n` entries.
+    #[inline(always)]
+    fn list(mut bits: u64, from: usize, n: usize, index: &mut Index) -> usize {
+        let n_bits = bits.count_ones() as usize;
+        let Some((first, more)) = index[n..].split_first_chunk_mut::<INDEX_SLACK>() else {
+            return n;
         };
-        let Some(end) = end else {
-            // A line cut off in its last words still tells of a request that happened.
-            let told = steps[at..]
-                .iter()
-                .all(|s| matches!(s.slot, Slot::Skip | Slot::SkipList | Slot::UserAgent));
-            return told && step.quoted;
-        };
-        if !rest[end..].starts_with(&step.until) {
-            return false;
+        // Most blocks hold few marks: writing four without asking is cheaper than asking.
+        let (first, second) = first.split_at_mut(4);
+        for entry in first {
+            *entry = (from + bits.trailing_zeros() as usize) as u16;
+            bits &= bits.wrapping_sub(1);
         }
-        spans.set(step.slot, &rest[..end]);
-        rest = &rest[end + step.until.len()..];
-    }
-    rest.is_empty()
-}
-
-/// Tries the ends of an unquoted free field from the right: the fixed fields after it cannot hold
-/// what the client wrote.
-fn run_free<'l>(steps: &[Step], rest: &'l [u8], spans: &mut Spans<'l>, tries: &mut usize) -> bool {
-    let step = &steps[0];
-    let mut upto = rest.len();
-    while let Some(end) = memmem::rfind(&rest[..upto], &step.until) {
-        if *tries == 0 {
-            return false;
+        for entry in second.iter_mut().chain(more) {
+            if bits == 0 {
+                break;
+            }
+            *entry = (from + bits.trailing_zeros() as usize) as u16;
+            bits &= bits - 1;
         }
-        *tries -= 1;
-        let mut attempt = *spans;
-        attempt.set(step.slot, &rest[..end]);
-        if run(&steps[1..], &rest[end + step.until.len()..], &mut attempt, tries)
-            && attempt.get(Slot::Status).is_none_or(is_status)
-        {
-            *spans = attempt;
-            return true;
-        }
-        upto = end + step.until.len() - 1;
-    }
-    false
-}
-
-/// The end of an unquoted list: the first space that no separator stands before or after.
-fn list_end(rest: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b' ', rest).find(|at| {
-        let before = &rest[..*at];
-        !before.ends_with(b",") && !before.ends_with(b" :") && !rest[*at..].starts_with(b" : ")
-    })
-}
-
-/// The first place of `until` that a time follows: a user name may hold the same signs.
-fn before_time(rest: &[u8], until: &[u8]) -> Option<usize> {
-    memmem::find_iter(rest, until).take(TRIES_MAX).find(|at| {
-        let after = &rest[at + until.len()..];
-        after.len() > 4
-            && after[..2].iter().all(u8::is_ascii_digit)
-            && (after[2] == b'/' || after[2].is_ascii_digit())
-    })
-}
-
-/// Position of the first quote that no backslash escapes.
-pub(crate) fn quote_end(text: &[u8]) -> Option<usize> {
-    let mut from = 0;
-    loop {
-        let at = from + memchr::memchr2(b'"', b'\\', text.get(from..)?)?;
-        if text[at] == b'"' {
-            return Some(at);
-        }
-        from = at + 2;
-    }
-}
-
-/// Three digits, the first of them 1 to 5.
-pub(crate) fn is_status(text: &[u8]) -> bool {
-    matches!(text, [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(t: &str) -> Part {
-        Part::Text(t.as_bytes().to_vec())
+        n + n_bits
     }
 
-    fn field(slot: Slot) -> Part {
-        Part::Field { slot, free: slot == Slot::UserAgent, words: 1 }
-    }
-
-    fn check(parts: &[Part], line: &str, want: Option<(&str, &str)>) {
-        let program = Program::compile(parts).expect("has a status");
-        let got = program.scan(line.as_bytes()).ok().map(|spans| {
-            let show = |slot| String::from_utf8_lossy(spans.get(slot).unwrap_or(b"-")).into_owned();
-            (show(Slot::Status), show(Slot::UserAgent))
-        });
-        let got = got.as_ref().map(|(a, b)| (a.as_str(), b.as_str()));
-        assert_eq!(got, want, "{line}");
-    }
-
-    #[test]
-    fn quoted_fields_end_at_the_first_bare_quote() {
-        let parts = [field(Slot::Status), text(" \""), field(Slot::UserAgent), text("\"")];
-        check(&parts, "200 \"curl\"", Some(("200", "curl")));
-        check(&parts, r#"200 "a \" 502 \"b""#, Some(("200", r#"a \" 502 \"b"#)));
-        check(&parts, r#"200 "a" 502 "b""#, None);
-        check(&parts, "200 \"cut", Some(("200", "-")));
-        check(&parts, "200", None);
-        check(&parts, r#"200 "a\"#, Some(("200", "-")));
-    }
-
-    #[test]
-    fn unquoted_text_of_the_client_makes_no_status() {
-        let parts =
-            [field(Slot::UserAgent), text(" "), field(Slot::Status), text(" "), field(Slot::Skip)];
-        check(&parts, "curl 200 17", Some(("200", "curl")));
-        check(&parts, "x 502 17 200 33", Some(("200", "x 502 17")));
-        check(&parts, "200", None);
-    }
-
-    #[test]
-    fn a_format_without_status_is_no_access_log() {
-        assert_eq!(Program::compile(&[field(Slot::Skip), text(" "), field(Slot::Skip)]), None);
+    /// [`lines::run`], compiled for the instructions that `Avx2` proves.
+    #[target_feature(enable = "avx2,bmi1,popcnt")]
+    pub(super) fn run_avx2(
+        avx2: Avx2,
+        shapes: &[Shape],
+        seconds: &mut Seconds,
+        chunk: &[u8],
+        lines: &mut impl Lines,
+    ) -> usize {
+        lines::run(avx2, shapes, seconds, chunk, lines)
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::logs::parse::log_format::{LogFormat, TimeStyle};
 use crate::logs::parse::time;
-use crate::logs::scan::{Slot, Spans, is_status};
+use crate::logs::scan::program::{Slot, Spans, is_status};
 use crate::logs::{AccessRecord, Attempt, Line, LineTime, Rejected};
 
 /// One line by a compiled format.
@@ -30,7 +30,7 @@ pub(crate) fn parse<'l>(format: &LogFormat, line: &'l [u8]) -> Line<'l> {
     }
 }
 
-fn read_time(style: &TimeStyle, text: &[u8]) -> Option<LineTime> {
+pub(crate) fn read_time(style: &TimeStyle, text: &[u8]) -> Option<LineTime> {
     match style {
         TimeStyle::Clf => time::clf(text),
         TimeStyle::Iso8601 => time::iso8601(text),

@@ -7,7 +7,7 @@
 use memchr::memmem;
 
 use crate::logs::parse::{access, time};
-use crate::logs::scan::{Slot, Spans, quote_end};
+use crate::logs::scan::program::{Slot, Spans, quote_end};
 use crate::logs::{AccessRecord, Line, LineTime, Rejected};
 
 /// One line of the family.

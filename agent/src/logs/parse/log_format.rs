@@ -1,6 +1,6 @@
 //! nginx `log_format` and Apache `LogFormat` strings -> a field program and how to read its fields.
 
-use crate::logs::scan::{Part, Program, Slot};
+use crate::logs::scan::program::{Part, Program, Slot};
 
 /// How the time field is written.
 #[derive(Clone, Debug, PartialEq)]

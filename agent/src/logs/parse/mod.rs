@@ -5,6 +5,7 @@
 
 mod access;
 mod apache_error;
+mod chunk;
 mod clf;
 mod haproxy;
 mod json;
@@ -16,7 +17,7 @@ mod plain;
 mod time;
 
 use crate::discover::{LogKind, LogSource};
-use crate::logs::scan::Sink;
+use crate::logs::scan::Kernel;
 use crate::logs::{Line, Rejected};
 use log_format::LogFormat;
 
@@ -55,6 +56,9 @@ pub fn check_format(format: &str) -> Result<(), String> {
 pub struct Parser {
     name: &'static str,
     mode: Mode,
+    kernel: Kernel,
+    /// What the kernel runs for the format in use; made when the first chunk comes.
+    quick: Option<chunk::Quick>,
 }
 
 #[derive(Clone, Debug)]
@@ -214,7 +218,7 @@ impl Parser {
                     Mode::Auto(_) => Mode::Auto(Auto::new(&ACCESS, false)),
                     mode => mode,
                 };
-                return Self { name: told.name, mode }.taught(first_lines);
+                return Self::new(told.name, mode).taught(first_lines);
             }
             (LogKind::Error | LogKind::PhpFpm, format) => {
                 let mut told = Self::for_format(format, &[]);
@@ -230,7 +234,7 @@ impl Parser {
             LogKind::PhpFpm => "php_fpm",
             _ => "text",
         };
-        Self { name, mode }.taught(first_lines)
+        Self::new(name, mode).taught(first_lines)
     }
 
     /// The parser for a format by name or a format string; what it does not know reads as `auto`.
@@ -247,7 +251,16 @@ impl Parser {
             None if format.contains(['$', '%']) => ("log_format", Mode::One(Format::NoRequests)),
             None => ("auto", Mode::Auto(Auto::new(&ANY, true))),
         });
-        Self { name, mode }.taught(first_lines)
+        Self::new(name, mode).taught(first_lines)
+    }
+
+    fn new(name: &'static str, mode: Mode) -> Self {
+        Self { name, mode, kernel: Kernel::detect(), quick: None }
+    }
+
+    /// Makes [`Parser::scan`] do without vector instructions; what it says stays the same.
+    pub fn use_portable(&mut self) {
+        self.kernel = Kernel::Portable;
     }
 
     fn taught(mut self, first_lines: &[&[u8]]) -> Self {
@@ -260,16 +273,6 @@ impl Parser {
             Mode::One(_) => {}
         }
         self
-    }
-
-    /// The lines of a chunk that ends with a newline, in order.
-    pub fn scan(&mut self, chunk: &[u8], sink: &mut impl Sink) {
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', chunk) {
-            let raw = &chunk[start..end];
-            start = end + 1;
-            sink.line(raw, self.parse(raw));
-        }
     }
 
     /// One line without its newline. The record borrows from the line.

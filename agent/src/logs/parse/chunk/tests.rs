@@ -1,0 +1,467 @@
+//! The kernel against the parser, and against its portable twin: hostile lines in made-up formats.
+
+use proptest::prelude::*;
+
+use crate::logs::parse::{LINE_BYTES_MAX, Parser};
+use crate::logs::scan::{Kernel, Plain, Sink};
+use crate::logs::{AccessRecord, Line, LineTime};
+
+/// What a sink was told of one line.
+#[derive(Clone, Debug, PartialEq)]
+enum Seen {
+    Plain { host: String, client: String, upstream: String, second: Option<i64>, status: u16 },
+    Full(String),
+}
+
+#[derive(Default)]
+struct Story {
+    lines: Vec<(Vec<u8>, Seen)>,
+    /// Plain lines are asked for in full, every n-th of them.
+    refuse_every: usize,
+    n_asked: usize,
+}
+
+impl Story {
+    fn n_plain(&self) -> usize {
+        self.lines.iter().filter(|(_, seen)| matches!(seen, Seen::Plain { .. })).count()
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Sink for Story {
+    fn plain(&mut self, plain: &Plain<'_>) -> bool {
+        self.n_asked += 1;
+        if self.refuse_every > 0 && self.n_asked.is_multiple_of(self.refuse_every) {
+            return false;
+        }
+        let seen = Seen::Plain {
+            host: lossy(plain.host),
+            client: lossy(plain.client),
+            upstream: lossy(plain.upstream),
+            second: plain.second,
+            status: plain.status,
+        };
+        self.lines.push((plain.raw.to_vec(), seen));
+        true
+    }
+
+    fn line(&mut self, raw: &[u8], line: Line<'_>) {
+        self.lines.push((raw.to_vec(), Seen::Full(format!("{line:?}"))));
+    }
+}
+
+/// What a plain line has to say when this is its record.
+fn plain_of(record: &AccessRecord<'_>) -> Seen {
+    let lasted = record.request_time.filter(|_| record.time_is_start).unwrap_or(0.0);
+    let second = record.time.map(|time| match time {
+        LineTime::Instant { at, .. } => (at.0 + (lasted.min(1e9) * 1000.0) as i64).div_euclid(1000),
+        other => panic!("{other:?} needs a zone"),
+    });
+    assert!(record.attempts.len() <= 1, "{record:?}");
+    Seen::Plain {
+        host: record.host.as_deref().unwrap_or_default().to_owned(),
+        client: record.client.as_deref().unwrap_or_default().to_owned(),
+        upstream: record.attempts.first().map(|a| a.upstream.to_string()).unwrap_or_default(),
+        second,
+        status: record.status.expect("a plain line has a status"),
+    }
+}
+
+/// Scans the lines and compares with the parser line by line; returns how many were plain.
+fn check(parser: &Parser, lines: &[Vec<u8>], cut: usize, context: &str) -> usize {
+    let chunk: Vec<u8> = lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect();
+    let mut story = Story::default();
+    parser.clone().scan(&chunk, &mut story);
+    let told: usize = story.lines.iter().map(|(raw, _)| raw.len() + 1).sum();
+    assert_eq!(told, chunk.len(), "{context}: bytes");
+    let mut alone = parser.clone();
+    for ((raw, seen), line) in story.lines.iter().zip(lines) {
+        assert_eq!(raw, line, "{context}");
+        let record = alone.parse(line);
+        match (&record, seen) {
+            (Line::Access(record), Seen::Plain { status, .. }) => {
+                assert_eq!(*seen, plain_of(record), "{context}: {}", lossy(line));
+                assert!(!(502..=504).contains(status), "{context}: {}", lossy(line));
+            }
+            (record, Seen::Full(full)) => assert_eq!(*full, format!("{record:?}"), "{context}"),
+            (record, seen) => panic!("{context}: {} is {record:?}, not {seen:?}", lossy(line)),
+        }
+    }
+    let mut portable = parser.clone();
+    portable.use_portable();
+    let mut twin = Story::default();
+    portable.scan(&chunk, &mut twin);
+    assert_eq!(twin.lines, story.lines, "{context}: portable");
+    // In pieces, with some of the plain lines asked for in full.
+    let (mut pieces, mut rest) = (Story { refuse_every: 3, ..Story::default() }, &chunk[..]);
+    let mut in_pieces = parser.clone();
+    while !rest.is_empty() {
+        let least = cut.min(rest.len() - 1);
+        let end = least + memchr::memchr(b'\n', &rest[least..]).expect("ends with one") + 1;
+        in_pieces.scan(&rest[..end], &mut pieces);
+        rest = &rest[end..];
+    }
+    let mut alone = parser.clone();
+    for ((raw, seen), (whole_raw, whole)) in pieces.lines.iter().zip(&story.lines) {
+        let record = format!("{:?}", alone.parse(raw));
+        assert!(seen == whole || *seen == Seen::Full(record), "{context}: pieces");
+        assert_eq!(raw, whole_raw, "{context}: pieces");
+    }
+    assert_eq!(pieces.lines.len(), lines.len(), "{context}: pieces");
+    story.n_plain()
+}
+
+/// Numbers from a seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    }
+
+    fn of<'a, T: ?Sized>(&mut self, pool: &[&'a T]) -> &'a T {
+        pool[self.roll(pool.len())]
+    }
+}
+
+const NGINX: [&str; 24] = [
+    "$remote_addr",
+    "$remote_user",
+    "$time_local",
+    "$time_iso8601",
+    "$msec",
+    "$request",
+    "$status",
+    "$body_bytes_sent",
+    "$http_referer",
+    "$http_user_agent",
+    "$host",
+    "$http_host",
+    "$server_name",
+    "$upstream_addr",
+    "$upstream_status",
+    "$upstream_response_time",
+    "$request_time",
+    "$http_x_forwarded_for",
+    "$request_uri",
+    "$uri",
+    "$args",
+    "$request_method",
+    "$upstream_cache_status",
+    "$ssl_protocol",
+];
+const APACHE: [&str; 18] = [
+    "%h",
+    "%l",
+    "%u",
+    "%t",
+    "%r",
+    "%>s",
+    "%b",
+    "%D",
+    "%T",
+    "%{ms}T",
+    "%v",
+    "%{Host}i",
+    "%{sec}t",
+    "%{msec}t",
+    "%{%Y-%m-%d %H:%M:%S %z}t",
+    "%{%d/%b/%Y:%H:%M:%S}t",
+    "%{User-Agent}i",
+    "%a",
+];
+const BETWEEN: [&str; 14] =
+    [" ", " ", " ", " - ", " [", "] ", " \"", "\" \"", "\" ", "|", "\t", ",", "; ", "] \""];
+const HOSTILE: [&[u8]; 30] = [
+    b"",
+    b"-",
+    b"--",
+    b" ",
+    b"\"",
+    b"\\",
+    b"\\\"",
+    b"\\x22",
+    b"[",
+    b"]",
+    b" [",
+    b"] \"",
+    b"\0",
+    b"\xff\xfe",
+    b"\r",
+    b",",
+    b", ",
+    b" : ",
+    b":",
+    b"10.0.0.1:80, 10.0.0.2:80",
+    b"a : b",
+    b"20/Nov/2026:12:00:00 +0000",
+    b"[20/Nov/2026:12:00:00 +0000]",
+    b" - - ",
+    b"502",
+    b"200",
+    b"1.2",
+    b"99999999999999999999",
+    b"unix:/run/php/php8.2-fpm-of-a-long-site-name.example.sock",
+    b"\xc3\xa9t\xc3\xa9",
+];
+
+/// A value that fits its field, mostly.
+fn value(dice: &mut Dice, field: &str) -> Vec<u8> {
+    if dice.roll(25) == 0 {
+        return dice.of(&HOSTILE).to_vec();
+    }
+    let (h, m, s) = (dice.roll(2), dice.roll(2), dice.roll(61));
+    let status = dice.of(&["200", "200", "304", "404", "499", "500", "502", "99", "2000", "20x"]);
+    let number = ["0", "17", "1234", "987654", "-"][dice.roll(5)];
+    let text = match field {
+        "$remote_addr" | "%h" | "%a" => format!("198.51.100.{}", dice.roll(256)),
+        "$time_local" => format!("20/Nov/2026:{h:02}:{m:02}:{s:02} +0{}00", dice.roll(2)),
+        "%t" => format!("[20/Nov/2026:{h:02}:{m:02}:{s:02} +0{}00]", dice.roll(2)),
+        "%{%d/%b/%Y:%H:%M:%S}t" => format!("20/Nov/2026:{h:02}:{m:02}:{s:02}"),
+        "%{%Y-%m-%d %H:%M:%S %z}t" => format!("2026-11-20 {h:02}:{m:02}:{s:02} +0000"),
+        "$time_iso8601" => format!("2026-11-20T{h:02}:{m:02}:{s:02}{}", dice.of(&["+00:00", "Z"])),
+        "$msec" => format!("17951760{:02}.{:03}", dice.roll(100), dice.roll(1000)),
+        "%{sec}t" => format!("17951760{:02}", dice.roll(100)),
+        "%{msec}t" => format!("17951760{:05}", dice.roll(100_000)),
+        "$request" | "%r" => format!("GET /{number} HTTP/1.1"),
+        "$status" | "%>s" => status.to_owned(),
+        "$upstream_status" => dice.of(&["200", "-", "502", "502, 200"]).to_owned(),
+        "$upstream_addr" => {
+            dice.of(&["10.0.0.1:80", "unix:/run/a.sock", "-", "a:1, b:2"]).to_owned()
+        }
+        "$host" | "$http_host" | "$server_name" | "%v" | "%{Host}i" => {
+            dice.of(&["a.example", "www.b.example", "-", ""]).to_owned()
+        }
+        "%T" | "%D" | "%{ms}T" | "$request_time" | "$upstream_response_time" => {
+            dice.of(&["0", "1500", "2500000", "0.001", "-"]).to_owned()
+        }
+        "$http_user_agent" | "%{User-Agent}i" => "Mozilla/5.0 (X11; Linux)"
+            .repeat(dice.roll(if dice.0.is_multiple_of(97) { 300 } else { 4 })),
+        "$remote_user" | "%l" | "%u" => dice.of(&["-", "-", "joe", "jane doe"]).to_owned(),
+        _ => number.to_owned(),
+    };
+    text.into_bytes()
+}
+
+/// A format string and lines of it, some of them damaged.
+fn made_up(dice: &mut Dice) -> (String, Vec<Vec<u8>>) {
+    let pool: &[&str] = if dice.roll(3) > 0 { &NGINX } else { &APACHE };
+    let mut parts: Vec<&str> = Vec::new();
+    if dice.roll(3) == 0 {
+        parts.push(dice.of(&["[", "\"", "x "]));
+    }
+    for _ in 0..=dice.roll(7) {
+        parts.extend([dice.of(pool), dice.of(&BETWEEN)]);
+    }
+    parts.push(pool[if pool.len() == NGINX.len() { 6 } else { 5 }]);
+    for _ in 0..dice.roll(4) {
+        parts.extend([dice.of(&BETWEEN), dice.of(pool)]);
+    }
+    if dice.roll(2) == 0 {
+        parts.push(dice.of(&["\"", "]", " end", " a literal that is longer than one vector \""]));
+    }
+    let lines = (0..12).map(|_| line_of(dice, &parts)).collect();
+    (parts.concat(), lines)
+}
+
+fn line_of(dice: &mut Dice, parts: &[&str]) -> Vec<u8> {
+    let mut line = Vec::new();
+    for part in parts {
+        if part.starts_with('$') || part.starts_with('%') && part.len() > 1 {
+            line.extend(value(dice, part));
+        } else {
+            line.extend_from_slice(part.as_bytes());
+        }
+    }
+    damaged(dice, line)
+}
+
+fn damaged(dice: &mut Dice, mut line: Vec<u8>) -> Vec<u8> {
+    match dice.roll(12) {
+        0 => line.push(b'\r'),
+        1 => line.truncate(dice.roll(line.len() + 1)),
+        2 if !line.is_empty() => {
+            let at = dice.roll(line.len());
+            line[at] = dice.of(&HOSTILE).first().copied().unwrap_or(b' ');
+        }
+        3 => {
+            let at = dice.roll(line.len() + 1);
+            line.splice(at..at, dice.of(&HOSTILE).iter().copied());
+        }
+        4 => line = [&line[..], b" ", &line[..]].concat(),
+        _ => {}
+    }
+    line.retain(|byte| *byte != b'\n');
+    line
+}
+
+const BUILT_IN: [(&str, &[&str]); 5] = [
+    ("combined", &COMBINED),
+    ("common", &COMBINED),
+    ("vhost_combined", &VHOST),
+    ("auto", &COMBINED),
+    ("auto", &VHOST),
+];
+const COMBINED: [&str; 15] = [
+    "$remote_addr",
+    " - ",
+    "$remote_user",
+    " [",
+    "$time_local",
+    "] \"",
+    "$request",
+    "\" ",
+    "$status",
+    " ",
+    "$body_bytes_sent",
+    " \"",
+    "$http_referer",
+    "\" \"",
+    "$http_user_agent",
+];
+const VHOST: [&str; 17] = [
+    "$host",
+    " ",
+    "$remote_addr",
+    " - ",
+    "$remote_user",
+    " [",
+    "$time_local",
+    "] \"",
+    "$request",
+    "\" ",
+    "$status",
+    " ",
+    "$body_bytes_sent",
+    " \"",
+    "$http_referer",
+    "\" \"",
+    "$http_user_agent",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
+
+    #[test]
+    fn a_plain_line_of_any_format_is_what_the_parser_says(seed: u64) {
+        let mut dice = Dice(seed);
+        let (format, lines) = made_up(&mut dice);
+        check(&Parser::for_format(&format, &[]), &lines, dice.roll(600), &format);
+    }
+
+    #[test]
+    fn a_plain_line_of_a_known_format_is_what_the_parser_says(seed: u64) {
+        let mut dice = Dice(seed);
+        let (format, parts) = BUILT_IN[dice.roll(BUILT_IN.len())];
+        let lines: Vec<Vec<u8>> = (0..20)
+            .map(|_| {
+                let tail = dice.of(&["\"", "\"", "\" \"more\"", "\" rt=0.1", ""]);
+                line_of(&mut dice, &[parts, &[tail]].concat())
+            })
+            .collect();
+        check(&Parser::for_format(format, &[]), &lines, dice.roll(600), format);
+    }
+}
+
+#[test]
+fn made_up_lines_are_plain_often_enough_to_mean_something() {
+    let (mut n, mut n_plain, mut formats) = (0, 0, 0);
+    for seed in 0..1000 {
+        let mut dice = Dice(seed);
+        let (format, lines) = made_up(&mut dice);
+        let plain = check(&Parser::for_format(&format, &[]), &lines, 0, &format);
+        n += lines.len();
+        n_plain += plain;
+        formats += usize::from(plain > 0);
+    }
+    assert!(n_plain * 10 > n && formats > 200, "{n_plain} of {n} in {formats} of 1000 formats");
+}
+
+fn combined(host: &str, second: usize, status: &str) -> Vec<u8> {
+    format!("{host}198.51.100.7 - - [20/Nov/2026:12:00:{second:02} +0000] \"GET /a HTTP/1.1\" {status} 5 \"-\" \"curl/8.5.0\"").into_bytes()
+}
+
+#[test]
+fn good_lines_are_plain() {
+    let lines: Vec<_> = (0..300).map(|n| combined("", n % 60, "200")).collect();
+    for format in ["combined", "auto"] {
+        assert_eq!(check(&Parser::for_format(format, &[&lines[0]]), &lines, 5000, format), 300);
+    }
+    let lines: Vec<_> = (0..300).map(|n| combined("a.example:443 ", n % 60, "404")).collect();
+    for format in ["vhost_combined", "auto"] {
+        assert_eq!(check(&Parser::for_format(format, &[&lines[0]]), &lines, 0, format), 300);
+    }
+}
+
+#[test]
+fn lines_that_need_a_second_look_are_not_plain() {
+    let upstream = |addr: &str| [combined("", 1, "200"), format!(" {addr}").into_bytes()].concat();
+    let with_upstream = format!("{} $upstream_addr", crate::logs::parse::log_format::COMBINED);
+    for (format, line, plain) in [
+        ("combined", combined("", 1, "500"), true),
+        ("combined", combined("", 1, "502"), false),
+        ("combined", combined("", 1, "503"), false),
+        ("combined", combined("", 1, "504"), false),
+        ("combined", combined("", 61, "200"), false),
+        ("combined", combined("", 1, "099"), false),
+        ("combined", combined("", 1, "600"), false),
+        ("combined", combined("\"", 1, "200"), false),
+        ("combined", [combined("", 1, "200"), b"\r".to_vec()].concat(), true),
+        ("combined", [combined("", 1, "200"), b"x".to_vec()].concat(), false),
+        ("combined", combined("", 1, "200")[..80].to_vec(), false),
+        (&with_upstream, upstream("10.0.0.1:80"), true),
+        (&with_upstream, upstream("-"), true),
+        (&with_upstream, upstream("10.0.0.1:80, 10.0.0.2:80"), false),
+        (&with_upstream, upstream("a : b"), false),
+        ("$host|$status", b"a.example|200".to_vec(), true),
+        ("$host|$status", b"a.exa\"ple|200".to_vec(), false),
+        ("$host [$time_local] $status", b"a [20/Nov/2026:12:00:00] 200".to_vec(), false),
+        ("%h %t %>s %D", b"::1 [20/Nov/2026:12:00:00 +0000] 200 1500000".to_vec(), true),
+        ("%h %t %>s %D", b"::1 [20/Nov/2026:12:00:00 +0000] 200 -".to_vec(), false),
+    ] {
+        let n = check(&Parser::for_format(format, &[]), std::slice::from_ref(&line), 0, format);
+        assert_eq!(n == 1, plain, "{format}: {}", lossy(&line));
+    }
+}
+
+#[test]
+fn a_line_may_lie_anywhere_in_its_chunk() {
+    for before in 0..130 {
+        for after in [0, 1, 31, 32, 33, 63, 64, 65] {
+            let lines = [vec![b'x'; before], combined("", 7, "200"), vec![b'y'; after]];
+            assert_eq!(check(&Parser::for_format("combined", &[]), &lines, 0, "combined"), 1);
+        }
+    }
+}
+
+#[test]
+fn long_lines_and_marks_in_plenty_cost_no_neighbour() {
+    let quotes = vec![b'"'; 20_000];
+    let long = vec![b'z'; LINE_BYTES_MAX + 1];
+    let huge_agent = [combined("", 9, "200"), vec![b'u'; 9000], b"\"".to_vec()].concat();
+    let good = combined("", 8, "200");
+    let lines = [&good, &quotes, &good, &long, &good, &huge_agent, &good, &vec![], &good];
+    let lines: Vec<Vec<u8>> = lines.into_iter().cloned().collect();
+    assert_eq!(check(&Parser::for_format("combined", &[]), &lines, 3000, "combined"), 5);
+    let mut story = Story::default();
+    Parser::for_format("combined", &[]).scan(b"no newline", &mut story);
+    assert!(story.lines.is_empty(), "a chunk holds whole lines");
+}
+
+#[test]
+fn both_kernels_are_there() {
+    let mut parser = Parser::for_format("combined", &[]);
+    let fast = cfg!(target_arch = "x86_64") && Kernel::detect() == Kernel::Avx2;
+    eprintln!("vector kernel tested: {fast}");
+    parser.use_portable();
+    let mut story = Story::default();
+    parser.scan(&[combined("", 8, "200"), b"\n".to_vec()].concat(), &mut story);
+    assert_eq!(story.n_plain(), 1);
+}
