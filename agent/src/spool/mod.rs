@@ -283,8 +283,7 @@ impl Spool {
                 recovery.n_records_corrupt += n_gone;
                 recovery.corrupt = recovery.corrupt.plus(gone);
             }
-            state.first = oldest.pos_first;
-            state.before_first = oldest.before;
+            state.begin_at(oldest.pos_first, oldest.before);
         }
         if let Some(newest) = self.segments.back() {
             self.next = newest.pos_end();
@@ -339,8 +338,8 @@ impl Spool {
     ///
     /// A record that cannot be read any more is skipped, counted, and part of `evicted_before`.
     pub fn peek(&mut self, seq: Seq) -> Result<Option<Record>, SpoolError> {
-        let asked = self.state.base + seq.0.max(1);
-        let mut pos = asked.max(self.state.first);
+        let asked = self.state.base.saturating_add(seq.0.max(1));
+        let mut pos = self.kept_from(asked.max(self.state.first));
         while pos < self.next {
             if let Some((payload, volume)) = self.read(pos)? {
                 let n_batches = pos - asked;
@@ -352,7 +351,7 @@ impl Spool {
                 let seq = Seq(pos - self.state.base);
                 return Ok(Some(Record { seq, payload, volume, evicted_before }));
             }
-            pos += 1;
+            pos = self.kept_from(pos + 1);
         }
         Ok(None)
     }
@@ -401,17 +400,19 @@ impl Spool {
         &mut self,
         pos: Pos,
     ) -> impl Iterator<Item = Result<(Pos, Vec<u8>), SpoolError>> + '_ {
-        let mut pos = (pos.0 + 1).max(self.state.first);
+        let mut pos = pos.0.saturating_add(1).max(self.state.first);
         std::iter::from_fn(move || {
-            while pos < self.next {
-                pos += 1;
+            loop {
+                pos = self.kept_from(pos) + 1;
+                if pos > self.next {
+                    return None;
+                }
                 match self.read(pos - 1) {
                     Ok(Some((payload, _))) => return Some(Ok((Pos(pos - 1), payload))),
                     Ok(None) => {}
                     Err(error) => return Some(Err(error)),
                 }
             }
-            None
         })
     }
 
@@ -458,6 +459,12 @@ impl Spool {
 
     fn bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.len).sum()
+    }
+
+    /// `pos`, or the next position that a segment holds; between segments any number may be missing.
+    fn kept_from(&self, pos: u64) -> u64 {
+        let following = self.segments.get(self.segments.partition_point(|s| s.pos_end() <= pos));
+        following.map_or(pos.max(self.next), |segment| segment.pos_first.max(pos))
     }
 
     fn segment_of(&self, pos: u64) -> Option<&Segment> {

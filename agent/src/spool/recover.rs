@@ -54,7 +54,14 @@ pub(super) fn load_segments(
             ScanError::Version(found) => SpoolError::Version { path: path.clone(), found },
         })?;
         let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
+        let free = loaded.segments.back().map_or(0, Segment::pos_end);
         match scanned {
+            Some((segment, _)) if segment.pos_first < free => {
+                // Numbers stand for one record each: what an earlier file has of them holds.
+                recovery.n_records_corrupt += segment.entries.len() as u64;
+                recovery.corrupt = recovery.corrupt.plus(segment.volume());
+                fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;
+            }
             Some((mut segment, mut found)) if !segment.entries.is_empty() && !dropped(&segment) => {
                 loaded.acked = loaded.acked.max(found.acked);
                 if let Some(before) = loaded.segments.back_mut() {
@@ -74,7 +81,8 @@ pub(super) fn load_segments(
         }
     }
     recovery.n_records_corrupt += loaded.destroyed.iter().map(|hole| hole.n).sum::<u64>();
-    recovery.corrupt = loaded.destroyed.iter().map(|hole| hole.volume).sum();
+    let destroyed = loaded.destroyed.iter().map(|hole| hole.volume).sum();
+    recovery.corrupt = recovery.corrupt.plus(destroyed);
     Ok(loaded)
 }
 

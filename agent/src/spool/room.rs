@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::segment::{self, Format, HOLE_MAX, Head, Segment};
+use super::segment::{self, Format, HOLE_MAX, Head, POSITIONS_MAX, Segment};
 use super::state::State;
 use super::{ACKED_KEPT, SEGMENT_AGE_MAX, SEGMENT_BYTES_MAX, Spool, SpoolError, Volume, io_error};
 
@@ -27,6 +27,7 @@ impl Spool {
             (Some(_), Some(segment)) if segment.entries.is_empty() => false,
             (Some(_), Some(segment)) => {
                 segment.len + len > bytes_max
+                    || segment.entries.len() as u64 + HOLE_MAX > POSITIONS_MAX
                     || now_ms.saturating_sub(segment.at_first_ms) > age_max
             }
             _ => true,

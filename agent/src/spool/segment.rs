@@ -34,6 +34,11 @@ pub(super) const RECORD_BYTES: usize = Format::V2.record_bytes();
 pub const PAYLOAD_BYTES_MAX: usize = wire::BODY_BYTES_MAX + (64 << 10);
 /// Most positions one hole may stand for; a larger number is itself damage.
 pub(super) const HOLE_MAX: u64 = 1 << 20;
+/// Most positions one file may stand for, holes included: what a start keeps in memory of it.
+pub(super) const POSITIONS_MAX: u64 = 2 * HOLE_MAX;
+/// Positions, lines and epochs beyond it are damage, whatever the checksum says: so sums of them
+/// never overflow.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 const MAGIC: &[u8; 8] = b"GWSPOOL\n";
 /// Sizes a header of a later version may have.
@@ -168,12 +173,21 @@ impl Head {
             volume: Volume { n_lines: u32_at(bytes, 40 + shift).into(), n_bytes },
             payload_crc: u32_at(bytes, 44 + shift),
         };
-        let sound = if is_hole { head.acked <= HOLE_MAX } else { head.is_sound_record() };
-        sound.then_some(head)
+        head.is_sound().then_some(head)
     }
 
-    fn is_sound_record(&self) -> bool {
-        (1..=PAYLOAD_BYTES_MAX).contains(&(self.len as usize))
+    fn is_sound(&self) -> bool {
+        let before = [self.before.n_lines, self.before.n_bytes];
+        let numbers = [self.pos, self.acked, self.volume.n_bytes].into_iter().chain(before);
+        let fits = self.pos > 0 && numbers.into_iter().all(|number| number < NUMBER_MAX);
+        let has_payload = (1..=PAYLOAD_BYTES_MAX).contains(&(self.len as usize));
+        fits && if self.is_hole { self.acked <= HOLE_MAX } else { has_payload }
+    }
+
+    /// True when its positions are within reach of a file that begins at `pos_first`.
+    fn fits(&self, pos_first: u64) -> bool {
+        let end = self.pos + if self.is_hole { self.acked } else { 1 };
+        end.saturating_sub(pos_first) <= POSITIONS_MAX
     }
 }
 
@@ -344,13 +358,14 @@ impl Segment {
     /// that was cut short, or destroyed records.
     pub(super) fn scan(path: &Path, is_last: bool) -> Result<Option<(Self, Findings)>, ScanError> {
         let bytes = std::fs::read(path).map_err(ScanError::Io)?;
+        let named = pos_of(path);
         let header = match decode_header(&bytes) {
-            Ok(header) => header,
+            Ok(header) if named.is_none_or(|pos| pos == header.pos_first) => header,
             Err(Some(version)) => return Err(ScanError::Version(version)),
             // The name says it too, and the records know their own position.
-            Err(None) => {
-                let first =
-                    pos_of(path).and_then(|pos| Some((pos, find_head(&bytes, 0, pos, |_| true)?)));
+            Ok(_) | Err(None) => {
+                let is_near = |head: &Head| named.is_some_and(|pos| head.fits(pos));
+                let first = named.and_then(|pos| Some((pos, find_head(&bytes, 0, pos, is_near)?)));
                 let Some((pos_first, (_, head))) = first else { return Ok(None) };
                 Header { format: head.format, epoch: 0, pos_first, before: None }
             }
@@ -423,7 +438,7 @@ impl Segment {
 
     /// As the function of this name, of the records this file holds.
     fn find_head(&self, bytes: &[u8], from: usize, pos: u64) -> Option<(usize, Head)> {
-        find_head(bytes, from, pos, |head| head.format == self.format)
+        find_head(bytes, from, pos, |head| head.format == self.format && head.fits(self.pos_first))
     }
 
     /// Notes a head that lies at `offset`.
@@ -503,6 +518,10 @@ fn decode_header(bytes: &[u8]) -> Result<Header, Option<u32>> {
     }
     let number = |ix: usize| u64_at(bytes, 12 + 8 * ix);
     let n_bytes = if format == Format::V1 { 0 } else { number(3) };
+    let numbers = [number(0), number(1), number(2), n_bytes];
+    if number(1) == 0 || numbers.iter().any(|number| *number >= NUMBER_MAX) {
+        return Err(None);
+    }
     let before = Some(Volume { n_lines: number(2), n_bytes });
     Ok(Header { format, epoch: number(0), pos_first: number(1), before })
 }
@@ -526,7 +545,8 @@ fn find_head(
 
 /// The first position as the file's name says it.
 pub(super) fn pos_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_suffix(".seg")?.parse().ok()
+    let pos = path.file_name()?.to_str()?.strip_suffix(".seg")?.parse().ok()?;
+    (1..NUMBER_MAX).contains(&pos).then_some(pos)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

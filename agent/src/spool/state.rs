@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use super::Volume;
+use super::segment::NUMBER_MAX;
 
 const MAGIC: &[u8; 8] = b"GWSPSTAT";
 const VERSION: u32 = 2;
@@ -63,6 +64,15 @@ impl State {
         self.ledger.push_back(volume);
         if self.ledger.len() > LEDGER_MAX {
             self.ledger.pop_front();
+        }
+    }
+
+    /// Takes over from the oldest segment where what is kept begins.
+    pub(super) fn begin_at(&mut self, first: u64, before_first: Volume) {
+        (self.first, self.before_first) = (first, before_first);
+        self.origin = self.origin.min(first);
+        if !self.is_sound() {
+            self.ledger.clear(); // of another past than the one the segments tell of
         }
     }
 
@@ -148,7 +158,7 @@ impl State {
             n_lines: u32_at(at).into(),
             n_bytes: if has_bytes { u64_at(at + 4) } else { 0 },
         };
-        Ok(Self {
+        let state = Self {
             epoch: number(0),
             base: number(1),
             acked: number(2),
@@ -159,7 +169,24 @@ impl State {
             evicted: Volume { n_lines: number(7), n_bytes: number(9) },
             end: (number(10), Volume { n_lines: number(11), n_bytes: number(12) }),
             ledger: (fixed..bytes.len()).step_by(entry_bytes).map(entry).collect(),
-        })
+        };
+        let fits = (0..NUMBERS[1]).all(|ix| number(ix) < NUMBER_MAX);
+        if fits && state.is_sound() { Ok(state) } else { Err(None) }
+    }
+
+    /// False for numbers that no spool can have come to, whatever the checksum says.
+    fn is_sound(&self) -> bool {
+        let in_ledger = |part: fn(&Volume) -> u64| {
+            self.ledger.iter().try_fold(0_u64, |sum, volume| sum.checked_add(part(volume)))
+        };
+        let is_within = |sum: Option<u64>, whole| sum.is_some_and(|sum| sum <= whole);
+        self.origin > 0
+            && self.base + 1 >= self.origin
+            && self.acked >= self.base
+            && self.first >= self.origin
+            && self.ledger.len() as u64 <= self.first - self.origin
+            && is_within(in_ledger(|volume| volume.n_lines), self.before_first.n_lines)
+            && is_within(in_ledger(|volume| volume.n_bytes), self.before_first.n_bytes)
     }
 }
 

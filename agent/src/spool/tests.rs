@@ -597,6 +597,101 @@ fn a_segment_without_header_and_first_record_keeps_the_lines_of_both_and_counts_
     }
 }
 
+/// Forges a segment whose checksums are right; a head may be a hole of `acked` positions.
+fn forge(dir: &Path, epoch: u64, pos_first: u64, heads: &[(bool, u64, u64)]) {
+    let (_, file) = Segment::create(&OsDisk, dir, epoch, pos_first, Volume::default()).unwrap();
+    let mut at = segment::HEADER_BYTES as u64;
+    for (is_hole, pos, acked) in heads {
+        let (payload, payload_crc) = (b"x", crc32c::crc32c(b"x"));
+        let len = u32::from(!is_hole);
+        let head = Head {
+            format: segment::Format::V2,
+            is_hole: *is_hole,
+            len,
+            pos: *pos,
+            before: Volume::default(),
+            acked: *acked,
+            at_ms: START.0,
+            volume: volume(1),
+            payload_crc,
+        };
+        file.write_all_at(&head.encode(), at).unwrap();
+        at += RECORD_BYTES as u64;
+        file.write_all_at(&payload[..len as usize], at).unwrap();
+        at += u64::from(len);
+    }
+}
+
+#[test]
+fn numbers_near_the_end_of_all_numbers_are_damage_and_overflow_nothing() {
+    for (epoch, pos) in [(u64::MAX, 5), (5, u64::MAX), (5, 1 << 62), (5, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        forge(dir.path(), epoch, pos, &[(false, pos, u64::MAX), (false, pos.wrapping_add(1), 0)]);
+        let (mut spool, _) = open(dir.path(), 1 << 20);
+        assert!(peeked(&mut spool, u64::MAX).is_none());
+        spool.append(b"next", volume(1)).unwrap();
+        let last = spool.stats().seq_last;
+        assert_eq!(peeked(&mut spool, last).unwrap().1, b"next", "epoch {epoch}, position {pos}");
+    }
+}
+
+#[test]
+fn a_few_heads_cannot_claim_memory_for_any_number_of_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let holes: Vec<_> = (0..100).map(|n| (true, 5 + n * HOLE_MAX, HOLE_MAX)).collect();
+    forge(dir.path(), 5, 5, &holes);
+    let (spool, _) = open(dir.path(), 1 << 20);
+    let n_entries: usize = spool.segments.iter().map(|s| s.entries.len()).sum();
+    assert!(n_entries as u64 <= segment::POSITIONS_MAX, "{n_entries}");
+}
+
+#[test]
+fn a_wide_gap_between_two_files_is_jumped_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = segment::NUMBER_MAX - 10;
+    forge(dir.path(), 5, 5, &[(false, 5, 4)]);
+    forge(dir.path(), 5, far, &[(false, far, 4)]);
+    let (mut spool, _) = open(dir.path(), 1 << 20);
+    let first = peeked(&mut spool, 1).unwrap();
+    assert_eq!(first.0, 1);
+    let second = peeked(&mut spool, 2).unwrap();
+    assert_eq!((second.0, second.2.n_batches), (far - 4, far - 6));
+    assert_eq!(spool.records_after(Pos(0)).count(), 2);
+}
+
+#[test]
+fn two_files_with_the_same_numbers_give_each_record_once() {
+    let dir = tempfile::tempdir().unwrap();
+    forge(dir.path(), 5, 5, &[(false, 5, 4), (false, 6, 4), (false, 7, 4)]);
+    forge(dir.path(), 5, 6, &[(false, 6, 4), (false, 7, 4)]);
+    let (mut spool, found) = open(dir.path(), 1 << 20);
+    assert_eq!((found.n_records, found.n_records_corrupt), (3, 2));
+    let seen: Vec<_> = spool.records_after(Pos(0)).map(|record| record.unwrap().0.0).collect();
+    assert_eq!(seen, [5, 6, 7]);
+}
+
+#[test]
+fn a_state_whose_numbers_contradict_each_other_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 8).close().unwrap();
+    let path = dir.path().join("state");
+    let stored = load_state(&path).unwrap().unwrap();
+    let base = stored.base;
+    for broken in [
+        State { before_first: volume(0), ledger: [volume(1)].into(), ..stored.clone() },
+        State { first: stored.origin - 1, ..stored.clone() },
+        State { acked: base - 1, ..stored.clone() },
+        State { epoch: u64::MAX, ..stored.clone() },
+        State { origin: 0, ..stored.clone() },
+    ] {
+        fs::write(&path, broken.encode()).unwrap();
+        assert_eq!(load_state(&path).unwrap(), None, "{broken:?}");
+        let (spool, found) = open(dir.path(), 64 << 10);
+        assert!(found.is_renumbered && found.n_records == 8, "{found:?}");
+        assert!(spool.epoch() > stored.epoch);
+    }
+}
+
 #[test]
 fn the_spool_behaves_like_its_model_whatever_happens() {
     let seed = match std::env::var("SPOOL_SEED") {
