@@ -536,7 +536,7 @@ mod tests {
 
     use super::*;
     use crate::config::NotifyConfig;
-    use crate::store::{NewBatch, SiteSeen};
+    use crate::store::{Ledger, NewBatch, SiteSeen};
 
     const NOON: i64 = 1_795_176_000_000;
     const SITES: usize = 12;
@@ -587,6 +587,7 @@ mod tests {
             seq: quarter as u64 + 1,
             n_evicted: 0,
             n_lines_evicted: 0,
+            n_bytes_evicted: 0,
             at: UnixMillis(at + 260),
             t_min: UnixMillis(at),
             t_max: UnixMillis(at),
@@ -596,6 +597,7 @@ mod tests {
             body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
             sites: (0..SITES).map(seen).collect(),
             losses: Vec::new(),
+            ledger: Ledger::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use wire::v1::{self, BatchBody, Signal};
 use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, UnixMillis, catalog};
 
 use crate::model::{Counts, Exemplar, Record, ServerId, SiteId};
-use crate::store::{HotRow, NewBatch, SiteRow, SiteSeen};
+use crate::store::{HotRow, Ledger, NewBatch, SiteRow, SiteSeen};
 
 /// Largest number of entries (sites, seconds, ...) in a body: bounds what tiny messages grow to.
 const ENTRIES_MAX: usize = 1 << 20;
@@ -99,6 +99,7 @@ pub fn batch(server: ServerId, batch: v1::Batch, at: UnixMillis) -> (NewBatch, O
         seq: batch.seq,
         n_evicted: batch.n_evicted,
         n_lines_evicted: batch.n_lines_evicted.min(LOSS_STEP_MAX),
+        n_bytes_evicted: batch.n_bytes_evicted.min(LOSS_STEP_MAX),
         at,
         t_min: UnixMillis(batch.t_min_unix_ms),
         t_max: UnixMillis(batch.t_max_unix_ms),
@@ -108,21 +109,48 @@ pub fn batch(server: ServerId, batch: v1::Batch, at: UnixMillis) -> (NewBatch, O
         body: Vec::new(),
         sites: Vec::new(),
         losses: Vec::new(),
+        ledger: Ledger::default(),
     };
+    let (n_lines, n_bytes) = (u64::from(batch.n_lines), batch.n_bytes.min(LOSS_STEP_MAX));
     match decoded {
         Ok(decoded) => {
             new.body = batch.body.into();
             new.sites = decoded.sites;
             new.losses = decoded.losses;
+            new.ledger = ledger(n_lines, n_bytes, &new.losses);
             (new, None)
         }
         Err(reason) => {
             new.codec = 0;
             new.body = reason.to_string().into_bytes();
-            new.losses =
-                vec![("n_batches_unreadable", 1), ("n_lines_unreadable", u64::from(batch.n_lines))];
+            new.losses = vec![
+                ("n_batches_unreadable", 1),
+                ("n_lines_unreadable", n_lines),
+                ("n_bytes_unreadable", n_bytes),
+                ("n_lines_lost", n_lines),
+                ("n_bytes_lost", n_bytes),
+            ];
+            (new.ledger.n_lines_lost, new.ledger.n_bytes_lost) = (n_lines, n_bytes);
             (new, Some(reason))
         }
+    }
+}
+
+/// What became of the lines and bytes a batch accounts for. What it says of losses is believed only
+/// as far as there are lines and bytes for it.
+fn ledger(n_lines: u64, n_bytes: u64, losses: &[(&'static str, u64)]) -> Ledger {
+    let loss = |k| losses.iter().find(|(known, _)| *known == k).map_or(0, |(_, n)| *n);
+    let n_lines_lost = loss("n_lines_lost"); // of lines that are in no batch
+    let n_lines_rejected = loss("n_lines_rejected").min(n_lines);
+    let n_bytes_lost = loss("n_bytes_lost").min(n_bytes);
+    let n_bytes_rejected = loss("n_bytes_rejected").min(n_bytes - n_bytes_lost);
+    Ledger {
+        n_lines_counted: n_lines - n_lines_rejected,
+        n_lines_rejected,
+        n_lines_lost,
+        n_bytes_counted: n_bytes - n_bytes_lost - n_bytes_rejected,
+        n_bytes_rejected,
+        n_bytes_lost,
     }
 }
 
@@ -244,6 +272,9 @@ fn losses(loss: Option<&v1::Loss>) -> Vec<(&'static str, u64)> {
         ("n_times_clamped", loss.n_times_clamped),
         ("n_spool_records_corrupt", loss.n_spool_records_corrupt),
         ("n_events_dropped", loss.n_events_dropped),
+        ("n_bytes_rejected", loss.n_bytes_rejected),
+        ("n_bytes_recovered", loss.n_bytes_recovered),
+        ("n_lines_too_long", loss.n_lines_too_long),
     ];
     all.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k, n.min(LOSS_STEP_MAX))).collect()
 }

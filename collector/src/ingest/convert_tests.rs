@@ -253,6 +253,35 @@ fn losses_are_filed_by_name_and_nonsense_is_capped() {
 }
 
 #[test]
+fn every_line_and_byte_of_a_batch_is_counted_rejected_or_lost() {
+    let ledger_of = |n_lines, n_bytes, loss, codec| {
+        let batch = wire_batch(&BatchBody { loss, ..BatchBody::default() });
+        super::batch(SERVER, v1::Batch { n_lines, n_bytes, codec, ..batch }, UnixMillis(0)).0.ledger
+    };
+    let parts = |l: Ledger| {
+        [
+            [l.n_lines_counted, l.n_lines_rejected, l.n_lines_lost],
+            [l.n_bytes_counted, l.n_bytes_rejected, l.n_bytes_lost],
+        ]
+    };
+    let loss = |n_lines_rejected, n_bytes_rejected, n_bytes_lost| {
+        Some(Loss { n_lines_rejected, n_bytes_rejected, n_bytes_lost, ..Loss::default() })
+    };
+    for (n_lines, n_bytes, loss, codec, want) in [
+        (10, 1000, None, 1, [[10, 0, 0], [1000, 0, 0]]),
+        (10, 1000, loss(2, 300, 100), 1, [[8, 2, 0], [600, 300, 100]]),
+        // Unreadable: the counts are lost, whatever it says of them.
+        (10, 1000, loss(2, 300, 100), 9, [[0, 0, 10], [0, 0, 1000]]),
+        // More than there is.
+        (1, 10, loss(5, 8, 7), 1, [[0, 1, 0], [0, 3, 7]]),
+        // Of an agent that tells no bytes yet.
+        (10, 0, loss(2, 0, 100), 1, [[8, 2, 0], [0, 0, 0]]),
+    ] {
+        assert_eq!(parts(ledger_of(n_lines, n_bytes, loss, codec)), want, "{loss:?} {codec}");
+    }
+}
+
+#[test]
 fn more_sites_than_any_agent_has_are_refused_and_counted() {
     let sites = (0..SITES_MAX + 5).map(|n| site(&format!("s{n}"), "", "")).collect();
     let decoded = decode(&wire_batch(&BatchBody { sites, ..BatchBody::default() })).unwrap();

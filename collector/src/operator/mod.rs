@@ -2,6 +2,7 @@
 
 pub mod client;
 mod follow;
+mod ledger;
 mod render;
 mod text;
 

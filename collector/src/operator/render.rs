@@ -6,6 +6,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use wire::UnixMillis;
 
+use super::ledger;
 use super::text::{clean, instant, labels, percent, plural, size, span, time_near};
 use crate::model::Incident;
 use crate::store::fleet::{LabelSource, ServerDetail, ServerView};
@@ -132,9 +133,8 @@ pub(super) fn server(detail: &ServerDetail, now: UnixMillis) -> String {
         last = &label.k;
     }
     page.gap();
-    page.line(format_args!("Loss ledger"));
-    for (k, n) in &view.loss {
-        page.line(format_args!("  {:<24} {n}", clean(k)));
+    for line in ledger::lines(view) {
+        page.line(format_args!("{line}"));
     }
     page.gap();
     page.line(format_args!("Certificates"));
@@ -537,6 +537,15 @@ Timeline
                 spool_bytes: Some(2048),
                 n_sites: 1,
                 loss: BTreeMap::from([("n_lines_lost".into(), 7), ("n_bytes_lost".into(), 1536)]),
+                ledger: crate::store::Ledger {
+                    n_lines_counted: 90,
+                    n_lines_rejected: 3,
+                    n_lines_lost: 7,
+                    n_bytes_counted: 18_000,
+                    n_bytes_rejected: 464,
+                    n_bytes_lost: 1536,
+                }
+                .into(),
             },
             uuid: "01JD".into(),
             first_seen_at: START,
@@ -572,7 +581,10 @@ Timeline
             "web-07  up",
             "  rack=r9  (operator)",
             "  rack=r7  (token, hidden)",
+            "  100 lines = 90 + 3 + 7",
+            "  20000 bytes = 18000 + 464 + 1536",
             "  n_lines_lost             7",
+            "      log lines whose counts were lost with their batches",
             "  4a  until 2026-11-20 12:02:07 UTC",
             "  a.example  www",
         ] {

@@ -104,7 +104,8 @@ async fn agent_commands_speak_the_json_of_the_contract() {
             "clock_offset_ms",
             "spool_bytes",
             "n_sites",
-            "loss"
+            "loss",
+            "ledger"
         ]
     );
     let labelled = shell.run("agent label web-08 rack=r9 role=db").await.unwrap();

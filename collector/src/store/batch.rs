@@ -1,5 +1,6 @@
 //! What goes into the store and comes out of it: batches, watermarks, sites, losses.
 
+use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use crate::model::{ServerId, SiteId};
@@ -24,8 +25,10 @@ pub struct NewBatch {
     pub seq: u64,
     /// Batches just before this one that the agent declares lost.
     pub n_evicted: u64,
-    /// Log lines those counted.
+    /// Log lines those accounted for.
     pub n_lines_evicted: u64,
+    /// Log bytes those accounted for.
+    pub n_bytes_evicted: u64,
     /// Arrival, on the collector's clock.
     pub at: UnixMillis,
     /// Oldest event time in it.
@@ -44,6 +47,39 @@ pub struct NewBatch {
     pub sites: Vec<SiteSeen>,
     /// What its loss ledger adds, by column of `agent list`.
     pub losses: Vec<(&'static str, u64)>,
+    /// What became of the lines and bytes it accounts for; evicted ones are not in it.
+    pub ledger: Ledger,
+}
+
+/// What became of log lines and bytes. Those seen are the counted, rejected and lost together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Lines counted as requests or read as error lines; blank lines and comments included.
+    pub n_lines_counted: u64,
+    /// Lines that are no record of their file's format.
+    pub n_lines_rejected: u64,
+    /// Lines of batches that were evicted, destroyed or cannot be read.
+    pub n_lines_lost: u64,
+    /// Bytes of the counted lines.
+    pub n_bytes_counted: u64,
+    /// Bytes of the rejected lines.
+    pub n_bytes_rejected: u64,
+    /// Bytes of the lost lines, and of logs that vanished before they were read.
+    pub n_bytes_lost: u64,
+}
+
+impl Ledger {
+    /// All lines that there were to see.
+    #[must_use]
+    pub fn n_lines_seen(&self) -> u64 {
+        self.n_lines_counted + self.n_lines_rejected + self.n_lines_lost
+    }
+
+    /// All bytes that there were to see.
+    #[must_use]
+    pub fn n_bytes_seen(&self) -> u64 {
+        self.n_bytes_counted + self.n_bytes_rejected + self.n_bytes_lost
+    }
 }
 
 /// A site as a batch names it.

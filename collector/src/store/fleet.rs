@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use wire::UnixMillis;
 
+use super::Ledger;
 use crate::model::ServerId;
 
 /// Heartbeat assumed of a server that has not said its own.
@@ -117,8 +118,42 @@ pub struct ServerView {
     pub spool_bytes: Option<u64>,
     /// Sites it knows.
     pub n_sites: u64,
-    /// What it lost or refused, by counter; the four of the contract are always there.
+    /// What it lost or refused, by counter; those of [`LOSSES`] are always there.
     pub loss: BTreeMap<String, u64>,
+    /// What became of every line and byte of its logs.
+    #[serde(default)]
+    pub ledger: LedgerView,
+}
+
+/// The counters of the loss ledger that every server shows, be they 0.
+const LOSSES: [&str; 8] = [
+    "n_lines_rejected",
+    "n_lines_lost",
+    "n_bytes_rejected",
+    "n_bytes_lost",
+    "n_bytes_evicted",
+    "n_bytes_recovered",
+    "n_batches_evicted",
+    "n_truncations",
+];
+
+/// A ledger with its sums: `n_bytes_seen` = counted + rejected + lost, and so for lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerView {
+    /// All lines.
+    pub n_lines_seen: u64,
+    /// All bytes.
+    pub n_bytes_seen: u64,
+    /// What they are made of.
+    #[serde(flatten)]
+    pub parts: Ledger,
+}
+
+impl From<Ledger> for LedgerView {
+    fn from(parts: Ledger) -> Self {
+        let (n_lines_seen, n_bytes_seen) = (parts.n_lines_seen(), parts.n_bytes_seen());
+        Self { n_lines_seen, n_bytes_seen, parts }
+    }
 }
 
 /// A server as `agent show` shows it.
@@ -409,6 +444,13 @@ pub fn list(conn: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<ServerVi
             server.loss.insert(row.get(1)?, row.get::<_, i64>(2)?.cast_unsigned());
         }
     }
+    let mut ledger = conn.prepare_cached("SELECT * FROM ledger")?;
+    let mut rows = ledger.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(server) = servers.get_mut(&row.get(0)?) {
+            server.ledger = read_ledger(row)?.into();
+        }
+    }
     let mut servers: Vec<ServerView> = servers.into_values().collect();
     servers.sort_by(|a, b| a.server.cmp(&b.server));
     Ok(servers)
@@ -435,6 +477,7 @@ pub fn show(
         .query_map([server.0], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?
         .collect::<rusqlite::Result<_>>()?;
     view.loss.extend(loss);
+    view.ledger = ledger(conn, server)?.into();
     Ok(Some(ServerDetail {
         view,
         uuid,
@@ -444,6 +487,27 @@ pub fn show(
         certificates: certificates(conn, server)?,
         sites: sites(conn, server)?,
     }))
+}
+
+/// What became of the lines and bytes of a server.
+pub fn ledger(conn: &Connection, server: ServerId) -> rusqlite::Result<Ledger> {
+    let row = conn
+        .prepare_cached("SELECT * FROM ledger WHERE server_id = ?1")?
+        .query_row([server.0], read_ledger)
+        .optional()?;
+    Ok(row.unwrap_or_default())
+}
+
+fn read_ledger(row: &Row<'_>) -> rusqlite::Result<Ledger> {
+    let number = |k| row.get::<_, i64>(k).map(i64::cast_unsigned);
+    Ok(Ledger {
+        n_lines_counted: number("n_lines_counted")?,
+        n_lines_rejected: number("n_lines_rejected")?,
+        n_lines_lost: number("n_lines_lost")?,
+        n_bytes_counted: number("n_bytes_counted")?,
+        n_bytes_rejected: number("n_bytes_rejected")?,
+        n_bytes_lost: number("n_bytes_lost")?,
+    })
 }
 
 fn label_sources(conn: &Connection, server: ServerId) -> rusqlite::Result<Vec<LabelView>> {
@@ -507,7 +571,6 @@ fn view(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(ServerId, ServerVie
     if state == "up" && now.since(last_seen) > (heartbeat * 4).max(SILENT_AFTER_MIN) {
         "silent".clone_into(&mut state);
     }
-    let loss = ["n_lines_rejected", "n_lines_lost", "n_bytes_lost", "n_batches_evicted"];
     let view = ServerView {
         server: row.get("name")?,
         labels: BTreeMap::new(),
@@ -517,7 +580,8 @@ fn view(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(ServerId, ServerVie
         clock_offset_ms: meta.clock_offset_ms,
         spool_bytes: meta.spool_bytes,
         n_sites: meta.n_sites.unwrap_or(0),
-        loss: loss.map(|k| (k.to_owned(), 0)).into(),
+        loss: LOSSES.map(|k| (k.to_owned(), 0)).into(),
+        ledger: LedgerView::default(),
     };
     Ok((ServerId(row.get("server_id")?), view, meta))
 }

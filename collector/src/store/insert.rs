@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use rusqlite::{Transaction, params};
 
 use super::watermark::{Verdict, judge};
-use super::{NewBatch, Outcome, SiteSeen, Watermark};
+use super::{Ledger, NewBatch, Outcome, SiteSeen, Watermark};
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 
@@ -16,6 +16,9 @@ const SITES_PER_SERVER_MAX: usize = 50_000;
 
 /// Largest number in the loss ledger: what lies beyond would overflow SQLite's integers.
 const LOSS_MAX: u64 = 1 << 62;
+
+/// The same of each number of `ledger`: three of them are added up.
+const LEDGER_MAX: u64 = 1 << 60;
 
 /// Stores one batch with its sites, losses and gap, or says why not.
 pub(super) fn store(
@@ -63,7 +66,10 @@ pub(super) fn store(
         staged.counts.lines_evicted += batch.n_lines_evicted;
         add_loss(tx, server, "n_batches_evicted", n_lost)?;
         add_loss(tx, server, "n_lines_lost", batch.n_lines_evicted)?;
+        add_loss(tx, server, "n_bytes_lost", batch.n_bytes_evicted)?;
+        add_loss(tx, server, "n_bytes_evicted", batch.n_bytes_evicted)?;
     }
+    add_ledger(tx, batch, n_lost > 0)?;
     for (k, n) in &batch.losses {
         add_loss(tx, server, k, *n)?;
     }
@@ -78,8 +84,8 @@ pub(super) fn store(
 
 fn insert_gap(tx: &Transaction<'_>, batch: &NewBatch, n_lost: u64) -> rusqlite::Result<()> {
     tx.prepare_cached(
-        "INSERT INTO gap(server_id, epoch, seq_from, seq_to, n_lines, at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO gap(server_id, epoch, seq_from, seq_to, n_lines, n_bytes, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute(params![
         batch.server.0,
@@ -87,6 +93,7 @@ fn insert_gap(tx: &Transaction<'_>, batch: &NewBatch, n_lost: u64) -> rusqlite::
         integer(batch.seq - n_lost),
         integer(batch.seq - 1),
         integer(batch.n_lines_evicted),
+        integer(batch.n_bytes_evicted),
         batch.at.0
     ])?;
     Ok(())
@@ -101,6 +108,40 @@ fn add_loss(tx: &Transaction<'_>, server: ServerId, k: &str, n: u64) -> rusqlite
          ON CONFLICT DO UPDATE SET n = MIN(n + excluded.n, ?4)",
     )?
     .execute(params![server.0, k, integer(n.min(LOSS_MAX / 2)), integer(LOSS_MAX)])?;
+    Ok(())
+}
+
+/// Adds to what became of the server's lines and bytes.
+fn add_ledger(tx: &Transaction<'_>, batch: &NewBatch, is_after_gap: bool) -> rusqlite::Result<()> {
+    let mut step = batch.ledger;
+    if is_after_gap {
+        step.n_lines_lost = step.n_lines_lost.saturating_add(batch.n_lines_evicted);
+        step.n_bytes_lost = step.n_bytes_lost.saturating_add(batch.n_bytes_evicted);
+    }
+    if step == Ledger::default() {
+        return Ok(());
+    }
+    let capped = |n: u64| integer(n.min(LEDGER_MAX));
+    tx.prepare_cached(
+        "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT DO UPDATE SET
+         n_lines_counted = MIN(n_lines_counted + excluded.n_lines_counted, ?8),
+         n_lines_rejected = MIN(n_lines_rejected + excluded.n_lines_rejected, ?8),
+         n_lines_lost = MIN(n_lines_lost + excluded.n_lines_lost, ?8),
+         n_bytes_counted = MIN(n_bytes_counted + excluded.n_bytes_counted, ?8),
+         n_bytes_rejected = MIN(n_bytes_rejected + excluded.n_bytes_rejected, ?8),
+         n_bytes_lost = MIN(n_bytes_lost + excluded.n_bytes_lost, ?8)",
+    )?
+    .execute(params![
+        batch.server.0,
+        capped(step.n_lines_counted),
+        capped(step.n_lines_rejected),
+        capped(step.n_lines_lost),
+        capped(step.n_bytes_counted),
+        capped(step.n_bytes_rejected),
+        capped(step.n_bytes_lost),
+        integer(LEDGER_MAX)
+    ])?;
     Ok(())
 }
 

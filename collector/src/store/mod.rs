@@ -31,7 +31,7 @@ use rusqlite::{Connection, Transaction};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-pub use batch::{HotRow, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+pub use batch::{HotRow, Ledger, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
 pub use presence::Seen;
 
 use crate::model::ServerId;

@@ -34,7 +34,13 @@ CREATE TABLE hot(
   body BLOB NOT NULL) STRICT;
 CREATE TABLE gap(
   server_id INTEGER NOT NULL, epoch INTEGER NOT NULL, seq_from INTEGER NOT NULL, seq_to INTEGER NOT NULL,
-  n_lines INTEGER NOT NULL, at INTEGER NOT NULL) STRICT;
+  n_lines INTEGER NOT NULL, at INTEGER NOT NULL, n_bytes INTEGER NOT NULL DEFAULT 0) STRICT;
+-- What became of the log lines and bytes that the batches of each server account for; seen = counted +
+-- rejected + lost. Counted since migration 2.
+CREATE TABLE ledger(
+  server_id INTEGER PRIMARY KEY REFERENCES server ON DELETE CASCADE,
+  n_lines_counted INTEGER NOT NULL, n_lines_rejected INTEGER NOT NULL, n_lines_lost INTEGER NOT NULL,
+  n_bytes_counted INTEGER NOT NULL, n_bytes_rejected INTEGER NOT NULL, n_bytes_lost INTEGER NOT NULL) STRICT;
 -- The loss ledger of each server, summed from its batches in the commit that stores them.
 CREATE TABLE loss(
   server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, k TEXT NOT NULL, n INTEGER NOT NULL,

@@ -16,6 +16,7 @@ pub(super) fn batch(server: i64, epoch: u64, seq: u64) -> NewBatch {
         seq,
         n_evicted: 0,
         n_lines_evicted: 0,
+        n_bytes_evicted: 0,
         at: UnixMillis(1_795_176_067_000),
         t_min: UnixMillis(0),
         t_max: UnixMillis(0),
@@ -25,6 +26,19 @@ pub(super) fn batch(server: i64, epoch: u64, seq: u64) -> NewBatch {
         body: vec![0; 8],
         sites: Vec::new(),
         losses: Vec::new(),
+        ledger: Ledger::default(),
+    }
+}
+
+/// What `play` has a batch account for.
+fn ledger_of(seq: u64) -> Ledger {
+    Ledger {
+        n_lines_counted: 2 * seq,
+        n_lines_rejected: seq,
+        n_lines_lost: 0,
+        n_bytes_counted: 200 * seq,
+        n_bytes_rejected: 100 * seq,
+        n_bytes_lost: 7,
     }
 }
 
@@ -172,7 +186,9 @@ async fn run_model(steps: Vec<Step>) {
                     batch.urgent = urgent;
                     batch.n_evicted = if seq == first { n_evicted } else { 0 };
                     batch.n_lines_evicted = batch.n_evicted * 10;
+                    batch.n_bytes_evicted = batch.n_evicted * 1000;
                     batch.losses = vec![("n_lines_rejected", seq)];
+                    batch.ledger = ledger_of(seq);
                     waiting.push((batch.clone(), store.append(batch).await.unwrap()));
                 }
                 for (batch, outcome) in waiting {
@@ -198,12 +214,29 @@ async fn run_model(steps: Vec<Step>) {
     assert_eq!(stored(&store).await, all, "each batch once, in order");
     check_order(&all, &gaps(&store).await);
     for server in 1..=3 {
-        let ledger = losses(&store, server).await;
-        let rejected: u64 = all.iter().filter(|row| row.0 == server).map(|row| row.2).sum();
-        assert_eq!(ledger.get("n_lines_rejected").copied().unwrap_or(0), rejected);
-        let lost = lines_lost.get(&server).copied().unwrap_or(0);
-        assert_eq!(ledger.get("n_lines_lost").copied().unwrap_or(0), lost);
+        let own = all.iter().filter(|row| row.0 == server);
+        let seqs: Vec<u64> = own.map(|row| row.2).collect();
+        check_losses(&store, server, &seqs, lines_lost.get(&server).copied().unwrap_or(0)).await;
     }
+}
+
+/// The batches of a server were these, each with the losses that `play` gives it.
+async fn check_losses(store: &Store, server: i64, seqs: &[u64], lines_lost: u64) {
+    let known = losses(store, server).await;
+    let loss = |k| known.get(k).copied().unwrap_or(0);
+    let rejected: u64 = seqs.iter().sum();
+    assert_eq!(loss("n_lines_rejected"), rejected);
+    assert_eq!((loss("n_lines_lost"), loss("n_bytes_lost")), (lines_lost, 100 * lines_lost));
+    let expected = Ledger {
+        n_lines_counted: 2 * rejected,
+        n_lines_rejected: rejected,
+        n_lines_lost: lines_lost,
+        n_bytes_counted: 200 * rejected,
+        n_bytes_rejected: 100 * rejected,
+        n_bytes_lost: 7 * seqs.len() as u64 + 100 * lines_lost,
+    };
+    let read = move |conn: &Connection| fleet::ledger(conn, ServerId(server));
+    assert_eq!(store.read(read).await.unwrap(), expected);
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -391,8 +424,16 @@ async fn numbers_of_a_liar_overflow_nothing() {
     enrol(&store, 1).await;
     for seq in [5, 1 << 40, i64::MAX as u64 - 1, i64::MAX as u64] {
         let losses = vec![("n_bytes_lost", u64::MAX), ("n_lines_lost", u64::MAX)];
-        let (n_evicted, n_lines_evicted) = (u64::MAX, u64::MAX);
-        let batch = NewBatch { n_evicted, n_lines_evicted, losses, ..batch(1, 1, seq) };
+        let (n_evicted, n_lines_evicted, n_bytes_evicted) = (u64::MAX, u64::MAX, u64::MAX);
+        let ledger = Ledger { n_bytes_counted: u64::MAX, ..Ledger::default() };
+        let batch = NewBatch {
+            n_evicted,
+            n_lines_evicted,
+            n_bytes_evicted,
+            losses,
+            ledger,
+            ..batch(1, 1, seq)
+        };
         assert_eq!(append(&store, batch).await.unwrap(), Outcome::Stored);
     }
     assert_eq!(losses(&store, 1).await["n_bytes_lost"], 1 << 62);
@@ -497,6 +538,33 @@ async fn signs_of_life_are_written_at_the_latest_when_the_store_closes() {
     assert_eq!(row, (20, "up".into(), 4, -7, "r7".into()));
 }
 
+#[tokio::test]
+async fn a_database_of_the_first_release_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join("gatewatch.db")).unwrap();
+    old.execute_batch(include_str!("migrations/0001_init.sql")).unwrap();
+    old.execute_batch(
+        "PRAGMA user_version = 1;
+         INSERT INTO server(server_id, uuid, name, first_seen) VALUES (1, x'00', 'web-1', 0);
+         INSERT INTO gap VALUES (1, 1, 3, 4, 70, 0);
+         INSERT INTO loss VALUES (1, 'n_lines_rejected', 5);",
+    )
+    .unwrap();
+    drop(old);
+    let store = Store::open(dir.path()).unwrap();
+    let gap = |conn: &Connection| {
+        conn.query_row("SELECT n_lines, n_bytes FROM gap", [], |row| Ok((row.get(0)?, row.get(1)?)))
+    };
+    assert_eq!(store.read(gap).await.unwrap(), (70, 0), "what nobody knew is nothing");
+    let ledger = ledger_of(3);
+    let next = NewBatch { n_lines_evicted: 9, n_evicted: 2, ledger, ..batch(1, 1, 3) };
+    assert_eq!(append(&store, next).await.unwrap(), Outcome::Stored);
+    let read = |conn: &Connection| fleet::ledger(conn, ServerId(1));
+    let want = Ledger { n_lines_lost: 9, ..ledger };
+    assert_eq!(store.read(read).await.unwrap(), want, "counted from here on");
+    assert_eq!(losses(&store, 1).await["n_lines_rejected"], 5);
+}
+
 #[test]
 fn schema_sql_is_what_the_migrations_make() {
     let objects = |conn: &Connection| {
@@ -518,5 +586,5 @@ fn schema_sql_is_what_the_migrations_make() {
     written.execute_batch(include_str!("schema.sql")).unwrap();
     assert_eq!(objects(&migrated), objects(&written), "bring schema.sql up to date");
     let version: i64 = migrated.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 1);
+    assert_eq!(version, 2);
 }

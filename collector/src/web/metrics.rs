@@ -13,6 +13,7 @@ use super::AppState;
 use super::error::ApiError;
 use crate::clock;
 use crate::selfstats::COMMIT_BUCKETS_MS;
+use crate::store::Ledger;
 use crate::store::fleet::{self, ServerView};
 use crate::store::incidents;
 use crate::store::outbox::{self, Owed};
@@ -80,6 +81,7 @@ pub(super) fn render(facts: &Facts) -> String {
         page.sample("incidents_open", &[("severity", severity)], *n as f64);
     }
     page.servers(&facts.servers);
+    page.ledgers(&facts.servers);
     page.family("site_chronic", "gauge", "Sites that fail so often that they open no incident");
     for (server, site) in facts.chronic.iter() {
         page.sample("site_chronic", &[("server", server), ("site", site)], 1.0);
@@ -134,6 +136,29 @@ impl Page {
         for server in servers {
             for (kind, n) in &server.loss {
                 self.sample("loss_total", &[("server", &server.server), ("kind", kind)], *n as f64);
+            }
+        }
+    }
+
+    /// What became of every log line and byte.
+    fn ledgers(&mut self, servers: &[ServerView]) {
+        type Fates = fn(&Ledger) -> [u64; 3];
+        let fates: [(&str, &str, Fates); 2] = [
+            ("log_lines", "Log lines of a server by what became of them", |l| {
+                [l.n_lines_counted, l.n_lines_rejected, l.n_lines_lost]
+            }),
+            ("log_bytes", "Log bytes of a server by what became of them", |l| {
+                [l.n_bytes_counted, l.n_bytes_rejected, l.n_bytes_lost]
+            }),
+        ];
+        for (name, help, numbers) in fates {
+            self.family(name, "counter", help);
+            for server in servers {
+                let fates = ["counted", "rejected", "lost"].into_iter();
+                for (fate, n) in fates.zip(numbers(&server.ledger.parts)) {
+                    let labels = [("server", server.server.as_str()), ("fate", fate)];
+                    self.sample(&format!("{name}_total"), &labels, n as f64);
+                }
             }
         }
     }
@@ -193,6 +218,7 @@ mod tests {
             spool_bytes: None,
             n_sites: 12,
             loss: BTreeMap::from([("n_lines_lost".into(), 7), ("n_bytes_lost".into(), 0)]),
+            ledger: Ledger { n_lines_lost: 7, n_bytes_counted: 99, ..Ledger::default() }.into(),
         };
         let facts = Facts {
             servers: vec![server],
@@ -212,6 +238,8 @@ mod tests {
             "gatewatch_server_last_seen_timestamp_seconds{server=\"web-1\"} 1795176067.5",
             "gatewatch_server_clock_offset_seconds{server=\"web-1\"} -1.5",
             "gatewatch_loss_total{server=\"web-1\",kind=\"n_lines_lost\"} 7",
+            "gatewatch_log_lines_total{server=\"web-1\",fate=\"lost\"} 7",
+            "gatewatch_log_bytes_total{server=\"web-1\",fate=\"counted\"} 99",
             "gatewatch_site_chronic{server=\"web-1\",site=\"bad.example\"} 1",
             "gatewatch_outbox_messages{route=\"a\\\"b\"} 2",
             "gatewatch_notifications_total{result=\"delivered\"} 3",

@@ -230,7 +230,15 @@ async fn agents_are_listed_shown_labelled_revoked_and_forgotten() {
         json!([{
             "server": "web-07", "labels": {"rack": "r7"}, "version": null, "state": "silent",
             "last_seen_at": null, "clock_offset_ms": null, "spool_bytes": null, "n_sites": 0,
-            "loss": {"n_lines_rejected": 0, "n_lines_lost": 0, "n_bytes_lost": 0, "n_batches_evicted": 0}
+            "loss": {
+                "n_lines_rejected": 0, "n_lines_lost": 0, "n_bytes_lost": 0, "n_batches_evicted": 0,
+                "n_bytes_rejected": 0, "n_bytes_evicted": 0, "n_bytes_recovered": 0,
+                "n_truncations": 0
+            },
+            "ledger": {
+                "n_lines_seen": 0, "n_lines_counted": 0, "n_lines_rejected": 0, "n_lines_lost": 0,
+                "n_bytes_seen": 0, "n_bytes_counted": 0, "n_bytes_rejected": 0, "n_bytes_lost": 0
+            }
         }])
     );
     let (status, shown) =
