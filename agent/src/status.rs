@@ -177,11 +177,13 @@ fn file(file: &FileStatus) -> Value {
         "site": file.site,
         "format": file.format,
         "read": file.read,
+        "size": file.size,
         "spooled": file.spooled,
         "acked": file.acked,
         "n_lines": file.n_lines,
         "n_rejected": file.n_rejected,
         "problem": file.problem,
+        "note": file.note,
     })
 }
 
@@ -251,6 +253,7 @@ struct ShownFile {
     n_lines: u64,
     n_rejected: u64,
     problem: Option<String>,
+    note: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -302,8 +305,8 @@ fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
             "          read {}, spooled {}, acked {}; {} lines, {} rejected",
             file.read, file.spooled, file.acked, file.n_lines, file.n_rejected
         )?;
-        if let Some(problem) = &file.problem {
-            writeln!(out, "          {problem}")?;
+        for text in file.problem.iter().chain(&file.note) {
+            writeln!(out, "          {text}")?;
         }
     }
     Ok(())

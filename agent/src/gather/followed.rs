@@ -184,6 +184,7 @@ impl Followed {
                 .map_or(self.source.format.as_str(), |parser| parser.format())
                 .to_owned(),
             read: self.tail.offset(),
+            size: self.tail.size(),
             spooled: self.spooled,
             acked: self.acked,
             n_lines: self.tally.n_lines,
@@ -195,6 +196,7 @@ impl Followed {
             n_bytes_recovered: self.vanished.n_bytes_recovered,
             n_truncations: self.vanished.n_truncations + self.vanished.n_gone,
             problem: self.problem.clone(),
+            note: self.tail.note().map(str::to_owned),
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct FileStatus {
     pub format: String,
     /// Offset up to which it is read.
     pub read: u64,
+    /// Its size as far as known; `size - read` bytes still wait.
+    pub size: u64,
     /// Offset up to which it is in spooled batches.
     pub spooled: u64,
     /// Offset up to which it is in acked batches, as far as known.
@@ -59,4 +61,6 @@ pub struct FileStatus {
     pub n_truncations: u64,
     /// Why it is not read, and the fix.
     pub problem: Option<String>,
+    /// What of it was lost last, and why.
+    pub note: Option<String>,
 }

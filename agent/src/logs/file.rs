@@ -2,23 +2,45 @@
 //!
 //! Invariant: `offset <= read_to <= seen_end`. `offset` is always the start of a line; `read_to` is
 //! beyond it only inside a line too long to hold, of which nothing is kept.
+//!
+//! A read is one system call. A truncation between two reads shows in it:
+//! - The file is now shorter than what was seen of it: fewer bytes come than were there before.
+//! - It has grown again beyond our place: each read begins up to [`MARGIN_BYTES`] before the place,
+//!   and what is there must still have the checksum it had. These are the last lines handed out;
+//!   for others to pass they had to have their very bytes, times included, at their very place.
+//!   Zeros of a writer that goes on at its old place have not. A read from the start shows the
+//!   first bytes, and the first read after a seek asks for them.
+//!
+//! So bytes are handed out only behind a margin that came with them in the same call, and nothing
+//! has to be asked before or afterwards. A short read is the end: more that comes later makes an
+//! event. Besides, a look that finds size or times changed compares the first bytes.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use flate2::read::MultiGzDecoder;
+use wire::UnixMillis;
+
+mod packed;
 
 use super::checkpoint::{FileKey, Fingerprint, Position};
+use packed::Packed;
+pub(in crate::logs) use packed::{is_compressed, is_packed_unread, without_packing};
 
 /// Size of a read buffer: the longest line that is looked at fits.
 pub const BUFFER_BYTES: usize = super::parse::LINE_BYTES_MAX + CHUNK_BYTES;
 /// What is read at a time unless a line is longer. Small, since what one chunk adds to the windows
 /// must fit the room they leave in a batch.
 pub const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes before the place of reading that must not have changed: the last line or two.
+const MARGIN_BYTES: usize = 256;
+/// A shorter beginning does not tell one file from another.
+pub(in crate::logs) const HEAD_BYTES_MIN: usize = 16;
+/// Times a file is asked for until it is not written meanwhile.
+const SAME_TRIES: usize = 4;
 
 /// Whole lines, as a part of the read buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +71,13 @@ pub(in crate::logs) struct Open {
     pub(in crate::logs) head: Vec<u8>,
     pub(in crate::logs) offset: u64,
     read_to: u64,
+    /// Checksum of the last [`MARGIN_BYTES`] before `read_to`, or of all there are; `None` until
+    /// they were read.
+    margin: Option<u32>,
+    /// The read at this time came to the end.
+    drained_at: Option<Instant>,
+    /// At the last look.
+    stamp: Option<Stamp>,
     /// End of what was read, half a line included.
     seen_end: u64,
     /// Size when last asked; what a truncation takes away is known up to here.
@@ -59,38 +88,56 @@ pub(in crate::logs) struct Open {
     is_suspect: bool,
     /// At its end since then.
     pub(in crate::logs) quiet_since: Option<Instant>,
+    /// It is a compressed copy of a file that was truncated.
+    pub(in crate::logs) recovery: Option<Recovery>,
+}
+
+/// What a compressed copy is to give back, and what it gave.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::logs) struct Recovery {
+    /// Unread bytes of the file that was truncated, as far as known.
+    pub(in crate::logs) n_wanted: u64,
+    /// Bytes read from the copy.
+    pub(in crate::logs) n_found: u64,
 }
 
 enum Input {
     Plain(File),
-    Gz(Box<Gz>),
-}
-
-/// A compressed file, read forward; the last bytes stay for the start of a cut line.
-struct Gz {
-    decoder: MultiGzDecoder<File>,
-    /// Bytes decoded so far.
-    at: u64,
-    /// The bytes just before `at`.
-    last: Vec<u8>,
+    Packed(Box<Packed>),
 }
 
 /// Identity of a file, whatever its name.
 pub(in crate::logs) fn key_of(meta: &Metadata) -> FileKey {
+    #[cfg(test)]
+    if let Some(inode) = lies::inode() {
+        return FileKey { device: meta.dev(), inode };
+    }
     FileKey { device: meta.dev(), inode: meta.ino() }
 }
 
-/// True for a name that a compressor gave; such a file is never followed as a log.
-pub(in crate::logs) fn is_compressed(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("gz" | "bz2" | "xz" | "zst" | "lz4" | "Z" | "zip"))
+/// What changes with every write: size, times of writing and of change in ns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::logs) struct Stamp {
+    pub(in crate::logs) size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(in crate::logs) fn of(meta: &Metadata) -> Self {
+        Self {
+            size: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
 }
 
 /// True when `name` is what log rotation makes of `base`: a number or date behind it, or before
 /// its extension, perhaps compressed.
 #[must_use]
 pub(in crate::logs) fn is_rotated_name(base: &str, name: &str) -> bool {
-    let name = name.strip_suffix(".gz").unwrap_or(name);
+    let name = without_packing(name);
     let (stem, extension) = base.rsplit_once('.').unwrap_or((base, ""));
     if !name.starts_with(stem) {
         return false; // asked of every name in a directory: this is all most of them cost
@@ -115,23 +162,26 @@ impl Open {
     pub(in crate::logs) fn new(path: &Path) -> io::Result<Self> {
         let file = open_file(path)?;
         let meta = file.metadata()?;
-        if !meta.is_file() {
-            let kind = if meta.is_dir() { "a directory" } else { "a device or pipe" };
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, kind));
-        }
-        let is_gz = path.extension().is_some_and(|extension| extension == "gz");
-        let input = if is_gz { Input::Gz(Box::new(Gz::new(file))) } else { Input::Plain(file) };
+        must_be_file(&meta)?;
+        let input = match Packed::kind_of(path) {
+            Some(kind) => Input::Packed(Box::new(Packed::new(kind, file)?)),
+            None => Input::Plain(file),
+        };
         let mut open = Self {
             input,
             key: key_of(&meta),
             head: Vec::new(),
             offset: 0,
             read_to: 0,
+            margin: None,
+            drained_at: None,
+            stamp: None,
             seen_end: 0,
             size_known: 0,
             after_hole: false,
             is_suspect: false,
             quiet_since: None,
+            recovery: None,
         };
         open.head = open.first_bytes()?;
         Ok(open)
@@ -142,6 +192,8 @@ impl Open {
         self.offset = offset;
         self.read_to = offset;
         self.seen_end = offset;
+        self.margin = None;
+        self.drained_at = None;
     }
 
     /// Goes to the last start of a line: what is there now was written before we came.
@@ -160,7 +212,7 @@ impl Open {
     pub(in crate::logs) fn size(&self) -> io::Result<Option<u64>> {
         match &self.input {
             Input::Plain(file) => Ok(Some(file.metadata()?.len())),
-            Input::Gz(_) => Ok(None),
+            Input::Packed(_) => Ok(None),
         }
     }
 
@@ -168,13 +220,13 @@ impl Open {
     pub(in crate::logs) fn is_deleted(&self) -> bool {
         match &self.input {
             Input::Plain(file) => file.metadata().is_ok_and(|meta| meta.nlink() == 0),
-            Input::Gz(_) => false,
+            Input::Packed(_) => false,
         }
     }
 
     /// A compressed file never grows.
     pub(in crate::logs) fn is_frozen(&self) -> bool {
-        matches!(self.input, Input::Gz(_))
+        matches!(self.input, Input::Packed(_))
     }
 
     pub(in crate::logs) fn fingerprint(&self) -> Fingerprint {
@@ -209,46 +261,94 @@ impl Open {
         (n == buffer.len() || memchr::memchr(b'\n', &buffer[..n]).is_some()).then_some(self)
     }
 
-    /// The next whole lines. `buffer` has [`BUFFER_BYTES`].
-    pub(in crate::logs) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Outcome> {
-        if let Some(size) = self.size()? {
-            if self.is_suspect || size < self.seen_end.max(self.head.len() as u64) {
-                return Ok(Outcome::Shrunk);
-            }
-            self.size_known = size;
-            if size == self.seen_end && (self.quiet_since.is_some() || size == self.read_to) {
-                return Ok(Outcome::End);
-            }
-        }
-        let mut n = self.read_at(&mut buffer[..CHUNK_BYTES], self.read_to)?;
-        let is_cut = n == CHUNK_BYTES && memchr::memchr(b'\n', &buffer[..n]).is_none();
-        if is_cut && self.read_to == self.offset {
-            n = self.read_at(buffer, self.read_to)?;
-        }
-        // Checked after the read: if it still begins the same, what was read belongs to it.
-        if !self.begins_the_same()? {
+    /// The next whole lines. `buffer` has [`BUFFER_BYTES`]. Right after a read to the end, `now`
+    /// being the same, there is nothing more.
+    pub(in crate::logs) fn read(&mut self, now: Instant, buffer: &mut [u8]) -> io::Result<Outcome> {
+        if self.is_suspect {
             return Ok(Outcome::Shrunk);
         }
-        self.seen_end = self.seen_end.max(self.read_to + n as u64);
-        if n == 0 {
+        if self.drained_at.take() == Some(now) {
             return Ok(Outcome::End);
         }
-        if self.read_to == 0 && buffer[0] == 0 && !self.after_hole {
+        let margin = self.margin_bytes();
+        let from = self.read_to - margin as u64;
+        let mut n_asked = margin + CHUNK_BYTES;
+        let mut n = self.read_once_at(&mut buffer[..n_asked], from)?;
+        if n == n_asked
+            && self.read_to == self.offset
+            && memchr::memchr(b'\n', &buffer[margin..n]).is_none()
+        {
+            n_asked = buffer.len();
+            n = self.read_once_at(buffer, from)?;
+        }
+        let end = from + n as u64;
+        if !self.is_frozen() && end < self.seen_end.max(self.head.len() as u64)
+            || n < margin
+            || !self.continues(&buffer[..n], from, margin)?
+        {
+            return Ok(Outcome::Shrunk);
+        }
+        self.drained_at = (n < n_asked).then_some(now);
+        self.seen_end = self.seen_end.max(end);
+        self.size_known = self.size_known.max(end);
+        if n == margin {
+            self.margin.get_or_insert_with(|| crc32c::crc32c(&buffer[..margin]));
+            self.drained_at = None;
+            return Ok(Outcome::End);
+        }
+        self.grow_head(&buffer[..n], from)?;
+        let outcome = self.take(buffer, margin..n);
+        if matches!(outcome, Outcome::End) {
+            self.drained_at = None;
+        }
+        let here = (self.read_to - from) as usize;
+        let before = here.wrapping_sub(self.margin_bytes())..here;
+        self.margin = buffer[..n].get(before).map(crc32c::crc32c);
+        Ok(outcome)
+    }
+
+    /// True when what was read at `from` begins with bytes that are known.
+    fn continues(&mut self, bytes: &[u8], from: u64, margin: usize) -> io::Result<bool> {
+        if self.is_frozen() {
+            return Ok(true);
+        }
+        if from == 0 {
+            return Ok(bytes.starts_with(&self.head) && self.is_margin(&bytes[..margin]));
+        }
+        match self.margin {
+            Some(_) => Ok(self.is_margin(&bytes[..margin])),
+            None => self.begins_the_same(), // the first read at a place that was sought
+        }
+    }
+
+    fn is_margin(&self, bytes: &[u8]) -> bool {
+        self.margin.is_none_or(|known| known == crc32c::crc32c(bytes))
+    }
+
+    /// Bytes that are read before `read_to`, to see that they are still the same.
+    fn margin_bytes(&self) -> usize {
+        if self.is_frozen() { 0 } else { self.read_to.min(MARGIN_BYTES as u64) as usize }
+    }
+
+    /// Takes what it can of the part of the buffer that was read at `read_to`.
+    fn take(&mut self, buffer: &[u8], part: Range<usize>) -> Outcome {
+        if self.read_to == 0 && buffer[part.start] == 0 && !self.after_hole {
             self.skip_hole();
-            return Ok(Outcome::Chunk(Chunk::default()));
+            return Outcome::Chunk(Chunk::default());
         }
         if self.read_to > self.offset {
-            return Ok(Outcome::Chunk(self.finish_long_line(&buffer[..n])));
+            return Outcome::Chunk(self.finish_long_line(buffer, part));
         }
-        let skipped = self.skip_zeros(&buffer[..n]);
-        let lines = self.whole_lines(buffer, skipped..n);
+        let skipped = self.skip_zeros(&buffer[part.clone()]);
+        let rest = part.start + skipped..part.end;
+        let lines = self.whole_lines(buffer, rest.clone());
         if lines.is_empty() {
-            if n < buffer.len() {
-                return Ok(Outcome::End);
+            if part.end < buffer.len() {
+                return Outcome::End;
             }
-            self.read_to += (n - skipped) as u64; // too long to hold: look for its end
+            self.read_to += rest.len() as u64; // too long to hold: look for its end
         }
-        Ok(Outcome::Chunk(Chunk { lines, ..Chunk::default() }))
+        Outcome::Chunk(Chunk { lines, ..Chunk::default() })
     }
 
     /// Goes on at the end of a file that was cut back to a part that was read.
@@ -257,6 +357,18 @@ impl Open {
         self.seek(size);
         self.size_known = size;
         self.is_suspect = false;
+    }
+
+    /// Goes on where it is in a file that was cut back and has grown beyond: the line that our
+    /// place is now in counts as one that cannot be read.
+    pub(in crate::logs) fn regrown(&mut self, head: Vec<u8>, size: u64) -> io::Result<()> {
+        let is_line_start = self.is_line_start(self.offset)?;
+        self.cut_to(head, self.offset);
+        self.size_known = size;
+        if !is_line_start {
+            self.read_to += 1;
+        }
+        Ok(())
     }
 
     /// Goes behind the hole that a truncation leaves when its writer goes on at its old offset.
@@ -268,11 +380,79 @@ impl Open {
         }
     }
 
-    /// Notes the size, and whether it still begins as it did: a file that was truncated and has
-    /// grown to its old size shows it only there.
-    pub(in crate::logs) fn look(&mut self, size: u64) {
-        self.size_known = self.size_known.max(size);
-        self.is_suspect |= !self.begins_the_same().unwrap_or(true);
+    /// Notes what a look saw of the file at the path, and if that changed, whether the file still
+    /// begins as it did.
+    pub(in crate::logs) fn look(&mut self, stamp: Stamp) {
+        if self.stamp.replace(stamp) == Some(stamp) {
+            return;
+        }
+        self.size_known = self.size_known.max(stamp.size);
+        self.is_suspect |= stamp.size < self.seen_end || !self.begins_the_same().unwrap_or(true);
+    }
+
+    /// True when the file at the path is this one by its number, and the file system does not give
+    /// the same number to another one; or by its times, if it numbers its files anew.
+    pub(in crate::logs) fn is_it(&mut self, key: FileKey, stamp: Stamp, path: &Path) -> bool {
+        if key != self.key {
+            return self.is_at(path);
+        }
+        if self.stamp == Some(stamp) || self.own_stamp() == Some(stamp) || self.is_at(path) {
+            return true;
+        }
+        // Written all the time, or another file: then that does not begin like ours.
+        for _ in 0..SAME_TRIES {
+            let Ok(other) = Self::new(path) else { return true }; // the next look tells
+            if self.first_bytes().is_ok_and(|head| head.starts_with(&other.head)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// True when it was written at most this long before `at`, as far as its times tell.
+    pub(in crate::logs) fn was_written_since(&self, at: UnixMillis, span: Duration) -> bool {
+        let span_ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let written_ms = |stamp: Stamp| stamp.modified.0.saturating_mul(1000);
+        self.own_stamp().is_some_and(|stamp| written_ms(stamp) >= at.0.saturating_sub(span_ms))
+    }
+
+    fn own_stamp(&self) -> Option<Stamp> {
+        match &self.input {
+            Input::Plain(file) => file.metadata().ok().map(|meta| Stamp::of(&meta)),
+            Input::Packed(_) => None,
+        }
+    }
+
+    /// True when the file at the path is this one, whatever number the file system gives it: no two
+    /// files that hold anything have the same times of change and size for long.
+    pub(in crate::logs) fn is_at(&self, path: &Path) -> bool {
+        let Input::Plain(file) = &self.input else { return false };
+        for _ in 0..SAME_TRIES {
+            // A write between the calls changes the file, so it has to be still for a moment.
+            let (Ok(before), Ok(own), Ok(after)) =
+                (std::fs::metadata(path), file.metadata(), std::fs::metadata(path))
+            else {
+                return false;
+            };
+            if Stamp::of(&before) == Stamp::of(&after) {
+                let tells = self.head.len() >= HEAD_BYTES_MIN || key_of(&own) != self.key;
+                return tells && Stamp::of(&own) == Stamp::of(&before);
+            }
+        }
+        false
+    }
+
+    /// True when the other file holds the same text up to our place, perhaps under another name or
+    /// number.
+    pub(in crate::logs) fn has_same_text(&mut self, other: &mut Self) -> io::Result<bool> {
+        if self.is_frozen() || other.is_frozen() || self.head.len() < HEAD_BYTES_MIN {
+            return Ok(false);
+        }
+        let n = self.offset.min(MARGIN_BYTES as u64) as usize;
+        let (mut own, mut its) = ([0; MARGIN_BYTES], [0; MARGIN_BYTES]);
+        let n_own = self.read_at(&mut own[..n], self.offset - n as u64)?;
+        let n_its = other.read_at(&mut its[..n], self.offset - n as u64)?;
+        Ok(other.head.starts_with(&self.head) && n_own == n && own[..n_own] == its[..n_its])
     }
 
     /// Starts anew at the first byte of a file that was truncated in place.
@@ -280,6 +460,7 @@ impl Open {
         self.head = self.first_bytes()?;
         self.seek(0);
         self.is_suspect = false;
+        self.stamp = None;
         self.size_known = 0;
         self.quiet_since = None;
         Ok(())
@@ -309,16 +490,31 @@ impl Open {
         Ok(is_same)
     }
 
-    fn finish_long_line(&mut self, buffer: &[u8]) -> Chunk {
-        let Some(newline) = memchr::memchr(b'\n', buffer) else {
-            self.read_to += buffer.len() as u64;
+    /// Completes the first bytes of a file that was shorter, from what was read at `from`.
+    fn grow_head(&mut self, bytes: &[u8], from: u64) -> io::Result<()> {
+        if self.is_frozen() || self.head.len() >= Fingerprint::BYTES_MAX {
+            return Ok(());
+        }
+        match (self.head.len() as u64).checked_sub(from) {
+            Some(known) => {
+                let n = Fingerprint::BYTES_MAX - self.head.len();
+                self.head.extend(bytes.iter().skip(known as usize).take(n));
+            }
+            None => self.head = self.first_bytes()?,
+        }
+        Ok(())
+    }
+
+    fn finish_long_line(&mut self, buffer: &[u8], part: Range<usize>) -> Chunk {
+        let Some(newline) = memchr::memchr(b'\n', &buffer[part.clone()]) else {
+            self.read_to += part.len() as u64;
             return Chunk::default();
         };
         let end = self.read_to + newline as u64 + 1;
         let n_bytes_too_long = end - self.offset;
         self.offset = end;
         self.read_to = end;
-        let lines = self.whole_lines(buffer, newline + 1..buffer.len());
+        let lines = self.whole_lines(buffer, part.start + newline + 1..part.end);
         Chunk { lines, n_too_long: 1, n_bytes_too_long }
     }
 
@@ -343,44 +539,29 @@ impl Open {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match &mut self.input {
             Input::Plain(file) => fill(buffer, |rest, n| file.read_at(rest, offset + n as u64)),
-            Input::Gz(gz) => gz.read_at(buffer, offset),
+            Input::Packed(packed) => packed.read_at(buffer, offset),
+        }
+    }
+
+    /// One system call; less than asked for is the end, or all there is at the moment.
+    fn read_once_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let Input::Plain(file) = &self.input else { return self.read_at(buffer, offset) };
+        loop {
+            match file.read_at(buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
         }
     }
 }
 
-impl Gz {
-    fn new(file: File) -> Self {
-        Self { decoder: MultiGzDecoder::new(file), at: 0, last: Vec::new() }
+/// An error for what is no file, with what it is.
+pub(in crate::logs) fn must_be_file(meta: &Metadata) -> io::Result<()> {
+    if meta.is_file() {
+        return Ok(());
     }
-
-    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        if offset + (self.last.len() as u64) < self.at {
-            // The same file again, not what its name leads to by now.
-            let mut file = self.decoder.get_ref().try_clone()?;
-            file.rewind()?;
-            *self = Self::new(file);
-        }
-        if offset > self.at {
-            let n = offset - self.at;
-            self.at += io::copy(&mut (&mut self.decoder).take(n), &mut io::sink())?;
-            self.last.clear();
-            if self.at < offset {
-                return Ok(0);
-            }
-        }
-        let known = &self.last[self.last.len() - (self.at - offset) as usize..];
-        let n_known = known.len().min(buffer.len());
-        buffer[..n_known].copy_from_slice(&known[..n_known]);
-        if n_known == buffer.len() {
-            return Ok(n_known);
-        }
-        let decoder = &mut self.decoder;
-        let n = n_known + fill(&mut buffer[n_known..], |rest, _| decoder.read(rest))?;
-        self.at = offset + n as u64;
-        self.last.clear();
-        self.last.extend_from_slice(&buffer[..n]);
-        Ok(n)
-    }
+    let kind = if meta.is_dir() { "a directory" } else { "a device or pipe" };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, kind))
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -403,4 +584,33 @@ fn fill(
         }
     }
     Ok(n)
+}
+
+/// A file system that lies about inodes.
+#[cfg(test)]
+pub(in crate::logs) mod lies {
+    use std::cell::Cell;
+
+    /// What every file of this thread has instead of its inode.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(in crate::logs) enum Lie {
+        /// Another one each time it is asked for.
+        Changing(u64),
+        /// The same one.
+        Same,
+    }
+
+    thread_local! {
+        pub(in crate::logs) static LIE: Cell<Option<Lie>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn inode() -> Option<u64> {
+        match LIE.get()? {
+            Lie::Same => Some(1),
+            Lie::Changing(last) => {
+                LIE.set(Some(Lie::Changing(last + 1)));
+                Some(u64::MAX / 2 + last)
+            }
+        }
+    }
 }

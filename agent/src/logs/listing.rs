@@ -1,9 +1,9 @@
 //! Directories as listed in one round of looks, shared by all logs that lie in them.
 //!
 //! When thousands of logs rotate in one directory each of them looks for files that it lost; it is
-//! read once for all of them, and not once for each.
+//! read once for all of them, and not once for each. The same goes for the time it last changed.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wire::UnixMillis;
 
+use super::olddir::Rules;
 use crate::clock;
 
 /// A directory that changed so shortly before it is listed may change again without it being seen:
@@ -28,9 +29,27 @@ pub type Listing = Rc<[(PathBuf, u64)]>;
 #[derive(Debug, Default)]
 pub struct Listings {
     by_directory: RefCell<BTreeMap<PathBuf, (SystemTime, Listing)>>,
+    changed: RefCell<BTreeMap<PathBuf, Option<SystemTime>>>,
+    rules: OnceCell<Rules>,
 }
 
 impl Listings {
+    /// When names in a directory changed last, as seen first in this round.
+    pub(super) fn changed(&self, directory: &Path) -> Option<SystemTime> {
+        if let Some(changed) = self.changed.borrow().get(directory) {
+            return *changed;
+        }
+        let changed = fs::metadata(directory).and_then(|meta| meta.modified()).ok();
+        self.changed.borrow_mut().insert(directory.to_owned(), changed);
+        changed
+    }
+
+    /// Other directories where rotated files of this log may lie.
+    pub(super) fn archives_of(&self, log: &Path, directory: &Path) -> Vec<PathBuf> {
+        let Ok(beside) = self.of(directory) else { return Vec::new() };
+        self.rules.get_or_init(|| Rules::load(Path::new("/etc"))).archives_of(log, &beside)
+    }
+
     /// What is in a directory now.
     pub(super) fn of(&self, directory: &Path) -> io::Result<Listing> {
         self.list(directory, clock::now())

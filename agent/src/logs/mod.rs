@@ -13,6 +13,7 @@ pub mod watch;
 pub mod checkpoint;
 pub mod file;
 pub mod listing;
+mod olddir;
 pub mod crawler;
 pub(crate) mod event_time;
 mod evidence;

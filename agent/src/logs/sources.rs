@@ -16,7 +16,7 @@ use glob::{MatchOptions, Pattern};
 use crate::config::{LogsConfig, SourceConfig};
 use crate::discover::{LogKind, LogSource, SiteRule, Unreadable};
 
-use super::file::{is_compressed, is_rotated_name, key_of};
+use super::file::{is_compressed, is_rotated_name, key_of, without_packing};
 
 /// What there is to follow now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -195,7 +195,7 @@ fn without_rotated(files: Vec<PathBuf>) -> Vec<PathBuf> {
 
 /// Every name that [`is_rotated_name`] could accept as the base of this one.
 fn bases_of(name: &str) -> impl Iterator<Item = Cow<'_, str>> {
-    let name = name.strip_suffix(".gz").unwrap_or(name);
+    let name = without_packing(name);
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     name.match_indices(['.', '-', '_']).flat_map(move |(at, _)| {
         let front = &name[..at];

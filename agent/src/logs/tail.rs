@@ -19,15 +19,13 @@ use std::time::{Duration, Instant, SystemTime};
 use wire::UnixMillis;
 
 use super::checkpoint::{FileKey, Position};
-use super::file::{Chunk, Open, Outcome, key_of};
+use super::file::{Chunk, HEAD_BYTES_MIN, Open, Outcome, Recovery, Stamp, key_of, must_be_file};
 use super::listing::Listings;
 use super::sources::permission_fix;
-use rotated::{Retired, no_key, shape};
+use rotated::{Retired, is_vague, lost_key, no_key, shape};
 
 /// Time between looks at closed rotated files.
 const RETIRED_LOOK: Duration = Duration::from_secs(10);
-/// A shorter beginning does not tell one file from another.
-const HEAD_BYTES_MIN: usize = 16;
 
 /// Where a file that no checkpoint knows begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +132,11 @@ pub struct Tail {
     link_directory: Option<PathBuf>,
     /// Shape of its name there, if that is another one.
     link_shape: Option<String>,
+    /// Other directories where rotated files may lie, and when they are looked for again.
+    archives: Vec<PathBuf>,
+    archives_due: Option<Instant>,
+    /// What was lost last, and why.
+    note: Option<String>,
     retired_look_at: Option<Instant>,
 }
 
@@ -143,8 +146,7 @@ impl Tail {
     #[must_use]
     pub fn new(path: &Path, positions: Vec<Position>, saved_at: UnixMillis) -> Self {
         let name = path.to_owned();
-        let retired =
-            positions.into_iter().map(|p| Retired { position: p, since: None, name: name.clone() });
+        let retired = positions.into_iter().map(|position| Retired::new(position, None, &name));
         Self {
             path: name.clone(),
             current: None,
@@ -157,6 +159,9 @@ impl Tail {
             names_changed: Vec::new(),
             link_directory: None,
             link_shape: None,
+            archives: Vec::new(),
+            archives_due: None,
+            note: None,
             retired_look_at: None,
         }
     }
@@ -196,11 +201,29 @@ impl Tail {
         self.current.iter().chain(&self.rotated).map(|open| open.key)
     }
 
-    /// How far every file is covered, remembered ones included.
+    /// How far every file is covered, remembered ones included. A rotated file that was read to
+    /// its end is done: nothing is lost if it is gone at the next start.
     pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
         let retired = self.retired.iter().map(|retired| retired.position.clone());
-        let open = self.rotated.iter().chain(&self.current);
-        retired.chain(open.map(|open| open.position(&self.path)))
+        let rotated = self.rotated.iter().map(|open| {
+            let position = open.position(&self.path);
+            let is_read = open.quiet_since.is_some() && open.n_bytes_unread() == 0;
+            Position { is_done: is_read && !is_vague(position.fingerprint), ..position }
+        });
+        let current = self.current.iter().map(|open| open.position(&self.path));
+        retired.chain(rotated).chain(current)
+    }
+
+    /// Size of the current file as far as known; what lies beyond [`Tail::offset`] waits.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.current.as_ref().map_or(0, |open| open.offset + open.n_bytes_unread())
+    }
+
+    /// What was lost last, and why.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// What vanished since the last call.
@@ -218,10 +241,13 @@ impl Tail {
         let is_told = found.as_ref().err().is_none_or(|e| e.kind() == io::ErrorKind::NotFound);
         if is_told {
             // A new name may be a file that rotated away before it was ever seen.
-            let directories = self.directories();
-            let changed = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-            let names_changed: Vec<_> = directories.iter().map(changed).collect();
+            let mut names_changed = self.changed_names(look.listings);
             let has_new_names = names_changed != self.names_changed;
+            if has_new_names && self.archives_due.is_none_or(|due| look.now >= due) {
+                self.archives_due = Some(look.now + RETIRED_LOOK);
+                self.archives = look.listings.archives_of(&self.path, parent(&self.path));
+                names_changed = self.changed_names(look.listings);
+            }
             if !self.is_recovered {
                 // At the first start what lies beside the log is history.
                 let is_history = look.start == Start::End && self.retired.is_empty();
@@ -249,9 +275,14 @@ impl Tail {
             let is_current = ix == self.rotated.len();
             let open = if is_current { self.current.as_mut() } else { self.rotated.get_mut(ix) };
             let Some(open) = open else { continue };
-            match open.read(buffer) {
+            let before = open.offset;
+            match open.read(now, buffer) {
                 Ok(Outcome::Chunk(chunk)) => {
                     open.quiet_since = None;
+                    if let Some(recovery) = &mut open.recovery {
+                        recovery.n_found += open.offset - before;
+                        self.vanished.n_bytes_recovered += open.offset - before;
+                    }
                     return Ok(Some(chunk));
                 }
                 Ok(Outcome::End) => {
@@ -265,6 +296,7 @@ impl Tail {
                 Err(error) if is_current => return Err(to_error(&self.path, error)),
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "cannot read a rotated log");
+                    self.note = Some(format!("the rest of a rotated file is lost: {error}"));
                     self.vanished.n_gone += 1;
                     self.forget_rotated(ix, now);
                 }
@@ -286,10 +318,16 @@ impl Tail {
                 return Err(error);
             }
         };
-        let key = key_of(&meta);
-        if let Some(current) = self.current.as_mut().filter(|current| current.key == key) {
-            current.look(meta.len());
+        let (key, stamp) = (key_of(&meta), Stamp::of(&meta));
+        if let Some(current) = self.current.as_mut()
+            && current.is_it(key, stamp, &self.path)
+        {
+            current.look(stamp);
             return Ok(());
+        }
+        if let Err(error) = must_be_file(&meta) {
+            self.rotated.extend(self.current.take());
+            return Err(error);
         }
         let is_own = self.keys_open().any(|own| own == key);
         if !is_own && (look.is_held)(key) {
@@ -297,8 +335,15 @@ impl Tail {
             self.shadow = Some(key);
             return Ok(());
         }
-        let open = Open::new(&self.path)?;
-        self.rotated.extend(self.current.take());
+        let mut open = Open::new(&self.path)?;
+        if self.keys_open().any(|own| own == open.key)
+            && !self.rotated.iter().any(|rotated| rotated.is_at(&self.path))
+        {
+            // The file system gives all its files one number: ours has no other file's.
+            open.key = self.own_number(look.at);
+        }
+        let outdated = self.current.take();
+        let successor = self.succeed(outdated, &mut open, look.now)?;
         let real = fs::canonicalize(&self.path).ok();
         self.link_directory = real.as_deref().map(|real| parent(real).to_owned());
         let real = real.as_deref().and_then(Path::file_name).map(OsStr::to_string_lossy);
@@ -306,29 +351,66 @@ impl Tail {
         self.link_shape = if real == own { None } else { real.map(|name| shape(&name)) };
         let was_shadow = self.shadow.take() == Some(open.key);
         let start = if was_shadow { Start::End } else { look.start };
-        self.current = Some(self.resume(open, start, buffer)?);
+        self.current = Some(if successor { open } else { self.resume(open, start, buffer)? });
         Ok(())
+    }
+
+    /// A key that no file of this log has, nor had before it was started.
+    fn own_number(&self, at: UnixMillis) -> FileKey {
+        let known: Vec<FileKey> = self.positions().map(|position| position.key).collect();
+        let keys = (at.0.cast_unsigned()..).map(|inode| FileKey { device: u64::MAX, inode });
+        keys.into_iter()
+            .find(|key| !known.contains(key))
+            .expect("there are more numbers than files")
+    }
+
+    /// Puts the file that had the path aside. True when the new one holds the same text, as on a
+    /// file system that numbers its files anew or after an editor: it goes on at the same place.
+    fn succeed(
+        &mut self,
+        outdated: Option<Open>,
+        open: &mut Open,
+        now: Instant,
+    ) -> io::Result<bool> {
+        let Some(mut outdated) = outdated else { return Ok(false) };
+        let is_same = outdated.has_same_text(open)?;
+        if is_same {
+            open.seek(outdated.offset);
+        }
+        self.rotated.push(outdated);
+        let ix = self.rotated.len() - 1;
+        if is_same && !self.rotated[ix].is_deleted() {
+            self.forget_rotated(ix, now); // opened again if it is another one and grows
+        }
+        Ok(is_same)
     }
 
     /// Puts a newly opened file where its last reading ended.
     fn resume(&mut self, mut open: Open, start: Start, buffer: &mut [u8]) -> io::Result<Open> {
-        if let Some(ix) = self.rotated.iter().position(|rotated| rotated.key == open.key) {
+        let is_it = |rotated: &Open| rotated.key == open.key || rotated.is_at(&self.path);
+        if let Some(ix) = self.rotated.iter().position(is_it) {
             return Ok(self.rotated.remove(ix)); // renamed back
         }
-        let has_key = |known: &Retired| known.position.key == open.key;
-        if !self.retired.iter().any(has_key) {
+        let key = open.key;
+        let has_key = |known: &Retired| known.position.key == key;
+        let is_it = |known: &Retired| known.position.fingerprint.matches(&open.head);
+        let by_key = self.retired.iter().position(|known| has_key(known) && is_it(known));
+        // The number of a device changes with a new start of the machine, and some file systems
+        // number their files anew.
+        let mut by_text = || self.retired.iter().position(|known| known.speaks_of(&mut open));
+        let known = by_key.or_else(&mut by_text);
+        if known.is_none() && !self.retired.iter().any(has_key) {
             if start == Start::End {
                 open.seek_to_end(buffer)?;
             }
             return Ok(open);
         }
-        let is_it = |known: &Retired| known.position.fingerprint.matches(&open.head);
-        let Some(ix) = self.retired.iter().position(|known| has_key(known) && is_it(known)) else {
+        let Some(ix) = known else {
             // Another file with its inode, or truncated while nobody looked. What a position that
             // is not done speaks of may still lie somewhere: `recover` searches for it.
             let reused = self.retired.iter_mut().filter(|known| known.position.is_done);
-            let reused = reused.filter(|known| known.position.key == open.key);
-            reused.for_each(|known| known.position.key = no_key(&known.position));
+            let reused = reused.filter(|known| has_key(known));
+            reused.for_each(|known| known.position.key = lost_key(&known.position));
             return Ok(open);
         };
         let position = &self.retired[ix].position;
@@ -351,28 +433,41 @@ impl Tail {
         let head = open.first_bytes()?;
         let size = open.size()?.unwrap_or(0);
         let n_same = head.len().min(open.head.len());
-        if size <= open.offset
-            && n_same >= HEAD_BYTES_MIN
+        if n_same >= HEAD_BYTES_MIN
             && head[..n_same] == open.head[..n_same]
             && head.contains(&b'\n')
         {
             // Cut to a part that was read already; what comes next is new.
-            self.vanished.n_bytes += n_unread;
-            open.cut_to(head, size);
+            if size <= open.offset {
+                self.vanished.n_bytes += n_unread;
+                open.cut_to(head, size);
+            } else {
+                open.regrown(head, size)?;
+            }
             tracing::warn!(path = %self.path.display(), size, "log was cut short");
+            self.note = Some("it was cut short: what came after is lost".to_owned());
             return Ok(());
         }
         let before = open.position(&self.path);
         open.restart()?;
-        let copy = self.find_copy(&before);
+        let mut copy = self.find_copy(&before);
         let n_saved = copy.as_ref().map_or(0, Open::n_bytes_unread);
-        let n_bytes_lost = n_unread.saturating_sub(n_saved);
+        let mut n_bytes_lost = n_unread.saturating_sub(n_saved);
+        if let Some(packed) = copy.as_mut().filter(|copy| copy.is_frozen()) {
+            // How much is in it shows when it is read.
+            packed.recovery = Some(Recovery { n_wanted: n_unread, n_found: 0 });
+            n_bytes_lost = 0;
+        }
         self.vanished.n_bytes += n_bytes_lost;
         self.vanished.n_bytes_recovered += n_saved;
+        if n_bytes_lost > 0 {
+            let why = self.why_no_copy();
+            self.note = Some(format!("{n_bytes_lost} bytes are lost: it was truncated, {why}"));
+        }
         self.rotated.extend(copy);
         // Another copy of what it was is no unseen file.
         let position = Position { key: no_key(&before), is_done: true, ..before };
-        self.retired.push(Retired { position, since: Some(now), name: self.path.clone() });
+        self.retired.push(Retired::new(position, Some(now), &self.path));
         tracing::warn!(
             path = %self.path.display(),
             n_bytes_lost,

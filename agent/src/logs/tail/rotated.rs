@@ -5,11 +5,13 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{HEAD_BYTES_MIN, Look, Tail, parent};
+use super::{Look, Tail, parent};
 use crate::logs::checkpoint::{FileKey, Fingerprint, Position};
-use crate::logs::file::{Open, is_compressed, is_rotated_name, key_of};
+use crate::logs::file::{
+    HEAD_BYTES_MIN, Open, is_compressed, is_packed_unread, is_rotated_name, key_of,
+};
 use crate::logs::listing::{self, Listings};
 
 /// A rotated file that was not written for this long is closed; it is opened again if it grows.
@@ -32,6 +34,8 @@ pub(super) struct Retired {
     pub(super) since: Option<Instant>,
     /// Where it lies; may be outdated.
     pub(super) name: PathBuf,
+    /// Half a line at its end.
+    pub(super) n_bytes_unread: u64,
 }
 
 /// Files that rotated away.
@@ -49,11 +53,21 @@ impl Tail {
         let mut nameless = Vec::new();
         for retired in std::mem::take(&mut self.retired) {
             let position = &retired.position;
+
             if position.is_done {
-                if !neighbours.iter().any(|(_, inode)| *inode == position.key.inode) {
-                    nameless.push(position.clone());
+                let found =
+                    self.find_same_in(position, &neighbours).filter(|open| !is_held(open.key));
+                match found {
+                    // Its writer may still have it open.
+                    Some(open) if open.was_written_since(look.at, ROTATED_QUIET) => {
+                        self.rotated.push(open);
+                    }
+                    Some(_) => self.retired.push(retired),
+                    None => {
+                        nameless.push(position.clone());
+                        self.retired.push(retired);
+                    }
                 }
-                self.retired.push(retired);
                 continue;
             }
             if position.offset == 0 && is_vague(position.fingerprint) {
@@ -67,11 +81,17 @@ impl Tail {
                 self.rotated.push(open);
             } else {
                 self.vanished.n_gone += 1;
+                let (offset, why) = (position.offset, self.why_no_copy());
                 tracing::warn!(
                     path = %self.path.display(),
-                    offset = position.offset,
+                    offset,
+                    why,
                     "log was removed while the agent was stopped: what came after is lost"
                 );
+                self.note = Some(format!(
+                    "a file was removed while the agent was stopped and what came after byte \
+                     {offset} is lost: {why}"
+                ));
             }
         }
         for position in nameless {
@@ -95,7 +115,9 @@ impl Tail {
         for (path, _) in neighbours.iter().filter(|(path, _)| self.is_rotated_name(path)) {
             // While a compressor works, both are there.
             let plain = path.with_extension("");
-            if is_compressed(path) && neighbours.iter().any(|(other, _)| *other == plain) {
+            if is_packed_unread(path)
+                || is_compressed(path) && neighbours.iter().any(|(other, _)| *other == plain)
+            {
                 continue;
             }
             let Ok(meta) = fs::metadata(path) else { continue };
@@ -166,11 +188,18 @@ impl Tail {
     pub(super) fn forget_rotated(&mut self, ix: usize, now: Instant) {
         let open = self.rotated.remove(ix);
         let position = Position { is_done: true, ..open.position(&self.path) };
-        if open.is_deleted() || is_vague(position.fingerprint) {
+        if let Some(recovery) = open.recovery {
+            self.vanished.n_bytes += recovery.n_wanted.saturating_sub(recovery.n_found);
+        } else if open.is_deleted() || is_vague(position.fingerprint) {
             self.vanished.n_bytes += open.n_bytes_unread(); // half a line that nobody will finish
-        } else {
-            let since = Some(now);
-            self.retired.push(Retired { position, since, name: self.path.clone() });
+        }
+        if !open.is_deleted() && !is_vague(position.fingerprint) {
+            let mut retired = Retired::new(position, Some(now), &self.path);
+            retired.n_bytes_unread = open.n_bytes_unread();
+            if open.recovery.is_some() {
+                retired.n_bytes_unread = 0;
+            }
+            self.retired.push(retired);
             self.retired_look_at = Some(now);
         }
         let is_old = self.retired.first().is_some_and(|oldest| {
@@ -178,7 +207,7 @@ impl Tail {
         });
         let n_max = if is_old { RETIRED_MAX } else { RETIRED_LIMIT };
         if self.retired.len() > n_max && self.is_recovered {
-            self.retired.remove(0);
+            self.vanished.n_bytes += self.retired.remove(0).n_bytes_unread;
         }
     }
 
@@ -209,6 +238,8 @@ impl Tail {
                 // Its beginning still tells a compressed copy for a while.
                 retired.position.key = no_key(&retired.position);
                 self.retired.push(retired);
+            } else {
+                self.vanished.n_bytes += retired.n_bytes_unread;
             }
         }
         for position in nameless {
@@ -222,8 +253,13 @@ impl Tail {
         if position.key == no_key(position) {
             return;
         }
-        let copy = self.find_copy_in(position, neighbours);
-        self.rotated.extend(copy.and_then(Open::with_more_lines));
+        let copy = self.find_copy_in(position, neighbours).and_then(Open::with_more_lines);
+        if copy.is_some() {
+            // The copy has the half line too.
+            let is_it = |known: &&mut Retired| known.position.fingerprint == position.fingerprint;
+            self.retired.iter_mut().filter(is_it).for_each(|known| known.n_bytes_unread = 0);
+        }
+        self.rotated.extend(copy);
     }
 
     /// A copy of a file, made before that was truncated.
@@ -240,6 +276,7 @@ impl Tail {
             return None;
         }
         let named = neighbours.iter().filter(|(path, _)| self.is_rotated_name(path));
+        let named = named.filter(|(path, _)| !is_packed_unread(path));
         let mut copies = named.filter_map(|(path, _)| open_at(path, position, false));
         copies.find(|open| !self.is_known(open))
     }
@@ -271,7 +308,25 @@ impl Tail {
         if let Some(real) = self.link_directory.as_ref().filter(|real| **real != directories[0]) {
             directories.push(real.clone());
         }
+        directories.extend(self.archives.iter().cloned());
         directories
+    }
+
+    pub(super) fn changed_names(&self, listings: &Listings) -> Vec<Option<SystemTime>> {
+        self.directories().iter().map(|directory| listings.changed(directory)).collect()
+    }
+
+    /// Why the unread rest of a file was not found.
+    pub(super) fn why_no_copy(&self) -> &'static str {
+        let neighbours = self.neighbours(&Listings::default(), &[]).unwrap_or_default();
+        let is_unread =
+            |(path, _): &(PathBuf, u64)| is_packed_unread(path) && self.is_rotated_name(path);
+        if neighbours.iter().any(is_unread) {
+            "rotated files are compressed in a way that is not read: use gzip or zstd, or \
+             delaycompress"
+        } else {
+            "and no copy was found: use rename rotation, or keep one rotated file"
+        }
     }
 
     /// Files beside the path, and beside what it links to, with their inodes: those that may be
@@ -285,7 +340,11 @@ impl Tail {
         let stem = name.iter().rposition(|byte| *byte == b'.').map_or(name, |dot| &name[..dot]);
         let mut neighbours = Vec::new();
         for directory in self.directories() {
-            let listing = listings.of(&directory)?;
+            let listing = match listings.of(&directory) {
+                Ok(listing) => listing,
+                Err(_) if self.archives.contains(&directory) => continue,
+                Err(error) => return Err(error),
+            };
             if self.link_shape.is_some() {
                 neighbours.extend(listing.iter().cloned());
                 continue;
@@ -305,9 +364,15 @@ impl Tail {
     }
 }
 
-/// The key of a file that is gone, but of which there may be a compressed copy: no file has it.
+/// The key of a file that is gone, and of which every copy was read: no file has it.
 pub(super) fn no_key(position: &Position) -> FileKey {
     FileKey { device: 0, inode: position.fingerprint.hash }
+}
+
+/// The key of a file that is gone, but of which there may be a compressed copy; another file has
+/// its number now.
+pub(super) fn lost_key(position: &Position) -> FileKey {
+    FileKey { device: u64::MAX, inode: position.fingerprint.hash }
 }
 
 /// A name without its numbers.
@@ -323,6 +388,19 @@ pub(super) fn shape(name: &str) -> String {
 }
 
 impl Retired {
+    pub(super) fn new(position: Position, since: Option<Instant>, name: &Path) -> Self {
+        Self { position, since, name: name.to_owned(), n_bytes_unread: 0 }
+    }
+
+    /// True when a file under another number is the one it speaks of, by its text.
+    pub(super) fn speaks_of(&self, open: &mut Open) -> bool {
+        let Position { fingerprint, offset, .. } = self.position;
+        !is_vague(fingerprint)
+            && fingerprint.matches(&open.head)
+            && open.size().is_ok_and(|size| size.is_none_or(|size| size >= offset))
+            && open.is_line_start(offset).unwrap_or(false)
+    }
+
     /// True while the file has the name it had last.
     fn has_name(&self) -> bool {
         fs::metadata(&self.name).is_ok_and(|meta| key_of(&meta) == self.position.key)

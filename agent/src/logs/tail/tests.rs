@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock;
+use crate::logs::file::lies::{LIE, Lie};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -62,7 +63,7 @@ struct Story {
     vanished: Vanished,
     /// Over all lives, repetitions after a crash included.
     n_too_long: u64,
-    trace: Vec<&'static str>,
+    trace: Vec<String>,
 }
 
 impl Story {
@@ -103,6 +104,10 @@ impl Story {
         story
     }
 
+    fn note(&mut self, what: impl Into<String>) {
+        self.trace.push(what.into());
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -114,6 +119,7 @@ impl Story {
     fn run(&mut self, n_steps: u64) {
         for _ in 0..n_steps {
             let what = self.random.below(20);
+            self.now += Duration::from_millis(1); // a pass of the gather thread
             if self.is_down && (6..17).contains(&what) {
                 if what < 9 {
                     self.is_down = false;
@@ -137,6 +143,7 @@ impl Story {
         }
         self.finish_line();
         self.is_down = false;
+        self.now += Duration::from_millis(1);
         self.look();
         for _ in 0..3 {
             self.now += RETIRED_LOOK;
@@ -163,7 +170,7 @@ impl Story {
 
     /// One to five lines, rarely one that is too long to hold.
     fn write(&mut self) {
-        self.trace.push("write");
+        self.note(format!("write@{}", self.n_written));
         for _ in 0..=self.random.below(5) {
             self.finish_line();
             let is_long = self.random.below(500) == 0;
@@ -181,7 +188,7 @@ impl Story {
     }
 
     fn write_half(&mut self) {
-        self.trace.push("half");
+        self.note("half");
         if self.begun.is_none() {
             self.begun = Some(self.n_written);
             self.put(&format!("line {} was begun here ", self.n_written), self.n_written);
@@ -198,9 +205,10 @@ impl Story {
     fn put(&mut self, text: &str, number: u64) {
         self.writer.write_all(text.as_bytes()).unwrap();
         let meta = self.writer.metadata().unwrap();
-        self.by_file.entry(meta.ino()).or_default().insert(number);
         if meta.nlink() == 0 {
-            self.at_risk.insert(number);
+            self.at_risk.insert(number); // and another file may get its inode
+        } else {
+            self.by_file.entry(meta.ino()).or_default().insert(number);
         }
     }
 
@@ -229,7 +237,7 @@ impl Story {
     /// `access.log.1` to `.2` and so on, older ones compressed now and then.
     fn shift(&mut self) {
         for n in (1..30).rev() {
-            for end in ["", ".gz"] {
+            for end in ["", ".gz", ".zst"] {
                 let from = self.path(&format!("access.log.{n}{end}"));
                 if from.exists() {
                     let to = self.path(&format!("access.log.{}{end}", n + 1));
@@ -239,13 +247,13 @@ impl Story {
         }
         let second = self.path("access.log.2");
         if second.exists() && self.random.below(2) == 0 {
-            self.trace.push("gzip");
-            compress(&second);
+            self.note("gzip");
+            compress(&second, if self.random.below(2) == 0 { ".gz" } else { ".zst" });
         }
     }
 
     fn rotate(&mut self) {
-        self.trace.push("rotate");
+        self.note("rotate");
         self.reopen(); // at the latest now the writer leaves the file before
         self.shift();
         fs::rename(self.log(), self.path("access.log.1")).unwrap();
@@ -258,7 +266,7 @@ impl Story {
     }
 
     fn copytruncate(&mut self) {
-        self.trace.push("copytruncate");
+        self.note("copytruncate");
         self.reopen();
         self.shift();
         fs::copy(self.log(), self.path("access.log.1")).unwrap();
@@ -266,26 +274,26 @@ impl Story {
     }
 
     fn truncate(&mut self) {
-        self.trace.push("truncate");
+        self.note("truncate");
         self.reopen();
         self.endanger();
         self.writer.set_len(0).unwrap();
     }
 
     fn delete(&mut self) {
-        self.trace.push("delete");
+        self.note("delete");
         self.endanger();
         drop(fs::remove_file(self.log()));
     }
 
     fn recreate(&mut self) {
-        self.trace.push("recreate");
+        self.note("recreate");
         self.delete();
         self.reopen();
     }
 
     fn swap(&mut self) {
-        self.trace.push("swap");
+        self.note("swap");
         self.finish_line();
         self.n_targets += 1;
         let target = format!("target-{}", self.n_targets);
@@ -301,7 +309,7 @@ impl Story {
     }
 
     fn look(&mut self) {
-        self.trace.push("look");
+        self.note("look");
         let at = clock::now();
         let listings = &Listings::default();
         let look =
@@ -314,17 +322,17 @@ impl Story {
     }
 
     fn wait(&mut self) {
-        self.trace.push("wait");
+        self.note("wait");
         self.now += Duration::from_secs(self.random.below(100));
         self.look();
     }
 
     /// One chunk.
     fn read(&mut self) -> bool {
-        self.trace.push("read");
         let chunk = self.tail.read(self.now, &mut self.buffer).unwrap();
         self.vanished.add(&self.tail.take_vanished());
         let Some(chunk) = chunk else { return false };
+        let n_before = self.counted.len();
         let lines = self.buffer[chunk.lines].split_inclusive(|byte| *byte == b'\n');
         for line in lines {
             assert_eq!(line.last(), Some(&b'\n'), "only whole lines leave");
@@ -334,6 +342,8 @@ impl Story {
             self.counted.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
         self.n_too_long += u64::from(chunk.n_too_long);
+        let new = &self.counted[n_before..];
+        self.note(format!("read{:?}", new.first().zip(new.last())));
         true
     }
 
@@ -343,7 +353,7 @@ impl Story {
 
     /// Counts and offsets become durable together.
     fn spool(&mut self) {
-        self.trace.push("spool");
+        self.note("spool");
         for number in self.counted.drain(..) {
             assert!(self.spooled.insert(number), "line {number} is counted twice");
         }
@@ -352,7 +362,7 @@ impl Story {
     }
 
     fn crash(&mut self) {
-        self.trace.push("crash");
+        self.note("crash");
         self.counted.clear();
         // What is gone from the disk and was not spooled is gone.
         self.tail = Tail::new(&self.log(), self.positions.clone(), self.saved_at);
@@ -360,7 +370,7 @@ impl Story {
     }
 
     fn restart(&mut self) {
-        self.trace.push("restart");
+        self.note("restart");
         self.look();
         self.read_all();
         self.spool();
@@ -375,11 +385,9 @@ impl Story {
         let missing: BTreeSet<u64> = all.filter(|number| !self.spooled.contains(number)).collect();
         let unexplained: Vec<_> = missing.difference(&self.at_risk).collect();
         assert!(unexplained.is_empty(), "lines {unexplained:?} are missing");
-        let silent = missing.intersection(&self.at_known_risk).count();
-        assert!(
-            silent == 0 || self.vanished.n_truncations + self.vanished.n_gone > 0,
-            "lines {missing:?} silently lost"
-        );
+        let silent: Vec<_> = missing.intersection(&self.at_known_risk).collect();
+        let n_told = self.vanished.n_truncations + self.vanished.n_gone;
+        assert!(silent.is_empty() || n_told > 0, "lines {silent:?} silently lost");
     }
 }
 
@@ -387,14 +395,23 @@ fn open_to_append(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
 
-fn compress(path: &Path) {
+fn compress(path: &Path, ending: &str) {
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     let mut compressed = path.as_os_str().to_owned();
-    compressed.push(".gz");
-    let file = File::create(&compressed).unwrap();
-    let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
-    encoder.write_all(&fs::read(path).unwrap()).unwrap();
-    let file = encoder.finish().unwrap();
+    compressed.push(ending);
+    let mut file = File::create(&compressed).unwrap();
+    let text = fs::read(path).unwrap();
+    let packed = match ending {
+        ".gz" => {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(&text).unwrap();
+            encoder.finish().unwrap()
+        }
+        ".zst" => zstd::encode_all(text.as_slice(), 1).unwrap(),
+        _ => b"\xfd7zXZ\0 nobody here reads this".to_vec(),
+    };
+    file.write_all(&packed).unwrap();
     file.set_modified(modified).unwrap();
     fs::remove_file(path).unwrap();
 }
@@ -508,7 +525,17 @@ fn a_stale_inode_in_the_checkpoint_does_not_silence_a_new_log() {
 
 #[test]
 fn a_rotation_during_the_restart_loses_no_rotated_line() {
-    for name in ["a.log.1", "a.log-20261120", "a-20261120.log", "a.log.1.gz", "archive.log"] {
+    for name in [
+        "a.log.1",
+        "a.log-20261120",
+        "a-20261120.log",
+        "a.log.1.gz",
+        "a.log.1.zst",
+        "archive.log",
+        "old/a.log.1",
+        "archive/a.log-20261120.gz",
+        "a.d/a.log.1",
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("a.log");
         append(&log, &long_line("read"));
@@ -517,17 +544,148 @@ fn a_rotation_during_the_restart_loses_no_rotated_line() {
         let positions = follower.positions();
         drop(follower);
         append(&log, &long_line("rotated"));
-        let plain = name.strip_suffix(".gz");
+        let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
         let rotated = dir.path().join(plain.unwrap_or(name));
+        fs::create_dir_all(rotated.parent().unwrap()).unwrap();
         fs::rename(&log, &rotated).unwrap();
-        if plain.is_some() {
-            compress(&rotated);
+        if let Some(plain) = plain {
+            compress(&rotated, &name[plain.len()..]);
         }
         append(&log, &long_line("new"));
         let mut follower = Follower::new(&log, positions);
         assert_eq!(follower.text(), long_line("rotated") + &long_line("new"), "{name}");
         assert_eq!(follower.tail.take_vanished(), Vanished::default(), "{name}");
     }
+}
+
+#[test]
+fn a_rotated_copy_that_cannot_be_unpacked_is_a_told_loss_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    append(&log, &long_line("read"));
+    let mut follower = Follower::new(&log, Vec::new());
+    follower.text();
+    let positions = follower.positions();
+    drop(follower);
+    append(&log, &long_line("rotated"));
+    fs::rename(&log, dir.path().join("a.log.1")).unwrap();
+    compress(&dir.path().join("a.log.1"), ".xz");
+    append(&log, &long_line("new"));
+    let mut follower = Follower::new(&log, positions);
+    assert_eq!(follower.text(), long_line("new"));
+    let vanished = Vanished { n_gone: 1, ..Vanished::default() };
+    assert_eq!(follower.tail.take_vanished(), vanished);
+    let note = follower.tail.note().unwrap();
+    assert!(note.contains("use gzip or zstd, or delaycompress"), "{note}");
+}
+
+#[test]
+fn a_rotated_file_that_was_read_to_its_end_may_go_while_the_agent_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, rotated) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
+    append(&log, &long_line("1"));
+    let mut follower = Follower::new(&log, Vec::new());
+    follower.text();
+    fs::rename(&log, &rotated).unwrap();
+    append(&log, &long_line("2"));
+    assert_eq!(follower.text(), long_line("2"));
+    let positions = follower.positions(); // all that is known after kill -9
+    drop(follower);
+    fs::rename(&log, &rotated).unwrap(); // over the first one
+    append(&log, &long_line("3"));
+    let mut follower = Follower::new(&log, positions.clone());
+    assert_eq!(follower.text(), long_line("3"));
+    assert_eq!(follower.tail.take_vanished(), Vanished::default());
+    drop(follower);
+
+    fs::remove_file(&rotated).unwrap();
+    let mut follower = Follower::new(&log, positions);
+    follower.text();
+    let vanished = Vanished { n_gone: 1, ..Vanished::default() };
+    assert_eq!(follower.tail.take_vanished(), vanished, "the second one could still grow");
+}
+
+#[test]
+fn a_reboot_that_numbers_the_devices_anew_repeats_and_loses_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    append(&log, &long_line("1"));
+    let mut follower = Follower::new(&log, Vec::new());
+    follower.text();
+    fs::rename(&log, dir.path().join("a.log.1")).unwrap();
+    append(&log, &long_line("2"));
+    follower.text();
+    let mut positions = follower.positions();
+    drop(follower);
+    for position in &mut positions {
+        position.key.device += 1;
+    }
+    append(&dir.path().join("a.log.1"), &long_line("late"));
+    append(&log, &long_line("3"));
+    let mut follower = Follower::new(&log, positions);
+    assert_eq!(follower.text(), long_line("late") + &long_line("3"));
+    assert_eq!(follower.tail.take_vanished(), Vanished::default());
+}
+
+/// Restores the truth when a test ends.
+struct Lying;
+
+impl Lying {
+    fn with(lie: Lie) -> Self {
+        LIE.set(Some(lie));
+        Self
+    }
+}
+
+impl Drop for Lying {
+    fn drop(&mut self) {
+        LIE.set(None);
+    }
+}
+
+#[test]
+fn a_file_system_that_numbers_files_anew_at_every_look_repeats_and_loses_no_line() {
+    let lying = Lying::with(Lie::Changing(0));
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    let mut follower = Follower::new(&log, Vec::new());
+    append(&log, &long_line("1"));
+    assert_eq!(follower.text(), long_line("1"));
+    for n in 2..5 {
+        assert_eq!(follower.text(), "");
+        let old = open_to_append(&log);
+        append(&log, &long_line(&n.to_string()));
+        assert_eq!(follower.text(), long_line(&n.to_string()));
+        fs::rename(&log, dir.path().join(format!("a.log.{n}"))).unwrap();
+        { old }.write_all(long_line("late").as_bytes()).unwrap();
+        append(&log, &long_line("first"));
+        assert_eq!(follower.text(), long_line("late") + &long_line("first"));
+    }
+    let positions = follower.positions();
+    append(&log, &long_line("after"));
+    let mut follower = Follower::new(&log, positions);
+    assert_eq!(follower.text(), long_line("after"));
+    drop(lying);
+}
+
+#[test]
+fn a_file_system_that_gives_every_file_one_number_silences_no_new_log() {
+    let lying = Lying::with(Lie::Same);
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    append(&log, &long_line("1"));
+    let mut follower = Follower::new(&log, Vec::new());
+    assert_eq!(follower.text(), long_line("1"));
+    for n in 2..5 {
+        let mut old = open_to_append(&log);
+        fs::rename(&log, dir.path().join(format!("a.log.{n}"))).unwrap();
+        append(&log, &long_line(&n.to_string()).repeat(n));
+        assert_eq!(follower.text(), long_line(&n.to_string()).repeat(n));
+        old.write_all(long_line("late").as_bytes()).unwrap();
+        assert_eq!(follower.text(), long_line("late"));
+    }
+    assert_eq!(follower.tail.take_vanished(), Vanished::default());
+    drop(lying);
 }
 
 #[test]
