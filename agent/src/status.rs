@@ -3,7 +3,8 @@
 //! The answer is made when asked, from the watch channels of the stages, so it costs nothing while
 //! nobody asks. The socket is removed when the agent ends.
 
-use std::fmt::Write as _;
+mod text;
+
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
@@ -23,6 +23,8 @@ use crate::gather::{FileStatus, GatherStatus};
 use crate::selfstats;
 use crate::spool::{Spool, Stats};
 use crate::uplink::UplinkStatus;
+use crate::window::Loss;
+pub use text::render;
 
 /// A client that does not read its answer is left alone after this.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,7 +136,6 @@ async fn answer(sources: Sources) -> String {
 }
 
 fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value {
-    let loss = &gather.loss;
     let own = selfstats::read();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -149,18 +150,8 @@ fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value 
             "bytes_max": spool.bytes_max,
             "blocked": gather.blocked,
         },
-        "loss": {
-            "n_lines_rejected": loss.n_lines_rejected,
-            "n_lines_lost": loss.n_lines_lost + spool.evicted.n_lines + spool.corrupt.n_lines,
-            "n_bytes_lost": loss.n_bytes_lost,
-            "n_batches_evicted": spool.n_batches_evicted,
-            "n_truncations": loss.n_truncations,
-            "n_exemplars_dropped": loss.n_exemplars_dropped,
-            "n_lines_other": loss.n_lines_other,
-            "n_times_clamped": loss.n_times_clamped,
-            "n_spool_records_corrupt": spool.n_records_corrupt,
-            "n_events_dropped": loss.n_events_dropped,
-        },
+        "loss": losses(&gather.loss, spool),
+        "ledger": ledger(&gather.files),
         "files": gather.files.iter().map(file).collect::<Vec<_>>(),
         "n_sites": gather.n_sites,
         "complete_until": gather.complete_until.to_rfc3339(),
@@ -168,6 +159,39 @@ fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value 
             "cpu_seconds": own.map(|own| own.cpu_ms as f64 / 1000.0),
             "rss_bytes": own.map(|own| own.rss_bytes),
         },
+    })
+}
+
+/// Since the start of this program; batches the spool evicted, over its life.
+fn losses(loss: &Loss, spool: &Stats) -> Value {
+    let gone = spool.evicted.plus(spool.corrupt);
+    json!({
+        "n_lines_rejected": loss.n_lines_rejected,
+        "n_lines_lost": loss.n_lines_lost + gone.n_lines,
+        "n_bytes_rejected": loss.n_bytes_rejected,
+        "n_bytes_lost": loss.n_bytes_lost + gone.n_bytes,
+        "n_bytes_evicted": gone.n_bytes,
+        "n_bytes_recovered": loss.n_bytes_recovered,
+        "n_batches_evicted": spool.n_batches_evicted,
+        "n_truncations": loss.n_truncations,
+        "n_lines_too_long": loss.n_lines_too_long,
+        "n_exemplars_dropped": loss.n_exemplars_dropped,
+        "n_lines_other": loss.n_lines_other,
+        "n_times_clamped": loss.n_times_clamped,
+        "n_spool_records_corrupt": spool.n_records_corrupt,
+        "n_events_dropped": loss.n_events_dropped,
+    })
+}
+
+/// What became of every byte of every log since the start: seen = counted + rejected + lost.
+fn ledger(files: &[FileStatus]) -> Value {
+    let sum = |number: fn(&FileStatus) -> u64| files.iter().map(number).sum::<u64>();
+    json!({
+        "n_lines": sum(|file| file.n_lines),
+        "n_bytes_seen": sum(|file| file.n_bytes_seen),
+        "n_bytes_counted": sum(|file| file.n_bytes_counted),
+        "n_bytes_rejected": sum(|file| file.n_bytes_rejected),
+        "n_bytes_lost": sum(|file| file.n_bytes_lost),
     })
 }
 
@@ -182,6 +206,12 @@ fn file(file: &FileStatus) -> Value {
         "acked": file.acked,
         "n_lines": file.n_lines,
         "n_rejected": file.n_rejected,
+        "n_bytes_seen": file.n_bytes_seen,
+        "n_bytes_counted": file.n_bytes_counted,
+        "n_bytes_rejected": file.n_bytes_rejected,
+        "n_bytes_lost": file.n_bytes_lost,
+        "n_bytes_recovered": file.n_bytes_recovered,
+        "n_truncations": file.n_truncations,
         "problem": file.problem,
         "note": file.note,
     })
@@ -205,111 +235,10 @@ pub fn ask(socket: &Path) -> Result<String, StatusError> {
         }
         _ => StatusError::NotRunning { path: path.clone(), source },
     })?;
-    match serde_json::from_str::<Shown>(&text) {
+    match serde_json::from_str::<text::Shown>(&text) {
         Ok(_) => Ok(text),
         Err(error) => Err(StatusError::Answer { path, reason: error.to_string() }),
     }
-}
-
-/// What the text form shows of the answer.
-#[derive(Deserialize)]
-struct Shown {
-    uplink: ShownUplink,
-    spool: ShownSpool,
-    loss: std::collections::BTreeMap<String, u64>,
-    files: Vec<ShownFile>,
-    #[serde(rename = "self")]
-    own: ShownSelf,
-}
-
-#[derive(Deserialize)]
-struct ShownUplink {
-    state: String,
-    collector: String,
-    server: String,
-    error: Option<String>,
-    acked_at: Option<String>,
-    certificate_not_after: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ShownSpool {
-    seq_last: u64,
-    acked: u64,
-    bytes_unacked: u64,
-    bytes: u64,
-    bytes_max: u64,
-    blocked: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ShownFile {
-    path: String,
-    site: String,
-    format: String,
-    read: u64,
-    spooled: u64,
-    acked: u64,
-    n_lines: u64,
-    n_rejected: u64,
-    problem: Option<String>,
-    note: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ShownSelf {
-    cpu_seconds: Option<f64>,
-    rss_bytes: Option<u64>,
-}
-
-/// The answer as text for people.
-pub fn render(answer: &str) -> String {
-    let shown: Shown = serde_json::from_str(answer).expect("`ask` returns only what this reads");
-    let mut out = String::new();
-    write_shown(&mut out, &shown).expect("writing to a string cannot fail");
-    out
-}
-
-fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
-    let Shown { uplink, spool, loss, files, own } = shown;
-    let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    writeln!(out, "uplink  {} to {} as {}", uplink.state, uplink.collector, uplink.server)?;
-    if let Some(error) = &uplink.error {
-        writeln!(out, "        {error}")?;
-    }
-    writeln!(out, "        last ack {}", dash(&uplink.acked_at))?;
-    writeln!(out, "        certificate until {}", dash(&uplink.certificate_not_after))?;
-    let (last, acked) = (spool.seq_last, spool.acked);
-    writeln!(
-        out,
-        "spool   {} batches wait, {} bytes",
-        last - acked.min(last),
-        spool.bytes_unacked
-    )?;
-    writeln!(out, "        {} of {} bytes on disk", spool.bytes, spool.bytes_max)?;
-    if let Some(blocked) = &spool.blocked {
-        writeln!(out, "        BLOCKED: {blocked}")?;
-    }
-    let lost: Vec<_> = loss.iter().filter(|(_, n)| **n > 0).collect();
-    writeln!(out, "loss    {}", if lost.is_empty() { "none" } else { "since the start:" })?;
-    for (what, n) in lost {
-        writeln!(out, "        {what} {n}")?;
-    }
-    let cpu = own.cpu_seconds.unwrap_or_default();
-    writeln!(out, "self    {cpu:.2} s cpu, {} bytes of memory", own.rss_bytes.unwrap_or_default())?;
-    writeln!(out, "files   {}", files.len())?;
-    for file in files {
-        writeln!(out, "        {} ({}, {})", file.path, file.site, file.format)?;
-        writeln!(
-            out,
-            "          read {}, spooled {}, acked {}; {} lines, {} rejected",
-            file.read, file.spooled, file.acked, file.n_lines, file.n_rejected
-        )?;
-        for text in file.problem.iter().chain(&file.note) {
-            writeln!(out, "          {text}")?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -328,8 +257,13 @@ mod tests {
                 spooled: 200,
                 acked: 100,
                 n_lines: 3,
+                n_bytes_seen: 330,
+                n_bytes_counted: 200,
+                n_bytes_rejected: 100,
+                n_bytes_lost: 30,
                 ..FileStatus::default()
             }],
+            loss: Loss { n_bytes_lost: 30, ..Loss::default() },
             complete_until: UnixMillis(1_795_176_067_000),
             ..GatherStatus::default()
         };
@@ -355,6 +289,8 @@ mod tests {
         for key in ["n_lines_rejected", "n_lines_lost", "n_bytes_lost", "n_batches_evicted"] {
             assert!(report["loss"][key].is_u64(), "{key}");
         }
+        assert_eq!(report["loss"]["n_bytes_lost"], 1130, "vanished and evicted");
+        assert_eq!(report["ledger"]["n_bytes_seen"], 330);
         let file = &report["files"][0];
         for key in ["read", "spooled", "acked", "n_lines", "n_rejected"] {
             assert!(file[key].is_u64(), "{key}");
@@ -385,7 +321,8 @@ mod tests {
         let answer = tokio::task::spawn_blocking(move || ask(&asked)).await.unwrap().unwrap();
         let text = render(&answer);
         assert!(text.contains("/var/log/nginx/a.log (a.example, combined)"), "{text}");
-        assert!(text.contains("loss    none"), "{text}");
+        assert!(text.contains("330 B seen = 200 B counted + 100 B rejected + 30 B lost"), "{text}");
+        assert!(text.contains("n_bytes_lost 30\n"), "{text}");
         stop.cancel();
         server.await.unwrap();
         assert!(!socket.exists());
