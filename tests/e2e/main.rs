@@ -8,6 +8,7 @@ mod cli;
 mod crash;
 mod incident;
 mod install;
+mod ledger;
 mod outage;
 mod pipeline;
 mod quickstart;

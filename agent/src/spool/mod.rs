@@ -290,7 +290,12 @@ impl Spool {
             self.before_next = newest.before.plus(newest.volume());
         }
         if self.next <= self.state.acked {
-            self.next = self.state.acked + 1; // the tail is gone, but its numbers are taken
+            // The tail is gone, but its numbers are taken, and what they accounted for is known.
+            self.next = self.state.acked + 1;
+            let (n_lines, n_bytes) = (self.before_next.n_lines, self.before_next.n_bytes);
+            let acked = self.state.before_acked;
+            self.before_next =
+                Volume { n_lines: n_lines.max(acked.n_lines), n_bytes: n_bytes.max(acked.n_bytes) };
         }
         self.state.acked = self.state.acked.max(acked).min(self.next - 1);
         self.n_corrupt = recovery.n_records_corrupt;
@@ -530,6 +535,7 @@ impl Spool {
 
     fn save_state(&mut self) -> Result<(), SpoolError> {
         self.state.end = (self.next, self.before_next);
+        self.state.before_acked = self.before(self.state.acked + 1);
         let path = self.dir.join("state");
         self.disk.replace(&path, &self.state.encode()).map_err(|e| io_error("write", &path, e))
     }

@@ -2,7 +2,7 @@
 //!
 //! `DIR/state`, replaced as a whole: `"GWSPSTAT" | version u32 | epoch, base, acked, origin, first,
 //! lines_first, n_batches_evicted, n_lines_evicted, bytes_first, n_bytes_evicted, next, lines_next,
-//! bytes_next u64 | n u32 | n x (n_lines u32, n_bytes u64) | crc32c u32`, little-endian. It is
+//! bytes_next, lines_acked, bytes_acked u64 | n u32 | n x (n_lines u32, n_bytes u64) | crc32c u32`, little-endian. It is
 //! written before a segment is deleted, so a crash between the two leaves a file that the next start
 //! deletes. Without it (lost, damaged) a new epoch begins.
 //!
@@ -16,7 +16,7 @@ use super::segment::NUMBER_MAX;
 const MAGIC: &[u8; 8] = b"GWSPSTAT";
 const VERSION: u32 = 2;
 /// Numbers of version 1, and of this one.
-const NUMBERS: [usize; 2] = [8, 13];
+const NUMBERS: [usize; 2] = [8, 15];
 /// Bytes of one entry of the list.
 const ENTRY_BYTES: [usize; 2] = [4, 12];
 /// Dropped records whose lines are remembered one by one: 192 KiB, or 45 h at one batch in 10 s.
@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) evicted: Volume,
     /// Position and volume before the next record, as they were when this was written.
     pub(super) end: (u64, Volume),
+    /// What everything up to `acked` accounts for.
+    pub(super) before_acked: Volume,
     /// Volume of each of the last records before `first`, oldest first.
     pub(super) ledger: VecDeque<Volume>,
 }
@@ -114,6 +116,8 @@ impl State {
             self.end.0,
             self.end.1.n_lines,
             self.end.1.n_bytes,
+            self.before_acked.n_lines,
+            self.before_acked.n_bytes,
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -168,6 +172,7 @@ impl State {
             n_batches_evicted: number(6),
             evicted: Volume { n_lines: number(7), n_bytes: number(9) },
             end: (number(10), Volume { n_lines: number(11), n_bytes: number(12) }),
+            before_acked: Volume { n_lines: number(13), n_bytes: number(14) },
             ledger: (fixed..bytes.len()).step_by(entry_bytes).map(entry).collect(),
         };
         let fits = (0..NUMBERS[1]).all(|ix| number(ix) < NUMBER_MAX);

@@ -204,7 +204,8 @@ const GOLDEN_SEGMENT_2: &str = "475753504f4f4c0a0200000040420f000000000000ca9a3b
     000000000100000ee0a4ae78";
 const GOLDEN_STATE_2: &str = "47575350535441540200000040420f0000000000ffc99a3b0000000000ca9a3b0000000000ca9a3b0000000000\
     ca9a3b000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
-    000002ca9a3b0000000073110100000000002c010000000100000000000049bf2cfb";
+    000002ca9a3b0000000073110100000000002c0100000001000003000000000000002c01000000000000000000\
+    007c6759c9";
 
 /// A closed spool knows what it held, so that a file damaged or taken away costs no exactness.
 #[test]
@@ -233,6 +234,30 @@ fn an_end_destroyed_after_the_spool_was_closed_is_declared_with_its_volume() {
             let found = peeked(&mut spool, 4 - n_gone).unwrap();
             assert_eq!(found, (4, b"four".to_vec(), evicted(n_gone, 10 * n_gone)), "{keep}");
         }
+    }
+}
+
+/// What was declared once is not declared again when the file that told of it is destroyed too.
+#[test]
+fn a_hole_that_was_acked_and_is_destroyed_itself_is_not_lost_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 3);
+    for round in 0..3 {
+        let checkpoint = spool.last();
+        spool.close().unwrap();
+        drop(spool);
+        fs::write(segments(dir.path()).pop().unwrap(), b"").unwrap();
+        spool = open(dir.path(), 64 << 10).0;
+        spool.set_checkpointed(checkpoint).unwrap();
+        let pos = spool.append(b"next", volume(5)).unwrap();
+        spool.set_checkpointed(pos).unwrap();
+        let acked = spool.stats().seq_acked;
+        let (seq, _, before) = peeked(&mut spool, acked + 1).unwrap();
+        let want = if round == 0 { evicted(3, 30) } else { evicted(1, 7) };
+        assert_eq!(before, want, "round {round}");
+        spool.ack(Seq(seq)).unwrap();
+        let pos = spool.append(b"not acked", volume(7)).unwrap();
+        spool.set_checkpointed(pos).unwrap();
     }
 }
 
