@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use wire::UnixMillis;
 
+#[cfg(test)]
+pub(in crate::logs) mod lies;
 mod packed;
 
 use super::checkpoint::{FileKey, Fingerprint, Position};
@@ -386,8 +388,10 @@ impl Open {
         if self.stamp.replace(stamp) == Some(stamp) {
             return;
         }
-        self.size_known = self.size_known.max(stamp.size);
         self.is_suspect |= stamp.size < self.seen_end || !self.begins_the_same().unwrap_or(true);
+        if !self.is_suspect {
+            self.size_known = self.size_known.max(stamp.size);
+        }
     }
 
     /// True when the file at the path is this one by its number, and the file system does not give
@@ -442,6 +446,12 @@ impl Open {
         false
     }
 
+    /// True when both begin with the same bytes, enough to tell files apart.
+    pub(in crate::logs) fn begins_like(&self, other: &Self) -> bool {
+        let n = self.head.len().min(other.head.len());
+        n >= HEAD_BYTES_MIN && self.head[..n] == other.head[..n]
+    }
+
     /// True when the other file holds the same text up to our place, perhaps under another name or
     /// number.
     pub(in crate::logs) fn has_same_text(&mut self, other: &mut Self) -> io::Result<bool> {
@@ -488,6 +498,13 @@ impl Open {
             self.head = head;
         }
         Ok(is_same)
+    }
+
+    /// Reads the first bytes of a file that had few.
+    pub(in crate::logs) fn complete_head(&mut self) {
+        if self.head.len() < Fingerprint::BYTES_MAX {
+            self.is_suspect |= !self.begins_the_same().unwrap_or(true);
+        }
     }
 
     /// Completes the first bytes of a file that was shorter, from what was read at `from`.
@@ -584,33 +601,4 @@ fn fill(
         }
     }
     Ok(n)
-}
-
-/// A file system that lies about inodes.
-#[cfg(test)]
-pub(in crate::logs) mod lies {
-    use std::cell::Cell;
-
-    /// What every file of this thread has instead of its inode.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(in crate::logs) enum Lie {
-        /// Another one each time it is asked for.
-        Changing(u64),
-        /// The same one.
-        Same,
-    }
-
-    thread_local! {
-        pub(in crate::logs) static LIE: Cell<Option<Lie>> = const { Cell::new(None) };
-    }
-
-    pub(super) fn inode() -> Option<u64> {
-        match LIE.get()? {
-            Lie::Same => Some(1),
-            Lie::Changing(last) => {
-                LIE.set(Some(Lie::Changing(last + 1)));
-                Some(u64::MAX / 2 + last)
-            }
-        }
-    }
 }

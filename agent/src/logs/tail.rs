@@ -126,8 +126,12 @@ pub struct Tail {
     is_recovered: bool,
     /// The last two looks, older first. A rotated file that is unknown and newer was never seen.
     looked_at: [UnixMillis; 2],
+    /// The same by the clock that nobody sets; `None` before this start.
+    looked: [Option<Instant>; 2],
     /// When names in the directories of the log changed last.
     names_changed: Vec<Option<SystemTime>>,
+    /// A rotated file could not be told from an open one; it is looked at again.
+    is_unsure: bool,
     /// Where the file at the path really lies.
     link_directory: Option<PathBuf>,
     /// Shape of its name there, if that is another one.
@@ -156,7 +160,9 @@ impl Tail {
             vanished: Vanished::default(),
             is_recovered: false,
             looked_at: [saved_at; 2],
+            looked: [None; 2],
             names_changed: Vec::new(),
+            is_unsure: false,
             link_directory: None,
             link_shape: None,
             archives: Vec::new(),
@@ -242,7 +248,8 @@ impl Tail {
         if is_told {
             // A new name may be a file that rotated away before it was ever seen.
             let mut names_changed = self.changed_names(look.listings);
-            let has_new_names = names_changed != self.names_changed;
+            let was_unsure = std::mem::take(&mut self.is_unsure);
+            let has_new_names = names_changed != self.names_changed || was_unsure;
             if has_new_names && self.archives_due.is_none_or(|due| look.now >= due) {
                 self.archives_due = Some(look.now + RETIRED_LOOK);
                 self.archives = look.listings.archives_of(&self.path, parent(&self.path));
@@ -254,11 +261,17 @@ impl Tail {
                 self.is_recovered = is_history || self.recover(look);
             } else if has_new_names || self.key() != before {
                 let neighbours = self.neighbours(look.listings, &[]).unwrap_or_default();
-                self.add_unseen(&neighbours, look.is_held);
+                self.add_unseen(&neighbours, look);
             }
             self.names_changed = names_changed;
-            self.looked_at = [self.looked_at[1], look.at];
+            // What the checkpoint said is dealt with at the first look.
+            let is_first = self.looked[1].is_none();
+            self.looked_at = [if is_first { look.at } else { self.looked_at[1] }, look.at];
+            self.looked = [if is_first { Some(look.now) } else { self.looked[1] }, Some(look.now)];
         }
+        // The checkpoint is to know what was written to them, though nobody has read it yet.
+        let vague = self.rotated.iter_mut().filter(|open| is_vague(open.fingerprint()));
+        vague.for_each(Open::complete_head);
         self.retire(look.now);
         if self.retired_look_at.is_none_or(|at| look.now >= at) {
             self.retired_look_at = Some(look.now + RETIRED_LOOK);
@@ -342,7 +355,9 @@ impl Tail {
             // The file system gives all its files one number: ours has no other file's.
             open.key = self.own_number(look.at);
         }
-        let outdated = self.current.take();
+        let mut outdated = self.current.take();
+        // The checkpoint is to know it, also when it is not read before.
+        outdated.iter_mut().for_each(Open::complete_head);
         let successor = self.succeed(outdated, &mut open, look.now)?;
         let real = fs::canonicalize(&self.path).ok();
         self.link_directory = real.as_deref().map(|real| parent(real).to_owned());
@@ -397,8 +412,15 @@ impl Tail {
         let by_key = self.retired.iter().position(|known| has_key(known) && is_it(known));
         // The number of a device changes with a new start of the machine, and some file systems
         // number their files anew.
-        let mut by_text = || self.retired.iter().position(|known| known.speaks_of(&mut open));
-        let known = by_key.or_else(&mut by_text);
+        let known = by_key.or_else(|| {
+            let mut found = Vec::new();
+            for (ix, known) in self.retired.iter().enumerate() {
+                if known.speaks_of(&mut open) {
+                    found.push((known.position.offset, ix));
+                }
+            }
+            found.into_iter().max().map(|(_, ix)| ix)
+        });
         if known.is_none() && !self.retired.iter().any(has_key) {
             if start == Start::End {
                 open.seek_to_end(buffer)?;

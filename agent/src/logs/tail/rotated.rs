@@ -55,8 +55,12 @@ impl Tail {
             let position = &retired.position;
 
             if position.is_done {
-                let found =
-                    self.find_same_in(position, &neighbours).filter(|open| !is_held(open.key));
+                let found = self
+                    .find_same_in(position, &neighbours)
+                    .or_else(|| {
+                        self.find_renumbered_in(position, &neighbours).map(|(_, open)| open)
+                    })
+                    .filter(|open| !is_held(open.key));
                 match found {
                     // Its writer may still have it open.
                     Some(open) if open.was_written_since(look.at, ROTATED_QUIET) => {
@@ -97,20 +101,15 @@ impl Tail {
         for position in nameless {
             self.read_late_copy(&position, &neighbours);
         }
-        self.add_unseen(&neighbours, is_held);
+        self.add_unseen(&neighbours, look);
         true
     }
 
     /// Files that took the path and rotated away again since the last look.
     ///
     /// A copy of a known file is none of them: it is found when that file turns out truncated.
-    pub(super) fn add_unseen(
-        &mut self,
-        neighbours: &[(PathBuf, u64)],
-        is_held: &dyn Fn(FileKey) -> bool,
-    ) {
-        let after = Duration::from_millis(self.looked_at[0].0.try_into().unwrap_or(0));
-        let after = UNIX_EPOCH + after.saturating_sub(FILE_TIME_SLACK);
+    pub(super) fn add_unseen(&mut self, neighbours: &[(PathBuf, u64)], look: Look<'_>) {
+        let is_recent = self.recent(look);
         let mut candidates = Vec::new();
         for (path, _) in neighbours.iter().filter(|(path, _)| self.is_rotated_name(path)) {
             // While a compressor works, both are there.
@@ -123,7 +122,8 @@ impl Tail {
             let Ok(meta) = fs::metadata(path) else { continue };
             let key = key_of(&meta);
             let Ok(modified) = meta.modified() else { continue };
-            if modified >= after && !is_held(key) {
+            let at_ms = modified.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_millis() as i64);
+            if is_recent(at_ms) && !(look.is_held)(key) {
                 candidates.push((modified, path));
             }
         }
@@ -139,12 +139,37 @@ impl Tail {
                     if self.is_known(&open)
                         || is_copy(&open.head)
                         || self.is_copy_of_known(&open.head) => {}
+                // Where numbers change, an empty file is told from another one when it grows.
+                Ok(_) if self.rotated.iter().chain(&self.current).any(|own| own.is_at(path)) => {
+                    self.is_unsure = true;
+                }
                 Ok(open) => self.rotated.push(open),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "cannot read a rotated log");
                 }
             }
         }
+    }
+
+    /// Tells whether a file time can be later than the look before the last, on whichever side of
+    /// a step of the wall clock it was taken.
+    fn recent(&self, look: Look<'_>) -> impl Fn(i64) -> bool + use<> {
+        let slack_ms = FILE_TIME_SLACK.as_millis() as i64;
+        let (looked_ms, now_ms) = (self.looked_at[0].0, look.at.0);
+        let elapsed = self.looked[0].map(|looked| look.now.saturating_duration_since(looked));
+        let windows = if let Some(elapsed) = elapsed {
+            let elapsed_ms = elapsed.as_millis() as i64;
+            [
+                looked_ms - slack_ms..=looked_ms + elapsed_ms + slack_ms,
+                now_ms - elapsed_ms - slack_ms..=now_ms + slack_ms,
+            ]
+        } else {
+            // Nobody knows how long the agent was stopped. What was written this long before is
+            // remembered, so it is told from what is new by its text.
+            let known_ms = RETIRED_KEPT.as_millis() as i64;
+            [looked_ms - slack_ms..=i64::MAX, looked_ms.min(now_ms) - known_ms..=now_ms + slack_ms]
+        };
+        move |at_ms| windows.iter().any(|window| window.contains(&at_ms))
     }
 
     fn is_known(&self, open: &Open) -> bool {
@@ -224,7 +249,11 @@ impl Tail {
             let since = *retired.since.get_or_insert(now);
             let has_name = retired.has_name() || {
                 let list = || self.neighbours(look.listings, &inodes).unwrap_or_default();
-                retired.find_name(neighbours.get_or_insert_with(list))
+                let neighbours = neighbours.get_or_insert_with(list);
+                retired.find_name(neighbours) || {
+                    let found = self.find_renumbered_in(&retired.position, neighbours);
+                    found.map(|(name, open)| retired.renumbered(name, open.key)).is_some()
+                }
             };
             if has_name {
                 match retired.reopen() {
@@ -278,7 +307,27 @@ impl Tail {
         let named = neighbours.iter().filter(|(path, _)| self.is_rotated_name(path));
         let named = named.filter(|(path, _)| !is_packed_unread(path));
         let mut copies = named.filter_map(|(path, _)| open_at(path, position, false));
-        copies.find(|open| !self.is_known(open))
+        copies.find(|copy| {
+            // Where numbers change, an open file is known by its text only.
+            let mut open = self.rotated.iter().chain(&self.current);
+            !self.is_known(copy) && !open.any(|open| open.begins_like(copy))
+        })
+    }
+
+    /// The file itself under another name and number, as its text tells.
+    fn find_renumbered_in<'n>(
+        &self,
+        position: &Position,
+        neighbours: &'n [(PathBuf, u64)],
+    ) -> Option<(&'n Path, Open)> {
+        if position.key == no_key(position) {
+            return None;
+        }
+        let mut plain = neighbours.iter().filter(|(path, _)| !is_compressed(path));
+        plain.find_map(|entry| {
+            let open = self.find_copy_in(position, std::slice::from_ref(entry))?;
+            Some((entry.0.as_path(), open))
+        })
     }
 
     /// The file itself under another name. What is known of a file with hardly a beginning does
@@ -418,13 +467,18 @@ impl Retired {
         found.is_some()
     }
 
+    fn renumbered(&mut self, name: &Path, key: FileKey) {
+        name.clone_into(&mut self.name);
+        self.position.key = key;
+    }
+
     /// The file, if it has lines that were not read.
     fn reopen(&self) -> Option<Open> {
         let size = fs::metadata(&self.name).ok()?.len();
         if size <= self.position.offset || is_compressed(&self.name) {
             return None;
         }
-        open_at(&self.name, &self.position, true)?.with_more_lines()
+        open_at(&self.name, &self.position, false)?.with_more_lines()
     }
 }
 

@@ -25,6 +25,8 @@ impl Random {
 enum Kind {
     /// Rename rotation, with late reopening and compression: nothing may be lost.
     Rename,
+    /// The same on a file system that gives a file another inode each time.
+    Renumbered,
     /// copytruncate: nothing may be lost, since nothing is written between copy and truncation.
     Copy,
     /// Links that change their target, one target a look.
@@ -33,12 +35,44 @@ enum Kind {
     Anything,
 }
 
+/// How rotated files are named; one way for a whole story.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Naming {
+    /// `access.log.1`, moving on to `.2` with the next rotation.
+    Numbers,
+    /// The same in another directory.
+    Olddir,
+    /// `access.log-20260001`.
+    Dates,
+    /// `access-20260001.log`.
+    DatesBefore,
+}
+
 /// A log with its writer, the tail, and what a spool would hold.
 struct Story {
     dir: tempfile::TempDir,
     kind: Kind,
+    naming: Naming,
+    /// After a copytruncate the tail looks at once, so that the ledger must be exact.
+    is_attentive: bool,
+    /// Set while the file system lies.
+    _lying: Option<Lying>,
     random: Random,
     writer: File,
+    /// What the wall clock is off by after its jumps.
+    clock_ms: i64,
+    began: Instant,
+    began_at: UnixMillis,
+    /// While the agent was stopped; once is enough.
+    has_jumped: bool,
+    n_rotations: u64,
+    n_bytes_put: u64,
+    /// Handed out since the last spooling, and spooled.
+    n_bytes_counted: u64,
+    n_bytes_spooled: u64,
+    /// Of truncations that were looked at: how many, and the bytes nobody had read.
+    n_truncations: u64,
+    n_bytes_recovered: u64,
     /// Half a line the writer has begun.
     begun: Option<u64>,
     n_written: u64,
@@ -75,10 +109,30 @@ impl Story {
             std::os::unix::fs::symlink("target-0", &path).unwrap();
         }
         let writer = open_to_append(&path);
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let namings = [Naming::Numbers, Naming::Olddir, Naming::Dates, Naming::DatesBefore];
+        let naming = namings[random.below(4) as usize];
+        if naming == Naming::Olddir {
+            fs::create_dir(dir.path().join("old")).unwrap();
+        }
+        let (now, at) = (clock::instant(), clock::now());
         let mut story = Self {
             kind,
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            tail: Tail::new(&path, Vec::new(), clock::now()),
+            naming,
+            is_attentive: random.below(2) == 0,
+            _lying: (kind == Kind::Renumbered).then(|| Lying::with(Lie::Changing(0))),
+            random,
+            clock_ms: 0,
+            began: now,
+            began_at: at,
+            has_jumped: false,
+            n_rotations: 0,
+            n_bytes_put: 0,
+            n_bytes_counted: 0,
+            n_bytes_spooled: 0,
+            n_truncations: 0,
+            n_bytes_recovered: 0,
+            tail: Tail::new(&path, Vec::new(), at),
             dir,
             writer,
             begun: None,
@@ -90,11 +144,11 @@ impl Story {
             at_risk: BTreeSet::new(),
             at_known_risk: BTreeSet::new(),
             buffer: vec![0; super::super::file::BUFFER_BYTES],
-            now: clock::instant(),
+            now,
             counted: Vec::new(),
             spooled: BTreeSet::new(),
             positions: Vec::new(),
-            saved_at: clock::now(),
+            saved_at: at,
             vanished: Vanished::default(),
             n_too_long: 0,
             trace: Vec::new(),
@@ -118,12 +172,13 @@ impl Story {
 
     fn run(&mut self, n_steps: u64) {
         for _ in 0..n_steps {
-            let what = self.random.below(20);
+            let what = self.random.below(21);
             self.now += Duration::from_millis(1); // a pass of the gather thread
             if self.is_down && (6..17).contains(&what) {
                 if what < 9 {
-                    self.is_down = false;
+                    (self.is_down, self.has_jumped) = (false, false);
                     self.look();
+                    self.spool(); // the agent saves where it joined its logs
                 }
                 continue;
             }
@@ -138,6 +193,10 @@ impl Story {
                 14 => self.crash(),
                 15 => self.restart(),
                 16 => self.wait(),
+                17 if !self.has_jumped => {
+                    self.has_jumped = self.is_down;
+                    self.jump();
+                }
                 _ => self.rotate_somehow(),
             }
         }
@@ -155,7 +214,7 @@ impl Story {
 
     fn rotate_somehow(&mut self) {
         match self.kind {
-            Kind::Rename => self.rotate(),
+            Kind::Rename | Kind::Renumbered => self.rotate(),
             Kind::Copy => self.copytruncate(),
             Kind::Symlink => self.swap(),
             Kind::Anything => match self.random.below(5) {
@@ -204,6 +263,8 @@ impl Story {
 
     fn put(&mut self, text: &str, number: u64) {
         self.writer.write_all(text.as_bytes()).unwrap();
+        self.writer.set_modified(self.clock()).unwrap();
+        self.n_bytes_put += text.len() as u64;
         let meta = self.writer.metadata().unwrap();
         if meta.nlink() == 0 {
             self.at_risk.insert(number); // and another file may get its inode
@@ -212,9 +273,34 @@ impl Story {
         }
     }
 
+    /// The wall clock, which goes on with the other one between its jumps.
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(self.began_at.plus(self.now - self.began).0 + self.clock_ms)
+    }
+
+    /// What a file written now has as its time.
+    fn clock(&self) -> SystemTime {
+        std::time::UNIX_EPOCH + Duration::from_millis(self.wall().0.cast_unsigned())
+    }
+
+    /// The wall clock is set, up to an hour forth or back.
+    fn jump(&mut self) {
+        self.note("jump");
+        self.clock_ms += self.random.below(7_200_000).cast_signed() - 3_600_000;
+        if !self.is_down {
+            // Not twice within two looks, nor within the seconds between two checkpoints.
+            self.look();
+            self.look();
+            self.spool();
+        }
+    }
+
     fn reopen(&mut self) {
         self.finish_line();
         self.writer = open_to_append(&self.log());
+        if self.writer.metadata().unwrap().len() == 0 {
+            self.writer.set_modified(self.clock()).unwrap();
+        }
     }
 
     /// What the file at the path holds may be lost from now on; told, if the agent knew the file.
@@ -234,43 +320,83 @@ impl Story {
         }
     }
 
-    /// `access.log.1` to `.2` and so on, older ones compressed now and then.
-    fn shift(&mut self) {
+    /// Makes room for the next rotated file and returns its name; older ones are compressed now
+    /// and then.
+    fn shift(&mut self) -> PathBuf {
+        self.n_rotations += 1;
+        let n = self.n_rotations;
+        let name = |n: u64| match self.naming {
+            Naming::Numbers => self.path(&format!("access.log.{n}")),
+            Naming::Olddir => self.path(&format!("old/access.log.{n}")),
+            Naming::Dates => self.path(&format!("access.log-2026{n:04}")),
+            Naming::DatesBefore => self.path(&format!("access-2026{n:04}.log")),
+        };
+        if matches!(self.naming, Naming::Dates | Naming::DatesBefore) {
+            let last = name(n - 1);
+            let new = name(n);
+            self.compress_perhaps(&last);
+            return new;
+        }
         for n in (1..30).rev() {
             for end in ["", ".gz", ".zst"] {
-                let from = self.path(&format!("access.log.{n}{end}"));
-                if from.exists() {
-                    let to = self.path(&format!("access.log.{}{end}", n + 1));
-                    fs::rename(from, to).unwrap();
+                let of = |n| PathBuf::from(format!("{}{end}", name(n).display()));
+                if of(n).exists() {
+                    fs::rename(of(n), of(n + 1)).unwrap();
                 }
             }
         }
-        let second = self.path("access.log.2");
-        if second.exists() && self.random.below(2) == 0 {
+        let (first, second) = (name(1), name(2));
+        self.compress_perhaps(&second);
+        first
+    }
+
+    fn compress_perhaps(&mut self, path: &Path) {
+        if path.exists() && self.random.below(2) == 0 {
             self.note("gzip");
-            compress(&second, if self.random.below(2) == 0 { ".gz" } else { ".zst" });
+            compress(path, if self.random.below(2) == 0 { ".gz" } else { ".zst" });
         }
     }
 
     fn rotate(&mut self) {
         self.note("rotate");
         self.reopen(); // at the latest now the writer leaves the file before
-        self.shift();
-        fs::rename(self.log(), self.path("access.log.1")).unwrap();
+        let rotated = self.shift();
+        fs::rename(self.log(), &rotated).unwrap();
         if self.random.below(2) == 0 {
-            File::create(self.log()).unwrap();
+            File::create(self.log()).unwrap().set_modified(self.clock()).unwrap();
         }
         if self.random.below(2) == 0 {
             self.reopen();
+            if self.random.below(3) == 0 {
+                self.compress_perhaps(&rotated); // at once
+            }
         }
     }
 
     fn copytruncate(&mut self) {
         self.note("copytruncate");
         self.reopen();
-        self.shift();
-        fs::copy(self.log(), self.path("access.log.1")).unwrap();
+        let is_exact = self.is_attentive && !self.is_down;
+        if is_exact {
+            self.read_all();
+            self.write(); // what nobody reads before it is truncated
+            self.finish_line();
+            self.look();
+            let n_unread = self.writer.metadata().unwrap().len() - self.tail.offset();
+            self.n_truncations += 1;
+            self.n_bytes_recovered += n_unread;
+        }
+        let copy = self.shift();
+        fs::copy(self.log(), &copy).unwrap();
+        let copy = OpenOptions::new().write(true).open(copy).unwrap();
+        copy.set_modified(self.clock()).unwrap();
         self.writer.set_len(0).unwrap();
+        self.writer.set_modified(self.clock()).unwrap();
+        if is_exact {
+            self.now += Duration::from_millis(1);
+            self.look();
+            self.read_all();
+        }
     }
 
     fn truncate(&mut self) {
@@ -278,6 +404,7 @@ impl Story {
         self.reopen();
         self.endanger();
         self.writer.set_len(0).unwrap();
+        self.writer.set_modified(self.clock()).unwrap();
     }
 
     fn delete(&mut self) {
@@ -297,7 +424,7 @@ impl Story {
         self.finish_line();
         self.n_targets += 1;
         let target = format!("target-{}", self.n_targets);
-        File::create(self.path(&target)).unwrap();
+        File::create(self.path(&target)).unwrap().set_modified(self.clock()).unwrap();
         std::os::unix::fs::symlink(&target, self.path("new")).unwrap();
         fs::rename(self.path("new"), self.log()).unwrap();
         if self.random.below(2) == 0 {
@@ -310,7 +437,7 @@ impl Story {
 
     fn look(&mut self) {
         self.note("look");
-        let at = clock::now();
+        let at = self.wall();
         let listings = &Listings::default();
         let look =
             Look { start: Start::Beginning, now: self.now, at, is_held: &|_| false, listings };
@@ -333,6 +460,7 @@ impl Story {
         self.vanished.add(&self.tail.take_vanished());
         let Some(chunk) = chunk else { return false };
         let n_before = self.counted.len();
+        self.n_bytes_counted += chunk.lines.len() as u64;
         let lines = self.buffer[chunk.lines].split_inclusive(|byte| *byte == b'\n');
         for line in lines {
             assert_eq!(line.last(), Some(&b'\n'), "only whole lines leave");
@@ -342,6 +470,7 @@ impl Story {
             self.counted.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
         self.n_too_long += u64::from(chunk.n_too_long);
+        self.n_bytes_counted += chunk.n_bytes_too_long;
         let new = &self.counted[n_before..];
         self.note(format!("read{:?}", new.first().zip(new.last())));
         true
@@ -357,6 +486,7 @@ impl Story {
         for number in self.counted.drain(..) {
             assert!(self.spooled.insert(number), "line {number} is counted twice");
         }
+        self.n_bytes_spooled += std::mem::take(&mut self.n_bytes_counted);
         self.positions = self.tail.positions().collect();
         self.saved_at = self.tail.looked_at[0];
     }
@@ -364,6 +494,7 @@ impl Story {
     fn crash(&mut self) {
         self.note("crash");
         self.counted.clear();
+        self.n_bytes_counted = 0;
         // What is gone from the disk and was not spooled is gone.
         self.tail = Tail::new(&self.log(), self.positions.clone(), self.saved_at);
         self.is_down = true;
@@ -385,6 +516,16 @@ impl Story {
         let missing: BTreeSet<u64> = all.filter(|number| !self.spooled.contains(number)).collect();
         let unexplained: Vec<_> = missing.difference(&self.at_risk).collect();
         assert!(unexplained.is_empty(), "lines {unexplained:?} are missing");
+        if self.kind != Kind::Anything {
+            assert_eq!(self.n_bytes_spooled, self.n_bytes_put, "bytes counted are those written");
+            assert_eq!((self.vanished.n_bytes, self.vanished.n_gone), (0, 0), "a false loss");
+        }
+        if self.kind == Kind::Copy && self.is_attentive {
+            let told = (self.vanished.n_truncations, self.vanished.n_bytes_recovered);
+            assert_eq!(told, (self.n_truncations, self.n_bytes_recovered), "truncations told");
+        } else if self.kind != Kind::Anything && self.kind != Kind::Copy {
+            assert_eq!(self.vanished, Vanished::default());
+        }
         let silent: Vec<_> = missing.intersection(&self.at_known_risk).collect();
         let n_told = self.vanished.n_truncations + self.vanished.n_gone;
         assert!(silent.is_empty() || n_told > 0, "lines {silent:?} silently lost");
@@ -439,6 +580,11 @@ fn check_stories(kind: Kind) {
 #[test]
 fn rename_rotation_loses_and_repeats_no_line() {
     check_stories(Kind::Rename);
+}
+
+#[test]
+fn rename_rotation_loses_and_repeats_no_line_where_inodes_change_at_every_look() {
+    check_stories(Kind::Renumbered);
 }
 
 #[test]
