@@ -135,9 +135,12 @@ pub struct ScanArgs {
     /// Site of all lines, whatever they say.
     #[arg(long, value_name = "NAME")]
     pub site: Option<String>,
-    /// Sites in the table, the worst ones; 0 shows all. JSON always has all.
+    /// Sites and files in the tables, the worst ones; 0 shows all. JSON always has all.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,
+    /// Read without vector instructions, to measure what they give; the answer is the same.
+    #[arg(long, hide = true)]
+    pub portable: bool,
     /// Logs; - is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,

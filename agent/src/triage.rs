@@ -52,6 +52,8 @@ pub struct Options {
     pub zone: TimeZone,
     /// Wall clock.
     pub now: UnixMillis,
+    /// Do without vector instructions.
+    pub portable: bool,
 }
 
 /// What the lines of a file are; in the order in which they are read.
@@ -113,12 +115,12 @@ fn open_all(options: &Options) -> (Vec<(usize, Input, Kind)>, Vec<FileReport>) {
         }
         match Input::open(path) {
             Err(error) => file.problem = Some(error.to_string()),
-            Ok(input) => {
+            Ok((input, head)) => {
                 let twin = input.key.and_then(|key| known.insert(key, path.clone()));
                 if let Some(twin) = twin {
                     file.note = Some(format!("is the same file as {}, read once", twin.display()));
                 } else {
-                    let kind = kind_of(&options.format, &input.head);
+                    let kind = kind_of(&options.format, path, &head);
                     inputs.push((files.len(), input, kind));
                 }
             }
@@ -128,54 +130,58 @@ fn open_all(options: &Options) -> (Vec<(usize, Input, Kind)>, Vec<FileReport>) {
     (inputs, files)
 }
 
-/// What the first lines are. A format given by hand is that of the access logs, unless it is an
-/// error log's.
-fn kind_of(format: &str, head: &[u8]) -> Kind {
-    if matches!(format, "nginx_error" | "apache_error" | "php_fpm" | "text") {
+/// What the first lines are; what the file is called when they do not tell. A format given by hand
+/// is that of the access logs, unless it is an error log's.
+fn kind_of(format: &str, path: &Path, head: &[u8]) -> Kind {
+    if is_error_format(format) {
         return Kind::Error;
     }
     let mut parser = Parser::for_format("auto", &[]);
     let (mut n_access, mut n_error) = (0, 0);
-    for line in lines(head) {
+    // Whole lines; all of it when there is no newline.
+    let end = memchr::memrchr(b'\n', head).unwrap_or(head.len());
+    for line in head[..end].split(|byte| *byte == b'\n') {
         match parser.parse(line) {
             Line::Access(_) => n_access += 1,
             Line::Error(_) => n_error += 1,
             Line::Rejected(_) => {}
         }
     }
+    let is_called_error = || {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        name.contains("error") && format == "auto"
+    };
     match (n_access, n_error) {
         (0, 1..) => Kind::Error,
         // HAProxy tells of requests and of its servers in one format.
         (1.., 1..) if parser.format() != "haproxy" => Kind::Mixed,
+        // It begins in the middle of a long stack trace.
+        (0, 0) if is_called_error() => Kind::Error,
         _ => Kind::Access,
     }
 }
 
-/// Whole lines; all of it when there is no newline.
-fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let end = memchr::memrchr(b'\n', head).unwrap_or(head.len());
-    head[..end].split(|byte| *byte == b'\n')
+fn is_error_format(format: &str) -> bool {
+    matches!(format, "nginx_error" | "apache_error" | "php_fpm")
 }
 
 fn parser(options: &Options, input: &Input, kind: Kind) -> Parser {
-    let first: Vec<&[u8]> = lines(&input.head).collect();
-    let auto = options.format == "auto";
-    let of_kind = match kind {
-        Kind::Mixed if auto => return Parser::for_format("auto", &first),
-        Kind::Mixed | Kind::Access => LogKind::Access,
-        Kind::Error => LogKind::Error,
+    let format = &*options.format;
+    let (kind, format) = match kind {
+        Kind::Mixed if format == "auto" => return Parser::for_format("auto", &[]),
+        Kind::Mixed | Kind::Access => (LogKind::Access, format),
+        Kind::Error if is_error_format(format) => (LogKind::Error, format),
+        Kind::Error => (LogKind::Error, "auto"),
     };
-    let is_error_format = matches!(&*options.format, "nginx_error" | "apache_error" | "php_fpm");
-    let format = if kind == Kind::Error && !is_error_format { "auto" } else { &options.format };
     let source = LogSource {
         path: input.path.clone(),
-        kind: of_kind,
+        kind,
         format: format.to_owned(),
         site: SiteRule::Host,
         timezone: None,
         inner: false,
     };
-    Parser::for_source(&source, &first)
+    Parser::for_source(&source, &[])
 }
 
 /// What is used for one file after the other.
@@ -188,6 +194,9 @@ struct Scan {
 impl Scan {
     fn read(&mut self, options: &Options, input: &mut Input, kind: Kind, file: &mut FileReport) {
         let mut parser = parser(options, input, kind);
+        if options.portable {
+            parser.use_portable();
+        }
         let of_access = names::site_of_access_log(&input.path);
         self.tally.begin_file(of_access, names::site_of_error_log(&input.path));
         self.chunks.reset();
@@ -215,5 +224,32 @@ impl Scan {
         self.progress.done(reader.n_raw());
         let n_bytes = self.chunks.n_bytes;
         problem.map_or(Ok(()), |error| Err(InputError::Damaged { n_bytes, error }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_lines_tell_what_a_file_is() {
+        let access = "a.example 192.0.2.1 - - [20/Nov/2026:12:00:00 +0000] \"GET / HTTP/1.1\" 502 1 \"-\" \"x\"\n";
+        let error = "2026/11/20 12:00:00 [notice] 1#1: using the \"epoll\" event method\n";
+        let trace = "PHP message: PHP Stack trace:\n".repeat(9);
+        let own = "$status $host";
+        for (format, name, head, want) in [
+            ("auto", "error.log", access.to_owned(), Kind::Access),
+            ("auto", "access.log", error.to_owned(), Kind::Error),
+            ("auto", "stdout.log", format!("{error}{access}"), Kind::Mixed),
+            ("auto", "stdout.log", format!("{error}{access}half a line"), Kind::Mixed),
+            ("auto", "error.log.1", trace.clone(), Kind::Error),
+            ("auto", "trace", trace.clone(), Kind::Access),
+            ("auto", "access.log", String::new(), Kind::Access),
+            (own, "error.log", "502 a.example\n".to_owned(), Kind::Access),
+            (own, "x", error.to_owned(), Kind::Error),
+            ("php_fpm", "x", access.to_owned(), Kind::Error),
+        ] {
+            assert_eq!(kind_of(format, Path::new(name), head.as_bytes()), want, "{name} {head}");
+        }
     }
 }

@@ -111,6 +111,8 @@ fn plain_gzip_zstd_and_standard_input_say_the_same() {
     assert_eq!(plain.rows[0]["site"], "a.example", "the worst comes first");
     assert_eq!(plain.row("b.example")["first_error_at"], Value::Null);
 
+    let portable = Found::of(&["--portable"], &[&root.join("all.log")]);
+    assert_eq!(portable.counts(), plain.counts(), "with and without vector instructions");
     let two_members = [gz(first), gz(second)].concat();
     let zst = zstd::encode_all(second, 3).expect("memory to memory");
     for parts in [
@@ -156,7 +158,7 @@ fn the_json_has_the_shape_of_the_contract() {
     let last = "total n_lines n_rejected rejected n_bytes n_outside n_other since until rule_503 \
                 n_explanations_dropped files";
     assert_eq!(keys(&found.last), want(last));
-    let file = "path kind format n_bytes n_lines n_rejected rejected n_outside n_error_lines \
+    let file = "path kind format n_bytes n_lines n_rejected rejected n_outside n_error_log_lines \
                 problem note";
     assert_eq!(keys(&found.last["files"][0]), want(file));
     let a = found.row("a.example");
@@ -364,6 +366,11 @@ fn the_table_shows_the_worst_sites_first_and_the_files() {
     assert!(table.contains(&log.display().to_string()), "{table}");
     let all = scan(&["--top", "0"], &[&log]).good().expect("scanned");
     assert!(all.contains("s00.example") && !all.contains("more sites"), "{all}");
+    let many: Vec<PathBuf> = (0..5).map(|n| write(&root, &format!("{n}.log"), b"")).collect();
+    let bad = write(&root, "bad.log", b"this is no record\n");
+    let many: Vec<&Path> = many.iter().chain([&bad]).map(PathBuf::as_path).collect();
+    let few = scan(&["--top", "1"], &many).good().expect("scanned");
+    assert!(few.contains("bad.log") && few.contains("and 5 more files"), "{few}");
 }
 
 #[test]

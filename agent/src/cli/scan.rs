@@ -67,6 +67,7 @@ fn options(args: &ScanArgs, now: UnixMillis) -> Result<Options, CommandError> {
         until,
         zone,
         now,
+        portable: args.portable,
     })
 }
 

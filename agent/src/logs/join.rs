@@ -560,7 +560,7 @@ fn is_masked_failure(status: u16, record: &AccessRecord<'_>) -> bool {
 }
 
 /// What a web server says of itself and its machine, not of one failed request.
-fn is_evidence_of_a_web_server(signal: Signal) -> bool {
+pub(crate) fn is_evidence_of_a_web_server(signal: Signal) -> bool {
     matches!(
         signal,
         Signal::Dns

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use crate::logs::parse::LINE_BYTES_MAX;
 
 /// Bytes asked for at once: they stay in the cache until they are scanned.
-const READ_BYTES: usize = 128 << 10;
+const READ_BYTES: usize = 64 << 10;
 /// The longest line, its newline, and a byte to see that a line is longer.
 const BUFFER_BYTES: usize = LINE_BYTES_MAX + READ_BYTES + 2;
 

@@ -68,8 +68,6 @@ pub(super) struct Input {
     /// Bytes on disk; `None` = nobody knows.
     pub(super) bytes: Option<u64>,
     pub(super) packing: Packing,
-    /// The first bytes, unpacked.
-    pub(super) head: Vec<u8>,
     /// A pipe, and what was read of it.
     held: Option<(Source, Vec<u8>)>,
 }
@@ -89,8 +87,8 @@ impl Read for Source {
 }
 
 impl Input {
-    /// Opens a file and reads its beginning; `-` is standard input.
-    pub(super) fn open(path: &Path) -> Result<Self, InputError> {
+    /// Opens a file and reads its beginning, which it returns unpacked; `-` is standard input.
+    pub(super) fn open(path: &Path) -> Result<(Self, Vec<u8>), InputError> {
         let (mut source, key, bytes) = if path == Path::new("-") {
             (Source::Stdin(io::stdin()), None, None)
         } else {
@@ -117,12 +115,11 @@ impl Input {
             tracing::debug!(path = %path.display(), "the beginning of a file ends within a block");
         }
         let held = key.is_none().then_some((source, raw));
-        Ok(Self { path: path.to_owned(), key, bytes, packing, head, held })
+        Ok((Self { path: path.to_owned(), key, bytes, packing, held }, head))
     }
 
     /// The whole file from its start. Once only for a pipe.
     pub(super) fn reader(&mut self) -> Result<Reader, InputError> {
-        self.head = Vec::new();
         let raw = if let Some((source, head)) = self.held.take() {
             Raw::new(source, head, None)
         } else {

@@ -50,9 +50,9 @@ fn bar(n_bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match n_bytes {
         Some(n) => (
             ProgressBar::new(n),
-            "{bar:30} {percent:>3}% {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}",
+            "{bar:30} {percent:>3}% {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {wide_msg}",
         ),
-        None => (ProgressBar::no_length(), "{binary_bytes}  {binary_bytes_per_sec}  {msg}"),
+        None => (ProgressBar::no_length(), "{binary_bytes}  {binary_bytes_per_sec}  {wide_msg}"),
     };
     let style = ProgressStyle::with_template(template).expect("the template is sound");
     bar.with_style(style)

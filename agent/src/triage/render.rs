@@ -135,7 +135,8 @@ struct FileJson<'r> {
     n_rejected: u64,
     rejected: BTreeMap<&'static str, u64>,
     n_outside: u64,
-    n_error_lines: u64,
+    /// Lines of error logs; those of failed requests are the `n_error_lines` of the total.
+    n_error_log_lines: u64,
     problem: Option<&'r str>,
     note: Option<&'r str>,
 }
@@ -151,7 +152,7 @@ impl<'r> FileJson<'r> {
             n_rejected: file.counts.n_rejected(),
             rejected: rejected(&file.counts),
             n_outside: file.counts.n_outside,
-            n_error_lines: file.counts.n_error_lines,
+            n_error_log_lines: file.counts.n_error_lines,
             problem: file.problem.as_deref(),
             note: file.note.as_deref(),
         }
@@ -208,7 +209,7 @@ pub fn render_text(report: &Report, top: usize) -> String {
         out.push('\n');
     }
     totals(&mut out, report);
-    files(&mut out, report);
+    files(&mut out, report, top);
     out
 }
 
@@ -280,7 +281,8 @@ fn totals(out: &mut String, report: &Report) {
     let mut text = format!("Requests   {}", number(total.n));
     if let Some((first, last)) = total.lines.ends() {
         let (first, last) = (time(first, &report.zone), time(last, &report.zone));
-        write!(text, " from {first} to {last}").expect("writing to a string cannot fail");
+        let zone = report.zone.iana_name().map_or(String::new(), |name| format!(" ({name})"));
+        write!(text, " from {first} to {last}{zone}").expect("writing to a string cannot fail");
     }
     line(out, &(text + &listed(", ", &[(total.n_timeless, "without time")])));
     let gateway = [(total.n_502, "x 502"), (total.n_503, "x 503"), (total.n_504, "x 504")];
@@ -350,10 +352,18 @@ fn listed(before: &str, parts: &[(u64, &str)]) -> String {
     if parts.is_empty() { String::new() } else { format!("{before}{}", parts.join(", ")) }
 }
 
-fn files(out: &mut String, report: &Report) {
+/// The files, those with trouble first when they are too many.
+fn files(out: &mut String, report: &Report, top: usize) {
+    let mut files: Vec<&FileReport> = report.files.iter().collect();
+    let n_shown = if top == 0 { files.len() } else { top.min(files.len()) };
+    if n_shown < files.len() {
+        files.sort_by_key(|file| {
+            std::cmp::Reverse((file.problem.is_some(), file.counts.n_rejected()))
+        });
+    }
     let head = ["FILE", "LINES", "REJECTED", "KIND", "FORMAT"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
-    for file in &report.files {
+    for file in &files[..n_shown] {
         let or_dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
         table.push(vec![
             plain_text(&file.name()),
@@ -365,6 +375,10 @@ fn files(out: &mut String, report: &Report) {
     }
     out.push('\n');
     out.push_str(&aligned(&table, 1..3));
+    let more = files.len() - n_shown;
+    if more > 0 {
+        line(out, &format!("and {} more files", number(more as u64)));
+    }
 }
 
 /// What to do next, for a person.
@@ -413,4 +427,42 @@ fn number(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_numbers_flush_right() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let table = [row(["SITE", "N", "CAUSE"]), row(["\u{e4}.example", "1,234", "reset (2)"])];
+        assert_eq!(
+            aligned(&table, 1..2),
+            "SITE           N  CAUSE\n\u{e4}.example  1,234  reset (2)\n"
+        );
+        assert_eq!(aligned(&[], 0..0), "");
+    }
+
+    #[test]
+    fn text_is_made_harmless_and_short() {
+        assert_eq!(
+            plain_text("a\u{1b}[31m\u{9b}\n\u{202e}b"),
+            "a\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}b"
+        );
+        let long = "\u{e4}".repeat(100);
+        assert_eq!(cell(&long).chars().count(), CELL_CHARS_MAX);
+        let mut out = String::new();
+        push_line(&mut out, &"\u{9b}\u{1b}\u{e4}");
+        assert_eq!(out, "\"\\u009b\\u001b\u{e4}\"\n");
+    }
+
+    #[test]
+    fn numbers_and_lists_are_easy_to_read() {
+        for (n, want) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(number(n), want);
+        }
+        assert_eq!(listed(": ", &[(1, "x"), (0, "y"), (2000, "z")]), ": 1 x, 2,000 z");
+        assert_eq!(listed(": ", &[(0, "y")]), "");
+    }
 }

@@ -12,6 +12,7 @@ use super::faults::{Addresses, FaultGroups, Faults};
 use super::sites::{OTHER_SITE, Sites};
 use crate::logs::crawler::crawler;
 use crate::logs::event_time::EventClock;
+use crate::logs::join::is_evidence_of_a_web_server;
 use crate::logs::scan::{Plain, Sink};
 use crate::logs::sites::normal_host;
 use crate::logs::{AccessRecord, ErrorRecord, Line, LineTime, Rejected};
@@ -329,8 +330,9 @@ impl Tally {
     fn error(&mut self, record: &ErrorRecord<'_>) {
         self.file.n_error_lines += 1;
         let second = self.second_of(record.time, 0);
-        let is_machine = record.signal.is_some() && record.client.is_none();
-        if !record.gateway && !is_machine || self.is_second_part(record, second) {
+        let tells = |signal| record.client.is_none() || is_evidence_of_a_web_server(signal);
+        let is_evidence = record.signal.is_some_and(tells);
+        if !record.gateway && !is_evidence || self.is_second_part(record, second) {
             return;
         }
         let named = |name: &Option<std::borrow::Cow<'_, str>>| {
@@ -435,3 +437,6 @@ impl Tally {
 fn is_own(client: &str) -> bool {
     client == "unix:" || client.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
+
+#[cfg(test)]
+mod tests;
