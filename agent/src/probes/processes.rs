@@ -1,7 +1,7 @@
 //! Services as processes, where no systemd runs the machine.
 //!
-//! The known main processes are looked at each second; only when they are gone, and every 10 s, is
-//! the whole of /proc walked.
+//! The known main processes are looked at each second, and when one is gone the processes that were
+//! started since. The whole of /proc is walked every 10 s and never more often, whatever happens.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ use crate::window::ServiceState;
 const LOOK: Duration = Duration::from_secs(1);
 /// A walk costs some 10 us for each process of the machine.
 const LOOKS_PER_WALK: u32 = 10;
+/// Most processes started since the last walk that are looked at before the next.
+const NEW_PIDS_MAX: u32 = 1024;
 
 /// Processes remembered of one service; when none of them is left, a walk looks for others.
 const PIDS_MAX: usize = 4;
@@ -46,7 +48,7 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut services = BTreeMap::<String, Service>::new();
-    let mut n_looks = 0_u32;
+    let mut walks = Walks::default();
     loop {
         tokio::select! {
             biased;
@@ -58,22 +60,52 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
         let gone = services
             .values()
             .any(|service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name)));
-        let learnt = watcher.discovery.has_changed().unwrap_or(false);
-        let due = learnt || n_looks.is_multiple_of(LOOKS_PER_WALK);
-        n_looks = n_looks.wrapping_add(1);
-        if !gone && !due && watcher.told_running().len() == services.len() {
+        let is_due = walks.is_due(watcher.discovery.has_changed().unwrap_or(false));
+        if !gone && !is_due && watcher.told_running().len() == services.len() {
             continue;
         }
         let discovery = watcher.discovery.borrow_and_update().clone();
         let root = watcher.root.clone();
         let names = discovery.services.clone();
-        let walk = move || find(Path::new("/proc"), &root, &names);
-        let Ok(found) = tokio::task::spawn_blocking(walk).await else { return };
+        let known = services.values().flat_map(|service| service.pids.iter().copied()).collect();
+        let last_pid = walks.last_pid;
+        let walk = move || {
+            let proc = Path::new("/proc");
+            // Asked first: what starts meanwhile is new to the next look.
+            let newest = newest_pid(proc);
+            let pids = if is_due { all_pids(proc) } else { with_new(known, last_pid, newest) };
+            (newest, find(proc, pids, &root, &names))
+        };
+        let Ok((newest, found)) = tokio::task::spawn_blocking(walk).await else { return };
+        walks.last_pid = newest;
         report(watcher, outlet, &found, &services, &discovery);
         // What a full queue refused is told again in the next round.
         let told_running = watcher.told_running();
         services.retain(|unit, _| told_running.contains(unit) && !found.contains_key(unit));
         services.extend(found);
+    }
+}
+
+/// When /proc is walked.
+#[derive(Debug, Default)]
+struct Walks {
+    /// Looks since the last walk; `None` before the first.
+    n_looks: Option<u32>,
+    was_looked: bool,
+    /// Newest process at the last look at processes.
+    last_pid: u32,
+}
+
+impl Walks {
+    /// True when this look, a second after the one before, is to be a walk. The first one waits for
+    /// the discovery, for one look at most.
+    fn is_due(&mut self, learnt: bool) -> bool {
+        let is_due = match self.n_looks {
+            None => learnt || std::mem::replace(&mut self.was_looked, true),
+            Some(n_looks) => n_looks + 1 >= LOOKS_PER_WALK,
+        };
+        self.n_looks = if is_due { Some(0) } else { self.n_looks.map(|n_looks| n_looks + 1) };
+        is_due
     }
 }
 
@@ -161,14 +193,38 @@ fn parse_includes(text: &str, root: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Walks /proc for the main processes of services, by the unit name they are told under. Under a
-/// root other than `/` only processes whose command line names it count.
-fn find(proc: &Path, root: &Path, services: &[String]) -> BTreeMap<String, Service> {
-    let mut found = BTreeMap::<String, Service>::new();
-    let Ok(entries) = std::fs::read_dir(proc) else { return found };
+fn all_pids(proc: &Path) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
     let pid_of = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
-    let mut pids: Vec<u32> = entries.flatten().filter_map(pid_of).collect();
+    entries.flatten().filter_map(pid_of).collect()
+}
+
+/// Number given to the newest process; 0 when /proc does not tell.
+fn newest_pid(proc: &Path) -> u32 {
+    let line = read_line(&proc.join("loadavg")).unwrap_or_default();
+    line.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// The known processes and those started since; none of these when the numbers began again from the
+/// start, or there are so many that only a walk may look at them.
+fn with_new(mut known: Vec<u32>, last: u32, newest: u32) -> Vec<u32> {
+    if last > 0 && newest.checked_sub(last).is_some_and(|n| n <= NEW_PIDS_MAX) {
+        known.extend(last + 1..=newest);
+    }
+    known
+}
+
+/// The main processes of services among these, by the unit name they are told under. Under a root
+/// other than `/` only processes whose command line names it count.
+fn find(
+    proc: &Path,
+    mut pids: Vec<u32>,
+    root: &Path,
+    services: &[String],
+) -> BTreeMap<String, Service> {
+    let mut found = BTreeMap::<String, Service>::new();
     pids.sort_unstable();
+    pids.dedup();
     for pid in pids {
         let Some(name) = read_line(&proc.join(format!("{pid}/comm"))) else { continue };
         if !is_service_process(&name, services) || !is_alive(proc, pid, &name) {
@@ -309,7 +365,8 @@ mod tests {
         process(proc, 60, "my-app", 'S', "/opt/my-app");
         fs::create_dir(proc.join("self")).unwrap();
         fs::create_dir(proc.join("99")).unwrap(); // vanished between the listing and the look
-        let found = find(proc, Path::new("/"), &["my-app.service".to_owned()]);
+        let all = || all_pids(proc);
+        let found = find(proc, all(), Path::new("/"), &["my-app.service".to_owned()]);
         let want: [(&str, &[u32]); 4] = [
             ("my-app", &[60]),
             ("nginx", &[10]),
@@ -317,8 +374,34 @@ mod tests {
             ("php-fpm8.2 /srv/b/fpm.conf", &[30]),
         ];
         assert_eq!(units(&found), want);
-        let found = find(proc, Path::new("/srv/b"), &[]);
+        let found = find(proc, all(), Path::new("/srv/b"), &[]);
         assert_eq!(units(&found), [("php-fpm8.2 /srv/b/fpm.conf", &[30_u32][..])]);
+        fs::write(proc.join("loadavg"), "0.00 0.01 0.05 2/212 30\n").unwrap();
+        let pids = with_new(vec![10], 20, newest_pid(proc));
+        let found = find(proc, pids, Path::new("/"), &[]);
+        let want: [(&str, &[u32]); 2] = [("nginx", &[10]), ("php-fpm8.2 /srv/b/fpm.conf", &[30])];
+        assert_eq!(units(&found), want, "known, and started since");
+    }
+
+    #[test]
+    fn processes_are_walked_every_ten_seconds_and_never_more_often() {
+        // Whatever each second teaches, and when the discovery comes.
+        for first_learnt in [0, 1, 5, 99] {
+            let mut walks = Walks::default();
+            let at = (0..100_u32).filter(|second| walks.is_due(*second >= first_learnt));
+            let at: Vec<u32> = at.collect();
+            assert_eq!(at[0], first_learnt.min(1), "the first does not wait long");
+            assert!(at.windows(2).all(|pair| pair[1] - pair[0] == LOOKS_PER_WALK), "{at:?}");
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_new_processes_and_numbers_from_the_start_wait_for_the_walk() {
+        assert_eq!(with_new(vec![7], 9, 11), [7, 10, 11]);
+        assert_eq!(with_new(vec![7], 9, 9), [7]);
+        assert_eq!(with_new(vec![7], 900, 3), [7]);
+        assert_eq!(with_new(vec![7], 0, 3), [7], "nothing was looked at yet");
+        assert_eq!(with_new(vec![7], 9, 9 + NEW_PIDS_MAX + 1), [7]);
     }
 
     #[test]
