@@ -98,7 +98,7 @@ summary() {
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 prepare
 step fmt cargo fmt --all -- --check
-step shell shellcheck deploy/*.sh tests/run.sh .ci/run
+step shell shellcheck deploy/*.sh tests/*.sh .ci/run
 step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 step build cargo build --locked --workspace --all-targets
 step unit cargo test --locked --workspace --lib --bins

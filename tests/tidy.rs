@@ -15,7 +15,7 @@ const FILE_LINES_MAX: usize = 600;
 /// Packages and the only places that may name them: a directory ends in `/`.
 const OWNERS: [(&str, &[&str]); 8] = [
     ("sysinfo", &["agent/src/probes/"]),
-    ("inotify", &["agent/src/"]),
+    ("inotify", &["agent/src/", "tests/benches/"]),
     (
         "tonic",
         &[

@@ -16,9 +16,9 @@ pub fn now_s() -> i64 {
     now_ms().div_euclid(1000)
 }
 
-/// Monotonic time, for limits.
+/// Monotonic time, for limits and benchmarks.
 #[must_use]
-pub(crate) fn instant() -> Instant {
+pub fn instant() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
     Instant::now()
 }

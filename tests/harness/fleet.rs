@@ -26,11 +26,16 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const NOBODY: u32 = 65_534;
 const ADM: u32 = 4;
 
-/// One of our binaries, built next to the running test.
+/// One of our binaries, built next to the running test or benchmark; the agent may be another one,
+/// which `BENCH_AGENT` names.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
+    if let Some(agent) = std::env::var_os("BENCH_AGENT").filter(|_| name == "gatewatch-agent") {
+        return agent.into();
+    }
     let test = std::env::current_exe().expect("a running program has a path");
-    let dir = test.ancestors().nth(2).expect("tests run from target/<profile>/deps");
+    let dir = test.parent().expect("a program is in a directory");
+    let dir = if dir.ends_with("deps") { dir.parent().expect("of a profile") } else { dir };
     let path = dir.join(name);
     assert!(path.is_file(), "no {}: run `cargo build --workspace` first", path.display());
     path

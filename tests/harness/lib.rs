@@ -18,7 +18,7 @@ mod wait;
 mod webhook;
 
 pub use apache::Apache;
-pub use clock::{now_ms, now_s};
+pub use clock::{instant, now_ms, now_s};
 pub use db::{Counts, Db};
 pub use feed::LogFeed;
 pub use fleet::{Agent, AgentSpec, Fleet, FleetBuilder, Output, program};

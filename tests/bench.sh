@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# What gatewatch costs, beside the programs people would use instead: prints one table.
+#
+# tests/bench.sh [--markdown] [--mib N] [A1 A9 ...]: all rows without any. About 10 minutes. On
+# Debian as root it installs the references; a row whose reference is missing says so. It needs
+# 4 GiB of disk under target/, and a machine that does little else: it is no part of CI.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+needs=("wc:coreutils" "taskset:util-linux" "rg:ripgrep" "mtail:mtail" "goaccess:goaccess"
+    "valgrind:valgrind" "/usr/bin/time:time" "cc:gcc libc6-dev")
+
+PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
+export PATH CARGO_TERM_COLOR=never
+
+missing() {
+    local need
+    for need in "${needs[@]}"; do
+        command -v "${need%%:*}" >/dev/null || printf '%s ' "${need#*:}"
+    done
+}
+
+packages=$(missing)
+if [ -n "$packages" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "bench.sh: installing $packages" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q -o Acquire::Retries=3 update >&2
+    # shellcheck disable=SC2086 # one word per package
+    apt-get -q -y -o Acquire::Retries=3 --no-install-recommends install $packages >&2
+    packages=$(missing)
+fi
+if [ -n "$packages" ]; then
+    echo "bench.sh: missing, so that rows will be missing too: $packages" >&2
+fi
+
+# The agent as it is shipped; collector and bench only stand by, so any build of them will do.
+cargo build --locked --release -p gatewatch-agent >&2
+cargo build --locked --workspace --bins >&2
+export BENCH_AGENT="$PWD/target/release/gatewatch-agent"
+# Logs of rows that write while they measure, on the disk logs are on.
+mkdir -p target/bench/tmp
+export TMPDIR="$PWD/target/bench/tmp"
+exec target/debug/gatewatch-bench --agent "$BENCH_AGENT" --dir target/bench "$@"

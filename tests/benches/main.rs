@@ -1,0 +1,90 @@
+//! What gatewatch costs, beside the programs people would use instead: one table, a row per figure.
+//!
+//! `tests/bench.sh` builds and starts it. Every speed is a ratio against a reference measured in the
+//! same run, in turns, on one processor, with the files in the page cache: a slow machine slows both.
+
+mod generate;
+mod live;
+mod measure;
+mod scan;
+mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::measure::pin;
+use crate::table::{Row, render};
+
+/// Measures gatewatch against reference programs and prints one table.
+#[derive(Debug, Parser)]
+#[command(name = "gatewatch-bench", version)]
+struct Cli {
+    /// The released agent.
+    #[arg(long)]
+    agent: PathBuf,
+    /// Where the generated logs are kept between runs.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Size of the logs of row A1, in MiB; other rows take a part of it.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=16_384))]
+    mib: u64,
+    /// Prints Markdown.
+    #[arg(long)]
+    markdown: bool,
+    /// Rows to measure, like A1 A9; all without any.
+    rows: Vec<String>,
+}
+
+/// What the rows work with.
+#[derive(Debug)]
+struct Bench {
+    agent: String,
+    dir: PathBuf,
+    mib: u64,
+}
+
+type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
+
+/// Every row: its name, what it is about, whether the programs compete for one processor.
+const ROWS: [(&str, &str, bool, Measure); 7] = [
+    ("A1", "speed of scan, a file a site", true, scan::a1),
+    ("A2", "speed of scan, other formats", true, scan::a2),
+    ("A3", "instructions a line", true, scan::a3),
+    ("A4", "memory of scan", true, scan::a4),
+    ("A5", "append of a line to the agent's notice", false, |_| Ok(live::a5())),
+    ("A9", "processor time and memory of the agent", false, |_| Ok(live::a9())),
+    ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
+];
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    fs::create_dir_all(&cli.dir).with_context(|| format!("cannot make {}", cli.dir.display()))?;
+    let agent = cli.agent.canonicalize();
+    let agent = agent.with_context(|| format!("no agent at {}", cli.agent.display()))?;
+    let bench = Bench { agent: agent.display().to_string(), dir: cli.dir, mib: cli.mib };
+    let wanted: BTreeSet<String> = cli.rows.iter().map(|row| row.to_uppercase()).collect();
+    let known = |row: &String| ROWS.iter().any(|(id, ..)| id == row);
+    if let Some(unknown) = wanted.iter().find(|row| !known(row)) {
+        anyhow::bail!("no row {unknown}: there are {}", ROWS.map(|(id, ..)| id).join(", "));
+    }
+    let mut rows = Vec::new();
+    for (id, about, is_on_one, measure) in ROWS {
+        if !wanted.is_empty() && !wanted.contains(id) {
+            continue;
+        }
+        writeln!(std::io::stderr(), "bench: {id}: {about} ...")?;
+        let pinned = if is_on_one { pin("0") } else { live::step_aside() };
+        match pinned.and_then(|()| measure(&bench)) {
+            Ok(measured) => rows.extend(measured),
+            Err(why) => rows.push(Row::missing(id, about, "", &why)),
+        }
+    }
+    std::io::stdout().write_all(render(&rows, cli.markdown).as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
