@@ -16,8 +16,8 @@ const SLACK_S: i64 = 1;
 const UNKNOWN_DURATION_S: i64 = 70;
 /// Two lines this near explain every second between them, for either slack.
 const MERGE_S: i64 = EXPLAINS_S + SLACK_S;
-/// Spans kept over all keys, about 3 MiB; beyond it lines are dropped and counted.
-const SPANS_MAX: usize = 65_536;
+/// Spans kept over all keys, about 2 MiB; beyond it lines are dropped and counted.
+const SPANS_MAX: usize = 32_768;
 
 /// What an error line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
