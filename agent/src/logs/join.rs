@@ -23,7 +23,7 @@ use crate::logs::crawler::crawler;
 use crate::logs::event_time::EventClock;
 use crate::logs::evidence::{Memory, Question, Seen};
 pub use crate::logs::judged::{Exemplar, OTHER, Request, SiteInfo};
-use crate::logs::privacy::{Privacy, TEXT_BYTES_MAX, cut, without_query};
+use crate::logs::privacy::{Privacy, TEXT_BYTES_MAX, cut, method, without_query};
 use crate::logs::sites::{Sites, name_from_path};
 use crate::logs::{AccessRecord, ErrorRecord};
 use crate::window::{LogEvidence, ServiceState};
@@ -468,9 +468,9 @@ impl Judge {
             client_hash: self.privacy.client_hash(&pending.client, now),
             path_hash: if path.is_empty() { 0 } else { self.privacy.hash(path, now) },
             client: self.privacy.client(&pending.client, now),
-            method: pending.method.clone(),
-            path: cut(self.privacy.path(&pending.path), TEXT_BYTES_MAX).to_owned(),
-            upstream,
+            method: method(&pending.method).to_owned(),
+            path: self.privacy.path(&pending.path, now),
+            upstream: without_query(&upstream).to_owned(),
             message: line.map(|line| line.message).or_else(|| readable.then(String::new)),
             pool,
         }

@@ -13,6 +13,8 @@ use crate::config::{ClientIp, PrivacyConfig, QueryString};
 
 /// Longest text that is sent, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 512;
+/// The longest registered method has 17.
+const METHOD_BYTES_MAX: usize = 32;
 const DAY_MS: i64 = 86_400_000;
 
 /// The operator's wish, and the key of the day.
@@ -66,21 +68,27 @@ impl Privacy {
         }
     }
 
-    /// A path, with its query only where that is kept.
-    pub(crate) fn path<'a>(&self, path: &'a str) -> &'a str {
-        match self.config.query_string {
+    /// A path: its query only where that is kept, no address in it where those are hidden.
+    pub(crate) fn path(&mut self, path: &str, now: UnixMillis) -> String {
+        let path = match self.config.query_string {
             QueryString::Keep => path,
             QueryString::Drop => without_query(path),
+        };
+        let path = whole_words(path);
+        match self.config.client_ip {
+            ClientIp::Full => cut(path, TEXT_BYTES_MAX).to_owned(),
+            _ => cut(&self.hide_addresses(path, "", now), TEXT_BYTES_MAX).to_owned(),
         }
     }
 
-    /// A text of a log: queries and addresses as far as allowed, at most 512 bytes.
+    /// A text of a log: queries, referrers and addresses as far as allowed, at most 512 bytes.
     ///
     /// Addresses of upstreams stay: `keep` is the one the line names, and loopback tells nobody.
     pub(crate) fn text(&mut self, text: &str, keep: &str, now: UnixMillis) -> String {
+        let text = whole_words(text);
         let text = match self.config.query_string {
             QueryString::Keep => Cow::Borrowed(text),
-            QueryString::Drop => drop_queries(text),
+            QueryString::Drop => drop_queries(without_referrer(text)),
         };
         let text = match self.config.client_ip {
             ClientIp::Full => text,
@@ -92,25 +100,22 @@ impl Privacy {
     fn hide_addresses(&mut self, text: &str, keep: &str, now: UnixMillis) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
-        while let Some(start) = rest.find(|c: char| c.is_ascii_hexdigit() || c == ':') {
+        while let Some(start) = rest.find(is_of_address) {
             let (before, from) = rest.split_at(start);
             out.push_str(before);
-            let end = from
-                .find(|c: char| !(c.is_ascii_hexdigit() || matches!(c, '.' | ':')))
-                .unwrap_or(from.len());
-            let (word, after) = from.split_at(end);
-            let named = before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-');
-            match address_in(word).filter(|_| !named) {
-                Some((address, tail)) => {
-                    if is_kept(address, keep) {
-                        out.push_str(word);
-                    } else {
-                        out.push_str(&self.hidden(address, now));
-                        out.push_str(tail);
-                    }
+            let end = from.find(|c| !is_of_address(c)).unwrap_or(from.len());
+            let (mut word, after) = from.split_at(end);
+            let named = before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            while let Some((at, address, len)) = address_in(word, named) {
+                out.push_str(&word[..at]);
+                if is_kept(address, keep) {
+                    out.push_str(&word[at..at + len]);
+                } else {
+                    out.push_str(&self.hidden(address, now));
                 }
-                None => out.push_str(word),
+                word = &word[at + len..];
             }
+            out.push_str(word);
             rest = after;
         }
         out.push_str(rest);
@@ -123,21 +128,59 @@ impl Privacy {
     }
 }
 
-/// An address at the start of a word of hex digits, dots and colons, and the port or the like after
-/// it.
-fn address_in(word: &str) -> Option<(IpAddr, &str)> {
-    if let Ok(address) = word.parse() {
-        return Some((address, ""));
+/// Bytes of a text that are looked at: of what is longer the first part is enough for 512.
+const LOOKED_AT_MAX: usize = 1024;
+/// Lengths of addresses in text, IPv4 and IPv6 (which may hold an IPv4 address).
+const V4_BYTES: (usize, usize) = (7, 15);
+const V6_BYTES: (usize, usize) = (2, 45);
+
+/// The beginning of a long text, without the word that the cut went through: half an address is
+/// none that could be known.
+fn whole_words(text: &str) -> &str {
+    let cut = cut(text, LOOKED_AT_MAX);
+    if cut.len() == text.len() {
+        return text;
     }
-    // `192.0.2.1:80`, `2001:db8::1.` at the end of a sentence, `192.0.2.1:`
-    let mut end = word.len();
-    while let Some(at) = word[..end].rfind([':', '.']) {
-        if let Ok(address) = word[..at].parse() {
-            return Some((address, &word[at..]));
+    cut.trim_end_matches(is_of_address)
+}
+
+fn is_of_address(c: char) -> bool {
+    c.is_ascii_hexdigit() || matches!(c, '.' | ':')
+}
+
+/// The first address in a word of hex digits, dots and colons: where it is, and its length.
+///
+/// `named`: the word goes on from a name (`Foo::bad`), so it does not begin with an IPv6 address. Four
+/// numbers with dots are an address, whatever they are part of: better a version hidden than a client
+/// shown.
+fn address_in(word: &str, named: bool) -> Option<(usize, IpAddr, usize)> {
+    let bytes = word.as_bytes();
+    // `192.0.2.1:80`, `2001:db8::1.` at the end of a sentence: the longest that is one.
+    let ends = |at: usize, (least, most): (usize, usize)| {
+        (at + least..=bytes.len().min(at + most)).rev().map(move |end| (at, end))
+    };
+    (0..bytes.len()).find_map(|at| {
+        let follows = |is: fn(&u8) -> bool| at > 0 && is(&bytes[at - 1]);
+        let may_begin_v6 = if at == 0 { !named } else { !follows(u8::is_ascii_hexdigit) };
+        if may_begin_v6 {
+            let v6 = ends(at, V6_BYTES).find_map(|(at, end)| {
+                let stops = bytes.get(end).is_none_or(|b| matches!(b, b'.' | b':'));
+                let address = stops.then(|| word[at..end].parse().ok()).flatten()?;
+                Some((at, IpAddr::V6(address), end - at))
+            });
+            if v6.is_some() {
+                return v6;
+            }
         }
-        end = at;
-    }
-    None
+        if !bytes[at].is_ascii_digit() || follows(u8::is_ascii_digit) {
+            return None;
+        }
+        ends(at, V4_BYTES).find_map(|(at, end)| {
+            let stops = !bytes.get(end).is_some_and(u8::is_ascii_digit);
+            let address = stops.then(|| word[at..end].parse().ok()).flatten()?;
+            Some((at, IpAddr::V4(address), end - at))
+        })
+    })
 }
 
 fn is_kept(address: IpAddr, keep: &str) -> bool {
@@ -164,27 +207,50 @@ pub(crate) fn without_query(path: &str) -> &str {
     path.split_once(['?', '#']).map_or(path, |(path, _)| path)
 }
 
-/// Cuts everything from a question mark to the end of its word.
+/// Apache ends a line with what the client says it comes from.
+fn without_referrer(text: &str) -> &str {
+    let at = [", referer: ", ", referrer: "].iter().filter_map(|label| text.find(label)).min();
+    at.map_or(text, |at| &text[..at])
+}
+
+/// Cuts everything from a question mark to the end of its word; inside quotes, where a client may
+/// have put spaces, to the protocol that ends a request line or to the closing quote.
 fn drop_queries(text: &str) -> Cow<'_, str> {
     if !text.contains('?') {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    let (mut rest, mut is_quoted) = (text, false);
     while let Some(at) = rest.find('?') {
         out.push_str(&rest[..at]);
-        let end =
-            rest[at..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '>' | ')'));
-        rest = &rest[end.map_or(rest.len(), |end| at + end)..];
+        is_quoted ^= rest[..at].matches('"').count() % 2 == 1;
+        let query = &rest[at..];
+        let n_bytes = if is_quoted {
+            let quoted = &query[..query.find('"').unwrap_or(query.len())];
+            quoted.rfind(" HTTP/").unwrap_or(quoted.len())
+        } else {
+            let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '>' | ')');
+            query.find(ends).unwrap_or(query.len())
+        };
+        rest = &query[n_bytes..];
     }
     out.push_str(rest);
     Cow::Owned(out)
+}
+
+/// A request method, empty when it is none: a broken request may have anything in its place.
+pub(crate) fn method(text: &str) -> &str {
+    let is_letter = |b: u8| b.is_ascii_uppercase() || matches!(b, b'-' | b'_');
+    if text.len() <= METHOD_BYTES_MAX && text.bytes().all(is_letter) { text } else { "" }
 }
 
 /// At most `max` bytes, at a character.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
+
+#[cfg(test)]
+mod leaks;
 
 #[cfg(test)]
 mod tests {
@@ -223,9 +289,66 @@ mod tests {
             ("nginx 1.22.1 abc:def 12:43:07", "", "nginx 1.22.1 abc:def 12:43:07"),
             ("php8.2-fpm deadbeef /page/1.2.3", "", "php8.2-fpm deadbeef /page/1.2.3"),
             ("why? because", "", "why because"),
+            // Nothing in front of an address hides it, nor behind it.
+            (
+                "ip:198.51.100.77 X-Forwarded-For:198.51.100.77,198.51.100.78:443",
+                "",
+                "ip:198.51.100.0/24 X-Forwarded-For:198.51.100.0/24,198.51.100.0/24:443",
+            ),
+            (
+                "added:198.51.100.77 dead198.51.100.77 host-198.51.100.77 v198.51.100.77.",
+                "",
+                "added:198.51.100.0/24 dead198.51.100.0/24 host-198.51.100.0/24 v198.51.100.0/24.",
+            ),
+            (
+                "198.51.100.77-198.51.100.78/198.51.100.79=198.51.100.80",
+                "",
+                "198.51.100.0/24-198.51.100.0/24/198.51.100.0/24=198.51.100.0/24",
+            ),
+            (
+                "client:2001:db8:1:2::3 ::ffff:198.51.100.77 [2001:db8:1::9]:443 fe80::1%eth0",
+                "",
+                "client:2001:db8:1::/48 198.51.100.0/24 [2001:db8:1::/48]:443 fe80::/48%eth0",
+            ),
+            (
+                "App::bad Foo::cafe 1:2 12:43:07.123 256.1.1.1 1.2.3",
+                "",
+                "App::bad Foo::cafe 1:2 12:43:07.123 256.1.1.1 1.2.3",
+            ),
+            (
+                "request: \"GET /a?b=1 secret words HTTP/1.1\", x \"y?z u\" k?l m",
+                "",
+                "request: \"GET /a HTTP/1.1\", x \"y\" k m",
+            ),
+            (
+                "AH01071: failed, referer: https://a.example/?token=s and words",
+                "",
+                "AH01071: failed",
+            ),
         ] {
             assert_eq!(p.text(text, keep, UnixMillis(0)), want);
         }
+    }
+
+    #[test]
+    fn a_text_of_a_mebibyte_is_cut_before_it_is_read_and_not_inside_an_address() {
+        let mut p = privacy(ClientIp::Drop, QueryString::Drop);
+        for unit in ["1.1.1.1", "1:", ":", "a", "198.51.100.77 ", "?", "?\"", "\u{e4}:1"] {
+            let text = p.text(&unit.repeat((1 << 20) / unit.len()), "", UnixMillis(0));
+            assert!(text.len() <= TEXT_BYTES_MAX && !text.contains("198.51.100"), "{text}");
+        }
+        // Queries that are dropped bring the end of what is looked at near.
+        for n in 0..20 {
+            let text = format!("{}198.51.100.77", "?".repeat(LOOKED_AT_MAX - 10 + n));
+            assert!(!p.text(&text, "", UnixMillis(0)).contains("198.51"), "{n}");
+        }
+        let mut kept = privacy(ClientIp::Full, QueryString::Keep);
+        assert_eq!(kept.path("/a?b 198.51.100.77", UnixMillis(0)), "/a?b 198.51.100.77");
+        assert_eq!(p.path("/a/198.51.100.77/b?c", UnixMillis(0)), "/a/-/b");
+        assert_eq!(
+            ["GET", "M-SEARCH", "get", "GET?a=b", "\u{e4}"].map(method),
+            ["GET", "M-SEARCH", "", "", ""]
+        );
     }
 
     #[test]
