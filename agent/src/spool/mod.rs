@@ -58,8 +58,8 @@ impl Volume {
     #[must_use]
     pub fn plus(self, more: Self) -> Self {
         Self {
-            n_lines: self.n_lines.saturating_add(more.n_lines),
-            n_bytes: self.n_bytes.saturating_add(more.n_bytes),
+            n_lines: self.n_lines.saturating_add(more.n_lines).min(segment::NUMBER_MAX - 1),
+            n_bytes: self.n_bytes.saturating_add(more.n_bytes).min(segment::NUMBER_MAX - 1),
         }
     }
 

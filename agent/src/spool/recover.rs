@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::segment::{self, Destroyed, Disk, Findings, HOLE_MAX, Head, ScanError, Segment};
+use super::segment::{
+    self, Destroyed, Disk, Findings, HOLE_MAX, Head, POSITION_MAX, ScanError, Segment,
+};
 use super::state::State;
 use super::{Recovery, SpoolError, Volume, io_error};
 
@@ -56,7 +58,7 @@ pub(super) fn load_segments(
         let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
         let free = loaded.segments.back().map_or(0, Segment::pos_end);
         match scanned {
-            Some((segment, _)) if segment.pos_first < free => {
+            Some((segment, _)) if segment.pos_first < free || segment.pos_end() > POSITION_MAX => {
                 // Numbers stand for one record each: what an earlier file has of them holds.
                 recovery.n_records_corrupt += segment.entries.len() as u64;
                 recovery.corrupt = recovery.corrupt.plus(segment.volume());
@@ -162,7 +164,7 @@ fn join(before: &mut Segment, next: &Segment, disk: &dyn Disk) -> Option<Destroy
 /// The state to go on with when the stored one is lost: a new epoch over what is left.
 pub(super) fn renumbered(segments: &VecDeque<Segment>, acked: u64, now_ms: u64) -> State {
     let oldest = segments.front().expect("asked only when there are segments");
-    let epoch = segments.iter().map(|s| s.epoch + 1).max().unwrap_or(0).max(now_ms);
+    let epoch = segments.iter().map(|s| s.epoch.saturating_add(1)).max().unwrap_or(0).max(now_ms);
     let base = acked.max(oldest.pos_first - 1);
     State { base, acked: base, before_first: oldest.before, ..State::new(epoch, oldest.pos_first) }
 }

@@ -36,9 +36,12 @@ pub const PAYLOAD_BYTES_MAX: usize = wire::BODY_BYTES_MAX + (64 << 10);
 pub(super) const HOLE_MAX: u64 = 1 << 20;
 /// Most positions one file may stand for, holes included: what a start keeps in memory of it.
 pub(super) const POSITIONS_MAX: u64 = 2 * HOLE_MAX;
-/// Positions, lines and epochs beyond it are damage, whatever the checksum says: so sums of them
+/// Positions, lines and bytes from here on are damage, whatever the checksum says: so sums of them
 /// never overflow.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
+/// Positions beyond it are not gone on from: numbering began far below, and what is written after
+/// them has to stay below [`NUMBER_MAX`].
+pub(super) const POSITION_MAX: u64 = 1 << 60;
 
 const MAGIC: &[u8; 8] = b"GWSPOOL\n";
 /// Sizes a header of a later version may have.
@@ -424,7 +427,7 @@ impl Segment {
                 self.admit(&hole, start as u64);
                 found.destroyed(&hole, start, true);
             }
-            if !head.is_hole {
+            if !head.is_hole && head.acked <= POSITION_MAX {
                 found.acked = found.acked.max(head.acked);
             }
             known = Some(head.before.plus(head.volume));
@@ -518,7 +521,7 @@ fn decode_header(bytes: &[u8]) -> Result<Header, Option<u32>> {
     }
     let number = |ix: usize| u64_at(bytes, 12 + 8 * ix);
     let n_bytes = if format == Format::V1 { 0 } else { number(3) };
-    let numbers = [number(0), number(1), number(2), n_bytes];
+    let numbers = [number(1), number(2), n_bytes];
     if number(1) == 0 || numbers.iter().any(|number| *number >= NUMBER_MAX) {
         return Err(None);
     }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use super::Volume;
-use super::segment::NUMBER_MAX;
+use super::segment::{NUMBER_MAX, POSITION_MAX};
 
 const MAGIC: &[u8; 8] = b"GWSPSTAT";
 const VERSION: u32 = 2;
@@ -175,8 +175,10 @@ impl State {
             before_acked: Volume { n_lines: number(13), n_bytes: number(14) },
             ledger: (fixed..bytes.len()).step_by(entry_bytes).map(entry).collect(),
         };
-        let fits = (0..NUMBERS[1]).all(|ix| number(ix) < NUMBER_MAX);
-        if fits && state.is_sound() { Ok(state) } else { Err(None) }
+        let numbers_fit = (1..NUMBERS[1]).all(|ix| number(ix) < NUMBER_MAX);
+        let positions = [state.base, state.acked, state.origin, state.first, state.end.0];
+        let positions_fit = positions.iter().all(|pos| *pos <= POSITION_MAX);
+        if numbers_fit && positions_fit && state.is_sound() { Ok(state) } else { Err(None) }
     }
 
     /// False for numbers that no spool can have come to, whatever the checksum says.

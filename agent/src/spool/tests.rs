@@ -649,7 +649,9 @@ fn forge(dir: &Path, epoch: u64, pos_first: u64, heads: &[(bool, u64, u64)]) {
 
 #[test]
 fn numbers_near_the_end_of_all_numbers_are_damage_and_overflow_nothing() {
-    for (epoch, pos) in [(u64::MAX, 5), (5, u64::MAX), (5, 1 << 62), (5, 0)] {
+    let limits = [segment::NUMBER_MAX, segment::POSITION_MAX];
+    let near = limits.into_iter().flat_map(|limit| [(5, limit), (5, limit - 1)]);
+    for (epoch, pos) in near.chain([(u64::MAX, 5), (5, u64::MAX), (5, 0)]) {
         let dir = tempfile::tempdir().unwrap();
         forge(dir.path(), epoch, pos, &[(false, pos, u64::MAX), (false, pos.wrapping_add(1), 0)]);
         let (mut spool, _) = open(dir.path(), 1 << 20);
@@ -657,6 +659,22 @@ fn numbers_near_the_end_of_all_numbers_are_damage_and_overflow_nothing() {
         spool.append(b"next", volume(1)).unwrap();
         let last = spool.stats().seq_last;
         assert_eq!(peeked(&mut spool, last).unwrap().1, b"next", "epoch {epoch}, position {pos}");
+        spool.close().unwrap();
+        let (mut spool, _) = open(dir.path(), 1 << 20);
+        assert_eq!(peeked(&mut spool, last).unwrap().1, b"next", "epoch {epoch}, position {pos}");
+    }
+}
+
+#[test]
+fn a_record_after_unbelievable_volumes_can_be_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = Volume { n_lines: segment::NUMBER_MAX - 1, n_bytes: segment::NUMBER_MAX - 1 };
+    let (mut spool, _) = open(dir.path(), 1 << 20);
+    spool.append(b"first", before).unwrap();
+    for payload in [b"second", b"third "] {
+        spool.append(payload, volume(5)).unwrap();
+        let last = spool.stats().seq_last;
+        assert_eq!(peeked(&mut spool, last).unwrap().1, payload);
     }
 }
 
@@ -673,7 +691,7 @@ fn a_few_heads_cannot_claim_memory_for_any_number_of_records() {
 #[test]
 fn a_wide_gap_between_two_files_is_jumped_over() {
     let dir = tempfile::tempdir().unwrap();
-    let far = segment::NUMBER_MAX - 10;
+    let far = segment::POSITION_MAX - 10;
     forge(dir.path(), 5, 5, &[(false, 5, 4)]);
     forge(dir.path(), 5, far, &[(false, far, 4)]);
     let (mut spool, _) = open(dir.path(), 1 << 20);
@@ -706,7 +724,7 @@ fn a_state_whose_numbers_contradict_each_other_is_damage() {
         State { before_first: volume(0), ledger: [volume(1)].into(), ..stored.clone() },
         State { first: stored.origin - 1, ..stored.clone() },
         State { acked: base - 1, ..stored.clone() },
-        State { epoch: u64::MAX, ..stored.clone() },
+        State { first: u64::MAX, ..stored.clone() },
         State { origin: 0, ..stored.clone() },
     ] {
         fs::write(&path, broken.encode()).unwrap();
