@@ -390,3 +390,34 @@ fn sites_are_named_by_the_file_where_the_lines_name_none() {
     let found = Found::of(&["--format", own], &[&write(&root, "own.log", text.as_bytes())]);
     assert_eq!(found.row("own.example")["n_502"], 1);
 }
+
+#[test]
+fn pipes_streams_of_containers_and_logs_of_workers_are_read_too() {
+    let root = Root::new();
+    // What `docker logs` gives: requests and errors in one stream.
+    let mut stream =
+        "2026/11/20 11:59:00 [notice] 1#1: using the \"epoll\" event method\n".to_owned();
+    for s in 0..50 {
+        stream += &error_line("a.example", NOON + s, REFUSED, "http://10.0.0.7:80/x");
+        stream += &line("a.example", NOON + s, 502);
+    }
+    let stream = write(&root, "container.log", stream.as_bytes());
+    let workers = "[20-Nov-2026 12:00:01] WARNING: [pool www] server reached pm.max_children \
+                   setting (5), consider raising it\n";
+    let workers = write(&root, "php-fpm.log", workers.as_bytes());
+    let found = Found::of(&[], &[&stream, &workers]);
+    assert_eq!(found.last["files"][0]["kind"], "mixed");
+    assert_eq!(found.row("a.example")["n_502"], 50);
+    assert_eq!(found.row("a.example")["signals"]["connect_refused"], 50);
+    assert_eq!(found.last["total"]["signals"]["max_children"], 1);
+    assert_eq!(found.last["n_rejected"], 0);
+
+    let mut cat = Command::new("cat").arg(&stream).stdout(Stdio::piped()).spawn().expect("cat");
+    let pipe = cat.stdout.take().expect("it is piped");
+    let mut command = Command::new(program("gatewatch-agent"));
+    command.args(["scan", "--json", "--timezone", "UTC"]).arg(&workers).arg("/dev/stdin");
+    let done = Output::of(command.stdin(pipe));
+    assert!(cat.wait().expect("it ends").success());
+    let piped = Found::parse(&done.good().expect("a pipe is read once and whole"));
+    assert_eq!(piped.counts(), found.counts());
+}

@@ -15,7 +15,7 @@ use crate::status::{self, StatusError};
 use crate::{RunError, clock, discover, logs};
 
 /// The answer is no.
-const EXIT_NO: u8 = 1;
+pub(super) const EXIT_NO: u8 = 1;
 /// sysexits' EX_SOFTWARE and EX_CONFIG.
 const EXIT_INTERNAL: u8 = 70;
 const EXIT_CONFIG: u8 = 78;
@@ -108,10 +108,7 @@ pub fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
             Ok(code)
         }
         Command::Parse { format, file } => parse(format, file),
-        Command::Scan(args) => {
-            let (text, is_complete) = super::scan::scan(args)?;
-            print(text.as_bytes()).map(|_| if is_complete { 0 } else { EXIT_NO })
-        }
+        Command::Scan(args) => super::scan::scan(args),
         Command::Check => match read_config(cli.config.as_deref()) {
             Ok(_) => print(b"the config is sound\n"),
             Err(problems) => {
@@ -242,7 +239,7 @@ fn parse(format: &str, file: &Path) -> Result<u8, CommandError> {
     }
 }
 
-fn print(bytes: &[u8]) -> Result<u8, CommandError> {
+pub(super) fn print(bytes: &[u8]) -> Result<u8, CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(0),

@@ -7,30 +7,34 @@ use jiff::tz::TimeZone;
 use wire::UnixMillis;
 
 use super::ScanArgs;
-use super::commands::CommandError;
+use super::commands::{CommandError, EXIT_NO, print};
 use crate::triage::{self, Options};
 use crate::{clock, config, logs};
 
-/// Scans; returns what goes to stdout, and true when every file was read to its end.
-pub(super) fn scan(args: &ScanArgs) -> Result<(String, bool), CommandError> {
+/// Scans and prints; the answer is no when a file could not be read to its end.
+pub(super) fn scan(args: &ScanArgs) -> Result<u8, CommandError> {
     let options = options(args, clock::now())?;
     let report = triage::scan(&options);
-    let mut err = io::stderr().lock();
     for remark in report.remarks() {
-        // Nobody is left to tell when stderr is closed.
-        drop(writeln!(err, "gatewatch-agent: {remark}"));
-    }
-    if !args.json && err.is_terminal() {
-        for hint in triage::hints(&report) {
-            drop(writeln!(err, "hint: {hint}"));
-        }
+        tell(&format!("gatewatch-agent: {remark}"));
     }
     let text = if args.json {
         triage::render_json(&report)
     } else {
         triage::render_text(&report, args.top)
     };
-    Ok((text, report.is_complete()))
+    print(text.as_bytes())?;
+    if !args.json && io::stderr().is_terminal() {
+        for hint in triage::hints(&report) {
+            tell(&format!("hint: {hint}"));
+        }
+    }
+    Ok(if report.is_complete() { 0 } else { EXIT_NO })
+}
+
+/// Nobody is left to tell when stderr is closed.
+fn tell(text: &str) {
+    drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
 fn options(args: &ScanArgs, now: UnixMillis) -> Result<Options, CommandError> {

@@ -222,3 +222,57 @@ impl Read for Raw {
         Ok(n)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn a_log_that_grows_while_it_is_read_ends_with_the_line_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        for (before, after, want) in [
+            ("a\nhalf", " line\nmore\n", "a\nhalf line\n"),
+            ("a\nb\n", "more\n", "a\nb\n"),
+            ("a\nhalf", "", "a\nhalf"),
+            ("", "", ""),
+        ] {
+            let path = dir.path().join("log");
+            std::fs::write(&path, before).unwrap();
+            let (mut input, head) = Input::open(&path).unwrap();
+            assert_eq!(head, before.as_bytes());
+            let mut file = File::options().append(true).open(&path).unwrap();
+            file.write_all(after.as_bytes()).unwrap();
+            let mut reader = input.reader().unwrap();
+            let mut got = String::new();
+            reader.read_to_string(&mut got).unwrap();
+            assert_eq!((&*got, reader.n_raw()), (want, want.len() as u64));
+        }
+    }
+
+    #[test]
+    fn files_are_told_by_their_first_bytes() {
+        for (head, want) in [
+            (&b"\x1f\x8b\x08"[..], Packing::Gzip),
+            (b"\x28\xb5\x2f\xfd\0", Packing::Zstd),
+            (b"\x50\x2a\x4d\x18", Packing::Zstd),
+            (b"\x5f\x2a\x4d\x18", Packing::Zstd),
+            (b"P*M", Packing::Plain),
+            (b"", Packing::Plain),
+        ] {
+            assert_eq!(packing(head), want, "{head:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let why = |path: &Path| match Input::open(path) {
+            Ok(_) => "opened".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert!(why(dir.path()).contains("/*.log"));
+        assert!(why(&dir.path().join("none")).contains("no such file"));
+        for (magic, how) in STRANGERS {
+            let path = dir.path().join("log");
+            std::fs::write(&path, magic).unwrap();
+            assert!(why(&path).contains(how) && how.contains("gatewatch-agent scan -"), "{how}");
+        }
+    }
+}

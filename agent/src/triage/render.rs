@@ -327,16 +327,16 @@ fn totals(out: &mut String, report: &Report) {
 fn rule_503(report: &Report) -> String {
     let (n, n_app) = (report.total.counts.n_503, report.total.counts.n_503_app);
     let by = if report.n_explaining > 0 {
-        "its own line or an error line of the 10 s before"
+        "their lines, or error lines of the 10 s before,"
     } else {
-        "its own line (there are no error lines)"
+        "their lines"
     };
-    let mut text = format!(
-        "{} of {} failed: {by} says that an upstream failed; the others are planned, limits or \
-         the applications' own",
-        number(n),
-        number(n + n_app),
-    );
+    let some = if n == 0 { "none".to_owned() } else { number(n) };
+    let all = number(n + n_app);
+    let mut text = format!("{some} of {all} failed at an upstream, as {by} say");
+    if n_app > 0 {
+        text += "; the others are planned, a limit, or the application's own";
+    }
     if report.n_not_explaining > 0 {
         let n = number(report.n_not_explaining);
         write!(text, "; {n} error lines found no room to explain one")
