@@ -12,6 +12,8 @@ use flate2::read::MultiGzDecoder;
 
 /// Beginning of a file that is read to learn what it is.
 const HEAD_BYTES: u64 = 16 << 10;
+/// The same for zstd, which gives nothing out before a block of up to 128 KiB is whole.
+const ZSTD_HEAD_BYTES: u64 = 192 << 10;
 /// The same, unpacked.
 const UNPACKED_BYTES_MAX: u64 = 64 << 10;
 
@@ -107,6 +109,9 @@ impl Input {
             return Err(InputError::Stranger(how));
         }
         let packing = packing(&raw);
+        if packing == Packing::Zstd {
+            source.by_ref().take(ZSTD_HEAD_BYTES - HEAD_BYTES).read_to_end(&mut raw)?;
+        }
         let mut head = Vec::new();
         // A beginning ends within a block: what came out until then is enough.
         let unpacked = unpack(&raw[..], packing)
@@ -247,6 +252,30 @@ mod tests {
             let mut got = String::new();
             reader.read_to_string(&mut got).unwrap();
             assert_eq!((&*got, reader.n_raw()), (want, want.len() as u64));
+        }
+    }
+
+    #[test]
+    fn a_packed_file_shows_its_beginning_however_badly_it_packs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut n = 1_u64;
+        let text: String = (0..40_000)
+            .map(|_| {
+                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                format!("{n:x}\n")
+            })
+            .collect();
+        let path = dir.path().join("log");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        for packed in [zstd::encode_all(text.as_bytes(), 3).unwrap(), gzip.finish().unwrap()] {
+            assert!(packed.len() as u64 > ZSTD_HEAD_BYTES);
+            std::fs::write(&path, packed).unwrap();
+            let (mut input, head) = Input::open(&path).unwrap();
+            assert!(head.len() > 10_000 && text.as_bytes().starts_with(&head), "{}", head.len());
+            let mut got = String::new();
+            input.reader().unwrap().read_to_string(&mut got).unwrap();
+            assert!(got == text);
         }
     }
 
