@@ -153,6 +153,7 @@ fn report(gather: &GatherStatus, uplink: &UplinkStatus, spool: &Stats) -> Value 
         "loss": losses(&gather.loss, spool),
         "ledger": ledger(&gather.files),
         "files": gather.files.iter().map(file).collect::<Vec<_>>(),
+        "unreadable": gather.unreadable,
         "n_sites": gather.n_sites,
         "complete_until": gather.complete_until.to_rfc3339(),
         "self": {

@@ -9,6 +9,7 @@ mod crash;
 mod incident;
 mod install;
 mod ledger;
+mod odd_logs;
 mod outage;
 mod pipeline;
 mod quickstart;

@@ -27,6 +27,8 @@ use super::followed::Followed;
 
 /// Time between looks at globs and configuration files: new logs are followed within 2 s.
 const REFRESH_GAP: Duration = Duration::from_millis(1700);
+/// A glob that matches very many files is expanded less often: this many times its cost apart.
+const REFRESH_REST: u32 = 200;
 /// Longest time one pass reads before timers get their turn.
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
@@ -61,6 +63,7 @@ pub(super) struct Files {
     /// The agent's own config was read again.
     is_stale: bool,
     refreshed_at: Option<Instant>,
+    refresh_gap: Duration,
     has_gateway_error: bool,
     look_wanted: bool,
     buffer: Vec<u8>,
@@ -90,19 +93,21 @@ impl Files {
             saved_at: checkpoint.saved_at,
             unreadable: Vec::new(),
             refreshed_at: None,
+            refresh_gap: REFRESH_GAP,
             has_gateway_error: false,
             look_wanted: false,
             buffer: vec![0; BUFFER_BYTES],
             cells: Cells::default(),
         };
-        let expansion = sources::expand(config, &files.discovery.logs);
-        files.follow(expansion.logs, |born| {
+        let mut expansion = sources::expand(config, &files.discovery.logs);
+        let left_out = files.follow(expansion.logs, |born| {
             if is_first_start {
                 Start::End
             } else {
                 start_by_birth(born, checkpoint.first_start_at)
             }
         });
+        expansion.unreadable.extend(left_out);
         files.tell_unreadable(expansion.unreadable);
         files
     }
@@ -128,9 +133,10 @@ impl Files {
         now: Instant,
         at: UnixMillis,
     ) -> Option<&Discovery> {
-        if self.refreshed_at.is_some_and(|last| now < last + REFRESH_GAP) {
+        if self.refreshed_at.is_some_and(|last| now < last + self.refresh_gap) {
             return None;
         }
+        let began = clock::instant();
         self.refreshed_at = Some(now);
         let stamps = stamps_of(&self.discovery);
         let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
@@ -139,19 +145,34 @@ impl Files {
             self.stamps = stamps_of(&self.discovery);
         }
         self.saved_at = at;
-        let expansion = sources::expand(config, &self.discovery.logs);
+        let mut expansion = sources::expand(config, &self.discovery.logs);
         let first_start_at = self.first_start_at;
-        self.follow(expansion.logs, |born| {
+        let left_out = self.follow(expansion.logs, |born| {
             // What a glob did not match a moment ago is new, whatever the clock says.
             if is_changed { start_by_birth(born, first_start_at) } else { Start::Beginning }
         });
+        expansion.unreadable.extend(left_out);
         self.tell_unreadable(expansion.unreadable);
+        let cost = clock::instant().saturating_duration_since(began);
+        self.refresh_gap = REFRESH_GAP.max(cost * REFRESH_REST);
         is_changed.then_some(&self.discovery)
     }
 
     /// Adds what is not followed yet and takes over changed sources. What is no longer listed is
-    /// followed on: a rotated log leaves the glob for a moment too.
-    fn follow(&mut self, logs: Vec<LogSource>, start: impl Fn(Option<SystemTime>) -> Start) {
+    /// followed on: a rotated log leaves the glob for a moment too. Returns what there is no room
+    /// for; only logs that are open take room.
+    fn follow(
+        &mut self,
+        logs: Vec<LogSource>,
+        start: impl Fn(Option<SystemTime>) -> Start,
+    ) -> Option<Unreadable> {
+        let n_max = sources::logs_max();
+        let mut n_open = self.followed.iter().filter(|followed| followed.takes_room()).count();
+        let (mut first_left_out, mut n_left_out) = (None, 0);
+        let mut orphans: BTreeMap<PathBuf, Vec<Position>> = BTreeMap::new();
+        for orphan in std::mem::take(&mut self.orphans) {
+            orphans.entry(orphan.path.clone()).or_default().push(orphan);
+        }
         for source in logs {
             if let Some(followed) = self.by_path.get(&source.path).map(|ix| &mut self.followed[*ix])
             {
@@ -162,18 +183,22 @@ impl Files {
                 }
                 continue;
             }
-            let (own, others) = std::mem::take(&mut self.orphans)
-                .into_iter()
-                .partition(|position| position.path == source.path);
-            self.orphans = others;
+            if n_open >= n_max {
+                n_left_out += 1;
+                first_left_out.get_or_insert(source.path);
+                continue;
+            }
+            n_open += 1;
+            let own = orphans.remove(&source.path).unwrap_or_default();
             let born = fs::metadata(&source.path).and_then(|meta| meta.created()).ok();
-            let own: Vec<Position> = own;
             let start = if own.is_empty() { start(born) } else { Start::Beginning };
             self.by_path.insert(source.path.clone(), self.followed.len());
             self.followed.push(Followed::new(source, own, start, self.saved_at));
         }
+        self.orphans = orphans.into_values().flatten().collect();
         let n_over = self.orphans.len().saturating_sub(ORPHANS_MAX);
         self.orphans.drain(..n_over);
+        first_left_out.map(|first| sources::left_out(&first, n_left_out, n_max))
     }
 
     fn tell_unreadable(&mut self, mut unreadable: Vec<Unreadable>) {

@@ -123,6 +123,11 @@ impl Followed {
         }
     }
 
+    /// True for a log that is open or that nobody has looked at yet.
+    pub(super) fn takes_room(&self) -> bool {
+        self.tail.is_open() || self.wants_look
+    }
+
     /// What vanished since the last call, noted for the status.
     pub(super) fn take_vanished(&mut self) -> Vanished {
         let vanished = self.tail.take_vanished();

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wire::UnixMillis;
 
-use super::olddir::Rules;
+use super::olddir::{self, Rules};
 use crate::clock;
 
 /// A directory that changed so shortly before it is listed may change again without it being seen:
@@ -30,6 +30,8 @@ pub type Listing = Rc<[(PathBuf, u64)]>;
 pub struct Listings {
     by_directory: RefCell<BTreeMap<PathBuf, (SystemTime, Listing)>>,
     changed: RefCell<BTreeMap<PathBuf, Option<SystemTime>>>,
+    /// Directories in it that may hold rotated files, as seen first in this round.
+    named: RefCell<BTreeMap<PathBuf, Rc<[PathBuf]>>>,
     rules: OnceCell<Rules>,
 }
 
@@ -46,8 +48,14 @@ impl Listings {
 
     /// Other directories where rotated files of this log may lie.
     pub(super) fn archives_of(&self, log: &Path, directory: &Path) -> Vec<PathBuf> {
-        let Ok(beside) = self.of(directory) else { return Vec::new() };
-        self.rules.get_or_init(|| Rules::load(Path::new("/etc"))).archives_of(log, &beside)
+        let known = self.named.borrow().get(directory).cloned();
+        let named = known.unwrap_or_else(|| {
+            let named: Rc<[PathBuf]> =
+                olddir::named(&self.of(directory).unwrap_or_default()).into();
+            self.named.borrow_mut().insert(directory.to_owned(), Rc::clone(&named));
+            named
+        });
+        self.rules.get_or_init(|| Rules::load(Path::new("/etc"))).archives_of(log, &named)
     }
 
     /// What is in a directory now.

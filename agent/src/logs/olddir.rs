@@ -45,15 +45,13 @@ impl Rules {
         Self(rules)
     }
 
-    /// Existing directories other than its own where rotated files of this log may lie. `beside`
-    /// are the entries of its own directory.
-    pub(super) fn archives_of(&self, log: &Path, beside: &[(PathBuf, u64)]) -> Vec<PathBuf> {
+    /// Existing directories other than its own where rotated files of this log may lie. `named`
+    /// are those beside it.
+    pub(super) fn archives_of(&self, log: &Path, named: &[PathBuf]) -> Vec<PathBuf> {
         let own = log.parent().unwrap_or(Path::new(""));
-        let named =
-            beside.iter().map(|(path, _)| path.clone()).filter(|path| has_telling_name(path));
         let ruled = self.0.iter().filter(|rule| rule.is_for(log));
         let mut archives: Vec<PathBuf> = Vec::new();
-        for path in ruled.map(|rule| own.join(&rule.directory)).chain(named) {
+        for path in ruled.map(|rule| own.join(&rule.directory)).chain(named.iter().cloned()) {
             if path != own && !archives.contains(&path) && path.is_dir() {
                 archives.push(path);
             }
@@ -61,6 +59,12 @@ impl Rules {
         archives.truncate(ARCHIVES_MAX);
         archives
     }
+}
+
+/// The directories among the entries of one whose names say that they hold old files.
+pub(super) fn named(beside: &[(PathBuf, u64)]) -> Vec<PathBuf> {
+    let paths = beside.iter().map(|(path, _)| path);
+    paths.filter(|path| has_telling_name(path) && path.is_dir()).cloned().collect()
 }
 
 impl Rule {
@@ -143,7 +147,7 @@ mod tests {
         let entries = fs::read_dir(dir.path()).unwrap().map(|entry| (entry.unwrap().path(), 0));
         let mut beside: Vec<_> = entries.collect();
         beside.sort();
-        let archives = rules.archives_of(&dir.path().join("a.log"), &beside);
+        let archives = rules.archives_of(&dir.path().join("a.log"), &named(&beside));
         let names: Vec<_> = archives.iter().map(|path| path.file_name().unwrap()).collect();
         assert_eq!(names, ["ruled", "access.d", "old"]);
     }

@@ -27,6 +27,15 @@ pub struct Expansion {
     pub unreadable: Vec<Unreadable>,
 }
 
+/// Most logs followed at a time. One costs a descriptor, a kilobyte or two, and a `stat` a second.
+pub const LOGS_MAX: usize = 10_000;
+/// Descriptors for all else: the spool, sockets, configuration, a compressed file.
+const DESCRIPTORS_RESERVED: u64 = 128;
+/// Of one pattern so many matches are looked at.
+const MATCHES_MAX: usize = 100_000;
+/// Of one pattern so many refused directories are named, the rest is counted.
+const REFUSED_MAX: usize = 100;
+
 const KINDS: [(&str, LogKind); 10] = [
     ("access", LogKind::Access),
     ("error", LogKind::Error),
@@ -49,6 +58,36 @@ const OPTIONS: MatchOptions = MatchOptions {
 #[must_use]
 pub fn kind_from_name(name: &str) -> Option<LogKind> {
     KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+}
+
+/// Allows this process all the descriptors the machine lets it have, and tells how many logs may be
+/// open with them: a third is left for rotated files.
+pub fn logs_max() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        // The limit that systemd sets is the hard one; a shell mostly sets a low soft one.
+        let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    let n = limit.current.map_or(LOGS_MAX as u64, |n| n.saturating_sub(DESCRIPTORS_RESERVED));
+    LOGS_MAX.min((n / 3 * 2) as usize)
+}
+
+/// What to say when there are more logs than may be followed.
+#[must_use]
+pub fn left_out(first: &Path, n: usize, n_max: usize) -> Unreadable {
+    Unreadable {
+        path: first.to_owned(),
+        reason: format!("this and {} more logs are not followed: {n_max} are", n - 1),
+        fix: if n_max < LOGS_MAX {
+            "raise LimitNOFILE of the agent's service, or name fewer logs".to_owned()
+        } else {
+            "name fewer logs, or let the web server write one for many sites".to_owned()
+        },
+    }
 }
 
 /// All logs of the configuration and of discovery as they are on disk now.
@@ -146,7 +185,7 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
     };
     let mut by_directory: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     let mut n_refused = 0;
-    for entry in walk {
+    for entry in walk.take(MATCHES_MAX) {
         match entry {
             Ok(path) if is_compressed(&path) || path.is_dir() => {}
             Ok(path) => {
@@ -155,13 +194,20 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
             }
             Err(error) => {
                 n_refused += 1;
-                unreadable.push(Unreadable {
-                    path: error.path().to_owned(),
-                    reason: error.error().to_string(),
-                    fix: permission_fix(error.path()),
-                });
+                if n_refused <= REFUSED_MAX {
+                    unreadable.push(Unreadable {
+                        path: error.path().to_owned(),
+                        reason: error.error().to_string(),
+                        fix: permission_fix(error.path()),
+                    });
+                }
             }
         }
+    }
+    if let Some(n_more) = n_refused.checked_sub(REFUSED_MAX).filter(|n| *n > 0) {
+        let (reason, fix) =
+            (format!("{n_more} more directories cannot be read"), "as for the others".to_owned());
+        unreadable.push(Unreadable { path: pattern.into(), reason, fix });
     }
     let files: Vec<_> = by_directory.into_values().flat_map(without_rotated).collect();
     if files.is_empty() && n_refused == 0 {

@@ -17,6 +17,7 @@ const EVENTS: WatchMask = WatchMask::MODIFY
     .union(WatchMask::DELETE)
     .union(WatchMask::MOVED_FROM)
     .union(WatchMask::MOVED_TO)
+    .union(WatchMask::MOVE_SELF)
     .union(WatchMask::ONLYDIR);
 
 /// The watched directories; without inotify it never wakes anybody.
@@ -125,7 +126,7 @@ impl Watch {
     pub fn drain(&mut self, mut on_event: impl FnMut(&Event<'_>)) {
         self.clear_ready();
         let Some(inotify) = self.inotify.as_mut() else { return };
-        let mut removed = Vec::new();
+        let (mut removed, mut moved) = (Vec::new(), Vec::new());
         loop {
             let events = match inotify.get_mut().read_events(&mut self.buffer) {
                 Ok(events) => events,
@@ -135,6 +136,10 @@ impl Watch {
             for event in events {
                 if event.mask.contains(EventMask::IGNORED) {
                     removed.push(event.wd);
+                    continue;
+                }
+                if event.mask.contains(EventMask::MOVE_SELF) {
+                    moved.push(event.wd);
                     continue;
                 }
                 let directories = self.by_descriptor.get(&event.wd);
@@ -152,6 +157,11 @@ impl Watch {
                     on_event(&Event::Unknown);
                 }
             }
+        }
+        for descriptor in moved {
+            // Another directory may have its name by now. An error means that it is gone as well.
+            inotify.get_ref().watches().remove(descriptor.clone()).ok();
+            removed.push(descriptor);
         }
         for descriptor in removed {
             for number in self.by_descriptor.remove(&descriptor).into_iter().flatten() {

@@ -12,6 +12,7 @@ pub(super) struct Shown {
     loss: std::collections::BTreeMap<String, u64>,
     ledger: ShownBytes,
     files: Vec<ShownFile>,
+    unreadable: Vec<String>,
     #[serde(rename = "self")]
     own: ShownSelf,
 }
@@ -120,7 +121,7 @@ pub fn render(answer: &str) -> String {
 }
 
 fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
-    let Shown { uplink, spool, loss, ledger, files, own } = shown;
+    let Shown { uplink, spool, loss, ledger, files, unreadable, own } = shown;
     let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     writeln!(out, "uplink  {} to {} as {}", uplink.state, uplink.collector, uplink.server)?;
     if let Some(error) = &uplink.error {
@@ -146,7 +147,8 @@ fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
     let cpu = own.cpu_seconds.unwrap_or_default();
     writeln!(out, "self    {cpu:.2} s cpu, {} of memory", size(own.rss_bytes.unwrap_or_default()))?;
     writeln!(out, "files   {}", files.len())?;
-    files.iter().try_for_each(|file| write_file(out, file))
+    files.iter().try_for_each(|file| write_file(out, file))?;
+    unreadable.iter().try_for_each(|text| writeln!(out, "        {text}"))
 }
 
 fn write_file(out: &mut String, file: &ShownFile) -> std::fmt::Result {
