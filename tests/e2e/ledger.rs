@@ -354,12 +354,26 @@ fn errors_that_crawlers_saw_reach_the_counts_and_the_incident() {
     const BOT: &str = "Googlebot/2.1";
     let mut fleet = fleet("");
     fleet.log("web-1").raw(&lines("a.example", 30, 200, BOT));
-    fleet.log("web-1").raw(&lines("a.example", 4, 502, BOT));
-    fleet.log("web-1").raw(&lines("a.example", 6, 504, "-"));
     fleet.log("web-1").raw(&lines("a.example", 9, 503, BOT)); // nothing explains them
+    let mut n = 0_u64;
+    eventually("an incident opens", LIMIT, || {
+        n += 1;
+        let user_agent = if n.is_multiple_of(3) { "-" } else { BOT };
+        let line = String::from_utf8(lines("a.example", 1, 502, user_agent)).expect("text");
+        let line = line.replace("203.0.113.7", &format!("203.0.{}.{}", n / 200, n % 200));
+        fleet.log("web-1").raw(line.as_bytes());
+        if fleet.incidents()?.is_empty() { Err(format!("{n} failures")) } else { Ok(()) }
+    });
+    let n_crawler = n - n / 3;
     eventually("the crawler's errors are stored", LIMIT, || {
         let db = fleet.db();
-        let n = (db.n_status("web-1", wire::signal::counter::CRAWLER), db.n_requests("web-1"));
-        if n == (4, 49) { Ok(()) } else { Err(format!("{n:?}")) }
+        let stored = (db.n_status("web-1", wire::signal::counter::CRAWLER), db.n_requests("web-1"));
+        if stored == (n_crawler, 39 + n) { Ok(()) } else { Err(format!("{stored:?} of {n}")) }
     });
+    let incident = fleet.incident("the incident counts them", LIMIT, |incident| {
+        let affected = &incident.json()["affected"];
+        (number(affected, "n_502"), number(affected, "n_crawler")) == (n, n_crawler)
+    });
+    let page = fleet.cli(&["incident", "show", incident.id()]).good().expect("it runs");
+    assert!(page.contains(&format!("of search engines saw {n_crawler} of these")), "{page}");
 }

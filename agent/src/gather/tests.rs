@@ -25,6 +25,7 @@ struct Running {
     interval: watch::Sender<Duration>,
     config: watch::Sender<Arc<Config>>,
     spool: Arc<Mutex<Spool>>,
+    n_dropped: Arc<AtomicU64>,
 }
 
 fn source(path: &Path, kind: &str, site: Option<&str>) -> SourceConfig {
@@ -79,13 +80,14 @@ impl Agent {
         let (status_tx, status) = watch::channel(GatherStatus::default());
         let (interval, batch_interval) = watch::channel(Duration::from_millis(50));
         let stop = CancellationToken::new();
+        let n_dropped = Arc::new(AtomicU64::new(0));
         let thread = spawn(GatherInputs {
             config: Arc::clone(&config),
             reloaded,
             spool: Arc::clone(&spool),
             spooled: Arc::new(Notify::new()),
             observations: rx,
-            n_observations_dropped: Arc::new(AtomicU64::new(0)),
+            n_observations_dropped: Arc::clone(&n_dropped),
             status: status_tx,
             discovery: watch::channel(Arc::new(Discovery::default())).0,
             batch_interval,
@@ -100,6 +102,7 @@ impl Agent {
             interval,
             config: config_tx,
             spool,
+            n_dropped,
         });
         self.eventually("every log was looked at", |agent| {
             (agent.status().files.len() >= agent.sources.len()).then_some(())
@@ -390,4 +393,27 @@ fn a_kill_after_copytruncate_counts_the_copy_once() {
     append(&log, &line(201, "/new"));
     agent.eventually_n(201, 7);
     assert_eq!(agent.status().loss, Loss::default(), "nothing was lost by the restart");
+}
+
+#[test]
+fn what_is_counted_but_not_kept_whole_is_told_with_its_number() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    agent.running().n_dropped.store(7, Ordering::Relaxed); // what a full queue refused
+    append(&log, &line(502, "/").repeat(60)); // of one second, and no more than 5 are kept
+    agent.eventually_n(502, 60);
+    let losses =
+        || agent.bodies().into_iter().filter_map(|(_, body)| body.loss).collect::<Vec<_>>();
+    let sum = |number: fn(&v1::Loss) -> u64| losses().iter().map(number).sum::<u64>();
+    assert_eq!((sum(|l| l.n_exemplars_dropped), sum(|l| l.n_events_dropped)), (55, 7));
+    assert_eq!(agent.bodies().iter().map(|(_, body)| body.exemplars.len()).sum::<usize>(), 5);
+    let file = agent.eventually("the file tells its bytes", |agent| {
+        agent.status().files.first().filter(|file| file.n_lines == 60).cloned()
+    });
+    let n_bytes = 60 * line(502, "/").len() as u64;
+    assert_eq!((file.n_bytes_seen, file.n_bytes_counted), (n_bytes, n_bytes));
+    assert_eq!(agent.bodies().iter().map(|(batch, _)| batch.n_bytes).sum::<u64>(), n_bytes);
 }
