@@ -259,12 +259,12 @@ mod tests {
     fn a_packed_file_shows_its_beginning_however_badly_it_packs() {
         let dir = tempfile::tempdir().unwrap();
         let mut n = 1_u64;
-        let text: String = (0..40_000)
-            .map(|_| {
-                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                format!("{n:x}\n")
-            })
-            .collect();
+        let mut text = String::new();
+        for _ in 0..40_000 {
+            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            text += &n.to_string();
+            text.push('\n');
+        }
         let path = dir.path().join("log");
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(text.as_bytes()).unwrap();
