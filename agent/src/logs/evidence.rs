@@ -14,8 +14,11 @@ const LINES_MAX: usize = 8192;
 const SECONDS_MAX: usize = 4096;
 /// Keys kept for explaining; from here on old ones are looked for, each time their number doubled.
 const KEYS_KEPT: usize = 16_384;
-/// Never more: beyond it clients are forgotten, since only a crowd of them fills the table.
+/// Never more: beyond it clients are forgotten, since only a crowd of them fills the table; then
+/// pools.
 const KEYS_MAX: usize = 65_536;
+/// Seconds kept over all keys; beyond it each key keeps its newest, half of them in all.
+const ALL_SECONDS_MAX: usize = 262_144;
 /// A key without a line for this long explains nothing any more.
 const KEY_S: i64 = 60;
 /// An error line explains a 503 that comes less than this after it.
@@ -83,6 +86,8 @@ pub(crate) struct Memory {
     by_request: HashMap<(String, u64), VecDeque<u64>>,
     by_client: HashMap<String, VecDeque<u64>>,
     seconds: HashMap<Key, BTreeSet<i64>>,
+    /// Seconds over all keys.
+    n_seconds: usize,
     /// More keys than this are thinned out.
     keys_kept: usize,
 }
@@ -138,11 +143,25 @@ impl Memory {
         self.thin_out(line.at.second());
         for key in keys(line) {
             let seconds = self.seconds.entry(key).or_default();
-            seconds.insert(line.at.second());
+            self.n_seconds += usize::from(seconds.insert(line.at.second()));
             if seconds.len() > SECONDS_MAX {
                 seconds.pop_first();
+                self.n_seconds -= 1;
             }
         }
+        if self.n_seconds > ALL_SECONDS_MAX {
+            let n_left = (ALL_SECONDS_MAX / 2 / self.seconds.len()).max(1);
+            for seconds in self.seconds.values_mut() {
+                while seconds.len() > n_left {
+                    seconds.pop_first();
+                }
+            }
+            self.count_seconds();
+        }
+    }
+
+    fn count_seconds(&mut self) {
+        self.n_seconds = self.seconds.values().map(BTreeSet::len).sum();
     }
 
     /// Keeps the table of keys small, at a constant cost per line also under a crowd of clients.
@@ -154,7 +173,12 @@ impl Memory {
         if 2 * self.seconds.len() > KEYS_MAX {
             self.seconds.retain(|key, _| !matches!(key, Key::Client(_) | Key::ClientOfPool(_)));
         }
+        if 2 * self.seconds.len() > KEYS_MAX {
+            // No machine has as many pools: the log makes them up. Its sites are bounded elsewhere.
+            self.seconds.retain(|key, _| !matches!(key, Key::Pool(_)));
+        }
         self.keys_kept = 2 * self.seconds.len();
+        self.count_seconds();
     }
 
     fn forget_oldest(&mut self) {
@@ -290,5 +314,22 @@ mod tests {
             assert!(memory.by_client.len() <= LINES_MAX);
         }
         assert!((1..20).contains(&n_thinned), "thinned out {n_thinned} times");
+    }
+
+    #[test]
+    fn made_up_pools_and_times_cost_no_more_memory_than_their_limits() {
+        let mut memory = Memory::default();
+        for n in 0..100_000_u32 {
+            let pool = format!("/run/{n}.sock");
+            memory.add(Seen { at: UnixMillis(1000), pool, ..Seen::default() });
+            assert!(memory.seconds.len() <= KEYS_MAX);
+        }
+        for n in 0..300_000_i64 {
+            let site = Some((n % 500) as u32);
+            memory.add(Seen { at: UnixMillis::from_second(n), site, ..Seen::default() });
+            assert!(memory.n_seconds <= ALL_SECONDS_MAX);
+        }
+        let n_seconds: usize = memory.seconds.values().map(BTreeSet::len).sum();
+        assert_eq!(memory.n_seconds, n_seconds, "none is counted twice");
     }
 }

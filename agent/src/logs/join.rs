@@ -36,6 +36,10 @@ const UNKNOWN_DURATION_MS: i64 = 70_000;
 const SLACK_MS: i64 = 1_000;
 /// Evidence lines let through per second and kind, the first ones: the rest says the same.
 const EVIDENCE_PER_SECOND_MAX: u32 = 5;
+/// Kinds of evidence told apart in one second: a log may name any number of pools.
+const EVIDENCE_KINDS_MAX: usize = 256;
+/// The name of a PHP-FPM pool is never longer.
+const POOL_BYTES_MAX: usize = 128;
 /// An address in text, or a method, is never longer.
 const CLIENT_BYTES_MAX: usize = 64;
 /// A pool counts as down a little before it was seen to be.
@@ -377,11 +381,14 @@ impl Judge {
             return None;
         }
         let name = self.sources[source].evidence_name?;
-        let pool = record.pool.as_deref().map(str::to_owned);
+        let pool = record.pool.as_deref().map(|pool| cut(pool, POOL_BYTES_MAX).to_owned());
         if self.evidence.0 != now.second() {
             self.evidence = (now.second(), BTreeMap::new());
         }
         let key = (name, signal as i32, pool.clone().unwrap_or_default());
+        if self.evidence.1.len() >= EVIDENCE_KINDS_MAX && !self.evidence.1.contains_key(&key) {
+            return None;
+        }
         let n = self.evidence.1.entry(key).or_default();
         *n += 1;
         if *n > EVIDENCE_PER_SECOND_MAX {

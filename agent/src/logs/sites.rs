@@ -9,6 +9,8 @@ use crate::logs::join::{OTHER, SiteInfo};
 
 /// Longest name DNS knows.
 const HOST_BYTES_MAX: usize = 253;
+/// A host name with a port, or the path of a socket, is never longer.
+const ADDRESS_BYTES_MAX: usize = 300;
 
 /// The sites of the server by any of their names. Indices are stable; the table only grows.
 pub(crate) struct Sites {
@@ -151,6 +153,9 @@ impl Sites {
     /// What the upstream address of a line is to us: a pool of this machine, an upstream elsewhere,
     /// or nothing (the name of a group).
     pub(crate) fn backend(&self, address: &str) -> Backend {
+        if address.len() > ADDRESS_BYTES_MAX {
+            return Backend::Unknown;
+        }
         let key = listen_address(address);
         if let Some(pool) = self.pools.get(&key) {
             return Backend::Pool(pool.clone());
@@ -423,6 +428,19 @@ mod tests {
         ] {
             assert_eq!(sites.backend(address), want, "{address}");
         }
+    }
+
+    #[test]
+    fn text_too_long_for_an_address_is_kept_of_no_site() {
+        let mut sites = sites(100);
+        let ix = sites.find_host("b.example").unwrap();
+        for long in [format!("unix:/{}", "x".repeat(5000)), format!("{}:80", "x".repeat(5000))] {
+            let backend = sites.backend(&long);
+            sites.note_backend(ix, &backend);
+            assert_eq!(backend, Backend::Unknown);
+        }
+        let info = &sites.infos()[ix as usize];
+        assert_eq!((info.pool.as_str(), info.upstream.as_str()), ("", ""));
     }
 
     #[test]

@@ -432,3 +432,24 @@ fn gateway_errors_that_crawlers_saw_are_told_apart() {
         assert_eq!(s.one().crawler, want, "{status} {user_agent}");
     }
 }
+
+#[test]
+fn a_log_that_makes_up_pools_costs_bounded_memory() {
+    let mut scene = Scene::new();
+    let mut parser = Parser::for_format("php_fpm", &[]);
+    let mut n_told = 0;
+    for n in 0..10_000 {
+        let line = format!(
+            "[20-Nov-2026 12:00:30] WARNING: [pool p{n}{}] server reached pm.max_children setting \
+             (5), consider raising it",
+            "x".repeat(500)
+        );
+        let Line::Error(record) = parser.parse(line.as_bytes()) else { panic!("{line}") };
+        if let Some(told) = scene.judge.error(FPM, &record, scene.now) {
+            n_told += 1;
+            assert!(told.pool.is_some_and(|pool| pool.len() <= POOL_BYTES_MAX));
+        }
+    }
+    assert_eq!(n_told, EVIDENCE_KINDS_MAX);
+    assert!(scene.judge.evidence.1.len() <= EVIDENCE_KINDS_MAX);
+}
