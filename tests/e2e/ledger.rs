@@ -137,7 +137,7 @@ fn what_a_log_loses_or_holds_in_vain_is_known_to_the_byte() {
     balanced(&fleet, "truncated in place", &truth, [0; 3]);
 
     // copytruncate behind the agent's back: the unread lines are in the copy.
-    fleet.agent("web-1").process().signal(Signal::STOP);
+    fleet.agent("web-1").process().freeze();
     fleet.log("web-1").raw(&lines("a.example", 50, 200, "-"));
     fleet.log("web-1").copytruncate();
     fleet.agent("web-1").process().signal(Signal::CONT);

@@ -67,6 +67,50 @@ fn log_rotated_while_the_agent_was_down_is_read_from_where_it_was_left() {
 }
 
 #[test]
+fn offsets_do_not_run_ahead_of_what_is_spooled_while_the_collector_is_down() {
+    let mut fleet = fleet();
+    fleet.log("web-1").requests("a.example", 40, 200);
+    stored(&fleet, 40);
+    fleet.stop_collector();
+    fleet.log("web-1").requests("a.example", 500, 200);
+    eventually("500 lines wait in the spool", LIMIT, || {
+        let status = fleet.agent("web-1").status()?;
+        let file = &status["files"][0];
+        let [read, spooled, acked] = ["read", "spooled", "acked"].map(|key| file[key].as_u64());
+        if read == spooled && file["n_lines"] == 540 {
+            assert!(acked < spooled, "nobody has acked: {file}");
+            return Ok(());
+        }
+        Err(file.to_string())
+    });
+    fleet.kill9_agent("web-1");
+    fleet.log("web-1").requests("a.example", 25, 200);
+    fleet.log("web-1").rotate();
+    fleet.log("web-1").requests("a.example", 35, 200);
+    fleet.restart_agent("web-1");
+    fleet.start_collector();
+    stored(&fleet, 600);
+}
+
+#[test]
+fn a_log_rotated_to_another_directory_while_the_agent_was_down_is_found_there() {
+    let mut fleet = fleet();
+    fleet.log("web-1").requests("a.example", 40, 200);
+    stored(&fleet, 40);
+    fleet.kill9_agent("web-1");
+    fleet.log("web-1").requests("a.example", 25, 200);
+    let path = fleet.log("web-1").path().to_owned();
+    let old = path.parent().expect("in a directory").join("old");
+    fs::create_dir(&old).expect("mine");
+    fs::rename(&path, old.join("access.log-20261120")).expect("the log can be renamed");
+    LogFeed::open(&path).requests("a.example", 35, 200);
+    fleet.restart_agent("web-1");
+    stored(&fleet, 100);
+    let loss = fleet.db().loss("web-1");
+    assert_eq!(loss.get("n_truncations").copied().unwrap_or_default(), 0, "{loss:?}");
+}
+
+#[test]
 fn truncated_log_is_read_from_its_beginning() {
     let mut fleet = fleet();
     fleet.log("web-1").requests("a.example", 60, 200);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use crate::clock;
-use crate::wait::pause;
+use crate::wait::{eventually, pause};
 
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 
@@ -46,6 +46,21 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         let sent = rustix::process::kill_process(self.raw(), signal);
         assert!(sent.is_ok(), "{} ({}) is gone: {}", self.name, self.pid(), self.log_text());
+    }
+
+    /// Stops every thread of the leader where it is, and waits until they stand: SIGSTOP comes a
+    /// little later on another processor. `SIGCONT` lets them go on.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        eventually("every thread stands", STOP_LIMIT, || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+            let stats =
+                tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+            let stands =
+                |stat: &String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
+            let running = stats.filter(|stat| !stands(stat)).collect::<Vec<_>>();
+            if running.is_empty() { Ok(()) } else { Err(running.concat()) }
+        });
     }
 
     /// Asks it to stop and waits; kills the whole group when it takes longer than 8 s.
