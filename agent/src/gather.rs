@@ -44,8 +44,6 @@ const URGENT_GATHER: Duration = Duration::from_millis(10);
 const BATCH_GAP: Duration = Duration::from_millis(250);
 /// Shortest time between two readings: writes that come in bursts are read together.
 const READ_GAP: Duration = Duration::from_millis(20);
-/// Readings closer than this are those of a busy server.
-const BUSY_GAP: Duration = Duration::from_millis(30);
 /// Time between looks at every file and configuration; with inotify nothing depends on it but
 /// what inotify cannot see.
 const LOOK_GAP: Duration = Duration::from_millis(900);
@@ -130,8 +128,6 @@ struct Gather {
     n_spool_corrupt: u64,
     has_save_failed: bool,
     last_read: Instant,
-    /// The last two readings came as close as they may: logs are written all the time.
-    is_busy: bool,
     last_look: Option<Instant>,
     /// Wall clock at the look before the last: rotated files older than this are known.
     looked_at: UnixMillis,
@@ -176,7 +172,6 @@ impl Gather {
             n_spool_corrupt: 0,
             has_save_failed: false,
             last_read: now,
-            is_busy: false,
             last_look: None,
             looked_at: checkpoint.saved_at,
             last_looked_at: checkpoint.saved_at,
@@ -264,10 +259,10 @@ impl Gather {
     ///
     /// `has_looked`: every file was looked at in this round, which only counts without inotify.
     fn read(&mut self, has_looked: bool, now: Instant, at: UnixMillis) {
-        self.is_busy = now < self.last_read + BUSY_GAP;
         self.last_read = now;
         let was_urgent = self.windows.is_urgent();
         let end = self.files.read_pass(&mut self.judge, &mut self.windows, now, at);
+        self.files.adapt(now, &mut self.watch);
         self.has_more = end != PassEnd::AllRead;
         if end == PassEnd::AllRead && (has_looked || self.watch.is_complete()) {
             self.read_until = at;
@@ -516,8 +511,9 @@ impl Gather {
     async fn wait(&mut self, until: Instant) {
         let is_blocked = self.pending.is_some();
         let may_read = self.last_read + READ_GAP;
-        if self.is_busy && !self.has_more && !is_blocked {
-            rest_until(may_read);
+        if self.files.is_hot() && !self.has_more && !is_blocked {
+            rest_until(may_read.min(until));
+            return;
         }
         let watch = &self.watch;
         let stop = self.inputs.stop.clone();
@@ -574,8 +570,8 @@ impl Gather {
     }
 }
 
-/// Sleeps with the eyes shut: in the runtime each line written meanwhile would wake the thread,
-/// which on a busy server costs more than reading them. At most [`READ_GAP`].
+/// Sleeps outside of the runtime: what comes meanwhile is seen by the next round anyway, and turning
+/// the runtime would cost more than reading a few lines. At most [`READ_GAP`].
 #[expect(clippy::disallowed_methods, reason = "gathers writes; nothing is waited for")]
 fn rest_until(until: Instant) {
     std::thread::sleep(until.saturating_duration_since(clock::instant()).min(READ_GAP));

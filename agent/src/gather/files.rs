@@ -33,6 +33,8 @@ const REFRESH_REST: u32 = 200;
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
 const ACCESS_BYTES_MAX: usize = 2 * CHUNK_BYTES;
+/// A log without news for so long is watched again instead of read in every round.
+const COOL_AFTER: Duration = Duration::from_millis(100);
 /// Positions of logs that are not followed at present, kept for when they are again.
 const ORPHANS_MAX: usize = 1000;
 
@@ -66,6 +68,10 @@ pub(super) struct Files {
     refresh_gap: Duration,
     has_gateway_error: bool,
     look_wanted: bool,
+    /// Logs that are read in every round, without a watch.
+    hot: Vec<usize>,
+    /// Logs that had something in several rounds without a pause.
+    heated: Vec<usize>,
     buffer: Vec<u8>,
     cells: Cells,
 }
@@ -96,6 +102,8 @@ impl Files {
             refresh_gap: REFRESH_GAP,
             has_gateway_error: false,
             look_wanted: false,
+            hot: Vec::new(),
+            heated: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
             cells: Cells::default(),
         };
@@ -212,16 +220,23 @@ impl Files {
 
     /// Notes which file an event is about.
     pub(super) fn mark(&mut self, event: &Event<'_>) {
-        let Event::File { directory, name, is_name_change } = event else {
-            self.mark_all();
-            self.look_wanted = true;
-            return;
+        let (directory, name) = match event {
+            Event::Written(ix) => {
+                self.followed[*ix].is_marked = true;
+                return;
+            }
+            Event::Name { directory, name } => (directory, name),
+            Event::Unknown => {
+                self.mark_all();
+                self.look_wanted = true;
+                return;
+            }
         };
         let Some(directory) = self.by_directory.get(*directory) else { return };
         if let Some(ix) = directory.by_name.get(*name) {
             let followed = &mut self.followed[*ix];
             followed.is_marked = true;
-            followed.wants_look |= is_name_change;
+            followed.wants_look = true;
         } else {
             // Perhaps a rotated file that is still written.
             for ix in &directory.all {
@@ -235,8 +250,14 @@ impl Files {
         self.followed.iter_mut().for_each(|followed| followed.is_marked = true);
     }
 
+    /// True while a log is written all the time: it is read in every round, unasked.
+    pub(super) fn is_hot(&self) -> bool {
+        !self.hot.is_empty()
+    }
+
     pub(super) fn has_marks(&self) -> bool {
-        self.followed.iter().any(|followed| followed.is_marked || followed.wants_look)
+        self.is_hot()
+            || self.followed.iter().any(|followed| followed.is_marked || followed.wants_look)
     }
 
     /// True once after events were lost or unclear.
@@ -280,17 +301,22 @@ impl Files {
                 Ok(()) => followed.found(),
                 Err(error) => followed.not_found(&error, now),
             }
-            self.watch_directories(ix, watch);
+            self.watch_log(ix, watch);
         }
     }
 
-    fn watch_directories(&mut self, ix: usize, watch: &mut Watch) {
+    fn watch_log(&mut self, ix: usize, watch: &mut Watch) {
         let followed = &mut self.followed[ix];
         let key = followed.tail.key();
+        if !followed.tail.has_rotated() && followed.watches.len() > 1 {
+            let last = followed.watches.len() - 1;
+            followed.watches.drain(..last).for_each(|old| watch.remove_file(old, ix));
+        }
         if std::mem::replace(&mut followed.is_watched, true) && followed.watched == key {
             return;
         }
         followed.watched = key;
+        followed.watch_file(ix, watch);
         let path = followed.source.path.clone();
         let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         for path in [path, real] {
@@ -324,6 +350,9 @@ impl Files {
         at: UnixMillis,
     ) -> PassEnd {
         let mut now = began;
+        for ix in &self.hot {
+            self.followed[*ix].is_marked = true;
+        }
         loop {
             let mut n_bytes = 0;
             for ix in 0..self.followed.len() {
@@ -377,6 +406,9 @@ impl Files {
         let followed = &mut self.followed[ix];
         match followed.tail.read(now, &mut self.buffer) {
             Ok(Some(chunk)) => {
+                if followed.note_data(now) {
+                    self.heated.push(ix);
+                }
                 let (buffer, cells) = (&self.buffer, &mut self.cells);
                 self.has_gateway_error |= followed.fold(&chunk, buffer, judge, cells, windows, at);
                 chunk.lines.len().max(1)
@@ -391,6 +423,27 @@ impl Files {
                 0
             }
         }
+    }
+
+    /// Takes the watches of logs that are written all the time, and gives back those of logs that
+    /// were quiet for a while; call it after each round.
+    pub(super) fn adapt(&mut self, now: Instant, watch: &mut Watch) {
+        for ix in std::mem::take(&mut self.heated) {
+            let followed = &mut self.followed[ix];
+            if followed.take_watches(ix, watch) && !std::mem::replace(&mut followed.is_hot, true) {
+                self.hot.push(ix);
+            }
+        }
+        let followed = &mut self.followed;
+        self.hot.retain(|ix| {
+            let followed = &mut followed[*ix];
+            followed.is_hot = followed.had_data_since(now, COOL_AFTER);
+            if !followed.is_hot {
+                followed.watch_file(*ix, watch);
+                followed.is_marked = true; // what was written before the watch was there
+            }
+            followed.is_hot
+        });
     }
 
     pub(super) fn take_vanished(&mut self) -> Vanished {

@@ -14,6 +14,7 @@ use crate::logs::join::{Judge, Verdict};
 use crate::logs::parse::Parser;
 use crate::logs::scan::{Plain, Sink};
 use crate::logs::tail::{Start, Tail, TailError, Vanished};
+use crate::logs::watch::{FileWatch, Watch};
 use crate::logs::{Line, Rejected};
 use crate::window::{Loss, Observation, Windows};
 
@@ -22,6 +23,9 @@ use super::cells::Cells;
 
 /// Lines that decide a format at first sight.
 const FIRST_LINES_MAX: usize = 32;
+/// A log with something new in so many rounds, each so soon after the one before, is hot.
+const HOT_ROUNDS: u8 = 5;
+const HOT_GAP: Duration = Duration::from_millis(50);
 /// A log that rotates may be missing for a moment.
 const MISSING_GRACE: Duration = Duration::from_secs(5);
 
@@ -37,6 +41,13 @@ pub(super) struct Followed {
     /// Watched directories are those of this file.
     pub(super) watched: Option<FileKey>,
     pub(super) is_watched: bool,
+    /// Of the file at the path and, before it, of those that rotated away.
+    pub(super) watches: Vec<FileWatch>,
+    /// Read in every round, without a watch.
+    pub(super) is_hot: bool,
+    /// When it had something last, and in how many rounds without a pause.
+    data_at: Option<Instant>,
+    n_rounds: u8,
     pub(super) missing_since: Option<Instant>,
     pub(super) problem: Option<String>,
     pub(super) spooled: u64,
@@ -85,6 +96,10 @@ impl Followed {
             wants_look: true,
             watched: None,
             is_watched: false,
+            watches: Vec::new(),
+            is_hot: false,
+            data_at: None,
+            n_rounds: 0,
             missing_since: None,
             problem: None,
             spooled: 0,
@@ -126,6 +141,38 @@ impl Followed {
     /// True for a log that is open or that nobody has looked at yet.
     pub(super) fn takes_room(&self) -> bool {
         self.tail.is_open() || self.wants_look
+    }
+
+    /// Notes that there was something to read; true when that is so all the time and it has watches.
+    pub(super) fn note_data(&mut self, now: Instant) -> bool {
+        match self.data_at.replace(now) {
+            Some(last) if last == now => return false, // the same round
+            Some(last) if now < last + HOT_GAP => self.n_rounds = self.n_rounds.saturating_add(1),
+            _ => self.n_rounds = 1,
+        }
+        self.n_rounds >= HOT_ROUNDS && !self.watches.is_empty()
+    }
+
+    /// There was something to read within `age`.
+    pub(super) fn had_data_since(&self, now: Instant, age: Duration) -> bool {
+        self.data_at.is_some_and(|last| now < last + age)
+    }
+
+    /// Watches the file at the path for writes.
+    pub(super) fn watch_file(&mut self, ix: usize, watch: &mut Watch) {
+        let Some(new) = watch.add_file(&self.source.path, ix) else { return };
+        if !self.watches.contains(&new) {
+            self.watches.push(new);
+        }
+    }
+
+    /// Takes its watches away; false when one serves another log too.
+    pub(super) fn take_watches(&mut self, ix: usize, watch: &mut Watch) -> bool {
+        let is_own = self.watches.iter().all(|one| watch.is_own(one));
+        if is_own {
+            self.watches.drain(..).for_each(|one| watch.remove_file(one, ix));
+        }
+        is_own
     }
 
     /// What vanished since the last call, noted for the status.

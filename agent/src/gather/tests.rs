@@ -417,3 +417,35 @@ fn what_is_counted_but_not_kept_whole_is_told_with_its_number() {
     assert_eq!((file.n_bytes_seen, file.n_bytes_counted), (n_bytes, n_bytes));
     assert_eq!(agent.bodies().iter().map(|(batch, _)| batch.n_bytes).sum::<u64>(), n_bytes);
 }
+
+#[test]
+fn a_log_written_all_the_time_and_then_hardly_ever_loses_no_line() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", None));
+    agent.start();
+    let mut n = 0;
+    for burst in 0..3 {
+        for round in 0..30 {
+            append(&log, &line(200, "/"));
+            n += 1;
+            if burst == 1 && round == 15 {
+                fs::rename(&log, agent.path("access.log.1")).unwrap();
+                append(&agent.path("access.log.1"), &line(200, "/late"));
+                n += 1;
+            }
+            let mut looks = 0;
+            agent.eventually("the next write is due", |_| {
+                looks += 1;
+                (looks > 1).then_some(())
+            });
+        }
+        agent.eventually_n(200, n);
+    }
+    for _ in 0..3 {
+        append(&log, &line(200, "/alone"));
+        n += 1;
+        agent.eventually_n(200, n);
+    }
+}

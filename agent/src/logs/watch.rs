@@ -1,8 +1,10 @@
 //! Wakes the gather thread when something happens in the directories of followed logs.
 //!
-//! One inotify watch per directory, none per file and no thread. inotify only shortens the wait:
-//! every file is looked at each second anyway, which also covers what it does not report (network
-//! file systems, a directory on the way to a log that was exchanged).
+//! One inotify watch per directory for names, one per file for writes, no thread. A file that is
+//! written all the time is read in every round anyway; its watch is taken away meanwhile, since an
+//! event for each line would cost its writer and us more than the line. inotify only shortens the
+//! wait: every file is looked at each second anyway, which also covers what it does not report
+//! (network file systems, a directory on the way to a log that was exchanged).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -12,8 +14,7 @@ use std::path::{Path, PathBuf};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 
-const EVENTS: WatchMask = WatchMask::MODIFY
-    .union(WatchMask::CREATE)
+const NAMES: WatchMask = WatchMask::CREATE
     .union(WatchMask::DELETE)
     .union(WatchMask::MOVED_FROM)
     .union(WatchMask::MOVED_TO)
@@ -29,20 +30,25 @@ pub struct Watch {
     watches: Vec<Option<WatchDescriptor>>,
     /// Directories of a watch: several paths may lead to one.
     by_descriptor: HashMap<WatchDescriptor, Vec<usize>>,
+    /// Logs of a watch: several paths may lead to one.
+    logs: HashMap<WatchDescriptor, Vec<usize>>,
     buffer: Vec<u8>,
     has_warned: bool,
 }
 
+/// The watch of a file, kept by who follows it.
+pub type FileWatch = WatchDescriptor;
+
 /// What happened, as far as it is known.
 pub enum Event<'e> {
-    /// A file was written, created, renamed or removed.
-    File {
+    /// The log of this number was written.
+    Written(usize),
+    /// A file was created, renamed or removed.
+    Name {
         /// Number that [`Watch::add`] gave it.
         directory: usize,
         /// Of the file.
         name: &'e OsStr,
-        /// Not merely written.
-        is_name_change: bool,
     },
     /// Something; look at everything.
     Unknown,
@@ -66,6 +72,7 @@ impl Watch {
             numbers: BTreeMap::new(),
             watches: Vec::new(),
             by_descriptor: HashMap::new(),
+            logs: HashMap::new(),
             buffer: vec![0; 16 << 10],
             has_warned: false,
         }
@@ -90,23 +97,62 @@ impl Watch {
         if self.watches[number].is_some() {
             return number;
         }
-        match inotify.get_ref().watches().add(directory, EVENTS) {
+        match inotify.get_ref().watches().add(directory, NAMES) {
             Ok(descriptor) => {
                 self.by_descriptor.entry(descriptor.clone()).or_default().push(number);
                 self.watches[number] = Some(descriptor);
             }
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) => {
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    tracing::warn!(
-                        directory = %directory.display(),
-                        "too many inotify watches: logs are looked at four times a second; \
-                         raise the sysctl fs.inotify.max_user_watches"
-                    );
-                }
-            }
-            Err(_) => {} // the look at the log itself says what is wrong
+            Err(error) => self.note_limit(&error, directory),
         }
         number
+    }
+
+    /// Watches the file that has this path, for the log of this number.
+    pub fn add_file(&mut self, path: &Path, log: usize) -> Option<FileWatch> {
+        match self.inotify.as_ref()?.get_ref().watches().add(path, WatchMask::MODIFY) {
+            Ok(descriptor) => {
+                let logs = self.logs.entry(descriptor.clone()).or_default();
+                if !logs.contains(&log) {
+                    logs.push(log);
+                }
+                Some(descriptor)
+            }
+            Err(error) => {
+                self.note_limit(&error, path);
+                None
+            }
+        }
+    }
+
+    /// True when the watch serves no other log.
+    #[must_use]
+    pub fn is_own(&self, watch: &FileWatch) -> bool {
+        self.logs.get(watch).is_some_and(|logs| logs.len() == 1)
+    }
+
+    /// Takes a log off a watch, and the watch away with its last log.
+    pub fn remove_file(&mut self, watch: FileWatch, log: usize) {
+        let Some(logs) = self.logs.get_mut(&watch) else { return };
+        logs.retain(|known| *known != log);
+        if logs.is_empty() {
+            self.logs.remove(&watch);
+            if let Some(inotify) = &self.inotify {
+                // An error means that the file is gone, and the watch with it.
+                drop(inotify.get_ref().watches().remove(watch));
+            }
+        }
+    }
+
+    fn note_limit(&mut self, error: &io::Error, path: &Path) {
+        let is_limit = error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error());
+        // Of other errors the look at the log itself says what is wrong.
+        if is_limit && !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                path = %path.display(),
+                "too many inotify watches: logs are looked at four times a second; \
+                 raise the sysctl fs.inotify.max_user_watches"
+            );
+        }
     }
 
     /// Returns when events wait; for ever pending without inotify. Cancel-safe: events stay queued
@@ -134,28 +180,25 @@ impl Watch {
                 Err(_) => break,
             };
             for event in events {
-                if event.mask.contains(EventMask::IGNORED) {
+                if event.mask.contains(EventMask::Q_OVERFLOW) {
+                    on_event(&Event::Unknown);
+                } else if event.mask.contains(EventMask::IGNORED) {
                     removed.push(event.wd);
-                    continue;
-                }
-                if event.mask.contains(EventMask::MOVE_SELF) {
+                } else if event.mask.contains(EventMask::MOVE_SELF) {
                     moved.push(event.wd);
-                    continue;
-                }
-                let directories = self.by_descriptor.get(&event.wd);
-                for directory in directories.into_iter().flatten() {
-                    match event.name {
-                        Some(name) => on_event(&Event::File {
+                } else if let Some(logs) = self.logs.get(&event.wd) {
+                    for log in logs {
+                        on_event(&Event::Written(*log));
+                    }
+                } else if let Some(directories) = self.by_descriptor.get(&event.wd) {
+                    for directory in directories {
+                        on_event(&event.name.map_or(Event::Unknown, |name| Event::Name {
                             directory: *directory,
                             name,
-                            is_name_change: event.mask != EventMask::MODIFY,
-                        }),
-                        None => on_event(&Event::Unknown),
+                        }));
                     }
                 }
-                if directories.is_none() || event.mask.contains(EventMask::Q_OVERFLOW) {
-                    on_event(&Event::Unknown);
-                }
+                // Else the watch was taken away, and this is from before.
             }
         }
         for descriptor in moved {
@@ -164,10 +207,13 @@ impl Watch {
             removed.push(descriptor);
         }
         for descriptor in removed {
-            for number in self.by_descriptor.remove(&descriptor).into_iter().flatten() {
-                self.watches[number] = None;
+            self.logs.remove(&descriptor);
+            if let Some(numbers) = self.by_descriptor.remove(&descriptor) {
+                for number in numbers {
+                    self.watches[number] = None;
+                }
+                on_event(&Event::Unknown);
             }
-            on_event(&Event::Unknown);
         }
     }
 
@@ -181,5 +227,98 @@ impl Watch {
                 guard.clear_ready();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Events in short: the log written, or the name.
+    fn drained(watch: &mut Watch) -> Vec<String> {
+        let mut seen = Vec::new();
+        watch.drain(|event| {
+            seen.push(match event {
+                Event::Written(log) => format!("log {log}"),
+                Event::Name { directory, name } => {
+                    format!("{directory}/{}", name.to_string_lossy())
+                }
+                Event::Unknown => "unknown".to_owned(),
+            });
+        });
+        seen.dedup();
+        seen
+    }
+
+    fn append(path: &Path) {
+        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+        file.write_all(b"line\n").unwrap();
+    }
+
+    #[tokio::test]
+    async fn writes_name_the_log_and_changes_of_names_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, other) = (dir.path().join("a.log"), dir.path().join("b.log"));
+        append(&log);
+        let mut watch = Watch::new();
+        let number = watch.add(dir.path());
+        assert_eq!(watch.add(dir.path()), number, "again and again is fine");
+        let own = watch.add_file(&log, 7).unwrap();
+        assert!(drained(&mut watch).is_empty());
+        append(&log);
+        append(&log);
+        assert_eq!(drained(&mut watch), ["log 7"]);
+        append(&other);
+        assert_eq!(drained(&mut watch), [format!("{number}/b.log")]);
+        append(&other);
+        assert!(drained(&mut watch).is_empty(), "nobody follows it");
+        fs::rename(&log, dir.path().join("a.log.1")).unwrap();
+        assert_eq!(drained(&mut watch), [format!("{number}/a.log"), format!("{number}/a.log.1")]);
+        append(&dir.path().join("a.log.1"));
+        assert_eq!(drained(&mut watch), ["log 7"], "the watch is that of the file");
+        append(&dir.path().join("a.log.1"));
+        watch.remove_file(own, 7);
+        append(&dir.path().join("a.log.1"));
+        assert!(drained(&mut watch).is_empty(), "what came before the end is not told either");
+        assert!(watch.is_complete());
+    }
+
+    #[tokio::test]
+    async fn two_paths_to_one_file_share_a_watch() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, link) = (dir.path().join("a.log"), dir.path().join("link.log"));
+        append(&log);
+        fs::hard_link(&log, &link).unwrap();
+        let mut watch = Watch::new();
+        let first = watch.add_file(&log, 1).unwrap();
+        assert!(watch.is_own(&first));
+        let second = watch.add_file(&link, 2).unwrap();
+        assert!(!watch.is_own(&first));
+        append(&log);
+        assert_eq!(drained(&mut watch), ["log 1", "log 2"]);
+        watch.remove_file(first, 1);
+        append(&log);
+        assert_eq!(drained(&mut watch), ["log 2"]);
+        watch.remove_file(second, 2);
+        append(&log);
+        assert!(drained(&mut watch).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_vanished_is_watched_again_when_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        let mut watch = Watch::new();
+        let number = watch.add(&logs);
+        fs::remove_dir(&logs).unwrap();
+        assert_eq!(drained(&mut watch), ["unknown"]);
+        fs::create_dir(&logs).unwrap();
+        assert_eq!(watch.add(&logs), number);
+        append(&logs.join("a.log"));
+        assert_eq!(drained(&mut watch), [format!("{number}/a.log")]);
     }
 }
