@@ -581,9 +581,20 @@ pub(in crate::logs) fn must_be_file(meta: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, kind))
 }
 
+/// Reading leaves the access time alone where that is allowed: noting it costs a write to the disk's
+/// journal for each read of a log that was written since.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+    let open = |flags: rustix::fs::OFlags| {
+        OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+    };
+    // Only its owner may ask for it.
+    match open(flags | rustix::fs::OFlags::NOATIME) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => {
+            open(flags)
+        }
+        opened => opened,
+    }
 }
 
 /// Reads until the buffer is full or there is no more.
