@@ -23,7 +23,7 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
     ("post", "/api/v1/incidents/{id}/ack", "Takes an incident. Body: {\"by\"}.", 200),
     ("post", "/api/v1/incidents/{id}/notes", "Adds a note. Body: {\"by\",\"text\"}.", 200),
     ("get", "/api/v1/agents", "The fleet by name.", 200),
-    ("get", "/api/v1/agents/{name}", "One server with labels, certificates, sites, losses.", 200),
+    ("get", "/api/v1/agents/{name}", "One server with labels, certificates, sites, ledger.", 200),
     ("delete", "/api/v1/agents/{name}", "Forgets a server; refused while it is connected.", 204),
     (
         "patch",
@@ -40,7 +40,12 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
         201,
     ),
     ("delete", "/api/v1/tokens/{id}", "Revokes a join token.", 204),
-    ("get", "/api/v1/counts", "Exact requests by site and status. Query: server, from, to.", 200),
+    (
+        "get",
+        "/api/v1/counts",
+        "Exact requests by site and status, crawlers apart. Query: server, from, to.",
+        200,
+    ),
     ("get", "/api/v1/stream", "Server-sent events: each change of an incident.", 200),
 ];
 
