@@ -7,8 +7,7 @@
 
 use crate::logs::Line;
 use lines::Index;
-pub(crate) use lines::Lines;
-use second::Seconds;
+pub(crate) use lines::{Habit, Lines};
 use shape::{Literal, Shape};
 
 #[expect(
@@ -18,7 +17,7 @@ use shape::{Literal, Shape};
 mod lines;
 pub(crate) mod program;
 #[expect(clippy::inline_always, reason = "one call a line, inside the kernel")]
-pub(crate) mod second;
+mod second;
 pub(crate) mod shape;
 
 /// A request that needs no second look: no gateway error, at most one upstream attempt, a time with
@@ -73,7 +72,7 @@ impl Kernel {
     pub(crate) fn run(
         self,
         shapes: &[Shape],
-        seconds: &mut Seconds,
+        habit: &mut Habit,
         chunk: &[u8],
         lines: &mut impl Lines,
     ) -> usize {
@@ -83,37 +82,50 @@ impl Kernel {
         {
             #[expect(unsafe_code, reason = "calls code for instructions the machine may lack")]
             // SAFETY: `detect` found the instructions that `run_avx2` is compiled for.
-            return unsafe { run_avx2(avx2, shapes, seconds, chunk, lines) };
+            return unsafe { run_avx2(avx2, shapes, habit, chunk, lines) };
         }
-        lines::run(Portable, shapes, seconds, chunk, lines)
+        lines::run::<Portable<'_>>((), shapes, habit, chunk, lines)
     }
 }
 
-/// Looks for bytes. Positions count from the start of `text`.
-pub(crate) trait Search: Copy {
+/// Looks for bytes in one text, which it holds; positions count from its start.
+pub(crate) trait Search<'t>: Copy {
+    /// What proves that this search may be used here.
+    type Proof: Copy;
+
+    fn of(proof: Self::Proof, text: &'t [u8]) -> Self;
     /// Lists the quotes, backslashes and newlines of a slab in order; returns how many there are.
-    fn index(self, slab: &[u8], index: &mut Index) -> usize;
+    fn index(proof: Self::Proof, slab: &[u8], index: &mut Index) -> usize;
     /// The first `byte` from `at` on; the length of the text when there is none.
-    fn find(self, text: &[u8], at: usize, byte: u8) -> usize;
+    fn find(self, at: usize, byte: u8) -> usize;
     /// The bytes of a literal that matter are at `at`.
-    fn matches(self, text: &[u8], at: usize, literal: &Literal) -> bool;
+    fn matches(self, at: usize, literal: &Literal) -> bool;
     /// There is such a byte in `at..end`.
-    fn has(self, text: &[u8], at: usize, end: usize, byte: u8) -> bool;
+    fn has(self, at: usize, end: usize, byte: u8) -> bool;
     /// All bytes of `at..end` are digits.
-    fn is_digits(self, text: &[u8], at: usize, end: usize) -> bool;
+    fn is_digits(self, at: usize, end: usize) -> bool;
+    /// `at..end` is UTF-8 without control characters.
+    fn is_json_text(self, at: usize, end: usize) -> bool;
 }
 
 /// The portable twin.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable;
+pub(crate) struct Portable<'t>(&'t [u8]);
 
 #[expect(
     clippy::inline_always,
     reason = "what is not inlined into the kernel loses its vector instructions"
 )]
-impl Search for Portable {
+impl<'t> Search<'t> for Portable<'t> {
+    type Proof = ();
+
     #[inline(always)]
-    fn index(self, slab: &[u8], index: &mut Index) -> usize {
+    fn of((): (), text: &'t [u8]) -> Self {
+        Self(text)
+    }
+
+    #[inline(always)]
+    fn index((): (), slab: &[u8], index: &mut Index) -> usize {
         let mut n = 0;
         for at in memchr::memchr3_iter(b'"', b'\\', b'\n', slab) {
             index[n] = at as u16;
@@ -123,30 +135,37 @@ impl Search for Portable {
     }
 
     #[inline(always)]
-    fn find(self, text: &[u8], at: usize, byte: u8) -> usize {
-        find_short(text, at, byte)
+    fn find(self, at: usize, byte: u8) -> usize {
+        let rest = self.0.get(at..).unwrap_or_default();
+        memchr::memchr(byte, rest).map_or(self.0.len(), |n| at + n)
     }
 
     #[inline(always)]
-    fn matches(self, text: &[u8], at: usize, literal: &Literal) -> bool {
-        lines::matches_short(text, at, literal)
+    fn matches(self, at: usize, literal: &Literal) -> bool {
+        let Some(there) = self.0.get(at..at + literal.len as usize) else { return false };
+        if literal.is_whole {
+            return *there == literal.bytes[..there.len()];
+        }
+        let pairs = there.iter().zip(&literal.bytes).enumerate();
+        pairs.fold(true, |all, (bit, (a, b))| all && (literal.mask >> bit & 1 == 0 || a == b))
     }
 
     #[inline(always)]
-    fn has(self, text: &[u8], at: usize, end: usize, byte: u8) -> bool {
-        text[at..end].contains(&byte)
+    fn has(self, at: usize, end: usize, byte: u8) -> bool {
+        self.0[at..end].contains(&byte)
     }
 
     #[inline(always)]
-    fn is_digits(self, text: &[u8], at: usize, end: usize) -> bool {
-        text[at..end].iter().all(u8::is_ascii_digit)
+    fn is_digits(self, at: usize, end: usize) -> bool {
+        self.0[at..end].iter().all(u8::is_ascii_digit)
     }
-}
 
-/// [`Search::find`] without vectors.
-fn find_short(text: &[u8], at: usize, byte: u8) -> usize {
-    let rest = text.get(at..).unwrap_or_default();
-    memchr::memchr(byte, rest).map_or(text.len(), |n| at + n)
+    #[inline(always)]
+    fn is_json_text(self, at: usize, end: usize) -> bool {
+        let text = &self.0[at..end];
+        let is_printed = !text.iter().any(|byte| *byte < b' ');
+        is_printed && std::str::from_utf8(text).is_ok()
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -155,20 +174,21 @@ use avx2::{Avx2, run_avx2};
 /// The kernel for vectors of 32 bytes.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "vector instructions; every block says why it is sound")]
+#[expect(clippy::unused_self, reason = "having it proves that the machine has the instructions")]
 #[expect(
     clippy::inline_always,
     reason = "what is not inlined into the kernel loses its vector instructions"
 )]
 mod avx2 {
     use std::arch::x86_64::{
-        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
-        _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8,
+        __m256i, _mm256_cmpeq_epi8, _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_min_epu8,
+        _mm256_movemask_epi8, _mm256_set1_epi8, _mm256_setr_epi8, _mm256_shuffle_epi8,
+        _mm256_sub_epi8,
     };
 
-    use super::lines::{self, INDEX_SLACK, Index, Lines};
-    use super::second::Seconds;
+    use super::lines::{self, Habit, INDEX_SLACK, Index, Lines, SLAB_BYTES};
     use super::shape::{Literal, Shape};
-    use super::{Portable, Search, find_short};
+    use super::{Portable, Search};
 
     /// Bytes of a vector.
     const VECTOR: usize = 32;
@@ -177,37 +197,12 @@ mod avx2 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(());
 
-    #[expect(
-        clippy::unused_self,
-        reason = "having it proves that the machine has the instructions"
-    )]
     impl Avx2 {
         pub(crate) fn detect() -> Option<Self> {
             let has_all = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("bmi1")
                 && is_x86_feature_detected!("popcnt");
             has_all.then_some(Self(()))
-        }
-
-        /// A bit for each of 32 bytes that is `byte`.
-        #[inline(always)]
-        fn equal(self, vector: __m256i, byte: u8) -> u32 {
-            // SAFETY: `self` proves that the machine has AVX2.
-            unsafe {
-                let same = _mm256_cmpeq_epi8(vector, _mm256_set1_epi8(byte as i8));
-                _mm256_movemask_epi8(same) as u32
-            }
-        }
-
-        /// A bit for each of 32 bytes that the index lists.
-        #[inline(always)]
-        fn marks(self, vector: __m256i) -> u32 {
-            // SAFETY: `self` proves that the machine has AVX2.
-            unsafe {
-                let is = |byte: u8| _mm256_cmpeq_epi8(vector, _mm256_set1_epi8(byte as i8));
-                let quotes = _mm256_or_si256(is(b'"'), is(b'\\'));
-                _mm256_movemask_epi8(_mm256_or_si256(quotes, is(b'\n'))) as u32
-            }
         }
 
         #[inline(always)]
@@ -217,81 +212,135 @@ mod avx2 {
             unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
         }
 
-        /// The 32 bytes from `at` on, if the text has as many.
+        /// A bit for each of 32 bytes that the index lists.
         #[inline(always)]
-        fn load_at(self, text: &[u8], at: usize) -> Option<__m256i> {
-            let bytes = text.get(at..)?.first_chunk::<VECTOR>()?;
-            Some(self.load(bytes))
+        fn marks(self, bytes: &[u8; VECTOR]) -> u64 {
+            // By its low half each byte picks the one mark that it might be. Where there is none
+            // it picks a byte with another low half; bytes above 127 pick zero.
+            const ANY: i8 = 0x0f;
+            const N: i8 = b'\n' as i8;
+            const Q: i8 = b'"' as i8;
+            const B: i8 = b'\\' as i8;
+            let vector = self.load(bytes);
+            // SAFETY: `self` proves that the machine has AVX2.
+            unsafe {
+                let mark_by_half = _mm256_setr_epi8(
+                    ANY, ANY, Q, ANY, ANY, ANY, ANY, ANY, ANY, ANY, N, ANY, B, ANY, ANY, 0, //
+                    ANY, ANY, Q, ANY, ANY, ANY, ANY, ANY, ANY, ANY, N, ANY, B, ANY, ANY, 0,
+                );
+                let mark = _mm256_shuffle_epi8(mark_by_half, vector);
+                u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(mark, vector)) as u32)
+            }
         }
 
-        /// A bit for each of the 64 bytes that the index lists.
+        /// A bit for each of 64 bytes that the index lists.
         #[inline(always)]
         fn marks_of_block(self, block: &[u8; 2 * VECTOR]) -> u64 {
-            let (low, high) = block.split_at(VECTOR);
-            let half = |bytes: &[u8]| match bytes.first_chunk() {
-                Some(bytes) => u64::from(self.marks(self.load(bytes))),
-                None => 0,
-            };
-            half(low) | half(high) << VECTOR
+            match block.as_chunks::<VECTOR>().0 {
+                [low, high] => self.marks(low) | self.marks(high) << VECTOR,
+                _ => 0,
+            }
         }
     }
 
-    impl Search for Avx2 {
+    /// A text and how far into it vectors can be loaded.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Vectors<'t> {
+        text: &'t [u8],
+        /// Invariant: `at + VECTOR <= text.len()` for every `at` below this.
+        loadable: usize,
+        proof: Avx2,
+    }
+
+    impl Vectors<'_> {
+        /// The 32 bytes from `at` on, if the text has as many.
         #[inline(always)]
-        fn index(self, slab: &[u8], index: &mut Index) -> usize {
+        fn load(self, at: usize) -> Option<__m256i> {
+            if at >= self.loadable {
+                return None;
+            }
+            // SAFETY: `proof` proves that the machine has AVX2; `at` is below `loadable`, so all 32
+            // bytes lie in `text`, and `loadu` asks for no alignment.
+            Some(unsafe { _mm256_loadu_si256(self.text.as_ptr().add(at).cast()) })
+        }
+
+        /// A bit for each of 32 bytes that is `byte`.
+        #[inline(always)]
+        fn equal(self, vector: __m256i, byte: u8) -> u32 {
+            // SAFETY: `proof` proves that the machine has AVX2.
+            unsafe {
+                let same = _mm256_cmpeq_epi8(vector, _mm256_set1_epi8(byte as i8));
+                _mm256_movemask_epi8(same) as u32
+            }
+        }
+    }
+
+    impl<'t> Search<'t> for Vectors<'t> {
+        type Proof = Avx2;
+
+        #[inline(always)]
+        fn of(proof: Avx2, text: &'t [u8]) -> Self {
+            Self { text, loadable: (text.len() + 1).saturating_sub(VECTOR), proof }
+        }
+
+        #[inline(always)]
+        fn index(proof: Avx2, slab: &[u8], index: &mut Index) -> usize {
             let mut n = 0;
             let (blocks, rest) = slab.as_chunks::<{ 2 * VECTOR }>();
-            for (at, block) in blocks.iter().enumerate() {
-                n = list(self.marks_of_block(block), at * 2 * VECTOR, n, index);
+            let mut from = 0;
+            for block in blocks {
+                n = list(proof.marks_of_block(block), from, n, index);
+                from += 2 * VECTOR;
             }
             if !rest.is_empty() {
                 let mut block = [0; 2 * VECTOR];
                 block[..rest.len()].copy_from_slice(rest);
-                n = list(self.marks_of_block(&block), slab.len() - rest.len(), n, index);
+                n = list(proof.marks_of_block(&block), from, n, index);
             }
             n
         }
 
         #[inline(always)]
-        fn find(self, text: &[u8], at: usize, byte: u8) -> usize {
+        fn find(self, at: usize, byte: u8) -> usize {
             let mut at = at;
-            while let Some(vector) = self.load_at(text, at) {
+            while let Some(vector) = self.load(at) {
                 let found = self.equal(vector, byte);
                 if found != 0 {
                     return at + found.trailing_zeros() as usize;
                 }
                 at += VECTOR;
             }
-            find_short(text, at, byte)
+            Portable(self.text).find(at, byte)
         }
 
         #[inline(always)]
-        fn matches(self, text: &[u8], at: usize, literal: &Literal) -> bool {
-            let Some(vector) = self.load_at(text, at) else {
-                return lines::matches_short(text, at, literal);
+        fn matches(self, at: usize, literal: &Literal) -> bool {
+            let Some(vector) = self.load(at) else {
+                return Portable(self.text).matches(at, literal);
             };
-            // SAFETY: `self` proves that the machine has AVX2.
+            // SAFETY: `proof` proves that the machine has AVX2.
             let same = unsafe {
-                _mm256_movemask_epi8(_mm256_cmpeq_epi8(vector, self.load(&literal.bytes))) as u32
+                let literal = self.proof.load(&literal.bytes);
+                _mm256_movemask_epi8(_mm256_cmpeq_epi8(vector, literal)) as u32
             };
-            same & literal.mask == literal.mask
+            !same & literal.mask == 0
         }
 
         #[inline(always)]
-        fn has(self, text: &[u8], at: usize, end: usize, byte: u8) -> bool {
-            match self.load_at(text, at) {
+        fn has(self, at: usize, end: usize, byte: u8) -> bool {
+            match self.load(at) {
                 Some(vector) if end - at < VECTOR => {
                     self.equal(vector, byte) & ((1 << (end - at)) - 1) != 0
                 }
-                _ => Portable.has(text, at, end, byte),
+                _ => Portable(self.text).has(at, end, byte),
             }
         }
 
         #[inline(always)]
-        fn is_digits(self, text: &[u8], at: usize, end: usize) -> bool {
-            match self.load_at(text, at) {
+        fn is_digits(self, at: usize, end: usize) -> bool {
+            match self.load(at) {
                 Some(vector) if end - at < VECTOR => {
-                    // SAFETY: `self` proves that the machine has AVX2.
+                    // SAFETY: `proof` proves that the machine has AVX2.
                     let digits = unsafe {
                         let value = _mm256_sub_epi8(vector, _mm256_set1_epi8(b'0' as i8));
                         let capped = _mm256_min_epu8(value, _mm256_set1_epi8(9));
@@ -300,8 +349,25 @@ mod avx2 {
                     let wanted = (1 << (end - at)) - 1;
                     digits & wanted == wanted
                 }
-                _ => Portable.is_digits(text, at, end),
+                _ => Portable(self.text).is_digits(at, end),
             }
+        }
+
+        #[inline(always)]
+        fn is_json_text(self, at: usize, end: usize) -> bool {
+            let (vectors, rest) = self.text[at..end].as_chunks::<VECTOR>();
+            let mut all = !0;
+            for bytes in vectors {
+                // SAFETY: `proof` proves that the machine has AVX2.
+                all &= unsafe {
+                    // As signed numbers, bytes that are not ASCII are below the space too.
+                    let below = _mm256_set1_epi8(b' ' as i8 - 1);
+                    _mm256_movemask_epi8(_mm256_cmpgt_epi8(self.proof.load(bytes), below))
+                };
+            }
+            let portable = Portable(self.text);
+            all == !0 && portable.is_json_text(end - rest.len(), end)
+                || portable.is_json_text(at, end)
         }
     }
 
@@ -309,23 +375,32 @@ mod avx2 {
     #[inline(always)]
     fn list(mut bits: u64, from: usize, n: usize, index: &mut Index) -> usize {
         let n_bits = bits.count_ones() as usize;
-        let Some((first, more)) = index[n..].split_first_chunk_mut::<INDEX_SLACK>() else {
-            return n;
-        };
+        // Before the last block of a slab, which has no room for more, `n` is below its length.
+        let from_n = &mut index[n & (SLAB_BYTES - 1)..];
+        let Some(few) = from_n.first_chunk_mut::<INDEX_SLACK>() else { return n };
         // Most blocks hold few marks: writing four without asking is cheaper than asking.
-        let (first, second) = first.split_at_mut(4);
-        for entry in first {
-            *entry = (from + bits.trailing_zeros() as usize) as u16;
+        let mut next = || {
+            let at = (from + bits.trailing_zeros() as usize) as u16;
             bits &= bits.wrapping_sub(1);
+            at
+        };
+        *few = [next(), next(), next(), next()];
+        if n_bits > INDEX_SLACK {
+            list_more(bits, from, n + INDEX_SLACK, index);
         }
-        for entry in second.iter_mut().chain(more) {
+        n + n_bits
+    }
+
+    /// The marks of a block with many.
+    #[inline(never)]
+    fn list_more(mut bits: u64, from: usize, n: usize, index: &mut Index) {
+        for entry in &mut index[n..] {
             if bits == 0 {
-                break;
+                return;
             }
             *entry = (from + bits.trailing_zeros() as usize) as u16;
             bits &= bits - 1;
         }
-        n + n_bits
     }
 
     /// [`lines::run`], compiled for the instructions that `Avx2` proves.
@@ -333,10 +408,10 @@ mod avx2 {
     pub(super) fn run_avx2(
         avx2: Avx2,
         shapes: &[Shape],
-        seconds: &mut Seconds,
+        habit: &mut Habit,
         chunk: &[u8],
         lines: &mut impl Lines,
     ) -> usize {
-        lines::run(avx2, shapes, seconds, chunk, lines)
+        lines::run::<Vectors<'_>>(avx2, shapes, habit, chunk, lines)
     }
 }

@@ -86,7 +86,10 @@ pub(crate) fn status(text: &[u8]) -> Option<u16> {
 
 /// Bytes as text: borrowed when they are UTF-8, else with replacement characters.
 pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
+    }
 }
 
 /// Not negative and finite.

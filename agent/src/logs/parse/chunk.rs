@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::logs::LineTime;
 use crate::logs::parse::log_format::{self, LogFormat, TimeStyle};
-use crate::logs::parse::{Format, Mode, Parser, access};
-use crate::logs::scan::second::Seconds;
+use crate::logs::parse::{Format, Mode, Parser, access, json};
 use crate::logs::scan::shape::Shape;
-use crate::logs::scan::{Lines, Plain, Sink};
+use crate::logs::scan::{Habit, Lines, Plain, Sink};
+use crate::logs::{Line, LineTime};
 
 /// What the kernel runs for one format.
 #[derive(Clone, Debug)]
@@ -16,7 +15,31 @@ pub(super) struct Quick {
     chosen: Option<usize>,
     shapes: Arc<[Shape]>,
     time: TimeStyle,
-    seconds: Seconds,
+    habit: Habit,
+    /// The form of the lines is learned from the lines.
+    learns: bool,
+    /// Requests since the last plain one.
+    n_missed: u32,
+}
+
+/// Forms of JSON lines that are kept; a file that has more loses the oldest.
+const LEARNED_MAX: usize = 4;
+/// Requests in a row that fit no learned form before one of them is learned from.
+const MISSED_MAX: u32 = 16;
+
+impl Quick {
+    fn take_in(&mut self, (shape, time): (Shape, TimeStyle)) {
+        let known = if time == self.time { &self.shapes[..] } else { &[] };
+        if known.contains(&shape) {
+            return;
+        }
+        let oldest = known.len().saturating_sub(LEARNED_MAX - 1);
+        self.shapes = known[oldest..].iter().cloned().chain([shape]).collect();
+        if time != self.time {
+            self.habit = Habit::default();
+            self.time = time;
+        }
+    }
 }
 
 impl Parser {
@@ -29,15 +52,30 @@ impl Parser {
         while at < chunk.len() {
             let mut quick = self.quick();
             let (shapes, chosen) = (Arc::clone(&quick.shapes), quick.chosen);
-            let mut seconds = quick.seconds;
+            let mut habit = quick.habit;
             let (time, kernel) = (&quick.time, self.kernel);
-            let mut lines = Scanned { parser: self, sink, time, chosen };
+            let is_json = quick.learns;
+            let mut lines = Scanned {
+                parser: self,
+                sink,
+                time,
+                chosen,
+                is_json,
+                any_plain: false,
+                n_missed: quick.n_missed,
+                learned: None,
+            };
             let n = if shapes.is_empty() {
                 lines.all_in_full(&chunk[at..])
             } else {
-                kernel.run(&shapes, &mut seconds, &chunk[at..], &mut lines)
+                kernel.run(&shapes, &mut habit, &chunk[at..], &mut lines)
             };
-            quick.seconds = seconds;
+            quick.habit = habit;
+            lines.note_plain();
+            quick.n_missed = lines.n_missed;
+            if let Some(learned) = lines.learned.take() {
+                quick.take_in(learned);
+            }
             self.quick = Some(quick);
             at += n;
             if n == 0 {
@@ -58,7 +96,14 @@ impl Parser {
             (Mode::Auto(_), None) => None,
         };
         let (shapes, time) = format.map_or((Vec::new(), TimeStyle::Clf), shapes);
-        Quick { chosen, shapes: shapes.into(), time, seconds: Seconds::default() }
+        Quick {
+            chosen,
+            shapes: shapes.into(),
+            time,
+            habit: Habit::default(),
+            learns: matches!(format, Some(Format::Json)),
+            n_missed: MISSED_MAX,
+        }
     }
 
     fn chosen(&self) -> Option<usize> {
@@ -100,9 +145,27 @@ struct Scanned<'a, S> {
     sink: &'a mut S,
     time: &'a TimeStyle,
     chosen: Option<usize>,
+    is_json: bool,
+    /// Since the last line parsed in full.
+    any_plain: bool,
+    n_missed: u32,
+    learned: Option<(Shape, TimeStyle)>,
 }
 
 impl<S: Sink> Scanned<'_, S> {
+    /// Plain lines fit the format: those rejected before them were not the first of another one.
+    fn note_plain(&mut self) {
+        if !std::mem::take(&mut self.any_plain) {
+            return;
+        }
+        self.n_missed = 0;
+        match &mut self.parser.mode {
+            Mode::Told { n_rejected, .. } => *n_rejected = 0,
+            Mode::Auto(auto) => auto.n_rejected = 0,
+            Mode::One(_) => {}
+        }
+    }
+
     /// The lines of a chunk without the kernel; returns the bytes of those handed on.
     fn all_in_full(&mut self, chunk: &[u8]) -> usize {
         let mut start = 0;
@@ -121,15 +184,16 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     #[expect(clippy::inline_always, reason = "one call a line, inside the kernel")]
     #[inline(always)]
     fn plain(&mut self, plain: &Plain<'_>) -> bool {
-        match &mut self.parser.mode {
-            Mode::Told { n_rejected, .. } => *n_rejected = 0,
-            Mode::Auto(auto) => auto.n_rejected = 0,
-            Mode::One(_) => {}
-        }
+        self.any_plain = true;
         self.sink.plain(plain)
     }
 
     fn time(&mut self, text: &[u8]) -> Option<(i64, bool)> {
+        // As a number of JSON, the full parser would round it.
+        let is_rounded = text.len() > 16 && memchr::memmem::find(text, b"999999").is_some();
+        if self.is_json && is_rounded {
+            return None;
+        }
         match access::read_time(self.time, text).filter(|_| text != b"-")? {
             LineTime::Instant { at, .. } => {
                 let is_usual =
@@ -141,9 +205,17 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     }
 
     fn full(&mut self, raw: &[u8]) -> bool {
+        self.note_plain();
         let line = self.parser.parse(raw);
+        if self.is_json && matches!(line, Line::Access(_)) {
+            self.n_missed += 1;
+            if self.n_missed > MISSED_MAX {
+                self.n_missed = 0;
+                self.learned = json::form::learn(raw.trim_ascii_end());
+            }
+        }
         self.sink.line(raw, line);
-        self.parser.chosen() == self.chosen
+        self.learned.is_none() && self.parser.chosen() == self.chosen
     }
 }
 

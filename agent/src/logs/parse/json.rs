@@ -1,11 +1,23 @@
 //! One JSON object per line, with the names operators usually give to nginx variables.
 
+pub(crate) mod form;
+
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
 use crate::logs::parse::{access, time};
 use crate::logs::{AccessRecord, Attempt, Line, LineTime, Rejected};
+
+/// Keys of the fields that a plain line tells, the better ones first.
+const STATUS: [&str; 3] = ["status", "status_code", "response_code"];
+const HOST: [&str; 5] = ["host", "http_host", "vhost", "server_name", "domain"];
+const CLIENT: [&str; 4] = ["remote_addr", "client_ip", "client", "remote_ip"];
+const UPSTREAM: [&str; 2] = ["upstream_addr", "upstream"];
+/// The time; where this key is, no other one is asked.
+const TIME_LOCAL: &str = "time_local";
+const ISO: [&str; 4] = ["time_iso8601", "@timestamp", "timestamp", "time"];
+const EPOCH: [&str; 3] = ["msec", "ts", "time"];
 
 /// One line.
 pub(crate) fn parse<'l>(line: &[u8]) -> Line<'l> {
@@ -43,13 +55,13 @@ fn field(object: &Map<String, Value>, keys: &[&str]) -> Option<String> {
 fn record<'l>(object: &Map<String, Value>) -> Result<AccessRecord<'l>, Rejected> {
     let get = |keys: &[&str]| field(object, keys);
     let cow = |keys: &[&str]| field(object, keys).map(Cow::<'l, str>::Owned);
-    let status = get(&["status", "status_code", "response_code"]).ok_or(Rejected::Malformed)?;
+    let status = get(&STATUS).ok_or(Rejected::Malformed)?;
     let status = access::status(status.as_bytes()).ok_or(Rejected::BadStatus)?;
     let request = get(&["request", "request_line"]).unwrap_or_default();
     let (method, target) = access::request_line(request.as_bytes()).unzip();
     let owned = |text: Cow<'_, str>| Cow::<'l, str>::Owned(text.into_owned());
     let attempts = access::attempts(
-        get(&["upstream_addr", "upstream"]).as_deref().map(str::as_bytes),
+        get(&UPSTREAM).as_deref().map(str::as_bytes),
         get(&["upstream_status"]).as_deref().map(str::as_bytes),
         get(&["upstream_response_time"]).as_deref().map(str::as_bytes),
     )
@@ -59,8 +71,8 @@ fn record<'l>(object: &Map<String, Value>) -> Result<AccessRecord<'l>, Rejected>
     let number = |keys: &[&str]| field(object, keys).and_then(|t| access::number(t.as_bytes()));
     Ok(AccessRecord {
         time: record_time(object),
-        host: cow(&["host", "http_host", "vhost", "server_name", "domain"]),
-        client: cow(&["remote_addr", "client_ip", "client", "remote_ip"]),
+        host: cow(&HOST),
+        client: cow(&CLIENT),
         forwarded_for: get(&["http_x_forwarded_for", "x_forwarded_for"])
             .and_then(|list| list.split(',').next().map(|first| first.trim().to_owned()))
             .filter(|first| !first.is_empty())
@@ -77,13 +89,11 @@ fn record<'l>(object: &Map<String, Value>) -> Result<AccessRecord<'l>, Rejected>
 }
 
 fn record_time(object: &Map<String, Value>) -> Option<LineTime> {
-    let local = field(object, &["time_local"]).and_then(|t| time::clf(t.as_bytes()));
-    let keys = ["time_iso8601", "@timestamp", "timestamp", "time"];
-    let iso = || keys.iter().find_map(|key| time::iso8601(field(object, &[key])?.as_bytes()));
+    let local = field(object, &[TIME_LOCAL]).and_then(|t| time::clf(t.as_bytes()));
+    let iso = || ISO.iter().find_map(|key| time::iso8601(field(object, &[key])?.as_bytes()));
     let clf = || field(object, &["time", "timestamp"]).and_then(|t| time::clf(t.as_bytes()));
-    let epoch =
-        || field(object, &["msec", "ts", "time"]).and_then(|t| time::epoch_seconds(t.as_bytes()));
-    if object.contains_key("time_local") {
+    let epoch = || field(object, &EPOCH).and_then(|t| time::epoch_seconds(t.as_bytes()));
+    if object.contains_key(TIME_LOCAL) {
         return local;
     }
     iso().or_else(clf).or_else(epoch)

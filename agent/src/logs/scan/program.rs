@@ -4,8 +4,6 @@
 //! chooses cannot make fields: inside quotes the first quote without a backslash ends the value
 //! (nginx and Apache escape the others), and unquoted free text is matched from the end of the line.
 
-use memchr::memmem;
-
 use crate::logs::Rejected;
 
 /// What a field of a line means to us.
@@ -191,7 +189,7 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
         } else if step.until.len() == 1 {
             memchr::memchr(step.until[0], rest)
         } else {
-            memmem::find(rest, &step.until)
+            find(rest, &step.until)
         };
         let Some(end) = end else {
             // A line cut off in its last words still tells of a request that happened.
@@ -214,7 +212,7 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
 fn run_free<'l>(steps: &[Step], rest: &'l [u8], spans: &mut Spans<'l>, tries: &mut usize) -> bool {
     let step = &steps[0];
     let mut upto = rest.len();
-    while let Some(end) = memmem::rfind(&rest[..upto], &step.until) {
+    while let Some(end) = rfind(&rest[..upto], &step.until) {
         if *tries == 0 {
             return false;
         }
@@ -242,12 +240,27 @@ fn list_end(rest: &[u8]) -> Option<usize> {
 
 /// The first place of `until` that a time follows: a user name may hold the same signs.
 fn before_time(rest: &[u8], until: &[u8]) -> Option<usize> {
-    memmem::find_iter(rest, until).take(TRIES_MAX).find(|at| {
+    places(rest, until).take(TRIES_MAX).find(|at| {
         let after = &rest[at + until.len()..];
         after.len() > 4
             && after[..2].iter().all(u8::is_ascii_digit)
             && (after[2] == b'/' || after[2].is_ascii_digit())
     })
+}
+
+/// Where a short text is in a longer one; cheaper than a search that prepares itself.
+fn places<'l>(rest: &'l [u8], text: &'l [u8]) -> impl Iterator<Item = usize> + 'l {
+    let first = text.first().copied().unwrap_or_default();
+    memchr::memchr_iter(first, rest).filter(move |at| rest[*at..].starts_with(text))
+}
+
+fn find(rest: &[u8], text: &[u8]) -> Option<usize> {
+    places(rest, text).next()
+}
+
+fn rfind(rest: &[u8], text: &[u8]) -> Option<usize> {
+    let first = text.first().copied().unwrap_or_default();
+    memchr::memrchr_iter(first, rest).find(|at| rest[*at..].starts_with(text))
 }
 
 /// Position of the first quote that no backslash escapes.

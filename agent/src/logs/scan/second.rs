@@ -2,17 +2,24 @@
 
 use crate::logs::scan::shape::{LITERAL_BYTES_MAX, Literal};
 
-/// A time text with its seconds left out. The default fits no text.
+const OF_SIXTY: u16 = 0x060a;
+const OF_HUNDRED: u16 = 0x0606;
+
+/// A time text with its seconds left out. The default remembers none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seconds {
     /// All but the seconds and what follows their point.
     pub(crate) like: Literal,
-    /// What the text says with its seconds at zero, in milliseconds since the epoch.
+    /// Bytes of the time itself; 0 = none is remembered.
+    pub(crate) len: u8,
+    /// What the text says with its seconds at zero, in seconds since the epoch, and milliseconds.
+    base: i64,
     base_ms: i64,
     /// Place of the two digits; 0 = the whole text is compared.
     at: u8,
-    /// Highest first digit: `5`, or `9` in seconds since the epoch.
-    tens_max: u8,
+    /// What the digits lack to 16 when they are one too large: the first may be 5 at most, or 9 in
+    /// seconds since the epoch.
+    to_sixteen: u16,
     /// Place of three digits of milliseconds; 0 = none.
     millis_at: u8,
 }
@@ -23,58 +30,79 @@ impl Seconds {
         if text.len() > LITERAL_BYTES_MAX {
             return Self::default();
         }
-        Self { like: Literal::new(text), base_ms: ms, ..Self::default() }
+        let (base, base_ms) = (ms.div_euclid(1000), ms.rem_euclid(1000));
+        Self { like: Literal::new(text), len: text.len() as u8, base, base_ms, ..Self::default() }
+    }
+
+    /// The same with the text that follows the time in its lines, if both fit.
+    pub(crate) fn before(mut self, until: &Literal) -> Self {
+        let (from, upto) = (self.len as usize, self.len as usize + until.len as usize);
+        if self.len == 0 || upto > LITERAL_BYTES_MAX {
+            return Self::default();
+        }
+        self.like.bytes[from..upto].copy_from_slice(&until.bytes[..until.len as usize]);
+        self.like.mask |= until.mask << from;
+        self.like.len += until.len;
+        self.like.n_marks += until.n_marks;
+        self
     }
 
     /// The same without its seconds, where they are written in one of the usual ways.
     pub(crate) fn new(text: &[u8], ms: i64) -> Self {
         let whole = Self::whole(text, ms);
         let mut like = whole.like;
-        let (at, tens_max, millis_at) = match text {
+        let (at, to_sixteen, millis_at) = match text {
             // 20/Nov/2026:13:12:55 +0000
-            [_, _, b'/', .., b'+' | b'-', _, _, _, _] if text.len() == 26 => (18, b'5', 0),
+            [_, _, b'/', .., b'+' | b'-', _, _, _, _] if text.len() == 26 => (18, OF_SIXTY, 0),
             // 2026-11-20T13:12:55+00:00, or with a Z
             [_, _, _, _, b'-', ..] if matches!((text.len(), text[10]), (20 | 25, b'T')) => {
-                (17, b'5', 0)
+                (17, OF_SIXTY, 0)
             }
             // 1795176067.042 and 1795176067
-            [digits @ .., b'.', _, _, _] if digits.len() == 10 => (8, b'9', 11),
-            digits if digits.len() == 10 => (8, b'9', 0),
+            [digits @ .., b'.', _, _, _] if digits.len() == 10 => (8, OF_HUNDRED, 11),
+            digits if digits.len() == 10 => (8, OF_HUNDRED, 0),
             _ => (0, 0, 0),
         };
         if at == 0 {
             return whole;
         }
+        like.is_whole = false;
         like.mask &= !(0b11 << at);
         if millis_at > 0 {
             like.mask &= !(0b111 << millis_at);
         }
-        let learned = Self { like, base_ms: 0, at, tens_max, millis_at };
-        match learned.read(text) {
-            Some(part_ms) => Self { base_ms: ms - part_ms, ..learned },
+        let learned = Self { like, base: 0, base_ms: 0, at, to_sixteen, millis_at, ..whole };
+        match learned.read(text, 0) {
+            Some((second, millis)) => {
+                let rest = ms - second * 1000 - millis;
+                Self { base: rest.div_euclid(1000), base_ms: rest.rem_euclid(1000), ..learned }
+            }
             None => whole,
         }
     }
 
-    /// The time of a text that is like the remembered one.
+    /// The time at `from`, like the remembered one: seconds since the epoch, milliseconds.
     #[inline(always)]
-    pub(crate) fn read(&self, text: &[u8]) -> Option<i64> {
+    pub(crate) fn read(&self, text: &[u8], from: usize) -> Option<(i64, i64)> {
         if self.at == 0 {
-            return Some(self.base_ms);
+            return Some((self.base, self.base_ms));
         }
-        let at = self.at as usize;
-        let [tens, ones] = *text.get(at..at + 2)? else { return None };
-        if !(b'0'..=self.tens_max).contains(&tens) || !ones.is_ascii_digit() {
+        let two = text.get(from + self.at as usize..)?.first_chunk::<2>()?;
+        let digits = u16::from_le_bytes(*two) ^ 0x3030;
+        // A digit too large shows in the high half of its byte, by itself or with the rest.
+        if (digits.wrapping_add(self.to_sixteen) | digits) & 0xf0f0 != 0 {
             return None;
         }
-        let second = i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
-        let millis = if self.millis_at == 0 { 0 } else { self.millis(text)? };
-        Some(self.base_ms + second * 1000 + millis)
+        let second = self.base + i64::from((digits & 0xff) * 10 + (digits >> 8));
+        if self.millis_at == 0 {
+            return Some((second, self.base_ms));
+        }
+        Some((second, self.base_ms + self.millis(&text[from..])?))
     }
 
     fn millis(&self, text: &[u8]) -> Option<i64> {
-        let digits = text.get(self.millis_at as usize..)?;
-        let is_number = digits.len() == 3 && digits.iter().all(u8::is_ascii_digit);
+        let digits = text.get(self.millis_at as usize..)?.first_chunk::<3>()?;
+        let is_number = digits.iter().all(u8::is_ascii_digit);
         is_number.then(|| digits.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')))
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Literal {
     pub(crate) len: u8,
     /// Quotes and backslashes in it.
     pub(crate) n_marks: u8,
+    /// Every byte matters.
+    pub(crate) is_whole: bool,
 }
 
 impl Literal {
@@ -28,6 +30,7 @@ impl Literal {
         literal.bytes[..len].copy_from_slice(&text[..len]);
         literal.mask = ((1u64 << len) - 1) as u32;
         literal.len = len as u8;
+        literal.is_whole = true;
         literal.n_marks = text[..len].iter().filter(|b| is_mark(**b)).count() as u8;
         literal
     }
@@ -59,13 +62,28 @@ pub(crate) enum End {
     Line,
 }
 
-/// What is kept of a field.
+/// The few ways most fields are read, each of which the kernel does in one go.
 #[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// Nothing is wanted of it, and its end is counted back from the next mark.
+    Skip,
+    /// A text to keep up to the first of a byte.
+    Text,
+    /// The time, which is mostly that of the line before.
+    Time,
+    Status,
+    /// All others.
+    Rare,
+}
+
+/// What is kept of a field; the first ones as their place in the line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
 pub(crate) enum Keep {
-    Nothing,
-    Host,
-    Client,
-    Upstream,
+    Nothing = 0,
+    Host = 1,
+    Client = 2,
+    Upstream = 3,
     Time,
     Status,
     /// Duration in units of the format, whole numbers only.
@@ -84,6 +102,8 @@ pub(crate) enum Value {
     Name,
     /// Digits or a dash.
     Count,
+    /// A number, true, false or null of JSON.
+    Scalar,
 }
 
 /// One field and the text after it.
@@ -93,6 +113,35 @@ pub(crate) struct Op {
     pub(crate) end: End,
     pub(crate) keep: Keep,
     pub(crate) value: Value,
+    pub(crate) kind: Kind,
+    /// Of [`End::Mark`] and [`End::Byte`].
+    pub(crate) back: u8,
+    pub(crate) byte: u8,
+    /// The text after a [`Kind::Text`] when the next field is a dash: both are then done at once.
+    /// Empty = there is none.
+    pub(crate) over_dash: Literal,
+}
+
+impl Op {
+    fn new(end: End, until: Literal, keep: Keep, value: Value) -> Self {
+        let (mut back, mut byte) = (0, 0);
+        let kind = match (end, keep) {
+            (End::Mark(n), Keep::Nothing) if value == Value::Any => {
+                back = n;
+                Kind::Skip
+            }
+            (End::Byte(b), Keep::Host | Keep::Client | Keep::Upstream) => {
+                byte = b;
+                Kind::Text
+            }
+            // Two times that differ in their seconds only must end at the same place.
+            (End::Mark(_), Keep::Time) => Kind::Time,
+            (End::Byte(b), Keep::Time) if !b.is_ascii_digit() => Kind::Time,
+            (End::Status, Keep::Status) => Kind::Status,
+            _ => Kind::Rare,
+        };
+        Self { until, end, keep, value, kind, back, byte, over_dash: Literal::default() }
+    }
 }
 
 /// The one form of a format's plain lines.
@@ -101,9 +150,17 @@ pub(crate) struct Shape {
     pub(crate) ops: Box<[Op]>,
     /// Units of the duration per second, where the time of a line is the start of its request.
     pub(crate) duration_per_s: Option<f64>,
+    /// The line has to be text as JSON wants it: UTF-8 without control characters.
+    pub(crate) is_json: bool,
+    pub(crate) has_time: bool,
 }
 
 impl Shape {
+    pub(crate) fn new(ops: Vec<Op>, duration_per_s: Option<f64>, is_json: bool) -> Self {
+        let has_time = ops.iter().any(|op| op.keep == Keep::Time);
+        Self { ops: ops.into(), duration_per_s, is_json, has_time }
+    }
+
     /// The shape of a program; `None` when its lines can be read in more than one way.
     ///
     /// `duration_per_s` is set for formats whose time is the start of a request.
@@ -130,8 +187,9 @@ impl Shape {
             let value = if again && keep != Keep::Nothing { Value::Said } else { Value::Any };
             push(&mut ops, end_of(step, rest.first(), keep)?, &step.until, keep, value);
         }
+        see_dashes(&mut ops);
         let breaks = |op: &Op| op.until.bytes.contains(&b'\n');
-        (!ops.iter().any(breaks)).then(|| Self { ops: ops.into(), duration_per_s })
+        (!ops.iter().any(breaks)).then(|| Self::new(ops, duration_per_s, false))
     }
 
     /// The same for the family of the Common Log Format, whose reader is stricter about some fields.
@@ -139,13 +197,14 @@ impl Shape {
         let mut shape = Self::of(program, None)?;
         let mut after_status = false;
         for op in &mut shape.ops {
-            match op.keep {
-                Keep::Host | Keep::Client => op.value = Value::Word,
-                Keep::Nothing if std::mem::take(&mut after_status) => op.value = Value::Count,
-                Keep::Nothing if matches!(op.end, End::Before(..)) => op.value = Value::Name,
-                _ => {}
-            }
+            let value = match op.keep {
+                Keep::Host | Keep::Client => Value::Word,
+                Keep::Nothing if after_status => Value::Count,
+                Keep::Nothing if matches!(op.end, End::Before(..)) => Value::Name,
+                _ => op.value,
+            };
             after_status = op.keep == Keep::Status;
+            *op = Op { over_dash: op.over_dash, ..Op::new(op.end, op.until, op.keep, value) };
         }
         Some(shape)
     }
@@ -153,10 +212,28 @@ impl Shape {
 
 /// Adds a field; a long text after it takes several ops.
 pub(crate) fn push(ops: &mut Vec<Op>, end: End, until: &[u8], keep: Keep, value: Value) {
-    ops.push(Op { until: Literal::new(until), end, keep, value });
+    ops.push(Op::new(end, Literal::new(until), keep, value));
     for more in until.chunks(LITERAL_BYTES_MAX).skip(1) {
-        let until = Literal::new(more);
-        ops.push(Op { until, end: End::Here, keep: Keep::Nothing, value: Value::Any });
+        ops.push(Op::new(End::Here, Literal::new(more), Keep::Nothing, Value::Any));
+    }
+}
+
+/// Most requests have no user: ` - - [` is looked for as one text.
+fn see_dashes(ops: &mut [Op]) {
+    for at in 1..ops.len() {
+        let [op, next] = [ops[at - 1], ops[at]];
+        let len = op.until.len as usize + 1 + next.until.len as usize;
+        // Neither text may hold what the search for the end of the dash would stop at.
+        let is_free = next.keep == Keep::Nothing && matches!(next.end, End::Before(b'[', _));
+        if is_free && op.kind == Kind::Text && op.until.len > 0 && len <= LITERAL_BYTES_MAX {
+            let text = [
+                &op.until.bytes[..op.until.len as usize],
+                b"-",
+                &next.until.bytes[..next.until.len as usize],
+            ]
+            .concat();
+            ops[at - 1].over_dash = Literal::new(&text);
+        }
     }
 }
 

@@ -346,14 +346,116 @@ const VHOST: [&str; 17] = [
     "$http_user_agent",
 ];
 
+const KEYS: [&str; 22] = [
+    "status",
+    "status_code",
+    "host",
+    "server_name",
+    "http_host",
+    "remote_addr",
+    "client_ip",
+    "upstream_addr",
+    "upstream",
+    "upstream_status",
+    "time_local",
+    "time_iso8601",
+    "@timestamp",
+    "timestamp",
+    "time",
+    "msec",
+    "ts",
+    "request",
+    "request_time",
+    "http_user_agent",
+    "n",
+    "status",
+];
+const SCALARS: [&str; 16] = [
+    "0",
+    "-1",
+    "0.5",
+    "00",
+    "01",
+    "1.",
+    ".5",
+    "1e3",
+    "null",
+    "true",
+    "nul",
+    "-",
+    "",
+    "99999999999999999999999999",
+    "17951760.9999999",
+    "1795176001.9999999",
+];
+
+/// The value of a key as JSON, mostly valid.
+fn json_value(dice: &mut Dice, key: &str, style: usize) -> Vec<u8> {
+    if dice.roll(40) == 0 {
+        return SCALARS[dice.roll(SCALARS.len())].into();
+    }
+    let of = |dice: &mut Dice, field| value(dice, field);
+    let text = match (key, style) {
+        ("status" | "status_code", 0) => return of(dice, "$status"),
+        ("status" | "status_code", _) => of(dice, "$status"),
+        ("host" | "server_name" | "http_host", _) => of(dice, "$host"),
+        ("remote_addr" | "client_ip", _) => of(dice, "$remote_addr"),
+        ("upstream_addr" | "upstream", _) => of(dice, "$upstream_addr"),
+        ("time_local", _) | ("timestamp" | "time", 0) => of(dice, "$time_local"),
+        ("time_iso8601" | "@timestamp", _) | ("timestamp" | "time", 1) => of(dice, "$time_iso8601"),
+        ("msec" | "ts" | "time", 2) => return of(dice, "$msec"),
+        ("msec" | "ts" | "time", _) => of(dice, "$msec"),
+        ("http_user_agent", _) => of(dice, "$http_user_agent"),
+        ("n", 0) => b"a\tb".to_vec(),
+        ("n", 1) => return br#"{"host":"inner","status":502}"#.to_vec(),
+        ("n", 2) => return br#"["x", 1, {}]"#.to_vec(),
+        _ => return of(dice, "$request_time"),
+    };
+    let text =
+        String::from_utf8_lossy(&text).replace(['"', '\\'], if style == 3 { "\\\\" } else { "" });
+    format!("\"{text}\"").into_bytes()
+}
+
+/// Lines of JSON with the same keys in the same order, mostly.
+fn made_up_json(dice: &mut Dice) -> Vec<Vec<u8>> {
+    let mut keys = vec!["status"];
+    for _ in 0..dice.roll(9) {
+        let key = dice.of(&KEYS);
+        if !keys.contains(&key) || dice.roll(8) == 0 {
+            keys.insert(dice.roll(keys.len() + 1), key);
+        }
+    }
+    let styles: Vec<usize> = keys.iter().map(|_| dice.roll(5)).collect();
+    let comma = dice.of(&[",", ",", ", ", " ,\t"]);
+    let line = |dice: &mut Dice| {
+        let mut line = b"{".to_vec();
+        for (at, key) in keys.iter().enumerate() {
+            line.extend(if at > 0 { comma } else { "" }.bytes());
+            line.extend(format!("\"{key}\":").bytes());
+            line.extend(json_value(dice, key, styles[at]));
+        }
+        line.push(b'}');
+        damaged(dice, line)
+    };
+    (0..30).map(|_| line(dice)).collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 500 }))]
 
     #[test]
     fn a_plain_line_of_any_format_is_what_the_parser_says(seed: u64) {
         let mut dice = Dice(seed);
         let (format, lines) = made_up(&mut dice);
         check(&Parser::for_format(&format, &[]), &lines, dice.roll(600), &format);
+    }
+
+    #[test]
+    fn a_plain_line_of_json_is_what_the_parser_says(seed: u64) {
+        let mut dice = Dice(seed);
+        let lines = made_up_json(&mut dice);
+        let format = dice.of(&["json", "auto"]);
+        check(&Parser::for_format(format, &[]), &lines, dice.roll(600), format);
     }
 
     #[test]
@@ -382,6 +484,11 @@ fn made_up_lines_are_plain_often_enough_to_mean_something() {
         formats += usize::from(plain > 0);
     }
     assert!(n_plain * 10 > n && formats > 200, "{n_plain} of {n} in {formats} of 1000 formats");
+    let json =
+        |seed| check(&Parser::for_format("json", &[]), &made_up_json(&mut Dice(seed)), 0, "json");
+    let n_plain: Vec<usize> = (0..1000).map(json).filter(|n| *n > 0).collect();
+    let n: usize = n_plain.iter().sum();
+    assert!(n > 3000 && n_plain.len() > 400, "{n} in {} of 1000 forms", n_plain.len());
 }
 
 fn combined(host: &str, second: usize, status: &str) -> Vec<u8> {
@@ -453,6 +560,34 @@ fn long_lines_and_marks_in_plenty_cost_no_neighbour() {
     let mut story = Story::default();
     Parser::for_format("combined", &[]).scan(b"no newline", &mut story);
     assert!(story.lines.is_empty(), "a chunk holds whole lines");
+}
+
+#[test]
+fn real_lines_are_counted_alike_by_chunk_and_line_by_line() {
+    let Ok(corpus) = std::env::var("GATEWATCH_CORPUS") else {
+        eprintln!("NOT RUN: GATEWATCH_CORPUS is not set, no real lines were read");
+        return;
+    };
+    let (mut n, mut n_plain) = (0, 0);
+    for folder in
+        ["nginx/access", "nginx/json", "nginx/lab", "nginx/npm", "apache/access", "apache/lab"]
+    {
+        for entry in std::fs::read_dir(std::path::Path::new(&corpus).join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "log") {
+                continue;
+            }
+            let text = std::fs::read(&path).unwrap();
+            let lines: Vec<Vec<u8>> =
+                text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+            for format in ["auto", "combined", "json", "vhost_combined"] {
+                let context = format!("{} as {format}", path.display());
+                n_plain += check(&Parser::for_format(format, &[]), &lines, 9000, &context);
+            }
+            n += lines.len();
+        }
+    }
+    assert!(n_plain * 2 > n, "{n_plain} of {n}");
 }
 
 #[test]
