@@ -24,11 +24,13 @@ use std::time::{Duration, Instant};
 
 use wire::UnixMillis;
 
+mod identity;
 #[cfg(test)]
 pub(in crate::logs) mod lies;
 mod packed;
 
 use super::checkpoint::{FileKey, Fingerprint, Position};
+pub(in crate::logs) use identity::{Stamp, are_same, key_of};
 use packed::Packed;
 pub(in crate::logs) use packed::{is_compressed, is_packed_unread, without_packing};
 
@@ -106,33 +108,6 @@ pub(in crate::logs) struct Recovery {
 enum Input {
     Plain(File),
     Packed(Box<Packed>),
-}
-
-/// Identity of a file, whatever its name.
-pub(in crate::logs) fn key_of(meta: &Metadata) -> FileKey {
-    #[cfg(test)]
-    if let Some(inode) = lies::inode() {
-        return FileKey { device: meta.dev(), inode };
-    }
-    FileKey { device: meta.dev(), inode: meta.ino() }
-}
-
-/// What changes with every write: size, times of writing and of change in ns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::logs) struct Stamp {
-    pub(in crate::logs) size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    pub(in crate::logs) fn of(meta: &Metadata) -> Self {
-        Self {
-            size: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
 }
 
 /// True when `name` is what log rotation makes of `base`: a number or date behind it, or before

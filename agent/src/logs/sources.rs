@@ -16,7 +16,7 @@ use glob::{MatchOptions, Pattern};
 use crate::config::{LogsConfig, SourceConfig};
 use crate::discover::{LogKind, LogSource, SiteRule, Unreadable};
 
-use super::file::{is_compressed, is_rotated_name, key_of, without_packing};
+use super::file::{are_same, is_compressed, is_rotated_name, key_of, without_packing};
 
 /// What there is to follow now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +33,8 @@ pub const LOGS_MAX: usize = 10_000;
 const DESCRIPTORS_RESERVED: u64 = 128;
 /// Of one pattern so many matches are looked at.
 const MATCHES_MAX: usize = 100_000;
+/// Files of one number that a further one is compared with.
+const SAME_NUMBER_MAX: usize = 4;
 /// Of one pattern so many refused directories are named, the rest is counted.
 const REFUSED_MAX: usize = 100;
 
@@ -152,14 +154,22 @@ fn complete(source: &mut LogSource, discovered: &[LogSource]) {
 struct Known {
     logs: Vec<LogSource>,
     paths: BTreeSet<PathBuf>,
-    keys: BTreeSet<super::checkpoint::FileKey>,
+    /// The paths of each number: some file systems give one to all their files.
+    keys: BTreeMap<super::checkpoint::FileKey, Vec<PathBuf>>,
 }
 
 impl Known {
     fn add(&mut self, source: LogSource) {
         let is_new_path = self.paths.insert(source.path.clone());
         let key = fs::metadata(&source.path).ok().filter(fs::Metadata::is_file);
-        let is_new_key = key.is_none_or(|meta| self.keys.insert(key_of(&meta)));
+        let is_new_key = key.is_none_or(|meta| {
+            let others = self.keys.entry(key_of(&meta)).or_default();
+            let is_new = !others.iter().any(|other| are_same(other, &source.path));
+            if is_new && others.len() < SAME_NUMBER_MAX {
+                others.push(source.path.clone());
+            }
+            is_new
+        });
         if is_new_path && is_new_key {
             self.logs.push(source);
         }
@@ -361,6 +371,7 @@ fn group_name(gid: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::file::lies::{LIE, Lie};
 
     fn source(path: &str, site: Option<&str>) -> SourceConfig {
         SourceConfig {
@@ -464,6 +475,19 @@ mod tests {
         let [log] = expansion.logs.as_slice() else { panic!("{:?}", expansion.logs) };
         assert_eq!((log.path.as_path(), log.format.as_str()), (link.as_path(), "combined"));
         assert_eq!((&log.site, log.inner), (&SiteRule::Fixed("a.example".to_owned()), true));
+    }
+
+    #[test]
+    fn a_file_system_that_gives_all_files_one_number_hides_none_of_a_glob() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a.log", "a"), ("b.log", "bb")] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        LIE.set(Some(Lie::Same));
+        let pattern = dir.path().join("*.log");
+        let expansion = expand(&config(vec![source(pattern.to_str().unwrap(), None)]), &[]);
+        LIE.set(None);
+        assert_eq!(names(&expansion), ["a.log", "b.log"]);
     }
 
     #[test]

@@ -229,7 +229,11 @@ impl Tail {
     /// What was lost last, and why.
     #[must_use]
     pub fn note(&self) -> Option<&str> {
-        self.note.as_deref()
+        let shadow = self.shadow.map(|_| {
+            "another followed log is the same file by its number, and it is read there: name one of \
+             them, or keep logs on a file system that numbers its files"
+        });
+        shadow.or(self.note.as_deref())
     }
 
     /// What vanished since the last call.
@@ -415,7 +419,7 @@ impl Tail {
         let known = by_key.or_else(|| {
             let mut found = Vec::new();
             for (ix, known) in self.retired.iter().enumerate() {
-                if known.speaks_of(&mut open) {
+                if !known.position.is_done && known.speaks_of(&mut open) {
                     found.push((known.position.offset, ix));
                 }
             }
@@ -472,7 +476,9 @@ impl Tail {
         }
         let before = open.position(&self.path);
         open.restart()?;
-        let mut copy = self.find_copy(&before);
+        // Fresh: the copy was made a moment ago.
+        let neighbours = self.neighbours(&Listings::default(), &[]).unwrap_or_default();
+        let mut copy = self.find_copy(&before, &neighbours);
         let n_saved = copy.as_ref().map_or(0, Open::n_bytes_unread);
         let mut n_bytes_lost = n_unread.saturating_sub(n_saved);
         if let Some(packed) = copy.as_mut().filter(|copy| copy.is_frozen()) {
@@ -483,7 +489,7 @@ impl Tail {
         self.vanished.n_bytes += n_bytes_lost;
         self.vanished.n_bytes_recovered += n_saved;
         if n_bytes_lost > 0 {
-            let why = self.why_no_copy();
+            let why = self.why_no_copy(&neighbours);
             self.note = Some(format!("{n_bytes_lost} bytes are lost: it was truncated, {why}"));
         }
         self.rotated.extend(copy);

@@ -85,7 +85,7 @@ impl Tail {
                 self.rotated.push(open);
             } else {
                 self.vanished.n_gone += 1;
-                let (offset, why) = (position.offset, self.why_no_copy());
+                let (offset, why) = (position.offset, self.why_no_copy(&neighbours));
                 tracing::warn!(
                     path = %self.path.display(),
                     offset,
@@ -292,10 +292,12 @@ impl Tail {
     }
 
     /// A copy of a file, made before that was truncated.
-    pub(super) fn find_copy(&self, position: &Position) -> Option<Open> {
-        let fresh = Listings::default();
-        let neighbours = self.neighbours(&fresh, &[]).unwrap_or_default();
-        let mut copy = self.find_copy_in(position, &neighbours)?;
+    pub(super) fn find_copy(
+        &self,
+        position: &Position,
+        neighbours: &[(PathBuf, u64)],
+    ) -> Option<Open> {
+        let mut copy = self.find_copy_in(position, neighbours)?;
         copy.size_known = copy.size().ok().flatten().unwrap_or(0);
         Some(copy)
     }
@@ -366,8 +368,7 @@ impl Tail {
     }
 
     /// Why the unread rest of a file was not found.
-    pub(super) fn why_no_copy(&self) -> &'static str {
-        let neighbours = self.neighbours(&Listings::default(), &[]).unwrap_or_default();
+    pub(super) fn why_no_copy(&self, neighbours: &[(PathBuf, u64)]) -> &'static str {
         let is_unread =
             |(path, _): &(PathBuf, u64)| is_packed_unread(path) && self.is_rotated_name(path);
         if neighbours.iter().any(is_unread) {

@@ -835,6 +835,22 @@ fn a_file_system_that_gives_every_file_one_number_silences_no_new_log() {
 }
 
 #[test]
+fn a_log_that_another_one_holds_is_not_read_twice_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    append(&log, &long_line("1"));
+    let mut follower = Follower::new(&log, Vec::new());
+    let listings = &Listings::default();
+    let (start, now, at) = (Start::Beginning, follower.now, clock::now());
+    let look = Look { start, now, at, is_held: &|_| true, listings };
+    follower.tail.look(look, &mut follower.buffer).unwrap();
+    assert_eq!(follower.tail.read(now, &mut follower.buffer).unwrap(), None);
+    assert!(follower.tail.note().unwrap().contains("it is read there"));
+    follower.look(Start::Beginning).unwrap();
+    assert_eq!(follower.tail.note(), None, "let go by the other one, it is followed from its end");
+}
+
+#[test]
 fn a_rotated_file_is_read_while_it_is_still_written_and_when_it_grows_after_closing() {
     let dir = tempfile::tempdir().unwrap();
     let (log, rotated) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
