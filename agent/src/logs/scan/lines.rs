@@ -207,6 +207,26 @@ fn fit<'t, S: Search<'t>>(
                 found.status = status(text, at)?;
                 at + 3
             }
+            Kind::Count => {
+                let end = next.checked_sub(op.back as usize)?;
+                if end < at || !is_value(search, Value::Count, text, at, end) {
+                    return None;
+                }
+                end
+            }
+            Kind::Word => search.find(at, op.byte),
+            Kind::List => {
+                let end = search.find(at, b' ');
+                if end > next || !is_value(search, op.value, text, at, end) {
+                    return None;
+                }
+                // Beside another space of the list stands a comma or a colon.
+                if text[at..end].last() == Some(&b',') || text[end + 1] == b':' {
+                    return None;
+                }
+                found.texts[op.keep as usize & 3] = &text[at..end];
+                end
+            }
             _ => rare(op, &mut found, seconds, text, at, next, lines)?,
         };
         if end > next || !search.matches(end, until) {

@@ -67,6 +67,12 @@ pub(crate) enum End {
 pub(crate) enum Kind {
     /// Nothing is wanted of it, and its end is counted back from the next mark.
     Skip,
+    /// The same, and it has to be a count.
+    Count,
+    /// Nothing is wanted of it, and it ends at the first of a byte.
+    Word,
+    /// A list with spaces in it when it has several entries: only one of one entry is read.
+    List,
     /// A text to keep up to the first of a byte.
     Text,
     /// The time, which is mostly that of the line before.
@@ -114,7 +120,7 @@ pub(crate) struct Op {
     pub(crate) keep: Keep,
     pub(crate) value: Value,
     pub(crate) kind: Kind,
-    /// Of [`End::Mark`] and [`End::Byte`].
+    /// Of [`End::Mark`] and [`End::Byte`], for the kinds that need them.
     pub(crate) back: u8,
     pub(crate) byte: u8,
     /// The text after a [`Kind::Text`] when the next field is a dash: both are then done at once.
@@ -130,6 +136,15 @@ impl Op {
                 back = n;
                 Kind::Skip
             }
+            (End::Mark(n), Keep::Nothing) if value == Value::Count => {
+                back = n;
+                Kind::Count
+            }
+            (End::Byte(b), Keep::Nothing) if value == Value::Any => {
+                byte = b;
+                Kind::Word
+            }
+            (End::List, Keep::Nothing | Keep::Upstream) => Kind::List,
             (End::Byte(b), Keep::Host | Keep::Client | Keep::Upstream) => {
                 byte = b;
                 Kind::Text
