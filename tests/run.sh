@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Every check there is: formatting, lints, build, unit, doc, style and end-to-end tests.
+# Every check there is: formatting, lints, build, unit, doc, style and end-to-end tests, and a short
+# run of the fuzz targets where a nightly toolchain is.
 #
 # On Debian as root it installs the servers the tests need; otherwise it says what is missing. Nothing
-# is skipped: a missing server is a failure. About 15 minutes on two cores from nothing.
+# else is left out: a missing server is a failure. About 20 minutes on two cores from nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +17,7 @@ needs=(
     "curl:curl"
     "shellcheck:shellcheck"
     "cc:gcc libc6-dev"
+    "c++:g++"
 )
 
 PATH="$PATH:/usr/sbin:/sbin"
@@ -92,17 +94,19 @@ step() {
 summary() {
     printf '\n== summary: %d s\n' "$SECONDS"
     [ ${#steps[@]} -eq 0 ] || printf '%s\n' "${steps[@]}"
-    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED' "$cases" || true
+    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED|^fuzz|^FUZZING' "$cases" || true
 }
 
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 prepare
 step fmt cargo fmt --all -- --check
-step shell shellcheck deploy/*.sh tests/*.sh .ci/run
+step shell shellcheck deploy/*.sh tests/*.sh tests/fuzz/run.sh .ci/run
 step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 step build cargo build --locked --workspace --all-targets
 step unit cargo test --locked --workspace --lib --bins
 step doc cargo test --locked --workspace --doc
 # The end-to-end tests mostly wait for servers: more of them at once than there are processors.
 step e2e cargo test --locked --workspace --test '*' -- --test-threads=4
+# Needs a nightly toolchain; where there is none the summary says that it did not run.
+step fuzz tests/fuzz/run.sh 15
 summary

@@ -257,7 +257,9 @@ fn notices(log: &Path) -> Vec<f64> {
 /// that thousands of sleeping processes add to an agent that does nothing else.
 pub(crate) fn a11() -> Vec<Row> {
     let root = Root::new();
-    let agent = AgentSpec::new(NAME).root(&root).wrapper(&["taskset", "-c", "0"]);
+    let log = root.write("srv/www.site-0.example.log", "");
+    let toml = format!("[[logs.source]]\npath = \"{}\"\nkind = \"access\"\n", log.display());
+    let agent = AgentSpec::new(NAME).root(&root).toml(&toml).wrapper(&["taskset", "-c", "0"]);
     let fleet = Fleet::builder().batch_interval("10s").agent(agent).start();
     let pid = fleet.agent(NAME).process().pid();
     pause(SETTLE);

@@ -12,6 +12,7 @@ mod table;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,7 +81,12 @@ fn main() -> Result<ExitCode> {
         }
         writeln!(std::io::stderr(), "bench: {id}: {about} ...")?;
         let pinned = if is_on_one { pin("0") } else { live::step_aside() };
-        match pinned.and_then(|()| measure(&bench)) {
+        // A row that fails says so; the others are still worth having.
+        let measured = pinned.and_then(|()| {
+            catch_unwind(AssertUnwindSafe(|| measure(&bench)))
+                .unwrap_or_else(|_| Err("it failed: see above".to_owned()))
+        });
+        match measured {
             Ok(measured) => rows.extend(measured),
             Err(why) => rows.push(Row::missing(id, about, "", &why)),
         }

@@ -108,7 +108,7 @@ pub(crate) fn output(words: &[&str]) -> Result<(String, String), String> {
         Ok((text(&done.stdout), text(&done.stderr)))
     } else {
         let told = text(&done.stderr);
-        let first = told.lines().find(|line| line.starts_with("error")).or(told.lines().next());
-        Err(format!("{} ended with {}: {}", words[0], done.status, first.unwrap_or_default()))
+        let line = told.lines().find(|line| line.starts_with("error")).or(told.lines().last());
+        Err(format!("{} ended with {}: {:.120}", words[0], done.status, line.unwrap_or_default()))
     }
 }

@@ -12,6 +12,8 @@ pub mod tail;
 pub mod watch;
 pub mod checkpoint;
 pub mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod listing;
 mod olddir;
 pub mod crawler;
