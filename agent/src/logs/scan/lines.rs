@@ -207,23 +207,8 @@ fn fit<'t, S: Search<'t>>(
                 found.status = status(text, at)?;
                 at + 3
             }
-            Kind::Count => {
-                let end = next.checked_sub(op.back as usize)?;
-                if end < at || !is_value(search, Value::Count, text, at, end) {
-                    return None;
-                }
-                end
-            }
-            Kind::Word => search.find(at, op.byte),
-            Kind::List => {
-                let end = search.find(at, b' ');
-                if end > next || !is_value(search, op.value, text, at, end) {
-                    return None;
-                }
-                // Beside another space of the list stands a comma or a colon.
-                if text[at..end].last() == Some(&b',') || text[end + 1] == b':' {
-                    return None;
-                }
+            Kind::Count | Kind::Word | Kind::List => {
+                let end = short(search, op, text, at, next)?;
                 found.texts[op.keep as usize & 3] = &text[at..end];
                 end
             }
@@ -235,7 +220,21 @@ fn fit<'t, S: Search<'t>>(
         at = end + until.len as usize;
         mark += until.n_marks as usize;
     }
-    let newline = mark_at(marks, mark);
+    finish(search, shape, found, text, mark_at(marks, mark), line, at)
+        .map(|(plain, start)| (plain, Place { start, mark: mark + 1 }))
+}
+
+/// What is kept of a line that was read up to `at`, and where the next one starts.
+#[inline(always)]
+fn finish<'t, S: Search<'t>>(
+    search: S,
+    shape: &Shape,
+    mut found: Found<'t>,
+    text: &'t [u8],
+    newline: usize,
+    line: Place,
+    at: usize,
+) -> Option<(Plain<'t>, usize)> {
     if at != newline && (at + 1 != newline || text[at] != b'\r') || text[newline] != b'\n' {
         return None;
     }
@@ -254,7 +253,31 @@ fn fit<'t, S: Search<'t>>(
         second: shape.has_time.then_some(found.second),
         status: found.status,
     };
-    Some((plain, Place { start: newline + 1, mark: mark + 1 }))
+    Some((plain, newline + 1))
+}
+
+/// The end of a count, a word, or a list of one entry.
+#[inline(always)]
+fn short<'t, S: Search<'t>>(
+    search: S,
+    op: &Op,
+    text: &[u8],
+    at: usize,
+    next: usize,
+) -> Option<usize> {
+    if op.kind == Kind::Word {
+        return Some(search.find(at, op.byte));
+    }
+    if op.kind == Kind::Count {
+        let end = next.checked_sub(op.back as usize)?;
+        return (end >= at && is_value(search, Value::Count, text, at, end)).then_some(end);
+    }
+    let end = search.find(at, b' ');
+    if end > next || !is_value(search, op.value, text, at, end) {
+        return None;
+    }
+    // Beside another space of the list stands a comma or a colon.
+    (text[at..end].last() != Some(&b',') && text[end + 1] != b':').then_some(end)
 }
 
 /// An entry of the index.
