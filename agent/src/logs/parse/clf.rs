@@ -155,15 +155,17 @@ fn tail_fields<'l>(mut rest: &'l [u8], spans: &mut Spans<'l>) {
             rest = after[end..].trim_ascii_start();
             &after[..end]
         };
-        if let Some(slot) = pair_slot(name) {
+        if let Some(slot) = pair_slot(name, value) {
             spans.set(slot, value);
         }
     }
 }
 
 /// Names that operators give to what nginx can log.
-fn pair_slot(name: &[u8]) -> Option<Slot> {
+fn pair_slot(name: &[u8], value: &[u8]) -> Option<Slot> {
     Some(match name {
+        // To some it is the user agent: a text of the client's, which must never pass for an address.
+        b"ua" if !is_upstream(value) => Slot::UserAgent,
         b"host" | b"vhost" | b"http_host" | b"server_name" => Slot::Host,
         b"rt" | b"request_time" => Slot::RequestTime,
         b"urt" | b"upstream_response_time" => Slot::UpstreamTime,
@@ -172,4 +174,49 @@ fn pair_slot(name: &[u8]) -> Option<Slot> {
         b"xff" | b"x_forwarded_for" | b"http_x_forwarded_for" => Slot::ForwardedFor,
         _ => return None,
     })
+}
+
+/// True for what `$upstream_addr` may be: a list of addresses with a port, of sockets, or the name
+/// of a group.
+fn is_upstream(value: &[u8]) -> bool {
+    let mut may_follow = true;
+    value.split(|b| *b == b' ').all(|word| {
+        let is_gap = word == b":";
+        let follows = std::mem::replace(&mut may_follow, is_gap || word.ends_with(b","));
+        let is_text = word.iter().any(|b| matches!(b, b'/' | b'(' | b')' | b';'));
+        is_gap || follows && (word.starts_with(b"unix:") || !is_text && !is_address(word))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_some_name_after_the_user_agent_is_no_upstream_with_its_text() {
+        for (value, upstreams, user_agent) in [
+            ("10.0.0.5:80", &["10.0.0.5:80"][..], None),
+            ("10.0.0.5:80, [2001:db8::5]:80 : unix:/run/a b.sock", &[], Some(())),
+            (
+                "10.0.0.5:80, 10.0.0.6:80 : unix:/run/a.sock",
+                &["10.0.0.5:80", "10.0.0.6:80", "unix:/run/a.sock"],
+                None,
+            ),
+            ("php_backend", &["php_backend"], None),
+            ("-", &[], None),
+            ("Mozilla/5.0 (X11; Linux x86_64) Safari/537.36", &[], Some(())),
+            ("Googlebot/2.1", &[], Some(())),
+            ("proxy for 198.51.100.77", &[], Some(())),
+            ("198.51.100.77", &[], Some(())),
+            ("2001:db8::77", &[], Some(())),
+        ] {
+            let line = format!(
+                r#"192.0.2.1 - - [20/Nov/2026:12:00:05 +0000] "GET / HTTP/1.1" 200 5 ua="{value}""#
+            );
+            let record = try_parse(line.as_bytes()).unwrap();
+            let attempts: Vec<_> = record.attempts.iter().map(|a| &*a.upstream).collect();
+            assert_eq!(attempts, upstreams, "{value}");
+            assert_eq!(record.user_agent.as_deref(), user_agent.map(|()| value), "{value}");
+        }
+    }
 }
