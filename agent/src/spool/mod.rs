@@ -275,9 +275,19 @@ impl Spool {
             // else a person or a bad disk took them.
             let n_gone = oldest.pos_first.saturating_sub(state.first);
             let gone = oldest.before.minus(state.before_first);
+            // Of files that held acked records too, the state knows which part of it was acked.
+            let n_acked = (state.acked + 1).saturating_sub(state.first);
+            let is_split = state.end.0 > 0 && (1..n_gone).contains(&n_acked);
+            let before_acked = state.before_acked.minus(state.before_first);
+            let unacked = if is_split { gone.minus(before_acked) } else { Volume::default() };
             state.acked = state.acked.max(acked);
             for ix in 0..n_gone.min(HOLE_MAX) {
-                state.drop_first(if ix == 0 { gone } else { Volume::default() }, true);
+                let volume = match ix {
+                    0 => gone.minus(unacked),
+                    _ if ix == n_acked => unacked,
+                    _ => Volume::default(),
+                };
+                state.drop_first(volume, true);
             }
             if oldest.pos_first > state.acked.max(acked) + 1 {
                 recovery.n_records_corrupt += n_gone;

@@ -237,6 +237,34 @@ fn an_end_destroyed_after_the_spool_was_closed_is_declared_with_its_volume() {
     }
 }
 
+/// The oldest file may hold records that are acked and records that are not.
+#[test]
+fn a_first_file_taken_away_after_the_spool_was_closed_is_declared_without_what_was_acked() {
+    for n_acked in 0..=4 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = filled(dir.path(), 9);
+        let checkpoint = spool.last();
+        spool.ack(Seq(n_acked)).unwrap();
+        spool.close().unwrap();
+        drop(spool);
+        let first = &segments(dir.path())[0];
+        fs::remove_file(first).unwrap();
+        let n_gone =
+            segment::pos_of(&segments(dir.path())[0]).unwrap() - segment::pos_of(first).unwrap();
+        assert_eq!(n_gone, 3);
+        let n_lost = n_gone - n_acked.min(n_gone);
+        for _ in 0..2 {
+            let (mut spool, _) = open(dir.path(), 64 << 10);
+            spool.set_checkpointed(checkpoint).unwrap();
+            let found = peeked(&mut spool, n_acked + 1).unwrap();
+            assert_eq!((found.0, found.2), (n_acked + n_lost + 1, evicted(n_lost, 10 * n_lost)));
+            let stats = spool.stats();
+            assert_eq!((stats.n_batches_evicted, stats.evicted), (n_lost, volume(10 * n_lost)));
+            spool.close().unwrap();
+        }
+    }
+}
+
 /// What was declared once is not declared again when the file that told of it is destroyed too.
 #[test]
 fn a_hole_that_was_acked_and_is_destroyed_itself_is_not_lost_again() {
