@@ -764,6 +764,51 @@ fn a_state_whose_numbers_contradict_each_other_is_damage() {
 }
 
 #[test]
+fn no_state_with_a_right_checksum_makes_the_spool_unusable() {
+    let dice = &mut Dice(0x9e37_79b9_7f4a_7c15);
+    let mut n_sound = 0;
+    for round in 0..600 {
+        let dir = tempfile::tempdir().unwrap();
+        let origin = 1 + dice.roll(20);
+        forge(dir.path(), 5, origin + 5, &[(false, origin + 5, 4), (false, origin + 6, 4)]);
+        let mut number = || match dice.roll(12) {
+            0 => u64::MAX - dice.roll(3),
+            1 => segment::POSITION_MAX + 1 + dice.roll(3),
+            2 => segment::NUMBER_MAX - 1 - dice.roll(3),
+            _ => origin + dice.roll(12),
+        };
+        let stored = State {
+            epoch: number(),
+            base: number(),
+            acked: number(),
+            origin,
+            first: number(),
+            before_first: Volume { n_lines: number(), n_bytes: number() },
+            n_batches_evicted: number(),
+            evicted: Volume { n_lines: number(), n_bytes: number() },
+            end: (number(), Volume { n_lines: number(), n_bytes: number() }),
+            before_acked: Volume { n_lines: number(), n_bytes: number() },
+            ledger: VecDeque::new(),
+        };
+        fs::write(dir.path().join("state"), stored.encode()).unwrap();
+        n_sound += u32::from(load_state(&dir.path().join("state")).unwrap().is_some());
+        let (mut spool, _) = open(dir.path(), 1 << 20);
+        let stats = spool.stats();
+        assert!(stats.seq_acked <= stats.seq_last, "round {round}: {stats:?} of {stored:?}");
+        assert!(spool.peek(Seq(stats.seq_acked + 1)).is_ok());
+        let pos = spool.append(b"next", volume(7)).unwrap();
+        let last = spool.stats().seq_last;
+        assert_eq!(peeked(&mut spool, last).unwrap().1, b"next", "round {round}: {stored:?}");
+        spool.close().unwrap();
+        let (mut spool, found) = open(dir.path(), 1 << 20);
+        assert_eq!(found.n_bytes_torn, 0, "round {round}: {stored:?}");
+        let back = spool.records_after(Pos(pos.0 - 1)).next().expect("it is there").unwrap();
+        assert_eq!(back, (pos, b"next".to_vec()), "round {round}: {stored:?}");
+    }
+    assert!(n_sound > 20, "only {n_sound} were believed");
+}
+
+#[test]
 fn the_spool_behaves_like_its_model_whatever_happens() {
     let seed = match std::env::var("SPOOL_SEED") {
         Ok(seed) => seed.parse().unwrap(),
