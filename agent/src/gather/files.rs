@@ -33,6 +33,9 @@ const REFRESH_REST: u32 = 200;
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
 const ACCESS_BYTES_MAX: usize = 2 * CHUNK_BYTES;
+/// Longest time error logs are read for the requests that wait; an error log that grows faster than
+/// it is read has no end.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 /// A log without news for so long is watched again instead of read in every round.
 const COOL_AFTER: Duration = Duration::from_millis(100);
 /// Positions of logs that are not followed at present, kept for when they are again.
@@ -68,6 +71,8 @@ pub(super) struct Files {
     refresh_gap: Duration,
     has_gateway_error: bool,
     look_wanted: bool,
+    /// The access log whose turn it is.
+    turn: usize,
     /// Logs that are read in every round, without a watch.
     hot: Vec<usize>,
     /// Logs that had something in several rounds without a pause.
@@ -102,6 +107,7 @@ impl Files {
             refresh_gap: REFRESH_GAP,
             has_gateway_error: false,
             look_wanted: false,
+            turn: 0,
             hot: Vec::new(),
             heated: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
@@ -316,7 +322,9 @@ impl Files {
             return;
         }
         followed.watched = key;
-        followed.watch_file(ix, watch);
+        if key.is_some() {
+            followed.watch_file(ix, watch);
+        }
         let path = followed.source.path.clone();
         let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         for path in [path, real] {
@@ -337,7 +345,9 @@ impl Files {
         self.followed.iter_mut().for_each(|followed| followed.is_watched = false);
     }
 
-    /// Reads every marked file, one chunk in turn, and folds the lines.
+    /// Reads every marked file, a few chunks in turn, and folds the lines. The next pass goes on with
+    /// the log after the last one, so that one that grows faster than it is read keeps no other
+    /// waiting.
     ///
     /// Servers write the error line first. So after some access lines the error logs are read to
     /// their end, and only then the requests that wait for an explanation are judged. When this
@@ -355,15 +365,20 @@ impl Files {
         }
         loop {
             let mut n_bytes = 0;
-            for ix in 0..self.followed.len() {
+            for ix in (self.turn..self.followed.len()).chain(0..self.turn) {
                 if self.followed[ix].source.kind != LogKind::Access {
                     continue;
                 }
                 while self.followed[ix].is_marked && n_bytes < ACCESS_BYTES_MAX {
                     n_bytes += self.read_chunk(ix, judge, windows, now, at);
                 }
+                if n_bytes >= ACCESS_BYTES_MAX {
+                    self.turn = ix + 1;
+                    break;
+                }
             }
             let something_waits = judge.has_pending();
+            let limit = if something_waits { WAIT_MAX } else { PASS_MAX };
             for ix in 0..self.followed.len() {
                 let followed = &mut self.followed[ix];
                 if followed.source.kind == LogKind::Access {
@@ -372,6 +387,9 @@ impl Files {
                 followed.is_marked |= something_waits;
                 while self.followed[ix].is_marked {
                     self.read_chunk(ix, judge, windows, now, at);
+                    if clock::instant().saturating_duration_since(began) > limit {
+                        break; // it stays marked
+                    }
                 }
             }
             let mut has_error = false;
@@ -394,7 +412,7 @@ impl Files {
         }
     }
 
-    /// Reads and folds one chunk; unmarks the file at its end. Returns the bytes read.
+    /// Reads and folds one chunk; unmarks the file at its end. Returns about the bytes read.
     fn read_chunk(
         &mut self,
         ix: usize,
@@ -411,7 +429,8 @@ impl Files {
                 }
                 let (buffer, cells) = (&self.buffer, &mut self.cells);
                 self.has_gateway_error |= followed.fold(&chunk, buffer, judge, cells, windows, at);
-                chunk.lines.len().max(1)
+                // Inside a line without end a chunk has no lines, and costs no less.
+                if chunk.lines.is_empty() { CHUNK_BYTES } else { chunk.lines.len() }
             }
             Ok(None) => {
                 followed.is_marked = false;

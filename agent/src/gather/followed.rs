@@ -158,12 +158,12 @@ impl Followed {
         self.data_at.is_some_and(|last| now < last + age)
     }
 
-    /// Watches the file at the path for writes.
+    /// Watches the file at the path for writes. A directory has another watch, which this one would
+    /// replace: call it for a log only.
     pub(super) fn watch_file(&mut self, ix: usize, watch: &mut Watch) {
         let Some(new) = watch.add_file(&self.source.path, ix) else { return };
-        if !self.watches.contains(&new) {
-            self.watches.push(new);
-        }
+        self.watches.retain(|known| *known != new); // renamed back: the last one is the current one
+        self.watches.push(new);
     }
 
     /// Takes its watches away; false when one serves another log too.

@@ -449,3 +449,88 @@ fn a_log_written_all_the_time_and_then_hardly_ever_loses_no_line() {
         agent.eventually_n(200, n);
     }
 }
+
+/// Files as the gather thread has them, without the thread.
+fn files_of(agent: &Agent) -> (Files, Judge, Windows) {
+    let config = agent.config();
+    let checkpoint = Checkpoint::default();
+    let files = Files::new(&config.logs, &checkpoint, false);
+    let zone = jiff::tz::TimeZone::UTC;
+    let judge = Judge::new(files.discovery(), config.privacy, config.limits.sites_max, zone);
+    (files, judge, Windows::default())
+}
+
+#[tokio::test]
+async fn a_log_that_has_no_end_keeps_no_other_log_waiting() {
+    let mut agent = Agent::new();
+    let names = ["a.log", "b.log", "c.log"];
+    for name in names {
+        append(&agent.path(name), "");
+        agent.sources.push(source(&agent.path(name), "access", None));
+    }
+    let (mut files, mut judge, mut windows) = files_of(&agent);
+    let (now, at) = (clock::instant(), clock::now());
+    files.look(true, now, at, &mut judge, &mut Watch::new());
+    for name in names {
+        append(&agent.path(name), &line(200, "/").repeat(40_000));
+    }
+    let n_reads = |files: &Files| files.status().iter().map(|file| file.read).collect::<Vec<_>>();
+    // No time but for one round.
+    let long_ago = now.checked_sub(Duration::from_secs(9)).unwrap();
+    for _ in 0..names.len() {
+        files.mark_all();
+        let end = files.read_pass(&mut judge, &mut windows, long_ago, at);
+        assert_eq!(end, PassEnd::TimeUp);
+    }
+    let read = n_reads(&files);
+    assert!(read.iter().all(|n| *n > 0), "{read:?}");
+}
+
+#[tokio::test]
+async fn an_error_log_or_a_line_that_has_no_end_stops_no_pass() {
+    let mut agent = Agent::new();
+    let (errors, endless) = (agent.path("error.log"), agent.path("endless.log"));
+    append(&errors, "");
+    append(&endless, "");
+    agent.sources.push(source(&errors, "error", None));
+    agent.sources.push(source(&endless, "access", None));
+    let (mut files, mut judge, mut windows) = files_of(&agent);
+    let (now, at) = (clock::instant(), clock::now());
+    files.look(true, now, at, &mut judge, &mut Watch::new());
+    append(&errors, &"no error line that anybody knows\n".repeat(100_000));
+    append(&endless, &"x".repeat(8 << 20));
+    files.mark_all();
+    let long_ago = now.checked_sub(Duration::from_secs(9)).unwrap();
+    let end = files.read_pass(&mut judge, &mut windows, long_ago, at);
+    assert_eq!(end, PassEnd::TimeUp);
+    let waits = |file: &FileStatus| file.size == 0 || file.size > file.read;
+    assert!(files.status().iter().all(waits), "{:?}", files.status());
+    files.mark_all();
+    while files.read_pass(&mut judge, &mut windows, clock::instant(), at) != PassEnd::AllRead {}
+    append(&endless, "\n");
+    files.mark_all();
+    while files.read_pass(&mut judge, &mut windows, clock::instant(), at) != PassEnd::AllRead {}
+    let n_lines: Vec<u64> = files.status().iter().map(|file| file.n_lines).collect();
+    assert_eq!(n_lines, [100_000, 1]);
+}
+
+#[tokio::test]
+async fn a_directory_named_as_a_log_takes_no_watch_from_the_logs_in_it() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(agent.dir.path(), "access", None));
+    agent.sources.push(source(&log, "access", None));
+    let (mut files, mut judge, _) = files_of(&agent);
+    let mut watch = Watch::new();
+    let (now, at) = (clock::instant(), clock::now());
+    for _ in 0..2 {
+        files.look(true, now, at, &mut judge, &mut watch);
+    }
+    fs::rename(&log, agent.path("access.log.1")).unwrap();
+    let mut n_names = 0;
+    watch.drain(|event| {
+        n_names += u32::from(matches!(event, crate::logs::watch::Event::Name { .. }));
+    });
+    assert_eq!(n_names, 2, "the old name and the new one");
+}
