@@ -119,6 +119,8 @@ pub struct Judge {
     sources: Vec<Source>,
     privacy: Privacy,
     zone: TimeZone,
+    /// What the remembered hosts of all sources take.
+    host_bytes: usize,
     memory: Memory,
     pending: Vec<Pending>,
     down: BTreeMap<String, Down>,
@@ -145,6 +147,7 @@ impl Judge {
             sources: Vec::new(),
             privacy: Privacy::new(privacy),
             zone,
+            host_bytes: 0,
             memory: Memory::default(),
             pending: Vec::new(),
             down: BTreeMap::new(),
@@ -164,10 +167,8 @@ impl Judge {
     pub fn rediscovered(&mut self, discovery: &Discovery) {
         self.sites.learn(discovery);
         self.discovery = discovery.clone();
-        for source in &mut self.sources {
-            source.default_site = None;
-            source.hosts = Hosts::default();
-        }
+        self.sources.iter_mut().for_each(|source| source.default_site = None);
+        self.forget_hosts();
     }
 
     /// Registers a file that is followed; the index names it in the calls below. Registering the

@@ -17,6 +17,10 @@ use crate::logs::scan::Plain;
 const HOSTS_MAX: usize = 4096;
 /// Longer hosts are not remembered.
 const HOST_BYTES_MAX: usize = 253;
+/// Memory for the hosts of all logs together, about; beyond it all of them begin anew.
+const ALL_BYTES_MAX: usize = 8 << 20;
+/// What remembering a host costs beside its bytes, which are kept twice.
+const KNOWN_BYTES: usize = 112;
 
 /// What the lines of one log that name this host have in common.
 #[derive(Clone, Debug)]
@@ -48,16 +52,19 @@ impl Hosts {
         self.known.get(self.last)
     }
 
-    fn learn(&mut self, known: Known) {
+    /// Returns about how many bytes that took.
+    fn learn(&mut self, known: Known) -> usize {
         if let Some(ix) = self.by_host.get(&known.host) {
             self.known[*ix] = known;
-            return;
+            return 0;
         }
         if self.known.len() >= HOSTS_MAX {
             *self = Self::default();
         }
+        let n_bytes = 2 * known.host.len() + KNOWN_BYTES;
         self.by_host.insert(known.host.clone(), self.known.len());
         self.known.push(known);
+        n_bytes
     }
 }
 
@@ -114,7 +121,16 @@ impl Judge {
         if host.len() > HOST_BYTES_MAX {
             return;
         }
-        its.hosts.learn(Known { host: host.into(), site, is_other });
+        self.host_bytes += its.hosts.learn(Known { host: host.into(), site, is_other });
+        if self.host_bytes > ALL_BYTES_MAX {
+            self.forget_hosts();
+        }
+    }
+
+    /// The next line of each host is read whole again.
+    pub(super) fn forget_hosts(&mut self) {
+        self.sources.iter_mut().for_each(|source| source.hosts = Hosts::default());
+        self.host_bytes = 0;
     }
 }
 
@@ -223,6 +239,41 @@ mod tests {
             }
         }
         assert!(n_fast > 5_000 && n_inner > 100, "{n_fast} fast, {n_inner} inner");
+    }
+
+    #[test]
+    fn hosts_invented_in_many_logs_are_forgotten_too() {
+        let mut judge = judge();
+        let source = |n: usize| LogSource {
+            path: format!("/srv/{n}/access.log").into(),
+            kind: LogKind::Access,
+            site: SiteRule::Host,
+            format: "auto".to_owned(),
+            timezone: None,
+            inner: false,
+        };
+        let sources: Vec<usize> = (0..40).map(|n| judge.add_source(&source(n))).collect();
+        let kept = |judge: &Judge| -> usize {
+            let hosts = judge.sources.iter().flat_map(|source| &source.hosts.known);
+            hosts.map(|known| 2 * known.host.len() + KNOWN_BYTES).sum()
+        };
+        let mut most = 0;
+        for n in 0..1000 {
+            for source in &sources {
+                let host = format!("{n}.{}.example", "x".repeat(230));
+                let plain = Plain {
+                    raw: b"",
+                    host: host.as_bytes(),
+                    client: b"",
+                    upstream: b"",
+                    second: Some(NOW),
+                    status: 200,
+                };
+                by_record(&mut judge, *source, &plain);
+            }
+            most = most.max(kept(&judge));
+        }
+        assert!(most <= ALL_BYTES_MAX && most > ALL_BYTES_MAX / 2, "{most}");
     }
 
     #[test]
