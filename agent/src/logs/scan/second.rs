@@ -41,7 +41,8 @@ impl Seconds {
             return Self::default();
         }
         self.like.bytes[from..upto].copy_from_slice(&until.bytes[..until.len as usize]);
-        self.like.mask |= until.mask << from;
+        // Nothing follows a time that fills the literal.
+        self.like.mask |= until.mask.checked_shl(from as u32).unwrap_or(0);
         self.like.len += until.len;
         self.like.n_marks += until.n_marks;
         self
@@ -104,5 +105,21 @@ impl Seconds {
         let digits = text.get(self.millis_at as usize..)?.first_chunk::<3>()?;
         let is_number = digits.iter().all(u8::is_ascii_digit);
         is_number.then(|| digits.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_as_long_as_a_literal_is_remembered_alone() {
+        let text = b"2026-11-20T13:12:55.123456+00:00";
+        assert_eq!(text.len(), LITERAL_BYTES_MAX);
+        let ms = 1_795_180_375_123;
+        let alone = Seconds::new(text, ms).before(&Literal::new(b""));
+        assert_eq!((alone.len, alone.like.mask), (32, u32::MAX));
+        assert_eq!(alone.read(text, 0), Some((1_795_180_375, 123)));
+        assert_eq!(Seconds::new(text, ms).before(&Literal::new(b" ")).len, 0);
     }
 }
