@@ -103,7 +103,7 @@ fn mtail(bench: &Bench, ours: &Contestant, files: &[&Path]) -> Result<(f64, f64)
     let n_bytes = warm(files).map_err(|error| error.to_string())?;
     let words = mtail_words(bench, files)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let scanned = counts_of_scan(bench, files)?;
+    let scanned = counts_of_scan(&[&bench.agent, "scan", "--json"], files)?;
     let counted = counts_of_mtail(&output(&words)?.0)?;
     if scanned != counted {
         return Err(format!("the counts differ: {scanned:?} and mtail's {counted:?}"));
@@ -126,9 +126,9 @@ fn mtail_words(bench: &Bench, files: &[&Path]) -> Result<Vec<String>, String> {
 /// Requests, and those with 499, 502 and 504: what both tell.
 type Counts = BTreeMap<&'static str, u64>;
 
-fn counts_of_scan(bench: &Bench, files: &[&Path]) -> Result<Counts, String> {
+fn counts_of_scan(words: &[&str], files: &[&Path]) -> Result<Counts, String> {
     let paths: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let words = [&*bench.agent, "scan", "--json"].into_iter();
+    let words = words.iter().copied();
     let words: Vec<&str> = words.chain(paths.iter().map(String::as_str)).collect();
     let (text, _) = output(&words)?;
     let mut counts = Counts::new();
@@ -140,6 +140,15 @@ fn counts_of_scan(bench: &Bench, files: &[&Path]) -> Result<Counts, String> {
         }
     }
     Ok(counts)
+}
+
+/// A line that is rejected costs less than one that is counted: all of them must be requests.
+fn all_counted(words: &[&str], file: &Path) -> Result<(), String> {
+    let counted = counts_of_scan(words, &[file])?.get("n").copied().unwrap_or(0);
+    let (text, _) = output(&["wc", "-l", &file.display().to_string()])?;
+    let n_lines = text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
+    let is_all = n_lines == Some(counted);
+    if is_all { Ok(()) } else { Err(format!("{counted} of {n_lines:?} lines are counted")) }
 }
 
 /// mtail prints its metrics as one JSON object by name.
@@ -182,6 +191,10 @@ pub(crate) fn a2(bench: &Bench) -> Result<Vec<Row>, String> {
         let file = file.map_err(|error| error.to_string())?;
         let n_bytes = warm(&[&file]).map_err(|error| error.to_string())?;
         let words = [&*bench.agent, "scan", "--json", "--format", style.format()];
+        if let Err(why) = all_counted(&words, &file) {
+            rows.push(Row::missing("A2", what, "wc -l", &why));
+            continue;
+        }
         let ours = Contestant::new(&words, &[&file], n_bytes);
         let rg = ["rg", "-j1", "--no-mmap", "-c", " 502 "];
         // In JSON the status stands in quotes.
