@@ -20,9 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-use wire::UnixMillis;
+use std::time::Instant;
 
 mod identity;
 #[cfg(test)]
@@ -369,58 +367,6 @@ impl Open {
         }
     }
 
-    /// True when the file at the path is this one by its number, and the file system does not give
-    /// the same number to another one; or by its times, if it numbers its files anew.
-    pub(in crate::logs) fn is_it(&mut self, key: FileKey, stamp: Stamp, path: &Path) -> bool {
-        if key != self.key {
-            return self.is_at(path);
-        }
-        if self.stamp == Some(stamp) || self.own_stamp() == Some(stamp) || self.is_at(path) {
-            return true;
-        }
-        // Written all the time, or another file: then that does not begin like ours.
-        for _ in 0..SAME_TRIES {
-            let Ok(other) = Self::new(path) else { return true }; // the next look tells
-            if self.first_bytes().is_ok_and(|head| head.starts_with(&other.head)) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// True when it was written at most this long before `at`, as far as its times tell.
-    pub(in crate::logs) fn was_written_since(&self, at: UnixMillis, span: Duration) -> bool {
-        let span_ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let written_ms = |stamp: Stamp| stamp.modified.0.saturating_mul(1000);
-        self.own_stamp().is_some_and(|stamp| written_ms(stamp) >= at.0.saturating_sub(span_ms))
-    }
-
-    fn own_stamp(&self) -> Option<Stamp> {
-        match &self.input {
-            Input::Plain(file) => file.metadata().ok().map(|meta| Stamp::of(&meta)),
-            Input::Packed(_) => None,
-        }
-    }
-
-    /// True when the file at the path is this one, whatever number the file system gives it: no two
-    /// files that hold anything have the same times of change and size for long.
-    pub(in crate::logs) fn is_at(&self, path: &Path) -> bool {
-        let Input::Plain(file) = &self.input else { return false };
-        for _ in 0..SAME_TRIES {
-            // A write between the calls changes the file, so it has to be still for a moment.
-            let (Ok(before), Ok(own), Ok(after)) =
-                (std::fs::metadata(path), file.metadata(), std::fs::metadata(path))
-            else {
-                return false;
-            };
-            if Stamp::of(&before) == Stamp::of(&after) {
-                let tells = self.head.len() >= HEAD_BYTES_MIN || key_of(&own) != self.key;
-                return tells && Stamp::of(&own) == Stamp::of(&before);
-            }
-        }
-        false
-    }
-
     /// True when both begin with the same bytes, enough to tell files apart.
     pub(in crate::logs) fn begins_like(&self, other: &Self) -> bool {
         let n = self.head.len().min(other.head.len());
@@ -449,6 +395,24 @@ impl Open {
         self.size_known = 0;
         self.quiet_since = None;
         Ok(())
+    }
+
+    /// True when it no longer is what was read, and nobody has acted on it yet.
+    pub(in crate::logs) fn is_suspect(&self) -> bool {
+        self.is_suspect
+    }
+
+    /// A file that was at its end is no longer so when it was written or truncated since.
+    pub(in crate::logs) fn check_quiet(&mut self) {
+        if self.is_frozen() || self.quiet_since.is_none() {
+            return;
+        }
+        let size = self.size().ok().flatten();
+        self.is_suspect |= size.is_some_and(|size| size < self.seen_end)
+            || !self.begins_the_same().unwrap_or(true);
+        if self.is_suspect || size != Some(self.seen_end) {
+            self.quiet_since = None;
+        }
     }
 
     /// How it begins now, truncated or not; a file that cannot be read matches nothing.

@@ -252,8 +252,7 @@ impl Tail {
         if is_told {
             // A new name may be a file that rotated away before it was ever seen.
             let mut names_changed = self.changed_names(look.listings);
-            let was_unsure = std::mem::take(&mut self.is_unsure);
-            let has_new_names = names_changed != self.names_changed || was_unsure;
+            let has_new_names = names_changed != self.names_changed || self.is_unsure;
             if has_new_names && self.archives_due.is_none_or(|due| look.now >= due) {
                 self.archives_due = Some(look.now + RETIRED_LOOK);
                 self.archives = look.listings.archives_of(&self.path, parent(&self.path));
@@ -276,6 +275,7 @@ impl Tail {
         // The checkpoint is to know what was written to them, though nobody has read it yet.
         let vague = self.rotated.iter_mut().filter(|open| is_vague(open.fingerprint()));
         vague.for_each(Open::complete_head);
+        self.restart_truncated(look.now);
         self.retire(look.now);
         if self.retired_look_at.is_none_or(|at| look.now >= at) {
             self.retired_look_at = Some(look.now + RETIRED_LOOK);
@@ -330,7 +330,7 @@ impl Tail {
             Ok(meta) => meta,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
-                    self.rotated.extend(self.current.take());
+                    self.leave();
                 }
                 return Err(error);
             }
@@ -343,12 +343,12 @@ impl Tail {
             return Ok(());
         }
         if let Err(error) = must_be_file(&meta) {
-            self.rotated.extend(self.current.take());
+            self.leave();
             return Err(error);
         }
         let is_own = self.keys_open().any(|own| own == key);
         if !is_own && (look.is_held)(key) {
-            self.rotated.extend(self.current.take());
+            self.leave();
             self.shadow = Some(key);
             return Ok(());
         }
@@ -383,6 +383,13 @@ impl Tail {
             .expect("there are more numbers than files")
     }
 
+    /// Puts the file that had the path aside; nothing has it now.
+    fn leave(&mut self) {
+        let mut outdated = self.current.take();
+        outdated.iter_mut().for_each(Open::check_quiet);
+        self.rotated.extend(outdated);
+    }
+
     /// Puts the file that had the path aside. True when the new one holds the same text, as on a
     /// file system that numbers its files anew or after an editor: it goes on at the same place.
     fn succeed(
@@ -396,6 +403,7 @@ impl Tail {
         if is_same {
             open.seek(outdated.offset);
         }
+        outdated.check_quiet();
         self.rotated.push(outdated);
         let ix = self.rotated.len() - 1;
         if is_same && !self.rotated[ix].is_deleted() {
@@ -449,15 +457,27 @@ impl Tail {
         Ok(open)
     }
 
+    /// What a look found truncated is told now: the checkpoint is to know how it begins, since that
+    /// alone tells it when it has rotated away by the next start.
+    fn restart_truncated(&mut self, now: Instant) {
+        let is_suspect =
+            |tail: &Self| tail.rotated.iter().chain(&tail.current).position(Open::is_suspect);
+        while let Some(ix) = is_suspect(self) {
+            if self.truncated(ix, now).is_err() {
+                return; // the next read tells why
+            }
+        }
+    }
+
     /// A file (the current one, or a rotated one) shrank or begins differently: it was truncated
     /// in place.
     fn truncated(&mut self, ix: usize, now: Instant) -> io::Result<()> {
         let open = self.rotated.get_mut(ix).or(self.current.as_mut());
         let Some(open) = open else { return Ok(()) };
         let n_unread = open.n_bytes_unread();
-        self.vanished.n_truncations += 1;
         let head = open.first_bytes()?;
         let size = open.size()?.unwrap_or(0);
+        self.vanished.n_truncations += 1;
         let n_same = head.len().min(open.head.len());
         if n_same >= HEAD_BYTES_MIN
             && head[..n_same] == open.head[..n_same]

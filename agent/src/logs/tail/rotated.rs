@@ -50,10 +50,9 @@ impl Tail {
             Ok(neighbours) => neighbours,
             Err(error) => return error.kind() == io::ErrorKind::NotFound,
         };
-        let mut nameless = Vec::new();
+        let (mut nameless, mut unwritten) = (Vec::new(), Vec::new());
         for retired in std::mem::take(&mut self.retired) {
             let position = &retired.position;
-
             if position.is_done {
                 let found = self
                     .find_same_in(position, &neighbours)
@@ -75,7 +74,8 @@ impl Tail {
                 continue;
             }
             if position.offset == 0 && is_vague(position.fingerprint) {
-                continue; // if it was written since, it is found by its time like an unseen one
+                unwritten.push(position.clone());
+                continue;
             }
             let found = self
                 .find_same_in(position, &neighbours)
@@ -101,8 +101,44 @@ impl Tail {
         for position in nameless {
             self.read_late_copy(&position, &neighbours);
         }
+        self.reopen_unwritten(&unwritten, &neighbours, look);
         self.add_unseen(&neighbours, look);
         true
+    }
+
+    /// Opens files that had hardly a beginning and still have no more: nothing else tells them, and
+    /// their writer may yet begin. One that was written since is found by its time like an unseen
+    /// one.
+    fn reopen_unwritten(
+        &mut self,
+        positions: &[Position],
+        neighbours: &[(PathBuf, u64)],
+        look: Look<'_>,
+    ) {
+        let has_size = |size: u64| positions.iter().any(|p| u64::from(p.fingerprint.bytes) == size);
+        for (path, _) in neighbours {
+            if !self.is_rotated_name(path)
+                || is_compressed(path)
+                || !fs::metadata(path).is_ok_and(|meta| has_size(meta.len()))
+            {
+                continue;
+            }
+            let Ok(open) = Open::new(path) else { continue };
+            let is_it = positions.iter().any(|Position { key, fingerprint, .. }| {
+                let has_number = neighbours.iter().any(|(_, inode)| *inode == key.inode);
+                (*key == open.key || !has_number)
+                    && fingerprint.bytes as usize == open.head.len()
+                    && fingerprint.matches(&open.head)
+            });
+            if !is_it || self.is_known(&open) || (look.is_held)(open.key) {
+                continue;
+            }
+            if self.is_at_own(path) {
+                self.is_unsure = true;
+            } else {
+                self.rotated.push(open);
+            }
+        }
     }
 
     /// Files that took the path and rotated away again since the last look.
@@ -110,6 +146,8 @@ impl Tail {
     /// A copy of a known file is none of them: it is found when that file turns out truncated.
     pub(super) fn add_unseen(&mut self, neighbours: &[(PathBuf, u64)], look: Look<'_>) {
         let is_recent = self.recent(look);
+        // One that could not be told then has the times of then.
+        let was_unsure = std::mem::take(&mut self.is_unsure);
         let mut candidates = Vec::new();
         for (path, _) in neighbours.iter().filter(|(path, _)| self.is_rotated_name(path)) {
             // While a compressor works, both are there.
@@ -123,7 +161,8 @@ impl Tail {
             let key = key_of(&meta);
             let Ok(modified) = meta.modified() else { continue };
             let at_ms = modified.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_millis() as i64);
-            if is_recent(at_ms) && !(look.is_held)(key) {
+            let is_empty = was_unsure && meta.len() == 0 && self.is_at_own(path);
+            if (is_empty || is_recent(at_ms)) && !(look.is_held)(key) {
                 candidates.push((modified, path));
             }
         }
@@ -140,9 +179,7 @@ impl Tail {
                         || is_copy(&open.head)
                         || self.is_copy_of_known(&open.head) => {}
                 // Where numbers change, an empty file is told from another one when it grows.
-                Ok(_) if self.rotated.iter().chain(&self.current).any(|own| own.is_at(path)) => {
-                    self.is_unsure = true;
-                }
+                Ok(_) if self.is_at_own(path) => self.is_unsure = true,
                 Ok(open) => self.rotated.push(open),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "cannot read a rotated log");
@@ -172,6 +209,11 @@ impl Tail {
         move |at_ms| windows.iter().any(|window| window.contains(&at_ms))
     }
 
+    /// True when an open file may be the one at this path.
+    fn is_at_own(&self, path: &Path) -> bool {
+        self.rotated.iter().chain(&self.current).any(|own| own.is_at(path))
+    }
+
     fn is_known(&self, open: &Open) -> bool {
         self.keys_open().any(|own| own == open.key)
             || self.retired.iter().map(|retired| &retired.position).any(|position| {
@@ -192,7 +234,7 @@ impl Tail {
     /// Closes rotated files that nobody writes any more.
     pub(super) fn retire(&mut self, now: Instant) {
         let mut ix = 0;
-        while let Some(open) = self.rotated.get(ix) {
+        while let Some(open) = self.rotated.get_mut(ix) {
             let limit = if open.is_frozen() {
                 Duration::ZERO
             } else if open.is_deleted() || open.head.is_empty() {
@@ -200,8 +242,13 @@ impl Tail {
             } else {
                 ROTATED_QUIET
             };
-            let quiet = open.quiet_since.map(|since| now.saturating_duration_since(since));
-            if quiet.is_some_and(|quiet| quiet >= limit) {
+            let quiet = |open: &Open| {
+                open.quiet_since.is_some_and(|at| now.saturating_duration_since(at) >= limit)
+            };
+            if quiet(open) {
+                open.check_quiet();
+            }
+            if quiet(open) {
                 self.forget_rotated(ix, now);
             } else {
                 ix += 1;

@@ -607,17 +607,21 @@ struct Follower {
     tail: Tail,
     buffer: Vec<u8>,
     now: Instant,
+    /// What the wall clock is off by.
+    clock_ms: i64,
 }
 
 impl Follower {
     fn new(path: &Path, positions: Vec<Position>) -> Self {
         let buffer = vec![0; super::super::file::BUFFER_BYTES];
-        Self { tail: Tail::new(path, positions, clock::now()), buffer, now: clock::instant() }
+        let tail = Tail::new(path, positions, clock::now());
+        Self { tail, buffer, now: clock::instant(), clock_ms: 0 }
     }
 
     fn look(&mut self, start: Start) -> Result<(), TailError> {
         let listings = &Listings::default();
-        let look = Look { start, now: self.now, at: clock::now(), is_held: &|_| false, listings };
+        let at = UnixMillis(clock::now().0 + self.clock_ms);
+        let look = Look { start, now: self.now, at, is_held: &|_| false, listings };
         self.tail.look(look, &mut self.buffer)
     }
 
@@ -644,6 +648,10 @@ impl Follower {
 
 fn append(path: &Path, text: &str) {
     open_to_append(path).write_all(text.as_bytes()).unwrap();
+}
+
+fn wall_time() -> SystemTime {
+    std::time::UNIX_EPOCH + Duration::from_millis(clock::now().0.cast_unsigned())
 }
 
 fn long_line(name: &str) -> String {
@@ -904,6 +912,105 @@ fn a_truncation_is_told_with_the_bytes_it_took() {
     let n_bytes = long_line("unread").len() as u64;
     let vanished = Vanished { n_truncations: 1, n_bytes, ..Vanished::default() };
     assert_eq!(follower.tail.take_vanished(), vanished);
+}
+
+#[test]
+fn a_log_truncated_and_rotated_away_between_two_looks_is_a_told_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("a.log");
+    append(&log, &long_line("1").repeat(9));
+    let mut follower = Follower::new(&log, Vec::new());
+    follower.text();
+    assert_eq!(follower.read(), (String::new(), 0));
+    append(&log, &long_line("nobody reads this"));
+    let mut writer = open_to_append(&log);
+    writer.set_len(0).unwrap();
+    fs::rename(&log, dir.path().join("a.log.1")).unwrap();
+    follower.now += Duration::from_secs(61);
+    follower.look(Start::Beginning).unwrap_err();
+    assert_eq!(follower.tail.take_vanished().n_truncations, 1);
+    writer.write_all(long_line("2").as_bytes()).unwrap();
+    assert_eq!(follower.text(), long_line("2"));
+}
+
+#[test]
+fn a_log_truncated_before_the_rotation_and_a_kill_is_read_from_its_new_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, rotated) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
+    append(&log, &long_line("unread"));
+    let mut follower = Follower::new(&log, Vec::new());
+    follower.look(Start::Beginning).unwrap();
+    follower.look(Start::Beginning).unwrap(); // the first one does not ask for its size
+    File::create(&log).unwrap();
+    append(&log, &long_line("new"));
+    follower.look(Start::Beginning).unwrap();
+    let n_bytes = long_line("unread").len() as u64;
+    let vanished = Vanished { n_truncations: 1, n_bytes, ..Vanished::default() };
+    assert_eq!(follower.tail.take_vanished(), vanished);
+    let positions = follower.positions(); // all that is known after kill -9
+    drop(follower);
+    fs::rename(&log, &rotated).unwrap();
+    open_to_append(&rotated).set_modified(wall_time() - Duration::from_secs(7200)).unwrap();
+    append(&log, &long_line("newer"));
+    let mut follower = Follower::new(&log, positions);
+    assert_eq!(follower.text(), long_line("new") + &long_line("newer"));
+    assert_eq!(follower.tail.take_vanished(), Vanished::default());
+}
+
+#[test]
+fn a_file_that_rotated_while_empty_is_read_though_the_clock_was_set_before_a_kill() {
+    for lie in [None, Some(Lie::Changing(0))] {
+        let lying = lie.map(Lying::with);
+        let dir = tempfile::tempdir().unwrap();
+        let (log, rotated) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
+        let mut writer = open_to_append(&log);
+        let mut follower = Follower::new(&log, Vec::new());
+        assert_eq!(follower.text(), "");
+        fs::rename(&log, &rotated).unwrap();
+        append(&log, &long_line("new"));
+        assert_eq!(follower.text(), long_line("new"));
+        let positions = follower.positions();
+        drop(follower);
+        writer.set_modified(wall_time() - Duration::from_secs(7200)).unwrap();
+        let mut follower = Follower::new(&log, positions);
+        assert_eq!(follower.text(), "");
+        writer.write_all(long_line("late").as_bytes()).unwrap();
+        assert_eq!(follower.text(), long_line("late"));
+        assert_eq!(follower.tail.take_vanished(), Vanished::default());
+        drop(lying);
+    }
+}
+
+#[test]
+fn an_empty_twin_of_a_log_without_a_number_is_read_once_it_is_written() {
+    let lying = Lying::with(Lie::Changing(0));
+    let stamp = |path: &Path| Stamp::of(&fs::metadata(path).unwrap());
+    let is_told = (0..1000).any(|_| {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, rotated) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
+        let mut follower = Follower::new(&log, Vec::new());
+        follower.look(Start::Beginning).unwrap_err();
+        let at = wall_time();
+        let mut writer = open_to_append(&log);
+        writer.set_modified(at).unwrap();
+        fs::rename(&log, &rotated).unwrap();
+        File::create(&log).unwrap().set_modified(at).unwrap();
+        if stamp(&log) != stamp(&rotated) {
+            return false; // the clock of the file system ticked
+        }
+        follower.look(Start::Beginning).unwrap();
+        follower.clock_ms = 7_200_000;
+        for _ in 0..3 {
+            follower.look(Start::Beginning).unwrap();
+        }
+        writer.write_all(long_line("late").as_bytes()).unwrap();
+        writer.set_modified(at + Duration::from_secs(7200)).unwrap();
+        follower.now += Duration::from_secs(1);
+        assert_eq!(follower.text(), long_line("late"));
+        true
+    });
+    assert!(is_told, "no two files of one tick");
+    drop(lying);
 }
 
 #[test]
