@@ -181,7 +181,9 @@ fn parser(options: &Options, input: &Input, kind: Kind) -> Parser {
         timezone: None,
         inner: false,
     };
-    Parser::for_source(&source, &[])
+    let mut parser = Parser::for_source(&source, &[]);
+    parser.set_zone(options.zone.clone());
+    parser
 }
 
 /// What is used for one file after the other.

@@ -196,7 +196,9 @@ impl Followed {
         let lines = &buffer[chunk.lines.clone()];
         let parser = self.parser.get_or_insert_with(|| {
             let first: Vec<&[u8]> = split(lines).take(FIRST_LINES_MAX).collect();
-            Parser::for_source(&self.source, &first)
+            let mut parser = Parser::for_source(&self.source, &first);
+            parser.set_zone(judge.zone_of(source));
+            parser
         });
         let tally = Tally {
             n_lines: u64::from(chunk.n_too_long),

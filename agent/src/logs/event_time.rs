@@ -32,6 +32,10 @@ impl EventClock {
         Self { zone, known: None }
     }
 
+    pub(crate) fn zone(&self) -> TimeZone {
+        self.zone.clone()
+    }
+
     /// The event time; true when it was too far ahead of `now` and `now` was taken instead.
     ///
     /// `after_ms` is added first: the duration of a request whose line tells its start. A line
@@ -52,8 +56,17 @@ impl EventClock {
         if at > now.0.saturating_add(AHEAD_MS_MAX) { (now, true) } else { (UnixMillis(at), false) }
     }
 
+    /// What a wall clock means whenever it is read; `None` in a repeated or missing hour.
+    pub(crate) fn instant_at_any_time(&mut self, wall: i64) -> Option<i64> {
+        let quarter = wall.div_euclid(QUARTER_MS);
+        if self.known.is_none_or(|(known, _)| known != quarter) {
+            self.instant_of(wall, UnixMillis(0));
+        }
+        self.known.filter(|(known, _)| *known == quarter).map(|(_, offset)| wall - offset)
+    }
+
     /// In a repeated hour the later reading, unless it is after the time of reading.
-    fn instant_of(&mut self, wall: i64, now: UnixMillis) -> i64 {
+    pub(crate) fn instant_of(&mut self, wall: i64, now: UnixMillis) -> i64 {
         let quarter = wall.div_euclid(QUARTER_MS);
         if let Some((known, offset)) = self.known
             && known == quarter
@@ -122,6 +135,22 @@ mod tests {
         // In summer the offset is another one.
         let wall = LineTime::Wall(at("2026-07-20T12:00:00Z").0);
         check("Europe/Berlin", wall, "2026-11-20T12:00:00Z", "2026-07-20T10:00:00Z", false);
+    }
+
+    #[test]
+    fn a_wall_clock_is_certain_except_in_the_hours_of_the_change() {
+        let mut clock = EventClock::new(crate::config::zone("CET-1CEST,M3.5.0,M10.5.0/3").unwrap());
+        for (wall, want) in [
+            ("2026-11-20T12:00:00Z", Some("2026-11-20T11:00:00Z")),
+            ("2026-10-25T01:59:59Z", Some("2026-10-24T23:59:59Z")),
+            ("2026-10-25T02:30:00Z", None),
+            ("2026-10-25T03:00:00Z", Some("2026-10-25T02:00:00Z")),
+            ("2026-03-29T02:30:00Z", None),
+            ("2026-03-29T03:00:00Z", Some("2026-03-29T01:00:00Z")),
+        ] {
+            let wall = at(wall).0;
+            assert_eq!(clock.instant_at_any_time(wall).map(UnixMillis), want.map(at), "{wall}");
+        }
     }
 
     #[test]

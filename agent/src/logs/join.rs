@@ -171,6 +171,12 @@ impl Judge {
         self.forget_hosts();
     }
 
+    /// Zone of the times without offset of a file.
+    #[must_use]
+    pub fn zone_of(&self, source: usize) -> TimeZone {
+        self.sources[source].clock.zone()
+    }
+
     /// Registers a file that is followed; the index names it in the calls below. Registering the
     /// same path again returns the same index and takes over the new source.
     pub fn add_source(&mut self, source: &LogSource) -> usize {

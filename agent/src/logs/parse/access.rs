@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::logs::parse::brief::{Brief, Times};
 use crate::logs::parse::log_format::{LogFormat, TimeStyle};
 use crate::logs::parse::time;
 use crate::logs::scan::program::{Slot, Spans, is_status};
@@ -28,6 +29,42 @@ pub(crate) fn parse<'l>(format: &LogFormat, line: &'l [u8]) -> Line<'l> {
         }
         Err(reason) => Line::Rejected(reason),
     }
+}
+
+/// The same for a sink that asks for no more.
+pub(super) fn brief<'l>(
+    format: &LogFormat,
+    line: &'l [u8],
+    times: &mut Times,
+) -> Option<Brief<'l>> {
+    let spans = format.program.scan(line).ok()?;
+    let mut brief = brief_of(&spans)?;
+    if let Some(text) = spans.get(Slot::Time) {
+        brief.time = Some(match format.time {
+            TimeStyle::Clf => times.clf(text)?,
+            _ => read_time(&format.time, text)?,
+        });
+    }
+    if format.time_is_start {
+        let duration = spans.get(Slot::RequestTime).and_then(number);
+        brief.duration_s = duration.map(|t| t / format.request_time_per_s);
+    }
+    Some(brief)
+}
+
+/// Without the time; `None` when the whole record tells more than a plain line may.
+pub(super) fn brief_of<'l>(spans: &Spans<'l>) -> Option<Brief<'l>> {
+    let upstream = spans.get(Slot::UpstreamAddr).unwrap_or_default();
+    let is_one = !upstream.contains(&b' ') && !matches!(upstream, b":" | [.., b',']);
+    let status = spans.get(Slot::Status).and_then(status)?;
+    (is_one && !(502..=504).contains(&status)).then(|| Brief {
+        host: spans.get(Slot::Host).unwrap_or_default(),
+        client: spans.get(Slot::Client).unwrap_or_default(),
+        upstream,
+        time: None,
+        duration_s: None,
+        status,
+    })
 }
 
 pub(crate) fn read_time(style: &TimeStyle, text: &[u8]) -> Option<LineTime> {

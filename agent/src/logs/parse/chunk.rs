@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::logs::parse::log_format::{self, LogFormat, TimeStyle};
-use crate::logs::parse::{Format, Mode, Parser, access, json};
+use crate::logs::parse::{Format, Mode, Parser, access, brief, json};
 use crate::logs::scan::shape::Shape;
 use crate::logs::scan::{Habit, Lines, Plain, Sink};
 use crate::logs::{Line, LineTime};
@@ -20,6 +20,8 @@ pub(super) struct Quick {
     learns: bool,
     /// Requests since the last plain one.
     n_missed: u32,
+    /// Good lines fit no shape of the format, or not all of them do.
+    may_be_brief: bool,
 }
 
 /// Forms of JSON lines that are kept; a file that has more loses the oldest.
@@ -54,14 +56,16 @@ impl Parser {
             let (shapes, chosen) = (Arc::clone(&quick.shapes), quick.chosen);
             let mut habit = quick.habit;
             let (time, kernel) = (&quick.time, self.kernel);
-            let is_json = quick.learns;
+            let (is_json, may_be_brief) = (quick.learns, quick.may_be_brief);
             let mut lines = Scanned {
                 parser: self,
                 sink,
                 time,
                 chosen,
                 is_json,
+                may_be_brief,
                 any_plain: false,
+                is_refused: false,
                 n_missed: quick.n_missed,
                 learned: None,
             };
@@ -96,6 +100,11 @@ impl Parser {
             (Mode::Auto(_), None) => None,
         };
         let (shapes, time) = format.map_or((Vec::new(), TimeStyle::Clf), shapes);
+        let may_be_brief = match format {
+            Some(Format::Clf | Format::Haproxy) => true,
+            Some(Format::Program(_)) => shapes.is_empty(),
+            _ => false,
+        };
         Quick {
             chosen,
             shapes: shapes.into(),
@@ -103,6 +112,7 @@ impl Parser {
             habit: Habit::default(),
             learns: matches!(format, Some(Format::Json)),
             n_missed: MISSED_MAX,
+            may_be_brief,
         }
     }
 
@@ -146,8 +156,11 @@ struct Scanned<'a, S> {
     time: &'a TimeStyle,
     chosen: Option<usize>,
     is_json: bool,
+    may_be_brief: bool,
     /// Since the last line parsed in full.
     any_plain: bool,
+    /// The sink wants the next line in full.
+    is_refused: bool,
     n_missed: u32,
     learned: Option<(Shape, TimeStyle)>,
 }
@@ -164,6 +177,25 @@ impl<S: Sink> Scanned<'_, S> {
             Mode::Auto(auto) => auto.n_rejected = 0,
             Mode::One(_) => {}
         }
+    }
+
+    /// Hands on a plain line without making its record; false = that it takes the whole parser.
+    fn brief(&mut self, raw: &[u8]) -> bool {
+        if std::mem::take(&mut self.is_refused) || !self.may_be_brief {
+            return false;
+        }
+        let Parser { mode, times, clock, .. } = &mut *self.parser;
+        let format = match mode {
+            Mode::One(format) | Mode::Told { format, .. } => &*format,
+            Mode::Auto(auto) => match auto.chosen {
+                Some(at) => &auto.candidates[at].1,
+                None => return false,
+            },
+        };
+        let plain = brief::plain(format, raw, times, clock.as_mut());
+        let is_taken = plain.is_some_and(|plain| self.sink.plain(&plain));
+        self.any_plain |= is_taken;
+        is_taken
     }
 
     /// The lines of a chunk without the kernel; returns the bytes of those handed on.
@@ -185,7 +217,8 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     #[inline(always)]
     fn plain(&mut self, plain: &Plain<'_>) -> bool {
         self.any_plain = true;
-        self.sink.plain(plain)
+        self.is_refused = !self.sink.plain(plain);
+        !self.is_refused
     }
 
     fn time(&mut self, text: &[u8]) -> Option<(i64, bool)> {
@@ -200,11 +233,18 @@ impl<S: Sink> Lines for Scanned<'_, S> {
                     !matches!(self.time, TimeStyle::EpochUnits(_) | TimeStyle::Custom(_));
                 Some((at.0, is_usual))
             }
-            LineTime::Wall(_) | LineTime::WallNoYear(_) => None,
+            LineTime::Wall(wall) => {
+                let clock = self.parser.clock.as_mut()?;
+                Some((clock.instant_at_any_time(wall)?, false))
+            }
+            LineTime::WallNoYear(_) => None,
         }
     }
 
     fn full(&mut self, raw: &[u8]) -> bool {
+        if self.brief(raw) {
+            return true;
+        }
         self.note_plain();
         let line = self.parser.parse(raw);
         if self.is_json && matches!(line, Line::Access(_)) {

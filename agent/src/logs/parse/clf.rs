@@ -4,10 +4,9 @@
 //! Everything hangs on the time in brackets and the quotes after it; both are the server's own, as
 //! it escapes the quotes a client sends.
 
-use memchr::memmem;
-
-use crate::logs::parse::{access, time};
-use crate::logs::scan::program::{Slot, Spans, quote_end};
+use crate::logs::parse::access;
+use crate::logs::parse::brief::{Brief, Times};
+use crate::logs::scan::program::{Slot, Spans, find, places, quote_end};
 use crate::logs::{AccessRecord, Line, LineTime, Rejected};
 
 /// One line of the family.
@@ -18,12 +17,24 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     }
 }
 
-fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
-    let (head, time, rest) = split_at_time(line)?;
+/// The same for a sink that asks for no more.
+pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times) -> Option<Brief<'l>> {
+    let (spans, time) = fields(line, times).ok()?;
+    let brief = access::brief_of(&spans)?;
+    (!brief.client.contains(&b',')).then_some(Brief { time: Some(time), ..brief })
+}
+
+fn fields<'l>(line: &'l [u8], times: &mut Times) -> Result<(Spans<'l>, LineTime), Rejected> {
+    let (head, time, rest) = split_at_time(line, times)?;
     let mut spans = Spans::default();
     head_fields(head, &mut spans)?;
     let rest = request_and_status(rest, &mut spans)?;
     tail_fields(rest, &mut spans);
+    Ok((spans, time))
+}
+
+fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
+    let (spans, time) = fields(line, &mut Times::default())?;
     let mut record = access::record(&spans, Some(time))?;
     if let Some(list) = record.client.as_ref().filter(|c| c.contains(',')) {
         // `$proxy_add_x_forwarded_for` in place of the peer.
@@ -34,12 +45,15 @@ fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
 }
 
 /// Head, time, and what follows `] `.
-fn split_at_time(line: &[u8]) -> Result<(&[u8], LineTime, &[u8]), Rejected> {
+fn split_at_time<'l>(
+    line: &'l [u8],
+    times: &mut Times,
+) -> Result<(&'l [u8], LineTime, &'l [u8]), Rejected> {
     let mut bad = Rejected::Malformed;
-    for at in memmem::find_iter(line, b" [").take(16) {
+    for at in places(line, b" [").take(16) {
         let inside = &line[at + 2..];
         let Some(end) = memchr::memchr(b']', &inside[..inside.len().min(40)]) else { continue };
-        match time::clf(&inside[..end]) {
+        match times.clf(&inside[..end]) {
             Some(time @ LineTime::Instant { .. }) => {
                 let rest = inside[end + 1..].strip_prefix(b" ").ok_or(Rejected::Malformed)?;
                 return Ok((&line[..at], time, rest));
@@ -106,7 +120,7 @@ fn request_and_status<'l>(rest: &'l [u8], spans: &mut Spans<'l>) -> Result<&'l [
         let counted = bytes == b"-" || !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
         return if counted { Ok(after) } else { Err(Rejected::Malformed) };
     }
-    let end = memmem::find(rest, b" \"").ok_or(Rejected::Malformed)?;
+    let end = find(rest, b" \"").ok_or(Rejected::Malformed)?;
     spans.set(Slot::Request, &rest[..end]);
     let after = &rest[end + 2..];
     let close = memchr::memchr(b'"', after).ok_or(Rejected::Malformed)?;

@@ -3,17 +3,18 @@
 //! `client:port [accept date] frontend backend/server Tq/Tw/Tc/Tr/Tt status bytes - - SH-- …
 //! {captured} "request"`. The termination state says whether the upstream failed.
 
-use memchr::memmem;
 use wire::signal::classify;
 use wire::v1::Signal;
 
+use crate::logs::parse::brief::{Brief, Times};
 use crate::logs::parse::{access, time};
+use crate::logs::scan::program::find;
 use crate::logs::{AccessRecord, Attempt, ErrorRecord, Line, LineTime, Rejected};
 
 /// One line, with or without the header of syslog.
 pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     let (logged_at, text) = syslog_header(line);
-    match http(text) {
+    match fields(text, &mut Times::default()).map(|fields| record(&fields)) {
         Ok(record) => Line::Access(record),
         Err(reason) => match event(logged_at, text) {
             Some(record) => Line::Error(record),
@@ -22,27 +23,67 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     }
 }
 
+/// The same for a sink that asks for no more.
+pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times) -> Option<Brief<'l>> {
+    let text = match times.after_syslog(without_priority(line)) {
+        Some(after) => after_tag(after).unwrap_or(line),
+        None => line,
+    };
+    let fields = fields(text, times).ok()?;
+    (!(502..=504).contains(&fields.status)).then(|| Brief {
+        host: fields.host.unwrap_or_default(),
+        client: Some(without_port(fields.client)).filter(|c| *c != b"-").unwrap_or_default(),
+        upstream: if fields.is_nobody() { b"" } else { fields.backend },
+        time: Some(fields.time),
+        duration_s: seconds(fields.timers_ms[4]),
+        status: fields.status,
+    })
+}
+
 /// Cuts `<134>Nov 20 12:47:48 localhost haproxy[14476]: `.
 fn syslog_header(line: &[u8]) -> (Option<LineTime>, &[u8]) {
-    let mut rest = line;
-    if let Some(inside) = rest.strip_prefix(b"<")
-        && let Some(end) = memchr::memchr(b'>', &inside[..inside.len().min(4)])
-    {
-        rest = &inside[end + 1..];
-    }
-    let Some((time, after)) = time::syslog_prefix(rest) else { return (None, line) };
-    // The tag ends at the first ": "; an address never holds one.
-    match memmem::find(&after[..after.len().min(200)], b": ") {
-        Some(at) => (Some(time), &after[at + 2..]),
-        None => (None, line),
+    let Some((time, after)) = time::syslog_prefix(without_priority(line)) else {
+        return (None, line);
+    };
+    after_tag(after).map_or((None, line), |text| (Some(time), text))
+}
+
+fn without_priority(line: &[u8]) -> &[u8] {
+    let Some(inside) = line.strip_prefix(b"<") else { return line };
+    memchr::memchr(b'>', &inside[..inside.len().min(4)]).map_or(line, |end| &inside[end + 1..])
+}
+
+/// The tag ends at the first ": "; an address never holds one.
+fn after_tag(text: &[u8]) -> Option<&[u8]> {
+    find(&text[..text.len().min(200)], b": ").map(|at| &text[at + 2..])
+}
+
+/// The fields of a request.
+struct Fields<'l> {
+    client: &'l [u8],
+    time: LineTime,
+    backend: &'l [u8],
+    /// Where the client asked for one, or the first header that was captured.
+    host: Option<&'l [u8]>,
+    timers_ms: [i64; 5],
+    status: u16,
+    state: &'l [u8],
+    /// Bytes and what follows.
+    rest: &'l [u8],
+}
+
+impl Fields<'_> {
+    /// No server was asked.
+    fn is_nobody(&self) -> bool {
+        self.backend.ends_with(b"/<NOSRV>")
     }
 }
 
-fn http(text: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
+fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected> {
     let (client, rest) = word(text).ok_or(Rejected::Malformed)?;
     let inside = rest.strip_prefix(b"[").ok_or(Rejected::Malformed)?;
     let end = memchr::memchr(b']', &inside[..inside.len().min(40)]).ok_or(Rejected::Malformed)?;
-    let time = time::clf(&inside[..end]).ok_or(Rejected::BadTime)?;
+    let time = times.clf(&inside[..end]).ok_or(Rejected::BadTime)?;
     let rest = inside[end + 1..].strip_prefix(b" ").ok_or(Rejected::Malformed)?;
     let (_frontend, rest) = word(rest).ok_or(Rejected::Malformed)?;
     let (backend, mut rest) = word(rest).ok_or(Rejected::Malformed)?;
@@ -54,20 +95,26 @@ fn http(text: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
         rest = after;
         (timers, after) = word(rest).ok_or(Rejected::Malformed)?;
     }
-    let timers = timers_ms(timers).ok_or(Rejected::Malformed)?;
+    let timers_ms = timers_ms(timers).ok_or(Rejected::Malformed)?;
     let (status_text, rest) = word(after).ok_or(Rejected::Malformed)?;
     let status = access::status(status_text).ok_or(Rejected::BadStatus)?;
     let mut words = rest.split(|b| *b == b' ');
     let state = words.nth(3).filter(|s| s.len() == 4).ok_or(Rejected::Malformed)?;
+    let host = host.or_else(|| captured_host(rest));
+    Ok(Fields { client, time, backend, host, timers_ms, status, state, rest })
+}
+
+fn record<'l>(fields: &Fields<'l>) -> AccessRecord<'l> {
+    let nobody = fields.is_nobody();
+    let Fields { client, time, backend, host, timers_ms, status, state, rest } = *fields;
     let request = memchr::memchr(b'"', rest).map(|at| &rest[at + 1..]);
     let request = request.map(|r| r.strip_suffix(b"\"").unwrap_or(r));
     let (method, path) = request.and_then(access::request_line).unzip();
-    let nobody = backend.ends_with(b"/<NOSRV>");
     let (signal, failed) = verdict(state, status, nobody);
-    Ok(AccessRecord {
+    AccessRecord {
         time: Some(time),
         time_is_start: true,
-        host: host.or_else(|| captured_host(rest)).map(access::text),
+        host: host.map(access::text),
         client: Some(access::text(without_port(client))).filter(|c| c != "-"),
         method,
         path,
@@ -75,13 +122,17 @@ fn http(text: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
         attempts: if nobody {
             Vec::new()
         } else {
-            vec![Attempt { upstream: access::text(backend), status: None, time: timers[3] }]
+            vec![Attempt {
+                upstream: access::text(backend),
+                status: None,
+                time: seconds(timers_ms[3]),
+            }]
         },
-        request_time: timers[4],
+        request_time: seconds(timers_ms[4]),
         upstream_failed: failed,
         signal,
         ..AccessRecord::default()
-    })
+    }
 }
 
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -93,32 +144,47 @@ fn without_port(client: &[u8]) -> &[u8] {
     memchr::memrchr(b':', client).map_or(client, |at| &client[..at])
 }
 
-/// Five timers as seconds; -1 = never came so far, `+` = still running when logged.
-fn timers_ms(text: &[u8]) -> Option<[Option<f64>; 5]> {
-    let mut out = [None; 5];
+/// Five timers; -1 = never came so far, `+` = still running when logged.
+fn timers_ms(text: &[u8]) -> Option<[i64; 5]> {
+    let mut out = [0; 5];
     let mut parts = text.split(|b| *b == b'/');
-    for slot in &mut out {
+    for timer in &mut out {
         let part = parts.next()?;
         let digits = part.strip_prefix(b"+").unwrap_or(part);
-        let value: i64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-        *slot = (value >= 0).then_some(value as f64 / 1000.0);
+        *timer = if (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) {
+            digits.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0'))
+        } else {
+            std::str::from_utf8(digits).ok()?.parse().ok()?
+        };
     }
     Some(out)
+}
+
+fn seconds(timer_ms: i64) -> Option<f64> {
+    (timer_ms >= 0).then_some(timer_ms as f64 / 1000.0)
 }
 
 /// The first captured header, when it can only be a host.
 fn captured_host(rest: &[u8]) -> Option<&[u8]> {
     let before_request = &rest[..memchr::memchr(b'"', rest).unwrap_or(rest.len())];
     let inside = &before_request[memchr::memchr(b'{', before_request)? + 1..];
-    let end = inside.iter().position(|b| matches!(b, b'|' | b'}'))?;
+    let end = memchr::memchr2(b'|', b'}', inside)?;
     Some(&inside[..end]).filter(|name| is_host(name))
 }
 
 fn is_host(name: &[u8]) -> bool {
-    let sign = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'_');
-    name.iter().all(sign)
-        && memchr::memchr(b'.', name).is_some()
-        && name.iter().any(u8::is_ascii_alphabetic)
+    const LETTER: u8 = 1;
+    const POINT: u8 = 2;
+    let kinds = name.iter().fold(0, |kinds, byte| {
+        kinds
+            | match byte {
+                b'a'..=b'z' | b'A'..=b'Z' => LETTER,
+                b'.' => POINT,
+                b'0'..=b'9' | b'-' | b':' | b'_' => 0,
+                _ => 4,
+            }
+    });
+    kinds == LETTER | POINT
 }
 
 /// What the termination state says: a signal, and whether an upstream failed.

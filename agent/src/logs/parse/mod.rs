@@ -5,6 +5,7 @@
 
 mod access;
 mod apache_error;
+mod brief;
 mod chunk;
 mod clf;
 mod haproxy;
@@ -16,7 +17,10 @@ mod php_fpm;
 mod plain;
 mod time;
 
+use jiff::tz::TimeZone;
+
 use crate::discover::{LogKind, LogSource};
+use crate::logs::event_time::EventClock;
 use crate::logs::scan::Kernel;
 use crate::logs::{Line, Rejected};
 use log_format::LogFormat;
@@ -59,6 +63,9 @@ pub struct Parser {
     kernel: Kernel,
     /// What the kernel runs for the format in use; made when the first chunk comes.
     quick: Option<chunk::Quick>,
+    times: brief::Times,
+    /// Reads times without offset, if their zone was told.
+    clock: Option<EventClock>,
 }
 
 #[derive(Clone, Debug)]
@@ -255,7 +262,19 @@ impl Parser {
     }
 
     fn new(name: &'static str, mode: Mode) -> Self {
-        Self { name, mode, kernel: Kernel::detect(), quick: None }
+        Self {
+            name,
+            mode,
+            kernel: Kernel::detect(),
+            quick: None,
+            times: brief::Times::default(),
+            clock: None,
+        }
+    }
+
+    /// Tells [`Parser::scan`] the zone of times without offset: it may then call such lines plain.
+    pub fn set_zone(&mut self, zone: TimeZone) {
+        self.clock = Some(EventClock::new(zone));
     }
 
     /// Makes [`Parser::scan`] do without vector instructions; what it says stays the same.

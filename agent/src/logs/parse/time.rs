@@ -146,6 +146,12 @@ fn instant(wall_ms: i64, offset_s: i32) -> LineTime {
 /// `20/Nov/2026:13:12:55 +0000`; with milliseconds and without offset as HAProxy writes it.
 #[must_use]
 pub(super) fn clf(text: &[u8]) -> Option<LineTime> {
+    let (head, rest) = text.split_first_chunk()?;
+    clf_rest(clf_head(head)?, rest)
+}
+
+/// `20/Nov/2026:13:12:55` in milliseconds as if it were UTC.
+pub(super) fn clf_head(text: &[u8; 20]) -> Option<i64> {
     let mut cursor = Cursor(text);
     let mut wall = Wall { day: cursor.digits(2)?, ..Wall::default() };
     cursor.byte(b'/')?;
@@ -154,7 +160,13 @@ pub(super) fn clf(text: &[u8]) -> Option<LineTime> {
     wall.year = i64::from(cursor.digits(4)?);
     cursor.byte(b':')?;
     cursor.clock(&mut wall)?;
-    let ms = wall.millis()?;
+    wall.millis()
+}
+
+/// What follows it: milliseconds and an offset, if any.
+pub(super) fn clf_rest(head_ms: i64, rest: &[u8]) -> Option<LineTime> {
+    let mut cursor = Cursor(rest);
+    let ms = head_ms + i64::from(cursor.fraction());
     if cursor.0.is_empty() {
         return Some(LineTime::Wall(ms));
     }

@@ -84,6 +84,9 @@ pub(super) struct Step {
     pub(super) free: bool,
     /// Words the value has.
     pub(super) words: usize,
+    /// For one sign after free text: how often the fixed text of the later fields has the sign, so
+    /// that the rest of a line matches after no later one.
+    n_needed: usize,
 }
 
 /// A format, compiled.
@@ -140,6 +143,7 @@ impl Program {
                         quoted,
                         free: *free,
                         words: *words,
+                        n_needed: 0,
                     });
                 }
             }
@@ -148,6 +152,14 @@ impl Program {
             step.quoted &= step.until.first() == Some(&b'"');
             // A quote cannot be part of an escaped value, so text up to one is safe.
             step.free &= !step.quoted && !step.until.contains(&b'"') && !step.until.is_empty();
+        }
+        for at in 0..steps.len() {
+            if let [sign] = *steps[at].until {
+                // A line may be cut off in quotes.
+                let later = steps[at + 1..].iter().take_while(|step| !step.quoted);
+                let n = later.map(|step| memchr::memchr_iter(sign, &step.until).count()).sum();
+                steps[at].n_needed = n;
+            }
         }
         let has_status = steps.iter().any(|step| step.slot == Slot::Status);
         has_status.then(|| Self { prefix: prefix.into(), steps: steps.into() })
@@ -198,7 +210,7 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
                 .all(|s| matches!(s.slot, Slot::Skip | Slot::SkipList | Slot::UserAgent));
             return told && step.quoted;
         };
-        if !rest[end..].starts_with(&step.until) {
+        if step.until.len() > 1 && !rest[end..].starts_with(&step.until) {
             return false;
         }
         spans.set(step.slot, &rest[..end]);
@@ -212,6 +224,10 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
 fn run_free<'l>(steps: &[Step], rest: &'l [u8], spans: &mut Spans<'l>, tries: &mut usize) -> bool {
     let step = &steps[0];
     let mut upto = rest.len();
+    for _ in 0..step.n_needed {
+        let Some(end) = rfind(&rest[..upto], &step.until) else { return false };
+        upto = end;
+    }
     while let Some(end) = rfind(&rest[..upto], &step.until) {
         if *tries == 0 {
             return false;
@@ -249,12 +265,12 @@ fn before_time(rest: &[u8], until: &[u8]) -> Option<usize> {
 }
 
 /// Where a short text is in a longer one; cheaper than a search that prepares itself.
-fn places<'l>(rest: &'l [u8], text: &'l [u8]) -> impl Iterator<Item = usize> + 'l {
+pub(crate) fn places<'l>(rest: &'l [u8], text: &'l [u8]) -> impl Iterator<Item = usize> + 'l {
     let first = text.first().copied().unwrap_or_default();
     memchr::memchr_iter(first, rest).filter(move |at| rest[*at..].starts_with(text))
 }
 
-fn find(rest: &[u8], text: &[u8]) -> Option<usize> {
+pub(crate) fn find(rest: &[u8], text: &[u8]) -> Option<usize> {
     places(rest, text).next()
 }
 

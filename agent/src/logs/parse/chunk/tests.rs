@@ -1,7 +1,10 @@
 //! The kernel against the parser, and against its portable twin: hostile lines in made-up formats.
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
+use wire::UnixMillis;
 
+use crate::logs::event_time::EventClock;
 use crate::logs::parse::{LINE_BYTES_MAX, Parser};
 use crate::logs::scan::{Kernel, Plain, Sink};
 use crate::logs::{AccessRecord, Line, LineTime};
@@ -53,12 +56,30 @@ impl Sink for Story {
     }
 }
 
-/// What a plain line has to say when this is its record.
+/// The zone of times without offset.
+fn zone() -> TimeZone {
+    crate::config::zone("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()
+}
+
+fn with_zone(format: &str) -> Parser {
+    let mut parser = Parser::for_format(format, &[]);
+    parser.set_zone(zone());
+    parser
+}
+
+/// What a plain line has to say when this is its record, whenever it is read.
 fn plain_of(record: &AccessRecord<'_>) -> Seen {
     let lasted = record.request_time.filter(|_| record.time_is_start).unwrap_or(0.0);
-    let second = record.time.map(|time| match time {
-        LineTime::Instant { at, .. } => (at.0 + (lasted.min(1e9) * 1000.0) as i64).div_euclid(1000),
-        other => panic!("{other:?} needs a zone"),
+    let lasted_ms = (lasted.min(1e9) * 1000.0) as i64;
+    let second = record.time.map(|time| {
+        let mut clock = EventClock::new(zone());
+        let [early, late] = [0, i64::MAX].map(|now| match time {
+            LineTime::Instant { at, .. } => at.0,
+            LineTime::Wall(wall) => clock.instant_of(wall, UnixMillis(now)),
+            LineTime::WallNoYear(_) => panic!("{time:?} needs to know what year it is"),
+        });
+        assert_eq!(early, late, "{time:?} may be read in two ways");
+        (early + lasted_ms).div_euclid(1000)
     });
     assert!(record.attempts.len() <= 1, "{record:?}");
     Seen::Plain {
@@ -346,6 +367,38 @@ const VHOST: [&str; 17] = [
     "$http_user_agent",
 ];
 
+/// A line whose time has no offset, in any of a few days and around the change of the clocks.
+fn wall_line(dice: &mut Dice, format: &str) -> Vec<u8> {
+    let day = dice.of(&["20/Nov/2026", "20/Nov/2026", "25/Oct/2026", "29/Mar/2026", "31/Nov/2026"]);
+    let time = format!("{day}:0{}:{:02}:{:02}", dice.roll(4), dice.roll(4) * 15, dice.roll(61));
+    let status = dice.of(&["200", "200", "304", "404", "499", "500", "502", "503", "099"]);
+    let host = dice.of(&["a.example", "www.b.example", "-", "", "a|b", "10.0.0.1", "a b.c"]);
+    let client = dice.of(&["198.51.100.7:4711", "2001:db8::7:4711", "-", "unix:1"]);
+    let line = if format.starts_with('%') {
+        format!("198.51.100.7 {time} {status} {host}")
+    } else {
+        let header = dice.of(&[
+            "<134>Nov 20 12:01:07 lb haproxy[1]: ",
+            "Nov 20 12:01:07 lb haproxy[1]: ",
+            "Nov 20 12:01:07.123 lb haproxy[1]: ",
+            "Nov  2 12:01:08 lb haproxy[1]: ",
+            "Nov 20 12:01:07 lb haproxy ",
+            "2026-11-20T12:01:07+01:00 lb haproxy[1]: ",
+            "",
+        ]);
+        let backend = dice.of(&["app/srv1", "app/srv2", "app/<NOSRV>", "Server", "x"]);
+        let timer = dice.of(&["65", "0", "-1", "+29", "999", "++1", "290", "99999999999999999999"]);
+        let asked = dice.of(&["", "", "", "c.example "]);
+        format!(
+            "{header}{client} [{time}.{:03}] https~ {backend} {asked}0/0/1/{timer}/{timer} {status} \
+             17 - - {} 1/1/0/0/0 0/0 {{{host}}} \"GET /a HTTP/1.1\"",
+            dice.roll(1000),
+            dice.of(&["----", "SC--", "--"]),
+        )
+    };
+    damaged(dice, line.into_bytes())
+}
+
 const KEYS: [&str; 22] = [
     "status",
     "status_code",
@@ -451,6 +504,14 @@ proptest! {
     }
 
     #[test]
+    fn a_plain_line_with_a_wall_clock_is_what_the_parser_says(seed: u64) {
+        let mut dice = Dice(seed);
+        let format = dice.of(&["haproxy", "auto", "%h %{%d/%b/%Y:%H:%M:%S}t %>s %{Host}i"]);
+        let lines: Vec<Vec<u8>> = (0..20).map(|_| wall_line(&mut dice, format)).collect();
+        check(&with_zone(format), &lines, dice.roll(600), format);
+    }
+
+    #[test]
     fn a_plain_line_of_json_is_what_the_parser_says(seed: u64) {
         let mut dice = Dice(seed);
         let lines = made_up_json(&mut dice);
@@ -484,6 +545,16 @@ fn made_up_lines_are_plain_often_enough_to_mean_something() {
         formats += usize::from(plain > 0);
     }
     assert!(n_plain * 10 > n && formats > 200, "{n_plain} of {n} in {formats} of 1000 formats");
+    let walls = |seed: u64| {
+        let lines: Vec<_> =
+            (0..20_u64).map(|n| wall_line(&mut Dice(seed * 20 + n), "haproxy")).collect();
+        check(&with_zone("haproxy"), &lines, 0, "haproxy")
+    };
+    let n: usize = (0..200).map(walls).sum();
+    assert!(n > 200, "{n} of 4000");
+    let free = "$remote_addr [$time_local] $status $http_user_agent $host $request_time";
+    let line = b"::1 [20/Nov/2026:12:00:00 +0000] 200 curl 7 200 a.example 0.1".to_vec();
+    assert_eq!(check(&Parser::for_format(free, &[]), &[line], 0, free), 1);
     let json =
         |seed| check(&Parser::for_format("json", &[]), &made_up_json(&mut Dice(seed)), 0, "json");
     let n_plain: Vec<usize> = (0..1000).map(json).filter(|n| *n > 0).collect();
