@@ -36,19 +36,20 @@ impl Quick {
             return;
         }
         let oldest = known.len().saturating_sub(LEARNED_MAX - 1);
-        self.shapes = known[oldest..].iter().cloned().chain([shape]).collect();
-        if time != self.time {
+        // The habit names a shape by its place, and remembers what stands behind its time.
+        if oldest > 0 || time != self.time {
             self.habit = Habit::default();
-            self.time = time;
         }
+        self.shapes = known[oldest..].iter().cloned().chain([shape]).collect();
+        self.time = time;
     }
 }
 
 impl Parser {
     /// Hands every line of a chunk that ends with a newline to the sink, in order.
     ///
-    /// What is said of a line does not depend on how the lines are cut into chunks. Cost: no
-    /// allocation for a plain line.
+    /// What is said of a line does not depend on how the lines are cut into chunks. What follows the
+    /// last newline is no line yet and not handed on. Cost: no allocation for a plain line.
     pub fn scan(&mut self, chunk: &[u8], sink: &mut impl Sink) {
         let mut at = 0;
         while at < chunk.len() {
@@ -83,7 +84,7 @@ impl Parser {
             self.quick = Some(quick);
             at += n;
             if n == 0 {
-                return;
+                return; // no newline is left
             }
         }
     }
