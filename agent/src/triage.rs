@@ -209,6 +209,7 @@ impl Scan {
         file.kind = kind.name();
         file.format = parser.format();
         file.counts = std::mem::take(&mut self.tally.file);
+        file.note = file.counts.doubt();
     }
 
     fn read_lines(&mut self, input: &mut Input, parser: &mut Parser) -> Result<(), InputError> {

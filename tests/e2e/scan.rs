@@ -331,6 +331,22 @@ fn damaged_missing_and_foreign_files_are_named_and_the_others_counted() {
 }
 
 #[test]
+fn a_log_of_which_nothing_is_understood_does_not_read_as_a_sound_one() {
+    let root = Root::new();
+    let strange = write(&root, "strange.log", b"no request\nof anybody\n");
+    let good = write(&root, "good.log", two_sites().as_bytes());
+    let without_status = "$host $remote_addr - - [$time_local] \"$request\" $bogus";
+    for (words, file) in [(vec![], &strange), (vec!["--format", without_status], &good)] {
+        let done = scan(&[&words[..], &["--json"]].concat(), &[file]);
+        assert!(done.stderr.contains("none of its lines is a request"), "{done:?}");
+        let note = &Found::parse(&done.stdout).last["files"][0]["note"];
+        assert!(note.as_str().is_some_and(|note| note.contains("--format")), "{note}");
+    }
+    let done = scan(&["--json"], &[&good]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn lines_that_are_no_records_are_counted_by_their_reason() {
     let root = Root::new();
     let mut bytes = two_sites().into_bytes();

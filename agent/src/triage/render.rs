@@ -393,6 +393,15 @@ pub fn hints(report: &Report) -> Vec<String> {
                 .to_owned(),
         );
     }
+    let has_requests_only = |row: &Row| row.counts.n > 0 && row.n_error_lines == 0;
+    let errors_only = report.rows.iter().find(|row| row.n_error_lines > 0 && row.counts.n == 0);
+    if let Some(row) = errors_only.filter(|_| report.rows.iter().any(has_requests_only)) {
+        hints.push(format!(
+            "error lines of {site} explain no request, since no request is known to be of that \
+             site: where the access log names no host, --site {site} says whose it is",
+            site = plain_text(&row.site)
+        ));
+    }
     if total.n_gateway() > 0 && !report.has_error_log {
         hints.push(
             "for the cause add the error log of the same time, like: gatewatch-agent scan \

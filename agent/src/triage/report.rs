@@ -85,7 +85,7 @@ pub(super) struct FileReport {
     pub(super) counts: FileCounts,
     /// Why it was not read to its end.
     pub(super) problem: Option<String>,
-    /// Why it was left out without harm.
+    /// Why it was left out without harm, or why what it says is to be doubted.
     pub(super) note: Option<String>,
 }
 

@@ -123,6 +123,19 @@ impl FileCounts {
         self.rejected[3..].iter().sum()
     }
 
+    /// What is to be said of a file of which nothing was understood, so that no failures in it does
+    /// not read as none there were.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let n_blank = self.rejected[0];
+        let has_record = self.rejected.iter().sum::<u64>() < self.n_lines;
+        (!has_record && n_blank < self.n_lines).then(|| {
+            "none of its lines is a request or an error line: name the server's own format with \
+             --format (one without a status counts nothing); `gatewatch-agent parse` says of each \
+             line what it is taken for"
+                .to_owned()
+        })
+    }
+
     pub(super) fn add(&mut self, more: &Self) {
         self.n_lines += more.n_lines;
         self.n_outside += more.n_outside;
