@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{LogsConfig, SourceConfig};
+use crate::logs::watch::Event;
 use crate::spool::Seq;
 use prost::Message as _;
 use std::fs;
@@ -484,6 +485,37 @@ async fn a_log_that_has_no_end_keeps_no_other_log_waiting() {
     }
     let read = n_reads(&files);
     assert!(read.iter().all(|n| *n > 0), "{read:?}");
+}
+
+#[tokio::test]
+async fn an_error_log_that_no_event_named_is_read_before_its_request_is_judged() {
+    let mut agent = Agent::new();
+    let (log, errors) = (agent.path("access.log"), agent.path("error.log"));
+    append(&log, "");
+    append(&errors, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    let auto = "auto".to_owned();
+    agent.sources.push(SourceConfig { format: auto, ..source(&errors, "error", None) });
+    let (mut files, mut judge, mut windows) = files_of(&agent);
+    let at = clock::now();
+    files.look(true, clock::instant(), at, &mut judge, &mut Watch::new());
+    assert_eq!(files.read_pass(&mut judge, &mut windows, clock::instant(), at), PassEnd::AllRead);
+    let now = jiff::Timestamp::now().strftime("%Y/%m/%d %H:%M:%S").to_string();
+    append(
+        &errors,
+        &format!(
+            "{now} [error] 7#7: *1 connect() failed (111: Connection refused) while connecting to \
+             upstream, client: 192.0.2.7, server: a.example, request: \"GET /x HTTP/1.1\", \
+             upstream: \"http://127.0.0.1:9/x\", host: \"a.example\"\n"
+        ),
+    );
+    append(&log, &line(503, "/x"));
+    let ix = files.status().iter().position(|file| file.path == log).unwrap();
+    files.mark(&Event::Written(ix));
+    assert_eq!(files.read_pass(&mut judge, &mut windows, clock::instant(), at), PassEnd::AllRead);
+    let closed = windows.close();
+    let [(_, exemplar)] = &closed.exemplars[..] else { panic!("one error: {closed:?}") };
+    assert_eq!(exemplar.signal, Some(v1::Signal::ConnectRefused), "{exemplar:?}");
 }
 
 #[tokio::test]
