@@ -14,6 +14,23 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
+impl Bytes {
+    /// For people, with a unit that fits and at most one decimal: `512 B`, `1.5 KiB`, `3.2 MiB`.
+    #[must_use]
+    pub fn rounded(self) -> String {
+        let mut value = self.0 as f64;
+        let mut unit = "B";
+        for larger in ["KiB", "MiB", "GiB", "TiB"] {
+            if value < 1024.0 {
+                break;
+            }
+            value /= 1024.0;
+            unit = larger;
+        }
+        if unit == "B" { format!("{} B", self.0) } else { format!("{value:.1} {unit}") }
+    }
+}
+
 const SPANS: [(&str, u64); 7] = [
     ("y", 365 * 86_400_000),
     ("w", 7 * 86_400_000),

@@ -30,14 +30,15 @@ fn logged(fleet: &Fleet, words: &[&str]) {
 }
 
 /// One more explicit access log.
-fn source(path: &Path) -> String {
+pub(crate) fn source(path: &Path) -> String {
     format!(
         "[[logs.source]]\npath = \"{}\"\nkind = \"access\"\nformat = \"vhost_combined\"\n",
         path.display()
     )
 }
 
-fn one_agent(toml: &str) -> Fleet {
+/// An agent with this configuration, and its collector.
+pub(crate) fn one_agent(toml: &str) -> Fleet {
     Fleet::builder().agent(AgentSpec::new("web-1").toml(toml)).batch_interval("200ms").start()
 }
 

@@ -10,18 +10,8 @@ use harness::{AgentSpec, Fleet, LogFeed, Root, eventually};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::Value;
 
+use crate::bad_input::{one_agent, source};
 use crate::farm::LIMIT;
-
-fn source(path: &Path) -> String {
-    format!(
-        "[[logs.source]]\npath = \"{}\"\nkind = \"access\"\nformat = \"vhost_combined\"\n",
-        path.display()
-    )
-}
-
-fn one_agent(toml: &str) -> Fleet {
-    Fleet::builder().agent(AgentSpec::new("web-1").toml(toml)).batch_interval("200ms").start()
-}
 
 /// What `status` says of one log, once it satisfies `probe`.
 fn status_of(fleet: &Fleet, path: &Path, what: &str, probe: impl Fn(&Value) -> bool) -> Value {

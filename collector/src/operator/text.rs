@@ -58,16 +58,7 @@ pub(super) fn span(span: Duration) -> String {
 /// `512 B`, `1.5 KiB`, `3.2 MiB`
 #[must_use]
 pub(super) fn size(n_bytes: u64) -> String {
-    let mut value = n_bytes as f64;
-    let mut unit = "B";
-    for larger in ["KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{n_bytes} B") } else { format!("{value:.1} {unit}") }
+    wire::units::Bytes(n_bytes).rounded()
 }
 
 /// `1 site`, `2 sites`
