@@ -10,6 +10,7 @@ mod cells;
 mod files;
 mod followed;
 mod recovery;
+mod rejects;
 mod status;
 
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ use crate::{chain, clock};
 
 use files::{Files, PassEnd};
 use recovery::{moved, recover};
+pub use rejects::{Rejects, Sample};
 pub use status::{FileStatus, GatherStatus};
 
 /// Time a first gateway error waits for its companions.
@@ -183,6 +185,7 @@ impl Gather {
             clock_base: (now, at),
             inputs,
         };
+        gather.files.watch_configs(&mut gather.watch);
         gather.look(now, at);
         gather.files.set_spooled();
         // Before anything is read: where a log was first joined must survive a crash.
@@ -214,8 +217,10 @@ impl Gather {
         self.watch.drain(|event| files.mark(event));
         if self.files.take_look_wanted() {
             self.files.rewatch();
+            self.files.watch_configs(&mut self.watch);
             is_look_due = true;
         }
+        is_look_due |= self.files.touched_due().is_some_and(|due| now >= due);
         if is_look_due {
             self.look(now, at);
         }
@@ -246,13 +251,25 @@ impl Gather {
     fn look(&mut self, now: Instant, at: UnixMillis) {
         self.last_look = Some(now);
         self.looked_at = std::mem::replace(&mut self.last_looked_at, at);
-        if let Some(discovery) = self.files.refresh(&self.inputs.config.logs, now, at) {
-            self.judge.rediscovered(discovery);
-            self.inputs.discovery.send_replace(Arc::new(discovery.clone()));
-            self.has_new_inventory = true;
-        }
+        self.refresh(now, at);
         self.files.look(true, now, at, &mut self.judge, &mut self.watch);
+        if self.files.is_stale() && self.refresh(now, at) {
+            // Before a line of a log that can be read only now is counted.
+            self.files.look(true, now, at, &mut self.judge, &mut self.watch);
+        }
         self.lose_vanished();
+    }
+
+    /// Looks at configuration and globs if it is time; true when there is a new discovery.
+    fn refresh(&mut self, now: Instant, at: UnixMillis) -> bool {
+        let Some(discovery) = self.files.refresh(&self.inputs.config.logs, now, at) else {
+            return false;
+        };
+        self.judge.rediscovered(discovery);
+        self.inputs.discovery.send_replace(Arc::new(discovery.clone()));
+        self.has_new_inventory = true;
+        self.files.watch_configs(&mut self.watch);
+        true
     }
 
     /// Reads every file that may have something, as far as one batch takes it.
@@ -504,7 +521,10 @@ impl Gather {
         let look = self.last_look.map_or(self.last_read, |last| last + self.look_gap());
         let read = (self.has_more || self.files.has_marks()).then(|| self.last_read + READ_GAP);
         let read = if self.has_more { Some(self.last_read) } else { read };
-        [read, self.batch_due()].into_iter().flatten().fold(look, Instant::min)
+        [read, self.batch_due(), self.files.touched_due()]
+            .into_iter()
+            .flatten()
+            .fold(look, Instant::min)
     }
 
     /// Waits for a file event, an observation, a throttle, the stop, or the time `until`.

@@ -207,6 +207,12 @@ fn file(file: &FileStatus) -> Value {
         "acked": file.acked,
         "n_lines": file.n_lines,
         "n_rejected": file.n_rejected,
+        "rejected": file.rejects.n_by_reason,
+        "rejected_samples": file.rejects.samples.iter().map(|sample| json!({
+            "read_at": sample.read_at.to_rfc3339(),
+            "reason": sample.reason,
+            "line": sample.line,
+        })).collect::<Vec<_>>(),
         "n_bytes_seen": file.n_bytes_seen,
         "n_bytes_counted": file.n_bytes_counted,
         "n_bytes_rejected": file.n_bytes_rejected,

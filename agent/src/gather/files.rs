@@ -19,6 +19,7 @@ use crate::logs::listing::Listings;
 use crate::logs::sources;
 use crate::logs::tail::{Look, Start, Vanished};
 use crate::logs::watch::{Event, Watch};
+use crate::probes::listeners::Listeners;
 use crate::window::Windows;
 
 use super::FileStatus;
@@ -29,6 +30,10 @@ use super::followed::Followed;
 const REFRESH_GAP: Duration = Duration::from_millis(1700);
 /// A glob that matches very many files is expanded less often: this many times its cost apart.
 const REFRESH_REST: u32 = 200;
+/// The same after an event in a directory of configurations: an editor makes several.
+const TOUCH_GAP: Duration = Duration::from_millis(400);
+/// Directories of configurations that are watched; what changes in others is seen a little later.
+const CONFIG_DIRECTORIES_MAX: usize = 2_000;
 /// Longest time one pass reads before timers get their turn.
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
@@ -65,9 +70,12 @@ pub(super) struct Files {
     unreadable: Vec<Unreadable>,
     /// Configuration files and when they changed last.
     stamps: Vec<Option<(SystemTime, u64)>>,
-    /// The agent's own config was read again.
+    /// The agent's own config was read again, or another log can be read now.
     is_stale: bool,
+    /// Something happened in a directory of configurations.
+    is_touched: bool,
     refreshed_at: Option<Instant>,
+    discovered_at: Instant,
     refresh_gap: Duration,
     has_gateway_error: bool,
     look_wanted: bool,
@@ -79,6 +87,7 @@ pub(super) struct Files {
     heated: Vec<usize>,
     buffer: Vec<u8>,
     cells: Cells,
+    listeners: Listeners,
 }
 
 /// The followed logs of a directory.
@@ -95,6 +104,7 @@ impl Files {
         let mut files = Self {
             stamps: stamps_of(&discovery),
             is_stale: false,
+            is_touched: false,
             discovery,
             followed: Vec::new(),
             by_path: BTreeMap::new(),
@@ -104,6 +114,7 @@ impl Files {
             saved_at: checkpoint.saved_at,
             unreadable: Vec::new(),
             refreshed_at: None,
+            discovered_at: clock::instant(),
             refresh_gap: REFRESH_GAP,
             has_gateway_error: false,
             look_wanted: false,
@@ -112,6 +123,7 @@ impl Files {
             heated: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
             cells: Cells::default(),
+            listeners: Listeners::new(&config.root),
         };
         let mut expansion = sources::expand(config, &files.discovery.logs);
         let left_out = files.follow(expansion.logs, |born| {
@@ -147,15 +159,18 @@ impl Files {
         now: Instant,
         at: UnixMillis,
     ) -> Option<&Discovery> {
-        if self.refreshed_at.is_some_and(|last| now < last + self.refresh_gap) {
+        let is_urgent = self.is_stale && now >= self.discovered_at + REFRESH_GAP;
+        if !is_urgent && self.refresh_due().is_some_and(|due| now < due) {
             return None;
         }
         let began = clock::instant();
         self.refreshed_at = Some(now);
+        self.is_touched = false;
         let stamps = stamps_of(&self.discovery);
         let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
         if is_changed {
             self.discovery = discovery_of(config);
+            self.discovered_at = now;
             self.stamps = stamps_of(&self.discovery);
         }
         self.saved_at = at;
@@ -170,6 +185,35 @@ impl Files {
         let cost = clock::instant().saturating_duration_since(began);
         self.refresh_gap = REFRESH_GAP.max(cost * REFRESH_REST);
         is_changed.then_some(&self.discovery)
+    }
+
+    /// When configuration and globs are looked at again; `None` = at once.
+    fn refresh_due(&self) -> Option<Instant> {
+        let gap = if self.is_touched { TOUCH_GAP.min(self.refresh_gap) } else { self.refresh_gap };
+        self.refreshed_at.map(|last| last + gap)
+    }
+
+    /// When a touched configuration is to be looked at; `None` while none is.
+    pub(super) fn touched_due(&self) -> Option<Instant> {
+        if self.is_touched { self.refresh_due() } else { None }
+    }
+
+    /// True when another set of logs can be read than discovery knew: who counts may change.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// Watches the directories of all configuration files, links resolved too.
+    pub(super) fn watch_configs(&self, watch: &mut Watch) {
+        let mut directories = BTreeSet::new();
+        for path in &self.discovery.config_files {
+            let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            for path in [path.clone(), real] {
+                let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+                directories.extend(directory.map(Path::to_path_buf));
+            }
+        }
+        directories.iter().take(CONFIG_DIRECTORIES_MAX).for_each(|one| watch.add_config(one));
     }
 
     /// Adds what is not followed yet and takes over changed sources. What is no longer listed is
@@ -232,6 +276,10 @@ impl Files {
                 return;
             }
             Event::Name { directory, name } => (directory, name),
+            Event::Config => {
+                self.is_touched = true;
+                return;
+            }
             Event::Unknown => {
                 self.mark_all();
                 self.look_wanted = true;
@@ -303,10 +351,14 @@ impl Files {
             held.extend(followed.tail.keys_open().map(|key| (key, ix)));
             let source = followed.source_ix(judge);
             judge.set_readable(source, found.is_ok());
+            let was_readable = followed.is_readable;
             match found {
                 Ok(()) => followed.found(),
                 Err(error) => followed.not_found(&error, now),
             }
+            // Of a chain of servers the front-most log that can be read counts.
+            let is_access = followed.source.kind == LogKind::Access;
+            self.is_stale |= is_access && was_readable == Some(!followed.is_readable());
             self.watch_log(ix, watch);
         }
     }
@@ -393,7 +445,9 @@ impl Files {
                 }
             }
             let mut has_error = false;
-            judge.settle(at, &mut |request| {
+            let listeners = &mut self.listeners;
+            let mut why_absent = |address: &str| listeners.why_absent(address, now);
+            judge.settle(at, &mut why_absent, &mut |request| {
                 has_error |= request.exemplar.is_some();
                 windows.fold(request);
             });

@@ -20,6 +20,7 @@ use crate::window::{Loss, Observation, Windows};
 
 use super::FileStatus;
 use super::cells::Cells;
+use super::rejects::Rejects;
 
 /// Lines that decide a format at first sight.
 const FIRST_LINES_MAX: usize = 32;
@@ -50,11 +51,14 @@ pub(super) struct Followed {
     n_rounds: u8,
     pub(super) missing_since: Option<Instant>,
     pub(super) problem: Option<String>,
+    /// Whether it could be read at the last look; `None` before the first.
+    pub(super) is_readable: Option<bool>,
     pub(super) spooled: u64,
     pub(super) acked: u64,
     /// Bytes the tail handed out.
     n_bytes_read: u64,
     tally: Tally,
+    rejects: Rejects,
     vanished: Vanished,
 }
 
@@ -102,10 +106,12 @@ impl Followed {
             n_rounds: 0,
             missing_since: None,
             problem: None,
+            is_readable: None,
             spooled: 0,
             acked: 0,
             n_bytes_read: 0,
             tally: Tally::default(),
+            rejects: Rejects::default(),
             vanished: Vanished::default(),
         }
     }
@@ -117,6 +123,7 @@ impl Followed {
     pub(super) fn found(&mut self) {
         self.start = Start::Beginning;
         self.missing_since = None;
+        self.is_readable = Some(true);
         if self.problem.take().is_some() {
             tracing::info!(path = %self.source.path.display(), "log can be read now");
         }
@@ -131,11 +138,17 @@ impl Followed {
                 return;
             }
         }
+        self.is_readable = Some(false);
         let problem = error.to_string();
         if self.problem.as_ref() != Some(&problem) {
             tracing::warn!(path = %self.source.path.display(), %error, "log is not read");
             self.problem = Some(problem);
         }
+    }
+
+    /// Whether it could be read at the last look.
+    pub(super) fn is_readable(&self) -> bool {
+        self.is_readable == Some(true)
     }
 
     /// True for a log that is open or that nobody has looked at yet.
@@ -207,7 +220,9 @@ impl Followed {
             n_bytes: chunk.n_bytes_too_long,
             n_bytes_rejected: chunk.n_bytes_too_long,
         };
-        let mut fold = Fold { source, judge, windows, at, cells, tally, has_error: false };
+        self.rejects.count(Rejected::TooLong, chunk.n_too_long.into());
+        let rejects = &mut self.rejects;
+        let mut fold = Fold { source, judge, windows, at, cells, tally, rejects, has_error: false };
         parser.scan(lines, &mut fold);
         let Fold { cells, windows, tally, has_error, .. } = fold;
         cells.spill(windows);
@@ -243,6 +258,7 @@ impl Followed {
             acked: self.acked,
             n_lines: self.tally.n_lines,
             n_rejected: self.tally.n_rejected,
+            rejects: self.rejects.clone(),
             n_bytes_seen: self.n_bytes_read + self.vanished.n_bytes,
             n_bytes_counted: self.tally.n_bytes - self.tally.n_bytes_rejected,
             n_bytes_rejected: self.tally.n_bytes_rejected,
@@ -263,6 +279,7 @@ struct Fold<'a> {
     at: UnixMillis,
     cells: &'a mut Cells,
     tally: Tally,
+    rejects: &'a mut Rejects,
     has_error: bool,
 }
 
@@ -305,6 +322,8 @@ impl Sink for Fold<'_> {
                 self.tally.n_rejected += 1;
                 self.tally.n_too_long += u64::from(reason == Rejected::TooLong);
                 self.tally.n_bytes_rejected += raw.len() as u64 + 1;
+                let (judge, at) = (&mut *self.judge, self.at);
+                self.rejects.add(reason, at, || judge.sample(raw, at));
             }
             Line::Rejected(_) => {}
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use wire::UnixMillis;
 
+use super::rejects::Rejects;
 use crate::window::Loss;
 
 /// What the gather thread says of itself; sent through a watch channel.
@@ -46,6 +47,8 @@ pub struct FileStatus {
     pub n_lines: u64,
     /// Of these no record.
     pub n_rejected: u64,
+    /// Why, and some of them.
+    pub rejects: Rejects,
     /// Bytes of the log that were there to read since the agent started, rotated files included:
     /// always `n_bytes_counted + n_bytes_rejected + n_bytes_lost`.
     pub n_bytes_seen: u64,

@@ -566,3 +566,36 @@ async fn a_directory_named_as_a_log_takes_no_watch_from_the_logs_in_it() {
     });
     assert_eq!(n_names, 2, "the old name and the new one");
 }
+
+#[tokio::test]
+async fn a_vhost_that_comes_or_goes_is_noticed_by_the_event_of_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let sites = dir.path().join("etc/nginx/sites");
+    fs::create_dir_all(&sites).unwrap();
+    append(&dir.path().join("etc/nginx/nginx.conf"), "http { include /etc/nginx/sites/*; }\n");
+    let vhost = |name: &str| {
+        let text = format!("server {{ server_name {name}; access_log /var/log/{name}.log; }}\n");
+        append(&sites.join(name), &text);
+    };
+    vhost("a.example");
+    let config = LogsConfig { root: dir.path().to_owned(), ..LogsConfig::default() };
+    let mut files = Files::new(&config, &Checkpoint::default(), false);
+    let (mut watch, at) = (Watch::new(), clock::now());
+    files.watch_configs(&mut watch);
+    let mut now = clock::instant();
+    assert_eq!(files.refresh(&config, now, at), None, "nothing changed");
+    let mut names_after = |change: &dyn Fn()| {
+        change();
+        watch.drain(|event| files.mark(event));
+        let due = files.touched_due().expect("an event told of the change");
+        assert!(due <= now + Duration::from_secs(1), "soon enough to be followed within 2 s");
+        now = due;
+        let found = files.refresh(&config, now, at).expect("the configuration changed");
+        found.sites.iter().map(|site| site.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names_after(&|| vhost("b.example")), ["a.example", "b.example"]);
+    let edited = || append(&sites.join("a.example"), "server { server_name c.example; }\n");
+    assert_eq!(names_after(&edited), ["a.example", "b.example", "c.example"]);
+    let removed = || fs::remove_file(sites.join("a.example")).unwrap();
+    assert_eq!(names_after(&removed), ["b.example"]);
+}

@@ -40,7 +40,8 @@ pub(crate) struct Seen {
     pub(crate) client: String,
     /// The client is this machine: a server in front.
     pub(crate) client_is_own: bool,
-    /// Hash of method and path; 0 when the line names none.
+    /// Hash of method and path, or of the path alone where the line has no method; 0 when it names
+    /// neither.
     pub(crate) request: u64,
     pub(crate) connection: Option<u64>,
     pub(crate) signal: Option<Signal>,
@@ -57,6 +58,10 @@ pub(crate) struct Question<'a> {
     pub(crate) client: &'a str,
     pub(crate) client_is_own: bool,
     pub(crate) request: u64,
+    /// Hash of the path alone.
+    pub(crate) target: u64,
+    /// The upstream asked last, empty when the line names none.
+    pub(crate) upstream: &'a str,
     /// Event time.
     pub(crate) at: UnixMillis,
     /// How long after `at` its line may have been written: the duration nobody logged.
@@ -93,9 +98,13 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Keeps a line. The second line of a failure that Apache tells in two (the first has the
-    /// reason, the second the client) is folded into the first.
+    /// Keeps a line. The second line of a failure that is told in two is folded into the first: of
+    /// Apache's the first has the reason and the second the client, of lighttpd's the second the path.
     pub(crate) fn add(&mut self, line: Seen) {
+        if self.is_path_of_last(&line) {
+            self.lines.back_mut().expect("it has the last").request = line.request;
+            return;
+        }
         if let Some(number) = self.first_part(&line) {
             let mut whole = self.lines[(number - self.first) as usize].clone();
             if whole.client.is_empty() {
@@ -129,6 +138,19 @@ impl Memory {
                 && !earlier.used
         })?;
         Some(self.first + (self.lines.len() - 1 - at.0) as u64)
+    }
+
+    /// True for a line that only adds the path to the line right before it.
+    fn is_path_of_last(&self, line: &Seen) -> bool {
+        let tells_more = line.request == 0 || !line.client.is_empty() || !line.upstream.is_empty();
+        !tells_more
+            && self.lines.back().is_some_and(|last| {
+                last.source == line.source
+                    && last.request == 0
+                    && last.client.is_empty()
+                    && !last.used
+                    && (0..PARTS_MS).contains(&(line.at.0 - last.at.0))
+            })
     }
 
     fn index(&mut self, number: u64, line: &Seen) {
@@ -212,6 +234,9 @@ impl Memory {
         if numbers.is_empty() && !question.client_is_own {
             numbers = self.line_from_behind(question).into_iter().collect();
         }
+        if numbers.is_empty() {
+            numbers = self.line_without_client(question).into_iter().collect();
+        }
         let mut found = None;
         for number in numbers {
             let line = &mut self.lines[(number - self.first) as usize];
@@ -231,6 +256,25 @@ impl Memory {
                 && line.site.is_none_or(|site| site == question.site)
         })?;
         Some(self.first + (self.lines.len() - 1 - at) as u64)
+    }
+
+    /// A line of a server that never names the client (lighttpd): by its path, else by its backend.
+    fn line_without_client(&self, question: &Question<'_>) -> Option<u64> {
+        let newest = || {
+            self.lines.iter().rev().take(256).enumerate().filter(|(_, line)| {
+                line.client.is_empty() && !line.used && Self::is_near(line, question)
+            })
+        };
+        let is_backend = |line: &Seen| {
+            let same = |known: &str, asked: &str| !known.is_empty() && known == asked;
+            same(&line.pool, question.pool) || same(&line.upstream, question.upstream)
+        };
+        let of_path = newest()
+            .filter(|(_, line)| line.request != 0 && line.request == question.target)
+            .find(|(_, line)| line.site.is_none_or(|site| site == question.site));
+        let found =
+            of_path.or_else(|| newest().find(|(_, line)| line.request == 0 && is_backend(line)))?;
+        Some(self.first + (self.lines.len() - 1 - found.0) as u64)
     }
 
     fn unused(&self, numbers: Option<&VecDeque<u64>>, question: &Question<'_>) -> Vec<u64> {

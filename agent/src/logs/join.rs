@@ -42,6 +42,12 @@ const EVIDENCE_KINDS_MAX: usize = 256;
 const POOL_BYTES_MAX: usize = 128;
 /// An address in text, or a method, is never longer.
 const CLIENT_BYTES_MAX: usize = 64;
+/// Who listens now says nothing of a 503 older than this.
+const ABSENT_MS: i64 = 10_000;
+/// Characters kept of a rejected line.
+const SAMPLE_BYTES_MAX: usize = 256;
+/// Rejected lines kept over all logs: half a megabyte at most.
+const SAMPLES_MAX: usize = 2_000;
 /// A pool counts as down a little before it was seen to be.
 const DOWN_BEFORE_MS: i64 = 2_000;
 
@@ -75,6 +81,8 @@ struct Source {
     readable: bool,
     /// What evidence lines of it are called; `None` = it gives none.
     evidence_name: Option<&'static str>,
+    /// Its server has no error log: the access line says all there is.
+    says_all: bool,
     /// Saw a client that is not this machine.
     has_remote_clients: bool,
     /// Last client that was this machine.
@@ -131,6 +139,8 @@ pub struct Judge {
     fronts: BTreeMap<u32, usize>,
     /// Second of reading, and evidence lines let through in it by what they say.
     evidence: (i64, BTreeMap<(&'static str, i32, String), u32>),
+    /// Rejected lines that were kept so far.
+    n_samples: usize,
 }
 
 impl Judge {
@@ -155,6 +165,7 @@ impl Judge {
             hasher: RandomState::new(),
             fronts: BTreeMap::new(),
             evidence: (0, BTreeMap::new()),
+            n_samples: 0,
         }
     }
 
@@ -190,6 +201,7 @@ impl Judge {
             clock: EventClock::new(zone.unwrap_or_else(|| self.zone.clone())),
             readable: false,
             evidence_name: evidence_name(source),
+            says_all: says_all(source),
             has_remote_clients: false,
             own_client: Vec::new(),
             hosts: Hosts::default(),
@@ -328,7 +340,9 @@ impl Judge {
         now: UnixMillis,
     ) -> Option<LogEvidence> {
         let (at, _) = self.sources[source].clock.resolve(record.time, 0, now);
-        if self.sources[source].kind == LogKind::Error && record.gateway {
+        // Caddy writes requests and their errors into one log.
+        let of_requests = matches!(self.sources[source].kind, LogKind::Error | LogKind::Access);
+        if of_requests && record.gateway {
             let line = self.seen(source, record, at, now);
             self.memory.add(line);
             return None;
@@ -365,7 +379,7 @@ impl Judge {
             upstream: cut(upstream, TEXT_BYTES_MAX).to_owned(),
             client: cut(client, CLIENT_BYTES_MAX).to_owned(),
             client_is_own,
-            request: self.request_key(record.method.as_deref(), record.path.as_deref()),
+            request: self.line_key(record),
             connection: record.connection,
             signal: record.signal,
             message: self.privacy.text(&record.message, upstream, now),
@@ -406,6 +420,18 @@ impl Judge {
         Some(LogEvidence { source: name, message, at, signal: Some(signal), pool })
     }
 
+    /// The beginning of a rejected line, as private as what is sent; `None` = enough were kept.
+    pub fn sample(&mut self, line: &[u8], now: UnixMillis) -> Option<String> {
+        if self.n_samples >= SAMPLES_MAX {
+            return None;
+        }
+        self.n_samples += 1;
+        // A little more than is kept, so that an address at its end is seen whole.
+        let head = &line[..line.len().min(4 * SAMPLE_BYTES_MAX)];
+        let text = self.privacy.text(&String::from_utf8_lossy(head), "", now);
+        Some(cut(&text, SAMPLE_BYTES_MAX).to_owned())
+    }
+
     /// True while a request waits for its error line.
     #[must_use]
     pub fn has_pending(&self) -> bool {
@@ -413,13 +439,26 @@ impl Judge {
     }
 
     /// Judges every request that waited; call it when the error logs are read to their end.
-    pub fn settle(&mut self, now: UnixMillis, out: &mut dyn FnMut(Request)) {
+    ///
+    /// `why_absent` says why nobody answers at a local address now; `None` = somebody does, or it
+    /// cannot be told.
+    pub fn settle(
+        &mut self,
+        now: UnixMillis,
+        why_absent: &mut dyn FnMut(&str) -> Option<Signal>,
+        out: &mut dyn FnMut(Request),
+    ) {
         for pending in std::mem::take(&mut self.pending) {
-            out(self.judge(&pending, now));
+            out(self.judge(&pending, now, why_absent));
         }
     }
 
-    fn judge(&mut self, pending: &Pending, now: UnixMillis) -> Request {
+    fn judge(
+        &mut self,
+        pending: &Pending,
+        now: UnixMillis,
+        why_absent: &mut dyn FnMut(&str) -> Option<Signal>,
+    ) -> Request {
         let info = &self.sites.infos()[pending.site as usize];
         let request = self.request_key(Some(&pending.method), Some(&pending.path));
         let question = Question {
@@ -428,6 +467,8 @@ impl Judge {
             client: &pending.peer,
             client_is_own: pending.peer_is_own,
             request,
+            target: self.request_key(None, Some(&pending.path)),
+            upstream: &pending.upstream,
             at: pending.at,
             slack_ms: pending.slack_ms,
             n_attempts: pending.n_attempts,
@@ -435,11 +476,16 @@ impl Judge {
         // A 503 without any upstream is the server's own: a limit, or `return 503`.
         let may_be_due = pending.status != 503 || !pending.no_upstream;
         let own = if may_be_due { self.memory.take(&question) } else { None };
-        let explained = pending.status != 503
+        let mut explained = pending.status != 503
             || pending.upstream_failed
             || own.is_some()
             || may_be_due && self.memory.explains(&question)
             || may_be_due && self.is_down(&info.pool, pending.at);
+        let mut absence = None;
+        if !explained && may_be_due && now.0 - pending.at.0 < ABSENT_MS {
+            absence = self.sites.address_of(&info.pool).and_then(&mut *why_absent);
+            explained = absence.is_some();
+        }
         let mut request = Request {
             site: pending.site,
             second: pending.at.second(),
@@ -457,7 +503,9 @@ impl Judge {
             let due_to = own.or_else(|| {
                 (pending.status == 503).then(|| self.memory.nearest(&question).cloned()).flatten()
             });
-            request.exemplar = Some(self.exemplar(pending, due_to, now));
+            let mut exemplar = self.exemplar(pending, due_to, now);
+            exemplar.signal = exemplar.signal.or(absence);
+            request.exemplar = Some(exemplar);
         }
         request
     }
@@ -497,14 +545,21 @@ impl Judge {
         let logs = discovered.map_or(&[][..], |site| &site.error_logs);
         let mut readable =
             self.sources.iter().filter(|source| source.kind == LogKind::Error && source.readable);
-        // HAProxy has no error log: its access line says all there is.
-        if self.sources[pending.source].evidence_name == Some("syslog") {
+        if self.sources[pending.source].says_all {
             return false;
         }
         if logs.is_empty() {
             return readable.next().is_some();
         }
         readable.any(|source| logs.contains(&source.path))
+    }
+
+    /// The same for an error line; lighttpd writes the path alone, and a `?` whatever the query.
+    fn line_key(&self, record: &ErrorRecord<'_>) -> u64 {
+        match (record.method.as_deref(), record.path.as_deref()) {
+            (None, Some(path)) => self.request_key(None, Some(path.trim_end_matches('?'))),
+            (method, path) => self.request_key(method, path),
+        }
     }
 
     /// One number for method and path; 0 when there is neither.
@@ -559,12 +614,21 @@ fn evidence_name(source: &LogSource) -> Option<&'static str> {
         LogKind::Syslog => "syslog",
         LogKind::Error if source.format == "apache_error" => "apache",
         LogKind::Error if source.format == "nginx_error" => "nginx",
+        LogKind::Error if source.format == "lighttpd_error" => "lighttpd",
+        LogKind::Error if source.format == "litespeed_error" => "litespeed",
+        LogKind::Error | LogKind::Access if source.format == "caddy" => "caddy",
         LogKind::Error if path.contains("apache") || path.contains("httpd") => "apache",
         LogKind::Error => "nginx",
         // HAProxy speaks of requests and of servers in one log.
         LogKind::Access if source.format == "haproxy" || path.contains("haproxy") => "syslog",
         LogKind::Access | LogKind::Modsecurity | LogKind::Change => return None,
     })
+}
+
+/// True for servers without an error log of requests.
+fn says_all(source: &LogSource) -> bool {
+    let without = ["haproxy", "varnish", "traefik", "envoy", "alb", "cloudflare", "iis"];
+    without.contains(&source.format.as_str()) || evidence_name(source) == Some("syslog")
 }
 
 /// A 503 that nginx wrote in place of its own 502 or 504 (`error_page 502 =503 /sorry`).

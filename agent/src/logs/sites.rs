@@ -174,6 +174,15 @@ impl Sites {
         Backend::Elsewhere(key)
     }
 
+    /// The local address behind the name of a pool; `None` when there is none.
+    pub(crate) fn address_of<'p>(&'p self, pool: &'p str) -> Option<&'p str> {
+        if pool.is_empty() {
+            return None;
+        }
+        let named = self.pools.iter().find(|(_, name)| *name == pool);
+        Some(named.map_or(pool, |(address, _)| address.as_str()))
+    }
+
     /// True for the name of a PHP-FPM pool that a configuration defines.
     pub(crate) fn is_php_pool(&self, name: &str) -> bool {
         self.pools.values().any(|pool| pool == name)

@@ -6,7 +6,7 @@
 //! wait: every file is looked at each second anyway, which also covers what it does not report
 //! (network file systems, a directory on the way to a log that was exchanged).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ const NAMES: WatchMask = WatchMask::CREATE
     .union(WatchMask::MOVE_SELF)
     .union(WatchMask::ONLYDIR);
 
+/// Configurations are also edited in place.
+const NAMES_AND_WRITES: WatchMask = NAMES.union(WatchMask::CLOSE_WRITE);
+
 /// The watched directories; without inotify it never wakes anybody.
 pub struct Watch {
     inotify: Option<AsyncFd<Inotify>>,
@@ -28,6 +31,8 @@ pub struct Watch {
     numbers: BTreeMap<PathBuf, usize>,
     /// The live watch of each directory, by number.
     watches: Vec<Option<WatchDescriptor>>,
+    /// Directories of configurations, by number.
+    configs: BTreeSet<usize>,
     /// Directories of a watch: several paths may lead to one.
     by_descriptor: HashMap<WatchDescriptor, Vec<usize>>,
     /// Logs of a watch: several paths may lead to one.
@@ -50,6 +55,8 @@ pub enum Event<'e> {
         /// Of the file.
         name: &'e OsStr,
     },
+    /// In a directory of configurations a file was created, renamed, removed or written.
+    Config,
     /// Something; look at everything.
     Unknown,
 }
@@ -71,6 +78,7 @@ impl Watch {
             inotify: inotify.ok(),
             numbers: BTreeMap::new(),
             watches: Vec::new(),
+            configs: BTreeSet::new(),
             by_descriptor: HashMap::new(),
             logs: HashMap::new(),
             buffer: vec![0; 16 << 10],
@@ -84,27 +92,45 @@ impl Watch {
         self.inotify.is_some() && !self.has_warned
     }
 
+    /// Watches a directory of configurations, also for files that are edited in place.
+    pub fn add_config(&mut self, directory: &Path) {
+        let number = self.number(directory);
+        if self.configs.insert(number) {
+            // A watch that is there already learns what else is wanted.
+            self.watches[number] = None;
+        }
+        self.add(directory);
+    }
+
     /// Watches a directory; again and again is fine. A missing directory is no error: it is given
     /// again when the log appears. Returns the number by which events name it.
     pub fn add(&mut self, directory: &Path) -> usize {
-        let known = self.numbers.get(directory).copied();
-        let number = known.unwrap_or_else(|| {
-            self.watches.push(None);
-            self.numbers.insert(directory.to_owned(), self.watches.len() - 1);
-            self.watches.len() - 1
-        });
+        let number = self.number(directory);
         let Some(inotify) = self.inotify.as_ref() else { return number };
         if self.watches[number].is_some() {
             return number;
         }
-        match inotify.get_ref().watches().add(directory, NAMES) {
+        let mask = if self.configs.contains(&number) { NAMES_AND_WRITES } else { NAMES };
+        match inotify.get_ref().watches().add(directory, mask | WatchMask::MASK_ADD) {
             Ok(descriptor) => {
-                self.by_descriptor.entry(descriptor.clone()).or_default().push(number);
+                let numbers = self.by_descriptor.entry(descriptor.clone()).or_default();
+                if !numbers.contains(&number) {
+                    numbers.push(number);
+                }
                 self.watches[number] = Some(descriptor);
             }
             Err(error) => self.note_limit(&error, directory),
         }
         number
+    }
+
+    fn number(&mut self, directory: &Path) -> usize {
+        let known = self.numbers.get(directory).copied();
+        known.unwrap_or_else(|| {
+            self.watches.push(None);
+            self.numbers.insert(directory.to_owned(), self.watches.len() - 1);
+            self.watches.len() - 1
+        })
     }
 
     /// Watches the file that has this path, for the log of this number.
@@ -192,6 +218,12 @@ impl Watch {
                     }
                 } else if let Some(directories) = self.by_descriptor.get(&event.wd) {
                     for directory in directories {
+                        if self.configs.contains(directory) {
+                            on_event(&Event::Config);
+                        }
+                        if event.mask.contains(EventMask::CLOSE_WRITE) {
+                            continue; // logs have watches of their own
+                        }
                         on_event(&event.name.map_or(Event::Unknown, |name| Event::Name {
                             directory: *directory,
                             name,
@@ -246,6 +278,7 @@ mod tests {
                 Event::Name { directory, name } => {
                     format!("{directory}/{}", name.to_string_lossy())
                 }
+                Event::Config => "config".to_owned(),
                 Event::Unknown => "unknown".to_owned(),
             });
         });
@@ -284,6 +317,25 @@ mod tests {
         append(&dir.path().join("a.log.1"));
         assert!(drained(&mut watch).is_empty(), "what came before the end is not told either");
         assert!(watch.is_complete());
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_edited_is_told_also_where_logs_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("a.conf");
+        append(&conf);
+        let mut watch = Watch::new();
+        let number = watch.add(dir.path());
+        append(&conf);
+        assert!(drained(&mut watch).is_empty(), "of a directory of logs names only");
+        watch.add_config(dir.path());
+        watch.add_config(dir.path());
+        append(&conf);
+        assert_eq!(drained(&mut watch), ["config"]);
+        fs::rename(&conf, dir.path().join("b.conf")).unwrap();
+        let told = drained(&mut watch);
+        assert!(told.contains(&"config".to_owned()), "{told:?}");
+        assert!(told.contains(&format!("{number}/b.conf")), "{told:?}");
     }
 
     #[tokio::test]

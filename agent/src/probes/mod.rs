@@ -6,6 +6,7 @@
 
 mod cpu;
 mod disk;
+pub(crate) mod listeners;
 mod memory;
 mod network;
 mod pressure;

@@ -57,12 +57,20 @@ struct ShownFile {
     acked: u64,
     n_lines: u64,
     n_rejected: u64,
+    rejected: std::collections::BTreeMap<String, u64>,
+    rejected_samples: Vec<ShownSample>,
     #[serde(flatten)]
     bytes: ShownBytes,
     n_bytes_recovered: u64,
     n_truncations: u64,
     problem: Option<String>,
     note: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ShownSample {
+    reason: String,
+    line: String,
 }
 
 #[derive(Deserialize)]
@@ -100,8 +108,8 @@ const LOSSES: [(&str, &str); 14] = [
     ),
     (
         "n_lines_rejected",
-        "no record of their log's format: `gatewatch-agent parse FILE` prints which and why; set \
-         `format` of the source if it is the wrong one",
+        "no record of their log's format: some are shown with their file below, `gatewatch-agent \
+         parse FILE` prints all; set `format` of the source if it is the wrong one",
     ),
     ("n_lines_too_long", "of the rejected lines, those that are longer than any request"),
     ("n_spool_records_corrupt", "spooled batches that a torn write or bad disk destroyed"),
@@ -156,7 +164,13 @@ fn write_file(out: &mut String, file: &ShownFile) -> std::fmt::Result {
     let [read, all, spooled, acked] = [file.read, file.size, file.spooled, file.acked].map(size);
     let (n_lines, n_rejected) = (file.n_lines, file.n_rejected);
     writeln!(out, "          read {read} of {all}, spooled {spooled}, acked {acked}")?;
-    writeln!(out, "          {n_lines} lines, {n_rejected} rejected")?;
+    let reasons: Vec<_> = file.rejected.iter().map(|(why, n)| format!("{n} {why}")).collect();
+    let reasons =
+        if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+    writeln!(out, "          {n_lines} lines, {n_rejected} rejected{reasons}")?;
+    for sample in &file.rejected_samples {
+        writeln!(out, "            {}: {}", sample.reason, sample.line.escape_debug())?;
+    }
     writeln!(out, "          {}", equation(&file.bytes))?;
     if file.n_truncations > 0 {
         let recovered = size(file.n_bytes_recovered);

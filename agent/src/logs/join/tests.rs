@@ -13,6 +13,8 @@ struct Scene {
     judge: Judge,
     now: UnixMillis,
     out: Vec<Request>,
+    /// Local addresses where nobody answers.
+    absent: BTreeMap<&'static str, Signal>,
 }
 
 fn source(path: &str, kind: LogKind, format: &str, inner: bool) -> LogSource {
@@ -87,7 +89,7 @@ impl Scene {
             judge.set_readable(ix, true);
         }
         let now = UnixMillis::parse_rfc3339(NOW).unwrap();
-        Self { judge, now, out: Vec::new() }
+        Self { judge, now, out: Vec::new(), absent: BTreeMap::new() }
     }
 
     /// One line of a log, as the gather thread passes it.
@@ -130,7 +132,9 @@ impl Scene {
 
     fn settle(&mut self) -> Vec<Request> {
         let mut out = std::mem::take(&mut self.out);
-        self.judge.settle(self.now, &mut |r| out.push(r));
+        self.judge.settle(self.now, &mut |address| self.absent.get(address).copied(), &mut |r| {
+            out.push(r)
+        });
         out
     }
 
@@ -452,4 +456,97 @@ fn a_log_that_makes_up_pools_costs_bounded_memory() {
     }
     assert_eq!(n_told, EVIDENCE_KINDS_MAX);
     assert!(scene.judge.evidence.1.len() <= EVIDENCE_KINDS_MAX);
+}
+
+#[test]
+fn a_503_of_a_pool_that_nobody_serves_is_a_gateway_error_without_any_log() {
+    let mut s = Scene::new();
+    let ask = |s: &mut Scene, host: &str, second: u32| {
+        s.line(APACHE, &format!(
+            r#"{host}:80 198.51.100.7 - - [20/Nov/2026:12:00:{second:02} +0000] "GET /x HTTP/1.1" 503 157 "-" "x""#
+        ));
+    };
+    ask(&mut s, "c.example", 28);
+    assert!(!s.one().gateway_503, "somebody listens: it is the application's own");
+    s.absent.insert("127.0.0.1:9001", Signal::ConnectRefused);
+    s.absent.insert("/run/php/www.sock", Signal::NoSuchSocket);
+    for (host, want) in [("c.example", Signal::ConnectRefused), ("a.example", Signal::NoSuchSocket)]
+    {
+        ask(&mut s, host, 29);
+        let request = s.one();
+        assert!(request.gateway_503, "{host}");
+        assert_eq!(request.exemplar.unwrap().signal, Some(want), "{host}");
+    }
+    ask(&mut s, "c.example", 5);
+    assert!(!s.one().gateway_503, "who listens now says nothing of 25 s ago");
+    // nginx says itself that it asked nobody: a planned page.
+    s.ask("a.example", "198.51.100.7", 29, "/x", 503, ("-", "-"));
+    assert!(!s.one().gateway_503);
+}
+
+/// A line of lighttpd's error log, as its parser hands it on.
+fn lighttpd(
+    second: u32,
+    path: Option<&str>,
+    upstream: Option<&str>,
+    signal: Signal,
+) -> ErrorRecord<'static> {
+    let at = UnixMillis::parse_rfc3339(&format!("2026-11-20T12:00:{second:02}Z")).unwrap();
+    ErrorRecord {
+        time: Some(crate::logs::LineTime::Instant { at, offset_s: 0 }),
+        message: "a line of lighttpd".into(),
+        signal: Some(signal),
+        gateway: true,
+        path: path.map(|path| path.to_owned().into()),
+        upstream: upstream.map(|upstream| upstream.to_owned().into()),
+        ..ErrorRecord::default()
+    }
+}
+
+#[test]
+fn lines_of_lighttpd_find_their_requests_by_path_and_backend() {
+    let mut s = Scene::new();
+    let (now, socket) = (s.now, Some("unix:/run/php/www.sock"));
+    // One failure in two lines, then one that only the backend tells.
+    for line in [
+        lighttpd(5, None, socket, Signal::NoSuchSocket),
+        lighttpd(5, Some("/page?id=7"), None, Signal::NoLiveUpstreams),
+        lighttpd(6, None, Some("127.0.0.1:9001"), Signal::TimeoutRead),
+    ] {
+        assert_eq!(s.judge.error(ERROR, &line, now), None);
+    }
+    s.ask("c.example", "198.51.100.8", 6, "/other", 504, ("", ""));
+    s.ask("a.example", "198.51.100.7", 5, "/page?id=7", 503, ("", ""));
+    s.ask("b.example", "198.51.100.9", 7, "/else", 502, ("", ""));
+    let signals: Vec<_> = s.settle().into_iter().map(|r| r.exemplar.unwrap().signal).collect();
+    assert_eq!(signals, [Some(Signal::TimeoutRead), Some(Signal::NoSuchSocket), None]);
+}
+
+#[test]
+fn an_error_line_in_an_access_log_explains_its_request() {
+    let mut s = Scene::new();
+    let line = ErrorRecord {
+        host: Some("a.example".into()),
+        client: Some("198.51.100.7".into()),
+        method: Some("GET".into()),
+        ..lighttpd(5, Some("/x?id=7"), Some("127.0.0.1:3000"), Signal::ConnectRefused)
+    };
+    assert_eq!(s.judge.error(ACCESS, &line, s.now), None, "no evidence beside the exemplar");
+    s.ask("a.example", "198.51.100.7", 5, "/x?id=7", 502, ("", ""));
+    let exemplar = s.one().exemplar.unwrap();
+    assert_eq!(exemplar.signal, Some(Signal::ConnectRefused));
+    assert_eq!(exemplar.upstream, "127.0.0.1:3000");
+}
+
+#[test]
+fn rejected_lines_are_kept_short_private_and_not_without_end() {
+    let mut s =
+        Scene::with(PrivacyConfig { client_ip: ClientIp::Prefix, query_string: QueryString::Drop });
+    let line = format!("198.51.100.7 GET /x?token=secret \u{1b}[2J{}", "y".repeat(1000));
+    let kept = s.judge.sample(line.as_bytes(), s.now).unwrap();
+    assert!(kept.len() <= SAMPLE_BYTES_MAX && !kept.contains("secret"), "{kept}");
+    assert!(kept.starts_with("198.51.100.0/24 GET /x"), "{kept}");
+    assert!(s.judge.sample(b"\xff\0", s.now).is_some());
+    let n = (0..SAMPLES_MAX).filter(|_| s.judge.sample(b"z", s.now).is_some()).count();
+    assert_eq!(n, SAMPLES_MAX - 2);
 }

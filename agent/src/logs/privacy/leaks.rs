@@ -64,7 +64,7 @@ impl Machine {
             }
             Line::Rejected(_) => {}
         }
-        self.judge.settle(self.now, &mut |r| windows.fold(r));
+        self.judge.settle(self.now, &mut |_| None, &mut |r| windows.fold(r));
     }
 
     /// Everything that leaves: the message as sent, and what is packed in it.
