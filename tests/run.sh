@@ -15,6 +15,7 @@ needs=(
     "setpriv:util-linux"
     "faketime:faketime"
     "curl:curl"
+    "python3:python3"
     "shellcheck:shellcheck"
     "cc:gcc libc6-dev"
     "c++:g++"
@@ -94,7 +95,7 @@ step() {
 summary() {
     printf '\n== summary: %d s\n' "$SECONDS"
     [ ${#steps[@]} -eq 0 ] || printf '%s\n' "${steps[@]}"
-    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED|^fuzz|^FUZZING' "$cases" || true
+    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED|^fuzz|^FUZZING|^corpus|^CORPUS' "$cases" || true
 }
 
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
@@ -105,6 +106,8 @@ step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 step build cargo build --locked --workspace --all-targets
 step unit cargo test --locked --workspace --lib --bins
 step doc cargo test --locked --workspace --doc
+# Real lines with labels; without them the summary says that nothing was scored.
+step corpus tests/corpus.sh
 # The end-to-end tests mostly wait for servers: more of them at once than there are processors.
 step e2e cargo test --locked --workspace --test '*' -- --test-threads=4
 # Needs a nightly toolchain; where there is none the summary says that it did not run.
