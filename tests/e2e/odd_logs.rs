@@ -68,12 +68,39 @@ fn odd_lines_are_rejected_to_the_byte_and_half_a_line_waits_for_its_end() {
     assert_eq!(number(&file, "n_rejected"), 4, "{file}");
     assert_eq!(number(&file, "n_bytes_rejected"), n_rejected as u64, "{file}");
     assert_eq!(number(&file, "n_bytes_seen"), number(&file, "read"), "{file}");
+    assert_eq!(file["rejected"], serde_json::json!({"malformed": 2, "too_long": 2}), "{file}");
+    let samples = file["rejected_samples"].as_array().expect("a list");
+    let lines: Vec<&str> = samples.iter().filter_map(|sample| sample["line"].as_str()).collect();
+    assert!(lines[0].contains("NUL") && lines[1].contains("no UTF-8"), "{file}");
+    assert!(samples.iter().all(|sample| sample["reason"] == "malformed"), "{file}");
     fleet.log("web-1").raw(b"\n");
     status_of(&fleet, &path, "the line is whole", |file| number(file, "n_lines") == 30);
     eventually("23 requests and the last one are stored", LIMIT, || {
         let have = fleet.db().n_requests("web-1");
         if have == 24 { Ok(()) } else { Err(format!("{have}")) }
     });
+}
+
+#[test]
+fn ten_rejected_lines_are_shown_with_their_reason_and_no_client() {
+    let mut fleet = one_agent("");
+    let path = fleet.log("web-1").path().to_owned();
+    let log = fleet.log("web-1");
+    log.requests("a.example", 5, 200);
+    for n in 0..15 {
+        log.raw(format!("no request {n} of 198.51.100.7 for /x?token=secret\n").as_bytes());
+    }
+    let file = status_of(&fleet, &path, "they are rejected", |file| {
+        number(file, "n_rejected") == 15
+    });
+    let samples = file["rejected_samples"].as_array().expect("a list");
+    assert_eq!(samples.len(), 10, "{file}");
+    let shown = "no request 0 of 198.51.100.0/24 for /x";
+    assert!(samples[0]["line"].as_str().is_some_and(|line| line.starts_with(shown)), "{file}");
+    assert!(!file.to_string().contains("secret"), "{file}");
+    let text = fleet.agent("web-1").run(&["status"]).stdout;
+    assert!(text.contains("15 rejected: 15 malformed"), "{text}");
+    assert!(text.contains(&format!("malformed: {shown}")), "{text}");
 }
 
 #[test]
