@@ -22,6 +22,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Instant;
 
+mod fields;
 mod identity;
 #[cfg(test)]
 pub(in crate::logs) mod lies;

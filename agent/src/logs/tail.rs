@@ -196,6 +196,13 @@ impl Tail {
         self.current.as_ref().map_or(0, |open| open.offset)
     }
 
+    /// For a W3C log that is resumed in its middle: the line that names its columns there.
+    pub fn fields_line(&mut self) -> Option<Vec<u8>> {
+        let next = self.rotated.first_mut().or(self.current.as_mut())?;
+        // What is wrong with the file the next read says.
+        next.fields_line().ok().flatten()
+    }
+
     /// The current file.
     #[must_use]
     pub fn key(&self) -> Option<FileKey> {
