@@ -16,6 +16,8 @@ use crate::probes::procfile::ProcFile;
 const FRESH: Duration = Duration::from_secs(1);
 /// The kernel lists listening sockets before all others: with 100 bytes each, 2,500 of them.
 const TCP_BYTES: usize = 256 << 10;
+/// Unix sockets are listed in no order: of more than some 20,000 nothing can be told.
+const UNIX_BYTES: usize = 2 << 20;
 /// State of a listening socket.
 const LISTEN: &str = "0A";
 
@@ -36,7 +38,7 @@ impl Listeners {
         Self {
             root: root.to_owned(),
             tcp: ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| ProcFile::head(path, TCP_BYTES)),
-            unix: ProcFile::new("/proc/net/unix"),
+            unix: ProcFile::head("/proc/net/unix", UNIX_BYTES),
             read_at: None,
             ports: None,
             sockets: None,
@@ -51,7 +53,7 @@ impl Listeners {
         if self.read_at.is_none_or(|last| now.saturating_duration_since(last) >= FRESH) {
             self.read_at = Some(now);
             self.ports = ports(&mut self.tcp);
-            self.sockets = self.unix.read().map(sockets);
+            self.sockets = self.unix.read().filter(|text| text.len() < UNIX_BYTES).map(sockets);
         }
         let address = address.strip_prefix("unix:").unwrap_or(address);
         if address.starts_with('/') {
