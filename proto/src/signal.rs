@@ -58,52 +58,127 @@ impl Signal {
 ///
 /// Pure, and the same for live lines and for recorded ones. Takes the message with or without the
 /// prefix of its server. Whether the line is about a *failed* request is the parser's business:
-/// `while reading upstream` has a signal, although its client already got 200.
+/// `while reading upstream` has a signal, although its client already got 200. A text of unknown
+/// source may quote anybody: parsers pass what the program itself says, without clients' words.
 #[must_use]
 pub fn classify(text: &str) -> Option<Signal> {
-    if let Some(signal) = classify_machine(text).or_else(|| classify_worker(text)) {
-        return Some(signal);
+    if is_of_application(text) {
+        return classify_application(text);
     }
-    // What an application says on stderr may quote anything: only its own troubles count.
-    if text.contains("FastCGI sent in stderr") || text.contains("AH01071") {
-        return None;
-    }
-    classify_answer(text).or_else(|| classify_connection(text))
+    classify_kernel(text)
+        .or_else(|| classify_disk(text))
+        .or_else(|| classify_worker(text))
+        .or_else(|| classify_answer(text))
+        .or_else(|| classify_gateway(text))
+        .or_else(|| classify_connection(text))
 }
 
-/// Kernel messages, and errors any program may report.
-fn classify_machine(text: &str) -> Option<Signal> {
+/// A line that hands on what an application wrote to its stderr or its error log.
+fn is_of_application(text: &str) -> bool {
+    const MARKS: [&str; 7] = [
+        "FastCGI sent in stderr",
+        "FastCGI-stderr: ",
+        "AH01071",
+        "AH01215",
+        "said into std",
+        "PHP message: ",
+        "PHP Fatal error: ",
+    ];
+    MARKS.iter().any(|mark| text.contains(mark))
+}
+
+/// What an application says on stderr may quote anything: only PHP's own words for its own troubles
+/// count.
+#[must_use]
+pub fn classify_application(text: &str) -> Option<Signal> {
     let has = |part: &str| text.contains(part);
-    if has("Out of memory: Kill") || has("oom-kill:") || has("emory cgroup out of memory") {
-        Some(Signal::Oom)
-    } else if has("]: segfault at ") || has("general protection fault ip:") {
-        Some(Signal::Segfault)
-    } else if has("nf_conntrack") && has("table full") {
-        Some(Signal::ConntrackFull)
-    } else if has("No space left on device") && !has("header size is over the limit") {
-        Some(Signal::DiskFull)
+    let after_fatal = |what: &str| {
+        text.match_indices("PHP Fatal error: ")
+            .any(|(at, fatal)| text[at + fatal.len()..].trim_start().starts_with(what))
+    };
+    if after_fatal("Allowed memory size of ") || after_fatal("Out of memory (allocated ") {
+        Some(Signal::MemoryLimit)
+    } else if has("1040): Too many connections")
+        || has("[1040] Too many connections")
+        || has("mysqli_sql_exception: Too many connections")
+    {
+        Some(Signal::TooManyConnections)
     } else {
         None
     }
 }
 
+/// What the kernel says, or a watchman over memory.
+#[must_use]
+pub fn classify_kernel(text: &str) -> Option<Signal> {
+    let has = |part: &str| text.contains(part);
+    if has("Out of memory: Kill")
+        || has("oom-kill:")
+        || has("emory cgroup out of memory")
+        || has("invoked oom-killer: ")
+        || has("oom_reaper: reaped process ")
+        || has("by the OOM killer")
+        || has("with result 'oom-kill'")
+    {
+        Some(Signal::Oom)
+    } else if has("]: segfault at ")
+        || has("general protection fault ip:")
+        || has("] general protection ip:")
+        || has("status=11/SEGV")
+    {
+        Some(Signal::Segfault)
+    } else if (has("nf_conntrack") || has("ip_conntrack")) && has("table full") {
+        Some(Signal::ConntrackFull)
+    } else {
+        None
+    }
+}
+
+/// ENOSPC, as any program may report it.
+fn classify_disk(text: &str) -> Option<Signal> {
+    let has = |part: &str| text.contains(part);
+    // Apache calls a header that is too long for its buffer so.
+    let is_full = has("No space left on device") && !has("header size is over the limit")
+        || has("Disk is full writing ")
+        || has("Disk full (")
+        || has("rrcode: 28 ")
+        || has("(errno: 28 ")
+        || has("rror number 28 ")
+        || has("failed with error 28");
+    is_full.then_some(Signal::DiskFull)
+}
+
 /// Workers and databases behind the web server.
 fn classify_worker(text: &str) -> Option<Signal> {
     let has = |part: &str| text.contains(part);
-    if has("server reached pm.max_children") || has("server reached max_children") {
+    if has("server reached pm.max_children")
+        || has("server reached max_children")
+        || has("Reached max children process limit: ")
+    {
         Some(Signal::MaxChildren)
-    } else if has("exited on signal 11") {
+    } else if has("exited on signal 11")
+        || has("exit signal Segmentation fault")
+        || has("was killed by signal: 11")
+        || has("crashed by signal: 11")
+    {
         Some(Signal::Segfault)
     } else if has("exited on signal ") && !has("exited on signal 3 ")
+        || has("child pid ") && has(" exit signal ")
+        || has("was killed by signal: ")
+        || has("crashed by signal: ")
         || has("execution timed out (") && has("terminating")
-        || has("mysqld got signal ")
+        || (has("mysqld") || has("mariadbd")) && has(" got signal ")
     {
         Some(Signal::WorkerSignal)
     } else if has("Allowed memory size of ") {
         Some(Signal::MemoryLimit)
     } else if has("Too many connections") {
         Some(Signal::TooManyConnections)
-    } else if has("worker_connections are not enough") || has("AH00484") || has("AH00161") {
+    } else if has("worker_connections are not enough")
+        || has("AH00484")
+        || has("AH00161")
+        || has("server reached MaxClients setting")
+    {
         // Apache: "server reached MaxRequestWorkers setting".
         Some(Signal::WorkerConnections)
     } else {
@@ -114,7 +189,10 @@ fn classify_worker(text: &str) -> Option<Signal> {
 /// The upstream answered, but not well, or there was none to ask.
 fn classify_answer(text: &str) -> Option<Signal> {
     let has = |part: &str| text.contains(part);
-    if has("no live upstreams") || has("has no server available") {
+    if has("no live upstreams")
+        || has("has no server available")
+        || has("All workers are in error state")
+    {
         Some(Signal::NoLiveUpstreams)
     } else if has("too big header") || has("header size is over the limit") {
         Some(Signal::TooBigHeader)
@@ -127,6 +205,7 @@ fn classify_answer(text: &str) -> Option<Signal> {
     } else if has("SSL handshaking to upstream") && !has("timed out")
         || has("upstream SSL certificate")
         || has("AH00961")
+        || ["AH02006", "AH02007", "AH02008", "AH02032"].iter().any(|code| has(code))
     {
         Some(Signal::Tls)
     } else if has("upstream sent invalid")
@@ -145,6 +224,49 @@ fn classify_answer(text: &str) -> Option<Signal> {
     }
 }
 
+/// lighttpd and LiteSpeed about their backends.
+fn classify_gateway(text: &str) -> Option<Signal> {
+    let has = |part: &str| text.contains(part);
+    if has("establishing connection failed: ") || has("connection to [") && has("] on request #") {
+        classify_errno_text(text)
+    } else if has("all handlers for ") && has(" are down") {
+        Some(Signal::NoLiveUpstreams)
+    } else if has("ExtConn timed out while connecting") {
+        Some(Signal::ConnectTimeout)
+    } else if has("read timeout on socket: ")
+        || has("write timeout on socket: ")
+        || has("ExtConn timed out while processing")
+    {
+        Some(Signal::TimeoutRead)
+    } else if has("response not received, request")
+        || has("response already sent out, but backend returned error")
+        || has("unexpected end-of-file (perhaps the ")
+        || has("connection was dropped after accept()")
+        || has("Premature end of response header")
+    {
+        Some(Signal::PrematureClose)
+    } else {
+        None
+    }
+}
+
+/// A connection that failed, where only the words of the error number are given.
+fn classify_errno_text(text: &str) -> Option<Signal> {
+    [
+        ("Connection refused", Signal::ConnectRefused),
+        ("No such file or directory", Signal::NoSuchSocket),
+        ("Permission denied", Signal::Permission),
+        ("Connection timed out", Signal::ConnectTimeout),
+        ("No route to host", Signal::Unreachable),
+        ("Network is unreachable", Signal::Unreachable),
+        ("Resource temporarily unavailable", Signal::BacklogFull),
+        ("Connection reset by peer", Signal::Reset),
+        ("Broken pipe", Signal::Reset),
+    ]
+    .into_iter()
+    .find_map(|(words, signal)| text.contains(words).then_some(signal))
+}
+
 /// The connection to the upstream failed.
 fn classify_connection(text: &str) -> Option<Signal> {
     let has = |part: &str| text.contains(part);
@@ -154,15 +276,21 @@ fn classify_connection(text: &str) -> Option<Signal> {
         || ["AH01102", "AH01075", "AH01067", "AH01110", "AH10404", "AH00898"]
             .iter()
             .any(|c| has(c))
-        || has("is DOWN, reason:");
-    if !upstream && !has("AH01114") && !has("AH01079") {
+        || has("from remote server")
+        || has("read response failed from ");
+    if has("is DOWN, reason:") {
+        let is_refused = has("info: \"Connection refused\"");
+        return Some(if is_refused { Signal::ConnectRefused } else { Signal::ServerDown });
+    }
+    let unmade = has("failed to make connection to backend: ");
+    if !upstream && !unmade {
         return None;
     }
     // nginx writes "(111: Connection refused)", Apache "(111)Connection refused".
     let errno = |number: u32| has(&format!("({number}: ")) || text.contains(&format!("({number})"));
     if errno(113) || errno(101) {
         Some(Signal::Unreachable)
-    } else if errno(111) || has("info: \"Connection refused\"") {
+    } else if errno(111) {
         Some(Signal::ConnectRefused)
     } else if has("timed out") || errno(70007) || errno(110) {
         let before = connecting || has("while SSL handshaking to upstream");
@@ -175,14 +303,13 @@ fn classify_connection(text: &str) -> Option<Signal> {
         Some(Signal::Permission)
     } else if errno(104) || errno(32) {
         Some(Signal::Reset)
-    } else if has("is DOWN, reason:") {
-        Some(Signal::ServerDown)
     } else if has("prematurely closed")
         || ["AH01102", "AH01075", "AH01067", "AH01110", "AH10404"].iter().any(|c| has(c))
-        || has("Error reading from remote server")
+        || has("from remote server")
+        || has("read response failed from ")
     {
         Some(Signal::PrematureClose)
-    } else if has("AH01114") || has("AH01079") {
+    } else if unmade {
         Some(Signal::ConnectRefused)
     } else {
         None
@@ -339,6 +466,154 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(classify(text), want, "{text}");
+        }
+    }
+
+    fn check(table: &[(&str, Option<Signal>)]) {
+        for (text, want) in table {
+            assert_eq!(classify(text), *want, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_its_watchmen_are_understood() {
+        use Signal as S;
+        check(&[
+            (
+                "php-fpm8.2 invoked oom-killer: gfp_mask=0x140cca(GFP_HIGHUSER_MOVABLE), order=0",
+                Some(S::Oom),
+            ),
+            (
+                "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=a.slice,task=php,pid=7",
+                Some(S::Oom),
+            ),
+            (
+                "Memory cgroup out of memory: Killed process 7 (php-fpm8.2) total-vm:9kB",
+                Some(S::Oom),
+            ),
+            ("Out of memory: Kill process 7 (mysqld) score 900 or sacrifice child", Some(S::Oom)),
+            ("oom_reaper: reaped process 7 (mysqld), now anon-rss:0kB", Some(S::Oom)),
+            (
+                "php8.2-fpm.service: A process of this unit has been killed by the OOM killer.",
+                Some(S::Oom),
+            ),
+            (
+                "php-fpm[7]: segfault at 8 ip 55d0 sp 7ffc error 4 in php[55d0+1000]",
+                Some(S::Segfault),
+            ),
+            (
+                "traps: php-fpm[7] general protection fault ip:55d0 sp:7ffc error:0 in php",
+                Some(S::Segfault),
+            ),
+            ("php-fpm[7] general protection ip:55d0 sp:7ffc error:0 in php", Some(S::Segfault)),
+            ("nf_conntrack: table full, dropping packet", Some(S::ConntrackFull)),
+            ("ip_conntrack: table full, dropping packet.", Some(S::ConntrackFull)),
+            ("eth0: Link is Down", None),
+        ]);
+    }
+
+    #[test]
+    fn lighttpd_litespeed_and_balancers_say_why_they_failed() {
+        use Signal as S;
+        let refused = "(gw_backend.c.274) establishing connection failed: socket: tcp:127.0.0.1:9: Connection refused";
+        check(&[
+            (refused, Some(S::ConnectRefused)),
+            (
+                "establishing connection failed: socket: unix:/run/a.sock: No such file or directory",
+                Some(S::NoSuchSocket),
+            ),
+            (
+                "establishing connection failed: socket: tcp:192.0.2.1:80: Connection timed out",
+                Some(S::ConnectTimeout),
+            ),
+            (
+                "establishing connection failed: socket: tcp:192.0.2.1:80: No route to host",
+                Some(S::Unreachable),
+            ),
+            ("all handlers for /a? on .php are down.", Some(S::NoLiveUpstreams)),
+            ("read timeout on socket: unix:/run/a.sock (fd: 11)", Some(S::TimeoutRead)),
+            (
+                "response not received, request sent: 231 on socket: tcp:127.0.0.1:9 for /a?, closing connection",
+                Some(S::PrematureClose),
+            ),
+            (
+                "unexpected end-of-file (perhaps the fastcgi process died):pid: 0 socket: unix:/run/a.sock",
+                Some(S::PrematureClose),
+            ),
+            ("gw: got a FDEVENT_ERR. Don't know why.", None),
+            ("ExtConn timed out while connecting.", Some(S::ConnectTimeout)),
+            ("ExtConn timed out while processing.", Some(S::TimeoutRead)),
+            (
+                "connection to [uds://tmp/lshttpd/lsphp.sock] on request #0, confirmed 0, error: Connection refused!",
+                Some(S::ConnectRefused),
+            ),
+            (
+                "Reached max children process limit: 10, extra: 3, current: 13, busy: 13, please increase LSAPI_CHILDREN.",
+                Some(S::MaxChildren),
+            ),
+            (
+                "AH01167: balancer://app: All workers are in error state for route (a)",
+                Some(S::NoLiveUpstreams),
+            ),
+            (
+                "(111)Connection refused: proxy: HTTP: attempt to connect to 127.0.0.1:9 (127.0.0.1) failed",
+                Some(S::ConnectRefused),
+            ),
+            (
+                "(104)Connection reset by peer: proxy: error reading status line from remote server 127.0.0.1",
+                Some(S::Reset),
+            ),
+            (
+                "AH02032: Hostname a.example provided via SNI and hostname b.example provided via HTTP are different",
+                Some(S::Tls),
+            ),
+        ]);
+    }
+
+    #[test]
+    fn databases_and_masters_tell_of_themselves() {
+        use Signal as S;
+        check(&[
+            ("[Warning] Too many connections", Some(S::TooManyConnections)),
+            ("mysqld got signal 6 ;", Some(S::WorkerSignal)),
+            ("[ERROR] /usr/sbin/mariadbd got signal 11 ;", Some(S::WorkerSignal)),
+            ("InnoDB: Error number 28 means 'No space left on device'", Some(S::DiskFull)),
+            ("Disk is full writing './a/b.MYD' (Errcode: 28). Waiting", Some(S::DiskFull)),
+            ("Redis 7.0.1 crashed by signal: 11, si_code: 1", Some(S::Segfault)),
+            ("AH00052: child pid 7 exit signal Segmentation fault (11)", Some(S::Segfault)),
+            ("AH00052: child pid 7 exit signal Killed (9)", Some(S::WorkerSignal)),
+            ("worker process 7 exited on signal 9", Some(S::WorkerSignal)),
+            ("server reached MaxClients setting, consider raising it", Some(S::WorkerConnections)),
+        ]);
+    }
+
+    #[test]
+    fn what_an_application_quotes_is_not_believed() {
+        for around in [
+            "FastCGI sent in stderr: \"PHP message: {}\" while reading response header from upstream",
+            "AH01071: Got error 'PHP message: {}'",
+            "[pool www] child 32 said into stderr: \"{}\"",
+            "(mod_fastcgi.c.421) FastCGI-stderr: {}",
+        ] {
+            for quoted in [
+                "Out of memory: Killed process 7 (php) total-vm:1kB",
+                "child 7 exited on signal 9",
+                "server reached pm.max_children setting (3)",
+                "upstream timed out (110: Connection timed out) while connecting to upstream",
+                "establishing connection failed: socket: tcp:127.0.0.1:9: Connection refused",
+                "no user Too many connections",
+                "Allowed memory size of",
+                "no live upstreams",
+                "AH01102: error reading status line from remote server 127.0.0.1",
+            ] {
+                let text = around.replace("{}", quoted);
+                assert_eq!(classify(&text), None, "{text}");
+            }
+            let own =
+                around.replace("{}", "PHP Fatal error:  Allowed memory size of 9 bytes exhausted");
+            assert_eq!(classify(&own), Some(Signal::MemoryLimit), "{own}");
+            let own = around.replace("{}", "SQLSTATE[HY000] [1040] Too many connections");
+            assert_eq!(classify(&own), Some(Signal::TooManyConnections), "{own}");
         }
     }
 

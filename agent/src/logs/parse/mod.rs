@@ -8,13 +8,23 @@ mod apache_error;
 mod brief;
 mod chunk;
 mod clf;
+mod errors;
 mod haproxy;
+pub(crate) mod journald;
 mod json;
+pub(crate) mod kernel;
+mod lighttpd_error;
+mod litespeed_error;
 mod log_format;
+mod modsecurity;
+mod mysql;
 mod nginx_error;
 pub mod output;
+mod packages;
 mod php_fpm;
-mod plain;
+mod php_slow;
+mod redis;
+mod syslog;
 mod time;
 
 use jiff::tz::TimeZone;
@@ -47,7 +57,7 @@ pub const FORMATS: [&str; 8] = [
 /// without a status: a plain word that is no name would be read as `auto`.
 pub fn check_format(format: &str) -> Result<(), String> {
     let is_known = FORMATS.contains(&format)
-        || matches!(format, "nginx_error" | "apache_error" | "php_fpm" | "text")
+        || errors::by_name(format).is_some()
         || format.contains(['$', '%']);
     let names = FORMATS.join(", ");
     is_known
@@ -90,10 +100,8 @@ enum Format {
     Clf,
     Json,
     Haproxy,
-    NginxError,
-    ApacheError,
-    PhpFpm,
-    Text,
+    /// An error or system log.
+    Lines(errors::Parse),
     /// A log without a status per line (`bytes`): nothing in it is a request.
     NoRequests,
 }
@@ -109,10 +117,7 @@ impl Format {
             Self::Clf => clf::parse(line),
             Self::Json => json::parse(line),
             Self::Haproxy => haproxy::parse(line),
-            Self::NginxError => nginx_error::parse(line),
-            Self::ApacheError => apache_error::parse(line),
-            Self::PhpFpm => php_fpm::parse(line),
-            Self::Text => plain::parse(line),
+            Self::Lines(parse) => parse(line),
             Self::NoRequests => Line::Rejected(Rejected::Directive),
         }
     }
@@ -186,17 +191,15 @@ fn built_in(name: &str) -> Format {
         ])),
         "json" => Format::Json,
         "haproxy" => Format::Haproxy,
-        "nginx_error" => Format::NginxError,
-        "apache_error" => Format::ApacheError,
-        "php_fpm" => Format::PhpFpm,
         "clf" => Format::Clf,
-        _ => Format::Text,
+        _ => Format::Lines(errors::by_name(name).map_or(syslog::parse, |(_, parse)| parse)),
     }
 }
 
 /// Access formats that `auto` tells apart, the most particular first.
 const ACCESS: [&str; 5] = ["json", "haproxy", "nginx_ingress", "npm_access", "clf"];
-const ERROR: [&str; 4] = ["nginx_error", "apache_error", "haproxy", "php_fpm"];
+const ERROR: [&str; 6] =
+    ["nginx_error", "apache_error", "haproxy", "php_fpm", "lighttpd_error", "litespeed_error"];
 const ANY: [&str; 8] = [
     "json",
     "nginx_error",
@@ -212,10 +215,11 @@ impl Parser {
     /// The parser for a source. With format `auto` the first lines decide; more lines may correct it.
     #[must_use]
     pub fn for_source(source: &LogSource, first_lines: &[&[u8]]) -> Self {
+        let of_kind = errors::of_kind(source.kind);
         let mode = match (source.kind, source.format.as_str()) {
             (LogKind::Access, "auto") => Mode::Auto(Auto::new(&ACCESS, false)),
             (LogKind::Error, "auto") => Mode::Auto(Auto::new(&ERROR, false)),
-            (LogKind::PhpFpm, "auto") => Mode::One(Format::PhpFpm),
+            (_, "auto") => Mode::Auto(Auto::new(of_kind.unwrap_or(&ERROR), false)),
             (LogKind::Access, format) => {
                 let told = Self::for_format(format, &[]);
                 let mode = match told.mode {
@@ -227,21 +231,15 @@ impl Parser {
                 };
                 return Self::new(told.name, mode).taught(first_lines);
             }
-            (LogKind::Error | LogKind::PhpFpm, format) => {
+            (_, format) => {
                 let mut told = Self::for_format(format, &[]);
                 if matches!(told.mode, Mode::Auto(_)) {
-                    told.mode = Mode::Auto(Auto::new(&ERROR, false));
+                    told.mode = Mode::Auto(Auto::new(of_kind.unwrap_or(&ERROR), false));
                 }
                 return told.taught(first_lines);
             }
-            _ => Mode::One(Format::Text),
         };
-        let name = match source.kind {
-            LogKind::Access | LogKind::Error => "auto",
-            LogKind::PhpFpm => "php_fpm",
-            _ => "text",
-        };
-        Self::new(name, mode).taught(first_lines)
+        Self::new("auto", mode).taught(first_lines)
     }
 
     /// The parser for a format by name or a format string; what it does not know reads as `auto`.
@@ -249,14 +247,18 @@ impl Parser {
     pub fn for_format(format: &str, first_lines: &[&[u8]]) -> Self {
         let named = FORMATS
             .iter()
-            .chain(&ERROR)
-            .find(|name| **name == format && **name != "auto")
-            .map(|name| (*name, Mode::One(built_in(name))));
+            .copied()
+            .chain(errors::by_name(format).map(|(name, _)| name))
+            .find(|name| *name == format && *name != "auto")
+            .map(|name| (name, Mode::One(built_in(name))));
         let (name, mode) = named.unwrap_or_else(|| match log_format::compile(format) {
             Some(program) => ("log_format", Mode::One(Format::Program(Box::new(program)))),
             // A format string without a status: nothing in the file is a request.
             None if format.contains(['$', '%']) => ("log_format", Mode::One(Format::NoRequests)),
-            None => ("auto", Mode::Auto(Auto::new(&ANY, true))),
+            None => {
+                let any = [&errors::BEFORE_ACCESS[..], &ANY, &errors::AFTER_ACCESS].concat();
+                ("auto", Mode::Auto(Auto::new(&any, true)))
+            }
         });
         Self::new(name, mode).taught(first_lines)
     }

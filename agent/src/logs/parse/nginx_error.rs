@@ -1,22 +1,62 @@
 //! nginx error log: `2026/11/20 12:43:07 [error] 94#94: *8 text, client: …, server: …, request: "…",
-//! upstream: "…", host: "…", referrer: "…"`.
+//! upstream: "…", host: "…", referrer: "…"`, also as syslog relays it.
 //!
 //! nginx writes request, host and referrer raw. The order of the fields is fixed and the referrer is
-//! the last, so what a client puts into one of them never becomes an earlier field.
+//! the last, so what a client puts into one of them never becomes an earlier field. Paths and what
+//! applications say stand in the text before them, as raw: a text tells of a failed request only when
+//! it begins with the words of nginx for it, and a line that could be read in two ways has no fields.
 
 use memchr::memmem;
-use wire::signal::classify;
+use wire::signal::{classify, classify_application};
 use wire::v1::Signal;
 
-use crate::logs::parse::{access, time};
+use crate::logs::parse::{access, syslog, time};
 use crate::logs::{ErrorRecord, Line, Rejected};
 
 /// The quoted fields, in the order nginx writes them, as they follow a closing quote or a comma.
 const QUOTED: [&str; 5] = ["request", "subrequest", "upstream", "host", "referrer"];
+/// How texts of failures begin; nothing that a client or an application said stands before them.
+const FAILURES: [&[u8]; 24] = [
+    b"connect() failed (",
+    b"connect() to ",
+    b"kevent() reported that connect() failed (",
+    b"recv() failed (",
+    b"readv() failed (",
+    b"send() failed (",
+    b"writev() failed (",
+    b"sendfile() failed (",
+    b"SSL_do_handshake() failed (",
+    b"SSL_read() failed (",
+    b"SSL_write() failed (",
+    b"peer closed connection in SSL handshake",
+    b"no live upstreams",
+    b"no resolver defined to resolve ",
+    b"upstream timed out (",
+    b"upstream prematurely closed ",
+    b"upstream sent too big header",
+    b"upstream sent invalid ",
+    b"upstream sent no valid ",
+    b"upstream sent unsupported ",
+    b"upstream sent unexpected ",
+    b"upstream SSL certificate ",
+    b"upstream rejected request with error ",
+    b"upstream closed ",
+];
+/// What nginx does while the client waits for the first byte.
+const BEFORE_THE_ANSWER: [&[u8]; 4] = [
+    b" while connecting to upstream",
+    b" while SSL handshaking to upstream",
+    b" while sending request to upstream",
+    b" while reading response header from upstream",
+];
 
 /// One line. What PHP wrote over several lines goes on in lines without a time: `Continuation`.
 pub(crate) fn parse(line: &[u8]) -> Line<'_> {
-    let Some((time, rest)) = time::nginx_error_prefix(line) else {
+    let relayed = || {
+        let (_, _, text) = syslog::inside(line, |program| program == b"nginx")?;
+        time::nginx_error_prefix(text)
+    };
+    let Some((time, rest)) = time::nginx_error_prefix(line).or_else(relayed) else {
         return Line::Rejected(Rejected::Continuation);
     };
     let Some((level, rest)) = level(rest) else { return Line::Rejected(Rejected::Malformed) };
@@ -29,10 +69,26 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     };
     let (message, fields) = split_fields(text);
     record.message = access::text(message);
-    read_fields(fields, &mut record);
-    record.signal = classify(&record.message);
-    record.gateway = is_gateway(&record, fields);
+    let asked = read_fields(fields, &mut record);
+    if is_failure(message) {
+        record.signal = classify(&record.message);
+        // What a subrequest fails for is not what the client was answered.
+        record.gateway = record.signal.is_some()
+            && asked == Asked::Request
+            && (BEFORE_THE_ANSWER.iter().any(|doing| message.ends_with(doing))
+                || is_unresolved(message));
+    } else {
+        record.signal = own_trouble(message);
+    }
     Line::Error(record)
+}
+
+/// What the fields say the line is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Request,
+    Subrequest,
 }
 
 fn level(rest: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -54,23 +110,69 @@ fn process_and_connection(rest: &[u8]) -> (Option<u64>, &[u8]) {
     }
 }
 
-/// The text and the fields after `, client: `.
+/// The text and the fields after `, client: `. Where a text that may hold foreign words leaves two
+/// places to begin the fields at, none of them is believed.
 fn split_fields(text: &[u8]) -> (&[u8], &[u8]) {
-    for at in memmem::find_iter(text, b", client: ") {
+    let mut places = memmem::find_iter(text, b", client: ").filter(|at| {
         let fields = &text[at + 10..];
-        let client_end = memchr::memchr(b',', fields).unwrap_or(fields.len());
+        let client = &fields[..memchr::memchr(b',', fields).unwrap_or(fields.len())];
+        // The mail module says how the client talks.
+        let client = client.strip_suffix(b" using starttls").unwrap_or(client);
         let address = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b'.' | b':');
-        let client = &fields[..client_end];
-        if client == b"unix:" || !client.is_empty() && client.iter().all(address) {
-            return (&text[..at], fields);
-        }
+        client == b"unix:" || !client.is_empty() && client.iter().all(address)
+    });
+    let Some(first) = places.next() else { return (text, b"") };
+    if !is_failure(&text[..first]) && places.next().is_some() {
+        return (&text[..first], b"");
     }
-    (text, b"")
+    (&text[..first], &text[first + 10..])
 }
 
-fn read_fields<'l>(fields: &'l [u8], record: &mut ErrorRecord<'l>) {
+/// A text in the words of nginx for a failed connection, or a name that it could not resolve.
+fn is_failure(message: &[u8]) -> bool {
+    FAILURES.iter().any(|start| message.starts_with(start)) || is_unresolved(message)
+}
+
+fn is_unresolved(message: &[u8]) -> bool {
+    if let Some(name) = message.strip_prefix(b"no resolver defined to resolve ") {
+        return name.iter().all(is_of_name);
+    }
+    let Some(at) = memmem::find(&message[..message.len().min(300)], b" could not be resolved (")
+    else {
+        return false;
+    };
+    message[..at].iter().all(is_of_name) && message.ends_with(b")")
+}
+
+fn is_of_name(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':')
+}
+
+/// What the server says of itself or hands on from PHP; paths, which stand in quotes, left out.
+fn own_trouble(message: &[u8]) -> Option<Signal> {
+    let text = access::text(message);
+    if text.starts_with("FastCGI sent in stderr: ") {
+        return classify_application(&text);
+    }
+    let quoted = text.find('"').zip(text.rfind('"'));
+    let plain = match quoted {
+        Some((from, to)) if from < to => format!("{}{}", &text[..from], &text[to + 1..]),
+        _ => text.into_owned(),
+    };
+    let call = plain.split_once("() ").is_some_and(|(name, after)| {
+        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+            && after.contains("failed (28: No space left on device)")
+    });
+    let count = plain.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_own = call
+        || plain.starts_with("worker process ")
+        || count.len() < plain.len() && count.starts_with(" worker_connections are not enough");
+    is_own.then(|| classify(&plain)).flatten()
+}
+
+fn read_fields<'l>(fields: &'l [u8], record: &mut ErrorRecord<'l>) -> Asked {
     if fields.is_empty() {
-        return;
+        return Asked::Nothing;
     }
     let end = memchr::memchr(b',', fields).unwrap_or(fields.len());
     record.client = Some(access::text(&fields[..end]));
@@ -80,6 +182,7 @@ fn read_fields<'l>(fields: &'l [u8], record: &mut ErrorRecord<'l>) {
         record.server_name = Some(access::text(&after[..end])).filter(|name| !name.is_empty());
         rest = &after[end..];
     }
+    let mut asked = Asked::Nothing;
     for (at, name) in QUOTED.iter().enumerate() {
         let Some(after) = strip_label(rest, name) else { continue };
         let end = value_end(after, &QUOTED[at + 1..]);
@@ -87,13 +190,27 @@ fn read_fields<'l>(fields: &'l [u8], record: &mut ErrorRecord<'l>) {
         rest = after.get(end + 1..).unwrap_or_default();
         match *name {
             "request" => {
-                (record.method, record.path) = access::request_line(value).unzip();
+                (record.method, record.path) = request(value).unzip();
+                asked = Asked::Request;
             }
+            "subrequest" => asked = Asked::Subrequest,
             "upstream" => record.upstream = Some(upstream_address(value)),
             "host" => record.host = Some(access::text(value)).filter(|host| !host.is_empty()),
             _ => {}
         }
     }
+    asked
+}
+
+/// `GET /x HTTP/1.1`, or `GET /x` of a client that speaks HTTP/0.9 or was cut off.
+fn request(line: &[u8]) -> Option<(std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)> {
+    access::request_line(line).or_else(|| {
+        let at = memchr::memchr(b' ', line)?;
+        let (method, target) = (&line[..at], &line[at + 1..]);
+        let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
+        let is_target = !target.is_empty() && !target.contains(&b' ');
+        (is_method && is_target).then(|| (access::text(method), access::text(target)))
+    })
 }
 
 fn strip_label<'l>(rest: &'l [u8], name: &str) -> Option<&'l [u8]> {
@@ -119,34 +236,6 @@ pub(crate) fn upstream_address(url: &[u8]) -> std::borrow::Cow<'_, str> {
         None => memchr::memchr(b'/', address).unwrap_or(address.len()),
     };
     access::text(&address[..end])
-}
-
-/// True when the request failed because of its upstream: the client got a 502, 503 or 504, or a
-/// retry.
-fn is_gateway(record: &ErrorRecord<'_>, fields: &[u8]) -> bool {
-    let Some(signal) = record.signal else { return false };
-    let text = &*record.message;
-    let at_upstream = match signal {
-        Signal::Dns => !text.contains("client address"),
-        Signal::ConnectRefused
-        | Signal::ConnectTimeout
-        | Signal::Unreachable
-        | Signal::Reset
-        | Signal::PrematureClose
-        | Signal::TimeoutRead
-        | Signal::NoLiveUpstreams
-        | Signal::TooBigHeader
-        | Signal::InvalidHeader
-        | Signal::Permission
-        | Signal::NoSuchSocket
-        | Signal::BacklogFull
-        | Signal::Tls => text.contains("upstream"),
-        _ => false,
-    };
-    // After the headers the client has its 200, whatever happens then.
-    let answered = text.contains("while reading upstream") || text.contains("proxying upgraded");
-    let for_a_request = !fields.is_empty() && record.method.is_some();
-    at_upstream && for_a_request && !answered && !text.contains("FastCGI sent in stderr")
 }
 
 #[cfg(test)]
@@ -201,12 +290,121 @@ mod tests {
             (r#"open() "/srv/x" failed (2: No such file or directory)"#, false),
             ("app.internal could not be resolved (3: Host not found)", true),
             ("limiting requests, excess: 5.4 by zone \"one\"", false),
+            ("writev() failed (32: Broken pipe) while sending request to upstream", true),
+            (
+                "recv() failed (104: Connection reset by peer) while proxying upgraded connection",
+                false,
+            ),
+            ("peer closed connection in SSL handshake while SSL handshaking to upstream", true),
+            (
+                "192.0.2.7 could not be resolved (3: Host not found) while in resolving client address",
+                false,
+            ),
+            (
+                "[lua] a.lua:7: upstream timed out (110: Connection timed out) while connecting to upstream",
+                false,
+            ),
+            (
+                "ModSecurity: Warning. upstream timed out (110: x) while connecting to upstream",
+                false,
+            ),
         ] {
             let line = format!("2026/11/20 12:43:10 [error] 7#7: *31 {text}{tail}");
             assert_eq!(record(&line).gateway, want, "{text}");
         }
         let resolver = "2026/11/20 12:46:42 [error] 7#7: send() failed (111: Connection refused) while resolving, resolver: 127.0.0.1:53";
         assert!(!record(resolver).gateway, "no client, no request");
+        let connect = "2026/11/20 12:43:10 [error] 7#7: *31 connect() failed (111: Connection refused) while connecting to upstream, client: 198.51.100.7, server: ";
+        for (fields, want) in [
+            (r#"0.0.0.0:3306, upstream: "10.0.0.5:3306", bytes from/to client:0/0"#, false),
+            (
+                r#"a.example, request: "GET / HTTP/1.1", subrequest: "/auth", upstream: "http://127.0.0.1:1/auth", host: "a.example""#,
+                false,
+            ),
+            (
+                r#"a.example, request: "GET /", upstream: "http://127.0.0.1:1/", host: "a.example""#,
+                true,
+            ),
+        ] {
+            assert_eq!(record(&format!("{connect}{fields}")).gateway, want, "{fields}");
+        }
+    }
+
+    #[test]
+    fn the_server_tells_of_its_own_troubles() {
+        use Signal as S;
+        for (text, want) in [
+            ("1#1: worker process 7 exited on signal 11", Some(S::Segfault)),
+            (
+                "1#1: *7 1024 worker_connections are not enough while connecting to upstream, client: 192.0.2.1, server: a, request: \"GET / HTTP/1.1\"",
+                Some(S::WorkerConnections),
+            ),
+            ("1#1: 1024 worker_connections are not enough", Some(S::WorkerConnections)),
+            (
+                "1#1: *7 pwrite() \"/var/lib/nginx/body/01\" failed (28: No space left on device) while reading client request body, client: 192.0.2.1, server: a",
+                Some(S::DiskFull),
+            ),
+            (
+                "1#1: *7 open() \"/srv/x failed (28: No space left on device)\" failed (2: No such file or directory), client: 192.0.2.1, server: a",
+                None,
+            ),
+            (
+                "1#1: *7 FastCGI sent in stderr: \"PHP message: PHP Fatal error:  Allowed memory size of 9 bytes exhausted\" while reading response header from upstream, client: 192.0.2.1, server: a",
+                Some(S::MemoryLimit),
+            ),
+            ("1#1: signal process started", None),
+        ] {
+            let line = format!("2026/11/20 12:43:10 [alert] {text}");
+            assert_eq!(record(&line).signal, want, "{line}");
+            assert!(!record(&line).gateway, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_relay_puts_before_the_line_is_taken_off() {
+        let inner = r#"2026/11/20 12:43:10 [error] 7#7: *3 access forbidden by rule, client: 192.0.2.1, server: a.example, request: "GET /x HTTP/1.1", host: "a.example""#;
+        for head in [
+            "",
+            "<187>Nov 20 12:43:10 web nginx: ",
+            "web nginx[7]: ",
+            "2026-11-20T12:43:10Z web nginx[7]: ",
+        ] {
+            let line = format!("{head}{inner}");
+            assert_eq!(record(&line).path.as_deref(), Some("/x"), "{line}");
+        }
+        let other = format!("web app[7]: {inner}");
+        assert!(matches!(parse(other.as_bytes()), Line::Rejected(_)));
+    }
+
+    #[test]
+    fn a_path_or_an_application_that_imitates_the_fields_is_not_believed() {
+        let fake = r#"x" failed (2: No such file or directory), client: 203.0.113.9, server: evil.example, request: "GET / HTTP/1.1", upstream: "http://203.0.113.9/", host: "evil.example"#;
+        let real = r#", client: 198.51.100.7, server: a.example, request: "GET /x HTTP/1.1", host: "a.example""#;
+        for text in [
+            format!(r#"open() "/srv/{fake}" failed (2: No such file or directory){real}"#),
+            format!(
+                r#"FastCGI sent in stderr: "PHP message: {fake}" while reading response header from upstream{real}"#
+            ),
+            format!(
+                r#"[lua] x.lua:1: connect() failed (111: Connection refused) while connecting to upstream {fake}{real}"#
+            ),
+            format!(r#"client sent invalid header line: "{fake}"{real}"#),
+        ] {
+            let line = format!("2026/11/20 12:43:10 [error] 7#7: *3 {text}");
+            let r = record(&line);
+            assert_eq!(
+                (r.host.as_deref(), r.upstream.as_deref(), r.server_name.as_deref()),
+                (None, None, None),
+                "{line}"
+            );
+            assert_eq!((r.signal, r.gateway), (None, false), "{line}");
+        }
+        // A referrer takes nothing away from a failure that is one.
+        let line = format!(
+            r#"2026/11/20 12:43:10 [error] 7#7: *3 no live upstreams while connecting to upstream{real}, referrer: "{fake}""#
+        );
+        let r = record(&line);
+        assert!(r.gateway && r.host.as_deref() == Some("a.example") && r.upstream.is_none());
     }
 
     #[test]

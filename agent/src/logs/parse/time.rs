@@ -101,6 +101,23 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    /// `09:46:45` or ` 9:46:45` after one more space.
+    fn loose_clock(&mut self, wall: &mut Wall) -> Option<()> {
+        if self.0.first() == Some(&b' ') {
+            self.0 = &self.0[1..];
+        }
+        if self.0.get(1) != Some(&b':') {
+            return self.clock(wall);
+        }
+        let hour = self.digits(1)?;
+        self.byte(b':')?;
+        wall.minute = self.digits(2)?;
+        self.byte(b':')?;
+        wall.second = self.digits(2)?;
+        wall.hour = hour;
+        Some(())
+    }
+
     /// `.123456` or `,123` as milliseconds; nothing there is 0.
     fn fraction(&mut self) -> u32 {
         let [b'.' | b',', rest @ ..] = self.0 else { return 0 };
@@ -183,7 +200,7 @@ pub(super) fn iso8601(text: &[u8]) -> Option<LineTime> {
 }
 
 /// The same at the start of a longer text, and what follows it.
-fn iso8601_prefix(text: &[u8]) -> Option<(LineTime, &[u8])> {
+pub(super) fn iso8601_prefix(text: &[u8]) -> Option<(LineTime, &[u8])> {
     let mut cursor = Cursor(text);
     let mut wall = Wall { year: i64::from(cursor.digits(4)?), ..Wall::default() };
     cursor.byte(b'-')?;
@@ -271,6 +288,52 @@ pub(super) fn php_fpm(text: &[u8]) -> Option<LineTime> {
     }
 }
 
+/// `2026-11-20 12:59:19`, `2026-11-20  5:59:19` and `2026-11-20  12:59:19`, as MariaDB and apt write
+/// it, and what follows it.
+#[must_use]
+pub(super) fn dated_prefix(text: &[u8]) -> Option<(LineTime, &[u8])> {
+    let mut cursor = Cursor(text);
+    let mut wall = Wall { year: i64::from(cursor.digits(4)?), ..Wall::default() };
+    cursor.byte(b'-')?;
+    wall.month = cursor.digits(2)?;
+    cursor.byte(b'-')?;
+    wall.day = cursor.digits(2)?;
+    cursor.byte(b' ')?;
+    cursor.loose_clock(&mut wall)?;
+    Some((LineTime::Wall(wall.millis()?), cursor.rest()))
+}
+
+/// `261120  9:46:45`, as old versions of MySQL write it, and what follows it.
+#[must_use]
+pub(super) fn mysql_old_prefix(text: &[u8]) -> Option<(LineTime, &[u8])> {
+    let mut cursor = Cursor(text);
+    let mut wall = Wall { year: 2000 + i64::from(cursor.digits(2)?), ..Wall::default() };
+    wall.month = cursor.digits(2)?;
+    wall.day = cursor.digits(2)?;
+    cursor.byte(b' ')?;
+    cursor.loose_clock(&mut wall)?;
+    Some((LineTime::Wall(wall.millis()?), cursor.rest()))
+}
+
+/// `20 Nov 2026 12:59:19.123`, without its year in old versions of Redis, and what follows it.
+#[must_use]
+pub(super) fn redis_prefix(text: &[u8]) -> Option<(LineTime, &[u8])> {
+    let mut cursor = Cursor(text);
+    let mut wall = Wall { year: 1972, day: cursor.loose_day()?, ..Wall::default() };
+    cursor.byte(b' ')?;
+    wall.month = cursor.month()?;
+    cursor.byte(b' ')?;
+    let has_year = cursor.0.get(2).is_some_and(u8::is_ascii_digit);
+    if has_year {
+        wall.year = i64::from(cursor.digits(4)?);
+        cursor.byte(b' ')?;
+    }
+    cursor.clock(&mut wall)?;
+    let ms = wall.millis()?;
+    let time = if has_year { LineTime::Wall(ms) } else { LineTime::WallNoYear(ms) };
+    Some((time, cursor.rest()))
+}
+
 /// The time at the start of a syslog line, old (`Nov 20 12:47:17`) or new (ISO 8601), and what
 /// follows it.
 #[must_use]
@@ -345,6 +408,22 @@ mod tests {
                 by_format(b"2026-11-20 12:43:07 +0100", "%Y-%m-%d %H:%M:%S %z"),
                 "2026-11-20T11:43:07.000Z 3600",
             ),
+            (
+                dated_prefix(b"2026-11-20  5:43:07 8 [Note]").map(|t| t.0),
+                "wall 2026-11-20T05:43:07.000Z",
+            ),
+            (dated_prefix(b"2026-11-20  12:43:07").map(|t| t.0), "wall 2026-11-20T12:43:07.000Z"),
+            (dated_prefix(b"2026-11-20   5:43:07").map(|t| t.0), "none"),
+            (
+                mysql_old_prefix(b"261120  9:46:45 [Note]").map(|t| t.0),
+                "wall 2026-11-20T09:46:45.000Z",
+            ),
+            (mysql_old_prefix(b"261320  9:46:45").map(|t| t.0), "none"),
+            (
+                redis_prefix(b"20 Nov 2026 12:59:19.123 * x").map(|t| t.0),
+                "wall 2026-11-20T12:59:19.123Z",
+            ),
+            (redis_prefix(b"2 Nov 12:59:19 * x").map(|t| t.0), "no year 1972-11-02T12:59:19.000Z"),
             (clf(b""), "none"),
             (apache_error(b"Fri"), "none"),
         ] {
