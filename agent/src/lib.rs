@@ -46,6 +46,7 @@ use config::{Config, Problem};
 use discover::Discovery;
 use gather::{GatherInputs, GatherStatus};
 use identity::{Identity, IdentityError};
+use logs::kernel::{self, KernelInputs};
 use probes::{Outlet, ProbeInputs};
 use spool::{Spool, SpoolError};
 use uplink::UplinkStatus;
@@ -267,8 +268,7 @@ impl Stages {
             spool_bytes: Arc::clone(&spool_bytes),
         };
         probes::spawn(probes, outlet.clone(), stop.clone());
-        let (root, state_dir) = (config.logs.root.clone(), config.state_dir.clone());
-        changes::spawn(ChangeInputs { root, state_dir, discovery }, outlet, stop.clone());
+        start_watchers(&config, config_tx.subscribe(), discovery, outlet, &stop);
         let right = Right { spool: &spool, spooled, gather: gather_rx, labels, interval };
         let (uplink, status) = right.start(&config, identity, &stop, &drain);
         Ok(Self {
@@ -307,6 +307,21 @@ impl Stages {
         tracing::info!("agent stopped");
         Ok(())
     }
+}
+
+/// Starts what watches the machine beside its probes and logs: the kernel, and what is changed.
+fn start_watchers(
+    config: &Config,
+    reloaded: watch::Receiver<Arc<Config>>,
+    discovery: watch::Receiver<Arc<Discovery>>,
+    outlet: Outlet,
+    stop: &CancellationToken,
+) {
+    let (root, state_dir) = (config.logs.root.clone(), config.state_dir.clone());
+    let kernel =
+        KernelInputs { root: root.clone(), config: reloaded, discovery: discovery.clone() };
+    kernel::spawn(kernel, outlet.clone(), stop.clone());
+    changes::spawn(ChangeInputs { root, state_dir, discovery }, outlet, stop.clone());
 }
 
 /// What the stages right of the spool take from those left of it.

@@ -21,6 +21,7 @@ pub(crate) mod event_time;
 mod evidence;
 pub mod join;
 mod judged;
+pub mod kernel;
 pub mod parse;
 mod privacy;
 pub mod scan;

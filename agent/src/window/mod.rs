@@ -26,6 +26,8 @@ pub enum Observation {
     Log(LogEvidence),
     /// Something changed.
     Change(Change),
+    /// Lines gone before they were read, of a source that is no file (kernel messages).
+    LinesLost(u64),
 }
 
 /// State of one service.
@@ -276,6 +278,7 @@ impl Windows {
                 self.n_bytes += change.what.len();
                 self.open.changes.push(change);
             }
+            Observation::LinesLost(n_lines) => self.open.loss.n_lines_lost += n_lines,
         }
     }
 

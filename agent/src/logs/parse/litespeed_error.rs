@@ -41,7 +41,10 @@ fn is_level(group: &[u8]) -> bool {
 /// `[…]` at the start, and what follows it and a space.
 fn group(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let inside = text.strip_prefix(b"[")?;
-    let end = memchr::memchr(b']', &inside[..inside.len().min(200)])?;
+    let near = &inside[..inside.len().min(200)];
+    // An IPv6 address has brackets of its own.
+    let own = if near.starts_with(b"[") { memchr::memchr(b']', near)? + 1 } else { 0 };
+    let end = own + memchr::memchr(b']', &near[own..])?;
     let after = &inside[end + 1..];
     Some((&inside[..end], after.strip_prefix(b" ").unwrap_or(after)))
 }

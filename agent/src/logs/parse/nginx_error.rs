@@ -50,6 +50,9 @@ const BEFORE_THE_ANSWER: [&[u8]; 4] = [
     b" while reading response header from upstream",
 ];
 
+/// What the mail module does with the address of its client.
+const OF_A_CLIENT: &[u8] = b" while in resolving client address";
+
 /// One line. What PHP wrote over several lines goes on in lines without a time: `Continuation`.
 pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     let relayed = || {
@@ -76,7 +79,7 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
         record.gateway = record.signal.is_some()
             && asked == Asked::Request
             && (BEFORE_THE_ANSWER.iter().any(|doing| message.ends_with(doing))
-                || is_unresolved(message));
+                || is_unresolved(message) && !message.ends_with(OF_A_CLIENT));
     } else {
         record.signal = own_trouble(message);
     }
@@ -141,7 +144,8 @@ fn is_unresolved(message: &[u8]) -> bool {
     else {
         return false;
     };
-    message[..at].iter().all(is_of_name) && message.ends_with(b")")
+    let is_whole = message.ends_with(b")") || message.ends_with(OF_A_CLIENT);
+    message[..at].iter().all(is_of_name) && is_whole
 }
 
 fn is_of_name(byte: &u8) -> bool {

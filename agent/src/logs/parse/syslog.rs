@@ -9,7 +9,7 @@ use wire::signal::{classify, classify_kernel};
 use wire::v1::Signal;
 
 use crate::logs::parse::{
-    access, apache_error, haproxy, lighttpd_error, mysql, nginx_error, php_fpm, redis, time,
+    access, apache_error, clf, haproxy, lighttpd_error, mysql, nginx_error, php_fpm, redis, time,
 };
 use crate::logs::{ErrorRecord, Line, LineTime, Rejected};
 
@@ -34,11 +34,12 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
         let goes_on = line.first().is_some_and(u8::is_ascii_whitespace);
         return Line::Rejected(if goes_on { Rejected::Continuation } else { Rejected::Malformed });
     };
-    Line::Error(record(header, line))
+    record(header, line).map_or(Line::Rejected(Rejected::Directive), Line::Error)
 }
 
-/// The record of a line by the rules of its program.
-fn record<'l>(header: Header<'l>, line: &'l [u8]) -> ErrorRecord<'l> {
+/// The record of a line by the rules of its program; `None` for a request, which is none of a system
+/// log's business.
+fn record<'l>(header: Header<'l>, line: &'l [u8]) -> Option<ErrorRecord<'l>> {
     let plain = ErrorRecord {
         time: header.time,
         level: header.level.map(Into::into),
@@ -49,25 +50,28 @@ fn record<'l>(header: Header<'l>, line: &'l [u8]) -> ErrorRecord<'l> {
     // `httpd/backend1` and `jabberd/sm` are parts of one program.
     let name = &program[..memchr::memchr(b'/', program).unwrap_or(program.len())];
     let own = match name {
-        b"nginx" | b"httpd" | b"apache2" | b"apache" | b"lighttpd" => of_web_server(name, text),
+        b"nginx" | b"httpd" | b"apache2" | b"apache" | b"lighttpd" => {
+            let own = of_web_server(name, text);
+            if own.is_none() && matches!(clf::parse(text), Line::Access(_)) {
+                return None;
+            }
+            own.unwrap_or(plain.clone())
+        }
         b"haproxy" => match haproxy::parse(line) {
-            Line::Error(record) => Some(record),
-            _ => None,
+            Line::Error(record) => record,
+            _ => return None,
         },
         _ if name.starts_with(b"php") => {
             let fpm = php_fpm::message(text);
-            Some(ErrorRecord { pool: fpm.pool, signal: fpm.signal, ..plain.clone() })
+            ErrorRecord { pool: fpm.pool, signal: fpm.signal, ..plain.clone() }
         }
-        _ => Some(ErrorRecord { signal: signal_of(name, text), ..plain.clone() }),
+        _ => ErrorRecord { signal: signal_of(name, text), ..plain.clone() },
     };
-    match own {
-        Some(own) => ErrorRecord {
-            time: own.time.or(plain.time),
-            level: own.level.clone().or(plain.level),
-            ..own
-        },
-        None => plain,
-    }
+    Some(ErrorRecord {
+        time: own.time.or(plain.time),
+        level: own.level.clone().or(plain.level),
+        ..own
+    })
 }
 
 fn of_web_server<'l>(name: &[u8], text: &'l [u8]) -> Option<ErrorRecord<'l>> {

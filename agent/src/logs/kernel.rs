@@ -1,0 +1,246 @@
+//! Stage 1b, beside the files: the kernel's messages, live, as evidence.
+//!
+//! They are read from `/dev/kmsg` where that is allowed; else the files a syslog daemon writes are
+//! followed like any log, and nothing is done here; else the journal is asked. `journalctl`, with
+//! fixed arguments, is the only program the agent ever starts. What ends is begun anew, for ever.
+
+mod journal;
+mod kmsg;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
+
+use crate::backoff::Backoff;
+use crate::clock;
+use crate::config::Config;
+use crate::discover::{Discovery, LogKind};
+use crate::logs::event_time::EventClock;
+use crate::logs::privacy::Privacy;
+use crate::logs::{ErrorRecord, Line, sources};
+use crate::probes::Outlet;
+use crate::window::{LogEvidence, Observation};
+
+/// Where systemd's distributions have it. Never looked for by name: the path is nobody's to choose.
+const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
+/// Evidence lines let through per second and kind, the first ones: the rest says the same.
+const EVIDENCE_PER_SECOND_MAX: u32 = 5;
+/// Waits between two tries to read; what was read for the longer of them was sound.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Wait for the first discovery, which tells whether files have the messages.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the stage needs from the rest of the agent.
+pub struct KernelInputs {
+    /// `[logs] root`: prefix of `/dev/kmsg`. Under another root than `/` no program is started.
+    pub root: PathBuf,
+    /// What may leave the machine, and which logs are named.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// What discovery found, and finds later.
+    pub discovery: watch::Receiver<Arc<Discovery>>,
+}
+
+/// Starts the stage on the current runtime; it ends with `stop`, and with it what it started.
+pub fn spawn(inputs: KernelInputs, outlet: Outlet, stop: CancellationToken) -> JoinHandle<()> {
+    let kmsg = kmsg_path(&inputs.root);
+    let journalctl = (inputs.root == Path::new("/"))
+        .then(|| JOURNALCTL.iter().map(Path::new).find(|path| path.is_file()))
+        .flatten();
+    let stage = Kernel::new(kmsg, journalctl.map(Path::to_owned), inputs, outlet);
+    tokio::spawn(stage.run(RETRY, stop))
+}
+
+/// True where the kernel's own log may be read: files that repeat it need not be followed then.
+#[must_use]
+pub fn is_kmsg_readable(root: &Path) -> bool {
+    kmsg::open(&kmsg_path(root)).is_ok()
+}
+
+fn kmsg_path(root: &Path) -> PathBuf {
+    root.join("dev/kmsg")
+}
+
+/// Takes records to the outlet, from wherever they come.
+struct Kernel {
+    kmsg: PathBuf,
+    journalctl: Option<PathBuf>,
+    inputs: KernelInputs,
+    sink: Sink,
+    /// What was told last of where messages come from.
+    told: &'static str,
+}
+
+/// Where messages come from, or why they do not.
+enum Ended {
+    /// The files have them, and discovery found something new.
+    Files,
+    /// Reading stopped.
+    Failed(io::Error),
+}
+
+impl Kernel {
+    fn new(
+        kmsg: PathBuf,
+        journalctl: Option<PathBuf>,
+        inputs: KernelInputs,
+        outlet: Outlet,
+    ) -> Self {
+        let sink = Sink::new(inputs.config.clone(), outlet);
+        Self { kmsg, journalctl, inputs, sink, told: "" }
+    }
+
+    async fn run(mut self, retry: (Duration, Duration), stop: CancellationToken) {
+        let mut backoff = Backoff::new(retry.0, retry.1);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            // Cancel-safe: the newest discovery stays in the channel.
+            _ = timeout(DISCOVERY_TIMEOUT, self.inputs.discovery.changed()) => {}
+        }
+        loop {
+            let began = clock::instant();
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Dropping it closes the device, or ends the program it started.
+                ended = self.follow() => ended,
+            };
+            if began.elapsed() >= retry.1 {
+                backoff.reset();
+            }
+            if let Ended::Failed(error) = ended {
+                self.tell_failure(&error);
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Cancel-safe: a timer.
+                () = sleep(backoff.next(crate::random_unit())) => {}
+            }
+        }
+    }
+
+    /// Reads from the best place there is until that ends.
+    async fn follow(&mut self) -> Ended {
+        match kmsg::open(&self.kmsg) {
+            Ok(device) => {
+                self.tell("/dev/kmsg");
+                return Ended::Failed(kmsg::follow(device, &mut self.sink).await);
+            }
+            Err(error) => tracing::debug!(path = %self.kmsg.display(), %error, "no kernel log"),
+        }
+        if self.has_files().await {
+            self.tell("files");
+            // An error means that the gather thread is gone, and then everything ends.
+            return match self.inputs.discovery.changed().await {
+                Ok(()) => Ended::Files,
+                Err(error) => Ended::Failed(io::Error::other(error)),
+            };
+        }
+        match self.journalctl.clone() {
+            Some(program) => {
+                self.tell("journal");
+                Ended::Failed(journal::follow(&program, &mut self.sink).await)
+            }
+            None => Ended::Failed(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// True when a log that is followed has the kernel's messages and may be read.
+    async fn has_files(&self) -> bool {
+        let config = Arc::clone(&self.inputs.config.borrow());
+        let discovery = Arc::clone(&self.inputs.discovery.borrow());
+        let looked = tokio::task::spawn_blocking(move || {
+            let logs = sources::expand(&config.logs, &discovery.logs).logs;
+            logs.iter().any(|log| {
+                matches!(log.kind, LogKind::Kernel | LogKind::Syslog)
+                    && File::open(&log.path).is_ok()
+            })
+        });
+        looked.await.unwrap_or(false)
+    }
+
+    fn tell(&mut self, from: &'static str) {
+        if self.told != from {
+            self.told = from;
+            tracing::info!(from, "kernel messages are read");
+        }
+    }
+
+    fn tell_failure(&mut self, error: &io::Error) {
+        const FAILED: &str = "nowhere";
+        if self.told != FAILED {
+            let was = std::mem::replace(&mut self.told, FAILED);
+            tracing::warn!(
+                %error,
+                was,
+                "kernel messages cannot be read: let the agent read /dev/kmsg (CAP_SYSLOG) or put its user into the group systemd-journal or adm"
+            );
+        }
+    }
+}
+
+/// Makes records evidence: as private as the operator asked, a few of each kind a second.
+struct Sink {
+    config: watch::Receiver<Arc<Config>>,
+    privacy: Privacy,
+    clock: EventClock,
+    outlet: Outlet,
+    /// Second of reading, and lines let through in it by their signal.
+    sent: (i64, BTreeMap<i32, u32>),
+}
+
+impl Sink {
+    fn new(config: watch::Receiver<Arc<Config>>, outlet: Outlet) -> Self {
+        let privacy = Privacy::new(config.borrow().privacy);
+        let clock = EventClock::new(TimeZone::UTC);
+        Self { config, privacy, clock, outlet, sent: (0, BTreeMap::new()) }
+    }
+
+    /// A line of a log that the kernel's messages come in.
+    fn line(&mut self, line: &Line<'_>, now: UnixMillis) {
+        if let Line::Error(record) = line {
+            self.record(record, now);
+        }
+    }
+
+    fn record(&mut self, record: &ErrorRecord<'_>, now: UnixMillis) {
+        let Some(signal) = record.signal else { return };
+        if self.sent.0 != now.second() {
+            self.sent = (now.second(), BTreeMap::new());
+        }
+        let n = self.sent.1.entry(signal as i32).or_default();
+        *n += 1;
+        if *n > EVIDENCE_PER_SECOND_MAX {
+            return;
+        }
+        if self.config.has_changed().unwrap_or(false) {
+            self.privacy.set_rules(self.config.borrow_and_update().privacy);
+        }
+        let (at, _) = self.clock.resolve(record.time, 0, now);
+        let message = self.privacy.text(&record.message, "", now);
+        let evidence =
+            LogEvidence { source: "kernel", message, at, signal: Some(signal), pool: None };
+        self.outlet.send(Observation::Log(evidence));
+    }
+
+    /// Messages that were gone before they could be read.
+    fn lost(&mut self, n_lines: u64) {
+        if n_lines > 0 {
+            self.outlet.send(Observation::LinesLost(n_lines));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

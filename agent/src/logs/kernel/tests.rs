@@ -1,0 +1,267 @@
+//! The stage against a pipe in the place of the device, and a script in the place of journalctl.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::mpsc;
+use wire::v1::Signal;
+
+use super::*;
+use crate::config::{ClientIp, SourceConfig};
+use crate::discover::{LogSource, SiteRule};
+
+/// Long enough for a busy machine; nothing waits for it when all is well.
+const LONG: Duration = Duration::from_secs(60);
+const SOON: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
+const OOM: &str = "Out of memory: Killed process 7 (php-fpm8.2) total-vm:9kB";
+
+/// A running stage, and the ends the test holds.
+struct Stage {
+    dir: tempfile::TempDir,
+    observations: mpsc::Receiver<Observation>,
+    config: watch::Sender<Arc<Config>>,
+    discovery: watch::Sender<Arc<Discovery>>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+    kernel: Option<Kernel>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (tx, observations) = mpsc::channel(100);
+        let (config_tx, config) = watch::channel(Arc::new(Config::default()));
+        let (discovery_tx, discovery) = watch::channel(Arc::new(Discovery::default()));
+        let kmsg = dir.path().join("kmsg");
+        let journalctl = Some(dir.path().join("journalctl"));
+        let outlet = Outlet::new(tx, Arc::new(AtomicU64::new(0)));
+        let inputs = KernelInputs { root: dir.path().to_owned(), config, discovery };
+        let kernel = Some(Kernel::new(kmsg, journalctl, inputs, outlet));
+        let stop = CancellationToken::new();
+        let (config, discovery) = (config_tx, discovery_tx);
+        Self { dir, observations, config, discovery, stop, task: None, kernel }
+    }
+
+    /// Starts it; discovery has found nothing more than it was given.
+    fn start(&mut self, found: Discovery) {
+        self.discovery.send_replace(Arc::new(found));
+        let kernel = self.kernel.take().expect("started once");
+        self.task = Some(tokio::spawn(kernel.run(SOON, self.stop.clone())));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A pipe under the name of the device; the returned end keeps it open.
+    fn pipe(&self) -> File {
+        let path = self.path("kmsg");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    fn script(&self, text: &str) {
+        let path = self.path("journalctl");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    async fn next(&mut self) -> Observation {
+        timeout(LONG, self.observations.recv()).await.expect("an observation").unwrap()
+    }
+
+    async fn next_line(&mut self) -> LogEvidence {
+        match self.next().await {
+            Observation::Log(line) => line,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn stopped(mut self) {
+        self.stop.cancel();
+        timeout(LONG, self.task.take().unwrap()).await.expect("it ends").unwrap();
+        assert!(self.observations.try_recv().is_err(), "nothing more came");
+    }
+}
+
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let began = clock::instant();
+    while !is_so() {
+        assert!(began.elapsed() < LONG, "never: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A journal entry of the kernel.
+fn entry(text: &str) -> String {
+    format!(
+        r#"{{"__REALTIME_TIMESTAMP":"1795176067042001","_TRANSPORT":"kernel","SYSLOG_IDENTIFIER":"kernel","PRIORITY":"3","MESSAGE":"{text}"}}"#
+    )
+}
+
+#[tokio::test]
+async fn records_of_the_device_become_evidence_and_gaps_are_counted() {
+    let mut stage = Stage::new();
+    let mut device = stage.pipe();
+    stage.start(Discovery::default());
+    let before = clock::now();
+    let records = format!(
+        "6,10,1,-;eth0: Link is Down\n SUBSYSTEM=net\n DEVICE=+pci:x\n3,11,2,-;{OOM}\n11,12,3,-;{OOM}\n4,20,4,-;nf_conntrack: nf_conntrack: table full, dropping packet\n"
+    );
+    device.write_all(records.as_bytes()).unwrap();
+    let line = stage.next_line().await;
+    assert_eq!((line.source, &*line.message, line.signal), ("kernel", OOM, Some(Signal::Oom)));
+    assert!(line.at >= before && line.at <= clock::now(), "filed under the time of reading");
+    assert_eq!(stage.next().await, Observation::LinesLost(7), "13 to 19 were overwritten");
+    assert_eq!(stage.next_line().await.signal, Some(Signal::ConntrackFull));
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_one_kind_is_cut_and_other_kinds_still_pass() {
+    let mut stage = Stage::new();
+    let mut device = stage.pipe();
+    let flood: String = (0..200)
+        .map(|n| format!("4,{n},1,-;nf_conntrack: table full, dropping packet\n"))
+        .collect();
+    stage.start(Discovery::default());
+    device.write_all(flood.as_bytes()).unwrap();
+    device.write_all(format!("3,200,1,-;{OOM}\n").as_bytes()).unwrap();
+    let mut n = 0;
+    while stage.next_line().await.signal != Some(Signal::Oom) {
+        n += 1;
+    }
+    // The flood may have been read in two seconds.
+    assert!((5..=10).contains(&n), "{n} of 200 lines");
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn addresses_in_messages_are_as_private_as_the_operator_asks_now() {
+    let mut stage = Stage::new();
+    let mut device = stage.pipe();
+    stage.start(Discovery::default());
+    for (client_ip, want) in [(ClientIp::Drop, "-"), (ClientIp::Full, "198.51.100.7")] {
+        let mut config = Config::default();
+        config.privacy.client_ip = client_ip;
+        stage.config.send_replace(Arc::new(config));
+        let text = "4,1,1,-;nf_conntrack: table full, dropping packet SRC=198.51.100.7\n";
+        device.write_all(text.as_bytes()).unwrap();
+        let line = stage.next_line().await;
+        assert!(line.message.ends_with(&format!("SRC={want}")), "{}", line.message);
+    }
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn without_device_and_files_the_journal_is_asked_with_fixed_arguments() {
+    let mut stage = Stage::new();
+    let dir = stage.dir.path().display().to_string();
+    // The shell itself sets PWD and the like; nothing of the agent's environment is among it.
+    stage.script(&format!(
+        "#!/bin/sh\nprintf '%s\\n' \"$@\" > {dir}/arguments\nexport -p > {dir}/environment\nread -r line || echo closed > {dir}/stdin\necho '{}'\necho '{}'\necho $$ > {dir}/process\nexec /bin/sleep 1000\n",
+        entry("eth0: Link is Down"),
+        entry(OOM),
+    ));
+    stage.start(Discovery::default());
+    let line = stage.next_line().await;
+    let want = format!("kernel: {OOM}");
+    assert_eq!((line.source, &*line.message, line.signal), ("kernel", &*want, Some(Signal::Oom)));
+    assert!(line.at <= clock::now());
+    let read = |name: &str| fs::read_to_string(stage.path(name)).unwrap_or_default();
+    let arguments = "--follow\n--lines=0\n--output=json\n--no-pager\n--quiet\n_TRANSPORT=kernel\n";
+    assert_eq!(read("arguments"), arguments);
+    assert_eq!(read("stdin"), "closed\n");
+    for name in ["HOME", "CARGO", "USER", "LANG"] {
+        assert!(!read("environment").contains(&format!(" {name}")), "{}", read("environment"));
+    }
+    eventually("it tells its process", || read("process").ends_with('\n')).await;
+    let process = read("process").trim().to_owned();
+    stage.stopped().await;
+    eventually("the program has ended", || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_journal_that_dies_is_started_again_for_ever() {
+    let mut stage = Stage::new();
+    stage.script(&format!("#!/bin/sh\necho '{}'\nexit 1\n", entry(OOM)));
+    stage.start(Discovery::default());
+    for _ in 0..5 {
+        assert_eq!(stage.next_line().await.signal, Some(Signal::Oom));
+    }
+    // As soon as the device may be read it is, although the program is still there.
+    let mut device = stage.pipe();
+    loop {
+        device.write_all(b"3,1,1,-;php-fpm[7]: segfault at 8 ip 55d0 sp 7ffc error 4\n").unwrap();
+        if stage.next_line().await.signal == Some(Signal::Segfault) {
+            break;
+        }
+    }
+    stage.stop.cancel();
+    timeout(LONG, stage.task.take().unwrap()).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn where_a_file_has_the_messages_no_program_is_started() {
+    let mut stage = Stage::new();
+    let started = stage.path("started");
+    stage.script(&format!("#!/bin/sh\necho x > {}\n", started.display()));
+    let path = stage.path("kern.log");
+    fs::write(&path, "").unwrap();
+    let log = LogSource {
+        path: path.clone(),
+        kind: LogKind::Kernel,
+        format: "auto".to_owned(),
+        site: SiteRule::Host,
+        timezone: None,
+        inner: false,
+    };
+    stage.start(Discovery { logs: vec![log], ..Discovery::default() });
+    sleep(Duration::from_millis(300)).await;
+    assert!(!started.exists());
+    // The file is gone, and a newer discovery knows: the journal is next.
+    stage.discovery.send_replace(Arc::new(Discovery::default()));
+    eventually("the program is started", || started.exists()).await;
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn a_file_that_the_configuration_names_counts_too() {
+    let mut stage = Stage::new();
+    let started = stage.path("started");
+    stage.script(&format!("#!/bin/sh\necho x > {}\n", started.display()));
+    let path = stage.path("messages");
+    fs::write(&path, "").unwrap();
+    let source = SourceConfig {
+        path: path.display().to_string(),
+        kind: "syslog".to_owned(),
+        format: "auto".to_owned(),
+        site: None,
+        timezone: None,
+    };
+    let mut config = Config::default();
+    config.logs.source.push(source);
+    stage.config.send_replace(Arc::new(config));
+    stage.start(Discovery::default());
+    sleep(Duration::from_millis(300)).await;
+    assert!(!started.exists());
+    stage.stopped().await;
+}
+
+#[test]
+fn only_the_device_itself_or_a_pipe_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "3,1,1,-;x\n").unwrap();
+    for path in [&file, Path::new("/dev/null"), &dir.path().join("none"), dir.path()] {
+        assert!(kmsg::open(path).is_err(), "{}", path.display());
+    }
+    assert!(!is_kmsg_readable(dir.path()));
+}
