@@ -3,6 +3,7 @@
 //! `tests/bench.sh` builds and starts it. Every speed is a ratio against a reference measured in the
 //! same run, in turns, on one processor, with the files in the page cache: a slow machine slows both.
 
+mod discovery;
 mod generate;
 mod live;
 mod measure;
@@ -53,7 +54,7 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 7] = [
+const ROWS: [(&str, &str, bool, Measure); 8] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
@@ -61,6 +62,7 @@ const ROWS: [(&str, &str, bool, Measure); 7] = [
     ("A5", "append of a line to the agent's notice", false, |_| Ok(live::a5())),
     ("A9", "processor time and memory of the agent", false, |_| Ok(live::a9())),
     ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
+    ("A12", "discovery of 600 vhosts", true, discovery::a12),
 ];
 
 fn main() -> Result<ExitCode> {

@@ -1,40 +1,130 @@
 //! Configuration files below a root: reading, globs, and a list of what could not be read.
+//!
+//! Everything is bounded: the size of a file, the files and bytes of one discovery, the names in a
+//! folder, the notes. Pipes, sockets and devices are never opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use glob::{MatchOptions, Pattern};
 
 use crate::discover::Unreadable;
+use crate::logs::sources::{permission_fix, quoted};
 
 /// Largest configuration file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 8 << 20;
-/// Files read in one discovery: a hosting machine has one or two per site.
-const FILES_MAX: usize = 50_000;
+/// Files read in one discovery, one that is included by many counted each time: a hosting machine
+/// has a handful per site.
+const READS_MAX: usize = 50_000;
+/// Bytes read in one discovery.
+const BYTES_MAX: u64 = 256 << 20;
+/// Files of which the agent looks every other second whether they changed: one `stat` each.
+const WATCHED_MAX: usize = 20_000;
+/// Names of one folder that a glob is compared with.
+const NAMES_MAX: usize = 100_000;
+/// Things listed as unreadable; more are counted.
+const NOTES_MAX: usize = 1000;
+/// Links to links that are followed below a root.
+const LINKS_MAX: u32 = 8;
+
+/// As the glob of the C library, which servers use.
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
 
 /// Reads below a root and remembers what it read.
 pub(super) struct Files {
     root: PathBuf,
     /// Files and folders that decide what discovery finds.
-    pub(super) read: BTreeSet<PathBuf>,
-    pub(super) unreadable: Vec<Unreadable>,
+    watched: BTreeSet<PathBuf>,
+    unreadable: Vec<Unreadable>,
+    noted: HashSet<(PathBuf, String)>,
+    n_notes_left_out: usize,
+    n_reads: usize,
+    n_bytes: u64,
+    /// Names of Unix users by number, once they were asked for.
+    users: Option<HashMap<u32, String>>,
+    /// Nothing is there, whatever the path.
+    is_without_disk: bool,
 }
 
 impl Files {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), read: BTreeSet::new(), unreadable: Vec::new() }
+        Self {
+            root: root.to_path_buf(),
+            watched: BTreeSet::new(),
+            unreadable: Vec::new(),
+            noted: HashSet::new(),
+            n_notes_left_out: 0,
+            n_reads: 0,
+            n_bytes: 0,
+            users: None,
+            is_without_disk: false,
+        }
+    }
+
+    /// Finds no file and no folder anywhere.
+    pub(super) fn without_disk() -> Self {
+        Self { is_without_disk: true, ..Self::new(Path::new("/")) }
+    }
+
+    /// What decides what is found, and what could not be read.
+    pub(super) fn finish(mut self) -> (Vec<PathBuf>, Vec<Unreadable>) {
+        if self.n_notes_left_out > 0 {
+            self.unreadable.push(Unreadable {
+                path: self.root.clone(),
+                reason: format!("{} more things could not be read", self.n_notes_left_out),
+                fix: "as for the others".to_owned(),
+            });
+        }
+        (self.watched.into_iter().collect(), self.unreadable)
+    }
+
+    /// Discover again when this file or folder changes.
+    pub(super) fn watch(&mut self, path: &Path) {
+        if self.watched.len() < WATCHED_MAX {
+            self.watched.insert(path.to_path_buf());
+        }
     }
 
     /// Where an absolute path of a configuration is: below the root when it is there, else as it is
     /// written; a log that does not exist yet is where its folder is.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
-        if self.root == Path::new("/") || path.starts_with(&self.root) {
+        if self.is_outside(path) {
             return path.to_path_buf();
         }
         let below = self.root.join(path.strip_prefix("/").unwrap_or(path));
         let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
-        let folder_exists = below.parent().is_some_and(exists);
-        if exists(&below) || folder_exists || !exists(path) { below } else { path.to_path_buf() }
+        let folder_exists = || below.parent().is_some_and(exists);
+        if exists(&below) || folder_exists() || !exists(path) { below } else { path.to_path_buf() }
+    }
+
+    fn is_outside(&self, path: &Path) -> bool {
+        self.root == Path::new("/") || path.starts_with(&self.root)
+    }
+
+    /// An absolute link below a root means a file below that root.
+    fn through_links(&self, mut path: PathBuf) -> PathBuf {
+        if self.root == Path::new("/") {
+            return path;
+        }
+        for _ in 0..LINKS_MAX {
+            let Ok(target) = fs::read_link(&path) else { return path };
+            if !target.is_absolute() || target.starts_with(&self.root) {
+                return path;
+            }
+            let below = self.root.join(target.strip_prefix("/").unwrap_or(&target));
+            if fs::symlink_metadata(&below).is_err() {
+                return path;
+            }
+            path = below;
+        }
+        path
     }
 
     /// Where a path that we know by ourselves is: below the root and nowhere else.
@@ -44,12 +134,12 @@ impl Files {
 
     /// A file below the root that need not be there.
     pub(super) fn read_optional(&mut self, path: &Path) -> Option<String> {
-        let path = self.resolve(path);
+        let path = self.through_links(self.resolve(path));
         // Also when it is not there: once it is, there is more to find.
-        self.read.insert(path.clone());
-        match read_file(&path) {
+        self.watch(&path);
+        match self.read(&path) {
             Ok(text) => Some(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if is_absent(&error) => None,
             Err(error) => {
                 self.cannot_read(&path, &error);
                 None
@@ -59,57 +149,133 @@ impl Files {
 
     /// A file that another one includes.
     pub(super) fn read_included(&mut self, path: &Path) -> Option<String> {
-        if self.read.len() >= FILES_MAX {
-            return None;
-        }
-        let resolved = self.resolve(path);
-        match read_file(&resolved) {
-            Ok(text) => {
-                self.read.insert(resolved);
-                Some(text)
-            }
+        let path = self.through_links(self.resolve(path));
+        self.watch(&path);
+        match self.read(&path) {
+            Ok(text) => Some(text),
             Err(error) => {
-                self.cannot_read(&resolved, &error);
+                self.cannot_read(&path, &error);
                 None
             }
         }
     }
 
-    /// The files a pattern names, sorted; a path without wildcards is returned as it is.
-    pub(super) fn expand(&mut self, pattern: &str) -> Vec<PathBuf> {
-        let path = self.resolve_pattern(pattern);
-        if !pattern.contains(['*', '?', '[']) {
-            return vec![path];
+    fn read(&mut self, path: &Path) -> io::Result<String> {
+        if self.n_reads >= READS_MAX || self.n_bytes >= BYTES_MAX {
+            return Err(io::Error::other("not read: there are too many configuration files"));
         }
-        let fixed =
-            path.ancestors().skip(1).find(|p| !p.to_string_lossy().contains(['*', '?', '[']));
-        if let Some(folder) = fixed.filter(|folder| folder.is_dir()) {
-            // A new file in it changes what is found.
-            self.read.insert(folder.to_path_buf());
-            if let Err(error) = fs::read_dir(folder) {
-                self.cannot_read(folder, &error);
-            }
+        if self.is_without_disk {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        let Ok(found) = glob::glob(&path.to_string_lossy()) else { return Vec::new() };
-        found.filter_map(Result::ok).filter(|path| !is_backup(path)).take(FILES_MAX).collect()
+        self.n_reads += 1;
+        let text = read_file(path, FILE_BYTES_MAX)?;
+        self.n_bytes += text.len() as u64;
+        Ok(text)
     }
 
-    fn resolve_pattern(&self, pattern: &str) -> PathBuf {
+    /// The beginning of a file that is looked at and not watched.
+    pub(super) fn peek(&mut self, path: &Path, n_bytes_max: u64) -> Option<String> {
+        let path = self.through_links(path.to_path_buf());
+        if self.is_without_disk { None } else { read_file(&path, n_bytes_max).ok() }
+    }
+
+    /// The files a pattern names, sorted; a path without wildcards is returned as it is. Every folder
+    /// in which a new name would match is watched.
+    pub(super) fn expand(&mut self, pattern: &str) -> Vec<PathBuf> {
         let path = Path::new(pattern);
-        if self.root == Path::new("/") || path.starts_with(&self.root) {
-            return path.to_path_buf();
+        if !has_wildcard(pattern) {
+            return vec![self.resolve(path)];
         }
-        let below = self.root.join(path.strip_prefix("/").unwrap_or(path));
-        let is_there = |path: &Path| {
-            glob::glob(&path.to_string_lossy()).is_ok_and(|mut found| found.next().is_some())
+        if self.is_outside(path) {
+            return self.matches(path);
+        }
+        let found = self.matches(&self.root.join(path.strip_prefix("/").unwrap_or(path)));
+        if found.is_empty() { self.matches(path) } else { found }
+    }
+
+    /// The names in a folder with this end.
+    pub(super) fn names_in(&self, folder: &Path, end: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().take(NAMES_MAX);
+        let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+        let mut paths: Vec<_> =
+            paths.filter(|path| path.to_string_lossy().ends_with(end)).collect();
+        paths.sort();
+        paths
+    }
+
+    fn matches(&mut self, pattern: &Path) -> Vec<PathBuf> {
+        let mut parts = Vec::new();
+        let mut base = PathBuf::new();
+        for component in pattern.components() {
+            let text = component.as_os_str().to_string_lossy().into_owned();
+            if parts.is_empty()
+                && !(matches!(component, Component::Normal(_)) && has_wildcard(&text))
+            {
+                base.push(component);
+            } else {
+                parts.push(text);
+            }
+        }
+        let mut found = Vec::new();
+        self.walk(&base, &parts, &mut found);
+        found
+    }
+
+    fn walk(&mut self, folder: &Path, parts: &[String], found: &mut Vec<PathBuf>) {
+        let Some((part, rest)) = parts.split_first() else {
+            if found.len() < READS_MAX && fs::symlink_metadata(folder).is_ok() {
+                found.push(folder.to_path_buf());
+            }
+            return;
         };
-        if is_there(&below) || !is_there(path) { below } else { path.to_path_buf() }
+        if !has_wildcard(part) {
+            return self.walk(&folder.join(part), rest, found);
+        }
+        if self.is_without_disk {
+            return;
+        }
+        let Ok(pattern) = Pattern::new(part) else { return };
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if !is_absent(&error) {
+                    self.cannot_read(folder, &error);
+                }
+                return;
+            }
+        };
+        // A new file in it changes what is found.
+        self.watch(folder);
+        let mut names: Vec<_> = entries
+            .take(NAMES_MAX)
+            .filter_map(Result::ok)
+            .filter(|entry| rest.is_empty() || entry.file_type().is_ok_and(|t| !t.is_file()))
+            .map(|entry| entry.file_name())
+            .filter(|name| pattern.matches_with(&name.to_string_lossy(), OPTIONS))
+            .filter(|name| !is_backup(&name.to_string_lossy()))
+            .collect();
+        names.sort();
+        for name in names {
+            self.walk(&folder.join(name), rest, found);
+        }
+    }
+
+    /// Why a log cannot be read, if that is so; one that does not exist yet can.
+    pub(super) fn refusal(&self, path: &Path) -> Option<io::Error> {
+        if self.is_without_disk {
+            return None;
+        }
+        match open(path) {
+            Ok(_) => None,
+            Err(error) if is_absent(&error) => None,
+            Err(error) => Some(error),
+        }
     }
 
     /// Notes something that could not be read, with the command that grants it.
     pub(super) fn cannot_read(&mut self, path: &Path, error: &io::Error) {
         let fix = match error.kind() {
-            io::ErrorKind::PermissionDenied => grant(path),
+            io::ErrorKind::PermissionDenied => permission_fix(path),
             io::ErrorKind::NotFound => format!("ls -l {}", quoted(path)),
             _ => format!("stat {}", quoted(path)),
         };
@@ -117,26 +283,41 @@ impl Files {
     }
 
     pub(super) fn note(&mut self, path: &Path, reason: String, fix: String) {
-        let new = Unreadable { path: path.to_path_buf(), reason, fix };
-        if !self.unreadable.contains(&new) {
-            self.unreadable.push(new);
+        if self.unreadable.len() >= NOTES_MAX {
+            self.n_notes_left_out += 1;
+        } else if self.noted.insert((path.to_path_buf(), reason.clone())) {
+            self.unreadable.push(Unreadable { path: path.to_path_buf(), reason, fix });
         }
     }
-}
 
-/// The command that lets the agent's user read a file, and reach it.
-fn grant(path: &Path) -> String {
-    format!("setfacl -m u:gatewatch-agent:rX {}", quoted(path))
-}
-
-fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-    if text.chars().all(plain) {
-        text.into_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
+    /// The name of a Unix user of the machine under the root.
+    pub(super) fn user(&mut self, uid: u32) -> Option<String> {
+        if self.users.is_none() {
+            let passwd = self.below("/etc/passwd");
+            let text = self.peek(&passwd, FILE_BYTES_MAX).unwrap_or_default();
+            let users = text.lines().filter_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
+            });
+            // The first of several names of one number is the one tools show.
+            let mut by_uid = HashMap::new();
+            users.for_each(|(uid, name)| {
+                by_uid.entry(uid).or_insert(name);
+            });
+            self.users = Some(by_uid);
+        }
+        self.users.as_ref()?.get(&uid).cloned()
     }
+}
+
+/// True for a path that stands for several.
+pub(super) fn has_wildcard(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn describe(error: &io::Error) -> String {
@@ -148,7 +329,8 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<String> {
+/// Opens a regular file; anything else could hold us for ever.
+fn open(path: &Path) -> io::Result<fs::File> {
     let meta = fs::metadata(path)?;
     if meta.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -156,16 +338,24 @@ fn read_file(path: &Path) -> io::Result<String> {
     if !meta.is_file() {
         return Err(io::Error::other("is no regular file"));
     }
+    // Should it become a pipe right now, opening it does not wait.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)
+}
+
+fn read_file(path: &Path, n_bytes_max: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    open(path)?.take(n_bytes_max).read_to_end(&mut bytes)?;
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
 }
 
 /// Files that package managers and editors leave behind.
-fn is_backup(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+fn is_backup(name: &str) -> bool {
     name.ends_with('~')
-        || [".dpkg-old", ".dpkg-dist", ".dpkg-new", ".rpmsave", ".rpmnew"]
+        || [".dpkg-old", ".dpkg-dist", ".dpkg-new", ".rpmsave", ".rpmnew", ".rpmorig"]
             .iter()
             .any(|end| name.ends_with(end))
 }

@@ -1,39 +1,378 @@
-//! HAProxy configuration in first form: whether it stands in front of another server here, and
-//! whether its log names the host.
+//! HAProxy configuration: frontends with the hosts they tell apart, and whom they ask.
+//!
+//! A host that a condition names is a site; what goes to the default backend is one without a name.
+//! HAProxy only speaks to syslog, so its log is where syslog writes it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use crate::discover::assemble::Found;
 use crate::discover::files::Files;
+use crate::discover::found::{Found, Server, Vhost, VhostLog};
+use crate::discover::words::{hosts_of_regex, without_comment, words};
 
-/// Where its log usually ends up: it only speaks to syslog.
+const MAIN: [&str; 4] = [
+    "/etc/haproxy/haproxy.cfg",
+    "/usr/local/etc/haproxy/haproxy.cfg",
+    "/etc/haproxy/conf.d/*.cfg",
+    "/etc/haproxy/haproxy.d/*.cfg",
+];
+/// Where its log usually ends up.
 const LOG: &str = "/var/log/haproxy.log";
+const SYSLOG: [&str; 2] = ["/etc/rsyslog.conf", "/etc/rsyslog.d/*.conf"];
+/// Hosts of one list that are taken over.
+const HOSTS_MAX: usize = 10_000;
 
-/// Notes HAProxy's targets and its log.
+/// All frontends; nothing when it is not installed.
 pub(super) fn discover(files: &mut Files, found: &mut Found) {
-    let path = files.below("/etc/haproxy/haproxy.cfg");
-    let Some(text) = files.read_optional(&path) else { return };
-    found.services.insert("haproxy.service".to_owned());
-    let mut names_host = false;
-    for line in text.lines() {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next(), words.next()) {
-            (Some("server"), Some(_), Some(address)) => {
-                found.haproxy_targets.push(address.to_owned());
+    let mut reader = Reader::default();
+    let mut is_there = false;
+    for main in MAIN {
+        for path in files.expand(&files.below(main).to_string_lossy()) {
+            let Some(text) = files.read_optional(&path) else { continue };
+            is_there = true;
+            reader.read(files, &path, &text);
+        }
+    }
+    if is_there {
+        found.services.insert("haproxy.service".to_owned());
+        reader.finish(files, found);
+    }
+}
+
+/// One file alone.
+pub(super) fn read(files: &mut Files, found: &mut Found, path: &Path, text: &str) {
+    let mut reader = Reader::default();
+    reader.read(files, path, text);
+    reader.finish(files, found);
+}
+
+/// A section: `frontend`, `backend` or `listen`, or what `defaults` sets for those after it.
+#[derive(Clone, Debug, Default)]
+struct Section {
+    is_frontend: bool,
+    name: String,
+    source: String,
+    bind: Vec<String>,
+    servers: Vec<String>,
+    default_backend: Option<String>,
+    /// Backend with the words of its condition.
+    use_backend: Vec<(String, Vec<String>)>,
+    /// Hosts by the name of the condition.
+    acls: BTreeMap<String, Vec<String>>,
+    names_host: bool,
+    is_logged: bool,
+}
+
+#[derive(Default)]
+struct Reader {
+    defaults: Section,
+    sections: Vec<Section>,
+    /// The kind of section we are in.
+    kind: String,
+    /// `log` lines of `global` name this facility.
+    facility: Option<String>,
+}
+
+impl Reader {
+    fn read(&mut self, files: &mut Files, path: &Path, text: &str) {
+        for (number, line) in text.lines().enumerate() {
+            let words = words(without_comment(line));
+            let Some((first, args)) = words.split_first() else { continue };
+            match first.as_str() {
+                "global" | "defaults" | "frontend" | "backend" | "listen" | "userlist"
+                | "peers" | "resolvers" | "mailers" | "cache" | "program" | "ring"
+                | "http-errors" | "fcgi-app" | "crt-store" | "log-forward" | "traces" => {
+                    let source = format!("{}:{}", path.display(), number + 1);
+                    self.section(first, args, source);
+                }
+                _ => self.keyword(files, first, args, line),
             }
-            (Some("capture"), Some("request"), Some("header")) => {
-                names_host |=
-                    words.next().is_some_and(|header| header.eq_ignore_ascii_case("host"));
-            }
-            (Some("http-request"), Some("capture"), Some(what)) => {
-                names_host |= what.to_ascii_lowercase().contains("hdr(host)");
-            }
-            (Some("log-format"), Some(_), _) => {
-                names_host |= line.to_ascii_lowercase().contains("hdr(host)");
+        }
+    }
+
+    fn section(&mut self, kind: &str, args: &[String], source: String) {
+        kind.clone_into(&mut self.kind);
+        match kind {
+            "defaults" => self.defaults = Section::default(),
+            "frontend" | "backend" | "listen" => {
+                self.sections.push(Section {
+                    is_frontend: kind != "backend",
+                    name: args.first().cloned().unwrap_or_default(),
+                    source,
+                    // The old form: `listen name :80`.
+                    bind: args.get(1).filter(|w| w.contains(':')).cloned().into_iter().collect(),
+                    ..self.defaults.clone()
+                });
             }
             _ => {}
         }
     }
-    found.haproxy_log = Some((files.resolve(Path::new(LOG)), names_host));
+
+    fn keyword(&mut self, files: &mut Files, first: &str, args: &[String], line: &str) {
+        let section = match self.kind.as_str() {
+            "defaults" => &mut self.defaults,
+            "frontend" | "backend" | "listen" => match self.sections.last_mut() {
+                Some(section) => section,
+                None => return,
+            },
+            "global" => {
+                if first == "log" && self.facility.is_none() {
+                    self.facility = args.iter().skip(1).find(|w| is_facility(w)).cloned();
+                }
+                return;
+            }
+            _ => return,
+        };
+        let lower = || line.to_ascii_lowercase();
+        match (first, args) {
+            ("bind", [addresses, ..]) => {
+                section.bind.extend(addresses.split(',').map(bare_address));
+            }
+            ("server" | "server-template", [_, rest @ ..]) => {
+                let at = usize::from(first == "server-template");
+                section.servers.extend(rest.get(at).map(|address| bare_address(address)));
+            }
+            ("default_backend", [name, ..]) => section.default_backend = Some(name.clone()),
+            ("use_backend", [name, rest @ ..]) => {
+                section.use_backend.push((name.clone(), rest.to_vec()));
+            }
+            ("acl", [name, rest @ ..]) => {
+                let hosts = hosts(files, rest);
+                if !hosts.is_empty() {
+                    section.acls.entry(name.clone()).or_default().extend(hosts);
+                }
+            }
+            ("log", [target, ..]) => {
+                section.is_logged = true;
+                if target != "global" && self.facility.is_none() {
+                    self.facility = args.iter().skip(1).find(|w| is_facility(w)).cloned();
+                }
+            }
+            ("no", [what, ..]) if what == "log" => section.is_logged = false,
+            ("capture", [_, what, header, ..]) if what == "header" => {
+                section.names_host |= header.eq_ignore_ascii_case("host");
+            }
+            ("http-request", [what, rest @ ..]) if what == "capture" => {
+                section.names_host |= rest.first().is_some_and(|sample| reads_host(sample));
+            }
+            ("log-format", [_, ..]) => section.names_host |= lower().contains("hdr(host)"),
+            _ => {}
+        }
+    }
+
+    fn finish(self, files: &mut Files, found: &mut Found) {
+        let (path, is_written) = log_path(files, self.facility.as_deref());
+        let backends: BTreeMap<&str, &Section> =
+            self.sections.iter().map(|section| (section.name.as_str(), section)).collect();
+        let servers = |name: &str| -> Vec<String> {
+            backends.get(name).map(|section| section.servers.clone()).unwrap_or_default()
+        };
+        for front in self.sections.iter().filter(|section| section.is_frontend) {
+            let mut sites: Vec<(Vec<String>, Vec<String>)> = Vec::new();
+            let mut rest = front.servers.clone();
+            rest.extend(front.default_backend.iter().flat_map(|name| servers(name)));
+            let mut used = Vec::new();
+            for (backend, condition) in &front.use_backend {
+                if let Some(map) = host_map(files, backend) {
+                    sites.extend(map.into_iter().map(|(host, to)| (vec![host], servers(&to))));
+                    continue;
+                }
+                let hosts = condition_hosts(files, front, condition, &mut used);
+                if hosts.is_empty() {
+                    rest.extend(servers(backend));
+                } else {
+                    sites.push((hosts, servers(backend)));
+                }
+            }
+            // Hosts that only redirects or rules name go where all else goes.
+            let unused = front.acls.iter().filter(|(name, _)| !used.contains(*name));
+            sites.extend(unused.map(|(_, hosts)| (hosts.clone(), rest.clone())));
+            if sites.is_empty() || !rest.is_empty() {
+                sites.push((Vec::new(), rest));
+            }
+            let log = VhostLog {
+                names_host: Some(front.names_host && is_written),
+                ..VhostLog::new(path.clone(), "haproxy")
+            };
+            for (names, backends) in sites {
+                let mut vhost = Vhost::new(Server::Haproxy, front.source.clone());
+                vhost.label = Some(front.name.to_lowercase());
+                vhost.access_logs = front.is_logged.then(|| log.clone()).into_iter().collect();
+                vhost.listen.clone_from(&front.bind);
+                (vhost.names, vhost.backends) = (names, backends);
+                found.vhosts.push(vhost);
+            }
+        }
+        if self.facility.is_some() && !self.sections.iter().any(|s| s.is_frontend && s.is_logged) {
+            found.add_error_log(path, Server::Haproxy);
+        }
+    }
+}
+
+fn is_facility(word: &str) -> bool {
+    word.starts_with("local") || matches!(word, "daemon" | "user" | "syslog")
+}
+
+/// `*:80`, `ipv4@0.0.0.0:80`, `unix@/run/a.sock`, `:8000-8010`.
+fn bare_address(address: &str) -> String {
+    let kinds = ["ipv4@", "ipv6@", "unix@", "uxst@", "abns@", "quic4@", "quic6@", "tcp4@", "tcp@"];
+    let bare = kinds.iter().find_map(|kind| address.strip_prefix(kind)).unwrap_or(address);
+    match bare.rsplit_once(':') {
+        Some((host, ports)) if !bare.starts_with('/') => {
+            format!("{host}:{}", ports.split('-').next().unwrap_or(ports))
+        }
+        _ => bare.to_owned(),
+    }
+}
+
+/// True for a sample of the Host header: `hdr(host)`, `req.hdr(Host),lower`, `hdr_dom(host)`.
+fn reads_host(sample: &str) -> bool {
+    let sample = sample.trim_start_matches("%[").to_ascii_lowercase();
+    let method = sample.strip_prefix("req.").unwrap_or(&sample);
+    method.starts_with("hdr") && method.contains("(host)")
+        || sample.starts_with("ssl_fc_sni")
+        || sample.starts_with("req.ssl_sni")
+        || sample.starts_with("req_ssl_sni")
+}
+
+/// The hosts of a condition on the Host header: `hdr(host) -i a.example b.example`.
+fn hosts(files: &mut Files, test: &[String]) -> Vec<String> {
+    let Some((sample, rest)) = test.split_first() else { return Vec::new() };
+    if !reads_host(sample) {
+        return Vec::new();
+    }
+    let mut method = ["_dom", "_end", "_beg", "_reg", "_sub"]
+        .into_iter()
+        .find(|method| sample.contains(method))
+        .unwrap_or_default();
+    let mut hosts = Vec::new();
+    let mut rest = rest.iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "-m" => {
+                method = match rest.next().map(String::as_str) {
+                    Some("dom") => "_dom",
+                    Some("end") => "_end",
+                    Some("beg") => "_beg",
+                    Some("reg") => "_reg",
+                    Some("sub") => "_sub",
+                    _ => "",
+                }
+            }
+            "-f" => {
+                let Some(path) = rest.next() else { break };
+                let text = files.read_included(Path::new(path)).unwrap_or_default();
+                let lines = text.lines().map(|line| without_comment(line).trim());
+                let listed = lines.filter(|line| !line.is_empty()).take(HOSTS_MAX);
+                hosts.extend(listed.flat_map(|host| with_method(method, host)));
+            }
+            flag if flag.starts_with('-') => {}
+            host => hosts.extend(with_method(method, host)),
+        }
+    }
+    hosts
+}
+
+fn with_method(method: &str, host: &str) -> Vec<String> {
+    let host = host.to_lowercase();
+    match method {
+        "_dom" => vec![host.clone(), format!("*.{host}")],
+        "_end" if host.starts_with('.') => vec![format!("*{host}")],
+        "_beg" if host.ends_with('.') => vec![format!("{host}*")],
+        "_reg" => hosts_of_regex(&host),
+        "_sub" => Vec::new(),
+        _ => vec![host],
+    }
+}
+
+/// The hosts in the condition of a `use_backend`.
+fn condition_hosts(
+    files: &mut Files,
+    front: &Section,
+    condition: &[String],
+    used: &mut Vec<String>,
+) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    if condition.first().is_none_or(|word| word != "if") {
+        return found;
+    }
+    let mut words = condition.iter().skip(1);
+    while let Some(word) = words.next() {
+        if word == "{" {
+            let test: Vec<String> = words.by_ref().take_while(|w| *w != "}").cloned().collect();
+            found.extend(hosts(files, &test));
+        } else if let Some(hosts) = front.acls.get(word) {
+            found.extend(hosts.iter().cloned());
+            used.push(word.clone());
+        }
+    }
+    found
+}
+
+/// `use_backend %[req.hdr(host),lower,map(/etc/haproxy/hosts.map,other)]`: host and backend a line.
+fn host_map(files: &mut Files, backend: &str) -> Option<Vec<(String, String)>> {
+    let sample = backend.strip_prefix("%[").filter(|sample| reads_host(sample))?;
+    let map = sample.find(",map")?;
+    let (kind, rest) = sample[map + 1..].split_once('(')?;
+    let path = rest.split([',', ')']).next()?;
+    let text = files.read_included(Path::new(path))?;
+    let lines = text.lines().map(|line| without_comment(line).trim());
+    let pairs = lines.filter_map(|line| line.split_once(char::is_whitespace));
+    let names = pairs.take(HOSTS_MAX).map(|(host, to)| {
+        let host = host.to_lowercase();
+        let host = if kind.starts_with("map_dom") { format!(".{host}") } else { host };
+        (host, to.trim().to_owned())
+    });
+    Some(names.collect())
+}
+
+/// Where syslog writes what HAProxy says, and whether anything shows that it does.
+fn log_path(files: &mut Files, facility: Option<&str>) -> (PathBuf, bool) {
+    let facility = facility.unwrap_or("local0");
+    let mut named = None;
+    for pattern in SYSLOG {
+        for path in files.expand(&files.below(pattern).to_string_lossy()) {
+            let text = files.read_optional(&path).unwrap_or_default();
+            named = named.or_else(|| rule(&text, facility));
+        }
+    }
+    let is_named = named.is_some();
+    let path = named.map_or_else(|| files.below(LOG), |path| files.resolve(Path::new(&path)));
+    if path.exists() {
+        return (path, true);
+    }
+    // Once it is there, requests count in it.
+    if let Some(folder) = path.parent() {
+        files.watch(folder);
+    }
+    (path, is_named)
+}
+
+/// The file of the rule for HAProxy or its facility in a configuration of rsyslog.
+fn rule(text: &str, facility: &str) -> Option<String> {
+    let mut is_ours = false;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with(['#', '$']) || line.starts_with("input(") || line.starts_with("module(")
+        {
+            continue;
+        }
+        let selector = format!("{facility}.");
+        is_ours |= line.contains("haproxy") || line.starts_with(&selector);
+        if !is_ours {
+            continue;
+        }
+        let file = match line.split_once("file=\"") {
+            Some((_, rest)) => rest.split('"').next(),
+            None => line
+                .split([' ', '\t', ';', '{'])
+                .map(|word| word.trim_start_matches('-'))
+                .find(|word| word.starts_with('/')),
+        };
+        if let Some(file) = file {
+            return Some(file.to_owned());
+        }
+        // A rule's file stands on its line, or in the block that it opens.
+        is_ours = !line.ends_with('}') && (line.ends_with('{') || line.contains("then"));
+    }
+    None
 }

@@ -2,11 +2,27 @@
 
 mod apache;
 mod assemble;
+mod caddy;
+mod chain;
+mod daemons;
+mod docroot;
 mod files;
+mod followed;
+mod found;
+pub mod fuzzing;
 mod haproxy;
+mod lighttpd;
+mod litespeed;
 mod nginx;
+mod nginx_tokens;
+mod panels;
 mod php_fpm;
+mod pipes;
 pub mod render;
+mod traefik;
+mod varnish;
+mod words;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 
@@ -38,14 +54,20 @@ pub struct Discovery {
 #[must_use]
 pub fn discover(root: &Path) -> Discovery {
     let mut files = Files::new(root);
-    let mut found = assemble::Found::default();
+    let mut found = found::Found::default();
+    php_fpm::discover(&mut files, &mut found);
     nginx::discover(&mut files, &mut found);
     apache::discover(&mut files, &mut found);
     haproxy::discover(&mut files, &mut found);
-    let pools = php_fpm::discover(&mut files);
-    let mut discovery = assemble::assemble(&mut files, &found, pools);
-    discovery.config_files = files.read.into_iter().collect();
-    discovery.unreadable = files.unreadable;
+    caddy::discover(&mut files, &mut found);
+    lighttpd::discover(&mut files, &mut found);
+    varnish::discover(&mut files, &mut found);
+    litespeed::discover(&mut files, &mut found);
+    traefik::discover(&mut files, &mut found);
+    panels::discover(&mut files, &mut found);
+    daemons::discover(&mut files, &mut found);
+    let mut discovery = assemble::assemble(&mut files, found);
+    (discovery.config_files, discovery.unreadable) = files.finish();
     discovery
 }
 
@@ -66,8 +88,12 @@ pub struct Site {
     pub upstream: Option<String>,
     /// Unix user that owns it.
     pub owner: Option<String>,
-    /// Application found in the document root.
+    /// Application found in the document root, with its version: `WordPress 6.4.2`.
     pub application: Option<String>,
+    /// Version of the PHP that serves it, e.g. `8.2`.
+    pub php_version: Option<String>,
+    /// Document root.
+    pub docroot: Option<PathBuf>,
     /// File and line it was found in, e.g. `/etc/nginx/sites-enabled/a:3`.
     pub source: String,
 }
@@ -98,6 +124,30 @@ pub struct Pool {
     pub error_log: Option<PathBuf>,
     /// Slow log of the pool.
     pub slow_log: Option<PathBuf>,
+    /// Version of PHP, when its path tells.
+    pub php_version: Option<String>,
+    /// Unix user and group of the workers.
+    pub user: Option<String>,
+    /// See `user`.
+    pub group: Option<String>,
+    /// `pm`: `static`, `dynamic` or `ondemand`.
+    pub pm: Option<String>,
+    /// `pm.start_servers`.
+    pub start_servers: Option<u32>,
+    /// `pm.min_spare_servers`.
+    pub min_spare_servers: Option<u32>,
+    /// `pm.max_spare_servers`.
+    pub max_spare_servers: Option<u32>,
+    /// `pm.max_requests`; 0 = a worker lives for ever.
+    pub max_requests: Option<u32>,
+    /// `pm.process_idle_timeout`, in seconds.
+    pub process_idle_timeout_s: Option<u64>,
+    /// `request_terminate_timeout`, in seconds; 0 = never.
+    pub request_terminate_timeout_s: Option<u64>,
+    /// `request_slowlog_timeout`, in seconds; 0 = no slow log.
+    pub request_slowlog_timeout_s: Option<u64>,
+    /// `pm.status_path`.
+    pub status_path: Option<String>,
     /// File and line it was found in.
     pub source: String,
 }

@@ -5,17 +5,47 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::discover::AccessLog;
-use crate::discover::assemble::{Found, Server, Vhost};
 use crate::discover::files::Files;
+use crate::discover::found::{Found, Server, Vhost, VhostLog};
+use crate::discover::nginx_tokens::{Token, Tokens};
 
-const MAIN: [&str; 3] = [
-    "/etc/nginx/nginx.conf",
-    "/usr/local/nginx/conf/nginx.conf",
-    "/usr/local/openresty/nginx/conf/nginx.conf",
+/// Main files and the units that run them. A machine may have several, e.g. a panel's own.
+const MAIN: [(&str, &str); 7] = [
+    ("/etc/nginx/nginx.conf", "nginx.service"),
+    ("/etc/nginx-rc/nginx.conf", "nginx-rc.service"),
+    ("/www/server/nginx/conf/nginx.conf", "nginx.service"),
+    ("/usr/local/nginx/conf/nginx.conf", "nginx.service"),
+    ("/usr/local/openresty/nginx/conf/nginx.conf", "openresty.service"),
+    ("/usr/local/etc/nginx/nginx.conf", "nginx.service"),
+    ("/opt/bitnami/nginx/conf/nginx.conf", "nginx.service"),
+];
+/// What is kept of a configuration: all else says nothing about logs and who answers.
+const DIRECTIVES: [&str; 18] = [
+    "access_log",
+    "error_log",
+    "log_format",
+    "server_name",
+    "listen",
+    "root",
+    "set",
+    "include",
+    "server",
+    "upstream",
+    "location",
+    "if",
+    "http",
+    "limit_except",
+    "fastcgi_pass",
+    "proxy_pass",
+    "uwsgi_pass",
+    "scgi_pass",
 ];
 /// Included files in each other, and blocks in each other.
 const DEPTH_MAX: u32 = 24;
+/// Members of a group that are looked at.
+const MEMBERS_MAX: usize = 32;
+/// Longest target of a pass once its variables are replaced.
+const VALUE_BYTES_MAX: usize = 4096;
 
 /// One directive with its block.
 #[derive(Debug, Default)]
@@ -38,23 +68,27 @@ impl Directive {
 
 /// All vhosts of nginx; nothing when it is not installed.
 pub(super) fn discover(files: &mut Files, found: &mut Found) {
-    let read = |main: &&str| {
+    for (main, unit) in MAIN {
         let path = files.below(main);
-        let text = files.read_optional(&path)?;
-        Some((path, text))
-    };
-    let Some((main, text)) = MAIN.iter().find_map(read) else { return };
-    found.services.insert("nginx.service".to_owned());
-    let mut reader = Reader { files, names: vec![main.clone()], folder: main };
-    reader.folder.pop();
-    let tree = reader.parse(&text, 0, 0);
-    let names = reader.names;
-    let folder = reader.folder;
+        let Some(text) = files.read_optional(&path) else { continue };
+        found.services.insert(unit.to_owned());
+        read(files, found, &path, &text);
+    }
+}
+
+/// One main file with what it includes.
+pub(super) fn read(files: &mut Files, found: &mut Found, path: &Path, text: &str) {
+    let mut folder = path.to_path_buf();
+    folder.pop();
+    let names = vec![path.to_path_buf()];
+    let mut reader = Reader { files, names, folder, open: vec![path.to_path_buf()] };
+    let tree = reader.parse(text, 0, 0);
+    let Reader { names, folder, .. } = reader;
     let mut walk =
         Walk { files, found, names, folder, formats: BTreeMap::new(), groups: BTreeMap::new() };
     walk.definitions(&tree);
     let mut level = Level::default();
-    level.error_logs.push(walk.path("/var/log/nginx/error.log"));
+    level.error_logs.push(walk.files.below("/var/log/nginx/error.log"));
     walk.block(&tree, &level, 0);
 }
 
@@ -63,12 +97,13 @@ struct Reader<'a> {
     files: &'a mut Files,
     names: Vec<PathBuf>,
     folder: PathBuf,
+    /// Files that are being read, each in the one before: none includes itself.
+    open: Vec<PathBuf>,
 }
 
 impl Reader<'_> {
     fn parse(&mut self, text: &str, file: usize, depth: u32) -> Vec<Directive> {
-        let mut tokens = Tokens { text: text.as_bytes(), at: 0, line: 1 };
-        self.block(&mut tokens, file, depth)
+        self.block(&mut Tokens::new(text), file, depth)
     }
 
     fn block(&mut self, tokens: &mut Tokens<'_>, file: usize, depth: u32) -> Vec<Directive> {
@@ -88,7 +123,7 @@ impl Reader<'_> {
                         Directive { words: std::mem::take(&mut words), block: None, file, line };
                     if directive.name() == "include" {
                         self.include(&directive, depth, &mut out);
-                    } else if !directive.words.is_empty() {
+                    } else if is_of_use(directive.name()) {
                         out.push(directive);
                     }
                 }
@@ -99,14 +134,16 @@ impl Reader<'_> {
                         tokens.skip_block();
                         continue;
                     }
-                    let inner = if depth < DEPTH_MAX {
+                    let inner = if depth < DEPTH_MAX && is_of_use(directive.name()) {
                         self.block(tokens, file, depth + 1)
                     } else {
                         tokens.skip_block();
                         Vec::new()
                     };
                     directive.block = Some(inner);
-                    out.push(directive);
+                    if is_of_use(directive.name()) {
+                        out.push(directive);
+                    }
                 }
                 Token::Close => break,
             }
@@ -125,126 +162,46 @@ impl Reader<'_> {
             self.folder.join(pattern).to_string_lossy().into_owned()
         };
         for path in self.files.expand(&pattern) {
-            let Some(text) = self.files.read_included(&path) else { continue };
-            self.names.push(path);
-            let file = self.names.len() - 1;
-            out.extend(self.parse(&text, file, depth + 1));
-        }
-    }
-}
-
-enum Token {
-    Word(String),
-    End,
-    Open,
-    Close,
-}
-
-struct Tokens<'a> {
-    text: &'a [u8],
-    at: usize,
-    line: u32,
-}
-
-impl Tokens<'_> {
-    fn next(&mut self) -> Option<Token> {
-        loop {
-            let byte = *self.text.get(self.at)?;
-            self.at += 1;
-            match byte {
-                b'\n' => self.line += 1,
-                b' ' | b'\t' | b'\r' => {}
-                b'#' => {
-                    self.at += memchr::memchr(b'\n', &self.text[self.at..])
-                        .unwrap_or(self.text.len() - self.at);
-                }
-                b';' => return Some(Token::End),
-                b'{' => return Some(Token::Open),
-                b'}' => return Some(Token::Close),
-                b'"' | b'\'' => return Some(Token::Word(self.quoted(byte))),
-                _ => {
-                    self.at -= 1;
-                    return Some(Token::Word(self.bare()));
-                }
-            }
-        }
-    }
-
-    fn quoted(&mut self, quote: u8) -> String {
-        let mut word = Vec::new();
-        while let Some(&byte) = self.text.get(self.at) {
-            self.at += 1;
-            self.line += u32::from(byte == b'\n');
-            if byte == quote {
-                break;
-            }
-            if byte == b'\\'
-                && let Some(&next) = self.text.get(self.at)
-            {
-                self.at += 1;
-                match next {
-                    b'"' | b'\'' | b'\\' => word.push(next),
-                    b't' => word.push(b'\t'),
-                    b'n' => word.push(b'\n'),
-                    b'r' => word.push(b'\r'),
-                    _ => word.extend([b'\\', next]),
-                }
+            if self.open.contains(&path) {
                 continue;
             }
-            word.push(byte);
+            let Some(text) = self.files.read_included(&path) else { continue };
+            self.names.push(path.clone());
+            let file = self.names.len() - 1;
+            self.open.push(path);
+            out.extend(self.parse(&text, file, depth + 1));
+            self.open.pop();
         }
-        String::from_utf8_lossy(&word).into_owned()
     }
+}
 
-    fn bare(&mut self) -> String {
-        let mut word = Vec::new();
-        while let Some(&byte) = self.text.get(self.at) {
-            let variable = byte == b'{' && word.last() == Some(&b'$');
-            if matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b';') || byte == b'{' && !variable {
-                break;
-            }
-            self.at += 1;
-            word.push(byte);
-            if variable {
-                while let Some(&inside) = self.text.get(self.at) {
-                    self.at += 1;
-                    word.push(inside);
-                    if inside == b'}' {
-                        break;
-                    }
-                }
-            } else if byte == b'\\'
-                && let Some(&next) = self.text.get(self.at)
-            {
-                self.at += 1;
-                word.push(next);
-            } else if byte == b'}' && word.len() == 1 {
-                break;
-            }
-        }
-        String::from_utf8_lossy(&word).into_owned()
-    }
+fn is_of_use(name: &str) -> bool {
+    DIRECTIVES.contains(&name) || name == "grpc_pass"
+}
 
-    /// Skips to the brace that closes the block, without reading its words.
-    fn skip_block(&mut self) {
-        let mut open = 1;
-        while open > 0 {
-            let Some(&byte) = self.text.get(self.at) else { return };
-            self.at += 1;
-            self.line += u32::from(byte == b'\n');
-            open += match byte {
-                b'{' => 1,
-                b'}' => -1,
-                _ => 0,
-            };
-        }
-    }
+/// An access log as it is written: its path may speak of the vhost.
+#[derive(Clone, Debug, PartialEq)]
+struct RawLog {
+    path: String,
+    format: String,
 }
 
 /// What a block inherits.
 #[derive(Clone, Debug, Default)]
 struct Level {
-    access_logs: Vec<AccessLog>,
+    access_logs: Vec<RawLog>,
+    error_logs: Vec<PathBuf>,
+    docroot: Option<String>,
+}
+
+/// What the locations of a vhost say.
+#[derive(Default)]
+struct Inside {
+    variables: BTreeMap<String, String>,
+    /// Who answers: a script's interpreter (0) before what is merely proxied (1), e.g. a socket for
+    /// push messages.
+    passes: Vec<(u8, String)>,
+    logs: Vec<RawLog>,
     error_logs: Vec<PathBuf>,
     docroot: Option<String>,
 }
@@ -283,6 +240,11 @@ impl Walk<'_> {
 
     fn block(&mut self, tree: &[Directive], outer: &Level, depth: u32) {
         let level = self.level(tree, outer);
+        if tree.iter().any(|directive| directive.name() == "error_log") {
+            for path in &level.error_logs {
+                self.found.add_error_log(path.clone(), Server::Nginx);
+            }
+        }
         for directive in tree {
             let Some(block) = &directive.block else { continue };
             match directive.name() {
@@ -303,9 +265,6 @@ impl Walk<'_> {
         let logs: Vec<&Directive> = tree.iter().filter(|d| d.name() == "error_log").collect();
         if !logs.is_empty() {
             level.error_logs = logs.iter().filter_map(|d| self.error_log(d)).collect();
-            self.found
-                .error_logs
-                .extend(level.error_logs.iter().map(|p| (p.clone(), Server::Nginx)));
         }
         if let Some(root) = tree.iter().find(|d| d.name() == "root").and_then(|d| d.args().first())
         {
@@ -314,16 +273,21 @@ impl Walk<'_> {
         level
     }
 
-    fn access_log(&mut self, directive: &Directive) -> Option<AccessLog> {
+    fn access_log(&mut self, directive: &Directive) -> Option<RawLog> {
         let path = directive.args().first()?;
         if path == "off" || path == "/dev/null" {
             return None;
         }
+        let place = self.place(directive);
         if path.starts_with("syslog:") || path.starts_with("/dev/std") {
-            let place = self.place(directive);
             let reason = format!("access log goes to {path} ({place})");
             let fix = "add an access_log with a file beside it".to_owned();
             self.files.note(Path::new(path), reason, fix);
+            return None;
+        }
+        if directive.args().iter().skip(2).any(|word| word == "gzip" || word.starts_with("gzip=")) {
+            let reason = format!("access log is compressed while it is written ({place})");
+            self.files.note(Path::new(path), reason, "take `gzip` from its access_log".to_owned());
             return None;
         }
         let name = directive.args().get(1).filter(|word| !word.contains('='));
@@ -331,7 +295,7 @@ impl Walk<'_> {
             None | Some("combined") => "combined".to_owned(),
             Some(name) => self.formats.get(name).cloned().unwrap_or_else(|| "auto".to_owned()),
         };
-        Some(AccessLog { path: self.path(path), format })
+        Some(RawLog { path: path.clone(), format })
     }
 
     fn error_log(&mut self, directive: &Directive) -> Option<PathBuf> {
@@ -341,39 +305,70 @@ impl Walk<'_> {
             return None;
         }
         let level = directive.args().get(1).map_or("error", String::as_str);
-        if path.starts_with("syslog:") || matches!(level, "crit" | "alert" | "emerg") {
+        let is_syslog = path.starts_with("syslog:");
+        if is_syslog || matches!(level, "crit" | "alert" | "emerg") {
             let place = self.place(directive);
-            let reason = if path.starts_with("syslog:") {
+            let reason = if is_syslog {
                 format!("error log goes to {path} ({place})")
             } else {
                 format!("level {level} hides most failed upstreams ({place})")
             };
-            self.files.note(Path::new(path), reason, format!("error_log {path} error;"));
+            let fix = if is_syslog {
+                "add `error_log /var/log/nginx/error.log error;` beside it".to_owned()
+            } else {
+                format!("error_log {path} error;")
+            };
+            self.files.note(Path::new(path), reason, fix);
         }
-        (!path.starts_with("syslog:")).then(|| self.path(path))
+        if is_syslog {
+            return None;
+        }
+        Some(self.absolute(path))
     }
 
-    /// A log's path: absolute, relative to the prefix, with `*` for variables.
-    fn path(&self, path: &str) -> PathBuf {
-        let mut out = String::new();
-        let mut rest = path;
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            out.push('*');
-            let name = rest[at + 1..].trim_start_matches('{');
-            let end =
-                name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
-            rest = name[end..].trim_start_matches('}');
+    /// The log of one vhost. What only a request decides becomes a `*`; the host is the site.
+    fn log(&self, raw: &RawLog, vhost: &Vhost, variables: &BTreeMap<String, String>) -> VhostLog {
+        let mut host_wildcard = None;
+        let mut n_wildcards = 0;
+        let path = substitute(&raw.path, |name| match name {
+            "server_name" => {
+                let name = vhost.names.iter().find(|name| !name.starts_with(['_', '~', '*', '.']));
+                Some(name.map_or(String::new(), |name| name.to_lowercase()))
+            }
+            _ if variables.contains_key(name) && !variables[name].contains('$') => {
+                variables.get(name).cloned()
+            }
+            _ => {
+                n_wildcards += 1;
+                if matches!(name, "host" | "http_host" | "ssl_server_name") {
+                    host_wildcard.get_or_insert(n_wildcards);
+                }
+                None
+            }
+        });
+        // Where two wildcards became one nobody can tell what stands for the host.
+        let host_wildcard =
+            host_wildcard.filter(|_| path.bytes().filter(|b| *b == b'*').count() == n_wildcards);
+        VhostLog {
+            path: self.absolute(&path),
+            format: raw.format.clone(),
+            host_wildcard,
+            names_host: None,
         }
-        out.push_str(rest);
-        let path = Path::new(&out);
+    }
+
+    /// A log's path, which may be relative to the prefix.
+    fn absolute(&self, path: &str) -> PathBuf {
+        let path = Path::new(path);
         if path.is_absolute() {
             return self.files.resolve(path);
         }
         // Debian's prefix, then that of nginx itself, then the folder of the configuration.
         let prefixes = ["/usr/share/nginx", "/usr/local/nginx", "/etc/nginx"];
         let candidates = prefixes.iter().map(|p| self.files.resolve(&Path::new(p).join(path)));
+        let above = self.folder.parent().map(|prefix| prefix.join(path));
         candidates
+            .chain(above)
             .chain([self.folder.join(path)])
             .find(|candidate| candidate.parent().is_some_and(Path::is_dir))
             .unwrap_or_else(|| self.folder.join(path))
@@ -385,16 +380,7 @@ impl Walk<'_> {
 
     fn server(&mut self, directive: &Directive, block: &[Directive], outer: &Level) {
         let level = self.level(block, outer);
-        let mut vhost = Vhost {
-            server: Server::Nginx,
-            names: Vec::new(),
-            access_logs: level.access_logs,
-            error_logs: level.error_logs,
-            backend: None,
-            listen: Vec::new(),
-            docroot: level.docroot,
-            source: self.place(directive),
-        };
+        let mut vhost = Vhost::new(Server::Nginx, self.place(directive));
         for directive in block {
             match directive.name() {
                 "server_name" => vhost.names.extend(directive.args().iter().cloned()),
@@ -405,74 +391,137 @@ impl Walk<'_> {
         if vhost.listen.is_empty() {
             vhost.listen.push("80".to_owned());
         }
-        let mut variables = BTreeMap::new();
-        let mut passes = Vec::new();
-        self.locations(block, &mut variables, &mut passes, &mut vhost);
-        // A script's interpreter before what is merely proxied, e.g. a socket for push messages.
-        passes.sort_by_key(|(rank, _)| *rank);
-        vhost.backend = passes.into_iter().next().map(|(_, address)| address);
+        let mut inside = Inside::default();
+        self.locations(block, &mut inside, 0);
+        inside.passes.sort_by_key(|(rank, _)| *rank);
+        vhost.backends = inside.passes.into_iter().map(|(_, address)| address).collect();
+        for raw in level.access_logs.iter().chain(&inside.logs) {
+            let log = self.log(raw, &vhost, &inside.variables);
+            if !vhost.access_logs.contains(&log) {
+                vhost.access_logs.push(log);
+            }
+        }
+        vhost.error_logs = level.error_logs;
+        for path in inside.error_logs {
+            if !vhost.error_logs.contains(&path) {
+                vhost.error_logs.push(path);
+            }
+        }
+        let docroot = level.docroot.or(inside.docroot).map(|docroot| {
+            substitute(&docroot, |name| match name {
+                "server_name" | "host" => {
+                    Some(vhost.names.first().cloned().unwrap_or_default().to_lowercase())
+                }
+                name => inside.variables.get(name).cloned(),
+            })
+        });
+        vhost.docroot = docroot.filter(|docroot| !docroot.contains(['$', '*']));
         self.found.vhosts.push(vhost);
     }
 
-    /// Collects who answers, in all locations, and logs that only a location has.
-    fn locations(
-        &mut self,
-        block: &[Directive],
-        variables: &mut BTreeMap<String, String>,
-        passes: &mut Vec<(u8, String)>,
-        vhost: &mut Vhost,
-    ) {
+    /// Collects who answers, in all locations, and what only a location says.
+    fn locations(&mut self, block: &[Directive], inside: &mut Inside, depth: u32) {
         for directive in block {
-            match (directive.name(), directive.args()) {
+            let (name, args) = (directive.name(), directive.args());
+            match (name, args) {
                 ("set", [name, value]) => {
-                    variables.insert(name.trim_start_matches('$').to_owned(), value.clone());
+                    let name = name.trim_start_matches('$').to_owned();
+                    inside.variables.insert(name, value.clone());
                 }
                 (
                     "fastcgi_pass" | "uwsgi_pass" | "scgi_pass" | "proxy_pass" | "grpc_pass",
                     [target],
                 ) => {
-                    let rank = u8::from(matches!(directive.name(), "proxy_pass" | "grpc_pass"));
-                    passes.extend(self.address(target, variables).map(|address| (rank, address)));
+                    let rank = u8::from(matches!(name, "proxy_pass" | "grpc_pass"));
+                    for address in self.addresses(target, &inside.variables) {
+                        if !inside.passes.iter().any(|(_, known)| *known == address) {
+                            inside.passes.push((rank, address));
+                        }
+                    }
+                }
+                ("access_log", _) if depth > 0 => inside.logs.extend(self.access_log(directive)),
+                ("error_log", _) if depth > 0 => {
+                    inside.error_logs.extend(self.error_log(directive));
+                }
+                ("root", [root]) if depth > 0 && inside.docroot.is_none() => {
+                    inside.docroot = Some(root.clone());
                 }
                 _ => {}
             }
-            let Some(inner) = &directive.block else { continue };
-            for log in inner.iter().filter(|d| d.name() == "access_log") {
-                if let Some(log) =
-                    self.access_log(log).filter(|log| !vhost.access_logs.contains(log))
-                {
-                    vhost.access_logs.push(log);
-                }
+            if let Some(inner) = &directive.block {
+                self.locations(inner, inside, depth + 1);
             }
-            self.locations(inner, variables, passes, vhost);
         }
     }
 
-    /// The first address behind a `…_pass`; nothing when only a request can tell.
-    fn address(&self, target: &str, variables: &BTreeMap<String, String>) -> Option<String> {
-        let mut target = target.to_owned();
-        for (name, value) in variables {
-            target =
-                target.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value);
-        }
+    /// The addresses behind a `…_pass`; none when only a request can tell.
+    fn addresses(&self, target: &str, variables: &BTreeMap<String, String>) -> Vec<String> {
+        let target = substitute_known(target, variables);
         let (scheme, rest) = match target.split_once("://") {
             Some((scheme, rest)) => (scheme, rest),
             None => ("", target.as_str()),
         };
         if let Some(socket) = rest.strip_prefix("unix:") {
-            let path = socket.split(':').next()?;
-            return (!path.contains('$')).then(|| path.to_owned());
+            let path = socket.split(':').next().unwrap_or_default();
+            return if path.contains('$') { Vec::new() } else { vec![path.to_owned()] };
         }
-        let host = rest.split('/').next()?;
+        let host = rest.split('/').next().unwrap_or_default();
         if host.is_empty() || host.contains('$') {
-            return None;
+            return Vec::new();
         }
-        if let Some(group) = self.groups.get(host) {
-            let first = group.first()?;
-            return Some(with_port(first.trim_start_matches("unix:"), ""));
+        match self.groups.get(host) {
+            Some(group) => {
+                let member = |member: &String| with_port(member.trim_start_matches("unix:"), "");
+                group.iter().take(MEMBERS_MAX).map(member).collect()
+            }
+            None => vec![with_port(host, scheme)],
         }
-        Some(with_port(host, scheme))
     }
+}
+
+/// Replaces `$name` and `${name}`; what has no value becomes `*`, and neighbours one `*`.
+fn substitute(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let name = after.strip_prefix('{').unwrap_or(after);
+        let is_braced = name.len() < after.len();
+        let end =
+            name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
+        rest = &name[end..];
+        if is_braced {
+            rest = rest.strip_prefix('}').unwrap_or(rest);
+        }
+        if end == 0 {
+            out.push('*');
+        } else if out.ends_with('*') {
+            // One wildcard stands for both.
+            let known = value(&name[..end]);
+            out.push_str(&known.unwrap_or_default());
+        } else {
+            out.push_str(&value(&name[..end]).unwrap_or_else(|| "*".to_owned()));
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Replaces the variables that have a value and leaves the others as they are.
+fn substitute_known(text: &str, variables: &BTreeMap<String, String>) -> String {
+    if !text.contains('$') {
+        return text.to_owned();
+    }
+    let mut text = text.to_owned();
+    // A longer name first: `$up` is no part of `$upstream`.
+    for (name, value) in variables.iter().rev() {
+        text = text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value);
+        if text.len() > VALUE_BYTES_MAX {
+            return String::new();
+        }
+    }
+    text
 }
 
 /// The address with the port its scheme implies.

@@ -19,6 +19,8 @@ pub fn render_json(discovery: &Discovery) -> Value {
             "upstream": site.upstream,
             "owner": site.owner,
             "application": site.application,
+            "php_version": site.php_version,
+            "docroot": site.docroot,
             "source": site.source,
         })
     });
@@ -31,6 +33,18 @@ pub fn render_json(discovery: &Discovery) -> Value {
             "backlog": pool.backlog,
             "error_log": pool.error_log,
             "slow_log": pool.slow_log,
+            "php_version": pool.php_version,
+            "user": pool.user,
+            "group": pool.group,
+            "pm": pool.pm,
+            "start_servers": pool.start_servers,
+            "min_spare_servers": pool.min_spare_servers,
+            "max_spare_servers": pool.max_spare_servers,
+            "max_requests": pool.max_requests,
+            "process_idle_timeout_s": pool.process_idle_timeout_s,
+            "request_terminate_timeout_s": pool.request_terminate_timeout_s,
+            "request_slowlog_timeout_s": pool.request_slowlog_timeout_s,
+            "status_path": pool.status_path,
             "source": pool.source,
         })
     });
@@ -105,6 +119,7 @@ fn describe(site: &Site) -> String {
     for (what, value) in [("pool ", &site.pool), ("upstream ", &site.upstream)] {
         parts.extend(value.as_ref().map(|value| format!(", {what}{value}")));
     }
+    parts.extend(site.php_version.as_ref().map(|version| format!(", PHP {version}")));
     parts.extend(site.application.as_ref().map(|name| format!(", {name}")));
     parts.extend(site.owner.as_ref().map(|name| format!(", owner {name}")));
     parts.concat()

@@ -5,6 +5,21 @@ use std::path::Path;
 
 use super::*;
 
+mod apache;
+mod applications;
+mod caddy;
+mod chains;
+mod daemons;
+mod haproxy;
+mod hostile;
+mod lighttpd;
+mod litespeed;
+mod nginx;
+mod panels;
+mod php_fpm;
+mod traefik;
+mod varnish;
+
 /// A root with files.
 fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -18,6 +33,29 @@ fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 fn site<'a>(found: &'a Discovery, name: &str) -> &'a Site {
     found.sites.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no {name} in {found:?}"))
+}
+
+/// Aliases, pool, upstream and logs of a site without the root, to compare at one glance.
+fn shown(root: &Path, found: &Discovery, name: &str) -> String {
+    let site = site(found, name);
+    let bare = |path: &Path| {
+        path.strip_prefix(root).map_or(path, |bare| bare).to_string_lossy().into_owned()
+    };
+    let logs: Vec<String> =
+        site.access_logs.iter().map(|l| format!("{}={}", bare(&l.path), l.format)).collect();
+    let errors: Vec<String> = site.error_logs.iter().map(|path| bare(path)).collect();
+    let answers = site.pool.as_deref().or(site.upstream.as_deref()).unwrap_or("-");
+    format!("{} > {answers} | {} | {}", site.aliases.join(","), logs.join(" "), errors.join(" "))
+}
+
+fn names(found: &Discovery) -> Vec<&str> {
+    found.sites.iter().map(|site| site.name.as_str()).collect()
+}
+
+fn inner(found: &Discovery) -> Vec<String> {
+    let inner = found.logs.iter().filter(|log| log.inner && log.kind == LogKind::Access);
+    let name = |log: &LogSource| log.path.file_name().unwrap().to_string_lossy().into_owned();
+    inner.map(name).collect()
 }
 
 fn log<'a>(found: &'a Discovery, end: &str) -> &'a LogSource {
@@ -88,7 +126,7 @@ server {
     let a = site(&found, "a.example");
     assert_eq!(a.aliases, ["www.a.example"], "two blocks are one site");
     assert_eq!(a.pool.as_deref(), Some("www"));
-    assert_eq!(a.application.as_deref(), Some("wordpress"));
+    assert_eq!(a.application.as_deref(), Some("WordPress"));
     assert!(a.source.ends_with("etc/nginx/sites-enabled/a:1"), "{}", a.source);
     assert_eq!(a.access_logs.len(), 1, "inherited");
     assert!(a.access_logs[0].format.ends_with(r#""$http_user_agent""#), "both parts");
@@ -194,11 +232,7 @@ IncludeOptional sites-enabled/*.conf
     assert!(b.access_logs[0].path.ends_with("other_vhosts_access.log"));
     assert_eq!(site(&found, "c.example").upstream.as_deref(), Some("198.51.100.4:8080"));
     assert_eq!(log(&found, "apache2/error.log").format, "apache_error");
-    assert!(
-        found.unreadable.iter().any(|u| u.reason.contains("rotatelogs")),
-        "{:?}",
-        found.unreadable
-    );
+    assert_eq!(log(&found, "var/log/c.*").site, SiteRule::Fixed("c.example".to_owned()));
     assert!(found.services.contains(&"apache2.service".to_owned()));
 }
 

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use glob::{MatchOptions, Pattern};
 
@@ -37,6 +38,14 @@ const MATCHES_MAX: usize = 100_000;
 const SAME_NUMBER_MAX: usize = 4;
 /// Of one pattern so many refused directories are named, the rest is counted.
 const REFUSED_MAX: usize = 100;
+
+/// Of a discovered pattern so many files of one site are followed, and none that was written last so
+/// long before the newest one.
+const NEWEST_MAX: usize = 8;
+const NEWEST_SPAN: Duration = Duration::from_secs(2 * 86_400);
+/// Files beside access logs that hold byte counts, or copies of lines seen already.
+const NO_LOGS: [&str; 6] =
+    [".bytes", "-bytes_log", ".bytes_log", ".processed", ".webstat", ".webstat-ssl"];
 
 const KINDS: [(&str, LogKind); 10] = [
     ("access", LogKind::Access),
@@ -119,15 +128,45 @@ pub fn expand(config: &LogsConfig, discovered: &[LogSource]) -> Expansion {
     for source in discovered {
         let pattern = source.path.to_string_lossy();
         if is_pattern(&pattern) && fs::symlink_metadata(&source.path).is_err() {
-            for path in matches_of(&pattern, &mut expansion.unreadable) {
-                known.add(LogSource { path, ..source.clone() });
-            }
+            let matches = matches_of(&pattern, &mut expansion.unreadable);
+            let filled = matches.into_iter().map(|path| filled(source, &pattern, path)).collect();
+            newest(filled).into_iter().for_each(|source| known.add(source));
         } else {
             known.add(source.clone());
         }
     }
     expansion.logs = known.logs;
     expansion
+}
+
+/// A match of a discovered pattern; a site written `{n}` is what the n-th wildcard stands for.
+fn filled(source: &LogSource, pattern: &str, path: PathBuf) -> LogSource {
+    let site = match &source.site {
+        SiteRule::Fixed(site) => SiteRule::Fixed(fill_in(site, pattern, &path).to_lowercase()),
+        SiteRule::Host => SiteRule::Host,
+    };
+    LogSource { path, site, ..source.clone() }
+}
+
+/// Programs that cut logs by the day leave all the old ones where the new one is; only the newest
+/// grow. Keeps the newest of each site, and what was written shortly before it.
+fn newest(logs: Vec<LogSource>) -> Vec<LogSource> {
+    let mut by_site: BTreeMap<String, Vec<(SystemTime, usize)>> = BTreeMap::new();
+    for (ix, log) in logs.iter().enumerate() {
+        let changed = fs::metadata(&log.path).and_then(|meta| meta.modified());
+        let site = if let SiteRule::Fixed(site) = &log.site { site.clone() } else { String::new() };
+        by_site.entry(site).or_default().push((changed.unwrap_or(SystemTime::UNIX_EPOCH), ix));
+    }
+    let mut kept = BTreeSet::new();
+    for mut of_site in by_site.into_values() {
+        of_site.sort_unstable_by(|a, b| b.cmp(a));
+        let newest = of_site.first().map_or(SystemTime::UNIX_EPOCH, |(changed, _)| *changed);
+        let is_kept = |(changed, _): &&(SystemTime, usize)| {
+            newest.duration_since(*changed).is_ok_and(|age| age <= NEWEST_SPAN)
+        };
+        kept.extend(of_site.iter().take(NEWEST_MAX).take_while(is_kept).map(|(_, ix)| *ix));
+    }
+    logs.into_iter().enumerate().filter(|(ix, _)| kept.contains(ix)).map(|(_, log)| log).collect()
 }
 
 /// Takes over what an explicit source leaves open from a discovered one of the same file.
@@ -197,7 +236,7 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
     let mut n_refused = 0;
     for entry in walk.take(MATCHES_MAX) {
         match entry {
-            Ok(path) if is_compressed(&path) || path.is_dir() => {}
+            Ok(path) if is_compressed(&path) || is_no_log(&path) || path.is_dir() => {}
             Ok(path) => {
                 let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
                 by_directory.entry(directory).or_default().push(path);
@@ -228,6 +267,13 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
         });
     }
     files
+}
+
+/// True for what panels put beside access logs: it is never read as one.
+#[must_use]
+pub fn is_no_log(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or(OsStr::new("")).to_string_lossy();
+    NO_LOGS.iter().any(|end| name.ends_with(end))
 }
 
 /// The files of one directory that are no rotated form of another one.
@@ -336,26 +382,48 @@ fn capture<'p>(pattern: &str, path: &'p str, found: &mut Vec<&'p str>) -> bool {
     false
 }
 
-/// The one command that lets the agent's user read a log.
+/// The one command that lets the agent's user read a log: membership of the group that may, where one
+/// may, else an access list on what refuses and all below it on the way.
 #[must_use]
 pub fn permission_fix(path: &Path) -> String {
-    // The deepest part of the path that can be seen is the one that refuses.
-    let visible =
-        path.ancestors().find_map(|part| fs::metadata(part).ok().map(|meta| (part, meta)));
-    let Some((part, meta)) = visible else {
-        return format!("run `setfacl -m u:gatewatch-agent:r {}`", path.display());
+    let on_the_way: Vec<&Path> = path.ancestors().collect();
+    // From the root down to the first part that refuses.
+    let refusing = on_the_way.iter().rev().position(|part| is_refused(part, *part == path));
+    let at = on_the_way.len() - 1 - refusing.unwrap_or(on_the_way.len() - 1);
+    let part = on_the_way[at];
+    if let Ok(meta) = fs::metadata(part) {
+        let needed = if meta.is_dir() { 0o050 } else { 0o040 };
+        let is_enough = meta.mode() & needed == needed && meta.gid() != 0;
+        if let Some(group) = group_name(meta.gid()).filter(|_| is_enough) {
+            return format!("run `usermod -aG {group} gatewatch-agent` and restart the agent");
+        }
+    }
+    // What lies below cannot be seen from here, and may refuse as well.
+    let parts: Vec<String> = on_the_way[..=at].iter().rev().map(|part| quoted(part)).collect();
+    format!("run `setfacl -m u:gatewatch-agent:rX {}`", parts.join(" "))
+}
+
+/// True when a part of a path may not be passed, or its last part not be read.
+fn is_refused(part: &Path, is_last: bool) -> bool {
+    use rustix::fs::Access;
+    let wanted = match fs::metadata(part) {
+        Ok(meta) if meta.is_dir() && is_last => Access::READ_OK | Access::EXEC_OK,
+        Ok(meta) if meta.is_dir() => Access::EXEC_OK,
+        Ok(_) => Access::READ_OK,
+        Err(_) => return true,
     };
-    let needed = if meta.is_dir() { 0o050 } else { 0o040 };
-    let group =
-        group_name(meta.gid()).filter(|_| meta.mode() & needed == needed && meta.gid() != 0);
-    match group {
-        Some(group) => {
-            format!("run `usermod -aG {group} gatewatch-agent` and restart the agent")
-        }
-        None if meta.is_dir() => {
-            format!("run `setfacl -m u:gatewatch-agent:rx {}`", part.display())
-        }
-        None => format!("run `setfacl -m u:gatewatch-agent:r {}`", part.display()),
+    rustix::fs::access(part, wanted).is_err()
+}
+
+/// A path as a shell takes it.
+#[must_use]
+pub fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    if text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }
 
@@ -517,7 +585,7 @@ mod tests {
         };
         set_mode(0o600);
         let fix = permission_fix(&path);
-        assert!(fix.contains("setfacl -m u:gatewatch-agent:r ") && fix.contains("a.log"), "{fix}");
+        assert!(fix.contains("setfacl -m u:gatewatch-agent:rX ") && fix.contains("a.log"), "{fix}");
         set_mode(0o640);
         // Group root would give away everything; another group is the usual way.
         let adm = fs::read_to_string("/etc/group").unwrap();
