@@ -340,8 +340,11 @@ impl Judge {
         now: UnixMillis,
     ) -> Option<LogEvidence> {
         let (at, _) = self.sources[source].clock.resolve(record.time, 0, now);
-        // Caddy writes requests and their errors into one log.
-        let of_requests = matches!(self.sources[source].kind, LogKind::Error | LogKind::Access);
+        // Caddy writes requests and their errors into one log, and others may log them to syslog.
+        let of_requests = matches!(
+            self.sources[source].kind,
+            LogKind::Error | LogKind::Access | LogKind::Syslog
+        );
         if of_requests && record.gateway {
             let line = self.seen(source, record, at, now);
             self.memory.add(line);
@@ -397,8 +400,9 @@ impl Judge {
     ) -> Option<LogEvidence> {
         let signal = record.signal?;
         let kind = self.sources[source].kind;
-        if matches!(kind, LogKind::Error | LogKind::Access) && !is_evidence_of_a_web_server(signal)
-        {
+        let is_of_web_server =
+            matches!(kind, LogKind::Error | LogKind::Access) || record.client.is_some();
+        if is_of_web_server && !is_evidence_of_a_web_server(signal) {
             return None;
         }
         let name = self.sources[source].evidence_name?;
@@ -648,6 +652,8 @@ pub(crate) fn is_evidence_of_a_web_server(signal: Signal) -> bool {
             | Signal::NoLiveUpstreams
             | Signal::TooManyConnections
             | Signal::MemoryLimit
+            | Signal::Segfault
+            | Signal::WorkerSignal
     )
 }
 

@@ -71,3 +71,6 @@ pub(super) fn of_kind(kind: LogKind) -> Option<&'static [&'static str]> {
         LogKind::Change => &["dpkg", "apt_history", "yum", "zypper", "pacman"],
     })
 }
+
+#[cfg(test)]
+mod tests;

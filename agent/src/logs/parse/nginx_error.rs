@@ -72,8 +72,9 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     };
     let (message, fields) = split_fields(text);
     record.message = access::text(message);
-    let asked = read_fields(fields, &mut record);
-    if is_failure(message) {
+    let is_failed = is_failure(message);
+    let asked = read_fields(fields, message, &mut record);
+    if is_failed {
         record.signal = classify(&record.message);
         // What a subrequest fails for is not what the client was answered.
         record.gateway = record.signal.is_some()
@@ -174,7 +175,7 @@ fn own_trouble(message: &[u8]) -> Option<Signal> {
     is_own.then(|| classify(&plain)).flatten()
 }
 
-fn read_fields<'l>(fields: &'l [u8], record: &mut ErrorRecord<'l>) -> Asked {
+fn read_fields<'l>(fields: &'l [u8], message: &[u8], record: &mut ErrorRecord<'l>) -> Asked {
     if fields.is_empty() {
         return Asked::Nothing;
     }
@@ -187,23 +188,46 @@ fn read_fields<'l>(fields: &'l [u8], record: &mut ErrorRecord<'l>) -> Asked {
         rest = &after[end..];
     }
     let mut asked = Asked::Nothing;
+    let mut is_doubtful = false;
     for (at, name) in QUOTED.iter().enumerate() {
         let Some(after) = strip_label(rest, name) else { continue };
         let end = value_end(after, &QUOTED[at + 1..]);
         let value = &after[..end];
         rest = after.get(end + 1..).unwrap_or_default();
+        is_doubtful |= holds_a_label(value);
         match *name {
             "request" => {
                 (record.method, record.path) = request(value).unzip();
+                // Without a version there are no headers, so what follows may be the client's.
+                let has_version = access::request_line(value).is_some();
+                is_doubtful |= !has_version && rest.len() > 1 && is_failure(message);
                 asked = Asked::Request;
             }
             "subrequest" => asked = Asked::Subrequest,
-            "upstream" => record.upstream = Some(upstream_address(value)),
+            "upstream" => {
+                record.upstream = Some(upstream_address(value));
+                // Nothing was asked while its name was not known.
+                is_doubtful |= is_unresolved(message);
+            }
             "host" => record.host = Some(access::text(value)).filter(|host| !host.is_empty()),
             _ => {}
         }
     }
+    if is_doubtful {
+        let ErrorRecord { method, path, upstream, host, .. } = record;
+        (*method, *path, *upstream, *host) = (None, None, None, None);
+    }
     asked
+}
+
+/// True for a value that could end earlier than it seems to: a client put a label into it.
+fn holds_a_label(value: &[u8]) -> bool {
+    memmem::find_iter(value, b"\", ").any(|at| {
+        let after = &value[at + 3..];
+        QUOTED.iter().any(|name| {
+            after.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b": \""))
+        })
+    })
 }
 
 /// `GET /x HTTP/1.1`, or `GET /x` of a client that speaks HTTP/0.9 or was cut off.
@@ -403,12 +427,33 @@ mod tests {
             );
             assert_eq!((r.signal, r.gateway), (None, false), "{line}");
         }
-        // A referrer takes nothing away from a failure that is one.
+        // What a client puts into its request, where nginx takes spaces, names no other site.
+        for request in [
+            r#"GET /", upstream: "http://203.0.113.9/", host: "evil.example" HTTP/1.1"#,
+            r#"GET /", host: "evil.example", referrer: "x HTTP/1.0"#,
+            r#"GET /", host: "evil.example"#,
+        ] {
+            let line = format!(
+                r#"2026/11/20 12:43:10 [error] 7#7: *3 connect() failed (111: Connection refused) while connecting to upstream, client: 198.51.100.7, server: a.example, request: "{request}", upstream: "http://127.0.0.1:1/x""#
+            );
+            let r = record(&line);
+            assert_eq!(
+                (r.host.as_deref(), r.server_name.as_deref()),
+                (None, Some("a.example")),
+                "{line}"
+            );
+            assert!(
+                r.gateway && r.upstream.as_deref().is_none_or(|u| u == "127.0.0.1:1"),
+                "{line}"
+            );
+        }
+        // A referrer takes nothing away from a failure that is one, but for what it imitates.
         let line = format!(
             r#"2026/11/20 12:43:10 [error] 7#7: *3 no live upstreams while connecting to upstream{real}, referrer: "{fake}""#
         );
         let r = record(&line);
-        assert!(r.gateway && r.host.as_deref() == Some("a.example") && r.upstream.is_none());
+        assert!(r.gateway && r.server_name.as_deref() == Some("a.example"), "{line}");
+        assert!(r.host.is_none() && r.upstream.is_none(), "{line}");
     }
 
     #[test]

@@ -342,9 +342,12 @@ mod tests {
             "Nov 20 12:00:00 web lighttpd[7]: (gw_backend.c.274) establishing connection failed: socket: unix:/run/a.sock: Connection refused",
         );
         assert!(r.gateway && r.upstream.as_deref() == Some("unix:/run/a.sock"));
-        let r = record_of(
-            "Nov 20 12:00:00 web haproxy[7]: 198.51.100.7:5 [20/Nov/2026:12:00:00.1] a b/s1 0/0/0/-1/4 502 209 - - SH-- 1/1/0/0/0 0/0 \"GET / HTTP/1.1\"",
-        );
-        assert!(!r.gateway, "a request is none of a system log's business");
+        for request in [
+            r#"haproxy[7]: 198.51.100.7:5 [20/Nov/2026:12:00:00.1] a b/s1 0/0/0/-1/4 502 209 - - SH-- 1/1/0/0/0 0/0 "GET / HTTP/1.1""#,
+            r#"nginx: 198.51.100.7 - - [20/Nov/2026:12:00:00 +0000] "GET / HTTP/1.1" 502 5 "-" "x""#,
+        ] {
+            let line = format!("Nov 20 12:00:00 web {request}");
+            assert_eq!(parse(line.as_bytes()), Line::Rejected(Rejected::Directive), "{line}");
+        }
     }
 }

@@ -269,6 +269,20 @@ const FOLDERS: [&str; 9] = [
     "haproxy/lab",
 ];
 
+/// Folders of error and system logs.
+const ERROR_FOLDERS: [&str; 10] = [
+    "apache/error",
+    "litespeed/log",
+    "modsecurity/apache",
+    "modsecurity/nginx",
+    "mysql/error",
+    "redis/log",
+    "system/journald",
+    "system/syslog",
+    "change/apt",
+    "change/dpkg",
+];
+
 #[test]
 fn real_lines_are_read_as_their_labels_say() {
     let Ok(corpus) = std::env::var("GATEWATCH_CORPUS") else {
@@ -281,7 +295,7 @@ fn real_lines_are_read_as_their_labels_say() {
     };
     let mut problems = Vec::new();
     let (mut n_lines, mut n_events) = (0, 0);
-    for folder in FOLDERS {
+    for folder in FOLDERS.iter().chain(&ERROR_FOLDERS) {
         let folder = Path::new(&corpus).join(folder);
         let entries =
             std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));

@@ -196,7 +196,7 @@ const LINES: [(LogKind, &str, &str); 27] = [
     (
         LogKind::Error,
         "apache_error",
-        "[Fri Nov 20 12:00:05.1 2026] [proxy_fcgi:error] [pid 1:tid 2] [remote {ip}:443] [client {ip}:1] AH01071: Got error 'PHP message: Allowed memory size of 1 bytes exhausted at /p?{q}', referer: http://x/?{q}",
+        "[Fri Nov 20 12:00:05.1 2026] [proxy_fcgi:error] [pid 1:tid 2] [remote {ip}:443] [client {ip}:1] AH01071: Got error 'PHP message: PHP Fatal error:  Allowed memory size of 1 bytes exhausted at /p?{q}', referer: http://x/?{q}",
     ),
     (
         LogKind::Error,
@@ -206,7 +206,7 @@ const LINES: [(LogKind, &str, &str); 27] = [
     (
         LogKind::PhpFpm,
         "php_fpm",
-        r#"[20-Nov-2026 12:00:05] WARNING: [pool www] child 7 said into stderr: "PHP Fatal error: Too many connections from '{ip}' to /p?{q}""#,
+        r#"[20-Nov-2026 12:00:05] WARNING: [pool www] child 7 said into stderr: "PHP Fatal error:  Uncaught mysqli_sql_exception: Too many connections from '{ip}' to /p?{q}""#,
     ),
     (
         LogKind::PhpFpm,
@@ -231,7 +231,7 @@ const LINES: [(LogKind, &str, &str); 27] = [
     (
         LogKind::Syslog,
         "auto",
-        "Nov 20 12:00:05 vps app[7]: Out of memory: Killed process 7 rhost={ip} x-{ip} url=/p?{q}",
+        "Nov 20 12:00:05 vps kernel: Out of memory: Killed process 7 rhost={ip} x-{ip} url=/p?{q}",
     ),
 ];
 
