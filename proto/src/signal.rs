@@ -303,6 +303,9 @@ fn classify_connection(text: &str) -> Option<Signal> {
         Some(Signal::Permission)
     } else if errno(104) || errno(32) {
         Some(Signal::Reset)
+    } else if has("(22)Invalid argument") {
+        // Apache of bytes that are not the protocol.
+        Some(Signal::InvalidHeader)
     } else if has("prematurely closed")
         || ["AH01102", "AH01075", "AH01067", "AH01110", "AH10404"].iter().any(|c| has(c))
         || has("from remote server")
@@ -423,6 +426,10 @@ mod tests {
             (
                 "(70014)End of file found: AH01075: Error dispatching request to : ",
                 Some(S::PrematureClose),
+            ),
+            (
+                "(22)Invalid argument: AH01075: Error dispatching request to : ",
+                Some(S::InvalidHeader),
             ),
             ("AH01067: Failed to read FastCGI header", Some(S::PrematureClose)),
             (

@@ -456,6 +456,15 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_were_overwritten_before_they_were_read_reach_the_ledger() {
+        let mut windows = Windows::default();
+        windows.observe(Observation::LinesLost(7));
+        windows.observe(Observation::LinesLost(2));
+        assert!(!windows.is_empty(), "a loss is worth a batch");
+        assert_eq!(windows.close().loss.n_lines_lost, 9);
+    }
+
+    #[test]
     fn memory_of_old_seconds_is_bounded() {
         let mut windows = Windows::default();
         for second in 0..1000 {

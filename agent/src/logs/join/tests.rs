@@ -550,3 +550,61 @@ fn rejected_lines_are_kept_short_private_and_not_without_end() {
     let n = (0..SAMPLES_MAX).filter(|_| s.judge.sample(b"z", s.now).is_some()).count();
     assert_eq!(n, SAMPLES_MAX - 2);
 }
+
+#[test]
+fn every_kind_of_system_log_gives_evidence_under_its_own_name() {
+    let oom = "Out of memory: Killed process 7 (php-fpm8.2) total-vm:9kB";
+    let modsecurity = "[20/Nov/2026:12:00:20 +0000] Zq@x1 198.51.100.7 4242 192.0.2.1 443";
+    for (kind, line, want) in [
+        (
+            LogKind::Mysql,
+            "2026-11-20 12:00:20 7 [Warning] Too many connections".to_owned(),
+            Some(("mysql", Signal::TooManyConnections)),
+        ),
+        (
+            LogKind::Redis,
+            "7:M 20 Nov 2026 12:00:20.123 # Write error saving DB on disk: No space left on device"
+                .to_owned(),
+            Some(("redis", Signal::DiskFull)),
+        ),
+        (LogKind::Kernel, format!("3,1,2,-;{oom}"), Some(("kernel", Signal::Oom))),
+        (
+            LogKind::Kernel,
+            format!("Nov 20 12:00:20 web kernel: [12.3] {oom}"),
+            Some(("kernel", Signal::Oom)),
+        ),
+        (
+            LogKind::Syslog,
+            format!("Nov 20 12:00:20 web kernel: {oom}"),
+            Some(("syslog", Signal::Oom)),
+        ),
+        (LogKind::Syslog, format!("Nov 20 12:00:20 web app[7]: {oom}"), None),
+        (LogKind::PhpSlow, "[20-Nov-2026 12:00:20]  [pool www] pid 7".to_owned(), None),
+        (LogKind::Modsecurity, modsecurity.to_owned(), None),
+        (LogKind::Change, "2026-11-20 12:00:20 install a:all <none> 1".to_owned(), None),
+    ] {
+        let mut s = Scene::new();
+        let source = source("/log/other.log", kind, "auto", false);
+        let ix = s.judge.add_source(&source);
+        let Line::Error(record) = Parser::for_source(&source, &[]).parse(line.as_bytes()) else {
+            panic!("{kind:?}: {line}")
+        };
+        let evidence = s.judge.error(ix, &record, s.now);
+        let got = evidence.map(|line| (line.source, line.signal.unwrap()));
+        assert_eq!(got, want, "{kind:?}: {line}");
+    }
+}
+
+#[test]
+fn an_error_line_that_went_to_syslog_explains_its_request() {
+    let mut s = Scene::new();
+    let syslog = source("/log/syslog", LogKind::Syslog, "auto", false);
+    let ix = s.judge.add_source(&syslog);
+    let line = r#"<131>Nov 20 12:00:20 web nginx: 2026/11/20 12:00:20 [error] 7#7: *1 connect() failed (111: Connection refused) while connecting to upstream, client: 198.51.100.7, server: a.example, request: "GET /x HTTP/1.1", upstream: "http://127.0.0.1:9001/x", host: "a.example""#;
+    let Line::Error(record) = Parser::for_source(&syslog, &[]).parse(line.as_bytes()) else {
+        panic!("{line}")
+    };
+    assert_eq!(s.judge.error(ix, &record, s.now), None, "the request's exemplar carries it");
+    s.ask("a.example", "198.51.100.7", 20, "/x", 502, ("127.0.0.1:9001", "502"));
+    assert_eq!(s.one().exemplar.unwrap().signal, Some(Signal::ConnectRefused));
+}

@@ -124,11 +124,11 @@ async fn records_of_the_device_become_evidence_and_gaps_are_counted() {
 async fn a_flood_of_one_kind_is_cut_and_other_kinds_still_pass() {
     let mut stage = Stage::new();
     let mut device = stage.pipe();
-    let flood: String = (0..200)
-        .map(|n| format!("4,{n},1,-;nf_conntrack: table full, dropping packet\n"))
-        .collect();
     stage.start(Discovery::default());
-    device.write_all(flood.as_bytes()).unwrap();
+    for n in 0..200 {
+        let record = format!("4,{n},1,-;nf_conntrack: table full, dropping packet\n");
+        device.write_all(record.as_bytes()).unwrap();
+    }
     device.write_all(format!("3,200,1,-;{OOM}\n").as_bytes()).unwrap();
     let mut n = 0;
     while stage.next_line().await.signal != Some(Signal::Oom) {

@@ -270,7 +270,8 @@ fn judge<'l>(parts: &Parts<'l>, module: Option<&[u8]>, record: &mut ErrorRecord<
         Some(module) => module.starts_with(b"proxy"),
         None => is_old || parts.code.is_some(),
     };
-    if let Some((words, is_gateway, upstream)) = said.filter(|_| may_speak).and_then(failure) {
+    if let Some(failure) = said.filter(|_| may_speak).and_then(failure) {
+        let Failure { words, is_gateway, upstream } = failure;
         let (errno, code) = (access::text(parts.errno), access::text(parts.code.unwrap_or(b"")));
         record.signal = classify(&format!("{errno}: {code}: {}", access::text(words)));
         record.gateway = is_gateway && record.signal.is_some();
@@ -280,8 +281,17 @@ fn judge<'l>(parts: &Parts<'l>, module: Option<&[u8]>, record: &mut ErrorRecord<
     record.signal = own_trouble(parts, module, record.client.is_some());
 }
 
-/// The fixed words a failure begins with, whether a request failed by it, and the backend it names.
-fn failure(said: &[u8]) -> Option<(&[u8], bool, Option<&[u8]>)> {
+/// What a message says of a failure.
+struct Failure<'l> {
+    /// The fixed words it begins with.
+    words: &'l [u8],
+    /// A request failed by it.
+    is_gateway: bool,
+    upstream: Option<&'l [u8]>,
+}
+
+/// Reads a message that begins with the words of a failure.
+fn failure(said: &[u8]) -> Option<Failure<'_>> {
     // `http: attempt to connect to 127.0.0.1:4999 (127.0.0.1) failed`
     let near = &said[..said.len().min(64)];
     if let Some(at) = memmem::find(near, b": attempt to connect to ")
@@ -290,19 +300,23 @@ fn failure(said: &[u8]) -> Option<(&[u8], bool, Option<&[u8]>)> {
         let end = at + b": attempt to connect to ".len();
         let target = &said[end..];
         let target = target.strip_prefix(b"Unix domain socket ").unwrap_or(target);
-        return Some((&said[..end], true, first_word(target)));
+        let (words, upstream) = (&said[..end], first_word(target));
+        return Some(Failure { words, is_gateway: true, upstream });
     }
+    let near = &said[..said.len().min(200)];
     if said.starts_with(b"balancer://")
         && let Some(at) = memmem::find(near, b": All workers are in error state")
     {
-        return Some((&said[at..at + b": All workers are in error state".len()], true, None));
+        let words = &said[at..at + b": All workers are in error state".len()];
+        return Some(Failure { words, is_gateway: true, upstream: None });
     }
     let (start, is_gateway) = FAILURES.iter().find(|(start, _)| said.starts_with(start))?;
     let (words, rest) = said.split_at(start.len());
     let names_backend = start.ends_with(b"backend: ")
         || start.ends_with(b"remote server ")
         || start.ends_with(b"failed from ");
-    Some((words, *is_gateway, first_word(rest).filter(|_| names_backend)))
+    let upstream = first_word(rest).filter(|_| names_backend);
+    Some(Failure { words, is_gateway: *is_gateway, upstream })
 }
 
 fn first_word(text: &[u8]) -> Option<&[u8]> {

@@ -119,6 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn each_line_of_a_failure_says_what_it_knows() {
         use Signal as S;
         let sock = Some("unix:/run/php/a.sock");

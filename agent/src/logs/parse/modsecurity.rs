@@ -29,7 +29,7 @@ fn is_boundary(line: &[u8]) -> bool {
     let id = inside.strip_prefix(b"-").unwrap_or(inside);
     let n = id.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
     let section = id[n..].iter().copied().filter(|b| *b != b'-').collect::<Vec<u8>>();
-    n >= 6 && n <= 64 && matches!(section[..], [b'A'..=b'Z'])
+    (6..=64).contains(&n) && matches!(section[..], [b'A'..=b'Z'])
 }
 
 /// `[20/Nov/2026:12:00:00 +0000] UNIQUE-ID 198.51.100.7 4242 192.0.2.1 443`, of section A.

@@ -174,6 +174,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn every_version_is_read() {
         use Signal as S;
         for (line, level, signal) in [

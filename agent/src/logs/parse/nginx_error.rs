@@ -139,18 +139,18 @@ fn is_failure(message: &[u8]) -> bool {
 
 fn is_unresolved(message: &[u8]) -> bool {
     if let Some(name) = message.strip_prefix(b"no resolver defined to resolve ") {
-        return name.iter().all(is_of_name);
+        return is_name(name);
     }
     let Some(at) = memmem::find(&message[..message.len().min(300)], b" could not be resolved (")
     else {
         return false;
     };
     let is_whole = message.ends_with(b")") || message.ends_with(OF_A_CLIENT);
-    message[..at].iter().all(is_of_name) && is_whole
+    is_name(&message[..at]) && is_whole
 }
 
-fn is_of_name(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':')
+fn is_name(name: &[u8]) -> bool {
+    name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'))
 }
 
 /// What the server says of itself or hands on from PHP; paths, which stand in quotes, left out.
@@ -414,7 +414,7 @@ mod tests {
                 r#"FastCGI sent in stderr: "PHP message: {fake}" while reading response header from upstream{real}"#
             ),
             format!(
-                r#"[lua] x.lua:1: connect() failed (111: Connection refused) while connecting to upstream {fake}{real}"#
+                r"[lua] x.lua:1: connect() failed (111: Connection refused) while connecting to upstream {fake}{real}"
             ),
             format!(r#"client sent invalid header line: "{fake}"{real}"#),
         ] {

@@ -130,10 +130,11 @@ pub(crate) fn pacman(line: &[u8]) -> Line<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::parse::errors::Parse;
 
     #[test]
     fn each_manager_is_read_by_its_own_format_alone() {
-        let formats: [(&str, fn(&[u8]) -> Line<'_>); 5] = [
+        let formats: [(&str, Parse); 5] = [
             ("dpkg", dpkg),
             ("apt", apt_history),
             ("yum", yum),

@@ -30,7 +30,7 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     }
     let rest = rest.trim_ascii_start();
     // Only PHP itself tells the zone.
-    let record = if stamp.iter().filter(|b| **b == b' ').count() > 1 {
+    let record = if memchr::memchr_iter(b' ', stamp).count() > 1 {
         let text = access::text(rest);
         ErrorRecord { signal: classify_application(&text), message: text, ..ErrorRecord::default() }
     } else {

@@ -127,10 +127,10 @@ pub(super) fn header(line: &[u8]) -> Option<Header<'_>> {
 
 /// The text that one of these programs logged, also where what relays it has cut off the time:
 /// `web nginx[7]: text`.
-pub(super) fn inside<'l>(
-    line: &'l [u8],
+pub(super) fn inside(
+    line: &[u8],
     is_program: fn(&[u8]) -> bool,
-) -> Option<(Option<LineTime>, Option<&'static str>, &'l [u8])> {
+) -> Option<(Option<LineTime>, Option<&'static str>, &[u8])> {
     if let Some(header) = header(line) {
         return is_program(header.program).then_some((header.time, header.level, header.text));
     }

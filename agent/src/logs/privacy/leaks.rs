@@ -181,7 +181,7 @@ const LINES: [(LogKind, &str, &str); 27] = [
     (
         LogKind::Error,
         "nginx_error",
-        "2026/11/20 12:00:05 [error] 7#7: *1 a.internal could not be resolved (3: Host not found){f}",
+        r#"2026/11/20 12:00:05 [error] 7#7: *1 a.internal could not be resolved (3: Host not found), client: {ip}, server: a.example, request: "GET /p?{q} and more HTTP/1.1", host: "a.example", referrer: "https://a.example/?{q}&ip={ip}""#,
     ),
     (
         LogKind::Error,
