@@ -70,12 +70,38 @@ fn kmsg_path(root: &Path) -> PathBuf {
     root.join("dev/kmsg")
 }
 
+type Configs = watch::Receiver<Arc<Config>>;
+type Discoveries = watch::Receiver<Arc<Discovery>>;
+
+/// Waits until a followed log has the messages too: nothing is told twice.
+async fn until_files(config: &Configs, discovery: &mut Discoveries) {
+    while discovery.changed().await.is_ok() {
+        if has_files(config, discovery).await {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// True when a log that is followed has the kernel's messages and may be read.
+async fn has_files(config: &Configs, discovery: &Discoveries) -> bool {
+    let (config, discovery) = (Arc::clone(&config.borrow()), Arc::clone(&discovery.borrow()));
+    let looked = tokio::task::spawn_blocking(move || {
+        let logs = sources::expand(&config.logs, &discovery.logs).logs;
+        logs.iter().any(|log| {
+            matches!(log.kind, LogKind::Kernel | LogKind::Syslog) && File::open(&log.path).is_ok()
+        })
+    });
+    looked.await.unwrap_or(false)
+}
+
 /// Takes records to the outlet, from wherever they come.
 struct Kernel {
     kmsg: PathBuf,
     journalctl: Option<PathBuf>,
     inputs: KernelInputs,
     sink: Sink,
+    has_kmsg_failed: bool,
     /// What was told last of where messages come from.
     told: &'static str,
 }
@@ -96,7 +122,7 @@ impl Kernel {
         outlet: Outlet,
     ) -> Self {
         let sink = Sink::new(inputs.config.clone(), outlet);
-        Self { kmsg, journalctl, inputs, sink, told: "" }
+        Self { kmsg, journalctl, inputs, sink, has_kmsg_failed: false, told: "" }
     }
 
     async fn run(mut self, retry: (Duration, Duration), stop: CancellationToken) {
@@ -130,16 +156,22 @@ impl Kernel {
         }
     }
 
-    /// Reads from the best place there is until that ends.
+    /// Reads from the best place there is until that ends. A device that may be opened but not read, as
+    /// in some containers, is tried in turn with what comes after it.
     async fn follow(&mut self) -> Ended {
-        match kmsg::open(&self.kmsg) {
-            Ok(device) => {
-                self.tell("/dev/kmsg");
-                return Ended::Failed(kmsg::follow(device, &mut self.sink).await);
+        if !std::mem::take(&mut self.has_kmsg_failed) {
+            match kmsg::open(&self.kmsg) {
+                Ok(device) => {
+                    self.tell("/dev/kmsg");
+                    let error = kmsg::follow(device, &mut self.sink).await;
+                    self.has_kmsg_failed = true;
+                    return Ended::Failed(error);
+                }
+                Err(error) => tracing::debug!(path = %self.kmsg.display(), %error, "no kernel log"),
             }
-            Err(error) => tracing::debug!(path = %self.kmsg.display(), %error, "no kernel log"),
         }
-        if self.has_files().await {
+        let KernelInputs { config, discovery, .. } = &mut self.inputs;
+        if has_files(config, discovery).await {
             self.tell("files");
             // An error means that the gather thread is gone, and then everything ends.
             return match self.inputs.discovery.changed().await {
@@ -147,27 +179,18 @@ impl Kernel {
                 Err(error) => Ended::Failed(io::Error::other(error)),
             };
         }
-        match self.journalctl.clone() {
-            Some(program) => {
-                self.tell("journal");
-                Ended::Failed(journal::follow(&program, &mut self.sink).await)
-            }
-            None => Ended::Failed(io::ErrorKind::NotFound.into()),
+        let Some(program) = self.journalctl.clone() else {
+            return Ended::Failed(io::ErrorKind::NotFound.into());
+        };
+        self.tell("journal");
+        let KernelInputs { config, discovery, .. } = &mut self.inputs;
+        tokio::select! {
+            biased;
+            // Cancel-safe: the newest discovery stays in the channel.
+            () = until_files(config, discovery) => Ended::Files,
+            // Dropping it ends the program.
+            error = journal::follow(&program, &mut self.sink) => Ended::Failed(error),
         }
-    }
-
-    /// True when a log that is followed has the kernel's messages and may be read.
-    async fn has_files(&self) -> bool {
-        let config = Arc::clone(&self.inputs.config.borrow());
-        let discovery = Arc::clone(&self.inputs.discovery.borrow());
-        let looked = tokio::task::spawn_blocking(move || {
-            let logs = sources::expand(&config.logs, &discovery.logs).logs;
-            logs.iter().any(|log| {
-                matches!(log.kind, LogKind::Kernel | LogKind::Syslog)
-                    && File::open(&log.path).is_ok()
-            })
-        });
-        looked.await.unwrap_or(false)
     }
 
     fn tell(&mut self, from: &'static str) {
@@ -181,6 +204,10 @@ impl Kernel {
         const FAILED: &str = "nowhere";
         if self.told != FAILED {
             let was = std::mem::replace(&mut self.told, FAILED);
+            if error.kind() == io::ErrorKind::NotFound && self.journalctl.is_none() {
+                tracing::info!("no kernel messages: there is neither a log of them nor a journal");
+                return;
+            }
             tracing::warn!(
                 %error,
                 was,
@@ -192,7 +219,7 @@ impl Kernel {
 
 /// Makes records evidence: as private as the operator asked, a few of each kind a second.
 struct Sink {
-    config: watch::Receiver<Arc<Config>>,
+    config: Configs,
     privacy: Privacy,
     clock: EventClock,
     outlet: Outlet,
@@ -201,7 +228,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn new(config: watch::Receiver<Arc<Config>>, outlet: Outlet) -> Self {
+    fn new(config: Configs, outlet: Outlet) -> Self {
         let privacy = Privacy::new(config.borrow().privacy);
         let clock = EventClock::new(TimeZone::UTC);
         Self { config, privacy, clock, outlet, sent: (0, BTreeMap::new()) }

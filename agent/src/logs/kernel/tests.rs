@@ -95,6 +95,17 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+fn kern_log(path: PathBuf) -> LogSource {
+    LogSource {
+        path,
+        kind: LogKind::Kernel,
+        format: "auto".to_owned(),
+        site: SiteRule::Host,
+        timezone: None,
+        inner: false,
+    }
+}
+
 /// A journal entry of the kernel.
 fn entry(text: &str) -> String {
     format!(
@@ -215,20 +226,49 @@ async fn where_a_file_has_the_messages_no_program_is_started() {
     stage.script(&format!("#!/bin/sh\necho x > {}\n", started.display()));
     let path = stage.path("kern.log");
     fs::write(&path, "").unwrap();
-    let log = LogSource {
-        path: path.clone(),
-        kind: LogKind::Kernel,
-        format: "auto".to_owned(),
-        site: SiteRule::Host,
-        timezone: None,
-        inner: false,
-    };
-    stage.start(Discovery { logs: vec![log], ..Discovery::default() });
+    stage.start(Discovery { logs: vec![kern_log(path)], ..Discovery::default() });
     sleep(Duration::from_millis(300)).await;
     assert!(!started.exists());
     // The file is gone, and a newer discovery knows: the journal is next.
     stage.discovery.send_replace(Arc::new(Discovery::default()));
     eventually("the program is started", || started.exists()).await;
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn a_file_found_later_takes_the_place_of_the_journal() {
+    let mut stage = Stage::new();
+    let dir = stage.dir.path().display().to_string();
+    stage.script(&format!("#!/bin/sh\necho $$ > {dir}/process\nexec /bin/sleep 1000\n"));
+    stage.start(Discovery::default());
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let process = stage.path("process");
+    eventually("the program is started", || read(process.clone()).ends_with('\n')).await;
+    let process = read(process).trim().to_owned();
+    let path = stage.path("kern.log");
+    fs::write(&path, "").unwrap();
+    stage
+        .discovery
+        .send_replace(Arc::new(Discovery { logs: vec![kern_log(path)], ..Discovery::default() }));
+    eventually("the program has ended", || {
+        let stat = read(format!("/proc/{process}/stat").into());
+        stat.is_empty() || stat.contains(") Z ")
+    })
+    .await;
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn a_device_that_can_no_longer_be_read_gives_way_to_the_journal() {
+    let mut stage = Stage::new();
+    let mut device = stage.pipe();
+    stage.script(&format!("#!/bin/sh\necho '{}'\nexec /bin/sleep 1000\n", entry(OOM)));
+    stage.start(Discovery::default());
+    device.write_all(b"3,1,1,-;php-fpm[7]: segfault at 8 ip 55d0 sp 7ffc error 4\n").unwrap();
+    assert_eq!(stage.next_line().await.signal, Some(Signal::Segfault));
+    // Nobody holds the pipe open any more, so reading it ends.
+    drop(device);
+    assert_eq!(stage.next_line().await.signal, Some(Signal::Oom));
     stage.stopped().await;
 }
 
