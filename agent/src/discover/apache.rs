@@ -384,15 +384,12 @@ impl Walk<'_> {
                 let known = after
                     .split_once('}')
                     .and_then(|(name, after)| self.variables.get(name).map(|value| (value, after)));
-                match known {
-                    Some((value, after)) => {
-                        next.push_str(value);
-                        rest = after;
-                    }
-                    None => {
-                        next.push_str("${");
-                        rest = after;
-                    }
+                if let Some((value, after)) = known {
+                    next.push_str(value);
+                    rest = after;
+                } else {
+                    next.push_str("${");
+                    rest = after;
                 }
             }
             next.push_str(rest);

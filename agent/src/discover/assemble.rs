@@ -17,6 +17,8 @@ use crate::logs::sites::{Backend, Sites, listen_address};
 const NAMELESS: &str = "default";
 /// Names of one site that are kept.
 const ALIASES_MAX: usize = 1000;
+/// Names of one vhost that are looked up to see whether it is another one's site too.
+const UNIFIED_MAX: usize = 50;
 /// Users that own what belongs to no site owner.
 const NOBODY: [&str; 6] = ["root", "www-data", "apache", "nginx", "nobody", "http"];
 
@@ -28,11 +30,12 @@ pub(super) fn assemble(files: &mut Files, mut found: Found) -> Discovery {
     }
     let pools = std::mem::take(&mut found.pools);
     let mut discovery = Discovery { pools, addresses: own_addresses(), ..Discovery::default() };
-    let names: Vec<(String, Vec<String>)> = found.vhosts.iter().map(names).collect();
+    let mut chain = Chain::new(&found.vhosts, &discovery.addresses);
+    let mut names: Vec<(String, Vec<String>)> = found.vhosts.iter().map(names).collect();
+    unify(&found.vhosts, &chain, &mut names);
     let primary: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
     let written = followed::written(files, &found, &primary);
-    let counts = followed::counts(&found, &written);
-    let chain = Chain::new(&found.vhosts, &discovery.addresses, &counts);
+    chain.mark_inner(&followed::counts(&found, &written));
     discovery.sites = sites(files, &found, &chain, &names, &discovery);
     discovery.services = found.services.iter().cloned().collect();
     discovery.services.extend(discovery.pools.iter().filter_map(|pool| pool.unit.clone()));
@@ -85,6 +88,42 @@ fn sites(
         add_docroot(files, site, vhost, pool);
     }
     sites.into_values().collect()
+}
+
+/// One site has one name, whatever order its vhosts give their names in.
+///
+/// Two vhosts that each have the other's first name are one site, e.g. those for http and https. A
+/// proxy that only tells hosts apart takes the name that the vhost behind it has for the host.
+fn unify(vhosts: &[Vhost], chain: &Chain, names: &mut [(String, Vec<String>)]) {
+    let mut first_of: HashMap<String, Vec<usize>> = HashMap::new();
+    for (ix, (name, _)) in names.iter().enumerate() {
+        first_of.entry(name.clone()).or_default().push(ix);
+    }
+    for ix in 0..names.len() {
+        let (name, aliases) = &names[ix];
+        let is_proxy =
+            matches!(vhosts[ix].server, Server::Haproxy | Server::Varnish | Server::Traefik);
+        let mut other = None;
+        if is_proxy {
+            let knows = |behind: &usize| names[*behind].1.contains(name);
+            other = chain.behind(ix).take(ALIASES_MAX).find(knows);
+        }
+        // Only towards an earlier one, so that no two change places.
+        let is_mutual = |earlier: &usize| *earlier < ix && names[*earlier].1.contains(name);
+        let mut candidates = aliases.iter().take(UNIFIED_MAX);
+        let other = other.or_else(|| {
+            candidates.find_map(|alias| {
+                first_of.get(alias)?.iter().take(UNIFIED_MAX).copied().find(is_mutual)
+            })
+        });
+        if let Some(other) = other {
+            let (old, new) = (names[ix].0.clone(), names[other].0.clone());
+            let aliases = &mut names[ix].1;
+            aliases.retain(|alias| *alias != new);
+            aliases.push(old);
+            names[ix].0 = new;
+        }
+    }
 }
 
 /// A proxy without names of its own is no site when all it does is to pass requests on to vhosts.

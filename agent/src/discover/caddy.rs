@@ -541,5 +541,7 @@ fn dials(value: &Value, backends: &mut Vec<String>, depth: u32) {
         Value::Object(map) => map.values().collect(),
         _ => return,
     };
-    inner.into_iter().for_each(|inner| dials(inner, backends, depth + 1));
+    for inner in inner {
+        dials(inner, backends, depth + 1);
+    }
 }

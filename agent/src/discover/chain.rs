@@ -3,7 +3,7 @@
 //! One request is counted once, in the front-most log that can be read and tells its site. So a
 //! vhost counts as inner when such a log lies on the way to it, over however many steps.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::discover::found::Vhost;
@@ -31,44 +31,56 @@ pub(super) struct Chain {
     next: Vec<Vec<(String, Vec<usize>)>>,
     /// A front with a log that counts stands before it.
     inner: Vec<bool>,
+    /// By vhost: its names that are one host each, in lower case and sorted.
+    names: Vec<Vec<String>>,
 }
 
 impl Chain {
-    /// `own` are the machine's addresses beside loopback; `counts[ix]` tells that the vhost has a log
-    /// that is read and tells its sites.
-    pub(super) fn new(vhosts: &[Vhost], own: &[IpAddr], counts: &[bool]) -> Self {
-        let listeners = Listeners::new(vhosts, own);
+    /// `own` are the machine's addresses beside loopback.
+    pub(super) fn new(vhosts: &[Vhost], own: &[IpAddr]) -> Self {
+        let plain = |vhost: &Vhost| {
+            let mut names: Vec<String> = vhost.names.iter().map(|n| n.to_lowercase()).collect();
+            names.retain(|name| is_plain(name));
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let names: Vec<Vec<String>> = vhosts.iter().map(plain).collect();
+        let listeners = Listeners::new(vhosts, &names, own);
         let mut n_edges = 0;
         let mut next = Vec::with_capacity(vhosts.len());
         for (ix, vhost) in vhosts.iter().enumerate() {
             let mut edges = Vec::new();
             for backend in vhost.backends.iter().take(BACKENDS_MAX) {
-                let mut behind = listeners.behind(vhosts, ix, backend);
+                let mut behind = listeners.behind(&names, ix, backend);
                 behind.truncate(EDGES_MAX - n_edges);
                 n_edges += behind.len();
                 edges.push((backend.clone(), behind));
             }
             next.push(edges);
         }
-        let mut chain = Self { next, inner: vec![false; vhosts.len()] };
-        for ix in 0..vhosts.len() {
-            // What is behind an inner one is marked already, unless both ask each other.
-            if counts[ix] && !chain.inner[ix] {
-                chain.mark_behind(vhosts, ix);
-            }
-        }
-        chain
+        Self { next, inner: vec![false; vhosts.len()], names }
     }
 
-    fn mark_behind(&mut self, vhosts: &[Vhost], front: usize) {
+    /// `counts[ix]` tells that the vhost has a log that is read and tells its sites: what stands
+    /// behind it is inner.
+    pub(super) fn mark_inner(&mut self, counts: &[bool]) {
+        for (ix, counts) in counts.iter().enumerate() {
+            // What is behind an inner one is marked already, unless both ask each other.
+            if *counts && !self.inner[ix] {
+                self.mark_behind(ix);
+            }
+        }
+    }
+
+    fn mark_behind(&mut self, front: usize) {
         let mut seen = BTreeSet::from([front]);
         let mut queue = VecDeque::from([front]);
         while let Some(ix) = queue.pop_front() {
             for behind in self.next[ix].iter().flat_map(|(_, behind)| behind) {
                 // A step without names in between must not lose those of the front.
-                let has_name = vhosts[ix].names.iter().any(|name| is_plain(name));
-                let is_on_the_way = !has_name && ix != front;
-                if is_on_the_way && !shares_a_name(&vhosts[front], &vhosts[*behind]) {
+                let is_on_the_way = self.names[ix].is_empty() && ix != front;
+                if is_on_the_way && !share(&self.names[front], &self.names[*behind]) {
                     continue;
                 }
                 if seen.insert(*behind) {
@@ -83,6 +95,11 @@ impl Chain {
         self.inner[ix]
     }
 
+    /// The vhosts right behind one.
+    pub(super) fn behind(&self, ix: usize) -> impl Iterator<Item = usize> + '_ {
+        self.next[ix].iter().flat_map(|(_, behind)| behind).copied()
+    }
+
     /// True when every backend of a vhost is another vhost of this machine.
     pub(super) fn leads_only_on(&self, ix: usize) -> bool {
         let edges = &self.next[ix];
@@ -91,24 +108,24 @@ impl Chain {
 
     /// The address that answers in the end for a vhost: the innermost server's.
     pub(super) fn answers(&self, ix: usize) -> Option<&str> {
-        self.answers_after(ix, 0)
+        self.answers_after(ix, ix, 0)
     }
 
-    fn answers_after(&self, ix: usize, n_steps: u32) -> Option<&str> {
+    fn answers_after(&self, front: usize, ix: usize, n_steps: u32) -> Option<&str> {
         // What is no server of ours is where the way ends; a script's interpreter comes first.
         let (backend, behind) = self.next[ix].first()?;
-        let further = behind.first().filter(|_| n_steps < STEPS_MAX);
-        further.and_then(|ix| self.answers_after(*ix, n_steps + 1)).or(Some(backend))
+        let fits = |behind: &&usize| share(&self.names[front], &self.names[**behind]);
+        let further = behind.iter().find(fits).or(behind.first()).filter(|_| n_steps < STEPS_MAX);
+        let further = further.and_then(|ix| self.answers_after(front, *ix, n_steps + 1));
+        further.or(Some(backend))
     }
 }
 
 /// True when a request for a name of one may be for a name of the other.
-fn shares_a_name(front: &Vhost, behind: &Vhost) -> bool {
-    let plain = |vhost: &Vhost| -> BTreeSet<String> {
-        vhost.names.iter().filter(|name| is_plain(name)).map(|n| n.to_lowercase()).collect()
-    };
-    let (front, behind) = (plain(front), plain(behind));
-    front.is_empty() || behind.is_empty() || !front.is_disjoint(&behind)
+fn share(front: &[String], behind: &[String]) -> bool {
+    front.is_empty()
+        || behind.is_empty()
+        || front.iter().any(|name| behind.binary_search(name).is_ok())
 }
 
 /// True for a name that is one host.
@@ -127,7 +144,7 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn new(vhosts: &[Vhost], own: &[IpAddr]) -> Self {
+    fn new(vhosts: &[Vhost], names: &[Vec<String>], own: &[IpAddr]) -> Self {
         let mut listeners = Self {
             by_address: HashMap::new(),
             by_name: HashMap::new(),
@@ -136,18 +153,18 @@ impl Listeners {
         for (ix, vhost) in vhosts.iter().enumerate() {
             let addresses: BTreeSet<Address> =
                 vhost.listen.iter().filter_map(|text| address(text)).collect();
-            let mut ports = BTreeMap::new();
+            let mut ports = BTreeSet::new();
             for address in addresses {
                 if let Address::Port(ip, port) = address {
                     // Nobody can listen on the address of another machine.
                     listeners.own.extend(ip);
-                    ports.insert(port, ());
+                    ports.insert(port);
                 }
                 listeners.by_address.entry(address).or_default().push(ix);
             }
-            for name in vhost.names.iter().filter(|name| is_plain(name)) {
-                for port in ports.keys() {
-                    let key = (*port, name.to_lowercase());
+            for name in &names[ix] {
+                for port in &ports {
+                    let key = (*port, name.clone());
                     let same = listeners.by_name.entry(key).or_default();
                     if same.last() != Some(&ix) {
                         same.push(ix);
@@ -159,7 +176,7 @@ impl Listeners {
     }
 
     /// The vhosts that get the requests which a vhost passes to an address.
-    fn behind(&self, vhosts: &[Vhost], front: usize, backend: &str) -> Vec<usize> {
+    fn behind(&self, names: &[Vec<String>], front: usize, backend: &str) -> Vec<usize> {
         let Some(wanted) = address(backend) else { return Vec::new() };
         let (exact, everywhere) = match &wanted {
             Address::Port(ip, port) => {
@@ -175,24 +192,23 @@ impl Listeners {
                 && (exact.binary_search(ix).is_ok() || everywhere.binary_search(ix).is_ok())
         };
         let all = || exact.iter().chain(everywhere).copied().filter(|ix| *ix != front);
-        let names: Vec<&String> = vhosts[front].names.iter().filter(|n| is_plain(n)).collect();
-        if names.is_empty() {
+        if names[front].is_empty() {
             return all().collect();
         }
         let mut found: Vec<usize> = Vec::new();
         if let Address::Port(_, port) = wanted {
-            for name in names {
-                let same = self.by_name.get(&(port, name.to_lowercase()));
+            for name in &names[front] {
+                let same = self.by_name.get(&(port, name.clone()));
                 found.extend(same.into_iter().flatten().copied().filter(listens));
             }
         } else {
-            found.extend(all().filter(|ix| shares_a_name(&vhosts[front], &vhosts[*ix])));
+            found.extend(all().filter(|ix| share(&names[front], &names[*ix])));
         }
         found.sort_unstable();
         found.dedup();
         if found.is_empty() {
             // No vhost has the name: the one without any takes it, else the first.
-            let nameless = all().find(|ix| !vhosts[*ix].names.iter().any(|name| is_plain(name)));
+            let nameless = all().find(|ix| names[*ix].is_empty());
             found.extend(nameless.or_else(|| all().next()));
         }
         found
@@ -249,7 +265,9 @@ mod tests {
             })
             .collect();
         let own = ["192.0.2.1".parse().unwrap()];
-        (Chain::new(&parsed, &own, &counts), parsed)
+        let mut chain = Chain::new(&parsed, &own);
+        chain.mark_inner(&counts);
+        (chain, parsed)
     }
 
     #[test]
@@ -301,10 +319,15 @@ mod tests {
             "b 83",
             "c 90>127.0.0.1:91",
             "c 91>127.0.0.1:90",
+            "d 80>127.0.0.1:61",
+            ", 61>127.0.0.1:62",
+            "x 62>/run/x.sock",
+            "d 62>/run/d.sock",
         ]);
         assert_eq!(chain.answers(0), Some("/run/php.sock"));
         assert_eq!(chain.answers(3), Some("127.0.0.1:83"), "modules of the server itself");
         assert_eq!(chain.answers(4), None);
+        assert_eq!(chain.answers(7), Some("/run/d.sock"), "names outlast a step without");
         assert!(chain.answers(5).is_some(), "a circle ends");
         assert!(chain.leads_only_on(0) && !chain.leads_only_on(2) && !chain.leads_only_on(4));
     }

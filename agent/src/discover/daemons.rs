@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::discover::LogKind;
-use crate::discover::files::Files;
+use crate::discover::files::{Files, names_in};
 use crate::discover::found::Found;
 
 const MYSQL: [&str; 2] = ["/etc/my.cnf", "/etc/mysql/my.cnf"];
@@ -73,7 +73,7 @@ fn mysql(files: &mut Files, found: &mut Found) {
     for pattern in MYSQL_LOGS {
         // The data directory is none to be watched: it changes all the time.
         let paths = match pattern.split_once('*') {
-            Some((folder, end)) => files.names_in(&files.below(folder), end),
+            Some((folder, end)) => names_in(&files.below(folder), end),
             None => vec![files.below(pattern)],
         };
         if let Some(path) = paths.into_iter().find(|path| path.exists()) {
@@ -149,12 +149,12 @@ fn redis(files: &mut Files, found: &mut Found) {
 }
 
 fn redis_log(files: &Files, found: &mut Found, text: &str) {
-    let logs = text.lines().filter_map(|line| {
+    let mut logs = text.lines().filter_map(|line| {
         let (key, value) = line.trim().split_once(char::is_whitespace)?;
         key.eq_ignore_ascii_case("logfile").then(|| value.trim().trim_matches(['"', '\'']))
     });
     // The last one holds.
-    if let Some(log) = logs.last().filter(|log| log.starts_with('/')) {
+    if let Some(log) = logs.next_back().filter(|log| log.starts_with('/')) {
         found.other_logs.push((files.resolve(Path::new(log)), LogKind::Redis, "auto"));
     }
 }

@@ -10,53 +10,56 @@ use crate::discover::files::Files;
 /// Beginning of a file that holds a version.
 const VERSION_BYTES_MAX: u64 = 16 << 10;
 
-/// Where the version stands behind a text, and what ends it.
-type Version = (&'static str, &'static str);
+/// The file that holds the version, the text before it, and what ends it.
+type Version = (&'static str, &'static str, &'static str);
+/// Name, the file that only it has, and where its version stands.
+type Application = (&'static str, &'static str, Option<Version>);
 
 /// An application by a file that only it has, in the document root or above it. The file that holds
 /// the version may be another one.
-const APPLICATIONS: [(&str, &str, Option<(&str, Version)>); 14] = [
+const APPLICATIONS: [Application; 14] = [
     (
         "WordPress",
         "wp-includes/version.php",
-        Some(("wp-includes/version.php", ("$wp_version = '", "'"))),
+        Some(("wp-includes/version.php", "$wp_version = '", "'")),
     ),
     ("WordPress", "wp-config.php", None),
     (
         "Joomla",
         "administrator/manifests/files/joomla.xml",
-        Some(("administrator/manifests/files/joomla.xml", ("<version>", "<"))),
+        Some(("administrator/manifests/files/joomla.xml", "<version>", "<")),
     ),
-    ("Drupal", "core/lib/Drupal.php", Some(("core/lib/Drupal.php", ("const VERSION = '", "'")))),
+    ("Drupal", "core/lib/Drupal.php", Some(("core/lib/Drupal.php", "const VERSION = '", "'"))),
     (
         "Drupal",
         "includes/bootstrap.inc",
-        Some(("includes/bootstrap.inc", ("define('VERSION', '", "'"))),
+        Some(("includes/bootstrap.inc", "define('VERSION', '", "'")),
     ),
-    ("Magento", "../bin/magento", Some(("../composer.json", ("\"version\": \"", "\"")))),
-    ("Magento", "bin/magento", Some(("composer.json", ("\"version\": \"", "\"")))),
-    ("PrestaShop", "app/AppKernel.php", Some(("app/AppKernel.php", ("const VERSION = '", "'")))),
+    ("Magento", "../bin/magento", Some(("../composer.json", "\"version\": \"", "\""))),
+    ("Magento", "bin/magento", Some(("composer.json", "\"version\": \"", "\""))),
+    ("PrestaShop", "app/AppKernel.php", Some(("app/AppKernel.php", "const VERSION = '", "'"))),
     (
         "PrestaShop",
         "config/settings.inc.php",
-        Some(("config/settings.inc.php", ("'_PS_VERSION_', '", "'"))),
+        Some(("config/settings.inc.php", "'_PS_VERSION_', '", "'")),
     ),
     ("TYPO3", "typo3conf", None),
-    ("Nextcloud", "lib/versioncheck.php", Some(("version.php", ("$OC_VersionString = '", "'")))),
+    ("Nextcloud", "lib/versioncheck.php", Some(("version.php", "$OC_VersionString = '", "'"))),
     (
         "Laravel",
         "../artisan",
         Some((
             "../vendor/laravel/framework/src/Illuminate/Foundation/Application.php",
-            ("const VERSION = '", "'"),
+            "const VERSION = '",
+            "'",
         )),
     ),
     (
         "Symfony",
         "../bin/console",
-        Some(("../vendor/symfony/http-kernel/Kernel.php", ("const VERSION = '", "'"))),
+        Some(("../vendor/symfony/http-kernel/Kernel.php", "const VERSION = '", "'")),
     ),
-    ("MediaWiki", "includes/Defines.php", Some(("includes/Defines.php", ("'MW_VERSION', '", "'")))),
+    ("MediaWiki", "includes/Defines.php", Some(("includes/Defines.php", "'MW_VERSION', '", "'"))),
 ];
 
 /// The name of the Unix user a folder belongs to.
@@ -68,14 +71,14 @@ pub(super) fn owner(files: &mut Files, docroot: &Path) -> Option<String> {
 /// What runs in a document root, with its version where a file tells: `WordPress 6.4.2`. The file is
 /// watched: an update is news, and so is a new application.
 pub(super) fn application(files: &mut Files, docroot: &Path) -> Option<String> {
-    if !docroot.is_dir() {
+    if !files.exists(docroot) {
         return None;
     }
     for (name, mark, version) in APPLICATIONS {
         if fs::symlink_metadata(docroot.join(mark)).is_err() {
             continue;
         }
-        let Some((file, (before, end))) = version else { return Some(name.to_owned()) };
+        let Some((file, before, end)) = version else { return Some(name.to_owned()) };
         let path = plain(&docroot.join(file));
         files.watch(&path);
         let text = files.peek(&path, VERSION_BYTES_MAX).unwrap_or_default();

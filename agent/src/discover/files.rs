@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
-use crate::discover::Unreadable;
+use crate::discover::{Discovery, Unreadable};
 use crate::logs::sources::{permission_fix, quoted};
 
 /// Largest configuration file that is read, in bytes.
@@ -40,7 +40,9 @@ const OPTIONS: MatchOptions = MatchOptions {
 /// Reads below a root and remembers what it read.
 pub(super) struct Files {
     root: PathBuf,
-    /// Files and folders that decide what discovery finds.
+    /// Configuration files, and folders of such.
+    configs: BTreeSet<PathBuf>,
+    /// What else decides what is found.
     watched: BTreeSet<PathBuf>,
     unreadable: Vec<Unreadable>,
     noted: HashSet<(PathBuf, String)>,
@@ -57,6 +59,7 @@ impl Files {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             root: root.to_path_buf(),
+            configs: BTreeSet::new(),
             watched: BTreeSet::new(),
             unreadable: Vec::new(),
             noted: HashSet::new(),
@@ -73,8 +76,8 @@ impl Files {
         Self { is_without_disk: true, ..Self::new(Path::new("/")) }
     }
 
-    /// What decides what is found, and what could not be read.
-    pub(super) fn finish(mut self) -> (Vec<PathBuf>, Vec<Unreadable>) {
+    /// Hands over what was read and what could not be.
+    pub(super) fn finish(mut self, discovery: &mut Discovery) {
         if self.n_notes_left_out > 0 {
             self.unreadable.push(Unreadable {
                 path: self.root.clone(),
@@ -82,14 +85,27 @@ impl Files {
                 fix: "as for the others".to_owned(),
             });
         }
-        (self.watched.into_iter().collect(), self.unreadable)
+        discovery.config_files = self.configs.into_iter().collect();
+        discovery.watched = self.watched.into_iter().collect();
+        discovery.unreadable = self.unreadable;
     }
 
-    /// Discover again when this file or folder changes.
+    /// Discover again when this file or folder, which is no configuration, changes.
     pub(super) fn watch(&mut self, path: &Path) {
         if self.watched.len() < WATCHED_MAX {
             self.watched.insert(path.to_path_buf());
         }
+    }
+
+    fn watch_config(&mut self, path: &Path) {
+        if self.configs.len() < WATCHED_MAX {
+            self.configs.insert(path.to_path_buf());
+        }
+    }
+
+    /// True when something is there; a link counts.
+    pub(super) fn exists(&self, path: &Path) -> bool {
+        !self.is_without_disk && fs::symlink_metadata(path).is_ok()
     }
 
     /// Where an absolute path of a configuration is: below the root when it is there, else as it is
@@ -136,7 +152,7 @@ impl Files {
     pub(super) fn read_optional(&mut self, path: &Path) -> Option<String> {
         let path = self.through_links(self.resolve(path));
         // Also when it is not there: once it is, there is more to find.
-        self.watch(&path);
+        self.watch_config(&path);
         match self.read(&path) {
             Ok(text) => Some(text),
             Err(error) if is_absent(&error) => None,
@@ -150,7 +166,7 @@ impl Files {
     /// A file that another one includes.
     pub(super) fn read_included(&mut self, path: &Path) -> Option<String> {
         let path = self.through_links(self.resolve(path));
-        self.watch(&path);
+        self.watch_config(&path);
         match self.read(&path) {
             Ok(text) => Some(text),
             Err(error) => {
@@ -182,46 +198,47 @@ impl Files {
     /// The files a pattern names, sorted; a path without wildcards is returned as it is. Every folder
     /// in which a new name would match is watched.
     pub(super) fn expand(&mut self, pattern: &str) -> Vec<PathBuf> {
+        self.expand_as(pattern, true)
+    }
+
+    /// The same for logs: their folders hold no configuration.
+    pub(super) fn expand_logs(&mut self, pattern: &str) -> Vec<PathBuf> {
+        self.expand_as(pattern, false)
+    }
+
+    fn expand_as(&mut self, pattern: &str, is_config: bool) -> Vec<PathBuf> {
         let path = Path::new(pattern);
         if !has_wildcard(pattern) {
             return vec![self.resolve(path)];
         }
         if self.is_outside(path) {
-            return self.matches(path);
+            return self.matches(path, is_config);
         }
-        let found = self.matches(&self.root.join(path.strip_prefix("/").unwrap_or(path)));
-        if found.is_empty() { self.matches(path) } else { found }
+        let below = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        let found = self.matches(&below, is_config);
+        if found.is_empty() { self.matches(path, is_config) } else { found }
     }
 
-    /// The names in a folder with this end.
-    pub(super) fn names_in(&self, folder: &Path, end: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).into_iter().flatten().take(NAMES_MAX);
-        let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-        let mut paths: Vec<_> =
-            paths.filter(|path| path.to_string_lossy().ends_with(end)).collect();
-        paths.sort();
-        paths
-    }
-
-    fn matches(&mut self, pattern: &Path) -> Vec<PathBuf> {
+    fn matches(&mut self, pattern: &Path, is_config: bool) -> Vec<PathBuf> {
         let mut parts = Vec::new();
         let mut base = PathBuf::new();
         for component in pattern.components() {
             let text = component.as_os_str().to_string_lossy().into_owned();
-            if parts.is_empty()
-                && !(matches!(component, Component::Normal(_)) && has_wildcard(&text))
-            {
+            let is_name = matches!(component, Component::Normal(_));
+            if parts.is_empty() && !(is_name && has_wildcard(&text)) {
                 base.push(component);
             } else {
                 parts.push(text);
             }
         }
         let mut found = Vec::new();
-        self.walk(&base, &parts, &mut found);
+        if !self.is_without_disk {
+            self.walk(&base, &parts, is_config, &mut found);
+        }
         found
     }
 
-    fn walk(&mut self, folder: &Path, parts: &[String], found: &mut Vec<PathBuf>) {
+    fn walk(&mut self, folder: &Path, parts: &[String], is_config: bool, found: &mut Vec<PathBuf>) {
         let Some((part, rest)) = parts.split_first() else {
             if found.len() < READS_MAX && fs::symlink_metadata(folder).is_ok() {
                 found.push(folder.to_path_buf());
@@ -229,10 +246,7 @@ impl Files {
             return;
         };
         if !has_wildcard(part) {
-            return self.walk(&folder.join(part), rest, found);
-        }
-        if self.is_without_disk {
-            return;
+            return self.walk(&folder.join(part), rest, is_config, found);
         }
         let Ok(pattern) = Pattern::new(part) else { return };
         let entries = match fs::read_dir(folder) {
@@ -244,8 +258,12 @@ impl Files {
                 return;
             }
         };
-        // A new file in it changes what is found.
-        self.watch(folder);
+        // A new name in it changes what is found. Only where files match is it all configuration.
+        if rest.is_empty() && is_config {
+            self.watch_config(folder);
+        } else {
+            self.watch(folder);
+        }
         let mut names: Vec<_> = entries
             .take(NAMES_MAX)
             .filter_map(Result::ok)
@@ -256,7 +274,7 @@ impl Files {
             .collect();
         names.sort();
         for name in names {
-            self.walk(&folder.join(name), rest, found);
+            self.walk(&folder.join(name), rest, is_config, found);
         }
     }
 
@@ -309,6 +327,15 @@ impl Files {
         }
         self.users.as_ref()?.get(&uid).cloned()
     }
+}
+
+/// The names in a folder with this end.
+pub(super) fn names_in(folder: &Path, end: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().take(NAMES_MAX);
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let mut paths: Vec<_> = paths.filter(|path| path.to_string_lossy().ends_with(end)).collect();
+    paths.sort();
+    paths
 }
 
 /// True for a path that stands for several.

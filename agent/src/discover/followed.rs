@@ -179,7 +179,7 @@ pub(super) fn note_logs(
         }
         match files.refusal(&log.path) {
             Some(error) => files.cannot_read(&log.path, &error),
-            None if !log.path.exists() => {
+            None if !files.exists(&log.path) => {
                 let fix = "nothing to do if the server has not written it yet".to_owned();
                 files.note(&log.path, "does not exist".to_owned(), fix);
             }

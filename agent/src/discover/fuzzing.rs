@@ -50,6 +50,6 @@ pub fn read(reader: &str, bytes: &[u8]) -> Discovery {
     };
     read(&mut files, &mut found, path, &text);
     let mut discovery = assemble(&mut files, found);
-    (discovery.config_files, discovery.unreadable) = files.finish();
+    files.finish(&mut discovery);
     discovery
 }

@@ -338,7 +338,7 @@ fn log_path(files: &mut Files, facility: Option<&str>) -> (PathBuf, bool) {
     }
     let is_named = named.is_some();
     let path = named.map_or_else(|| files.below(LOG), |path| files.resolve(Path::new(&path)));
-    if path.exists() {
+    if files.exists(&path) {
         return (path, true);
     }
     // Once it is there, requests count in it.

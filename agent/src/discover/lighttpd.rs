@@ -307,7 +307,9 @@ impl Val {
         } else if let Some(host) = host {
             out.push(format!("{host}:80"));
         } else if depth < DEPTH_MAX {
-            list.iter().for_each(|(_, inner)| inner.addresses(out, depth + 1));
+            for (_, inner) in list {
+                inner.addresses(out, depth + 1);
+            }
         }
     }
 }

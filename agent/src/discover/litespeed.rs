@@ -222,12 +222,11 @@ fn uses_server(node: &Node) -> bool {
 
 fn processor(node: &Node) -> Processor {
     let address = node.child("address").unwrap_or_default();
-    let address = match address.strip_prefix("uds:/") {
-        Some(socket) => format!("/{}", socket.trim_start_matches('/')),
-        None => {
-            let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
-            bare.split('/').next().unwrap_or_default().to_owned()
-        }
+    let address = if let Some(socket) = address.strip_prefix("uds:/") {
+        format!("/{}", socket.trim_start_matches('/'))
+    } else {
+        let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+        bare.split('/').next().unwrap_or_default().to_owned()
     };
     Processor {
         address,

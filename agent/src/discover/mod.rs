@@ -39,8 +39,12 @@ pub struct Discovery {
     pub services: Vec<String>,
     /// Every log to follow, each once.
     pub logs: Vec<LogSource>,
-    /// Configuration files and folders that were read: discover again when one changes.
+    /// Configuration files and their folders: discover again when one changes. At most 20,000, one
+    /// `stat` each to see it.
     pub config_files: Vec<PathBuf>,
+    /// What is no configuration and decides as well: folders that new configurations or logs would
+    /// appear in, and the files that tell an application's version. As `config_files`.
+    pub watched: Vec<PathBuf>,
     /// Addresses of this machine beside loopback.
     pub addresses: Vec<std::net::IpAddr>,
     /// What could not be read, why, and the one command that grants it.
@@ -67,7 +71,7 @@ pub fn discover(root: &Path) -> Discovery {
     panels::discover(&mut files, &mut found);
     daemons::discover(&mut files, &mut found);
     let mut discovery = assemble::assemble(&mut files, found);
-    (discovery.config_files, discovery.unreadable) = files.finish();
+    files.finish(&mut discovery);
     discovery
 }
 

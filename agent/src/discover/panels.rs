@@ -196,7 +196,7 @@ pub(super) fn discover(files: &mut Files, found: &mut Found) {
         if of_configurations.iter().any(is_known) || !folder.is_dir() {
             continue;
         }
-        for path in files.expand(&pattern.to_string_lossy()).into_iter().take(SITES_MAX) {
+        for path in files.expand_logs(&pattern.to_string_lossy()).into_iter().take(SITES_MAX) {
             let Some(site) = site(layout.access, &path).filter(|_| !taken.contains(&path)) else {
                 continue;
             };

@@ -34,7 +34,7 @@ pub(super) fn target(files: &Files, target: &str, format: &str) -> Option<VhostL
         "rotatelogs" | "rotatelogs2" | "rotatelogs24" => rotatelogs(files, args, format),
         "cronolog" => cronolog(files, args, format),
         "vlogger" => vlogger(files, args, format),
-        "splitlogs" => splitlogs(files, args, format),
+        "splitlogs" => Some(splitlogs(files, args, format)),
         // `tee -a /var/log/a.log`
         _ => {
             let path = args.iter().rev().find(|arg| arg.starts_with('/'))?;
@@ -149,12 +149,12 @@ fn vlogger(files: &Files, args: &[String], format: &str) -> Option<VhostLog> {
 }
 
 /// `splitlogs --dir=… --suffix=…`: a file a vhost.
-fn splitlogs(files: &Files, args: &[String], format: &str) -> Option<VhostLog> {
+fn splitlogs(files: &Files, args: &[String], format: &str) -> VhostLog {
     let option = |name: &str| args.iter().find_map(|arg| arg.strip_prefix(name));
     let folder = option("--dir=").unwrap_or("/etc/apache2/logs/domlogs");
     let suffix = option("--suffix=").unwrap_or_default();
     let path = format!("{}/*{suffix}", folder.trim_end_matches('/'));
-    Some(by_vhost(absolute(files, &path), format))
+    by_vhost(absolute(files, &path), format)
 }
 
 /// The program takes the vhost off each line and names the file after it.

@@ -153,7 +153,8 @@ fn take_options(line: &str, is_daemon: bool, options: &mut Options) {
         let Some(flag) = word.strip_prefix('-') else { continue };
         let (name, attached) = flag.split_at(flag.chars().next().map_or(0, char::len_utf8));
         // The logger's `-a` means that it appends.
-        if !matches!(name, "f" | "F" | "w") && !(name == "a" && is_daemon) {
+        let is_known = matches!(name, "f" | "F" | "w") || name == "a" && is_daemon;
+        if !is_known {
             continue;
         }
         let value = if attached.is_empty() { words.next() } else { Some(attached.to_owned()) };
@@ -288,13 +289,10 @@ impl Vcl {
             end += 1;
         }
         if !host.is_empty() {
-            let address = if port.is_empty() || host.starts_with('/') {
-                host
-            } else if host.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':')) {
-                host // `.host = "127.0.0.1:8080"`
-            } else {
-                format!("{host}:{port}")
-            };
+            // `.host = "127.0.0.1:8080"` is written too.
+            let has_port = host.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':'));
+            let is_whole = port.is_empty() || host.starts_with('/') || has_port;
+            let address = if is_whole { host } else { format!("{host}:{port}") };
             self.first.get_or_insert_with(|| name.clone());
             self.backends.insert(name, address);
         }

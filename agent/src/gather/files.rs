@@ -585,7 +585,7 @@ fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {
         let meta = fs::metadata(path).ok()?;
         Some((meta.modified().ok()?, meta.len()))
     };
-    discovery.config_files.iter().map(stamp).collect()
+    discovery.config_files.iter().chain(&discovery.watched).map(stamp).collect()
 }
 
 #[cfg(test)]

@@ -130,7 +130,9 @@ pub fn expand(config: &LogsConfig, discovered: &[LogSource]) -> Expansion {
         if is_pattern(&pattern) && fs::symlink_metadata(&source.path).is_err() {
             let matches = matches_of(&pattern, &mut expansion.unreadable);
             let filled = matches.into_iter().map(|path| filled(source, &pattern, path)).collect();
-            newest(filled).into_iter().for_each(|source| known.add(source));
+            for source in newest(filled) {
+                known.add(source);
+            }
         } else {
             known.add(source.clone());
         }

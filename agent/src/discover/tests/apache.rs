@@ -53,10 +53,7 @@ fn of_logs_cut_by_the_day_the_newest_are_followed() {
     assert!(kept.iter().all(|log| log.site == SiteRule::Fixed("a.example".to_owned())));
 }
 
-#[test]
-fn macros_conditions_and_main_settings_reach_the_vhosts() {
-    let root = with(
-        r#"
+const EVERYTHING: &str = r#"
 ServerRoot "/etc/httpd"
 Listen 80
 Listen 8443
@@ -100,8 +97,11 @@ GlobalLog /var/log/global.log vhost_combined
   CustomLog "|/usr/bin/logger -t httpd" combined
   CustomLog /var/log/d-bytes_log "%I %O"
 </VirtualHost>
-"#,
-    );
+"#;
+
+#[test]
+fn macros_conditions_and_main_settings_reach_the_vhosts() {
+    let root = with(EVERYTHING);
     let found = discover(root.path());
     let global =
         "var/log/global.log=%v:%p %h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"";

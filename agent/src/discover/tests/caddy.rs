@@ -2,7 +2,7 @@
 
 use super::*;
 
-const CADDYFILE: &str = r#"{
+const CADDYFILE: &str = r"{
 	email admin@a.example
 	log {
 		output file /var/log/caddy/main.log
@@ -42,7 +42,7 @@ http://b.example:8080 {
 	}
 }
 import sites/*
-"#;
+";
 
 #[test]
 fn sites_with_their_snippets_logs_and_backends() {

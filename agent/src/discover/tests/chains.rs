@@ -87,6 +87,20 @@ fn a_front_whose_log_tells_no_sites_hides_none() {
 }
 
 #[test]
+fn one_site_has_one_name_whatever_order_its_vhosts_give() {
+    let nginx = "http { server { listen 80; server_name a.example www.a.example; } server { listen 443 ssl; server_name www.a.example a.example; } server { listen 80; server_name b.example c.example; return 301 https://$host; } server { listen 443 ssl; server_name c.example; } }";
+    let haproxy = HAPROXY.replace(
+        "default_backend",
+        "acl w hdr(host) -i www.a.example\nuse_backend b if w\ndefault_backend",
+    ) + "server a 127.0.0.1:80\n";
+    let root = root(&[("etc/nginx/nginx.conf", nginx), ("etc/haproxy/haproxy.cfg", &haproxy)]);
+    let found = discover(root.path());
+    let want = ["a.example", "b.example", "c.example"];
+    assert_eq!(names(&found), want, "a redirect for all is no site for each");
+    assert_eq!(site(&found, "a.example").aliases, ["www.a.example"]);
+}
+
+#[test]
 fn only_vhosts_behind_a_front_are_inner() {
     let nginx = "http { server { server_name a.example; access_log /var/log/nginx/a.log; location / { proxy_pass http://127.0.0.1:8080; } } }";
     let apache = "<VirtualHost *:8080>\nServerName a.example\nCustomLog /var/log/apache2/a-inner.log combined\n</VirtualHost>\n<VirtualHost *:81>\nServerName b.example\nCustomLog /var/log/apache2/b.log combined\n</VirtualHost>\n<VirtualHost *:443>\nServerName a.example\nCustomLog /var/log/apache2/a-ssl.log combined\n</VirtualHost>\n";

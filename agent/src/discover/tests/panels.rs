@@ -67,6 +67,10 @@ fn each_layout_is_known_by_its_paths() {
             ("a.example", "var/log/apache2/domains/a.example.log", true),
         ],
     );
+}
+
+#[test]
+fn layouts_of_one_server_are_known_too() {
     check(
         "DirectAdmin",
         &["var/log/httpd/domains/a.example.log", "var/log/httpd/domains/a.example.bytes"],
