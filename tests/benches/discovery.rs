@@ -87,10 +87,10 @@ fn generate(root: &Path) -> io::Result<()> {
         "etc/php/8.2/fpm/php-fpm.conf",
         "[global]\nerror_log = /var/log/php8.2-fpm.log\ninclude=/etc/php/8.2/fpm/pool.d/*.conf\n",
     )?;
-    let mut passwd = String::from("root:x:0:0::/root:/bin/sh\n");
+    let mut passwd = vec!["root:x:0:0::/root:/bin/sh\n".to_owned()];
     for n in 0..N_VHOSTS {
         let (name, user) = (format!("site-{n}.example"), format!("user{n}"));
-        passwd.push_str(&format!("{user}:x:{}:{}::/srv/{user}:/bin/sh\n", 10_000 + n, 10_000 + n));
+        passwd.push(format!("{user}:x:{}:{}::/srv/{user}:/bin/sh\n", 10_000 + n, 10_000 + n));
         write(&format!("etc/nginx/sites-enabled/{name}"), &nginx(&name))?;
         write(&format!("etc/apache2/sites-enabled/{name}.conf"), &apache(&name, &user))?;
         write(&format!("etc/php/8.2/fpm/pool.d/{user}.conf"), &pool(&user))?;
@@ -101,7 +101,7 @@ fn generate(root: &Path) -> io::Result<()> {
             write(&format!("var/log/{folder}/{name}.error.log"), "")?;
         }
     }
-    write("etc/passwd", &passwd)
+    write("etc/passwd", &passwd.concat())
 }
 
 fn nginx(name: &str) -> String {

@@ -61,6 +61,8 @@ struct Section {
     acls: BTreeMap<String, Vec<String>>,
     names_host: bool,
     is_logged: bool,
+    /// Logged to where nobody can follow.
+    is_lost: bool,
 }
 
 #[derive(Default)]
@@ -71,6 +73,8 @@ struct Reader {
     kind: String,
     /// `log` lines of `global` name this facility.
     facility: Option<String>,
+    /// `global` logs to where nobody can follow, and nowhere else.
+    is_global_lost: bool,
 }
 
 impl Reader {
@@ -116,8 +120,14 @@ impl Reader {
                 None => return,
             },
             "global" => {
-                if first == "log" && self.facility.is_none() {
-                    self.facility = args.iter().skip(1).find(|w| is_facility(w)).cloned();
+                if let ("log", [target, ..]) = (first, args) {
+                    if is_lost(target) {
+                        self.is_global_lost = self.facility.is_none();
+                    } else {
+                        self.is_global_lost = false;
+                        let facility = args.iter().skip(1).find(|w| is_facility(w)).cloned();
+                        self.facility = self.facility.take().or(facility);
+                    }
                 }
                 return;
             }
@@ -141,6 +151,11 @@ impl Reader {
                 if !hosts.is_empty() {
                     section.acls.entry(name.clone()).or_default().extend(hosts);
                 }
+            }
+            ("log", [target, ..])
+                if is_lost(target) || target == "global" && self.is_global_lost =>
+            {
+                section.is_lost = true;
             }
             ("log", [target, ..]) => {
                 section.is_logged = true;
@@ -168,6 +183,12 @@ impl Reader {
             backends.get(name).map(|section| section.servers.clone()).unwrap_or_default()
         };
         for front in self.sections.iter().filter(|section| section.is_frontend) {
+            if front.is_lost && !front.is_logged {
+                let file = front.source.rsplit_once(':').map_or(&*front.source, |(file, _)| file);
+                let reason = format!("frontend {} logs to no syslog", front.name);
+                let fix = "write `log /dev/log local0` beside it".to_owned();
+                files.note(Path::new(file), reason, fix);
+            }
             let mut sites: Vec<(Vec<String>, Vec<String>)> = Vec::new();
             let mut rest = front.servers.clone();
             rest.extend(front.default_backend.iter().flat_map(|name| servers(name)));
@@ -207,6 +228,14 @@ impl Reader {
             found.add_error_log(path, Server::Haproxy);
         }
     }
+}
+
+/// True for a target that ends in no file.
+fn is_lost(target: &str) -> bool {
+    target == "stdout"
+        || target == "stderr"
+        || target.starts_with("ring@")
+        || target.starts_with("fd@")
 }
 
 fn is_facility(word: &str) -> bool {

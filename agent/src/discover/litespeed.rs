@@ -222,7 +222,9 @@ fn uses_server(node: &Node) -> bool {
 
 fn processor(node: &Node) -> Processor {
     let address = node.child("address").unwrap_or_default();
-    let address = if let Some(socket) = address.strip_prefix("uds:/") {
+    let is_socket = address.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("uds:/"));
+    let socket = address.get(5..).filter(|_| is_socket);
+    let address = if let Some(socket) = socket {
         format!("/{}", socket.trim_start_matches('/'))
     } else {
         let bare = address.split_once("://").map_or(address, |(_, rest)| rest);

@@ -133,8 +133,8 @@ const LAYOUTS: [Layout; 19] = {
             "CloudPanel",
             Nginx,
             Alone,
-            "/home/*/logs/nginx/access.log",
-            "/home/{}/logs/nginx/error.log",
+            concat!("/home", "/*/logs/nginx/access.log"),
+            concat!("/home", "/{}/logs/nginx/error.log"),
         ),
         Layout {
             format: CYBERPANEL,
@@ -142,11 +142,11 @@ const LAYOUTS: [Layout; 19] = {
                 "CyberPanel",
                 Litespeed,
                 Alone,
-                "/home/*/logs/*.access_log",
-                "/home/{}/logs/{}.error_log",
+                concat!("/home", "/*/logs/*.access_log"),
+                concat!("/home", "/{}/logs/{}.error_log"),
             )
         },
-        layout("RunCloud", Nginx, Alone, "/home/*/logs/nginx/*_access.log", ""),
+        layout("RunCloud", Nginx, Alone, concat!("/home", "/*/logs/nginx/*_access.log"), ""),
         layout(
             "ispmanager",
             Nginx,

@@ -34,6 +34,8 @@ const REFRESH_REST: u32 = 200;
 const TOUCH_GAP: Duration = Duration::from_millis(400);
 /// Directories of configurations that are watched; what changes in others is seen a little later.
 const CONFIG_DIRECTORIES_MAX: usize = 2_000;
+/// The same for a discovery, which only follows a change: 200 ms still leave 2 s.
+const DISCOVERY_REST: u32 = 8;
 /// Longest time one pass reads before timers get their turn.
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
@@ -168,10 +170,13 @@ impl Files {
         self.is_touched = false;
         let stamps = stamps_of(&self.discovery);
         let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
+        let mut discovering = Duration::ZERO;
         if is_changed {
+            let before = clock::instant();
             self.discovery = discovery_of(config);
             self.discovered_at = now;
             self.stamps = stamps_of(&self.discovery);
+            discovering = clock::instant().saturating_duration_since(before);
         }
         self.saved_at = at;
         let mut expansion = sources::expand(config, &self.discovery.logs);
@@ -183,7 +188,10 @@ impl Files {
         expansion.unreadable.extend(left_out);
         self.tell_unreadable(expansion.unreadable);
         let cost = clock::instant().saturating_duration_since(began);
-        self.refresh_gap = REFRESH_GAP.max(cost * REFRESH_REST);
+        // A discovery is rare: were it counted as a glob, the next change would be seen late.
+        let expanding = cost.saturating_sub(discovering);
+        let rest = (expanding * REFRESH_REST).max(discovering * DISCOVERY_REST);
+        self.refresh_gap = REFRESH_GAP.max(rest);
         is_changed.then_some(&self.discovery)
     }
 

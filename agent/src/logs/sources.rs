@@ -577,6 +577,59 @@ mod tests {
     }
 
     #[test]
+    fn byte_counts_and_copies_beside_logs_match_no_pattern() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "a.log",
+            "a.bytes",
+            "a-bytes_log",
+            "access_log",
+            "access_log.processed",
+            "access_log.webstat",
+        ] {
+            fs::write(dir.path().join(name), b"x\n").unwrap();
+        }
+        let pattern = dir.path().join("*").to_string_lossy().into_owned();
+        let expansion = expand(&config(vec![source(&pattern, None)]), &[]);
+        assert_eq!(names(&expansion), ["a.log", "access_log"]);
+    }
+
+    #[test]
+    fn a_discovered_pattern_names_its_sites_and_keeps_what_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let day = Duration::from_secs(86_400);
+        for (name, age) in
+            [("a.example-1", 9), ("a.example-2", 1), ("a.example-3", 0), ("b.example-1", 50)]
+        {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + (20_000 - age) * day).unwrap();
+        }
+        let log = LogSource {
+            path: dir.path().join("*-?"),
+            kind: LogKind::Access,
+            format: "combined".to_owned(),
+            site: SiteRule::Fixed("{1}".to_owned()),
+            timezone: None,
+            inner: true,
+        };
+        let expansion = expand(&config(Vec::new()), &[log]);
+        assert_eq!(names(&expansion), ["a.example-2", "a.example-3", "b.example-1"]);
+        let sites: Vec<_> = expansion.logs.iter().map(|log| &log.site).collect();
+        let of = |site: &str| SiteRule::Fixed(site.to_owned());
+        assert_eq!(sites, [&of("a.example"), &of("a.example"), &of("b.example")]);
+        assert!(expansion.logs.iter().all(|log| log.inner && log.format == "combined"));
+    }
+
+    #[test]
+    fn the_fix_for_what_lies_in_a_refused_folder_names_every_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("it's/logs/a.log");
+        let fix = permission_fix(&path);
+        assert!(fix.starts_with("run `setfacl -m u:gatewatch-agent:rX "), "{fix}");
+        assert!(fix.contains("it'\\''s' ") && fix.ends_with("logs/a.log'`"), "{fix}");
+    }
+
+    #[test]
     fn the_fix_for_a_refused_log_names_the_group_that_may_read_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");

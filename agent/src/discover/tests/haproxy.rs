@@ -64,6 +64,26 @@ fn hosts_of_conditions_are_sites_and_the_rest_goes_to_the_default_backend() {
 }
 
 #[test]
+fn a_log_that_nobody_can_follow_is_listed() {
+    for (global, own, is_listed) in [
+        ("log stdout format raw local0", "log global", true),
+        ("log /dev/log local0", "log global", false),
+        ("log stdout local0\nlog /dev/log local0", "log global", false),
+        ("", "log stderr local0", true),
+    ] {
+        let text = format!("global\n{global}\nlisten a\nbind :80\n{own}\nserver a 127.0.0.1:1\n");
+        let root = root(&[("etc/haproxy/haproxy.cfg", &text)]);
+        let found = discover(root.path());
+        assert_eq!(
+            found.unreadable.iter().any(|u| u.reason.contains("no syslog")),
+            is_listed,
+            "{text}"
+        );
+        assert_eq!(found.logs.is_empty(), is_listed, "{text}");
+    }
+}
+
+#[test]
 fn its_log_is_where_syslog_writes_it() {
     let config = "global\nlog 127.0.0.1 local2\ndefaults\nlog global\nlisten a\nbind :80\nserver a 127.0.0.1:1\n";
     for (rules, want) in [

@@ -19,7 +19,7 @@ scripthandler {
   add lsapi:lsphp php
 }
 virtualHost a.example {
-  vhRoot /home/$VH_NAME
+  vhRoot /users/$VH_NAME
   configFile $SERVER_ROOT/conf/vhosts/$VH_NAME/vhost.conf
   allowSymbolLink 1
 }
@@ -73,7 +73,7 @@ accesslog /nowhere {
 fn vhosts_templates_and_maps_are_sites() {
     let root = root(&[
         ("usr/local/lsws/conf/httpd_config.conf", MAIN),
-        ("usr/local/lsws/conf/vhosts/a.example/vhost.conf", &A.replace("UDS:/", "uds:/")),
+        ("usr/local/lsws/conf/vhosts/a.example/vhost.conf", A),
         (
             "usr/local/lsws/conf/vhosts/b/vhconf.conf",
             "docRoot $VH_ROOT/html\naccesslog /x {\n useServer 1\n}\nextprocessor app {\n type proxy\n address http://127.0.0.1:3000\n}\ncontext / {\n type proxy\n handler app\n}\n",
@@ -90,7 +90,7 @@ fn vhosts_templates_and_maps_are_sites() {
         (
             "a.example",
             format!(
-                "www.a.example > /tmp/lshttpd/auser.sock | home/a.example/logs/a.example.access_log={format} | home/a.example/logs/a.example.error_log"
+                "www.a.example > /tmp/lshttpd/auser.sock | users/a.example/logs/a.example.access_log={format} | users/a.example/logs/a.example.error_log"
             ),
         ),
         (
@@ -108,7 +108,7 @@ fn vhosts_templates_and_maps_are_sites() {
     }
     let a = site(&found, "a.example");
     assert_eq!((a.php_version.as_deref(), a.owner.as_deref()), (Some("8.3"), Some("auser")));
-    assert_eq!(a.docroot, Some(root.path().join("home/a.example/public_html")));
+    assert_eq!(a.docroot, Some(root.path().join("users/a.example/public_html")));
     assert_eq!(log(&found, "a.example.error_log").format, "litespeed_error");
 }
 
