@@ -1,0 +1,24 @@
+//! Any lines as JSON of every server that writes it, also under keys of one's own.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "common.rs"]
+mod common;
+
+const FORMATS: [&str; 7] = [
+    "json",
+    "caddy",
+    "traefik",
+    "envoy",
+    "cloudflare",
+    "json:status=response.code,host=vhost,time=ts,client=peer.ip,path=uri",
+    "auto",
+];
+
+fuzz_target!(|input: &[u8]| {
+    if let Some((format, lines)) = common::choose(&FORMATS, input) {
+        common::check_access(format, lines);
+    }
+});

@@ -1,0 +1,29 @@
+//! Any lines as the logs of what stands behind a web server: PHP-FPM, kernel, syslog, journal,
+//! databases, ModSecurity, package managers.
+
+#![no_main]
+
+use gatewatch_agent::discover::LogKind;
+use libfuzzer_sys::fuzz_target;
+
+#[path = "common.rs"]
+mod common;
+
+const FORMATS: [(&str, LogKind); 9] = [
+    ("php_fpm", LogKind::PhpFpm),
+    ("php_slow", LogKind::PhpSlow),
+    ("mysql", LogKind::Mysql),
+    ("redis", LogKind::Redis),
+    ("modsecurity", LogKind::Modsecurity),
+    ("syslog", LogKind::Syslog),
+    ("journald", LogKind::Syslog),
+    ("kernel", LogKind::Kernel),
+    ("change", LogKind::Change),
+];
+
+fuzz_target!(|input: &[u8]| {
+    let names = FORMATS.map(|(name, _)| name);
+    let Some((format, lines)) = common::choose(&names, input) else { return };
+    let kind = FORMATS.iter().find(|(name, _)| *name == format).map(|(_, kind)| *kind);
+    common::check_errors(kind.expect("it was chosen from these"), format, lines);
+});
