@@ -80,7 +80,7 @@ async fn until_files(config: &Configs, discovery: &mut Discoveries) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// True when a log that is followed has the kernel's messages and may be read.
