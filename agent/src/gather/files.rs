@@ -15,6 +15,7 @@ use crate::discover::{self, Discovery, LogKind, LogSource, Unreadable};
 use crate::logs::checkpoint::{Checkpoint, FileKey, Position};
 use crate::logs::file::{BUFFER_BYTES, CHUNK_BYTES};
 use crate::logs::join::Judge;
+use crate::logs::kernel::is_kmsg_readable;
 use crate::logs::listing::Listings;
 use crate::logs::sources;
 use crate::logs::tail::{Look, Start, Vanished};
@@ -585,7 +586,15 @@ fn start_by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Start
 }
 
 fn discovery_of(config: &LogsConfig) -> Discovery {
-    if config.discover { discover::discover(&config.root) } else { Discovery::default() }
+    if !config.discover {
+        return Discovery::default();
+    }
+    let mut discovery = discover::discover(&config.root);
+    if is_kmsg_readable(&config.root) {
+        // The kernel itself is asked: what syslog writes of it would be told twice.
+        discovery.logs.retain(|log| log.kind != LogKind::Kernel);
+    }
+    discovery
 }
 
 fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {
@@ -598,7 +607,26 @@ fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
+
+    #[test]
+    fn the_kernels_messages_are_followed_in_files_only_where_the_kernel_cannot_be_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LogsConfig { root: dir.path().to_owned(), ..LogsConfig::default() };
+        fs::create_dir_all(dir.path().join("var/log")).unwrap();
+        fs::write(dir.path().join("var/log/kern.log"), "").unwrap();
+        let n_kernel = |config| {
+            let logs = discovery_of(config).logs;
+            logs.iter().filter(|log| log.kind == LogKind::Kernel).count()
+        };
+        assert_eq!(n_kernel(&config), 1);
+        fs::create_dir(dir.path().join("dev")).unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(CWD, dir.path().join("dev/kmsg"), FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(n_kernel(&config), 0);
+    }
 
     #[test]
     fn a_log_born_before_the_first_start_is_history() {
