@@ -116,6 +116,10 @@ pub struct ErrorRecord<'a> {
     pub pool: Option<Cow<'a, str>>,
     /// Connection number of nginx (`*8`), to join lines of one request.
     pub connection: Option<u64>,
+    /// Status sent to the client, where the line tells it (Caddy).
+    pub status: Option<u16>,
+    /// Seconds the request took, where the line tells them.
+    pub request_time: Option<f64>,
 }
 
 /// Why a line is no record.

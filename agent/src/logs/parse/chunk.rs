@@ -111,10 +111,19 @@ impl Parser {
             shapes: shapes.into(),
             time,
             habit: Habit::default(),
-            learns: matches!(format, Some(Format::Json)),
+            learns: matches!(format, Some(Format::Json(_))),
             n_missed: MISSED_MAX,
             may_be_brief,
         }
+    }
+
+    /// The keys of the format in use, if it is JSON whose form is learned.
+    fn json_keys(&self) -> Option<Arc<json::Keys>> {
+        let format = match &self.mode {
+            Mode::One(format) | Mode::Told { format, .. } => format,
+            Mode::Auto(auto) => &auto.candidates.get(auto.chosen?)?.1,
+        };
+        if let Format::Json(keys) = format { Some(Arc::clone(keys)) } else { None }
     }
 
     fn chosen(&self) -> Option<usize> {
@@ -129,7 +138,9 @@ impl Parser {
 fn shapes(format: &Format) -> (Vec<Shape>, TimeStyle) {
     let shape = |format: &LogFormat| {
         let per_s = format.time_is_start.then_some(format.request_time_per_s);
-        Shape::of(&format.program, per_s)
+        // The kernel takes no URL apart, and counts no attempts whose addresses are not logged.
+        let is_for_kernel = !format.is_varnish && !format.program.has_bare_attempts();
+        Shape::of(&format.program, per_s).filter(|_| is_for_kernel)
     };
     match format {
         Format::Program(format) => (shape(format).into_iter().collect(), format.time.clone()),
@@ -252,7 +263,10 @@ impl<S: Sink> Lines for Scanned<'_, S> {
             self.n_missed += 1;
             if self.n_missed > MISSED_MAX {
                 self.n_missed = 0;
-                self.learned = json::form::learn(raw.trim_ascii_end());
+                self.learned = self
+                    .parser
+                    .json_keys()
+                    .and_then(|keys| json::form::learn(&keys, raw.trim_ascii_end()));
             }
         }
         self.sink.line(raw, line);

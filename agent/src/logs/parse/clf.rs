@@ -4,8 +4,8 @@
 //! Everything hangs on the time in brackets and the quotes after it; both are the server's own, as
 //! it escapes the quotes a client sends.
 
-use crate::logs::parse::access;
 use crate::logs::parse::brief::{Brief, Times};
+use crate::logs::parse::{access, traefik};
 use crate::logs::scan::program::{Slot, Spans, find, places, quote_end};
 use crate::logs::{AccessRecord, Line, LineTime, Rejected};
 
@@ -17,25 +17,58 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     }
 }
 
-/// The same for a sink that asks for no more.
-pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times) -> Option<Brief<'l>> {
-    let (spans, time) = fields(line, times).ok()?;
-    let brief = access::brief_of(&spans)?;
-    (!brief.client.contains(&b',')).then_some(Brief { time: Some(time), ..brief })
+/// The same of `LiteSpeed`, which some panels make write each line in quotes.
+pub(crate) fn parse_litespeed(line: &[u8]) -> Line<'_> {
+    parse(unquoted(line).unwrap_or(line))
 }
 
-fn fields<'l>(line: &'l [u8], times: &mut Times) -> Result<(Spans<'l>, LineTime), Rejected> {
+/// Only lines in quotes: all others are those of any server.
+pub(crate) fn parse_in_quotes(line: &[u8]) -> Line<'_> {
+    unquoted(line).map_or(Line::Rejected(Rejected::Malformed), parse)
+}
+
+fn unquoted(line: &[u8]) -> Option<&[u8]> {
+    // A list of addresses in quotes may stand first in other logs.
+    let inside = line.strip_prefix(b"\"")?;
+    let end = memchr::memchr(b'"', inside)?;
+    let is_line = memchr::memchr(b'[', &inside[..end]).is_some();
+    is_line.then(|| inside.strip_suffix(b"\"").unwrap_or(inside))
+}
+
+/// The same for a sink that asks for no more.
+pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times) -> Option<Brief<'l>> {
+    let (spans, time, micros) = fields(line, times).ok()?;
+    let brief = access::brief_of(&spans)?;
+    let duration_s = micros.map(|micros| micros / 1e6);
+    let is_list = brief.client.contains(&b',');
+    (!is_list).then_some(Brief { time: Some(time), duration_s, ..brief })
+}
+
+/// The fields, the time, and microseconds the request took, if Apache wrote them last.
+fn fields<'l>(
+    line: &'l [u8],
+    times: &mut Times,
+) -> Result<(Spans<'l>, LineTime, Option<f64>), Rejected> {
+    // Traefik escapes no quotes: a line of its own that it does not read is none of this family.
+    if line.ends_with(b"ms") && traefik::has_tail(line) {
+        return Err(Rejected::Malformed);
+    }
     let (head, time, rest) = split_at_time(line, times)?;
     let mut spans = Spans::default();
     head_fields(head, &mut spans)?;
     let rest = request_and_status(rest, &mut spans)?;
-    tail_fields(rest, &mut spans);
-    Ok((spans, time))
+    let micros = tail_fields(rest, &mut spans);
+    Ok((spans, time, micros))
 }
 
 fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
-    let (spans, time) = fields(line, &mut Times::default())?;
-    let mut record = access::record(&spans, Some(time))?;
+    let (spans, time, micros) = fields(line, &mut Times::default())?;
+    let mut record = access::record(&spans, Some(time), access::Escapes::Hex)?;
+    if let Some(micros) = micros {
+        // A server that writes this writes the start of the request.
+        record.request_time = Some(micros / 1e6);
+        record.time_is_start = true;
+    }
     if let Some(list) = record.client.as_ref().filter(|c| c.contains(',')) {
         // `$proxy_add_x_forwarded_for` in place of the peer.
         let first = list.split(',').next().unwrap_or_default().trim().to_owned();
@@ -45,7 +78,7 @@ fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
 }
 
 /// Head, time, and what follows `] `.
-fn split_at_time<'l>(
+pub(super) fn split_at_time<'l>(
     line: &'l [u8],
     times: &mut Times,
 ) -> Result<(&'l [u8], LineTime, &'l [u8]), Rejected> {
@@ -70,10 +103,13 @@ fn head_fields<'l>(head: &'l [u8], spans: &mut Spans<'l>) -> Result<(), Rejected
     let mut words = head.split(|b| *b == b' ').filter(|w| !w.is_empty());
     let first = words.next().ok_or(Rejected::Malformed)?;
     let second = words.next().unwrap_or_default();
-    let n_more = words.count();
-    // With four words and more the first is the vhost, unless a user name holds a space.
-    let vhost = !second.is_empty() && second != b"-" && (n_more >= 2 || is_address(second))
-        || second != b"-" && !is_address(first) && is_address(second);
+    let third = words.next();
+    let n_more = usize::from(third.is_some()) + words.count();
+    // With four words and more the first is the vhost, unless a user name holds a space. An address
+    // is one where no other word can be the client.
+    let is_name = !is_address(first) || third == Some(b"-");
+    let vhost =
+        !second.is_empty() && second != b"-" && (is_address(second) || n_more >= 2 && is_name);
     if vhost && !(is_address(first) && first.ends_with(b",")) {
         spans.set(Slot::Host, first);
         spans.set(Slot::Client, list(&head[first.len() + 1..]));
@@ -136,16 +172,25 @@ fn word(text: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// `"referer" "agent"`, then `name=value` or `name="value"` pairs; what it does not know it skips.
-fn tail_fields<'l>(mut rest: &'l [u8], spans: &mut Spans<'l>) {
+///
+/// A single number at the end is the duration: with a point nginx's seconds, without one Apache's
+/// microseconds, which are returned.
+fn tail_fields<'l>(mut rest: &'l [u8], spans: &mut Spans<'l>) -> Option<f64> {
     let mut n_quoted = 0;
     while !rest.is_empty() {
         if let Some(inside) = rest.strip_prefix(b"\"") {
-            let Some(end) = quote_end(inside) else { return };
+            let end = quote_end(inside)?;
             n_quoted += 1;
+            rest = inside[end + 1..].trim_ascii_start();
             if n_quoted == 2 {
                 spans.set(Slot::UserAgent, &inside[..end]);
+                if !rest.is_empty() && rest.len() <= 12 && rest.iter().all(u8::is_ascii_digit) {
+                    return access::number(rest);
+                }
+                if is_seconds(rest) {
+                    spans.set(Slot::RequestTime, rest);
+                }
             }
-            rest = inside[end + 1..].trim_ascii_start();
             continue;
         }
         let name_end = rest.iter().position(|b| matches!(b, b'=' | b' ' | b'"'));
@@ -156,7 +201,7 @@ fn tail_fields<'l>(mut rest: &'l [u8], spans: &mut Spans<'l>) {
         let name = &rest[..name_end];
         let after = &rest[name_end + 1..];
         let value = if let Some(inside) = after.strip_prefix(b"\"") {
-            let Some(end) = quote_end(inside) else { return };
+            let end = quote_end(inside)?;
             rest = inside[end + 1..].trim_ascii_start();
             &inside[..end]
         } else {
@@ -173,6 +218,15 @@ fn tail_fields<'l>(mut rest: &'l [u8], spans: &mut Spans<'l>) {
             spans.set(slot, value);
         }
     }
+    None
+}
+
+/// `0.123`, and nothing else.
+fn is_seconds(text: &[u8]) -> bool {
+    let Some(point) = memchr::memchr(b'.', &text[..text.len().min(12)]) else { return false };
+    let (whole, part) = (&text[..point], &text[point + 1..]);
+    let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    is_number(whole) && part.len() <= 6 && is_number(part)
 }
 
 /// Names that operators give to what nginx can log.

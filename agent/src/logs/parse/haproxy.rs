@@ -1,4 +1,5 @@
-//! HAProxy over syslog: `option httplog` lines, and its messages about servers.
+//! HAProxy over syslog: `option httplog` and `tcplog` lines, errors of connections, and its messages
+//! about servers. It writes the quotes and braces that a client sends as `#22` and the like.
 //!
 //! `client:port [accept date] frontend backend/server Tq/Tw/Tc/Tr/Tt status bytes - - SH-- …
 //! {captured} "request"`. The termination state says whether the upstream failed.
@@ -7,6 +8,8 @@ use wire::signal::classify;
 use wire::v1::Signal;
 
 use crate::logs::parse::brief::{Brief, Times};
+use crate::logs::parse::requests::is_digits;
+use crate::logs::parse::traefik::EARLIER_MAX;
 use crate::logs::parse::{access, time};
 use crate::logs::scan::program::find;
 use crate::logs::{AccessRecord, Attempt, ErrorRecord, Line, LineTime, Rejected};
@@ -16,10 +19,10 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     let (logged_at, text) = syslog_header(line);
     match fields(text, &mut Times::default()).map(|fields| record(&fields)) {
         Ok(record) => Line::Access(record),
-        Err(reason) => match event(logged_at, text) {
-            Some(record) => Line::Error(record),
-            None => Line::Rejected(reason),
-        },
+        Err(reason) => tcp(text)
+            .or_else(|| connection_error(text).map(Line::Error))
+            .or_else(|| event(logged_at, text).map(Line::Error))
+            .unwrap_or(Line::Rejected(reason)),
     }
 }
 
@@ -30,7 +33,8 @@ pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times) -> Option<Brief<'l>> 
         None => line,
     };
     let fields = fields(text, times).ok()?;
-    (!(502..=504).contains(&fields.status)).then(|| Brief {
+    let is_plain = !(502..=504).contains(&fields.status) && fields.retries.0 == 0;
+    is_plain.then(|| Brief {
         host: fields.host.unwrap_or_default(),
         client: Some(without_port(fields.client)).filter(|c| *c != b"-").unwrap_or_default(),
         upstream: if fields.is_nobody() { b"" } else { fields.backend },
@@ -68,6 +72,8 @@ struct Fields<'l> {
     timers_ms: [i64; 5],
     status: u16,
     state: &'l [u8],
+    /// Attempts that failed before, and whether the last one was at another server.
+    retries: (usize, bool),
     /// Bytes and what follows.
     rest: &'l [u8],
 }
@@ -81,7 +87,7 @@ impl Fields<'_> {
 
 fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected> {
     let (client, rest) = word(text).ok_or(Rejected::Malformed)?;
-    let inside = rest.strip_prefix(b"[").ok_or(Rejected::Malformed)?;
+    let inside = rest.strip_prefix(b"[").filter(|_| is_peer(client)).ok_or(Rejected::Malformed)?;
     let end = memchr::memchr(b']', &inside[..inside.len().min(40)]).ok_or(Rejected::Malformed)?;
     let time = times.clf(&inside[..end]).ok_or(Rejected::BadTime)?;
     let rest = inside[end + 1..].strip_prefix(b" ").ok_or(Rejected::Malformed)?;
@@ -99,16 +105,35 @@ fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected>
     let (status_text, rest) = word(after).ok_or(Rejected::Malformed)?;
     let status = access::status(status_text).ok_or(Rejected::BadStatus)?;
     let mut words = rest.split(|b| *b == b' ');
-    let state = words.nth(3).filter(|s| s.len() == 4).ok_or(Rejected::Malformed)?;
+    let state = words.nth(3).filter(|state| is_state(state)).ok_or(Rejected::Malformed)?;
+    let retries = retries(words.next().unwrap_or_default());
     let host = host.or_else(|| captured_host(rest));
-    Ok(Fields { client, time, backend, host, timers_ms, status, state, rest })
+    Ok(Fields { client, time, backend, host, timers_ms, status, state, retries, rest })
+}
+
+/// How a request or session ended, in four letters, or two without cookies.
+fn is_state(state: &[u8]) -> bool {
+    let [who, when, cookies @ ..] = state else { return false };
+    b"-CSPLRIDUKcs".contains(who)
+        && b"-RQCHDLT".contains(when)
+        && cookies.len() <= 2
+        && cookies.iter().all(|letter| letter.is_ascii_alphabetic() || *letter == b'-')
+}
+
+/// The last of `1/1/0/0/+2`: attempts that failed, with a `+` when another server was tried.
+fn retries(counters: &[u8]) -> (usize, bool) {
+    let last = counters.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let digits = last.strip_prefix(b"+").unwrap_or(last);
+    let n = access::number(digits).filter(|_| counters.contains(&b'/')).unwrap_or_default();
+    (n as usize, digits.len() < last.len())
 }
 
 fn record<'l>(fields: &Fields<'l>) -> AccessRecord<'l> {
     let nobody = fields.is_nobody();
-    let Fields { client, time, backend, host, timers_ms, status, state, rest } = *fields;
+    let Fields { client, time, backend, host, timers_ms, status, state, retries, rest } = *fields;
     let request = memchr::memchr(b'"', rest).map(|at| &rest[at + 1..]);
-    let request = request.map(|r| r.strip_suffix(b"\"").unwrap_or(r));
+    // What a format adds may follow; a request that was too long has no end.
+    let request = request.map(|r| &r[..memchr::memchr(b'"', r).unwrap_or(r.len())]);
     let (method, path) = request.and_then(access::request_line).unzip();
     let (signal, failed) = verdict(state, status, nobody);
     AccessRecord {
@@ -122,11 +147,7 @@ fn record<'l>(fields: &Fields<'l>) -> AccessRecord<'l> {
         attempts: if nobody {
             Vec::new()
         } else {
-            vec![Attempt {
-                upstream: access::text(backend),
-                status: None,
-                time: seconds(timers_ms[3]),
-            }]
+            attempts(backend, retries, seconds(timers_ms[3]))
         },
         request_time: seconds(timers_ms[4]),
         upstream_failed: failed,
@@ -135,9 +156,93 @@ fn record<'l>(fields: &Fields<'l>) -> AccessRecord<'l> {
     }
 }
 
+fn attempts(backend: &[u8], retries: (usize, bool), time: Option<f64>) -> Vec<Attempt<'_>> {
+    let (n_earlier, is_elsewhere) = retries;
+    // The line names the last server only.
+    let earlier = if is_elsewhere { "".into() } else { access::text(backend) };
+    let earlier = Attempt { upstream: earlier, ..Attempt::default() };
+    let mut attempts = vec![earlier; n_earlier.min(EARLIER_MAX)];
+    attempts.push(Attempt { upstream: access::text(backend), status: None, time });
+    attempts
+}
+
+/// `client [date] frontend backend/server Tw/Tc/Tt bytes state …`: a session, which has no status.
+fn tcp(text: &[u8]) -> Option<Line<'_>> {
+    let (client, time, rest) = peer_and_time(text)?;
+    let (_frontend, rest) = word(rest)?;
+    let (backend, rest) = word(rest)?;
+    let (timers, rest) = word(rest)?;
+    let (bytes, rest) = word(rest)?;
+    let (state, rest) = word(rest)?;
+    let is_timer = |timer: &[u8]| {
+        let digits = timer.strip_prefix(b"+").unwrap_or(timer);
+        digits == b"-1" || is_digits(digits)
+    };
+    let fits = timers.split(|byte| *byte == b'/').count() == 3
+        && timers.split(|byte| *byte == b'/').all(is_timer)
+        && is_digits(bytes.strip_prefix(b"+").unwrap_or(bytes))
+        && state.len() == 2
+        && is_state(state);
+    if !fits {
+        return None;
+    }
+    let nobody = backend.ends_with(b"/<NOSRV>");
+    let client = Some(access::text(without_port(client))).filter(|client| client != "-");
+    // A session is judged as a request that got 503 for want of an answer.
+    let (signal, failed) = verdict(state, 503, nobody);
+    if !failed {
+        let record = AccessRecord { time: Some(time), client, ..AccessRecord::default() };
+        return Some(Line::Access(AccessRecord { time_is_start: true, ..record }));
+    }
+    let (counters, _) = word(rest).unwrap_or((rest, b""));
+    let known = text.len() - rest.len() + counters.len();
+    Some(Line::Error(ErrorRecord {
+        time: Some(time),
+        client,
+        signal,
+        gateway: true,
+        upstream: (!nobody).then(|| access::text(backend)),
+        message: access::text(text.get(..known).unwrap_or(text)),
+        ..ErrorRecord::default()
+    }))
+}
+
+/// `client:port [date] ` and what follows.
+fn peer_and_time(text: &[u8]) -> Option<(&[u8], LineTime, &[u8])> {
+    let (client, rest) = word(text)?;
+    let inside = rest.strip_prefix(b"[").filter(|_| is_peer(client))?;
+    let end = memchr::memchr(b']', &inside[..inside.len().min(40)])?;
+    let time = time::clf(&inside[..end])?;
+    Some((client, time, inside[end + 1..].strip_prefix(b" ")?))
+}
+
+/// `client:port [date] frontend/listener: what went wrong`, before there was a request.
+fn connection_error(text: &[u8]) -> Option<ErrorRecord<'_>> {
+    let (client, time, rest) = peer_and_time(text)?;
+    let at = find(&rest[..rest.len().min(200)], b": ")?;
+    let names = &rest[..at];
+    if memchr::memchr(b' ', names).is_some() || memchr::memchr(b'/', names).is_none() {
+        return None;
+    }
+    let message = access::text(&rest[at + 2..]);
+    Some(ErrorRecord {
+        time: Some(time),
+        client: Some(access::text(without_port(client))).filter(|client| client != "-"),
+        // The client's side of it: nothing here is about an upstream.
+        signal: message.contains("SSL handshake").then_some(Signal::Tls),
+        message,
+        ..ErrorRecord::default()
+    })
+}
+
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = memchr::memchr(b' ', text)?;
     Some((&text[..at], &text[at + 1..]))
+}
+
+/// An address with its port, `unix:1`, `-`.
+fn is_peer(client: &[u8]) -> bool {
+    client.iter().all(|byte| byte.is_ascii_alphanumeric() || b".:-_%[]".contains(byte))
 }
 
 fn without_port(client: &[u8]) -> &[u8] {
@@ -220,6 +325,10 @@ fn event(logged_at: Option<LineTime>, text: &[u8]) -> Option<ErrorRecord<'_>> {
         return None;
     }
     let message = access::text(text);
+    let client = text
+        .strip_prefix(b"Connect from ")
+        .and_then(word)
+        .map(|(client, _)| access::text(without_port(client)));
     let pool = text
         .split(|b| *b == b' ')
         .find(|w| memchr::memchr(b'/', w).is_some())
@@ -229,6 +338,7 @@ fn event(logged_at: Option<LineTime>, text: &[u8]) -> Option<ErrorRecord<'_>> {
         time: Some(time),
         signal: classify(&message),
         message,
+        client,
         pool,
         ..ErrorRecord::default()
     })
@@ -283,6 +393,54 @@ mod tests {
                 (r.host.as_deref(), r.client.as_deref()),
                 (Some("a.example"), Some("198.51.100.7"))
             );
+        }
+    }
+
+    #[test]
+    fn sessions_and_connections_have_no_status() {
+        let head =
+            "Nov 20 12:47:17 web haproxy[119]: 198.51.100.7:37858 [20/Nov/2026:12:47:17.812]";
+        for (tail, want) in [
+            ("in db/s1 0/1/7 212 -- 1/1/0/0/0 0/0", "a session"),
+            ("in db/<NOSRV> -1/-1/1 212 SC 1/1/0/0/0 0/0", "no_live_upstreams"),
+            ("in db/s1 0/-1/3001 0 sC 1/1/0/0/3 0/0", "connect_timeout"),
+            ("in db/s1 0/-1/1 0 SC 1/1/0/0/3 0/0", "connect_refused"),
+            ("in db/s1 0/1/7 212 CD 1/1/0/0/0 0/0", "a session"),
+            ("in db/s1 0/1/7 212 XX 1/1/0/0/0 0/0", "nothing"),
+            ("in db/s1 0/1 212 -- 1/1/0/0/0 0/0", "nothing"),
+            ("in/1: SSL handshake failure", "tls"),
+            ("in/1: Timeout during SSL handshake", "tls"),
+            ("in/1: Connection closed during read", "an error"),
+            ("in 1: x", "nothing"),
+        ] {
+            let line = format!("{head} {tail}");
+            let got = match parse(line.as_bytes()) {
+                Line::Access(record) => record.status.map_or("a session", |_| "a request"),
+                Line::Error(r) => {
+                    assert_eq!(r.client.as_deref(), Some("198.51.100.7"));
+                    r.signal.and_then(Signal::name).unwrap_or("an error")
+                }
+                Line::Rejected(_) => "nothing",
+            };
+            assert_eq!(got, want, "{tail}");
+        }
+    }
+
+    #[test]
+    fn retries_are_attempts_that_failed() {
+        for (counters, want) in [
+            ("1/1/0/0/0", &["be/s2"][..]),
+            ("1/1/0/0/1", &["be/s2", "be/s2"]),
+            ("1/1/0/0/+2", &["", "", "be/s2"]),
+            ("1", &["be/s2"]),
+        ] {
+            let line = format!(
+                "198.51.100.7:1 [20/Nov/2026:12:47:17.812] in be/s2 0/0/0/3/4 200 9 - - ---- {counters} 0/0 {{a.example}} \"GET /p HTTP/1.1\" more \"x\""
+            );
+            let Line::Access(r) = parse(line.as_bytes()) else { panic!("{line}") };
+            let upstreams: Vec<_> = r.attempts.iter().map(|a| &*a.upstream).collect();
+            assert_eq!(upstreams, want, "{counters}");
+            assert_eq!(r.path.as_deref(), Some("/p"));
         }
     }
 

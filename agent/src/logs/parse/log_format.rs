@@ -1,5 +1,6 @@
 //! nginx `log_format` and Apache `LogFormat` strings -> a field program and how to read its fields.
 
+use crate::logs::parse::access::Escapes;
 use crate::logs::scan::program::{Part, Program, Slot};
 
 /// How the time field is written.
@@ -26,6 +27,9 @@ pub(crate) struct LogFormat {
     pub(crate) time_is_start: bool,
     /// Units of the request time per second.
     pub(crate) request_time_per_s: f64,
+    /// The request line holds the whole URL, put together by Varnish.
+    pub(crate) is_varnish: bool,
+    pub(crate) escapes: Escapes,
 }
 
 /// What `combined` means to nginx and Apache alike.
@@ -42,10 +46,18 @@ pub(crate) const NPM_PROXY: &str = r#"[$time_local] $upstream_cache_status $upst
 /// Its log of hosts without an upstream.
 pub(crate) const NPM_PLAIN: &str = r#"[$time_local] $status - $request_method $scheme $host "$request_uri" [Client $remote_addr] [Length $body_bytes_sent] [Gzip $gzip_ratio] "$http_user_agent" "$http_referer""#;
 
-/// Compiles a format string of either server; `None` when it holds no status (`bytes` logs).
+/// lighttpd's default: the host in the place of the ident, and the time of the end.
+pub(crate) const LIGHTTPD: &str = r#"$remote_addr $host $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent""#;
+/// In front of a format of varnishncsa in which nothing else tells that it is one.
+const VARNISH_PREFIX: &str = "varnish:";
+
+/// Compiles a format string of either server, or of varnishncsa, which is Apache's with more fields;
+/// `None` when it holds no status (`bytes` logs).
 #[must_use]
 pub(crate) fn compile(format: &str) -> Option<LogFormat> {
-    if format.contains('$') {
+    if let Some(format) = format.strip_prefix(VARNISH_PREFIX) {
+        apache(format).map(|format| LogFormat { is_varnish: true, ..format })
+    } else if format.contains('$') {
         nginx(format)
     } else if format.contains('%') {
         apache(format)
@@ -86,7 +98,15 @@ fn nginx(format: &str) -> Option<LogFormat> {
         parts.push(Part::Field { slot, free, words: 1 });
     }
     let program = Program::compile(&parts)?;
-    Some(LogFormat { program, time, time_is_start: false, request_time_per_s: 1.0 })
+    Some(LogFormat {
+        program,
+        time,
+        time_is_start: false,
+        request_time_per_s: 1.0,
+        is_varnish: false,
+        // `escape=json` is no part of the text, but nobody writes an object without it.
+        escapes: if format.starts_with('{') { Escapes::Json } else { Escapes::Hex },
+    })
 }
 
 fn nginx_variable(name: &str) -> (Slot, Option<TimeStyle>) {
@@ -131,6 +151,7 @@ fn apache(format: &str) -> Option<LogFormat> {
     let mut parts = Vec::new();
     let mut time = None;
     let mut per_s = 1.0;
+    let mut is_varnish = false;
     let mut rest = format;
     while let Some(at) = rest.find('%') {
         if at > 0 {
@@ -151,7 +172,9 @@ fn apache(format: &str) -> Option<LogFormat> {
                     };
                 }
                 let free =
-                    matches!(letter, 'i' | 'o' | 'C' | 'r' | 'u' | 'U' | 'q' | 'f' | 'e' | 'n');
+                    matches!(letter, 'i' | 'o' | 'C' | 'r' | 'u' | 'U' | 'q' | 'f' | 'e' | 'n')
+                        || letter == 'x' && is_free_record(directive.argument);
+                is_varnish |= letter == 'x' && directive.argument.is_some_and(is_of_varnish);
                 parts.push(Part::Field { slot, free, words: 1 });
             }
         }
@@ -165,7 +188,18 @@ fn apache(format: &str) -> Option<LogFormat> {
         time: time.unwrap_or(TimeStyle::Clf),
         time_is_start: true,
         request_time_per_s: per_s,
+        is_varnish,
+        escapes: Escapes::Hex,
     })
+}
+
+fn is_of_varnish(argument: &str) -> bool {
+    ["Varnish:", "VSL:", "VCL_Log:"].iter().any(|kind| argument.starts_with(kind))
+}
+
+/// A record of Varnish's log, or what its program logs, may be any text.
+fn is_free_record(argument: Option<&str>) -> bool {
+    argument.is_some_and(|name| is_of_varnish(name) && !name.starts_with("Varnish:"))
 }
 
 struct Directive<'a> {
@@ -227,6 +261,8 @@ fn apache_slot(letter: char, argument: Option<&str>) -> Slot {
         ('q', _) => Slot::Query,
         ('s', _) => Slot::Status,
         ('D' | 'T', _) => Slot::RequestTime,
+        ('x', Some("VSL:RespReason")) => Slot::Reason,
+        ('e', Some("BALANCER_WORKER_NAME")) => Slot::UpstreamAddr,
         ('i', Some(name)) => match name.to_ascii_lowercase().as_str() {
             "user-agent" => Slot::UserAgent,
             "host" => Slot::Host,

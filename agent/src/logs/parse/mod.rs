@@ -5,9 +5,14 @@
 
 mod access;
 mod apache_error;
+mod aws;
 mod brief;
+mod caddy;
 mod chunk;
 mod clf;
+mod cloudflare;
+mod envelope;
+mod envoy;
 mod errors;
 mod haproxy;
 pub(crate) mod journald;
@@ -24,8 +29,14 @@ mod packages;
 mod php_fpm;
 mod php_slow;
 mod redis;
+mod requests;
 mod syslog;
 mod time;
+mod traefik;
+mod varnish;
+mod w3c;
+
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
@@ -42,7 +53,7 @@ pub const LINE_BYTES_MAX: usize = 256 << 10;
 const REJECTED_IN_A_ROW_MAX: u32 = 20;
 
 /// Formats by name that this build reads; a format string is read as well.
-pub const FORMATS: [&str; 8] = [
+pub const FORMATS: [&str; 18] = [
     "auto",
     "combined",
     "common",
@@ -51,18 +62,37 @@ pub const FORMATS: [&str; 8] = [
     "haproxy",
     "nginx_ingress",
     "npm_access",
+    "caddy",
+    "traefik",
+    "envoy",
+    "varnish",
+    "litespeed",
+    "lighttpd",
+    "iis",
+    "alb",
+    "cloudflare",
+    "cloudfront",
 ];
+
+/// Before the names of the keys of a log of JSON.
+const JSON_PREFIX: &str = "json:";
 
 /// `Err` says what to write unless `format` is a known name or a format string, which may be one
 /// without a status: a plain word that is no name would be read as `auto`.
 pub fn check_format(format: &str) -> Result<(), String> {
+    if let Some(keys) = format.strip_prefix(JSON_PREFIX) {
+        return json::Keys::compile(keys).map(drop);
+    }
     let is_known = FORMATS.contains(&format)
         || errors::by_name(format).is_some()
         || format.contains(['$', '%']);
     let names = FORMATS.join(", ");
-    is_known
-        .then_some(())
-        .ok_or_else(|| format!("write {names}, or an nginx log_format or Apache LogFormat itself"))
+    is_known.then_some(()).ok_or_else(|| {
+        format!(
+            "write {names}, json: with names of keys, or an nginx log_format or Apache \
+                 LogFormat itself"
+        )
+    })
 }
 
 /// Reads the lines of one file, in order; keeps what the lines before it taught.
@@ -98,16 +128,43 @@ enum Format {
     /// Two shapes in one log.
     Npm(Box<[LogFormat; 2]>),
     Clf,
-    Json,
+    Json(Arc<json::Keys>),
     Haproxy,
     /// An error or system log.
     Lines(errors::Parse),
+    Caddy,
+    /// Caddy's errors alone: what an application writes into an error log is no request.
+    CaddyError,
+    Traefik,
+    Envoy,
+    Varnish,
+    Litespeed,
+    /// `LiteSpeed` with each line in quotes, which no other server writes.
+    LitespeedQuoted,
+    W3c(w3c::W3c),
+    Aws,
+    Cloudflare,
     /// A log without a status per line (`bytes`): nothing in it is a request.
     NoRequests,
 }
 
 impl Format {
-    fn parse<'l>(&self, line: &'l [u8]) -> Line<'l> {
+    /// No line of this format begins so, though a client's words further on may look like one: its
+    /// own format refused the line, and knows why.
+    fn is_never(&self, line: &[u8]) -> bool {
+        let line = envelope::open(line).unwrap_or(line);
+        let first = line.first();
+        match self {
+            Self::Program(_) | Self::Npm(_) => first == Some(&b'{'),
+            Self::Clf | Self::Varnish | Self::LitespeedQuoted => {
+                let is_date = matches!(line, [b'0'..=b'9', _, _, _, b'-', _, _, b'-', ..]);
+                is_date || matches!(first, Some(b'{' | b'['))
+            }
+            _ => false,
+        }
+    }
+
+    fn parse<'l>(&mut self, line: &'l [u8]) -> Line<'l> {
         match self {
             Self::Program(format) => access::parse(format, line),
             Self::Npm(formats) => match access::parse(&formats[0], line) {
@@ -115,9 +172,22 @@ impl Format {
                 line => line,
             },
             Self::Clf => clf::parse(line),
-            Self::Json => json::parse(line),
+            Self::Json(keys) => json::parse(keys, line),
             Self::Haproxy => haproxy::parse(line),
             Self::Lines(parse) => parse(line),
+            Self::Caddy => caddy::parse(line),
+            Self::CaddyError => match caddy::parse(line) {
+                Line::Access(_) => Line::Rejected(Rejected::Directive),
+                line => line,
+            },
+            Self::Traefik => traefik::parse(line),
+            Self::Envoy => envoy::parse(line),
+            Self::Varnish => varnish::parse(line),
+            Self::Litespeed => clf::parse_litespeed(line),
+            Self::LitespeedQuoted => clf::parse_in_quotes(line),
+            Self::W3c(log) => log.parse(line),
+            Self::Aws => aws::parse(line),
+            Self::Cloudflare => cloudflare::parse(line),
             Self::NoRequests => Line::Rejected(Rejected::Directive),
         }
     }
@@ -129,20 +199,31 @@ struct Auto {
     candidates: Vec<(&'static str, Format)>,
     chosen: Option<usize>,
     n_rejected: u32,
+    /// A request for a path was seen, which Varnish never writes.
+    is_no_varnish: bool,
     /// `parse` reads files of several formats: every line may be of another one.
     each_line: bool,
 }
 
 impl Auto {
     fn new(names: &[&'static str], each_line: bool) -> Self {
-        let candidates = names.iter().map(|name| (*name, built_in(name))).collect();
-        Self { candidates, chosen: None, n_rejected: 0, each_line }
+        // What is told is a name that may be written into the configuration.
+        let shown = |name| match name {
+            CADDY_ERROR => "caddy",
+            LITESPEED_QUOTED => "litespeed",
+            name => name,
+        };
+        let candidates = names.iter().map(|name| (shown(*name), built_in(name))).collect();
+        Self { candidates, chosen: None, n_rejected: 0, is_no_varnish: false, each_line }
     }
 
     fn parse<'l>(&mut self, line: &'l [u8]) -> (Line<'l>, &'static str) {
         let mut reason = Rejected::Malformed;
+        if line.first() == Some(&b'#') {
+            self.directive(line);
+        }
         if let Some(chosen) = self.chosen {
-            let (name, format) = &self.candidates[chosen];
+            let (name, format) = &mut self.candidates[chosen];
             match format.parse(line) {
                 Line::Rejected(why) => reason = why,
                 record => {
@@ -150,20 +231,30 @@ impl Auto {
                     return (record, name);
                 }
             }
+            let name = *name;
             self.n_rejected += 1;
+            // One request for a path tells that it is not Varnish that writes here: any client may
+            // have asked for a whole URL before.
+            self.is_no_varnish |= name == "varnish" && matches!(clf::parse(line), Line::Access(_));
+            let is_over = self.each_line || self.is_no_varnish && name == "varnish";
             // A line that does not fit is not tried as something else at once: what an application
             // prints into an error log may look like a request.
-            if !self.each_line && self.n_rejected < REJECTED_IN_A_ROW_MAX {
+            if !is_over && self.n_rejected < REJECTED_IN_A_ROW_MAX {
                 return (Line::Rejected(reason), name);
             }
         }
-        for (at, (name, format)) in self.candidates.iter().enumerate() {
-            if Some(at) == self.chosen {
+        for (at, (name, format)) in self.candidates.iter_mut().enumerate() {
+            let is_out = *name == "varnish" && self.is_no_varnish && !self.each_line;
+            if Some(at) == self.chosen || is_out || format.is_never(line) {
                 continue;
             }
             match format.parse(line) {
-                Line::Rejected(why @ (Rejected::BadStatus | Rejected::BadTime)) => reason = why,
+                Line::Rejected(
+                    why @ (Rejected::BadStatus | Rejected::BadTime | Rejected::Directive),
+                ) => reason = why,
                 Line::Rejected(_) => {}
+                // Many programs speak of themselves as Caddy does.
+                record if *name == "caddy" && is_hearsay(&record) => return (record, name),
                 record => {
                     self.chosen = Some(at);
                     self.n_rejected = 0;
@@ -174,6 +265,20 @@ impl Auto {
         let name = self.chosen.map_or("auto", |at| self.candidates[at].0);
         (Line::Rejected(reason), name)
     }
+
+    /// Tells the formats with directives what a line says to them, whichever is in use.
+    fn directive(&mut self, line: &[u8]) {
+        for (_, format) in &mut self.candidates {
+            if let Format::W3c(log) = format {
+                log.directive(line);
+            }
+        }
+    }
+}
+
+/// An error record that is not of a request.
+fn is_hearsay(line: &Line<'_>) -> bool {
+    matches!(line, Line::Error(record) if record.host.is_none())
 }
 
 fn built_in(name: &str) -> Format {
@@ -189,25 +294,73 @@ fn built_in(name: &str) -> Format {
             *program(log_format::NPM_PROXY),
             *program(log_format::NPM_PLAIN),
         ])),
-        "json" => Format::Json,
+        "json" => Format::Json(json::Keys::usual()),
         "haproxy" => Format::Haproxy,
+        "caddy" => Format::Caddy,
+        "traefik" => Format::Traefik,
+        "envoy" => Format::Envoy,
+        "varnish" => Format::Varnish,
+        "litespeed" => Format::Litespeed,
+        "lighttpd" => Format::Program(program(log_format::LIGHTTPD)),
+        "iis" => Format::W3c(w3c::W3c::iis()),
+        "alb" => Format::Aws,
+        "cloudflare" => Format::Cloudflare,
+        "cloudfront" => Format::W3c(w3c::W3c::cloudfront()),
+        CADDY_ERROR => Format::CaddyError,
+        LITESPEED_QUOTED => Format::LitespeedQuoted,
         "clf" => Format::Clf,
         _ => Format::Lines(errors::by_name(name).map_or(syslog::parse, |(_, parse)| parse)),
     }
 }
 
+/// What `auto` knows of [`Format::Caddy`] in an error log.
+const CADDY_ERROR: &str = "caddy_error";
+/// What `auto` knows of [`Format::Litespeed`].
+const LITESPEED_QUOTED: &str = "litespeed_quoted";
+
 /// Access formats that `auto` tells apart, the most particular first.
-const ACCESS: [&str; 5] = ["json", "haproxy", "nginx_ingress", "npm_access", "clf"];
-const ERROR: [&str; 6] =
-    ["nginx_error", "apache_error", "haproxy", "php_fpm", "lighttpd_error", "litespeed_error"];
-const ANY: [&str; 8] = [
+const ACCESS: [&str; 14] = [
+    "caddy",
+    "traefik",
+    "envoy",
+    "cloudflare",
+    "json",
+    "haproxy",
+    "iis",
+    "alb",
+    "cloudfront",
+    "nginx_ingress",
+    "npm_access",
+    LITESPEED_QUOTED,
+    "varnish",
+    "clf",
+];
+const ERROR: [&str; 7] = [
+    "nginx_error",
+    "apache_error",
+    "haproxy",
+    "php_fpm",
+    CADDY_ERROR,
+    "lighttpd_error",
+    "litespeed_error",
+];
+const ANY: [&str; 17] = [
+    "caddy",
+    "traefik",
+    "envoy",
+    "cloudflare",
     "json",
     "nginx_error",
     "apache_error",
     "php_fpm",
     "haproxy",
+    "iis",
+    "alb",
+    "cloudfront",
     "nginx_ingress",
     "npm_access",
+    LITESPEED_QUOTED,
+    "varnish",
     "clf",
 ];
 
@@ -223,13 +376,25 @@ impl Parser {
             (LogKind::Access, format) => {
                 let told = Self::for_format(format, &[]);
                 let mode = match told.mode {
-                    Mode::One(format @ (Format::Program(_) | Format::Npm(_))) => {
+                    // What the one who told left no doubt about stays as it is.
+                    Mode::One(
+                        format @ (Format::Json(_)
+                        | Format::Haproxy
+                        | Format::NoRequests
+                        | Format::Lines(_)),
+                    ) => Mode::One(format),
+                    Mode::One(format) => {
                         Mode::Told { format, n_rejected: 0, instead: Auto::new(&ACCESS, false) }
                     }
                     Mode::Auto(_) => Mode::Auto(Auto::new(&ACCESS, false)),
-                    mode => mode,
+                    mode @ Mode::Told { .. } => mode,
                 };
                 return Self::new(told.name, mode).taught(first_lines);
+            }
+            // Requests that stand in an error log are counted where they are logged.
+            (LogKind::Error, "caddy") => {
+                let mode = Mode::One(built_in(CADDY_ERROR));
+                return Self::new("caddy", mode).taught(first_lines);
             }
             (_, format) => {
                 let mut told = Self::for_format(format, &[]);
@@ -251,6 +416,10 @@ impl Parser {
             .chain(errors::by_name(format).map(|(name, _)| name))
             .find(|name| *name == format && *name != "auto")
             .map(|name| (name, Mode::One(built_in(name))));
+        let keys = format.strip_prefix(JSON_PREFIX).map(json::Keys::compile);
+        if let Some(Ok(keys)) = keys {
+            return Self::new("json", Mode::One(Format::Json(keys))).taught(first_lines);
+        }
         let (name, mode) = named.unwrap_or_else(|| match log_format::compile(format) {
             Some(program) => ("log_format", Mode::One(Format::Program(Box::new(program)))),
             // A format string without a status: nothing in the file is a request.
@@ -325,6 +494,38 @@ impl Parser {
                 self.name = name;
                 line
             }
+        }
+    }
+
+    /// True when the lines cannot be understood, or not yet, without a line of names that may stand
+    /// further up in the file: [`Parser::teach_header`] wants the last `#Fields` line before them.
+    #[must_use]
+    pub fn needs_header(&self) -> bool {
+        let needs = |format: &Format| matches!(format, Format::W3c(log) if log.needs_header());
+        match &self.mode {
+            Mode::One(format) | Mode::Told { format, .. } => needs(format),
+            Mode::Auto(auto) => match auto.chosen {
+                Some(chosen) => auto.candidates.get(chosen).is_some_and(|(_, f)| needs(f)),
+                None => auto.candidates.iter().any(|(_, format)| needs(format)),
+            },
+        }
+    }
+
+    /// Takes a line of names (`#Fields`) or a `#Date` that stands before the first line to be read;
+    /// any other line says nothing.
+    pub fn teach_header(&mut self, line: &[u8]) {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match &mut self.mode {
+            Mode::One(Format::W3c(log)) => log.directive(line),
+            Mode::Told { format, instead, .. } => {
+                if let Format::W3c(log) = format {
+                    log.directive(line);
+                }
+                instead.directive(line);
+            }
+            Mode::Auto(auto) => auto.directive(line),
+            Mode::One(_) => {}
         }
     }
 

@@ -69,6 +69,10 @@ pub fn render(n: u64, parser: &mut Parser, line: &[u8]) -> Map<String, Value> {
         Line::Access(record) => {
             object.insert("format".to_owned(), json!(parser.format()));
             access(record, &mut object);
+            if parser.format() == "haproxy" && record.client.is_none() {
+                // Its lines have a place for the client in any case.
+                object.insert("client".to_owned(), json!("-"));
+            }
         }
         Line::Error(record) => {
             object.insert("format".to_owned(), json!(parser.format()));
@@ -90,7 +94,7 @@ fn access(record: &AccessRecord<'_>, object: &mut Map<String, Value>) {
     set("request_time", json!(record.request_time));
     set("message_class", json!(record.signal.and_then(Signal::name)));
     if let Some(last) = record.attempts.last() {
-        set("upstream", json!(last.upstream));
+        set("upstream", json!(Some(&last.upstream).filter(|upstream| !upstream.is_empty())));
         set("upstream_status", json!(last.status));
         let times: Vec<f64> = record.attempts.iter().filter_map(|a| a.time).collect();
         if !times.is_empty() {
@@ -121,6 +125,8 @@ fn error(record: &ErrorRecord<'_>, object: &mut Map<String, Value>) {
     set("server_name", json!(record.server_name));
     set("level", json!(record.level));
     set("pool", json!(record.pool));
+    set("status", json!(record.status));
+    set("request_time", json!(record.request_time));
     set("message", json!(record.message));
     set("message_class", json!(record.signal.unwrap_or(Signal::Other).name()));
     if record.gateway {

@@ -6,6 +6,10 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::logs::AccessRecord;
+
+mod every_format;
+mod told_formats;
 
 /// Every format there is, and two that put the client's words before the status.
 const ALL: [&str; 15] = [
@@ -295,7 +299,7 @@ fn real_lines_are_read_as_their_labels_say() {
     };
     let mut problems = Vec::new();
     let (mut n_lines, mut n_events) = (0, 0);
-    for folder in FOLDERS.iter().chain(&ERROR_FOLDERS) {
+    for folder in FOLDERS.into_iter().chain(ERROR_FOLDERS).chain(every_format::FOLDERS) {
         let folder = Path::new(&corpus).join(folder);
         let entries =
             std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));

@@ -26,6 +26,8 @@ pub(crate) enum Slot {
     UpstreamTime,
     RequestTime,
     UserAgent,
+    /// The reason phrase after the status.
+    Reason,
     /// A field that nobody asks for.
     Skip,
     /// The same, with a value for each upstream attempt.
@@ -62,6 +64,11 @@ impl<'l> Spans<'l> {
     /// True when the field is there and the server wrote that it has no value.
     pub(crate) fn is_dash(&self, slot: Slot) -> bool {
         self.0.get(slot as usize).copied().flatten() == Some(b"-")
+    }
+
+    /// True when the format has the field, whatever it says.
+    pub(crate) fn is_there(&self, slot: Slot) -> bool {
+        self.0.get(slot as usize).copied().flatten().is_some()
     }
 
     pub(crate) fn set(&mut self, slot: Slot, text: &'l [u8]) {
@@ -163,6 +170,12 @@ impl Program {
         }
         let has_status = steps.iter().any(|step| step.slot == Slot::Status);
         has_status.then(|| Self { prefix: prefix.into(), steps: steps.into() })
+    }
+
+    /// Statuses of attempts without the addresses they are of.
+    pub(crate) fn has_bare_attempts(&self) -> bool {
+        let has = |slot| self.steps.iter().any(|step| step.slot == slot);
+        has(Slot::UpstreamStatus) && !has(Slot::UpstreamAddr)
     }
 
     /// Finds the fields of a line. Cost: one pass; lines with unquoted free text a few more.

@@ -165,6 +165,8 @@ fn owned(record: &ErrorRecord<'_>) -> ErrorRecord<'static> {
         upstream: own(&record.upstream),
         pool: own(&record.pool),
         connection: record.connection,
+        status: record.status,
+        request_time: record.request_time,
     }
 }
 

@@ -3,15 +3,16 @@
 //! Keys and punctuation are fixed text, values are fields. A line of another form, or with an
 //! escape in it, does not fit and is parsed in full; so does what serde would not take as JSON.
 
-use crate::logs::parse::json::{CLIENT, EPOCH, HOST, ISO, STATUS, TIME_LOCAL, UPSTREAM};
+use crate::logs::LineTime;
+use crate::logs::parse::json::{EPOCH, FOREIGN, Field as Key, ISO, Keys, LOCAL};
 use crate::logs::parse::log_format::TimeStyle;
 use crate::logs::parse::time;
 use crate::logs::scan::shape::{End, Keep, LITERAL_BYTES_MAX, Op, Shape, Value, is_mark, push};
 
-/// A value of the line and the key it stands under.
+/// A value of the line and the path it stands under.
 struct Field<'l> {
-    /// Empty for values inside of others.
-    key: &'l [u8],
+    /// Empty for values inside of arrays.
+    path: String,
     text: &'l [u8],
     start: usize,
     is_string: bool,
@@ -20,52 +21,72 @@ struct Field<'l> {
 /// The shape of lines like this one, which is valid JSON, and how their time is written.
 ///
 /// `None` when it holds an escape, or does not tell what a plain line must.
-pub(crate) fn learn(line: &[u8]) -> Option<(Shape, TimeStyle)> {
-    if line.contains(&b'\\') {
+pub(crate) fn learn(keys: &Keys, line: &[u8]) -> Option<(Shape, TimeStyle)> {
+    if line.first() != Some(&b'{') || line.contains(&b'\\') {
         return None;
     }
-    let fields = fields(line)?;
+    let (fields, arrays) = fields(line)?;
+    let is_wanted = |path: &String| keys.paths.iter().any(|key| key == path);
+    let is_foreign = |field: &Field<'_>| FOREIGN.contains(&&*field.path);
+    if arrays.iter().any(is_wanted) || fields.iter().any(is_foreign) {
+        return None;
+    }
+    let present = |key: Key| present(&fields, keys.paths_of(key));
     let mut keeps = vec![(Keep::Nothing, Value::Any); fields.len()];
     let mut keep = |at: Option<usize>, what: Keep, may_be_empty: bool| {
         if let Some(at) = at {
             keeps[at] = (what, if may_be_empty { Value::Any } else { Value::Said });
         }
     };
-    let status = present(&fields, &STATUS);
-    keep(Some(*status.first()?), Keep::Status, false);
-    for (keys, what) in
-        [(&HOST[..], Keep::Host), (&CLIENT[..], Keep::Client), (&UPSTREAM[..], Keep::Upstream)]
+    // Two keys of the status may disagree, and a list of statuses tells of attempts.
+    let [status] = present(Key::Status)[..] else { return None };
+    if present(Key::Upstream).is_empty() && !present(Key::UpstreamStatus).is_empty() {
+        return None;
+    }
+    keep(Some(status), Keep::Status, false);
+    for (key, what) in
+        [(Key::Host, Keep::Host), (Key::Client, Keep::Client), (Key::Upstream, Keep::Upstream)]
     {
-        let at = present(&fields, keys);
+        let at = present(key);
         if at.first().is_some_and(|at| !fields[*at].is_string) {
             return None;
         }
         keep(at.first().copied(), what, at.len() == 1);
     }
-    let (time_at, style) = time_of(&fields)?;
+    let (time_at, style) = time_of(keys, &fields)?;
     keep(time_at, Keep::Time, false);
     Some((shape(line, &fields, &keeps), style))
 }
 
-/// Fields under these keys, in the order of the keys.
-fn present(fields: &[Field<'_>], keys: &[&str]) -> Vec<usize> {
-    keys.iter()
-        .filter_map(|key| fields.iter().position(|field| field.key == key.as_bytes()))
-        .collect()
+/// Fields under these paths, in the order of the paths.
+fn present<'k>(fields: &[Field<'_>], paths: impl Iterator<Item = &'k str>) -> Vec<usize> {
+    paths.filter_map(|path| fields.iter().position(|field| field.path == path)).collect()
 }
 
 /// The field that `json::record_time` reads, if each line of this form has it read there.
-fn time_of(fields: &[Field<'_>]) -> Option<(Option<usize>, TimeStyle)> {
-    let is = |at: usize, read: fn(&[u8]) -> Option<crate::logs::LineTime>| {
+fn time_of(keys: &Keys, fields: &[Field<'_>]) -> Option<(Option<usize>, TimeStyle)> {
+    let is = |at: usize, read: fn(&[u8]) -> Option<LineTime>| {
         fields[at].is_string && read(fields[at].text).is_some()
     };
-    if let [at] = present(fields, &[TIME_LOCAL])[..] {
+    if keys.is_time_told {
+        // Only the ways that no other one can be taken for.
+        return match present(fields, keys.paths_of(Key::Time))[..] {
+            [at] if is(at, time::iso8601) => Some((Some(at), TimeStyle::Iso8601)),
+            [at] if is(at, time::clf) => Some((Some(at), TimeStyle::Clf)),
+            [] => Some((None, TimeStyle::Iso8601)),
+            _ => None,
+        };
+    }
+    let of = |places: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
+        present(fields, places.filter_map(|at| keys.paths.get(at)).map(AsRef::as_ref))
+    };
+    if let [at] = of(&mut keys.times([LOCAL]))[..] {
         return is(at, time::clf).then_some((Some(at), TimeStyle::Clf));
     }
-    let dated = present(fields, &ISO);
-    let epoch = present(fields, &EPOCH);
+    let dated = of(&mut keys.times(ISO));
+    let epoch = of(&mut keys.times(EPOCH));
     // Other styles are looked for under some of these keys only.
-    let only = |at: usize, key: &str| fields[at].key == key.as_bytes() && dated.len() == 1;
+    let only = |at: usize, key: &str| fields[at].path == key && dated.len() == 1;
     match (&dated[..], &epoch[..]) {
         ([at, ..], _) if is(*at, time::iso8601) => Some((Some(*at), TimeStyle::Iso8601)),
         ([at], _) if (only(*at, "time") || only(*at, "timestamp")) && is(*at, time::clf) => {
@@ -99,12 +120,11 @@ fn shape(line: &[u8], fields: &[Field<'_>], keeps: &[(Keep, Value)]) -> Shape {
     Shape::new(ops, None, true)
 }
 
-/// All values of a valid object without escapes; `None` when a key comes twice.
-fn fields(line: &[u8]) -> Option<Vec<Field<'_>>> {
-    let mut fields: Vec<Field<'_>> = Vec::new();
-    let mut keys: Vec<&[u8]> = Vec::new();
-    let (mut at, mut depth) = (0, 0);
-    let mut key = &line[..0];
+/// All values of a valid object without escapes, and the paths of its arrays; `None` when a path
+/// comes twice.
+fn fields(line: &[u8]) -> Option<(Vec<Field<'_>>, Vec<String>)> {
+    let mut walk = Walk::default();
+    let mut at = 0;
     while at < line.len() {
         match line[at] {
             b'"' => {
@@ -113,25 +133,20 @@ fn fields(line: &[u8]) -> Option<Vec<Field<'_>>> {
                 let text = &line[start..end];
                 at = end + 1;
                 if line[at..].trim_ascii_start().first() == Some(&b':') {
-                    key = text;
-                    if depth == 1 && keys.contains(&key) {
-                        return None;
-                    }
-                    keys.extend((depth == 1).then_some(key));
+                    walk.key(text)?;
                 } else {
-                    let key = if depth == 1 { key } else { b"" };
-                    fields.push(Field { key, text, start, is_string: true });
+                    walk.value(text, start, true);
                 }
                 continue;
             }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth -= 1,
+            b'{' => walk.open(false),
+            b'[' => walk.open(true),
+            b'}' | b']' => walk.close(),
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                 let ends =
                     |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
                 let len = line[at..].iter().position(ends)?;
-                let key = if depth == 1 { key } else { b"" };
-                fields.push(Field { key, text: &line[at..at + len], start: at, is_string: false });
+                walk.value(&line[at..at + len], at, false);
                 at += len;
                 continue;
             }
@@ -139,5 +154,56 @@ fn fields(line: &[u8]) -> Option<Vec<Field<'_>>> {
         }
         at += 1;
     }
-    Some(fields)
+    Some((walk.fields, walk.arrays))
+}
+
+/// Where a walk through an object is.
+#[derive(Default)]
+struct Walk<'l> {
+    fields: Vec<Field<'l>>,
+    arrays: Vec<String>,
+    keys: Vec<String>,
+    /// Path of the last key.
+    path: String,
+    /// Bytes of the path that belong to the objects around, and how many arrays are around.
+    around: Vec<(usize, usize)>,
+    n_arrays: usize,
+}
+
+impl<'l> Walk<'l> {
+    fn key(&mut self, text: &[u8]) -> Option<()> {
+        if self.n_arrays > 0 {
+            return Some(());
+        }
+        let outer = self.around.last().map_or(0, |(outer, _)| *outer);
+        self.path.truncate(outer);
+        if outer > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(std::str::from_utf8(text).ok()?);
+        if self.keys.contains(&self.path) {
+            return None;
+        }
+        self.keys.push(self.path.clone());
+        Some(())
+    }
+
+    fn value(&mut self, text: &'l [u8], start: usize, is_string: bool) {
+        let path = if self.n_arrays > 0 { String::new() } else { self.path.clone() };
+        self.fields.push(Field { path, text, start, is_string });
+    }
+
+    fn open(&mut self, is_array: bool) {
+        if is_array && self.n_arrays == 0 {
+            self.arrays.push(self.path.clone());
+        }
+        self.around.push((self.path.len(), self.n_arrays));
+        self.n_arrays += usize::from(is_array);
+    }
+
+    fn close(&mut self) {
+        let (outer, n_arrays) = self.around.pop().unwrap_or_default();
+        self.path.truncate(outer);
+        self.n_arrays = n_arrays;
+    }
 }
