@@ -201,7 +201,7 @@ fn discover(root: &Path, json: bool) -> Result<u8, CommandError> {
     std::fs::read_dir(root).map_err(failed)?;
     let found = discover::discover(root);
     let text = if json {
-        format!("{}\n", discover::render::render_json(&found))
+        discover::render::render_json_text(&found) + "\n"
     } else {
         discover::render::render_text(&found)
     };

@@ -2,62 +2,88 @@
 
 use serde_json::{Value, json};
 
-use crate::discover::{Discovery, Site};
+use crate::discover::{Discovery, Pool, Site, Unreadable};
 
 /// One object, as the contract has it.
 #[must_use]
 pub fn render_json(discovery: &Discovery) -> Value {
-    let sites = discovery.sites.iter().map(|site| {
-        let logs =
-            site.access_logs.iter().map(|log| json!({"path": log.path, "format": log.format}));
-        json!({
-            "site": site.name,
-            "aliases": site.aliases,
-            "access_logs": logs.collect::<Vec<_>>(),
-            "error_logs": site.error_logs,
-            "pool": site.pool,
-            "upstream": site.upstream,
-            "owner": site.owner,
-            "application": site.application,
-            "php_version": site.php_version,
-            "docroot": site.docroot,
-            "source": site.source,
-        })
-    });
-    let pools = discovery.pools.iter().map(|pool| {
-        json!({
-            "pool": pool.name,
-            "listen": pool.listen,
-            "unit": pool.unit,
-            "max_children": pool.max_children,
-            "backlog": pool.backlog,
-            "error_log": pool.error_log,
-            "slow_log": pool.slow_log,
-            "php_version": pool.php_version,
-            "user": pool.user,
-            "group": pool.group,
-            "pm": pool.pm,
-            "start_servers": pool.start_servers,
-            "min_spare_servers": pool.min_spare_servers,
-            "max_spare_servers": pool.max_spare_servers,
-            "max_requests": pool.max_requests,
-            "process_idle_timeout_s": pool.process_idle_timeout_s,
-            "request_terminate_timeout_s": pool.request_terminate_timeout_s,
-            "request_slowlog_timeout_s": pool.request_slowlog_timeout_s,
-            "status_path": pool.status_path,
-            "source": pool.source,
-        })
-    });
-    let unreadable = discovery
-        .unreadable
-        .iter()
-        .map(|entry| json!({"path": entry.path, "reason": entry.reason, "fix": entry.fix}));
     json!({
-        "sites": sites.collect::<Vec<_>>(),
-        "pools": pools.collect::<Vec<_>>(),
+        "sites": discovery.sites.iter().map(site_json).collect::<Vec<_>>(),
+        "pools": discovery.pools.iter().map(pool_json).collect::<Vec<_>>(),
         "services": discovery.services,
-        "unreadable": unreadable.collect::<Vec<_>>(),
+        "unreadable": discovery.unreadable.iter().map(unreadable_json).collect::<Vec<_>>(),
     })
+}
+
+/// The same as text, made piece by piece: the whole object of a machine with very many sites would
+/// take a multiple of the memory that its text does.
+#[must_use]
+pub fn render_json_text(discovery: &Discovery) -> String {
+    let mut out = String::from("{\"sites\":[");
+    list(&mut out, discovery.sites.iter().map(site_json));
+    out.push_str("],\"pools\":[");
+    list(&mut out, discovery.pools.iter().map(pool_json));
+    out.push_str("],\"services\":[");
+    list(&mut out, discovery.services.iter().map(|service| json!(service)));
+    out.push_str("],\"unreadable\":[");
+    list(&mut out, discovery.unreadable.iter().map(unreadable_json));
+    out.push_str("]}");
+    out
+}
+
+fn list(out: &mut String, values: impl Iterator<Item = Value>) {
+    for (n, value) in values.enumerate() {
+        if n > 0 {
+            out.push(',');
+        }
+        out.push_str(&value.to_string());
+    }
+}
+
+fn site_json(site: &Site) -> Value {
+    let logs = site.access_logs.iter().map(|log| json!({"path": log.path, "format": log.format}));
+    json!({
+        "site": site.name,
+        "aliases": site.aliases,
+        "access_logs": logs.collect::<Vec<_>>(),
+        "error_logs": site.error_logs,
+        "pool": site.pool,
+        "upstream": site.upstream,
+        "owner": site.owner,
+        "application": site.application,
+        "php_version": site.php_version,
+        "docroot": site.docroot,
+        "source": site.source,
+    })
+}
+
+fn pool_json(pool: &Pool) -> Value {
+    json!({
+        "pool": pool.name,
+        "listen": pool.listen,
+        "unit": pool.unit,
+        "max_children": pool.max_children,
+        "backlog": pool.backlog,
+        "error_log": pool.error_log,
+        "slow_log": pool.slow_log,
+        "php_version": pool.php_version,
+        "user": pool.user,
+        "group": pool.group,
+        "pm": pool.pm,
+        "start_servers": pool.start_servers,
+        "min_spare_servers": pool.min_spare_servers,
+        "max_spare_servers": pool.max_spare_servers,
+        "max_requests": pool.max_requests,
+        "process_idle_timeout_s": pool.process_idle_timeout_s,
+        "request_terminate_timeout_s": pool.request_terminate_timeout_s,
+        "request_slowlog_timeout_s": pool.request_slowlog_timeout_s,
+        "status_path": pool.status_path,
+        "source": pool.source,
+    })
+}
+
+fn unreadable_json(entry: &Unreadable) -> Value {
+    json!({"path": entry.path, "reason": entry.reason, "fix": entry.fix})
 }
 
 /// A page of text: sites, pools, services, and what needs a hand.
@@ -69,7 +95,7 @@ pub fn render_text(discovery: &Discovery) -> String {
         out.push('\n');
     };
     if discovery.sites.is_empty() {
-        line("no sites found: no configuration of nginx or Apache here");
+        line("no sites found: no configuration of a web server here");
     } else {
         line(&count(discovery.sites.len(), "site"));
     }

@@ -73,7 +73,10 @@ fn the_json_has_the_shape_of_the_contract() {
             "[www]\nlisten = 127.0.0.1:9000\npm.max_children = 5\n",
         ),
     ]);
-    let json = render::render_json(&discover(root.path()));
+    let found = discover(root.path());
+    let json = render::render_json(&found);
+    let text: serde_json::Value = serde_json::from_str(&render::render_json_text(&found)).unwrap();
+    assert_eq!(text, json, "made piece by piece or as a whole");
     let path = |path: &str| root.path().join(path).display().to_string();
     let site = &json["sites"][0];
     assert_eq!(site["site"], "a.example");
