@@ -17,6 +17,9 @@ use crate::logs::sites::{Backend, Sites, listen_address};
 const NAMELESS: &str = "default";
 /// Names of one site that are kept.
 const ALIASES_MAX: usize = 1000;
+/// Names and addresses of one vhost that are looked at.
+const NAMES_MAX: usize = 10_000;
+const LISTEN_MAX: usize = 256;
 /// Names of one vhost that are looked up to see whether it is another one's site too.
 const UNIFIED_MAX: usize = 50;
 /// Users that own what belongs to no site owner.
@@ -27,6 +30,8 @@ pub(super) fn assemble(files: &mut Files, mut found: Found) -> Discovery {
     for vhost in &mut found.vhosts {
         vhost.access_logs.retain(|log| !is_no_log(&log.path));
         vhost.error_logs.retain(|path| !is_no_log(path));
+        vhost.names.truncate(NAMES_MAX);
+        vhost.listen.truncate(LISTEN_MAX);
     }
     let pools = std::mem::take(&mut found.pools);
     let mut discovery = Discovery { pools, addresses: own_addresses(), ..Discovery::default() };

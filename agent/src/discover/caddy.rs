@@ -17,6 +17,8 @@ const JSON: [&str; 4] = [
     "/root/.config/caddy/autosave.json",
 ];
 const DEPTH_MAX: u32 = 24;
+/// Addresses of one site.
+const ADDRESSES_MAX: usize = 10_000;
 /// Directives of one configuration: imports in each other multiply them.
 const NODES_MAX: usize = 1_000_000;
 
@@ -326,7 +328,8 @@ impl Walk<'_> {
     fn site(&mut self, node: &Node) {
         let place = format!("{}:{}", self.names[node.file].display(), node.line);
         let mut vhost = Vhost::new(Server::Caddy, place.clone());
-        for address in node.words.iter().flat_map(|word| word.split(',')) {
+        let addresses = node.words.iter().flat_map(|word| word.split(','));
+        for address in addresses.take(ADDRESSES_MAX) {
             if !address.is_empty() {
                 self.address(address, &mut vhost);
             }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::clock;
 
+/// Far more than any of this takes, on a machine that does much else.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Runs discovery and says how long it took.
 fn timed(root: &Path) -> (Discovery, Duration) {
     let began = clock::instant();
@@ -38,7 +41,7 @@ fn files_that_include_each_other_end() {
         fs::write(&path, fs::read(dir.path().join("etc/loop/0")).unwrap()).unwrap();
     }
     let (_, took) = timed(dir.path());
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(took < LIMIT, "{took:?}");
 }
 
 #[test]
@@ -60,7 +63,7 @@ fn pipes_devices_and_folders_are_not_opened() {
     let (found, took) = timed(dir.path());
     assert_eq!(names(&found), ["a.example"]);
     assert!(found.unreadable.iter().filter(|u| u.reason == "is no regular file").count() >= 3);
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < LIMIT, "{took:?}");
 }
 
 #[test]
@@ -95,7 +98,7 @@ fn deep_and_huge_and_broken_texts_are_read_as_far_as_they_go() {
             let began = clock::instant();
             drop(fuzzing::read(reader, text.as_bytes()));
             let took = clock::instant().saturating_duration_since(began);
-            assert!(took < Duration::from_secs(5), "{reader}: {took:?} for {start}");
+            assert!(took < LIMIT, "{reader}: {took:?} for {start}");
         }
     }
 }
