@@ -1,6 +1,7 @@
 //! Tests across both programs on real servers. Each starts its own servers on loopback and stops them.
 
 mod farm;
+mod faults;
 
 mod apache;
 mod bad_input;
@@ -12,6 +13,7 @@ mod ledger;
 mod odd_logs;
 mod outage;
 mod pipeline;
+mod proxies;
 mod quickstart;
 mod rotation;
 mod scan;

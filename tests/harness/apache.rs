@@ -1,19 +1,19 @@
-//! A real Apache (event MPM) that hands PHP to PHP-FPM pools through mod_proxy_fcgi.
+//! A real Apache (event MPM) that hands PHP to PHP-FPM pools through mod_proxy_fcgi, or stands in
+//! front of other servers through mod_proxy_http.
 
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
+use crate::backend::{ProxySite, Upstream};
 use crate::nginx::Vhost;
 use crate::php::PhpFpm;
 use crate::process::{Process, find_program, is_root};
 use crate::root::{Root, loopback};
-use crate::wait::eventually;
 
 const MODULES: &str = "/usr/lib/apache2/modules";
-const MODULE_NAMES: [&str; 7] =
-    ["mpm_event", "authz_core", "dir", "alias", "proxy", "proxy_fcgi", "remoteip"];
+const MODULE_NAMES: [&str; 8] =
+    ["mpm_event", "authz_core", "dir", "alias", "proxy", "proxy_fcgi", "proxy_http", "remoteip"];
 
 /// The server. All sites share `other_vhosts_access.log` in Debian's `vhost_combined` format.
 #[derive(Debug)]
@@ -26,19 +26,26 @@ impl Apache {
     /// Writes `etc/apache2` below `root` and starts it on an address of its own.
     #[must_use]
     pub fn start(root: &Root, vhosts: &[Vhost]) -> Self {
+        let blocks = vhosts.iter().map(|vhost| (vhost.name.clone(), vhost_block(root, vhost)));
+        Self::start_with(root, &blocks.collect::<Vec<_>>())
+    }
+
+    /// The same in front of other servers (`ProxyPass`), with Apache's own defaults but the timeout.
+    #[must_use]
+    pub fn start_proxy(root: &Root, sites: &[ProxySite]) -> Self {
+        let blocks = sites.iter().map(|site| (site.name.clone(), proxy_block(site)));
+        Self::start_with(root, &blocks.collect::<Vec<_>>())
+    }
+
+    fn start_with(root: &Root, blocks: &[(String, String)]) -> Self {
         let program = find_program(&["apache2"], "apache2");
         assert!(Path::new(MODULES).is_dir(), "no {MODULES}: apt-get install apache2");
         let address = loopback(8080);
-        let config = write_config(root, address, vhosts);
+        let config = write_config(root, address, blocks);
         let mut command = Command::new(program);
         command.arg("-DFOREGROUND").arg("-f").arg(&config);
         let mut process = Process::start("apache2", &mut command, &root.join("run/apache2.out"));
-        eventually("apache listens", Duration::from_secs(20), || {
-            if let Some(status) = process.exited() {
-                panic!("apache ended with {status}: {}", process.log_text());
-            }
-            TcpStream::connect(address).map(drop).map_err(|e| e.to_string())
-        });
+        process.listens_on(address);
         Self { address, _process: process }
     }
 
@@ -49,7 +56,7 @@ impl Apache {
     }
 }
 
-fn write_config(root: &Root, address: SocketAddr, vhosts: &[Vhost]) -> std::path::PathBuf {
+fn write_config(root: &Root, address: SocketAddr, blocks: &[(String, String)]) -> PathBuf {
     let dir = root.path().display();
     root.mkdir("var/log/apache2");
     root.mkdir("run/apache2");
@@ -69,22 +76,36 @@ fn write_config(root: &Root, address: SocketAddr, vhosts: &[Vhost]) -> std::path
          CustomLog {dir}/var/log/apache2/other_vhosts_access.log vhost_combined\n\
          IncludeOptional {dir}/etc/apache2/sites-enabled/*.conf\n"
     );
-    for vhost in vhosts {
-        let text = vhost_block(root, address, vhost);
-        root.write(&format!("etc/apache2/sites-enabled/{}.conf", vhost.name), &text);
+    for (name, block) in blocks {
+        let text = format!("<VirtualHost {address}>\n{block}</VirtualHost>\n");
+        root.write(&format!("etc/apache2/sites-enabled/{name}.conf"), &text);
     }
     root.write("etc/apache2/apache2.conf", &main)
 }
 
-fn vhost_block(root: &Root, address: SocketAddr, vhost: &Vhost) -> String {
+fn vhost_block(root: &Root, vhost: &Vhost) -> String {
     format!(
-        "<VirtualHost {address}>\n  ServerName {name}\n  ServerAlias www.{name}\n\
+        "  ServerName {name}\n  ServerAlias www.{name}\n\
            DocumentRoot {dir}/srv/www\n  DirectoryIndex index.php\n  Redirect 503 /planned\n\
            <Directory {dir}/srv/www>\n    Require all granted\n  </Directory>\n\
            <FilesMatch \\.php$>\n    SetHandler \"proxy:unix:{socket}|fcgi://localhost\"\n\
-           </FilesMatch>\n</VirtualHost>\n",
+           </FilesMatch>\n",
         name = vhost.name,
         dir = root.path().display(),
         socket = PhpFpm::socket(root, vhost.pool).display(),
     )
+}
+
+fn proxy_block(site: &ProxySite) -> String {
+    let answer = match &site.upstream {
+        None => "  Redirect 503 /\n".to_owned(),
+        Some(upstream) => {
+            let target = match upstream {
+                Upstream::Tcp(address) => format!("http://{address}/"),
+                Upstream::Unix(path) => format!("unix:{}|http://localhost/", path.display()),
+            };
+            format!("  ProxyPass / {target}\n  ProxyPreserveHost On\n  ProxyTimeout 2\n")
+        }
+    };
+    format!("  ServerName {name}\n  ServerAlias www.{name}\n{answer}", name = site.name)
 }

@@ -11,6 +11,9 @@ use wire::v1::BatchBody;
 /// Requests by (site, status); derived counters are statuses from 1000 on.
 pub type Counts = BTreeMap<(String, u32), u64>;
 
+/// Gateway errors by (site, status, signal).
+pub type Signals = BTreeMap<(String, u32, Option<&'static str>), u64>;
+
 /// A handle on `gatewatch.db`; each question opens it anew, read-only.
 #[derive(Clone, Debug)]
 pub struct Db {
@@ -90,6 +93,31 @@ impl Db {
     pub fn n_status(&self, server: &str, status: u32) -> u64 {
         let counts = self.counts(server);
         counts.iter().filter(|((_, s), _)| *s == status).map(|(_, n)| n).sum()
+    }
+
+    /// Gateway errors of a server that were kept whole, by site, status and signal; `None`: nothing
+    /// explains them.
+    #[must_use]
+    pub fn signals(&self, server: &str) -> Signals {
+        let mut signals = Signals::new();
+        for body in self.bodies(server).unwrap_or_default() {
+            for exemplar in &body.exemplars {
+                let site = &body.sites[exemplar.site as usize].name;
+                let signal = exemplar.signal().name();
+                *signals.entry((site.clone(), exemplar.status, signal)).or_default() += 1;
+            }
+        }
+        signals
+    }
+
+    /// Names of the sites in the newest inventory of a server; empty while there is none.
+    #[must_use]
+    pub fn inventory(&self, server: &str) -> Vec<String> {
+        let bodies = self.bodies(server).unwrap_or_default();
+        let newest = bodies.into_iter().rev().find_map(|body| body.inventory).unwrap_or_default();
+        let mut names: Vec<_> = newest.sites.into_iter().map(|site| site.name).collect();
+        names.sort();
+        names
     }
 
     /// The loss ledger of a server as the collector sums it.

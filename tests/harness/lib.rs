@@ -4,29 +4,39 @@
 //! panics leaves no process behind. Nothing here sleeps for a result; [`eventually`] polls.
 
 mod apache;
+mod backend;
+mod caddy;
 mod clock;
 mod db;
 mod feed;
 mod fleet;
+mod haproxy;
 mod incident;
+mod lighttpd;
 mod load;
 mod nginx;
 mod php;
 mod process;
 mod root;
+mod varnish;
 mod wait;
 mod webhook;
 
 pub use apache::Apache;
+pub use backend::{Backends, Fault, ProxySite, Upstream};
+pub use caddy::Caddy;
 pub use clock::{instant, now_ms, now_s};
-pub use db::{Counts, Db};
+pub use db::{Counts, Db, Signals};
 pub use feed::LogFeed;
 pub use fleet::{Agent, AgentSpec, Fleet, FleetBuilder, Output, program};
+pub use haproxy::{Haproxy, SyslogTime};
 pub use incident::Incident;
-pub use load::{Load, Seen, get, get_and_hang_up};
+pub use lighttpd::Lighttpd;
+pub use load::{Load, Seen, Volley, get, get_and_hang_up};
 pub use nginx::{Nginx, Vhost};
 pub use php::{PhpFpm, Pool};
 pub use process::{Process, find_program, is_root};
 pub use root::{Root, loopback};
+pub use varnish::{NcsaFormat, Varnish};
 pub use wait::{eventually, pause};
 pub use webhook::{Delivery, Webhook};

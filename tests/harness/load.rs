@@ -133,13 +133,7 @@ impl Drop for Load {
 /// One request, its status; 0 when no status line came back.
 #[must_use]
 pub fn get(server: SocketAddr, site: &str, path: &str) -> u16 {
-    request(server, site, path)
-        .and_then(|mut stream| {
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            Ok(status_of(&answer))
-        })
-        .unwrap_or(0)
+    request(server, site, path).and_then(status).unwrap_or(0)
 }
 
 /// Sends a request and hangs up after `patience` without reading the answer.
@@ -153,14 +147,84 @@ fn request(server: SocketAddr, site: &str, path: &str) -> std::io::Result<TcpStr
     static CLIENT: AtomicU64 = AtomicU64::new(0);
     let n = CLIENT.fetch_add(1, Ordering::Relaxed);
     let client = format!("203.0.113.{}", n % 250 + 1);
+    send(server, "", site, path, &client)
+}
+
+/// Sends `preface` and a request that names its client in a header.
+fn send(
+    server: SocketAddr,
+    preface: &str,
+    site: &str,
+    path: &str,
+    client: &str,
+) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     let text = format!(
-        "GET {path} HTTP/1.1\r\nHost: {site}\r\nX-Real-IP: {client}\r\nUser-Agent: load\r\n\
-         Connection: close\r\n\r\n"
+        "{preface}GET {path} HTTP/1.1\r\nHost: {site}\r\nX-Real-IP: {client}\r\n\
+         User-Agent: load\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(text.as_bytes())?;
     Ok(stream)
+}
+
+fn status(mut stream: TcpStream) -> std::io::Result<u16> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(status_of(&answer))
+}
+
+/// A known number of requests, each for a page of its own from a client of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Volley {
+    server: SocketAddr,
+    proxy_line: bool,
+}
+
+impl Volley {
+    /// The client is named by `X-Real-IP`, for servers that trust it.
+    #[must_use]
+    pub fn at(server: SocketAddr) -> Self {
+        Self { server, proxy_line: false }
+    }
+
+    /// The client is named by the PROXY protocol, for servers that want it.
+    #[must_use]
+    pub fn with_proxy_line(server: SocketAddr) -> Self {
+        Self { server, proxy_line: true }
+    }
+
+    /// Asks every site as often as `plan` says, all sites at once, one request after the other for
+    /// each; returns what came back.
+    #[must_use]
+    pub fn fire(&self, plan: &[(String, u64)]) -> Seen {
+        let mut seen = Seen::default();
+        let shooters = plan.iter().enumerate().map(|(ix, (site, n))| {
+            let (site, n, volley) = (site.clone(), *n, *self);
+            std::thread::spawn(move || {
+                let mut seen = Seen::default();
+                for shot in 0..n {
+                    seen.record(&site, volley.one(&site, ix as u64, shot));
+                }
+                seen
+            })
+        });
+        for shooter in shooters.collect::<Vec<_>>() {
+            seen.add(shooter.join().expect("a request does not panic"));
+        }
+        seen
+    }
+
+    fn one(self, site: &str, ix: u64, shot: u64) -> u16 {
+        let client = format!("203.0.{}.{}", 113 + ix, shot + 1);
+        let path = format!("/page/{ix}/{shot}");
+        let preface = if self.proxy_line {
+            format!("PROXY TCP4 {client} {} {} {}\r\n", self.server.ip(), 40_000 + shot, 80)
+        } else {
+            String::new()
+        };
+        send(self.server, &preface, site, &path, &client).and_then(status).unwrap_or(0)
+    }
 }
 
 fn status_of(answer: &[u8]) -> u16 {

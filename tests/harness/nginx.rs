@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::backend::{ProxySite, Upstream};
 use crate::php::PhpFpm;
 use crate::process::{Process, find_program, is_root};
 use crate::root::{Root, loopback};
@@ -44,9 +45,27 @@ impl Nginx {
     /// Writes `etc/nginx` below `root` and starts it on an address of its own.
     #[must_use]
     pub fn start(root: &Root, vhosts: &[Vhost]) -> Self {
-        let program = find_program(&["nginx"], "nginx-light");
         let address = loopback(8080);
-        write_config(root, address, vhosts);
+        let first = vhosts.first().map(|v| v.pool);
+        let blocks = vhosts.iter().map(|vhost| {
+            let own_log = Some(vhost.pool) == first;
+            (vhost.name.clone(), server_block(root, address, vhost, own_log))
+        });
+        let blocks: Vec<_> = blocks.collect();
+        Self::start_with(root, address, &blocks)
+    }
+
+    /// The same in front of other servers (`proxy_pass`): each site has a `combined` log of its own.
+    #[must_use]
+    pub fn start_proxy(root: &Root, sites: &[ProxySite]) -> Self {
+        let address = loopback(8080);
+        let blocks = sites.iter().map(|site| (site.name.clone(), proxy_block(root, address, site)));
+        Self::start_with(root, address, &blocks.collect::<Vec<_>>())
+    }
+
+    fn start_with(root: &Root, address: SocketAddr, blocks: &[(String, String)]) -> Self {
+        let program = find_program(&["nginx"], "nginx-light");
+        write_config(root, blocks);
         let mut command = Command::new(program);
         command
             .arg("-c")
@@ -57,12 +76,7 @@ impl Nginx {
             .arg(root.join("var/log/nginx/error.log"))
             .args(["-g", "daemon off;"]);
         let mut process = Process::start("nginx", &mut command, &root.join("run/nginx.out"));
-        eventually("nginx listens", Duration::from_secs(20), || {
-            if let Some(status) = process.exited() {
-                panic!("nginx ended with {status}: {}", process.log_text());
-            }
-            TcpStream::connect(address).map(drop).map_err(|e| e.to_string())
-        });
+        process.listens_on(address);
         Self { root: root.path().to_owned(), address, process }
     }
 
@@ -70,6 +84,18 @@ impl Nginx {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Writes the file of one more site; [`Nginx::reload`] makes nginx read it.
+    pub fn add_site(&self, root: &Root, site: &ProxySite) {
+        let block = proxy_block(root, self.address, site);
+        root.write(&format!("etc/nginx/sites-enabled/{}", site.name), &block);
+    }
+
+    /// Removes the file of a site.
+    pub fn remove_site(&self, name: &str) {
+        let path = self.root.join("etc/nginx/sites-enabled").join(name);
+        fs::remove_file(path).expect("the site has a file");
     }
 
     /// Reads its configuration again: new workers, the old ones finish their requests.
@@ -122,7 +148,7 @@ impl Nginx {
     }
 }
 
-fn write_config(root: &Root, address: SocketAddr, vhosts: &[Vhost]) {
+fn write_config(root: &Root, blocks: &[(String, String)]) {
     let dir = root.path().display();
     let temp = root.mkdir("var/lib/nginx");
     let logs = root.mkdir("var/log/nginx");
@@ -145,10 +171,8 @@ fn write_config(root: &Root, address: SocketAddr, vhosts: &[Vhost]) {
     );
     root.write("etc/nginx/nginx.conf", &main);
     root.write("etc/nginx/fastcgi.conf", &fastcgi_params(&root.join("srv/www")));
-    let first = vhosts.first().map(|v| v.pool);
-    for vhost in vhosts {
-        let text = server_block(root, address, vhost, Some(vhost.pool) == first);
-        root.write(&format!("etc/nginx/sites-enabled/{}", vhost.name), &text);
+    for (name, text) in blocks {
+        root.write(&format!("etc/nginx/sites-enabled/{name}"), text);
     }
 }
 
@@ -169,6 +193,29 @@ fn server_block(root: &Root, address: SocketAddr, vhost: &Vhost, own_log: bool) 
         name = vhost.name,
         dir = root.path().display(),
         socket = PhpFpm::socket(root, vhost.pool).display(),
+    )
+}
+
+fn proxy_block(root: &Root, address: SocketAddr, site: &ProxySite) -> String {
+    let answer = match &site.upstream {
+        None => "return 503;".to_owned(),
+        Some(upstream) => {
+            let target = match upstream {
+                Upstream::Tcp(address) => address.to_string(),
+                Upstream::Unix(path) => format!("unix:{}:", path.display()),
+            };
+            format!(
+                "proxy_pass http://{target};\n    proxy_connect_timeout 2s;\n    \
+                 proxy_read_timeout 2s;\n    proxy_set_header Host $host;\n    \
+                 proxy_set_header X-Real-IP $remote_addr;"
+            )
+        }
+    };
+    format!(
+        "server {{\n  listen {address};\n  server_name {name} www.{name};\n  \
+           access_log {logs}/{name}.access.log combined;\n  location / {{\n    {answer}\n  }}\n}}\n",
+        name = site.name,
+        logs = root.join("var/log/nginx").display(),
     )
 }
 

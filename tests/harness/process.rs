@@ -1,6 +1,7 @@
 //! A child process in a process group of its own, its output in a file, stopped in `Drop`.
 
 use std::fs::{self, File};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +13,8 @@ use crate::clock;
 use crate::wait::{eventually, pause};
 
 const STOP_LIMIT: Duration = Duration::from_secs(8);
+/// How long a server may take to start: Varnish compiles its configuration on a busy machine.
+const LISTEN_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running program and everything it forks.
 #[derive(Debug)]
@@ -91,6 +94,17 @@ impl Process {
     /// Its exit status if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits until somebody accepts connections at `address`; panics when the program ends before.
+    pub fn listens_on(&mut self, address: SocketAddr) {
+        let name = self.name.clone();
+        eventually(&format!("{name} listens"), LISTEN_LIMIT, || {
+            if let Some(status) = self.exited() {
+                panic!("{name} ended with {status}: {}", self.log_text());
+            }
+            TcpStream::connect(address).map(drop).map_err(|e| e.to_string())
+        });
     }
 
     /// Everything it has printed.
