@@ -5,13 +5,16 @@ mod faults;
 
 mod apache;
 mod bad_input;
+mod chains;
 mod cli;
 mod crash;
 mod incident;
 mod install;
 mod ledger;
+mod new_vhosts;
 mod odd_logs;
 mod outage;
+mod php_pools;
 mod pipeline;
 mod proxies;
 mod quickstart;

@@ -108,7 +108,7 @@ fn varnish_with_the_reason_in_its_log_tells_failed_fetches_from_planned_pages() 
     const LOG: &str = "var/log/varnish/varnishncsa.log";
     // What went wrong between Varnish and its backend is in no log.
     const UNTOLD: &[S] = &[];
-    const CASES: [Case; 12] = [
+    const CASES: [Case; 14] = [
         answers(Fault::Answers(200), 200),
         answers(Fault::Answers(500), 500),
         answers(Fault::Answers(503), 503),
@@ -121,6 +121,8 @@ fn varnish_with_the_reason_in_its_log_tells_failed_fetches_from_planned_pages() 
         fails(Fault::BadHeader, 503, UNTOLD, "http://badheader.test/page/"),
         fails(Fault::Hangs, 503, UNTOLD, "http://hangs.test/page/"),
         fails(Fault::Refused, 503, UNTOLD, "http://refused.test/page/"),
+        fails(Fault::NoSocket, 503, UNTOLD, "http://nosocket.test/page/"),
+        fails(Fault::DeadSocket, 503, UNTOLD, "http://deadsocket.test/page/"),
     ];
     let root = Root::new();
     let backends = Backends::start(&root, &faults(&CASES));

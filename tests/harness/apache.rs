@@ -30,7 +30,8 @@ impl Apache {
         Self::start_with(root, &blocks.collect::<Vec<_>>())
     }
 
-    /// The same in front of other servers (`ProxyPass`), with Apache's own defaults but the timeout.
+    /// The same in front of other servers (`ProxyPass`), with Apache's own defaults, but it waits
+    /// for 1 s only.
     #[must_use]
     pub fn start_proxy(root: &Root, sites: &[ProxySite]) -> Self {
         let blocks = sites.iter().map(|site| (site.name.clone(), proxy_block(site)));
@@ -104,7 +105,7 @@ fn proxy_block(site: &ProxySite) -> String {
                 Upstream::Tcp(address) => format!("http://{address}/"),
                 Upstream::Unix(path) => format!("unix:{}|http://localhost/", path.display()),
             };
-            format!("  ProxyPass / {target}\n  ProxyPreserveHost On\n  ProxyTimeout 2\n")
+            format!("  ProxyPass / {target}\n  ProxyPreserveHost On\n  ProxyTimeout 1\n")
         }
     };
     format!("  ServerName {name}\n  ServerAlias www.{name}\n{answer}", name = site.name)

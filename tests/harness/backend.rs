@@ -26,7 +26,7 @@ pub enum Fault {
     Closed,
     /// The connection is closed within the headers.
     ClosedInHeaders,
-    /// What comes back is no HTTP.
+    /// What comes back is no HTTP but a TLS alert.
     Garbage,
     /// One header line has no colon.
     BadHeader,
@@ -199,7 +199,7 @@ fn serve(mut stream: TcpStream, fault: Fault, stop: &AtomicBool) {
             return; // without the orderly end below
         }
         Fault::ClosedInHeaders => say(&mut stream, "HTTP/1.1 200 OK\r\nContent-Type: text/pl"),
-        Fault::Garbage => say(&mut stream, "\x15\x03\x03 this is no protocol\r\n\r\n"),
+        Fault::Garbage => say(&mut stream, "\x15\x03\x03\0\x02\x02\x28"),
         Fault::BadHeader => {
             say(&mut stream, "HTTP/1.1 200 OK\r\nBroken \x01 line\r\nContent-Length: 0\r\n\r\n");
         }

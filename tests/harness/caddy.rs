@@ -42,13 +42,13 @@ impl Caddy {
 
 fn caddyfile(root: &Root, address: SocketAddr, sites: &[ProxySite]) -> String {
     let logs = root.join("var/log/caddy");
-    let logs = logs.display();
+    let (logs, port) = (logs.display(), address.port());
     let mut text = format!(
-        "{{\n\tadmin off\n\tauto_https off\n\tlog default {{\n\t\toutput file {logs}/caddy.log\n\
+        "{{\n\tadmin off\n\tauto_https off\n\thttp_port {port}\n\tlog default {{\n\t\toutput file {logs}/caddy.log\n\
          \t}}\n}}\n"
     );
     for site in sites {
-        let (name, port, ip) = (&site.name, address.port(), address.ip());
+        let (name, ip) = (&site.name, address.ip());
         let answer = match &site.upstream {
             None => "respond \"planned\" 503".to_owned(),
             Some(upstream) => {
@@ -64,7 +64,7 @@ fn caddyfile(root: &Root, address: SocketAddr, sites: &[ProxySite]) -> String {
         };
         writeln!(
             text,
-            "\nhttp://{name}:{port}, http://www.{name}:{port} {{\n\tbind {ip}\n\tlog {{\n\
+            "\nhttp://{name}, http://www.{name} {{\n\tbind {ip}\n\tlog {{\n\
              \t\toutput file {logs}/{name}.log\n\t}}\n\t{answer}\n}}"
         )
         .expect("to a string");

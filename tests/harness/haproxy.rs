@@ -30,7 +30,8 @@ pub enum SyslogTime {
     Iso,
 }
 
-/// The server. It wants the PROXY line in front of each request, which names the client.
+/// The server. It wants the PROXY line in front of each request, which names the client, and waits
+/// for 3 s for an answer.
 #[derive(Debug)]
 pub struct Haproxy {
     address: SocketAddr,
@@ -66,7 +67,7 @@ fn config(address: SocketAddr, log: &Path, sites: &[ProxySite]) -> String {
     let mut text = format!(
         "global\n  log {} local0\n  maxconn 500\n\
          defaults\n  log global\n  mode http\n  option httplog\n  option dontlognull\n\
-         \x20 timeout connect 2s\n  timeout client 20s\n  timeout server 2s\n\
+         \x20 timeout connect 2s\n  timeout client 20s\n  timeout server 3s\n\
          frontend http-in\n  bind {address} accept-proxy\n\
          \x20 capture request header Host len 64\n\
          \x20 http-request set-header X-Real-IP %[src]\n",

@@ -217,13 +217,17 @@ impl Volley {
 
     fn one(self, site: &str, ix: u64, shot: u64) -> u16 {
         let client = format!("203.0.{}.{}", 113 + ix, shot + 1);
-        let path = format!("/page/{ix}/{shot}");
+        self.ask(site, &format!("/page/{ix}/{shot}"), &client, 40_000 + shot)
+    }
+
+    /// One request of this client; its status, 0 when no status line came back.
+    pub(crate) fn ask(self, site: &str, path: &str, client: &str, port: u64) -> u16 {
         let preface = if self.proxy_line {
-            format!("PROXY TCP4 {client} {} {} {}\r\n", self.server.ip(), 40_000 + shot, 80)
+            format!("PROXY TCP4 {client} {} {port} 80\r\n", self.server.ip())
         } else {
             String::new()
         };
-        send(self.server, &preface, site, &path, &client).and_then(status).unwrap_or(0)
+        send(self.server, &preface, site, path, client).and_then(status).unwrap_or(0)
     }
 }
 

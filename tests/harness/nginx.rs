@@ -55,7 +55,8 @@ impl Nginx {
         Self::start_with(root, address, &blocks)
     }
 
-    /// The same in front of other servers (`proxy_pass`): each site has a `combined` log of its own.
+    /// The same in front of other servers (`proxy_pass`), for which it waits for 2 s: each site has
+    /// a `combined` log of its own.
     #[must_use]
     pub fn start_proxy(root: &Root, sites: &[ProxySite]) -> Self {
         let address = loopback(8080);

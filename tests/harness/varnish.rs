@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::backend::{ProxySite, Upstream};
+use crate::load::Volley;
 use crate::process::{Process, find_program};
 use crate::root::{Root, loopback};
 use crate::wait::eventually;
@@ -71,12 +71,15 @@ impl Varnish {
         let mut command = Command::new(ncsa);
         command.args(&writer);
         let mut ncsa = Process::start("varnishncsa", &mut command, &root.join("run/ncsa.out"));
-        let log = PathBuf::from(log);
-        eventually("varnishncsa has opened its log", Duration::from_secs(20), || {
+        // What is asked before it has found the memory of the server is never written.
+        eventually("varnishncsa writes its log", Duration::from_secs(20), || {
             if let Some(status) = ncsa.exited() {
                 panic!("varnishncsa ended with {status}: {}", ncsa.log_text());
             }
-            fs::metadata(&log).map(drop).map_err(|e| e.to_string())
+            let asked =
+                Volley::with_proxy_line(address).ask("ready.test", "/", "203.0.113.250", 40_000);
+            let text = fs::read_to_string(&log).map_err(|e| e.to_string())?;
+            if text.contains("ready.test") { Ok(()) } else { Err(format!("answered {asked}")) }
         });
         Self { address, _ncsa: ncsa, _process: process }
     }
