@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use harness::{AgentSpec, Backends, Fault, Fleet, Nginx, Root, Seen, Volley, eventually, instant};
+use harness::{
+    AgentSpec, Backends, Fault, Fleet, Nginx, Root, Seen, Volley, eventually, get, instant,
+};
 use wire::v1::Signal as S;
 
 use crate::farm::{LIMIT, difference};
@@ -42,7 +44,7 @@ fn a_site_added_while_the_agent_runs_is_followed_within_2_s_and_a_removed_one_is
     nginx.reload();
     seen.add(volley.fire(&[(new.name.clone(), 4)]));
     assert_eq!(seen.n(&new.name, 502), 4, "{seen:?}");
-    // nginx has opened the log and written to it at last now; what it took is not the agent's.
+    // What nginx took to read its configuration is not the agent's time.
     let written = instant();
     stored(&seen);
     let took = written.elapsed();

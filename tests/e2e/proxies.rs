@@ -59,7 +59,12 @@ fn apache_in_front_of_failing_backends_is_counted_and_explained_although_it_answ
         fails(Fault::Reset, 502, &[S::Reset], "(104)Connection reset by peer"),
         fails(Fault::Closed, 502, &[S::PrematureClose], "AH01102: error reading status line"),
         fails(Fault::ClosedInHeaders, 502, &[S::PrematureClose, S::InvalidHeader], "AH01106"),
-        fails(Fault::Garbage, 502, &[S::PrematureClose, S::InvalidHeader], "(22)Invalid argument"),
+        fails(
+            Fault::Garbage,
+            502,
+            &[S::PrematureClose, S::InvalidHeader],
+            "(70014)End of file found",
+        ),
         fails(Fault::BadHeader, 502, &[S::InvalidHeader], "AH01106: bad HTTP/1.1 header"),
         // A read timeout is a 502 of Apache, not a 504.
         fails(Fault::Hangs, 502, &[S::TimeoutRead], "(70007)The timeout specified has expired"),

@@ -1,8 +1,10 @@
 //! Backends that fail in one way each, and the sites a server under test puts in front of them.
 
 use std::fmt;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -146,8 +148,9 @@ impl Backends {
             Fault::NoSocket => Some(Upstream::Unix(socket("missing"))),
             Fault::DeadSocket => {
                 let path = socket("dead");
-                // The file outlives its listener.
+                // The file outlives its listener. Servers that are not root may use it as well.
                 drop(UnixListener::bind(&path).expect("the root is writable"));
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("it is ours");
                 Some(Upstream::Unix(path))
             }
             _ => Some(Upstream::Tcp(self.listen(fault))),

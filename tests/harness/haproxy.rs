@@ -21,6 +21,10 @@ use crate::root::{Root, loopback};
 /// Longest message that syslog takes.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
+/// What Debian's package tells rsyslog.
+const RSYSLOG: &str = "# Send HAProxy messages to a dedicated logfile\n\
+                       :programname, startswith, \"haproxy\" {\n  /var/log/haproxy.log\n  stop\n}\n";
+
 /// How rsyslog dates lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyslogTime {
@@ -47,6 +51,7 @@ impl Haproxy {
         let address = loopback(8080);
         root.mkdir("run");
         let syslog = Syslog::start(root, time);
+        root.write("etc/rsyslog.d/49-haproxy.conf", RSYSLOG);
         let text = config(address, &syslog.socket, sites);
         let config = root.write("etc/haproxy/haproxy.cfg", &text);
         let mut command = Command::new(program);

@@ -99,14 +99,15 @@ impl Nginx {
         fs::remove_file(path).expect("the site has a file");
     }
 
-    /// Reads its configuration again: new workers, the old ones finish their requests.
+    /// Reads its configuration again, and waits until new workers have taken over: the old ones
+    /// finish their requests and are gone.
     pub fn reload(&self) {
         let before = self.process.children();
         self.process.signal(Signal::HUP);
-        eventually("nginx has new workers", Duration::from_secs(20), || {
+        eventually("nginx has new workers only", Duration::from_secs(20), || {
             let now = self.process.children();
-            let fresh = now.iter().any(|pid| !before.contains(pid));
-            if fresh { Ok(()) } else { Err(format!("workers {now:?}")) }
+            let has_old = now.iter().any(|pid| before.contains(pid));
+            if has_old || now.is_empty() { Err(format!("workers {now:?}")) } else { Ok(()) }
         });
     }
 
