@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use harness::{
-    Apache, Backends, Fault, Fleet, Haproxy, Nginx, ProxySite, Root, SyslogTime, Volley, eventually,
+    Apache, Backends, Fault, Fleet, Haproxy, HaproxyLog, Nginx, ProxySite, Root, Volley, eventually,
 };
 use wire::signal::counter::GATEWAY_503;
 use wire::v1::Signal as S;
@@ -65,7 +65,7 @@ fn nginx_behind_haproxy_is_counted_once_and_its_error_log_explains_the_502_that_
     let backends = Backends::start(&root, &faults(&CASES));
     let nginx = Nginx::start_proxy(&root, backends.sites());
     let outer = ProxySite::all_to(backends.sites(), nginx.address());
-    let haproxy = Haproxy::start(&root, &outer, SyslogTime::Iso);
+    let haproxy = Haproxy::start(&root, &outer, HaproxyLog::Iso);
     let volley = Volley::with_proxy_line(haproxy.address());
     let fleet = Story { root: &root, cases: &CASES, volley, access_log: LOG }.tell();
     let inner_log = "var/log/nginx/*.access.log";
@@ -73,6 +73,26 @@ fn nginx_behind_haproxy_is_counted_once_and_its_error_log_explains_the_502_that_
 
     drop(nginx);
     assert_all_fail(&fleet, volley, backends.sites(), 503);
+}
+
+#[test]
+fn nginx_behind_haproxy_is_counted_in_its_own_log_when_that_of_haproxy_names_no_host() {
+    const LOG: &str = "var/log/nginx/*.access.log";
+    const CASES: [Case; 5] = [
+        answers(Fault::Answers(200), 200),
+        answers(Fault::Planned, 503),
+        fails(Fault::Answers(502), 502, &[], " 502 "),
+        fails(Fault::Refused, 502, &[S::ConnectRefused], "connect() failed (111: "),
+        fails(Fault::NoSocket, 502, &[S::NoSuchSocket], "missing.sock failed (2: No such file"),
+    ];
+    let root = Root::new();
+    let backends = Backends::start(&root, &faults(&CASES));
+    let nginx = Nginx::start_proxy(&root, backends.sites());
+    let outer = ProxySite::all_to(backends.sites(), nginx.address());
+    let haproxy = Haproxy::start(&root, &outer, HaproxyLog::WithoutHost);
+    let volley = Volley::with_proxy_line(haproxy.address());
+    let fleet = Story { root: &root, cases: &CASES, volley, access_log: LOG }.tell();
+    assert_discovers_beside(&fleet, &root, known(backends.sites(), LOG), "var/log/haproxy.log");
 }
 
 /// The server in the middle is gone: every site fails at the first one, which says so itself.

@@ -114,6 +114,10 @@ impl Story<'_> {
             let diff = difference(&seen.by_site_and_status(), &fleet.db().requests("web-1"));
             if diff.is_empty() { Ok(()) } else { Err(diff) }
         });
+        // No line of a real server is beyond us, and no site a stranger.
+        for (key, n) in fleet.db().loss("web-1") {
+            assert_eq!(n, 0, "{key}: {:#}", fleet.agent("web-1").status().unwrap_or_default());
+        }
         // Exemplars travel with their counts, so they are there now.
         let mut wrong = String::new();
         let (counts, signals) = (fleet.db().counts("web-1"), fleet.db().signals("web-1"));

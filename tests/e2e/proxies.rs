@@ -2,7 +2,7 @@
 //! the sites, counts exactly and tells what went wrong.
 
 use harness::{
-    Apache, Backends, Caddy, Fault, Haproxy, Lighttpd, NcsaFormat, Nginx, Root, SyslogTime,
+    Apache, Backends, Caddy, Fault, Haproxy, HaproxyLog, Lighttpd, NcsaFormat, Nginx, Root,
     Varnish, Volley,
 };
 use wire::v1::Signal as S;
@@ -102,7 +102,7 @@ fn haproxy_in_front_of_failing_backends_is_counted_and_explained_by_its_terminat
     ];
     let root = Root::new();
     let backends = Backends::start(&root, &faults(&CASES));
-    let haproxy = Haproxy::start(&root, backends.sites(), SyslogTime::Traditional);
+    let haproxy = Haproxy::start(&root, backends.sites(), HaproxyLog::Traditional);
     let volley = Volley::with_proxy_line(haproxy.address());
     let fleet = Story { root: &root, cases: &CASES, volley, access_log: LOG }.tell();
     assert_discovers(&fleet, &root, known(backends.sites(), LOG));
@@ -145,7 +145,8 @@ fn varnish_with_its_default_log_makes_no_gateway_error_of_a_503_that_nothing_exp
         answers(Fault::Answers(503), 503),
         answers(Fault::Planned, 503),
         fails(Fault::Answers(502), 502, &[], " 502 "),
-        answers(Fault::Refused, 503),
+        // The backend is up, and what it did is in no log.
+        answers(Fault::Closed, 503),
     ];
     let root = Root::new();
     let backends = Backends::start(&root, &faults(&CASES));

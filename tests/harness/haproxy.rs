@@ -4,9 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::SocketAddr;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,13 +23,15 @@ const MESSAGE_BYTES_MAX: usize = 8 << 10;
 const RSYSLOG: &str = "# Send HAProxy messages to a dedicated logfile\n\
                        :programname, startswith, \"haproxy\" {\n  /var/log/haproxy.log\n  stop\n}\n";
 
-/// How rsyslog dates lines.
+/// What the lines of its log look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyslogTime {
-    /// `Nov 20 12:01:07`, as it always was.
+pub enum HaproxyLog {
+    /// rsyslog dates them `Nov 20 12:01:07`, as it always did.
     Traditional,
-    /// `2026-11-20T12:01:07.123456+00:00`, the default since Debian 12.
+    /// rsyslog dates them `2026-11-20T12:01:07.123456+00:00`, its default since Debian 12.
     Iso,
+    /// Traditional, and no line names the host that was asked for, which is HAProxy's default.
+    WithoutHost,
 }
 
 /// The server. It wants the PROXY line in front of each request, which names the client, and waits
@@ -46,13 +46,13 @@ pub struct Haproxy {
 impl Haproxy {
     /// Writes `etc/haproxy/haproxy.cfg` below `root` and starts it on an address of its own.
     #[must_use]
-    pub fn start(root: &Root, sites: &[ProxySite], time: SyslogTime) -> Self {
+    pub fn start(root: &Root, sites: &[ProxySite], log: HaproxyLog) -> Self {
         let program = find_program(&["haproxy"], "haproxy");
         let address = loopback(8080);
         root.mkdir("run");
-        let syslog = Syslog::start(root, time);
+        let syslog = Syslog::start(root, log);
         root.write("etc/rsyslog.d/49-haproxy.conf", RSYSLOG);
-        let text = config(address, &syslog.socket, sites);
+        let text = config(address, syslog.address, sites, log);
         let config = root.write("etc/haproxy/haproxy.cfg", &text);
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(config);
@@ -68,15 +68,17 @@ impl Haproxy {
     }
 }
 
-fn config(address: SocketAddr, log: &Path, sites: &[ProxySite]) -> String {
+fn config(address: SocketAddr, syslog: SocketAddr, sites: &[ProxySite], log: HaproxyLog) -> String {
+    let capture = match log {
+        HaproxyLog::WithoutHost => "",
+        HaproxyLog::Traditional | HaproxyLog::Iso => "  capture request header Host len 64\n",
+    };
     let mut text = format!(
-        "global\n  log {} local0\n  maxconn 500\n\
+        "global\n  log {syslog} local0\n  maxconn 500\n\
          defaults\n  log global\n  mode http\n  option httplog\n  option dontlognull\n\
          \x20 timeout connect 2s\n  timeout client 20s\n  timeout server 3s\n\
-         frontend http-in\n  bind {address} accept-proxy\n\
-         \x20 capture request header Host len 64\n\
+         frontend http-in\n  bind {address} accept-proxy\n{capture}\
          \x20 http-request set-header X-Real-IP %[src]\n",
-        log.display(),
     );
     let mut backends = String::new();
     for site in sites {
@@ -102,18 +104,19 @@ fn config(address: SocketAddr, log: &Path, sites: &[ProxySite]) -> String {
     format!("{}\n{}\n{backends}", others.join("\n"), rules.join("\n"))
 }
 
-/// A socket like `/dev/log`, and the file that its lines go to.
+/// The port of a syslog, and the file that its lines go to. No `/dev/log`: HAProxy never waits, and
+/// there the kernel holds ten lines, so a busy machine would lose some.
 #[derive(Debug)]
 struct Syslog {
-    socket: PathBuf,
+    address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Syslog {
-    fn start(root: &Root, time: SyslogTime) -> Self {
-        let socket = root.join("run/log.sock");
-        let receiver = UnixDatagram::bind(&socket).expect("the root is writable");
+    fn start(root: &Root, log: HaproxyLog) -> Self {
+        let address = loopback(5140);
+        let receiver = UdpSocket::bind(address).expect("nobody else has the address");
         receiver.set_read_timeout(Some(Duration::from_millis(100))).expect("a fresh socket");
         let path = root.write("var/log/haproxy.log", "");
         let mut file = File::options().append(true).open(path).expect("just written");
@@ -124,11 +127,11 @@ impl Syslog {
             while !stopped.load(Ordering::Relaxed) {
                 // An error is the timeout.
                 let Ok(n) = receiver.recv(&mut buffer) else { continue };
-                let line = written(&String::from_utf8_lossy(&buffer[..n]), time, clock::now_ms());
+                let line = written(&String::from_utf8_lossy(&buffer[..n]), log, clock::now_ms());
                 file.write_all(line.as_bytes()).expect("the log is writable");
             }
         });
-        Self { socket, stop, thread: Some(thread) }
+        Self { address, stop, thread: Some(thread) }
     }
 }
 
@@ -142,12 +145,12 @@ impl Drop for Syslog {
 }
 
 /// The line that rsyslog writes for `<134>Nov 20 12:01:07 haproxy[7]: text`.
-fn written(message: &str, time: SyslogTime, now_ms: i64) -> String {
+fn written(message: &str, log: HaproxyLog, now_ms: i64) -> String {
     let text = message.split_once('>').map_or(message, |(_, text)| text).trim_end();
     let (stamp, text) = text.split_at_checked(15).unwrap_or(("", text));
-    let stamp = match time {
-        SyslogTime::Traditional => stamp.to_owned(),
-        SyslogTime::Iso => jiff::Timestamp::from_millisecond(now_ms)
+    let stamp = match log {
+        HaproxyLog::Traditional | HaproxyLog::WithoutHost => stamp.to_owned(),
+        HaproxyLog::Iso => jiff::Timestamp::from_millisecond(now_ms)
             .expect("now is in range")
             .strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00")
             .to_string(),
@@ -164,8 +167,8 @@ mod tests {
         let message = "<134>Nov 20 12:01:07 haproxy[7]: 203.0.113.9:1 [20/Nov/2026:12:01:07.1] x\n";
         let rest = "lb-1 haproxy[7]: 203.0.113.9:1 [20/Nov/2026:12:01:07.1] x\n";
         for (time, stamp) in [
-            (SyslogTime::Traditional, "Nov 20 12:01:07"),
-            (SyslogTime::Iso, "2026-11-20T12:01:07.250000+00:00"),
+            (HaproxyLog::Traditional, "Nov 20 12:01:07"),
+            (HaproxyLog::Iso, "2026-11-20T12:01:07.250000+00:00"),
         ] {
             assert_eq!(written(message, time, 1_795_176_067_250), format!("{stamp} {rest}"));
         }

@@ -29,7 +29,7 @@ pub use clock::{instant, now_ms, now_s};
 pub use db::{Counts, Db, Signals};
 pub use feed::LogFeed;
 pub use fleet::{Agent, AgentSpec, Fleet, FleetBuilder, Output, program};
-pub use haproxy::{Haproxy, SyslogTime};
+pub use haproxy::{Haproxy, HaproxyLog};
 pub use incident::Incident;
 pub use lighttpd::Lighttpd;
 pub use load::{Load, Seen, Volley, get, get_and_hang_up};
