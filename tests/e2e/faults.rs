@@ -192,7 +192,7 @@ pub(crate) fn assert_discovers(fleet: &Fleet, root: &Root, truth: Vec<Known>) {
     assert_discovers_beside(fleet, root, truth, "");
 }
 
-/// The same where a server behind the first one writes `inner_log`, which may be listed too.
+/// The same where another server of the chain writes `inner_log`, which may be listed too.
 pub(crate) fn assert_discovers_beside(
     fleet: &Fleet,
     root: &Root,
@@ -202,6 +202,8 @@ pub(crate) fn assert_discovers_beside(
     let found = discovered(fleet);
     let sites = found["sites"].as_array().expect("a list");
     let mut have: Vec<Known> = sites.iter().map(|site| as_known(site, root)).collect();
+    // What is left for hosts that no configuration names is a site too, and has no host name.
+    have.retain(|site| site.site.contains('.'));
     for site in &mut have {
         site.access_logs.retain(|log| *log != inner_log.replace('*', &site.site));
     }

@@ -21,3 +21,4 @@ mod quickstart;
 mod rotation;
 mod scan;
 mod servers;
+mod upstream_groups;

@@ -33,7 +33,7 @@ pub use haproxy::{Haproxy, HaproxyLog};
 pub use incident::Incident;
 pub use lighttpd::Lighttpd;
 pub use load::{Load, Seen, Volley, get, get_and_hang_up};
-pub use nginx::{Nginx, Vhost};
+pub use nginx::{Nginx, UpstreamGroup, Vhost};
 pub use php::{PhpFpm, Pool};
 pub use process::{Process, find_program, is_root};
 pub use root::{Root, loopback};

@@ -32,6 +32,17 @@ impl Vhost {
     }
 }
 
+/// A site with several servers behind it.
+#[derive(Clone, Debug)]
+pub struct UpstreamGroup {
+    /// Primary name.
+    pub name: String,
+    /// Each is tried for each request, until one answers.
+    pub members: Vec<Upstream>,
+    /// Tried when all the members have failed.
+    pub backup: Option<Upstream>,
+}
+
 /// The server. Sites of the first pool have a `combined` log each; all others share one log with a
 /// format of their own that names the host, as both are common.
 #[derive(Debug)]
@@ -61,6 +72,16 @@ impl Nginx {
     pub fn start_proxy(root: &Root, sites: &[ProxySite]) -> Self {
         let address = loopback(8080);
         let blocks = sites.iter().map(|site| (site.name.clone(), proxy_block(root, address, site)));
+        Self::start_with(root, address, &blocks.collect::<Vec<_>>())
+    }
+
+    /// The same in front of groups of servers (`upstream`), all in one log that names host and
+    /// upstreams.
+    #[must_use]
+    pub fn start_groups(root: &Root, groups: &[UpstreamGroup]) -> Self {
+        let address = loopback(8080);
+        let blocks =
+            groups.iter().map(|group| (group.name.clone(), group_block(root, address, group)));
         Self::start_with(root, address, &blocks.collect::<Vec<_>>())
     }
 
@@ -166,6 +187,8 @@ fn write_config(root: &Root, blocks: &[(String, String)]) {
          events {{ worker_connections 512; }}\nhttp {{\n{temps}\
            log_format hosted '$host $remote_addr - $remote_user [$time_local] \"$request\" '\n\
              '$status $body_bytes_sent \"$http_referer\" \"$http_user_agent\" rt=$request_time';\n\
+           log_format groups '$host $remote_addr [$time_local] \"$request\" $status '\n\
+             '$body_bytes_sent \"$upstream_addr\" \"$upstream_status\" $upstream_response_time';\n\
            set_real_ip_from 127.0.0.0/8;\n  real_ip_header X-Real-IP;\n\
            access_log {logs}/access.log combined;\n\
            include {dir}/etc/nginx/sites-enabled/*;\n}}\n",
@@ -217,6 +240,24 @@ fn proxy_block(root: &Root, address: SocketAddr, site: &ProxySite) -> String {
         "server {{\n  listen {address};\n  server_name {name} www.{name};\n  \
            access_log {logs}/{name}.access.log combined;\n  location / {{\n    {answer}\n  }}\n}}\n",
         name = site.name,
+        logs = root.join("var/log/nginx").display(),
+    )
+}
+
+fn group_block(root: &Root, address: SocketAddr, group: &UpstreamGroup) -> String {
+    let word = group.name.replace('.', "_");
+    let mut servers = String::new();
+    let members = group.members.iter().map(|member| (member, "max_fails=0"));
+    for (upstream, option) in members.chain(group.backup.iter().map(|spare| (spare, "backup"))) {
+        let scheme = if matches!(upstream, Upstream::Unix(_)) { "unix:" } else { "" };
+        writeln!(servers, "  server {scheme}{upstream} {option};").expect("to a string");
+    }
+    format!(
+        "upstream {word} {{\n{servers}}}\n\
+         server {{\n  listen {address};\n  server_name {name};\n  \
+           access_log {logs}/groups.access.log groups;\n  \
+           location / {{\n    proxy_pass http://{word};\n    proxy_read_timeout 2s;\n  }}\n}}\n",
+        name = group.name,
         logs = root.join("var/log/nginx").display(),
     )
 }
