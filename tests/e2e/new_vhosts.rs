@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{
-    AgentSpec, Backends, Fault, Fleet, Nginx, Root, Seen, Volley, eventually, get, instant,
-};
+use harness::{AgentSpec, Backends, Fault, Fleet, Nginx, Root, Seen, Volley, eventually, instant};
 use wire::v1::Signal as S;
 
 use crate::farm::{LIMIT, difference};
