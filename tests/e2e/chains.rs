@@ -2,6 +2,7 @@
 //! and the error log of the last one explains it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use harness::{
     Apache, Backends, Fault, Fleet, Haproxy, HaproxyLog, Nginx, ProxySite, Root, Volley, eventually,
@@ -10,7 +11,7 @@ use wire::signal::counter::GATEWAY_503;
 use wire::v1::Signal as S;
 
 use crate::farm::{LIMIT, difference};
-use crate::faults::{Case, Story, answers, assert_discovers_beside, fails, faults, known};
+use crate::faults::{Case, Known, Story, answers, assert_discovers_beside, fails, faults, known};
 
 #[test]
 fn apache_behind_nginx_is_counted_once_and_its_error_log_explains_the_503_that_nginx_passes_on() {
@@ -34,7 +35,8 @@ fn apache_behind_nginx_is_counted_once_and_its_error_log_explains_the_503_that_n
     let volley = Volley::at(nginx.address());
     let fleet = Story { root: &root, cases: &CASES, volley, access_log: LOG }.tell();
     let inner_log = "var/log/apache2/other_vhosts_access.log";
-    assert_discovers_beside(&fleet, &root, known(backends.sites(), LOG), inner_log);
+    let truth = known_behind(backends.sites(), LOG, apache.address());
+    assert_discovers_beside(&fleet, &root, truth, inner_log);
 
     drop(apache);
     assert_all_fail(&fleet, volley, backends.sites(), 502);
@@ -69,7 +71,8 @@ fn nginx_behind_haproxy_is_counted_once_and_its_error_log_explains_the_502_that_
     let volley = Volley::with_proxy_line(haproxy.address());
     let fleet = Story { root: &root, cases: &CASES, volley, access_log: LOG }.tell();
     let inner_log = "var/log/nginx/*.access.log";
-    assert_discovers_beside(&fleet, &root, known(backends.sites(), LOG), inner_log);
+    let truth = known_behind(backends.sites(), LOG, nginx.address());
+    assert_discovers_beside(&fleet, &root, truth, inner_log);
 
     drop(nginx);
     assert_all_fail(&fleet, volley, backends.sites(), 503);
@@ -92,7 +95,18 @@ fn nginx_behind_haproxy_is_counted_in_its_own_log_when_that_of_haproxy_names_no_
     let haproxy = Haproxy::start(&root, &outer, HaproxyLog::WithoutHost);
     let volley = Volley::with_proxy_line(haproxy.address());
     let fleet = Story { root: &root, cases: &CASES, volley, access_log: LOG }.tell();
-    assert_discovers_beside(&fleet, &root, known(backends.sites(), LOG), "var/log/haproxy.log");
+    let truth = known_behind(backends.sites(), LOG, nginx.address());
+    assert_discovers_beside(&fleet, &root, truth, "var/log/haproxy.log");
+}
+
+/// What `discover` says of sites behind two servers: who answers in the end.
+fn known_behind(sites: &[ProxySite], access_log: &str, inner: SocketAddr) -> Vec<Known> {
+    let mut known = known(sites, access_log);
+    for site in &mut known {
+        // Planned pages are made by the inner server itself.
+        site.pool.get_or_insert(inner.to_string());
+    }
+    known
 }
 
 /// The server in the middle is gone: every site fails at the first one, which says so itself.
