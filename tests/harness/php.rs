@@ -126,6 +126,11 @@ impl PhpFpm {
     pub fn kill_pool(&mut self, pool: &str) {
         let (_, socket, _, process) = self.find(pool);
         process.take().expect("the pool runs").kill9();
+        // The workers die a moment after their master, and one may still accept until then.
+        eventually("nobody listens any more", Duration::from_secs(20), || {
+            let connected = UnixStream::connect(&*socket);
+            connected.map_or(Ok(()), |_| Err("a worker has accepted".to_owned()))
+        });
         assert!(socket.exists(), "nobody was left to remove the socket");
     }
 
