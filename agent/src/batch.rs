@@ -143,7 +143,7 @@ fn to_body(
     body.loss = (closed.loss != Loss::default()).then(|| to_loss(&closed.loss));
     body.offsets = cover.offsets.iter().map(to_offset).collect();
     body.inventory = cover.inventory.as_ref().map(|pools| v1::Inventory {
-        sites: sites.iter().map(|site| to_site(site, true)).collect(),
+        sites: sites.iter().filter(|s| !s.is_removed).map(|site| to_site(site, true)).collect(),
         pools: pools.clone(),
     });
     body.sites = table.rows;

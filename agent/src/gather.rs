@@ -7,6 +7,7 @@
 //! While the spool cannot append, nothing is read: the log itself is the queue.
 
 mod cells;
+mod configured;
 mod files;
 mod followed;
 mod recovery;

@@ -90,9 +90,8 @@ fn ten_rejected_lines_are_shown_with_their_reason_and_no_client() {
     for n in 0..15 {
         log.raw(format!("no request {n} of 198.51.100.7 for /x?token=secret\n").as_bytes());
     }
-    let file = status_of(&fleet, &path, "they are rejected", |file| {
-        number(file, "n_rejected") == 15
-    });
+    let file =
+        status_of(&fleet, &path, "they are rejected", |file| number(file, "n_rejected") == 15);
     let samples = file["rejected_samples"].as_array().expect("a list");
     assert_eq!(samples.len(), 10, "{file}");
     let shown = "no request 0 of 198.51.100.0/24 for /x";

@@ -238,7 +238,10 @@ impl Vcl {
                     }
                 }
                 "backend" if next(2) == "{" => at = self.backend(&tokens, at),
-                "}" => hosts.clear(),
+                // A host without a backend of its own is a site as well: Varnish answers itself.
+                "}" if !hosts.is_empty() => {
+                    self.sites.push((std::mem::take(&mut hosts), String::new()));
+                }
                 name if name.eq_ignore_ascii_case("req.http.host") => {
                     let host = next(2).trim_matches('"');
                     match next(1) {
@@ -252,7 +255,7 @@ impl Vcl {
                     if hosts.is_empty() {
                         self.default_hint.get_or_insert(name);
                     } else {
-                        self.sites.push((hosts.clone(), name));
+                        self.sites.push((std::mem::take(&mut hosts), name));
                     }
                 }
                 name => {

@@ -11,11 +11,10 @@ use wire::UnixMillis;
 use crate::batch::WINDOW_BYTES_MAX;
 use crate::clock;
 use crate::config::LogsConfig;
-use crate::discover::{self, Discovery, LogKind, LogSource, Unreadable};
+use crate::discover::{Discovery, LogKind, LogSource, Unreadable};
 use crate::logs::checkpoint::{Checkpoint, FileKey, Position};
 use crate::logs::file::{BUFFER_BYTES, CHUNK_BYTES};
 use crate::logs::join::Judge;
-use crate::logs::kernel::is_kmsg_readable;
 use crate::logs::listing::Listings;
 use crate::logs::sources;
 use crate::logs::tail::{Look, Start, Vanished};
@@ -25,6 +24,7 @@ use crate::window::Windows;
 
 use super::FileStatus;
 use super::cells::Cells;
+use super::configured::{directories, discovery_of, stamps_of};
 use super::followed::Followed;
 
 /// Time between looks at globs and configuration files: new logs are followed within 2 s.
@@ -33,8 +33,6 @@ const REFRESH_GAP: Duration = Duration::from_millis(1700);
 const REFRESH_REST: u32 = 200;
 /// The same after an event in a directory of configurations: an editor makes several.
 const TOUCH_GAP: Duration = Duration::from_millis(400);
-/// Directories of configurations that are watched; what changes in others is seen a little later.
-const CONFIG_DIRECTORIES_MAX: usize = 2_000;
 /// The same for a discovery, which only follows a change: 200 ms still leave 2 s.
 const DISCOVERY_REST: u32 = 8;
 /// Longest time one pass reads before timers get their turn.
@@ -212,17 +210,9 @@ impl Files {
         self.is_stale
     }
 
-    /// Watches the directories of all configuration files, links resolved too.
+    /// Watches the directories of all configuration files.
     pub(super) fn watch_configs(&self, watch: &mut Watch) {
-        let mut directories = BTreeSet::new();
-        for path in &self.discovery.config_files {
-            let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            for path in [path.clone(), real] {
-                let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
-                directories.extend(directory.map(Path::to_path_buf));
-            }
-        }
-        directories.iter().take(CONFIG_DIRECTORIES_MAX).for_each(|one| watch.add_config(one));
+        directories(&self.discovery).iter().for_each(|one| watch.add_config(one));
     }
 
     /// Adds what is not followed yet and takes over changed sources. What is no longer listed is
@@ -244,9 +234,7 @@ impl Files {
             if let Some(followed) = self.by_path.get(&source.path).map(|ix| &mut self.followed[*ix])
             {
                 if followed.source != source {
-                    followed.source = source;
-                    followed.parser = None;
-                    followed.ix = None;
+                    followed.renew(source);
                 }
                 continue;
             }
@@ -485,6 +473,7 @@ impl Files {
         at: UnixMillis,
     ) -> usize {
         let followed = &mut self.followed[ix];
+        followed.look_for_fields();
         match followed.tail.read(now, &mut self.buffer) {
             Ok(Some(chunk)) => {
                 if followed.note_data(now) {
@@ -585,48 +574,9 @@ fn start_by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Start
     if born.is_some_and(|born| born < first) { Start::End } else { Start::Beginning }
 }
 
-fn discovery_of(config: &LogsConfig) -> Discovery {
-    if !config.discover {
-        return Discovery::default();
-    }
-    let mut discovery = discover::discover(&config.root);
-    if is_kmsg_readable(&config.root) {
-        // The kernel itself is asked: what syslog writes of it would be told twice.
-        discovery.logs.retain(|log| log.kind != LogKind::Kernel);
-    }
-    discovery
-}
-
-fn stamps_of(discovery: &Discovery) -> Vec<Option<(SystemTime, u64)>> {
-    let stamp = |path: &PathBuf| {
-        let meta = fs::metadata(path).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
-    };
-    discovery.config_files.iter().chain(&discovery.watched).map(stamp).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-
     use super::*;
-
-    #[test]
-    fn the_kernels_messages_are_followed_in_files_only_where_the_kernel_cannot_be_asked() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = LogsConfig { root: dir.path().to_owned(), ..LogsConfig::default() };
-        fs::create_dir_all(dir.path().join("var/log")).unwrap();
-        fs::write(dir.path().join("var/log/kern.log"), "").unwrap();
-        let n_kernel = |config| {
-            let logs = discovery_of(config).logs;
-            logs.iter().filter(|log| log.kind == LogKind::Kernel).count()
-        };
-        assert_eq!(n_kernel(&config), 1);
-        fs::create_dir(dir.path().join("dev")).unwrap();
-        let mode = Mode::from_raw_mode(0o600);
-        mknodat(CWD, dir.path().join("dev/kmsg"), FileType::Fifo, mode, 0).unwrap();
-        assert_eq!(n_kernel(&config), 0);
-    }
 
     #[test]
     fn a_log_born_before_the_first_start_is_history() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use wire::UnixMillis;
 
-use crate::discover::{LogSource, SiteRule};
+use crate::discover::{LogKind, LogSource, SiteRule};
 use crate::logs::checkpoint::{FileKey, Position};
 use crate::logs::file::Chunk;
 use crate::logs::join::{Judge, Verdict};
@@ -36,6 +36,8 @@ pub(super) struct Followed {
     /// The judge's index.
     pub(super) ix: Option<usize>,
     pub(super) parser: Option<Parser>,
+    /// The line that names the columns where reading began, if that was looked for and is there.
+    fields: Option<Option<Vec<u8>>>,
     pub(super) start: Start,
     pub(super) is_marked: bool,
     pub(super) wants_look: bool,
@@ -95,6 +97,7 @@ impl Followed {
             source,
             ix: None,
             parser: None,
+            fields: None,
             start,
             is_marked: true,
             wants_look: true,
@@ -118,6 +121,22 @@ impl Followed {
 
     pub(super) fn source_ix(&mut self, judge: &mut Judge) -> usize {
         *self.ix.get_or_insert_with(|| judge.add_source(&self.source))
+    }
+
+    /// Takes over what a newer configuration says of the log.
+    pub(super) fn renew(&mut self, source: LogSource) {
+        self.source = source;
+        self.parser = None;
+        self.fields = None;
+        self.ix = None;
+    }
+
+    /// Before a first read that begins inside the file: finds what names its columns.
+    pub(super) fn look_for_fields(&mut self) {
+        let is_wanted = self.parser.is_none() && self.source.kind == LogKind::Access;
+        if is_wanted && self.fields.is_none() {
+            self.fields = Some(self.tail.fields_line());
+        }
     }
 
     pub(super) fn found(&mut self) {
@@ -210,6 +229,10 @@ impl Followed {
         let parser = self.parser.get_or_insert_with(|| {
             let first: Vec<&[u8]> = split(lines).take(FIRST_LINES_MAX).collect();
             let mut parser = Parser::for_source(&self.source, &first);
+            // Also where the columns change among the first lines: those before keep theirs.
+            if let Some(line) = self.fields.take().flatten() {
+                parser.teach_header(&line);
+            }
             parser.set_zone(judge.zone_of(source));
             parser
         });

@@ -599,3 +599,35 @@ async fn a_vhost_that_comes_or_goes_is_noticed_by_the_event_of_its_file() {
     let removed = || fs::remove_file(sites.join("a.example")).unwrap();
     assert_eq!(names_after(&removed), ["b.example"]);
 }
+
+#[tokio::test]
+async fn a_w3c_log_is_resumed_with_the_columns_that_are_in_force_there() {
+    let mut agent = Agent::new();
+    let log = agent.path("u_ex261120.log");
+    let row = |status: u16| {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
+        format!("{now} GET /a a.example {status} 203.0.113.7\n")
+    };
+    append(
+        &log,
+        "#Version: 1.0\n#Fields: date time cs-method cs-uri-stem cs-host sc-status c-ip\n",
+    );
+    append(&log, &row(200));
+    let auto = "auto".to_owned();
+    agent.sources.push(SourceConfig { format: auto, ..source(&log, "access", None) });
+    // Joined at its end: what it holds is history, but for the names of its columns.
+    let (_, mut judge, mut windows) = files_of(&agent);
+    let mut files = Files::new(&agent.config().logs, &Checkpoint::default(), true);
+    let (now, at) = (clock::instant(), clock::now());
+    files.look(true, now, at, &mut judge, &mut Watch::new());
+    files.read_pass(&mut judge, &mut windows, now, at);
+    append(&log, &row(502).repeat(3));
+    append(&log, "#Fields: date time cs-method cs-uri-stem sc-status cs-host c-ip\n");
+    append(&log, &row(404).replace("a.example 404", "404 a.example"));
+    files.mark_all();
+    files.read_pass(&mut judge, &mut windows, now, at);
+    let status = files.status();
+    assert_eq!((status[0].n_lines, status[0].n_rejected), (5, 0), "{status:?}");
+    assert_eq!(status[0].format, "iis");
+    assert_eq!(windows.close().exemplars.len(), 3);
+}

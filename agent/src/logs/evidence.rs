@@ -47,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) signal: Option<Signal>,
     /// Already private.
     pub(crate) message: String,
+    /// Explains the failure of its own request, but makes none of a 503.
+    pub(crate) is_reason_only: bool,
     /// A request took it.
     pub(crate) used: bool,
 }
@@ -161,6 +163,9 @@ impl Memory {
                 let key = (line.client.clone(), line.request);
                 self.by_request.entry(key).or_default().push_back(number);
             }
+        }
+        if line.is_reason_only {
+            return;
         }
         self.thin_out(line.at.second());
         for key in keys(line) {
@@ -314,7 +319,7 @@ impl Memory {
             let same = line.site == Some(question.site)
                 || !line.pool.is_empty() && line.pool == question.pool
                 || line.site.is_none() && line.client == question.client;
-            same && Self::is_near(line, question)
+            same && !line.is_reason_only && Self::is_near(line, question)
         })
     }
 }

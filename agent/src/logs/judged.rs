@@ -67,4 +67,6 @@ pub struct SiteInfo {
     pub pool: String,
     /// Upstream address of another machine; empty unknown.
     pub upstream: String,
+    /// Was configured, and is no longer: no part of the inventory.
+    pub is_removed: bool,
 }

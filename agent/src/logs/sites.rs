@@ -20,6 +20,8 @@ pub(crate) struct Sites {
     /// The upstream a line named last, as written; empty when it came otherwise.
     named_last: Vec<Box<[u8]>>,
     by_name: HashMap<String, u32>,
+    /// Sites of the newest discovery.
+    configured: Vec<u32>,
     /// `.example.com` of `*.example.com`, longest first.
     suffixes: Vec<(String, u32)>,
     /// `www.` of `www.*`.
@@ -40,6 +42,7 @@ impl Sites {
             learned: Vec::new(),
             named_last: Vec::new(),
             by_name: HashMap::new(),
+            configured: Vec::new(),
             suffixes: Vec::new(),
             prefixes: Vec::new(),
             vhosts_known: false,
@@ -60,8 +63,14 @@ impl Sites {
             .iter()
             .map(|pool| (listen_address(&pool.listen), pool.name.clone()))
             .collect();
+        // Only a configuration takes away what a configuration gave.
+        for ix in std::mem::take(&mut self.configured) {
+            self.infos[ix as usize].is_removed = true;
+        }
         for site in &discovery.sites {
             let (ix, _) = self.named(&site.name);
+            self.configured.push(ix);
+            self.infos[ix as usize].is_removed = false;
             if Some(ix) == self.other {
                 continue;
             }

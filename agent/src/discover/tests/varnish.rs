@@ -16,6 +16,9 @@ sub vcl_recv {
     } elsif (req.http.host ~ "(^|\.)c\.example$") {
         set req.backend_hint = socket;
     }
+    if (req.http.host == "d.example") {
+        return (synth(503, "Back soon"));
+    }
 }
 "#;
 
@@ -32,6 +35,7 @@ fn its_sites_come_from_the_vcl_and_its_address_from_the_unit() {
     for (name, want) in [
         ("a.example", "b.example,www.b.example > 198.51.100.5:80"),
         ("c.example", "*.c.example > /run/app.sock"),
+        ("d.example", " > -"),
         ("varnish", " > 127.0.0.1:8080"),
     ] {
         let want = format!("{want} | var/log/varnish/varnishncsa.log=varnish | ");

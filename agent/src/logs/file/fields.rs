@@ -35,7 +35,12 @@ impl Open {
         self.last_fields(0, lowest.min(BLOCK_BYTES as u64), &mut block)
     }
 
-    fn last_fields(&mut self, from: u64, end: u64, block: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
+    fn last_fields(
+        &mut self,
+        from: u64,
+        end: u64,
+        block: &mut [u8],
+    ) -> io::Result<Option<Vec<u8>>> {
         let n = self.read_at(&mut block[..(end - from) as usize], from)?;
         let text = &block[..n];
         let starts_line = |at: &usize| match at.checked_sub(1) {
@@ -63,7 +68,8 @@ mod tests {
         let path = dir.path().join("u_ex.log");
         let row = "2026-11-20 12:01:07 GET /a 200 #Fields: x\n";
         let rows = row.repeat(5000);
-        let text = format!("#Software: x\r\n#Fields: date time\r\n{rows}#Fields: date status\n{rows}");
+        let text =
+            format!("#Software: x\r\n#Fields: date time\r\n{rows}#Fields: date status\n{rows}");
         std::fs::write(&path, &text).unwrap();
         let second = text.rfind("\n#Fields").unwrap() + 1;
         let mut open = Open::new(&path).unwrap();

@@ -1,10 +1,13 @@
 //! Scenes for the judge: lines of real shapes in, judged requests out.
 
+use super::lines::{EVIDENCE_KINDS_MAX, POOL_BYTES_MAX, SAMPLE_BYTES_MAX, SAMPLES_MAX};
 use super::*;
 use crate::config::{ClientIp, QueryString};
 use crate::discover::{AccessLog, Pool, Site};
+use crate::logs::ErrorRecord;
 use crate::logs::Line;
 use crate::logs::parse::Parser;
+use crate::window::{LogEvidence, ServiceState};
 
 const NOW: &str = "2026-11-20T12:00:30Z";
 
@@ -607,4 +610,48 @@ fn an_error_line_that_went_to_syslog_explains_its_request() {
     assert_eq!(s.judge.error(ix, &record, s.now), None, "the request's exemplar carries it");
     s.ask("a.example", "198.51.100.7", 20, "/x", 502, ("127.0.0.1:9001", "502"));
     assert_eq!(s.one().exemplar.unwrap().signal, Some(Signal::ConnectRefused));
+}
+
+#[test]
+fn a_bad_header_explains_its_own_request_and_makes_no_503() {
+    let mut s = Scene::new();
+    let now = s.now;
+    let bad = |second| ErrorRecord {
+        client: Some("198.51.100.7".into()),
+        gateway: false,
+        ..lighttpd(second, None, None, Signal::InvalidHeader)
+    };
+    assert_eq!(s.judge.error(APACHE_ERROR, &bad(5), now), None);
+    s.ask("a.example", "198.51.100.7", 5, "/x", 502, ("", ""));
+    assert_eq!(s.one().exemplar.unwrap().signal, Some(Signal::InvalidHeader));
+    assert_eq!(s.judge.error(APACHE_ERROR, &bad(6), now), None);
+    s.ask("a.example", "198.51.100.8", 6, "/x", 503, ("", ""));
+    assert!(!s.one().gateway_503, "of another client, and the client got some answer");
+}
+
+#[test]
+fn what_a_503_says_itself_comes_before_an_older_line_of_its_site() {
+    let mut s = Scene::new();
+    s.error("a.example", "198.51.100.9", 5, "/other", REFUSED);
+    s.line(HAPROXY, r#"Nov 20 12:00:08 lb haproxy[1]: 198.51.100.7:4242 [20/Nov/2026:12:00:06.000] in be/<NOSRV> 0/-1/-1/-1/0 503 217 - - SC-- 1/1/0/0/0 0/0 {a.example} "GET /x HTTP/1.1""#);
+    assert_eq!(s.one().exemplar.unwrap().signal, Some(Signal::NoLiveUpstreams));
+}
+
+#[test]
+fn a_site_that_is_no_longer_configured_leaves_the_inventory_and_may_come_back() {
+    let mut s = Scene::new();
+    let all = s.judge.discovery.clone();
+    let mut fewer = all.clone();
+    fewer.sites.retain(|site| site.name != "b.example");
+    let kept = |s: &Scene| -> Vec<String> {
+        let sites = s.judge.sites().iter().filter(|site| !site.is_removed);
+        sites.map(|site| site.name.clone()).collect()
+    };
+    s.judge.rediscovered(&fewer);
+    assert_eq!(kept(&s), ["a.example", "c.example"]);
+    s.ask("b.example", "198.51.100.7", 5, "/", 200, ("", ""));
+    let request = s.one();
+    assert_eq!(s.name(&request), "b.example", "what it still answers is counted");
+    s.judge.rediscovered(&all);
+    assert_eq!(kept(&s), ["a.example", "b.example", "c.example"]);
 }

@@ -257,10 +257,12 @@ fn go_error(text: &str) -> Option<Signal> {
         Signal::Reset
     } else if has("response headers exceeded") {
         Signal::TooBigHeader
-    } else if has("malformed ") || has("transport connection broken") {
+    } else if has("malformed ") {
         Signal::InvalidHeader
     } else if text.ends_with("EOF") || has("server closed idle connection") {
         Signal::PrematureClose
+    } else if has("transport connection broken") {
+        Signal::InvalidHeader
     } else {
         return None;
     })
@@ -332,6 +334,13 @@ mod tests {
                 None,
             ),
             ("EOF", 502, Some(Signal::PrematureClose), true, None),
+            (
+                "net/http: HTTP/1.x transport connection broken: unexpected EOF",
+                502,
+                Some(Signal::PrematureClose),
+                true,
+                None,
+            ),
             (
                 "tls: first record does not look like a TLS handshake",
                 502,

@@ -497,20 +497,6 @@ impl Parser {
         }
     }
 
-    /// True when the lines cannot be understood, or not yet, without a line of names that may stand
-    /// further up in the file: [`Parser::teach_header`] wants the last `#Fields` line before them.
-    #[must_use]
-    pub fn needs_header(&self) -> bool {
-        let needs = |format: &Format| matches!(format, Format::W3c(log) if log.needs_header());
-        match &self.mode {
-            Mode::One(format) | Mode::Told { format, .. } => needs(format),
-            Mode::Auto(auto) => match auto.chosen {
-                Some(chosen) => auto.candidates.get(chosen).is_some_and(|(_, f)| needs(f)),
-                None => auto.candidates.iter().any(|(_, format)| needs(format)),
-            },
-        }
-    }
-
     /// Takes a line of names (`#Fields`) or a `#Date` that stands before the first line to be read;
     /// any other line says nothing.
     pub fn teach_header(&mut self, line: &[u8]) {

@@ -63,11 +63,6 @@ impl W3c {
         Self { columns: columns(CLOUDFRONT), separator: b'\t', date: None }
     }
 
-    /// No line can be read before a `#Fields` line came.
-    pub(crate) fn needs_header(&self) -> bool {
-        self.columns.is_empty()
-    }
-
     /// Takes a `#Fields` or `#Date` line; anything else says nothing.
     pub(crate) fn directive(&mut self, line: &[u8]) {
         if let Some(names) = line.strip_prefix(b"#Fields:") {
@@ -285,10 +280,8 @@ mod tests {
     #[test]
     fn the_substatus_tells_how_it_failed() {
         let mut log = W3c::iis();
-        assert!(log.needs_header());
         assert_eq!(log.parse(line("200 0 0 15").as_bytes()), Line::Rejected(Rejected::Malformed));
         assert_eq!(log.parse(FIELDS.as_bytes()), Line::Rejected(Rejected::Directive));
-        assert!(!log.needs_header());
         for (tail, want) in [
             ("200 0 0 1500", (None, false)),
             ("502 3 12002 1500", (Some(Signal::TimeoutRead), true)),
