@@ -31,6 +31,14 @@ pub(crate) enum Style {
     Haproxy,
     /// nginx `escape=json`.
     Json,
+    /// nginx `combined` with `name=value` pairs behind it, of which nobody told the agent.
+    Pairs,
+    /// Traefik's own, which begins like `combined`.
+    Traefik,
+    /// Envoy's default.
+    Envoy,
+    /// W3C, as IIS writes it with its default fields and the host.
+    Iis,
 }
 
 impl Style {
@@ -44,6 +52,7 @@ impl Style {
             }
             Self::Haproxy => "haproxy",
             Self::Json => "json",
+            Self::Pairs | Self::Traefik | Self::Envoy | Self::Iis => "auto",
         }
     }
 }
@@ -146,6 +155,21 @@ impl Dice {
     }
 }
 
+/// One request, whatever writes it down.
+struct Request {
+    client: String,
+    host: String,
+    path: String,
+    method: &'static str,
+    version: &'static str,
+    status: u16,
+    bytes: u32,
+    referer: String,
+    agent: &'static str,
+    upstream: &'static str,
+    ms: u32,
+}
+
 /// Makes lines of one file, in order.
 pub(crate) struct Lines {
     style: Style,
@@ -180,6 +204,8 @@ impl Lines {
         let style = match self.style {
             Style::Json => "%Y-%m-%dT%H:%M:%S%:z",
             Style::Haproxy => "%d/%b/%Y:%H:%M:%S",
+            Style::Envoy => "%Y-%m-%dT%H:%M:%S",
+            Style::Iis => "%Y-%m-%d %H:%M:%S",
             _ => "%d/%b/%Y:%H:%M:%S %z",
         };
         self.time = at.strftime(style).to_string();
@@ -191,6 +217,18 @@ impl Lines {
             self.set_second(self.second + 1);
         }
         self.push_now(out);
+    }
+
+    /// What stands in a file before its lines.
+    fn head(&self) -> &'static str {
+        match self.style {
+            Style::Iis => {
+                "#Software: Microsoft Internet Information Services 10.0\n#Version: 1.0\n\
+                 #Fields: date time s-ip cs-method cs-uri-stem cs-uri-query s-port cs-username c-ip \
+                 cs(User-Agent) cs(Referer) cs-host sc-status sc-substatus sc-win32-status time-taken\n"
+            }
+            _ => "",
+        }
     }
 
     /// The same, in the second that was set.
@@ -211,13 +249,34 @@ impl Lines {
         };
         let ms = 1 + dice.below(40) * dice.below(40);
         let upstream = dice.pick(&[("unix:/run/php/php8.4-fpm.sock", 3), ("10.0.3.17:8080", 1)]);
+        let request = Request {
+            client,
+            host,
+            path,
+            method,
+            version,
+            status,
+            bytes,
+            referer,
+            agent,
+            upstream,
+            ms,
+        };
+        self.write(&request, out).expect("to a vector");
+    }
+
+    /// Writes a request as the style has it.
+    fn write(&self, request: &Request, out: &mut Vec<u8>) -> io::Result<()> {
+        let Request { client, host, path, status, bytes, referer, agent, upstream, ms, .. } =
+            request;
+        let (method, version) = (request.method, request.version);
         let time = &self.time;
         let request = format!("{method} {path} {version}");
         let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
         let common = format!(
             "{client} - - [{time}] \"{request}\" {status} {bytes} \"{referer}\" \"{agent}\""
         );
-        let written = match self.style {
+        match self.style {
             Style::Combined => writeln!(out, "{common}"),
             Style::HostFirst => writeln!(out, "{host} {common}"),
             Style::Upstream => {
@@ -235,8 +294,29 @@ impl Lines {
                  \"referer\":\"{referer}\",\"user_agent\":\"{agent}\",\"request_time\":\"{seconds}\",\
                  \"upstream_addr\":\"{upstream}\",\"upstream_status\":\"{status}\"}}",
             ),
-        };
-        written.expect("to a vector");
+            Style::Pairs => writeln!(
+                out,
+                "{common} rt={seconds} uct=0.000 urt={seconds} us=\"{status}\" upstream={upstream} \
+                 host={host}"
+            ),
+            Style::Traefik => writeln!(
+                out,
+                "{common} {ms} \"shop@docker\" \"http://10.0.3.{}:8080\" {ms}ms",
+                bytes % 4 + 1
+            ),
+            Style::Envoy => writeln!(
+                out,
+                "[{time}.217Z] \"{request}\" {status} - 0 {bytes} {ms} {ms} \"-\" \"{agent}\" \
+                 \"5e0b4a7c-8f1d-4c1e-9d55-{bytes:012x}\" \"{host}\" \"10.0.3.17:8080\""
+            ),
+            Style::Iis => writeln!(
+                out,
+                "{time} 10.0.0.4 {method} {} {} 443 - {client} {} {referer} {host} {status} 0 0 {ms}",
+                path.split('?').next().unwrap_or_default(),
+                path.split_once('?').map_or("-", |(_, query)| query),
+                agent.replace(' ', "+"),
+            ),
+        }
     }
 }
 
@@ -257,7 +337,7 @@ pub(crate) fn file(
     seed: u64,
     n_bytes: u64,
 ) -> io::Result<PathBuf> {
-    let name = format!("{style:?}-{n_sites}-{seed}-{}k.v2.log", n_bytes >> 10).to_lowercase();
+    let name = format!("{style:?}-{n_sites}-{seed}-{}k.v3.log", n_bytes >> 10).to_lowercase();
     let path = dir.join(name);
     if path.is_file() {
         return Ok(path);
@@ -265,6 +345,7 @@ pub(crate) fn file(
     let temp = dir.join("unfinished");
     let mut file = File::create(&temp)?;
     let mut lines = Lines::new(style, n_sites, seed);
+    file.write_all(lines.head().as_bytes())?;
     let mut block = Vec::with_capacity(BLOCK_BYTES + 1024);
     let mut left = n_bytes;
     while left > 0 {

@@ -405,7 +405,8 @@ impl Tally {
 }
 
 impl Sink for Tally {
-    #[inline]
+    #[expect(clippy::inline_always, reason = "one call a line, inside the kernel")]
+    #[inline(always)]
     fn plain(&mut self, plain: &Plain<'_>) -> bool {
         self.file.n_lines += 1;
         if plain.second.is_some_and(|second| self.is_outside(second)) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::logs::parse::log_format::{self, LogFormat, TimeStyle};
-use crate::logs::parse::{Format, Mode, Parser, access, brief, json};
+use crate::logs::parse::{Format, Mode, Parser, access, brief, clf, json};
 use crate::logs::scan::shape::Shape;
 use crate::logs::scan::{Habit, Lines, Plain, Sink};
 use crate::logs::{Line, LineTime};
@@ -16,15 +16,37 @@ pub(super) struct Quick {
     shapes: Arc<[Shape]>,
     time: TimeStyle,
     habit: Habit,
-    /// The form of the lines is learned from the lines.
-    learns: bool,
-    /// Requests since the last plain one.
+    /// Shapes that are there before any is learned, and stay.
+    n_given: usize,
+    learns: Learns,
+    /// Requests since the last one that fitted a shape.
     n_missed: u32,
     /// Good lines fit no shape of the format, or not all of them do.
     may_be_brief: bool,
 }
 
-/// Forms of JSON lines that are kept; a file that has more loses the oldest.
+/// What the form of the lines is learned from, if it is.
+#[derive(Clone, Debug)]
+enum Learns {
+    Nothing,
+    /// From the keys of JSON.
+    Json(Arc<json::Keys>),
+    /// From the pairs behind the Common Log Format.
+    Clf,
+}
+
+impl Learns {
+    /// The form of a line that was read as a request.
+    fn learn(&self, line: &[u8]) -> Option<(Shape, TimeStyle)> {
+        match self {
+            Self::Nothing => None,
+            Self::Json(keys) => json::form::learn(keys, line.trim_ascii_end()),
+            Self::Clf => clf::form::learn(line.strip_suffix(b"\r").unwrap_or(line)),
+        }
+    }
+}
+
+/// Learned forms that are kept; a file that has more loses the oldest.
 const LEARNED_MAX: usize = 4;
 /// Requests in a row that fit no learned form before one of them is learned from.
 const MISSED_MAX: u32 = 16;
@@ -35,12 +57,14 @@ impl Quick {
         if known.contains(&shape) {
             return;
         }
-        let oldest = known.len().saturating_sub(LEARNED_MAX - 1);
+        let (given, learned) = known.split_at(self.n_given.min(known.len()));
+        let n_old = learned.len().saturating_sub(LEARNED_MAX - 1);
         // The habit names a shape by its place, and remembers what stands behind its time.
-        if oldest > 0 || time != self.time {
+        if n_old > 0 || time != self.time {
             self.habit = Habit::default();
         }
-        self.shapes = known[oldest..].iter().cloned().chain([shape]).collect();
+        let kept = given.iter().chain(&learned[n_old..]).cloned();
+        self.shapes = kept.chain([shape]).collect();
         self.time = time;
     }
 }
@@ -57,15 +81,16 @@ impl Parser {
             let (shapes, chosen) = (Arc::clone(&quick.shapes), quick.chosen);
             let mut habit = quick.habit;
             let (time, kernel) = (&quick.time, self.kernel);
-            let (is_json, may_be_brief) = (quick.learns, quick.may_be_brief);
+            let (learns, may_be_brief) = (&quick.learns, quick.may_be_brief);
             let mut lines = Scanned {
                 parser: self,
                 sink,
                 time,
                 chosen,
-                is_json,
+                learns,
                 may_be_brief,
                 any_plain: false,
+                any_fits: false,
                 is_refused: false,
                 n_missed: quick.n_missed,
                 learned: None,
@@ -106,24 +131,21 @@ impl Parser {
             Some(Format::Program(_)) => shapes.is_empty(),
             _ => false,
         };
+        let learns = match format {
+            Some(Format::Json(keys)) => Learns::Json(Arc::clone(keys)),
+            Some(Format::Clf) => Learns::Clf,
+            _ => Learns::Nothing,
+        };
         Quick {
             chosen,
+            n_given: shapes.len(),
             shapes: shapes.into(),
             time,
             habit: Habit::default(),
-            learns: matches!(format, Some(Format::Json(_))),
+            learns,
             n_missed: MISSED_MAX,
             may_be_brief,
         }
-    }
-
-    /// The keys of the format in use, if it is JSON whose form is learned.
-    fn json_keys(&self) -> Option<Arc<json::Keys>> {
-        let format = match &self.mode {
-            Mode::One(format) | Mode::Told { format, .. } => format,
-            Mode::Auto(auto) => &auto.candidates.get(auto.chosen?)?.1,
-        };
-        if let Format::Json(keys) = format { Some(Arc::clone(keys)) } else { None }
     }
 
     fn chosen(&self) -> Option<usize> {
@@ -167,10 +189,12 @@ struct Scanned<'a, S> {
     sink: &'a mut S,
     time: &'a TimeStyle,
     chosen: Option<usize>,
-    is_json: bool,
+    learns: &'a Learns,
     may_be_brief: bool,
     /// Since the last line parsed in full.
     any_plain: bool,
+    /// One of them fitted a shape.
+    any_fits: bool,
     /// The sink wants the next line in full.
     is_refused: bool,
     n_missed: u32,
@@ -180,10 +204,12 @@ struct Scanned<'a, S> {
 impl<S: Sink> Scanned<'_, S> {
     /// Plain lines fit the format: those rejected before them were not the first of another one.
     fn note_plain(&mut self) {
+        if std::mem::take(&mut self.any_fits) {
+            self.n_missed = 0;
+        }
         if !std::mem::take(&mut self.any_plain) {
             return;
         }
-        self.n_missed = 0;
         match &mut self.parser.mode {
             Mode::Told { n_rejected, .. } => *n_rejected = 0,
             Mode::Auto(auto) => auto.n_rejected = 0,
@@ -228,7 +254,7 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     #[expect(clippy::inline_always, reason = "one call a line, inside the kernel")]
     #[inline(always)]
     fn plain(&mut self, plain: &Plain<'_>) -> bool {
-        self.any_plain = true;
+        (self.any_plain, self.any_fits) = (true, true);
         self.is_refused = !self.sink.plain(plain);
         !self.is_refused
     }
@@ -236,7 +262,7 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     fn time(&mut self, text: &[u8]) -> Option<(i64, bool)> {
         // As a number of JSON, the full parser would round it.
         let is_rounded = text.len() > 16 && memchr::memmem::find(text, b"999999").is_some();
-        if self.is_json && is_rounded {
+        if matches!(self.learns, Learns::Json(_)) && is_rounded {
             return None;
         }
         match access::read_time(self.time, text).filter(|_| text != b"-")? {
@@ -254,22 +280,20 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     }
 
     fn full(&mut self, raw: &[u8]) -> bool {
-        if self.brief(raw) {
-            return true;
+        let mut is_request = self.brief(raw);
+        if !is_request {
+            self.note_plain();
+            let line = self.parser.parse(raw);
+            is_request = matches!(line, Line::Access(_));
+            self.sink.line(raw, line);
         }
-        self.note_plain();
-        let line = self.parser.parse(raw);
-        if self.is_json && matches!(line, Line::Access(_)) {
+        if is_request && !matches!(self.learns, Learns::Nothing) {
             self.n_missed += 1;
             if self.n_missed > MISSED_MAX {
                 self.n_missed = 0;
-                self.learned = self
-                    .parser
-                    .json_keys()
-                    .and_then(|keys| json::form::learn(&keys, raw.trim_ascii_end()));
+                self.learned = self.learns.learn(raw);
             }
         }
-        self.sink.line(raw, line);
         self.learned.is_none() && self.parser.chosen() == self.chosen
     }
 }

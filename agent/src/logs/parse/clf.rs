@@ -4,6 +4,8 @@
 //! Everything hangs on the time in brackets and the quotes after it; both are the server's own, as
 //! it escapes the quotes a client sends.
 
+pub(super) mod form;
+
 use crate::logs::parse::brief::{Brief, Times};
 use crate::logs::parse::{access, traefik};
 use crate::logs::scan::program::{Slot, Spans, find, places, quote_end};

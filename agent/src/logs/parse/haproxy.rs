@@ -11,6 +11,7 @@ use crate::logs::parse::brief::{Brief, Times};
 use crate::logs::parse::requests::is_digits;
 use crate::logs::parse::traefik::EARLIER_MAX;
 use crate::logs::parse::{access, time};
+use crate::logs::scan::near;
 use crate::logs::scan::program::find;
 use crate::logs::{AccessRecord, Attempt, ErrorRecord, Line, LineTime, Rejected};
 
@@ -59,7 +60,12 @@ fn without_priority(line: &[u8]) -> &[u8] {
 
 /// The tag ends at the first ": "; an address never holds one.
 fn after_tag(text: &[u8]) -> Option<&[u8]> {
-    find(&text[..text.len().min(200)], b": ").map(|at| &text[at + 2..])
+    let head = &text[..text.len().min(200)];
+    let mut at = near(b':', head)?;
+    while head.get(at + 1)? != &b' ' {
+        at += 1 + near(b':', &head[at + 1..])?;
+    }
+    Some(&text[at + 2..])
 }
 
 /// The fields of a request.
@@ -88,14 +94,14 @@ impl Fields<'_> {
 fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected> {
     let (client, rest) = word(text).ok_or(Rejected::Malformed)?;
     let inside = rest.strip_prefix(b"[").filter(|_| is_peer(client)).ok_or(Rejected::Malformed)?;
-    let end = memchr::memchr(b']', &inside[..inside.len().min(40)]).ok_or(Rejected::Malformed)?;
+    let end = near(b']', &inside[..inside.len().min(40)]).ok_or(Rejected::Malformed)?;
     let time = times.clf(&inside[..end]).ok_or(Rejected::BadTime)?;
     let rest = inside[end + 1..].strip_prefix(b" ").ok_or(Rejected::Malformed)?;
     let (_frontend, rest) = word(rest).ok_or(Rejected::Malformed)?;
     let (backend, mut rest) = word(rest).ok_or(Rejected::Malformed)?;
     let (mut timers, mut after) = word(rest).ok_or(Rejected::Malformed)?;
     let mut host = None;
-    if memchr::memchr_iter(b'/', timers).count() != 4 {
+    if timers.iter().fold(0, |n, byte| n + usize::from(*byte == b'/')) != 4 {
         // Some formats have the name the client asked for here.
         host = Some(timers).filter(|name| is_host(name));
         rest = after;
@@ -104,9 +110,9 @@ fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected>
     let timers_ms = timers_ms(timers).ok_or(Rejected::Malformed)?;
     let (status_text, rest) = word(after).ok_or(Rejected::Malformed)?;
     let status = access::status(status_text).ok_or(Rejected::BadStatus)?;
-    let mut words = rest.split(|b| *b == b' ');
-    let state = words.nth(3).filter(|state| is_state(state)).ok_or(Rejected::Malformed)?;
-    let retries = retries(words.next().unwrap_or_default());
+    let (state, counters) = state_and_counters(rest).ok_or(Rejected::Malformed)?;
+    let state = Some(state).filter(|state| is_state(state)).ok_or(Rejected::Malformed)?;
+    let retries = retries(counters);
     let host = host.or_else(|| captured_host(rest));
     Ok(Fields { client, time, backend, host, timers_ms, status, state, retries, rest })
 }
@@ -236,7 +242,7 @@ fn connection_error(text: &[u8]) -> Option<ErrorRecord<'_>> {
 }
 
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = memchr::memchr(b' ', text)?;
+    let at = near(b' ', text)?;
     Some((&text[..at], &text[at + 1..]))
 }
 
@@ -245,22 +251,50 @@ fn is_peer(client: &[u8]) -> bool {
     client.iter().all(|byte| byte.is_ascii_alphanumeric() || b".:-_%[]".contains(byte))
 }
 
+/// The fourth word, and the fifth, which may be missing.
+fn state_and_counters(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut rest = text;
+    for _ in 0..3 {
+        rest = word(rest)?.1;
+    }
+    let (state, rest) = word(rest).unwrap_or((rest, b""));
+    Some((state, word(rest).map_or(rest, |(word, _)| word)))
+}
+
 fn without_port(client: &[u8]) -> &[u8] {
-    memchr::memrchr(b':', client).map_or(client, |at| &client[..at])
+    client.iter().rposition(|byte| *byte == b':').map_or(client, |at| &client[..at])
 }
 
 /// Five timers; -1 = never came so far, `+` = still running when logged.
 fn timers_ms(text: &[u8]) -> Option<[i64; 5]> {
+    // Mostly short numbers, read in one go.
+    let mut out = [0; 5];
+    let mut rest = text;
+    for (n, timer) in out.iter_mut().enumerate() {
+        let mut len = 0;
+        while let Some(digit @ b'0'..=b'9') = rest.get(len)
+            && len < 18
+        {
+            *timer = *timer * 10 + i64::from(digit - b'0');
+            len += 1;
+        }
+        rest = match &rest[len..] {
+            [b'/', rest @ ..] if len > 0 && n < 4 => rest,
+            [] if len > 0 && n == 4 => break,
+            _ => return signed_timers_ms(text),
+        };
+    }
+    Some(out)
+}
+
+/// The same with signs.
+fn signed_timers_ms(text: &[u8]) -> Option<[i64; 5]> {
     let mut out = [0; 5];
     let mut parts = text.split(|b| *b == b'/');
     for timer in &mut out {
         let part = parts.next()?;
         let digits = part.strip_prefix(b"+").unwrap_or(part);
-        *timer = if (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) {
-            digits.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0'))
-        } else {
-            std::str::from_utf8(digits).ok()?.parse().ok()?
-        };
+        *timer = std::str::from_utf8(digits).ok()?.parse().ok()?;
     }
     Some(out)
 }
@@ -271,24 +305,30 @@ fn seconds(timer_ms: i64) -> Option<f64> {
 
 /// The first captured header, when it can only be a host.
 fn captured_host(rest: &[u8]) -> Option<&[u8]> {
-    let before_request = &rest[..memchr::memchr(b'"', rest).unwrap_or(rest.len())];
-    let inside = &before_request[memchr::memchr(b'{', before_request)? + 1..];
-    let end = memchr::memchr2(b'|', b'}', inside)?;
-    Some(&inside[..end]).filter(|name| is_host(name))
+    let brace = memchr::memchr2(b'"', b'{', rest).filter(|at| rest[*at] == b'{')?;
+    let inside = &rest[brace + 1..];
+    let end = memchr::memchr3(b'|', b'}', b'"', inside)?;
+    Some(&inside[..end]).filter(|name| inside[end] != b'"' && is_host(name))
 }
 
 fn is_host(name: &[u8]) -> bool {
     const LETTER: u8 = 1;
     const POINT: u8 = 2;
-    let kinds = name.iter().fold(0, |kinds, byte| {
-        kinds
-            | match byte {
+    const KINDS: [u8; 256] = {
+        let mut kinds = [4; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            kinds[byte] = match byte as u8 {
                 b'a'..=b'z' | b'A'..=b'Z' => LETTER,
                 b'.' => POINT,
                 b'0'..=b'9' | b'-' | b':' | b'_' => 0,
                 _ => 4,
-            }
-    });
+            };
+            byte += 1;
+        }
+        kinds
+    };
+    let kinds = name.iter().fold(0, |kinds, byte| kinds | KINDS[*byte as usize]);
     kinds == LETTER | POINT
 }
 
@@ -441,6 +481,27 @@ mod tests {
             let upstreams: Vec<_> = r.attempts.iter().map(|a| &*a.upstream).collect();
             assert_eq!(upstreams, want, "{counters}");
             assert_eq!(r.path.as_deref(), Some("/p"));
+        }
+    }
+
+    #[test]
+    fn timers_may_be_missing_or_still_running() {
+        let nines = "9".repeat(18);
+        for (text, want) in [
+            ("0/0/1/65/66", Some([0, 0, 1, 65, 66])),
+            ("0/-1/-1/-1/4", Some([0, -1, -1, -1, 4])),
+            ("0/0/1/65/+2004", Some([0, 0, 1, 65, 2004])),
+            ("007/0/1/65/66", Some([7, 0, 1, 65, 66])),
+            (&format!("0/0/0/0/{nines}"), Some([0, 0, 0, 0, 999_999_999_999_999_999])),
+            ("0/0/0/0/9223372036854775807", Some([0, 0, 0, 0, i64::MAX])),
+            ("0/0/0/0/9223372036854775808", None),
+            ("0/0/1/65/", None),
+            ("//1/65/66", None),
+            ("0/0/1/65", None),
+            ("0/0/1/65/66x", None),
+            ("", None),
+        ] {
+            assert_eq!(timers_ms(text.as_bytes()), want, "{text}");
         }
     }
 

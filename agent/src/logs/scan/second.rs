@@ -41,8 +41,7 @@ impl Seconds {
             return Self::default();
         }
         self.like.bytes[from..upto].copy_from_slice(&until.bytes[..until.len as usize]);
-        // Nothing follows a time that fills the literal.
-        self.like.mask |= until.mask.checked_shl(from as u32).unwrap_or(0);
+        self.like.care[from..upto].copy_from_slice(&until.care[..until.len as usize]);
         self.like.len += until.len;
         self.like.n_marks += until.n_marks;
         self
@@ -67,13 +66,12 @@ impl Seconds {
         if at == 0 {
             return whole;
         }
-        like.is_whole = false;
-        like.mask &= !(0b11 << at);
+        like.care[at as usize..][..2].fill(0);
         if millis_at > 0 {
-            like.mask &= !(0b111 << millis_at);
+            like.care[millis_at as usize..][..3].fill(0);
         }
         let learned = Self { like, base: 0, base_ms: 0, at, to_sixteen, millis_at, ..whole };
-        match learned.read(text, 0) {
+        match learned.read(&like.bytes) {
             Some((second, millis)) => {
                 let rest = ms - second * 1000 - millis;
                 Self { base: rest.div_euclid(1000), base_ms: rest.rem_euclid(1000), ..learned }
@@ -84,11 +82,11 @@ impl Seconds {
 
     /// The time at `from`, like the remembered one: seconds since the epoch, milliseconds.
     #[inline(always)]
-    pub(crate) fn read(&self, text: &[u8], from: usize) -> Option<(i64, i64)> {
+    pub(crate) fn read(&self, text: &[u8; LITERAL_BYTES_MAX]) -> Option<(i64, i64)> {
         if self.at == 0 {
             return Some((self.base, self.base_ms));
         }
-        let two = text.get(from + self.at as usize..)?.first_chunk::<2>()?;
+        let two = text.get(self.at as usize..)?.first_chunk::<2>()?;
         let digits = u16::from_le_bytes(*two) ^ 0x3030;
         // A digit too large shows in the high half of its byte, by itself or with the rest.
         if (digits.wrapping_add(self.to_sixteen) | digits) & 0xf0f0 != 0 {
@@ -98,7 +96,7 @@ impl Seconds {
         if self.millis_at == 0 {
             return Some((second, self.base_ms));
         }
-        Some((second, self.base_ms + self.millis(&text[from..])?))
+        Some((second, self.base_ms + self.millis(text)?))
     }
 
     fn millis(&self, text: &[u8]) -> Option<i64> {
@@ -118,8 +116,8 @@ mod tests {
         assert_eq!(text.len(), LITERAL_BYTES_MAX);
         let ms = 1_795_180_375_123;
         let alone = Seconds::new(text, ms).before(&Literal::new(b""));
-        assert_eq!((alone.len, alone.like.mask), (32, u32::MAX));
-        assert_eq!(alone.read(text, 0), Some((1_795_180_375, 123)));
+        assert_eq!((alone.len, alone.like.care), (32, [0xff; 32]));
+        assert_eq!(alone.read(text), Some((1_795_180_375, 123)));
         assert_eq!(Seconds::new(text, ms).before(&Literal::new(b" ")).len, 0);
     }
 }

@@ -13,13 +13,11 @@ pub(crate) const LITERAL_BYTES_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Literal {
     pub(crate) bytes: [u8; LITERAL_BYTES_MAX],
-    /// A bit for each byte that must be the same.
-    pub(crate) mask: u32,
+    /// All bits of each byte that must be the same.
+    pub(crate) care: [u8; LITERAL_BYTES_MAX],
     pub(crate) len: u8,
     /// Quotes and backslashes in it.
     pub(crate) n_marks: u8,
-    /// Every byte matters.
-    pub(crate) is_whole: bool,
 }
 
 impl Literal {
@@ -28,15 +26,17 @@ impl Literal {
         let mut literal = Self::default();
         let len = text.len().min(LITERAL_BYTES_MAX);
         literal.bytes[..len].copy_from_slice(&text[..len]);
-        literal.mask = ((1u64 << len) - 1) as u32;
+        literal.care[..len].fill(0xff);
         literal.len = len as u8;
-        literal.is_whole = true;
         literal.n_marks = text[..len].iter().filter(|b| is_mark(**b)).count() as u8;
         literal
     }
 }
 
-/// Bytes that the index of a chunk lists, beside the newline.
+/// Bytes that the index of a chunk lists.
+pub(crate) const MARKS: [u8; 3] = [b'"', b'\\', b'\n'];
+
+/// One of them that a literal may hold.
 pub(crate) fn is_mark(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\')
 }
@@ -78,9 +78,16 @@ pub(crate) enum Kind {
     /// The time, which is mostly that of the line before.
     Time,
     Status,
+    /// What nearly every server writes behind the time, in one go: `request" 200 17 "referer" "agent`.
+    Request,
+    /// Nothing is wanted of it, and it ends with the line.
+    Rest,
     /// All others.
     Rare,
 }
+
+/// Marks of [`Kind::Request`] before the one that ends it.
+pub(crate) const REQUEST_MARKS: usize = 4;
 
 /// What is kept of a field; the first ones as their place in the line.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +113,8 @@ pub(crate) enum Value {
     Word,
     /// Not empty, and no space at its start.
     Name,
+    /// One entry of what may be a list: no space in it, and no separator at its end.
+    One,
     /// Digits or a dash.
     Count,
     /// A number, true, false or null of JSON.
@@ -123,6 +132,12 @@ pub(crate) struct Op {
     /// Of [`End::Mark`] and [`End::Byte`], for the kinds that need them.
     pub(crate) back: u8,
     pub(crate) byte: u8,
+    /// Marks of the line before this field.
+    pub(crate) mark: u32,
+    /// Of [`Kind::Text`]: a byte that is not in the value, a newline when it may hold any.
+    pub(crate) never: u8,
+    /// Of [`Kind::Text`] and [`Kind::List`]: see [`Value::Said`].
+    pub(crate) is_said: bool,
     /// The text after a [`Kind::Text`] when the next field is a dash: both are then done at once.
     /// Empty = there is none.
     pub(crate) over_dash: Literal,
@@ -131,6 +146,9 @@ pub(crate) struct Op {
 impl Op {
     fn new(end: End, until: Literal, keep: Keep, value: Value) -> Self {
         let (mut back, mut byte) = (0, 0);
+        let never = if value == Value::Word { b',' } else { b'\n' };
+        let is_said = matches!(value, Value::Said | Value::Word);
+        let is_free = is_said || value == Value::Any;
         let kind = match (end, keep) {
             (End::Mark(n), Keep::Nothing) if value == Value::Any => {
                 back = n;
@@ -144,18 +162,20 @@ impl Op {
                 byte = b;
                 Kind::Word
             }
-            (End::List, Keep::Nothing | Keep::Upstream) => Kind::List,
-            (End::Byte(b), Keep::Host | Keep::Client | Keep::Upstream) => {
+            (End::List, Keep::Nothing | Keep::Upstream) if is_free => Kind::List,
+            (End::Byte(b), Keep::Host | Keep::Client) if is_free => {
                 byte = b;
                 Kind::Text
             }
+            (End::Line, Keep::Nothing) if value == Value::Any => Kind::Rest,
             // Two times that differ in their seconds only must end at the same place.
             (End::Mark(_), Keep::Time) => Kind::Time,
             (End::Byte(b), Keep::Time) if !b.is_ascii_digit() => Kind::Time,
             (End::Status, Keep::Status) => Kind::Status,
             _ => Kind::Rare,
         };
-        Self { until, end, keep, value, kind, back, byte, over_dash: Literal::default() }
+        let over_dash = Literal::default();
+        Self { until, end, keep, value, kind, back, byte, mark: 0, never, is_said, over_dash }
     }
 }
 
@@ -163,6 +183,8 @@ impl Op {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shape {
     pub(crate) ops: Box<[Op]>,
+    /// Marks of a line before its newline.
+    pub(crate) n_marks: usize,
     /// Units of the duration per second, where the time of a line is the start of its request.
     pub(crate) duration_per_s: Option<f64>,
     /// The line has to be text as JSON wants it: UTF-8 without control characters.
@@ -171,47 +193,30 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    pub(crate) fn new(ops: Vec<Op>, duration_per_s: Option<f64>, is_json: bool) -> Self {
+    pub(crate) fn new(mut ops: Vec<Op>, duration_per_s: Option<f64>, is_json: bool) -> Self {
         let has_time = ops.iter().any(|op| op.keep == Keep::Time);
-        Self { ops: ops.into(), duration_per_s, is_json, has_time }
+        let mut n_marks = 0;
+        for op in &mut ops {
+            op.mark = n_marks as u32;
+            let inside = if op.kind == Kind::Request { REQUEST_MARKS } else { 0 };
+            n_marks += inside + op.until.n_marks as usize;
+        }
+        Self { ops: ops.into(), n_marks, duration_per_s, is_json, has_time }
     }
 
     /// The shape of a program; `None` when its lines can be read in more than one way.
     ///
     /// `duration_per_s` is set for formats whose time is the start of a request.
     pub(crate) fn of(program: &Program, duration_per_s: Option<f64>) -> Option<Self> {
-        let mut ops = Vec::new();
-        push(&mut ops, End::Here, &program.prefix, Keep::Nothing, Value::Any);
-        if program.prefix.is_empty() {
-            ops.clear();
-        }
-        for (at, step) in program.steps.iter().enumerate() {
-            let rest = &program.steps[at + 1..];
-            let first = !program.steps[..at].iter().any(|before| before.slot == step.slot);
-            let again = rest.iter().any(|later| later.slot == step.slot);
-            let keep = match step.slot {
-                _ if !first => Keep::Nothing,
-                Slot::Host => Keep::Host,
-                Slot::Client => Keep::Client,
-                Slot::UpstreamAddr => Keep::Upstream,
-                Slot::Time => Keep::Time,
-                Slot::Status => Keep::Status,
-                Slot::RequestTime if duration_per_s.is_some() => Keep::Duration,
-                _ => Keep::Nothing,
-            };
-            let value = if again && keep != Keep::Nothing { Value::Said } else { Value::Any };
-            push(&mut ops, end_of(step, rest.first(), keep)?, &step.until, keep, value);
-        }
-        see_dashes(&mut ops);
-        let breaks = |op: &Op| op.until.bytes.contains(&b'\n');
-        (!ops.iter().any(breaks)).then(|| Self::new(ops, duration_per_s, false))
+        let ops = ops_of(program, duration_per_s.is_some())?;
+        Some(Self::new(see_requests(&ops), duration_per_s, false))
     }
 
     /// The same for the family of the Common Log Format, whose reader is stricter about some fields.
     pub(crate) fn of_clf(program: &Program) -> Option<Self> {
-        let mut shape = Self::of(program, None)?;
+        let mut ops = ops_of(program, false)?;
         let mut after_status = false;
-        for op in &mut shape.ops {
+        for op in &mut ops {
             let value = match op.keep {
                 Keep::Host | Keep::Client => Value::Word,
                 Keep::Nothing if after_status => Value::Count,
@@ -221,8 +226,37 @@ impl Shape {
             after_status = op.keep == Keep::Status;
             *op = Op { over_dash: op.over_dash, ..Op::new(op.end, op.until, op.keep, value) };
         }
-        Some(shape)
+        Some(Self::new(see_requests(&ops), None, false))
     }
+}
+
+/// The ops of a program, one a step.
+fn ops_of(program: &Program, time_is_start: bool) -> Option<Vec<Op>> {
+    let mut ops = Vec::new();
+    push(&mut ops, End::Here, &program.prefix, Keep::Nothing, Value::Any);
+    if program.prefix.is_empty() {
+        ops.clear();
+    }
+    for (at, step) in program.steps.iter().enumerate() {
+        let rest = &program.steps[at + 1..];
+        let first = !program.steps[..at].iter().any(|before| before.slot == step.slot);
+        let again = rest.iter().any(|later| later.slot == step.slot);
+        let keep = match step.slot {
+            _ if !first => Keep::Nothing,
+            Slot::Host => Keep::Host,
+            Slot::Client => Keep::Client,
+            Slot::UpstreamAddr => Keep::Upstream,
+            Slot::Time => Keep::Time,
+            Slot::Status => Keep::Status,
+            Slot::RequestTime if time_is_start => Keep::Duration,
+            _ => Keep::Nothing,
+        };
+        let value = if again && keep != Keep::Nothing { Value::Said } else { Value::Any };
+        push(&mut ops, end_of(step, rest.first(), keep)?, &step.until, keep, value);
+    }
+    see_dashes(&mut ops);
+    let breaks = |op: &Op| op.until.bytes.contains(&b'\n');
+    (!ops.iter().any(breaks)).then_some(ops)
 }
 
 /// Adds a field; a long text after it takes several ops.
@@ -235,11 +269,12 @@ pub(crate) fn push(ops: &mut Vec<Op>, end: End, until: &[u8], keep: Keep, value:
 
 /// Most requests have no user: ` - - [` is looked for as one text.
 fn see_dashes(ops: &mut [Op]) {
-    for at in 1..ops.len() {
-        let [op, next] = [ops[at - 1], ops[at]];
+    for at in 2..ops.len() {
+        let [op, next, then] = [ops[at - 2], ops[at - 1], ops[at]];
         let len = op.until.len as usize + 1 + next.until.len as usize;
         // Neither text may hold what the search for the end of the dash would stop at.
         let is_free = next.keep == Keep::Nothing && matches!(next.end, End::Before(b'[', _));
+        let is_free = is_free && then.kind == Kind::Time;
         if is_free && op.kind == Kind::Text && op.until.len > 0 && len <= LITERAL_BYTES_MAX {
             let text = [
                 &op.until.bytes[..op.until.len as usize],
@@ -247,9 +282,40 @@ fn see_dashes(ops: &mut [Op]) {
                 &next.until.bytes[..next.until.len as usize],
             ]
             .concat();
-            ops[at - 1].over_dash = Literal::new(&text);
+            ops[at - 2].over_dash = Literal::new(&text);
         }
     }
+}
+
+/// The same ops with those of a request as one.
+fn see_requests(ops: &[Op]) -> Vec<Op> {
+    let mut seen = Vec::new();
+    let mut rest = ops;
+    while let [op, more @ ..] = rest {
+        let is = |at: usize, end, until: &[u8]| {
+            let op = &rest[at];
+            op.end == end && op.until == Literal::new(until) && op.over_dash.len == 0
+        };
+        let is_skip = |at: usize| rest[at].kind == Kind::Skip;
+        let is_request = rest.len() >= 5
+            && [0, 3, 4].into_iter().all(is_skip)
+            && is(0, End::Mark(0), b"\" ")
+            && is(1, End::Status, b" ")
+            && rest[1].kind == Kind::Status
+            && (is_skip(2) || rest[2].kind == Kind::Count)
+            && is(2, End::Mark(1), b" \"")
+            && is(3, End::Mark(0), b"\" \"")
+            && rest[4].end == End::Mark(0);
+        if is_request {
+            let value = rest[2].value;
+            seen.push(Op { kind: Kind::Request, value, ..rest[4] });
+            rest = &rest[5..];
+        } else {
+            seen.push(*op);
+            rest = more;
+        }
+    }
+    seen
 }
 
 /// How the end of a step's field is found; the cases are those of `program::run`, in its order.

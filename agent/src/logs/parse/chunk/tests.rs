@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use wire::UnixMillis;
 
 use crate::logs::event_time::EventClock;
-use crate::logs::parse::{LINE_BYTES_MAX, Parser};
+use crate::logs::parse::{LINE_BYTES_MAX, Mode, Parser, built_in};
 use crate::logs::scan::{Kernel, Plain, Sink};
 use crate::logs::{AccessRecord, Line, LineTime};
 
@@ -67,6 +67,11 @@ fn with_zone(format: &str) -> Parser {
     parser
 }
 
+/// The family of the Common Log Format, and no other.
+fn clf() -> Parser {
+    Parser::new("clf", Mode::One(built_in("clf")))
+}
+
 /// What a plain line has to say when this is its record, whenever it is read.
 fn plain_of(record: &AccessRecord<'_>) -> Seen {
     let lasted = record.request_time.filter(|_| record.time_is_start).unwrap_or(0.0);
@@ -111,11 +116,12 @@ fn check(parser: &Parser, lines: &[Vec<u8>], cut: usize, context: &str) -> usize
             (record, seen) => panic!("{context}: {} is {record:?}, not {seen:?}", lossy(line)),
         }
     }
-    let mut portable = parser.clone();
-    portable.use_portable();
-    let mut twin = Story::default();
-    portable.scan(&chunk, &mut twin);
-    assert_eq!(twin.lines, story.lines, "{context}: portable");
+    for kernel in [Kernel::Avx2, Kernel::Portable] {
+        let mut with_kernel = Parser { kernel, ..parser.clone() };
+        let mut twin = Story::default();
+        with_kernel.scan(&chunk, &mut twin);
+        assert_eq!(twin.lines, story.lines, "{context}: {kernel:?}");
+    }
     // In pieces, with some of the plain lines asked for in full.
     let (mut pieces, mut rest) = (Story { refuse_every: 3, ..Story::default() }, &chunk[..]);
     let mut in_pieces = parser.clone();
@@ -271,6 +277,23 @@ fn value(dice: &mut Dice, field: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// What comes behind the time in most formats.
+const REQUEST: [&str; 13] = [
+    "[",
+    "$time_local",
+    "] \"",
+    "$request",
+    "\" ",
+    "$status",
+    " ",
+    "$body_bytes_sent",
+    " \"",
+    "$http_referer",
+    "\" \"",
+    "$http_user_agent",
+    "\"",
+];
+
 /// A format string and lines of it, some of them damaged.
 fn made_up(dice: &mut Dice) -> (String, Vec<Vec<u8>>) {
     let pool: &[&str] = if dice.roll(3) > 0 { &NGINX } else { &APACHE };
@@ -281,7 +304,12 @@ fn made_up(dice: &mut Dice) -> (String, Vec<Vec<u8>>) {
     for _ in 0..=dice.roll(7) {
         parts.extend([dice.of(pool), dice.of(&BETWEEN)]);
     }
-    parts.push(pool[if pool.len() == NGINX.len() { 6 } else { 5 }]);
+    // In half of the nginx formats as nearly everybody has it.
+    if pool.len() == NGINX.len() && dice.roll(2) == 0 {
+        parts.extend([&REQUEST[..dice.roll(3)], &REQUEST[2..]].concat());
+    } else {
+        parts.push(pool[if pool.len() == NGINX.len() { 6 } else { 5 }]);
+    }
     for _ in 0..dice.roll(4) {
         parts.extend([dice.of(&BETWEEN), dice.of(pool)]);
     }
@@ -397,6 +425,52 @@ fn wall_line(dice: &mut Dice, format: &str) -> Vec<u8> {
         )
     };
     damaged(dice, line.into_bytes())
+}
+
+/// Names behind the Common Log Format.
+const NAMES: [&str; 14] = [
+    "rt",
+    "request_time",
+    "host",
+    "vhost",
+    "server_name",
+    "us",
+    "upstream_status",
+    "upstream",
+    "upstream_addr",
+    "urt",
+    "ua",
+    "xff",
+    "x",
+    "",
+];
+
+/// Lines of the Common Log Format with the same pairs and strings behind it, mostly.
+fn made_up_pairs(dice: &mut Dice) -> Vec<Vec<u8>> {
+    let mut tail: Vec<(&str, &str)> = Vec::new();
+    for _ in 0..dice.roll(5) {
+        tail.push((dice.of(&NAMES), dice.of(&["=", "=", "=\"", "=\"", "\"", ""])));
+    }
+    let space = dice.of(&[" ", " ", " ", "  ", "\t", ""]);
+    let line = |dice: &mut Dice| {
+        let mut line = line_of(dice, &COMBINED);
+        line.push(b'"');
+        for (name, sign) in &tail {
+            let field = match *name {
+                "host" | "vhost" | "server_name" => "$host",
+                "us" | "upstream_status" => "$upstream_status",
+                "upstream" | "upstream_addr" | "ua" => "$upstream_addr",
+                _ => dice.of(&["$request_time", "$remote_user", "$http_user_agent"]),
+            };
+            let value = value(dice, field);
+            let end = if sign.ends_with('"') { "\"" } else { "" };
+            line.extend([space, name, sign].concat().bytes());
+            line.extend(value);
+            line.extend(end.bytes());
+        }
+        damaged(dice, line)
+    };
+    (0..30).map(|_| line(dice)).collect()
 }
 
 const KEYS: [&str; 22] = [
@@ -520,6 +594,14 @@ proptest! {
     }
 
     #[test]
+    fn a_plain_line_with_pairs_is_what_the_parser_says(seed: u64) {
+        let mut dice = Dice(seed);
+        let lines = made_up_pairs(&mut dice);
+        let parser = if dice.roll(2) == 0 { clf() } else { Parser::for_format("auto", &[]) };
+        check(&parser, &lines, dice.roll(600), "pairs");
+    }
+
+    #[test]
     fn a_plain_line_of_a_known_format_is_what_the_parser_says(seed: u64) {
         let mut dice = Dice(seed);
         let (format, parts) = BUILT_IN[dice.roll(BUILT_IN.len())];
@@ -557,6 +639,9 @@ fn made_up_lines_are_plain_often_enough_to_mean_something() {
     assert_eq!(check(&Parser::for_format(free, &[]), &[line], 0, free), 1);
     let json =
         |seed| check(&Parser::for_format("json", &[]), &made_up_json(&mut Dice(seed)), 0, "json");
+    let pairs = |seed| check(&clf(), &made_up_pairs(&mut Dice(seed)), 0, "pairs");
+    let n: usize = (0..300).map(pairs).sum();
+    assert!(n > 2000, "{n} of 9000");
     let n_plain: Vec<usize> = (0..1000).map(json).filter(|n| *n > 0).collect();
     let n: usize = n_plain.iter().sum();
     assert!(n > 3000 && n_plain.len() > 400, "{n} in {} of 1000 forms", n_plain.len());
@@ -617,6 +702,21 @@ fn a_line_may_lie_anywhere_in_its_chunk() {
             assert_eq!(check(&Parser::for_format("combined", &[]), &lines, 0, "combined"), 1);
         }
     }
+}
+
+#[test]
+fn the_form_of_pairs_is_learned_and_says_the_host() {
+    let line = |n: usize| {
+        let line = lossy(&combined("", n % 60, "200"));
+        let tail = format!("rt=0.{n} us=\"200\" host=www.{n}.example upstream=10.0.0.{n}:80");
+        format!("{line} {tail}").into_bytes()
+    };
+    let lines: Vec<_> = (0..200).map(line).collect();
+    assert_eq!(check(&Parser::for_format("auto", &[&lines[0]]), &lines, 3000, "pairs"), 200);
+    let mut parser = clf();
+    parser.scan(&[&line(1)[..], b"\n"].concat(), &mut Story::default());
+    let quick = parser.quick();
+    assert_eq!(quick.shapes.len(), quick.n_given + 1, "the kernel has learned a form");
 }
 
 #[test]

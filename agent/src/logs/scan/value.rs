@@ -1,0 +1,85 @@
+//! What the text of a field may be for its line to be plain.
+
+use crate::logs::scan::lines::{Slab, part};
+use crate::logs::scan::shape::Value;
+
+/// Longest number that no reader of JSON finds too large.
+const SCALAR_BYTES_MAX: usize = 24;
+
+/// Neither empty nor a dash.
+#[inline(always)]
+pub(super) fn says(slab: &Slab, at: usize, end: usize) -> bool {
+    end > at && !(end == at + 1 && slab[at] == b'-')
+}
+
+pub(super) fn is_value(value: Value, slab: &Slab, at: usize, end: usize) -> bool {
+    match value {
+        Value::Any => true,
+        Value::Said => says(slab, at, end),
+        Value::Word => says(slab, at, end) && !slab[at..end].contains(&b','),
+        Value::Name => end > at && slab[at] != b' ',
+        Value::One => is_one(&slab[at..end]),
+        Value::Scalar => is_scalar(&slab[at..end]),
+        Value::Count => is_count(slab, at, end),
+    }
+}
+
+/// Digits, or a dash.
+#[inline(always)]
+pub(super) fn is_count(slab: &Slab, at: usize, end: usize) -> bool {
+    const ZEROS: u64 = u64::from_ne_bytes([b'0'; 8]);
+    const SIXES: u64 = u64::from_ne_bytes([6; 8]);
+    const HALVES: u64 = u64::from_ne_bytes([0xf0; 8]);
+    let len = end.wrapping_sub(at);
+    if len.wrapping_sub(1) >= 8 {
+        return end > at && slab[at..end].iter().all(u8::is_ascii_digit);
+    }
+    let digits = (u64::from_le_bytes(*part(slab, at)) ^ ZEROS) << (64 - 8 * len);
+    // A byte above nine shows in its high half, by itself or with six more.
+    (digits.wrapping_add(SIXES) | digits) & HALVES == 0 || len == 1 && slab[at] == b'-'
+}
+
+/// A number without exponent, true, false or null.
+fn is_scalar(text: &[u8]) -> bool {
+    let is_digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = text.strip_prefix(b"-").unwrap_or(text);
+    let whole = number.iter().position(|byte| *byte == b'.').unwrap_or(number.len());
+    let (whole, part) = number.split_at(whole);
+    let is_number = text.len() <= SCALAR_BYTES_MAX
+        && is_digits(whole)
+        && (whole.len() == 1 || whole[0] != b'0')
+        && part.split_first().is_none_or(|(_, digits)| is_digits(digits));
+    is_number || matches!(text, b"true" | b"false" | b"null")
+}
+
+/// The field as the line has it, empty when it says nothing.
+#[inline(always)]
+pub(super) fn said(value: &[u8]) -> &[u8] {
+    if value == b"-" { &[] } else { value }
+}
+
+/// False when there may be several upstreams.
+pub(super) fn is_one(list: &[u8]) -> bool {
+    !list.contains(&b' ') && !matches!(list, [.., b','] | b":")
+}
+
+/// A status that no gateway makes.
+#[inline(always)]
+pub(super) fn status(text: u32) -> Option<u16> {
+    let digits = (text & 0x00ff_ffff) ^ 0x0030_3030;
+    // A byte above nine shows in its high half, by itself or with six more.
+    if ((digits + 0x0006_0606) | digits) & 0x00f0_f0f0 != 0 {
+        return None;
+    }
+    let status = (digits & 0xff) * 100 + (digits >> 8 & 0xff) * 10 + (digits >> 16);
+    let is_plain = status.wrapping_sub(100) < 500 && status.wrapping_sub(502) > 2;
+    is_plain.then_some(status as u16)
+}
+
+/// A whole number that a float holds exactly.
+pub(super) fn whole(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 15 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(text.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0')))
+}
