@@ -23,12 +23,16 @@ while IFS= read -r -d '' log; do
     n=$((n + 1))
 done < <(find . -name '*.log' -print0)
 lines=$(find "$got" -name '*.jsonl' -exec cat {} + | wc -l)
-status=0
-python3 -B check.py . "$got" | tee "$got/score" || status=1
+python3 -B check.py . "$got" | tee "$got/score" || true
+grep -q '^fields wrong:' "$got/score" || { echo "corpus: check.py did not come to its end" && exit 1; }
 events=$({ grep -oE '(missed|false)_event=[0-9]+' "$got/score" || true; } | awk -F= '{n += $2} END {print n + 0}')
+# A few labels take a word for an address: Apache's "Error reading from remote server returned by /x"
+# names no server, so none is printed.
+known="^wrong +[^ ]+ upstream: want 'returned' got None$"
+wrong=$({ grep -E '^(wrong|refused|missed_event|false_event|LINES) ' "$got/score" || true; } | { grep -vcE "$known" || true; })
 if [ "$n" -lt 100 ] || [ "$lines" -lt 8000 ]; then
     echo "corpus: only $n files and $lines lines: is this the corpus?"
     exit 1
 fi
-echo "corpus: $lines lines of $n logs, $events gateway errors missed or made up"
-exit "$status"
+echo "corpus: $lines lines of $n logs, $events gateway errors missed or made up, $wrong lines wrong ($(grep -cE "$known" "$got/score" || true) labels in doubt)"
+[ "$wrong" = 0 ] && [ "$events" = 0 ]
