@@ -212,7 +212,9 @@ impl Files {
 
     /// Watches the directories of all configuration files.
     pub(super) fn watch_configs(&self, watch: &mut Watch) {
-        directories(&self.discovery).iter().for_each(|one| watch.add_config(one));
+        for directory in directories(&self.discovery) {
+            watch.add_config(&directory);
+        }
     }
 
     /// Adds what is not followed yet and takes over changed sources. What is no longer listed is

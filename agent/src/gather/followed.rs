@@ -36,8 +36,9 @@ pub(super) struct Followed {
     /// The judge's index.
     pub(super) ix: Option<usize>,
     pub(super) parser: Option<Parser>,
-    /// The line that names the columns where reading began, if that was looked for and is there.
-    fields: Option<Option<Vec<u8>>>,
+    /// The line that names the columns where reading began; empty when there is none, `None` until
+    /// it was looked for.
+    fields: Option<Vec<u8>>,
     pub(super) start: Start,
     pub(super) is_marked: bool,
     pub(super) wants_look: bool,
@@ -135,7 +136,7 @@ impl Followed {
     pub(super) fn look_for_fields(&mut self) {
         let is_wanted = self.parser.is_none() && self.source.kind == LogKind::Access;
         if is_wanted && self.fields.is_none() {
-            self.fields = Some(self.tail.fields_line());
+            self.fields = Some(self.tail.fields_line().unwrap_or_default());
         }
     }
 
@@ -230,8 +231,8 @@ impl Followed {
             let first: Vec<&[u8]> = split(lines).take(FIRST_LINES_MAX).collect();
             let mut parser = Parser::for_source(&self.source, &first);
             // Also where the columns change among the first lines: those before keep theirs.
-            if let Some(line) = self.fields.take().flatten() {
-                parser.teach_header(&line);
+            if let Some(line) = &self.fields {
+                parser.teach_header(line);
             }
             parser.set_zone(judge.zone_of(source));
             parser

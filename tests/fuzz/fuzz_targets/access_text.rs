@@ -5,8 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "common.rs"]
-mod common;
+#[path = "invariants.rs"]
+mod invariants;
 
 /// Names, and formats with all that the compiler treats apart: quoted and bare fields, lists, every
 /// way to write a time.
@@ -32,11 +32,11 @@ const FORMATS: [&str; 16] = [
 const OWN: &str = "own";
 
 fuzz_target!(|input: &[u8]| {
-    let Some((format, lines)) = common::choose(&FORMATS, input) else { return };
+    let Some((format, lines)) = invariants::choose(&FORMATS, input) else { return };
     if format != OWN {
-        return common::check_access(format, lines);
+        return invariants::check_access(format, lines);
     }
     let end = lines.iter().position(|byte| *byte == b'\n').unwrap_or(lines.len());
     let format = String::from_utf8_lossy(&lines[..end]);
-    common::check_access(&format, lines.get(end + 1..).unwrap_or_default());
+    invariants::check_access(&format, lines.get(end + 1..).unwrap_or_default());
 });

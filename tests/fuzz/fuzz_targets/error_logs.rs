@@ -5,13 +5,13 @@
 use gatewatch_agent::discover::LogKind;
 use libfuzzer_sys::fuzz_target;
 
-#[path = "common.rs"]
-mod common;
+#[path = "invariants.rs"]
+mod invariants;
 
 const FORMATS: [&str; 4] = ["nginx_error", "apache_error", "lighttpd_error", "litespeed_error"];
 
 fuzz_target!(|input: &[u8]| {
-    if let Some((format, lines)) = common::choose(&FORMATS, input) {
-        common::check_errors(LogKind::Error, format, lines);
+    if let Some((format, lines)) = invariants::choose(&FORMATS, input) {
+        invariants::check_errors(LogKind::Error, format, lines);
     }
 });

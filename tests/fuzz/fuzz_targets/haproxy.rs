@@ -4,11 +4,11 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "common.rs"]
-mod common;
+#[path = "invariants.rs"]
+mod invariants;
 
 fuzz_target!(|input: &[u8]| {
-    if let Some((format, lines)) = common::choose(&["haproxy", "auto"], input) {
-        common::check_access(format, lines);
+    if let Some((format, lines)) = invariants::choose(&["haproxy", "auto"], input) {
+        invariants::check_access(format, lines);
     }
 });

@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "common.rs"]
-mod common;
+#[path = "invariants.rs"]
+mod invariants;
 
 const FORMATS: [&str; 7] = [
     "json",
@@ -18,7 +18,7 @@ const FORMATS: [&str; 7] = [
 ];
 
 fuzz_target!(|input: &[u8]| {
-    if let Some((format, lines)) = common::choose(&FORMATS, input) {
-        common::check_access(format, lines);
+    if let Some((format, lines)) = invariants::choose(&FORMATS, input) {
+        invariants::check_access(format, lines);
     }
 });

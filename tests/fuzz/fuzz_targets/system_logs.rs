@@ -6,8 +6,8 @@
 use gatewatch_agent::discover::LogKind;
 use libfuzzer_sys::fuzz_target;
 
-#[path = "common.rs"]
-mod common;
+#[path = "invariants.rs"]
+mod invariants;
 
 const FORMATS: [(&str, LogKind); 9] = [
     ("php_fpm", LogKind::PhpFpm),
@@ -23,7 +23,7 @@ const FORMATS: [(&str, LogKind); 9] = [
 
 fuzz_target!(|input: &[u8]| {
     let names = FORMATS.map(|(name, _)| name);
-    let Some((format, lines)) = common::choose(&names, input) else { return };
+    let Some((format, lines)) = invariants::choose(&names, input) else { return };
     let kind = FORMATS.iter().find(|(name, _)| *name == format).map(|(_, kind)| *kind);
-    common::check_errors(kind.expect("it was chosen from these"), format, lines);
+    invariants::check_errors(kind.expect("it was chosen from these"), format, lines);
 });

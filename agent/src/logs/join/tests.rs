@@ -136,7 +136,7 @@ impl Scene {
     fn settle(&mut self) -> Vec<Request> {
         let mut out = std::mem::take(&mut self.out);
         self.judge.settle(self.now, &mut |address| self.absent.get(address).copied(), &mut |r| {
-            out.push(r)
+            out.push(r);
         });
         out
     }
