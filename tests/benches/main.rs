@@ -62,7 +62,7 @@ const ROWS: [(&str, &str, bool, Measure); 8] = [
     ("A5", "append of a line to the agent's notice", false, |_| Ok(live::a5())),
     ("A9", "processor time and memory of the agent", false, |_| Ok(live::a9())),
     ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
-    ("A12", "discovery of 600 vhosts", true, discovery::a12),
+    ("F600", "discovery of 600 vhosts", true, discovery::f600),
 ];
 
 fn main() -> Result<ExitCode> {

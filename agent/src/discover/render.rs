@@ -1,5 +1,8 @@
 //! What discovery found, as JSON and as text for people. Pure.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::discover::{Discovery, Pool, Site, Unreadable};
@@ -7,8 +10,9 @@ use crate::discover::{Discovery, Pool, Site, Unreadable};
 /// One object, as the contract has it.
 #[must_use]
 pub fn render_json(discovery: &Discovery) -> Value {
+    let inner = inner_logs(discovery);
     json!({
-        "sites": discovery.sites.iter().map(site_json).collect::<Vec<_>>(),
+        "sites": discovery.sites.iter().map(|site| site_json(site, &inner)).collect::<Vec<_>>(),
         "pools": discovery.pools.iter().map(pool_json).collect::<Vec<_>>(),
         "services": discovery.services,
         "unreadable": discovery.unreadable.iter().map(unreadable_json).collect::<Vec<_>>(),
@@ -20,7 +24,8 @@ pub fn render_json(discovery: &Discovery) -> Value {
 #[must_use]
 pub fn render_json_text(discovery: &Discovery) -> String {
     let mut out = String::from("{\"sites\":[");
-    list(&mut out, discovery.sites.iter().map(site_json));
+    let inner = inner_logs(discovery);
+    list(&mut out, discovery.sites.iter().map(|site| site_json(site, &inner)));
     out.push_str("],\"pools\":[");
     list(&mut out, discovery.pools.iter().map(pool_json));
     out.push_str("],\"services\":[");
@@ -40,8 +45,17 @@ fn list(out: &mut String, values: impl Iterator<Item = Value>) {
     }
 }
 
-fn site_json(site: &Site) -> Value {
-    let logs = site.access_logs.iter().map(|log| json!({"path": log.path, "format": log.format}));
+/// Logs behind another server of this machine, whose log counts the requests.
+fn inner_logs(discovery: &Discovery) -> BTreeSet<&Path> {
+    let inner = discovery.logs.iter().filter(|log| log.inner);
+    inner.map(|log| log.path.as_path()).collect()
+}
+
+fn site_json(site: &Site, inner: &BTreeSet<&Path>) -> Value {
+    let logs = site.access_logs.iter().map(|log| {
+        let is_inner = inner.contains(log.path.as_path());
+        json!({"path": log.path, "format": log.format, "inner": is_inner})
+    });
     json!({
         "site": site.name,
         "aliases": site.aliases,
@@ -99,10 +113,14 @@ pub fn render_text(discovery: &Discovery) -> String {
     } else {
         line(&count(discovery.sites.len(), "site"));
     }
+    let inner = inner_logs(discovery);
     for site in &discovery.sites {
         line(&format!("  {}{}", site.name, describe(site)));
         for log in &site.access_logs {
-            line(&format!("    access {}  {}", log.path.display(), short_format(&log.format)));
+            let is_inner = inner.contains(log.path.as_path());
+            let note = if is_inner { ", not counted: a server in front logs it" } else { "" };
+            let format = short_format(&log.format);
+            line(&format!("    access {}  {format}{note}", log.path.display()));
         }
         for log in &site.error_logs {
             line(&format!("    error  {}", log.display()));

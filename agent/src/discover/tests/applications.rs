@@ -81,7 +81,8 @@ fn the_json_has_the_shape_of_the_contract() {
     let site = &json["sites"][0];
     assert_eq!(site["site"], "a.example");
     assert_eq!(site["aliases"], serde_json::json!(["www.a.example"]));
-    let logs = serde_json::json!([{"path": path("var/log/a.log"), "format": "combined"}]);
+    let path_of_log = path("var/log/a.log");
+    let logs = serde_json::json!([{"path": path_of_log, "format": "combined", "inner": false}]);
     assert_eq!(site["access_logs"], logs);
     assert_eq!(site["error_logs"], serde_json::json!([path("var/log/a.error.log")]));
     assert_eq!(site["pool"], "www");
