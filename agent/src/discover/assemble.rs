@@ -142,7 +142,7 @@ fn names(vhost: &Vhost) -> (String, Vec<String>) {
     for name in vhost.names.iter().take(2 * ALIASES_MAX) {
         let name = if name.starts_with('~') { name.clone() } else { name.to_lowercase() };
         match name.as_str() {
-            "" | "_" | "-" | "\"\"" => {}
+            "" | "." | "_" | "-" | "\"\"" => {}
             // nginx: the name itself and all below it.
             name if name.starts_with('.') => {
                 names.extend([name[1..].to_owned(), format!("*{name}")]);
@@ -157,7 +157,10 @@ fn names(vhost: &Vhost) -> (String, Vec<String>) {
             names.retain(|alias| *alias != name && !alias.starts_with('~'));
             (name, names)
         }
-        None => (vhost.label.clone().unwrap_or_else(|| NAMELESS.to_owned()), Vec::new()),
+        None => {
+            let label = vhost.label.clone().filter(|label| !label.is_empty());
+            (label.unwrap_or_else(|| NAMELESS.to_owned()), Vec::new())
+        }
     }
 }
 
