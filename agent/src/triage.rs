@@ -180,6 +180,7 @@ fn parser(options: &Options, input: &Input, kind: Kind) -> Parser {
         site: SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     };
     let mut parser = Parser::for_source(&source, &[]);
     parser.set_zone(options.zone.clone());

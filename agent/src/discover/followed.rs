@@ -69,6 +69,7 @@ impl Logs {
                 site,
                 timezone: None,
                 inner,
+                inner_sites: Vec::new(),
             });
         }
     }

@@ -205,6 +205,8 @@ pub struct LogSource {
     pub timezone: Option<String>,
     /// True for a log behind another web server of this machine: evidence, never counted.
     pub inner: bool,
+    /// Sites whose requests another log counts, where not all sites of this log are such.
+    pub inner_sites: Vec<String>,
 }
 
 /// Something discovery wanted to read and could not.

@@ -9,7 +9,7 @@
 mod lines;
 mod plain;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -64,6 +64,8 @@ struct Source {
     path: PathBuf,
     kind: LogKind,
     inner: bool,
+    /// Sites whose requests another log counts.
+    inner_sites: BTreeSet<u32>,
     rule: SiteRule,
     /// Site of lines that name no host; found at the first such line.
     default_site: Option<u32>,
@@ -115,6 +117,8 @@ struct Down {
 pub struct Judge {
     sites: Sites,
     sources: Vec<Source>,
+    /// Sources by path and kind: there may be 10,000.
+    source_numbers: HashMap<(PathBuf, LogKind), usize>,
     privacy: Privacy,
     zone: TimeZone,
     /// What the remembered hosts of all sources take.
@@ -145,6 +149,7 @@ impl Judge {
         Self {
             sites: Sites::new(discovery, sites_max),
             sources: Vec::new(),
+            source_numbers: HashMap::new(),
             privacy: Privacy::new(privacy),
             zone,
             host_bytes: 0,
@@ -186,6 +191,7 @@ impl Judge {
             path: source.path.clone(),
             kind: source.kind,
             inner: source.inner,
+            inner_sites: source.inner_sites.iter().map(|site| self.sites.named(site).0).collect(),
             rule: source.site.clone(),
             default_site: None,
             clock: EventClock::new(zone.unwrap_or_else(|| self.zone.clone())),
@@ -196,13 +202,14 @@ impl Judge {
             own_client: Vec::new(),
             hosts: Hosts::default(),
         };
-        let same = |known: &Source| known.path == new.path && known.kind == new.kind;
-        if let Some(ix) = self.sources.iter().position(same) {
+        let key = (source.path.clone(), source.kind);
+        if let Some(ix) = self.source_numbers.get(&key).copied() {
             new.readable = self.sources[ix].readable;
             new.has_remote_clients = self.sources[ix].has_remote_clients;
             self.sources[ix] = new;
             return ix;
         }
+        self.source_numbers.insert(key, self.sources.len());
         self.sources.push(new);
         self.sources.len() - 1
     }
@@ -310,7 +317,7 @@ impl Judge {
 
     /// True for a log behind another one of this machine that counts the same requests.
     fn is_inner(&mut self, source: usize, site: u32, peer_is_own: bool, has_peer: bool) -> bool {
-        if self.sources[source].inner {
+        if self.sources[source].inner || self.sources[source].inner_sites.contains(&site) {
             return true;
         }
         if has_peer && !peer_is_own {

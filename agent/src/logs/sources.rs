@@ -189,6 +189,7 @@ fn complete(source: &mut LogSource, discovered: &[LogSource]) {
         source.site.clone_from(&other.site);
     }
     source.inner = other.inner;
+    source.inner_sites.clone_from(&other.inner_sites);
 }
 
 #[derive(Default)]
@@ -319,6 +320,7 @@ fn explicit_source(source: &SourceConfig, kind: LogKind, path: PathBuf) -> LogSo
         site,
         timezone: source.timezone.clone(),
         inner: false,
+        inner_sites: Vec::new(),
     }
 }
 
@@ -539,6 +541,7 @@ mod tests {
             site: SiteRule::Fixed(site.to_owned()),
             timezone: None,
             inner: true,
+            inner_sites: Vec::new(),
         };
         let found = [discovered(&real, "a.example"), discovered(&real, "b.example")];
         let expansion = expand(&config(vec![source(link.to_str().unwrap(), None)]), &found);
@@ -611,6 +614,7 @@ mod tests {
             site: SiteRule::Fixed("{1}".to_owned()),
             timezone: None,
             inner: true,
+            inner_sites: Vec::new(),
         };
         let expansion = expand(&config(Vec::new()), &[log]);
         assert_eq!(names(&expansion), ["a.example-2", "a.example-3", "b.example-1"]);

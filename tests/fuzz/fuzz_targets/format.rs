@@ -61,6 +61,7 @@ fuzz_target!(|input: &[u8]| {
         site: SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     };
     drop(check_format(&format));
     let first: Vec<&[u8]> = chunk.split(|byte| *byte == b'\n').take(3).collect();

@@ -126,6 +126,7 @@ fn source(name: &str, kind: LogKind, format: &str) -> LogSource {
         site: SiteRule::Host,
         timezone: Some("UTC".to_owned()),
         inner: false,
+        inner_sites: Vec::new(),
     }
 }
 

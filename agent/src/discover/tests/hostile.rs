@@ -122,8 +122,14 @@ fn bytes_that_are_no_text_are_read_too() {
 fn a_site_without_any_name_gets_one() {
     for (reader, text) in [
         ("nginx", "http { server { server_name .; } server { server_name \"\" _; } }"),
-        ("traefik", "accessLog:\n  filePath: /var/log/a.log\nhttp:\n  routers:\n    \"\":\n      service: app\n"),
-        ("traefik", "accessLog:\n  filePath: /var/log/a.log\nhttp:\n  routers:\n    :\n      service: app\n"),
+        (
+            "traefik",
+            "accessLog:\n  filePath: /var/log/a.log\nhttp:\n  routers:\n    \"\":\n      service: app\n",
+        ),
+        (
+            "traefik",
+            "accessLog:\n  filePath: /var/log/a.log\nhttp:\n  routers:\n    :\n      service: app\n",
+        ),
         ("apache", "<VirtualHost *:80>\nServerName .\n</VirtualHost>\n"),
         ("litespeed", "virtualHost {\n}\n"),
     ] {

@@ -79,6 +79,9 @@ impl Judge {
         let host = if matches!(its.rule, SiteRule::Fixed(_)) { b"" } else { plain.host };
         let Some(known) = its.hosts.find(host) else { return Verdict::Unsure };
         let (site, other) = (known.site, known.is_other);
+        if its.inner_sites.contains(&site) {
+            return Verdict::Inner;
+        }
         if self.sites.is_news(site, plain.upstream) {
             return Verdict::Unsure;
         }
@@ -166,6 +169,7 @@ mod tests {
                 format: "auto".to_owned(),
                 timezone: None,
                 inner: false,
+                inner_sites: Vec::new(),
             };
             judge.add_source(&source);
         }
@@ -251,6 +255,7 @@ mod tests {
             format: "auto".to_owned(),
             timezone: None,
             inner: false,
+            inner_sites: Vec::new(),
         };
         let sources: Vec<usize> = (0..40).map(|n| judge.add_source(&source(n))).collect();
         let kept = |judge: &Judge| -> usize {

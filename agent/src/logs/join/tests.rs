@@ -28,6 +28,7 @@ fn source(path: &str, kind: LogKind, format: &str, inner: bool) -> LogSource {
         site: SiteRule::Host,
         timezone: None,
         inner,
+        inner_sites: Vec::new(),
     }
 }
 
@@ -654,4 +655,30 @@ fn a_site_that_is_no_longer_configured_leaves_the_inventory_and_may_come_back() 
     assert_eq!(s.name(&request), "b.example", "what it still answers is counted");
     s.judge.rediscovered(&all);
     assert_eq!(kept(&s), ["a.example", "b.example", "c.example"]);
+}
+
+#[test]
+fn a_log_counts_only_those_of_its_sites_that_no_other_log_counts() {
+    let mut s = Scene::new();
+    let mut shared = source("/log/apache.log", LogKind::Access, "vhost_combined", false);
+    shared.inner_sites = vec!["b.example".to_owned()];
+    assert_eq!(s.judge.add_source(&shared), APACHE);
+    for (host, status) in [("a.example", 200), ("b.example", 200), ("b.example", 502)] {
+        s.line(APACHE, &format!(
+            r#"{host}:80 198.51.100.7 - - [20/Nov/2026:12:00:05 +0000] "GET /x HTTP/1.1" {status} 157 "-" "x""#
+        ));
+    }
+    let request = s.one();
+    assert_eq!((s.name(&request), request.status), ("a.example", 200));
+    let plain = |host: &'static [u8]| crate::logs::scan::Plain {
+        raw: b"",
+        host,
+        client: b"198.51.100.7",
+        upstream: b"",
+        second: Some(s.now.second()),
+        status: 200,
+    };
+    let (a, b) = (plain(b"a.example:80"), plain(b"b.example:80"));
+    assert!(matches!(s.judge.plain(APACHE, &a, s.now), Verdict::Counted { .. }));
+    assert_eq!(s.judge.plain(APACHE, &b, s.now), Verdict::Inner);
 }

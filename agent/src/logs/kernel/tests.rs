@@ -103,6 +103,7 @@ fn kern_log(path: PathBuf) -> LogSource {
         site: SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     }
 }
 

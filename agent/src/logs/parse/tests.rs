@@ -86,6 +86,7 @@ fn a_followed_access_log_never_turns_into_another_kind_of_log() {
         site: crate::discover::SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     };
     let error = b"2026/11/20 12:43:10 [error] 7#7: *31 connect() failed (111: Connection refused) while connecting to upstream, client: 1.2.3.4, server: a, request: \"GET / HTTP/1.1\", upstream: \"http://127.0.0.1:1/\"";
     let mut parser = Parser::for_source(&source, &[]);
@@ -116,6 +117,7 @@ fn a_format_that_changed_under_us_costs_a_few_lines_only() {
         site: crate::discover::SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     };
     let mut parser = Parser::for_source(&source, &[]);
     assert!(matches!(parser.parse(b"a.example 200"), Line::Access(_)));

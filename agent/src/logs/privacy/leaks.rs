@@ -89,6 +89,7 @@ fn source(kind: LogKind, format: &str) -> LogSource {
         site: SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     }
 }
 

@@ -246,6 +246,7 @@ fn every_name_is_a_format_and_every_kind_has_one() {
             site: SiteRule::Host,
             timezone: None,
             inner: false,
+            inner_sites: Vec::new(),
         };
         let mut parser = Parser::for_source(&source, &[]);
         assert!(matches!(parser.parse(line.as_bytes()), Line::Error(_)), "{kind:?}");

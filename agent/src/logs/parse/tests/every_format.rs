@@ -257,6 +257,7 @@ fn access_source(format: &str) -> LogSource {
         site: crate::discover::SiteRule::Host,
         timezone: None,
         inner: false,
+        inner_sites: Vec::new(),
     }
 }
 
