@@ -208,6 +208,7 @@ fn file(file: &FileStatus) -> Value {
         "n_lines": file.n_lines,
         "n_rejected": file.n_rejected,
         "rejected": file.rejects.n_by_reason,
+        "skipped": file.rejects.n_skipped,
         "rejected_samples": file.rejects.samples.iter().map(|sample| json!({
             "read_at": sample.read_at.to_rfc3339(),
             "reason": sample.reason,

@@ -349,7 +349,10 @@ impl Sink for Fold<'_> {
                 let (judge, at) = (&mut *self.judge, self.at);
                 self.rejects.add(reason, at, || judge.sample(raw, at));
             }
-            Line::Rejected(_) => {}
+            Line::Rejected(reason) => {
+                let (judge, at) = (&mut *self.judge, self.at);
+                self.rejects.skip(reason, at, || judge.sample(raw, at));
+            }
         }
     }
 }

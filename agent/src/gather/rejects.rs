@@ -29,6 +29,9 @@ pub struct Sample {
 pub struct Rejects {
     /// Lines by reason, since the agent started.
     pub n_by_reason: BTreeMap<&'static str, u64>,
+    /// Lines that go on from one before, comments and blank ones: parts of a sound log, unless its
+    /// format is the wrong one.
+    pub n_skipped: BTreeMap<&'static str, u64>,
     /// The first lines; each reason has one.
     pub samples: Arc<Vec<Sample>>,
 }
@@ -38,6 +41,24 @@ impl Rejects {
     pub(super) fn count(&mut self, reason: Rejected, n: u64) {
         if n > 0 {
             *self.n_by_reason.entry(reason.name()).or_default() += n;
+        }
+    }
+
+    /// Counts a line that is part of a sound log; keeps the first that goes on from another.
+    pub(super) fn skip(
+        &mut self,
+        reason: Rejected,
+        read_at: UnixMillis,
+        text: impl FnOnce() -> Option<String>,
+    ) {
+        let n = self.n_skipped.entry(reason.name()).or_default();
+        *n += 1;
+        if *n > 1 || reason != Rejected::Continuation || self.samples.len() >= SAMPLES_MAX {
+            return;
+        }
+        if let Some(line) = text() {
+            let sample = Sample { read_at, reason: reason.name(), line };
+            Arc::make_mut(&mut self.samples).push(sample);
         }
     }
 
@@ -88,6 +109,11 @@ mod tests {
         assert_eq!(rejects.samples.len(), SAMPLES_MAX);
         let last = rejects.samples.last().unwrap();
         assert_eq!((last.reason, last.line.as_str()), ("bad_status", "late"));
+        for reason in [Rejected::Blank, Rejected::Continuation, Rejected::Continuation] {
+            rejects.skip(reason, UnixMillis(4), || Some("more".to_owned()));
+        }
+        assert_eq!(rejects.samples.len(), SAMPLES_MAX, "they take nobody's place");
+        assert_eq!(rejects.n_skipped, BTreeMap::from([("blank", 1), ("continuation", 2)]));
         let n: Vec<_> = rejects.n_by_reason.into_iter().collect();
         assert_eq!(n, [("bad_status", 1), ("bad_time", 1), ("malformed", 1000), ("too_long", 3)]);
     }

@@ -33,7 +33,7 @@ pub(crate) struct Seen {
     pub(crate) source: usize,
     /// Site it names.
     pub(crate) site: Option<u32>,
-    /// Pool its upstream is, empty when it names none of this machine.
+    /// Pool its upstream is, or its address on another machine; empty when it names none.
     pub(crate) pool: String,
     pub(crate) upstream: String,
     /// Client as written, empty when the line names none.
@@ -56,6 +56,7 @@ pub(crate) struct Seen {
 /// What a request knows of itself.
 pub(crate) struct Question<'a> {
     pub(crate) site: u32,
+    /// Pool of its site, or the address on another machine; empty when nobody knows.
     pub(crate) pool: &'a str,
     pub(crate) client: &'a str,
     pub(crate) client_is_own: bool,
@@ -69,6 +70,15 @@ pub(crate) struct Question<'a> {
     /// How long after `at` its line may have been written: the duration nobody logged.
     pub(crate) slack_ms: i64,
     pub(crate) n_attempts: usize,
+    /// Error logs of the servers that its site's requests pass; `None` = nobody knows, any may be.
+    pub(crate) error_logs: Option<&'a [usize]>,
+}
+
+impl Question<'_> {
+    /// True when this log may speak of the request.
+    fn may_be_of(&self, source: usize) -> bool {
+        self.error_logs.is_none_or(|logs| logs.contains(&source))
+    }
 }
 
 /// What a line says it is about, for explaining.
@@ -80,8 +90,10 @@ enum Key {
     Client(String),
     /// Client of a line that names a pool, for sites whose pool nobody knows.
     ClientOfPool(String),
-    /// The client was a server in front, and no site is named.
-    Front,
+    /// The client was a server in front, and neither site nor pool is named; by log.
+    Front(usize),
+    /// The same where a pool is named, for sites whose pool nobody knows.
+    FrontOfPool(usize),
 }
 
 /// See the module.
@@ -93,6 +105,8 @@ pub(crate) struct Memory {
     by_request: HashMap<(String, u64), VecDeque<u64>>,
     by_client: HashMap<String, VecDeque<u64>>,
     seconds: HashMap<Key, BTreeSet<i64>>,
+    /// Logs with lines whose client was a server in front.
+    behind: BTreeSet<usize>,
     /// Seconds over all keys.
     n_seconds: usize,
     /// More keys than this are thinned out.
@@ -169,6 +183,9 @@ impl Memory {
         }
         self.thin_out(line.at.second());
         for key in keys(line) {
+            if let Key::Front(source) | Key::FrontOfPool(source) = key {
+                self.behind.insert(source);
+            }
             let seconds = self.seconds.entry(key).or_default();
             self.n_seconds += usize::from(seconds.insert(line.at.second()));
             if seconds.len() > SECONDS_MAX {
@@ -254,7 +271,10 @@ impl Memory {
     /// A line of the next server on this machine, whose client was the front server.
     fn line_from_behind(&self, question: &Question<'_>) -> Option<u64> {
         let at = self.lines.iter().rev().take(256).position(|line| {
+            let is_same = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
             line.client_is_own
+                && question.may_be_of(line.source)
+                && is_same(&line.pool, question.pool)
                 && !line.used
                 && Self::is_near(line, question)
                 && (line.request == question.request || line.request == 0)
@@ -310,7 +330,12 @@ impl Memory {
             || !question.pool.is_empty() && has(Key::Pool(question.pool.to_owned()))
             || has(Key::Client(question.client.to_owned()))
             || question.pool.is_empty() && has(Key::ClientOfPool(question.client.to_owned()))
-            || !question.client_is_own && has(Key::Front)
+            || !question.client_is_own
+                && self.behind.iter().any(|log| {
+                    question.may_be_of(*log)
+                        && (has(Key::Front(*log))
+                            || question.pool.is_empty() && has(Key::FrontOfPool(*log)))
+                })
     }
 
     /// The newest line for the site or its pool, used or not: what a 503 without own line is due to.
@@ -334,13 +359,15 @@ fn keys(line: &Seen) -> Vec<Key> {
     }
     if !line.client.is_empty() {
         let client = line.client.clone();
-        keys.push(if line.pool.is_empty() {
-            Key::Client(client)
+        if !line.pool.is_empty() {
+            keys.push(Key::ClientOfPool(client));
+            if line.client_is_own {
+                keys.push(Key::FrontOfPool(line.source));
+            }
+        } else if line.client_is_own {
+            keys.push(Key::Front(line.source));
         } else {
-            Key::ClientOfPool(client)
-        });
-        if line.client_is_own {
-            keys.push(Key::Front);
+            keys.push(Key::Client(client));
         }
     }
     keys

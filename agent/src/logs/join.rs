@@ -19,7 +19,7 @@ use wire::UnixMillis;
 use wire::v1::Signal;
 
 use crate::config::{PrivacyConfig, zone};
-use crate::discover::{Discovery, LogKind, LogSource, SiteRule};
+use crate::discover::{Discovery, LogKind, LogSource, Site, SiteRule};
 use crate::logs::AccessRecord;
 use crate::logs::crawler::crawler;
 use crate::logs::event_time::EventClock;
@@ -119,6 +119,8 @@ pub struct Judge {
     sources: Vec<Source>,
     /// Sources by path and kind: there may be 10,000.
     source_numbers: HashMap<(PathBuf, LogKind), usize>,
+    /// By site, as far as asked for: the logs that may speak of its failures, if that is known.
+    error_logs: HashMap<u32, Option<Vec<usize>>>,
     privacy: Privacy,
     zone: TimeZone,
     /// What the remembered hosts of all sources take.
@@ -150,6 +152,7 @@ impl Judge {
             sites: Sites::new(discovery, sites_max),
             sources: Vec::new(),
             source_numbers: HashMap::new(),
+            error_logs: HashMap::new(),
             privacy: Privacy::new(privacy),
             zone,
             host_bytes: 0,
@@ -173,6 +176,7 @@ impl Judge {
     pub fn rediscovered(&mut self, discovery: &Discovery) {
         self.sites.learn(discovery);
         self.discovery = discovery.clone();
+        self.error_logs.clear();
         self.sources.iter_mut().for_each(|source| source.default_site = None);
         self.forget_hosts();
     }
@@ -202,6 +206,7 @@ impl Judge {
             own_client: Vec::new(),
             hosts: Hosts::default(),
         };
+        self.error_logs.clear();
         let key = (source.path.clone(), source.kind);
         if let Some(ix) = self.source_numbers.get(&key).copied() {
             new.readable = self.sources[ix].readable;
@@ -346,6 +351,7 @@ impl Judge {
         out: &mut dyn FnMut(Request),
     ) {
         for pending in std::mem::take(&mut self.pending) {
+            self.find_error_logs(pending.site);
             out(self.judge(&pending, now, why_absent));
         }
     }
@@ -358,9 +364,10 @@ impl Judge {
     ) -> Request {
         let info = &self.sites.infos()[pending.site as usize];
         let request = self.request_key(Some(&pending.method), Some(&pending.path));
+        let error_logs = self.error_logs.get(&pending.site).and_then(|logs| logs.as_deref());
         let question = Question {
             site: pending.site,
-            pool: &info.pool,
+            pool: if info.pool.is_empty() { &info.upstream } else { &info.pool },
             client: &pending.peer,
             client_is_own: pending.peer_is_own,
             request,
@@ -369,6 +376,7 @@ impl Judge {
             at: pending.at,
             slack_ms: pending.slack_ms,
             n_attempts: pending.n_attempts,
+            error_logs,
         };
         // A 503 without any upstream is the server's own: a limit, or `return 503`.
         let may_be_due = pending.status != 503 || !pending.no_upstream;
@@ -434,6 +442,27 @@ impl Judge {
             message: line.map(|line| line.message).or_else(|| readable.then(String::new)),
             pool,
         }
+    }
+
+    /// Finds the error logs of the servers that the requests of a site pass, once until the next
+    /// discovery.
+    fn find_error_logs(&mut self, site: u32) {
+        if self.error_logs.contains_key(&site) {
+            return;
+        }
+        let name = &self.sites.infos()[site as usize].name;
+        let its = self.discovery.sites.iter().find(|known| known.name == *name);
+        let its = its.filter(|its| !its.error_logs.is_empty());
+        let may_speak = |its: &Site, source: &Source| match source.kind {
+            LogKind::Error => its.error_logs.contains(&source.path),
+            LogKind::Access => its.access_logs.iter().any(|log| log.path == source.path),
+            kind => kind == LogKind::Syslog,
+        };
+        let found = its.map(|its| {
+            let sources = self.sources.iter().enumerate();
+            sources.filter(|(_, source)| may_speak(its, source)).map(|(ix, _)| ix).collect()
+        });
+        self.error_logs.insert(site, found);
     }
 
     /// True when the error log that would hold the request's line is being read.

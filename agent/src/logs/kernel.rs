@@ -24,7 +24,7 @@ use wire::UnixMillis;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Config;
-use crate::discover::{Discovery, LogKind};
+use crate::discover::{Discovery, LogKind, LogSource};
 use crate::logs::event_time::EventClock;
 use crate::logs::privacy::Privacy;
 use crate::logs::{ErrorRecord, Line, sources};
@@ -88,11 +88,19 @@ async fn has_files(config: &Configs, discovery: &Discoveries) -> bool {
     let (config, discovery) = (Arc::clone(&config.borrow()), Arc::clone(&discovery.borrow()));
     let looked = tokio::task::spawn_blocking(move || {
         let logs = sources::expand(&config.logs, &discovery.logs).logs;
-        logs.iter().any(|log| {
-            matches!(log.kind, LogKind::Kernel | LogKind::Syslog) && File::open(&log.path).is_ok()
-        })
+        logs.iter().any(|log| has_kernel(log) && File::open(&log.path).is_ok())
     });
     looked.await.unwrap_or(false)
+}
+
+/// True for a log with the kernel's messages: other programs have syslog files of their own.
+fn has_kernel(log: &LogSource) -> bool {
+    let name = log.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match log.kind {
+        LogKind::Kernel => true,
+        LogKind::Syslog => matches!(name, "syslog" | "messages" | "kern.log"),
+        _ => false,
+    }
 }
 
 /// Takes records to the outlet, from wherever they come.

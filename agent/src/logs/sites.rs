@@ -255,6 +255,14 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
+    /// The pool's name, or the address elsewhere; empty when it is not known.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Pool(name) | Self::Elsewhere(name) => name,
+            Self::Unknown => "",
+        }
+    }
+
     /// The pool's name, empty when it is none of this machine.
     pub(crate) fn pool(&self) -> &str {
         if let Self::Pool(name) = self { name } else { "" }

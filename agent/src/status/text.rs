@@ -1,5 +1,6 @@
 //! The answer of `status` as text for people. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 pub(super) struct Shown {
     uplink: ShownUplink,
     spool: ShownSpool,
-    loss: std::collections::BTreeMap<String, u64>,
+    loss: BTreeMap<String, u64>,
     ledger: ShownBytes,
     files: Vec<ShownFile>,
     unreadable: Vec<String>,
@@ -57,7 +58,8 @@ struct ShownFile {
     acked: u64,
     n_lines: u64,
     n_rejected: u64,
-    rejected: std::collections::BTreeMap<String, u64>,
+    rejected: BTreeMap<String, u64>,
+    skipped: BTreeMap<String, u64>,
     rejected_samples: Vec<ShownSample>,
     #[serde(flatten)]
     bytes: ShownBytes,
@@ -164,10 +166,9 @@ fn write_file(out: &mut String, file: &ShownFile) -> std::fmt::Result {
     let [read, all, spooled, acked] = [file.read, file.size, file.spooled, file.acked].map(size);
     let (n_lines, n_rejected) = (file.n_lines, file.n_rejected);
     writeln!(out, "          read {read} of {all}, spooled {spooled}, acked {acked}")?;
-    let reasons: Vec<_> = file.rejected.iter().map(|(why, n)| format!("{n} {why}")).collect();
-    let reasons =
-        if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
-    writeln!(out, "          {n_lines} lines, {n_rejected} rejected{reasons}")?;
+    let rejected = by_reason(": ", &file.rejected);
+    let skipped = by_reason("; skipped: ", &file.skipped);
+    writeln!(out, "          {n_lines} lines, {n_rejected} rejected{rejected}{skipped}")?;
     for sample in &file.rejected_samples {
         writeln!(out, "            {}: {}", sample.reason, sample.line.escape_debug())?;
     }
@@ -184,6 +185,12 @@ fn write_file(out: &mut String, file: &ShownFile) -> std::fmt::Result {
         writeln!(out, "          {text}")?;
     }
     Ok(())
+}
+
+/// `3 blank, 7 malformed` after `before`; nothing when there is none.
+fn by_reason(before: &str, reasons: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<_> = reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
+    if reasons.is_empty() { String::new() } else { format!("{before}{}", reasons.join(", ")) }
 }
 
 fn equation(bytes: &ShownBytes) -> String {

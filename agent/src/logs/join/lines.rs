@@ -75,7 +75,7 @@ impl Judge {
             at,
             source,
             site,
-            pool: backend.pool().to_owned(),
+            pool: backend.name().to_owned(),
             upstream: cut(upstream, TEXT_BYTES_MAX).to_owned(),
             client: cut(client, CLIENT_BYTES_MAX).to_owned(),
             client_is_own,

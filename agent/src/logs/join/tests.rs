@@ -61,7 +61,7 @@ impl Scene {
             name: name.to_owned(),
             aliases: vec![format!("www.{name}")],
             access_logs: vec![AccessLog { path: "/log/access.log".into(), format: String::new() }],
-            error_logs: vec!["/log/error.log".into()],
+            error_logs: vec!["/log/error.log".into(), "/log/apache-error.log".into()],
             pool: Some(pool.to_owned()),
             ..Site::default()
         };
@@ -189,6 +189,7 @@ fn a_502_of_the_application_has_an_empty_message_and_an_unread_log_none() {
     assert!(messages[0].starts_with("connect()"));
     assert_eq!(&messages[1..], ["", ""], "the one line is used up");
     s.judge.set_readable(ERROR, false);
+    s.judge.set_readable(APACHE_ERROR, false);
     s.ask("a.example", "198.51.100.8", 7, "/x", 502, ("-", "-"));
     assert_eq!(s.one().exemplar.unwrap().message, None);
 }
@@ -681,4 +682,46 @@ fn a_log_counts_only_those_of_its_sites_that_no_other_log_counts() {
     let (a, b) = (plain(b"a.example:80"), plain(b"b.example:80"));
     assert!(matches!(s.judge.plain(APACHE, &a, s.now), Verdict::Counted { .. }));
     assert_eq!(s.judge.plain(APACHE, &b, s.now), Verdict::Inner);
+}
+
+#[test]
+fn a_server_behind_explains_no_503_of_sites_that_it_does_not_serve_or_of_other_backends() {
+    let behind = |s: &mut Scene, upstream: &str| {
+        let line = ErrorRecord {
+            client: Some("127.0.0.1".into()),
+            ..lighttpd(5, None, Some(upstream).filter(|u| !u.is_empty()), Signal::ConnectRefused)
+        };
+        let now = s.now;
+        s.judge.error(APACHE_ERROR, &line, now);
+    };
+    // Site, the backend that the line behind names, whether the line explains the 503.
+    for (host, upstream, want) in [
+        ("a.example", "", true),
+        ("a.example", "unix:/run/php/www.sock", true),
+        ("a.example", "127.0.0.1:9001", false),
+        ("c.example", "127.0.0.1:9001", true),
+        ("d.example", "", false),
+        ("d.example", "198.51.100.4:80", true),
+        ("e.example", "198.51.100.4:80", true),
+        ("e.example", "198.51.100.5:80", false),
+    ] {
+        let mut s = Scene::new();
+        let mut discovery = s.judge.discovery.clone();
+        let elsewhere = |name: &str, log: &str| Site {
+            name: name.to_owned(),
+            error_logs: vec![log.into()],
+            upstream: Some("198.51.100.4:80".to_owned()),
+            ..Site::default()
+        };
+        discovery.sites.push(elsewhere("d.example", "/log/error.log"));
+        discovery.sites.push(elsewhere("e.example", "/log/apache-error.log"));
+        s.judge.rediscovered(&discovery);
+        behind(&mut s, upstream);
+        // Two requests: one may take the line as its own, the other is explained by it or not.
+        for client in ["198.51.100.7", "198.51.100.8"] {
+            s.ask(host, client, 6, "/x", 503, ("", ""));
+        }
+        let explained: Vec<bool> = s.settle().iter().map(|r| r.gateway_503).collect();
+        assert_eq!(explained, [want; 2], "{host} {upstream}");
+    }
 }

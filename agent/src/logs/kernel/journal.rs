@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::sleep;
@@ -82,9 +83,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already, or is ended now and reaped here or with this process.
+        // It has ended already, or is ended now. A program that waits for a disk ends later; without
+        // a thread that waits for it, it is reaped with this process.
         drop(self.0.kill());
-        drop(self.0.try_wait());
+        if let Ok(None) = self.0.try_wait() {
+            let pid = Pid::from_child(&self.0);
+            let reap = move || waitpid(Some(pid), WaitOptions::empty()).is_ok();
+            drop(std::thread::Builder::new().name("reap".to_owned()).spawn(reap));
+        }
     }
 }
 
