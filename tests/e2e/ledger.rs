@@ -107,7 +107,8 @@ fn read_up_to(fleet: &Fleet, n_waiting: u64) {
     eventually("the agent has read what is whole", LIMIT, || {
         let status = fleet.agent("web-1").status()?;
         let file = &status["files"][0];
-        let size = fs::metadata(file["path"].as_str().expect("text")).expect("there").len();
+        let path = file["path"].as_str().ok_or_else(|| format!("no file yet: {status}"))?;
+        let size = fs::metadata(path).expect("there").len();
         let (read, known) = (number(file, "read"), number(file, "size"));
         if (size - read, known) == (n_waiting, size) { Ok(()) } else { Err(status.to_string()) }
     });
