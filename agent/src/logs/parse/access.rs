@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::logs::parse::brief::{Brief, Times};
 use crate::logs::parse::log_format::{LogFormat, TimeStyle};
-use crate::logs::parse::{time, varnish};
+use crate::logs::parse::{time, varnish, w3c};
 use crate::logs::scan::program::{Slot, Spans, is_status};
 use crate::logs::{AccessRecord, Attempt, Line, LineTime, Rejected};
 
@@ -84,6 +84,7 @@ pub(crate) fn read_time(style: &TimeStyle, text: &[u8]) -> Option<LineTime> {
         TimeStyle::Iso8601 => time::iso8601(text),
         TimeStyle::EpochSeconds => time::epoch_seconds(text),
         TimeStyle::EpochUnits(per_second) => time::epoch_units(text, *per_second),
+        TimeStyle::W3c => w3c::date_time(text),
         TimeStyle::Custom(format) => time::by_format(text, format),
     }
 }

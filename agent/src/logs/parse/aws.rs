@@ -10,7 +10,7 @@ use crate::logs::scan::program::quote_end;
 use crate::logs::{AccessRecord, Attempt, Line, Rejected};
 
 /// Types of requests that an application load balancer writes first.
-const TYPES: [&[u8]; 6] = [b"http", b"https", b"h2", b"grpcs", b"ws", b"wss"];
+pub(super) const TYPES: [&[u8]; 6] = [b"http", b"https", b"h2", b"grpcs", b"ws", b"wss"];
 
 /// One line.
 pub(crate) fn parse(line: &[u8]) -> Line<'_> {

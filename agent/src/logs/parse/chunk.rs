@@ -1,8 +1,10 @@
 //! A chunk of whole lines -> a [`Sink`]: the kernel first, the parser for what it leaves.
 
+mod forms;
+
 use std::sync::Arc;
 
-use crate::logs::parse::log_format::{self, LogFormat, TimeStyle};
+use crate::logs::parse::log_format::TimeStyle;
 use crate::logs::parse::{Format, Mode, Parser, access, brief, clf, json};
 use crate::logs::scan::shape::Shape;
 use crate::logs::scan::{Habit, Lines, Plain, Sink};
@@ -11,8 +13,7 @@ use crate::logs::{Line, LineTime};
 /// What the kernel runs for one format.
 #[derive(Clone, Debug)]
 pub(super) struct Quick {
-    /// Which candidate of `auto` this is.
-    chosen: Option<usize>,
+    in_use: InUse,
     shapes: Arc<[Shape]>,
     time: TimeStyle,
     habit: Habit,
@@ -23,6 +24,15 @@ pub(super) struct Quick {
     n_missed: u32,
     /// Good lines fit no shape of the format, or not all of them do.
     may_be_brief: bool,
+}
+
+/// Which format the shapes are of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct InUse {
+    /// Which candidate of `auto` it is.
+    chosen: Option<usize>,
+    /// How often its own lines changed what it reads.
+    n_changes: u32,
 }
 
 /// What the form of the lines is learned from, if it is.
@@ -78,7 +88,7 @@ impl Parser {
         let mut at = 0;
         while at < chunk.len() {
             let mut quick = self.quick();
-            let (shapes, chosen) = (Arc::clone(&quick.shapes), quick.chosen);
+            let (shapes, in_use) = (Arc::clone(&quick.shapes), quick.in_use);
             let mut habit = quick.habit;
             let (time, kernel) = (&quick.time, self.kernel);
             let (learns, may_be_brief) = (&quick.learns, quick.may_be_brief);
@@ -86,7 +96,7 @@ impl Parser {
                 parser: self,
                 sink,
                 time,
-                chosen,
+                in_use,
                 learns,
                 may_be_brief,
                 any_plain: false,
@@ -116,16 +126,12 @@ impl Parser {
 
     /// What the kernel runs for the format in use.
     fn quick(&mut self) -> Quick {
-        let chosen = self.chosen();
-        if let Some(quick) = self.quick.take().filter(|quick| quick.chosen == chosen) {
+        let in_use = self.in_use();
+        if let Some(quick) = self.quick.take().filter(|quick| quick.in_use == in_use) {
             return quick;
         }
-        let format = match (&self.mode, chosen) {
-            (Mode::One(format) | Mode::Told { format, .. }, _) => Some(format),
-            (Mode::Auto(auto), Some(at)) => Some(&auto.candidates[at].1),
-            (Mode::Auto(_), None) => None,
-        };
-        let (shapes, time) = format.map_or((Vec::new(), TimeStyle::Clf), shapes);
+        let format = self.format_in_use();
+        let (shapes, time) = format.map_or((Vec::new(), TimeStyle::Clf), forms::of);
         let may_be_brief = match format {
             Some(Format::Clf | Format::Haproxy) => true,
             Some(Format::Program(_)) => shapes.is_empty(),
@@ -137,7 +143,7 @@ impl Parser {
             _ => Learns::Nothing,
         };
         Quick {
-            chosen,
+            in_use,
             n_given: shapes.len(),
             shapes: shapes.into(),
             time,
@@ -148,38 +154,23 @@ impl Parser {
         }
     }
 
-    fn chosen(&self) -> Option<usize> {
+    fn format_in_use(&self) -> Option<&Format> {
         match &self.mode {
-            Mode::Auto(auto) => auto.chosen,
-            Mode::One(_) | Mode::Told { .. } => None,
+            Mode::One(format) | Mode::Told { format, .. } => Some(format),
+            Mode::Auto(auto) => Some(&auto.candidates.get(auto.chosen?)?.1),
         }
     }
-}
 
-/// The forms that plain lines of a format have, none for some, and how their time is written.
-fn shapes(format: &Format) -> (Vec<Shape>, TimeStyle) {
-    let shape = |format: &LogFormat| {
-        let per_s = format.time_is_start.then_some(format.request_time_per_s);
-        // The kernel takes no URL apart, and counts no attempts whose addresses are not logged.
-        let is_for_kernel = !format.is_varnish && !format.program.has_bare_attempts();
-        Shape::of(&format.program, per_s).filter(|_| is_for_kernel)
-    };
-    match format {
-        Format::Program(format) => (shape(format).into_iter().collect(), format.time.clone()),
-        Format::Npm(formats) => {
-            (formats.iter().filter_map(shape).collect(), formats[0].time.clone())
-        }
-        Format::Clf => {
-            let with_more = format!("{} \"$more\"", log_format::COMBINED);
-            let forms =
-                [log_format::COMBINED, &with_more, log_format::VHOST_COMBINED, log_format::COMMON];
-            let shapes = forms
-                .iter()
-                .filter_map(|form| Shape::of_clf(&log_format::compile(form)?.program))
-                .collect();
-            (shapes, TimeStyle::Clf)
-        }
-        _ => (Vec::new(), TimeStyle::Clf),
+    fn in_use(&self) -> InUse {
+        let chosen = match &self.mode {
+            Mode::Auto(auto) => auto.chosen,
+            Mode::One(_) | Mode::Told { .. } => None,
+        };
+        let n_changes = match self.format_in_use() {
+            Some(Format::W3c(log)) => log.n_changes,
+            _ => 0,
+        };
+        InUse { chosen, n_changes }
     }
 }
 
@@ -188,7 +179,7 @@ struct Scanned<'a, S> {
     parser: &'a mut Parser,
     sink: &'a mut S,
     time: &'a TimeStyle,
-    chosen: Option<usize>,
+    in_use: InUse,
     learns: &'a Learns,
     may_be_brief: bool,
     /// Since the last line parsed in full.
@@ -294,7 +285,7 @@ impl<S: Sink> Lines for Scanned<'_, S> {
                 self.learned = self.learns.learn(raw);
             }
         }
-        self.learned.is_none() && self.parser.chosen() == self.chosen
+        self.learned.is_none() && self.parser.in_use() == self.in_use
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) enum TimeStyle {
     EpochSeconds,
     /// Units per second since the epoch: 1,000 or 1,000,000.
     EpochUnits(i64),
+    /// `2026-11-20 12:00:05` in UTC.
+    W3c,
     /// `%{format}t`.
     Custom(String),
 }

@@ -7,6 +7,7 @@
 use wire::v1::Signal;
 
 use crate::logs::parse::{access, time};
+use crate::logs::scan::shape::{End, Keep, Shape, Value, push};
 use crate::logs::{AccessRecord, Line, LineTime, Rejected};
 
 /// What a column means to us.
@@ -52,15 +53,18 @@ pub(crate) struct W3c {
     separator: u8,
     /// `2026-11-20` of the last `#Date`, for logs without a date in each line.
     date: Option<[u8; 10]>,
+    /// How often the columns changed.
+    pub(super) n_changes: u32,
 }
 
 impl W3c {
     pub(crate) fn iis() -> Self {
-        Self { columns: Box::default(), separator: b' ', date: None }
+        Self { columns: Box::default(), separator: b' ', date: None, n_changes: 0 }
     }
 
     pub(crate) fn cloudfront() -> Self {
-        Self { columns: columns(CLOUDFRONT), separator: b'\t', date: None }
+        let columns = columns(CLOUDFRONT);
+        Self { columns, separator: b'\t', date: None, n_changes: 0 }
     }
 
     /// Takes a `#Fields` or `#Date` line; anything else says nothing.
@@ -71,7 +75,8 @@ impl W3c {
             // HTTP.sys and IIS have columns that CloudFront has not, and the other way round.
             let is_cloudfront = names.contains(" x-edge-");
             if n <= COLUMNS_MAX && is_cloudfront == (self.separator == b'\t') {
-                self.columns = columns(&names);
+                let before = std::mem::replace(&mut self.columns, columns(&names));
+                self.n_changes = self.n_changes.wrapping_add(u32::from(before != self.columns));
             }
         } else if let Some(date) = line.strip_prefix(b"#Date:") {
             self.date = date.trim_ascii().first_chunk().copied();
@@ -146,16 +151,63 @@ impl W3c {
     /// Times are in UTC by definition.
     fn time(&self, date: Option<&[u8]>, time_of_day: Option<&[u8]>) -> Option<LineTime> {
         let date = date.or(self.date.as_ref().map(|date| &date[..]))?;
-        let time_of_day = time_of_day?;
-        let mut text = [b'T'; 24];
-        let len = date.len() + 1 + time_of_day.len();
-        if date.len() != 10 || len >= text.len() {
-            return None;
+        utc(date, time_of_day?)
+    }
+
+    /// The form of its plain lines, if their columns begin with date and time; `None` for HTTP.sys,
+    /// each of whose lines says what went wrong.
+    pub(super) fn shape(&self) -> Option<Shape> {
+        let [Column::Date, Column::Time, columns @ ..] = &*self.columns else { return None };
+        let place = |wanted: Column| columns.iter().position(|column| *column == wanted);
+        let status = place(Column::Status).filter(|_| place(Column::Reason).is_none())?;
+        let host = place(Column::Host).or(place(Column::OwnHost));
+        let client = place(Column::Client);
+        let separator = self.separator;
+        let mut ops = Vec::new();
+        push(&mut ops, End::Nth(separator, 2), &[separator], Keep::Time, Value::Any);
+        for at in 0..columns.len() {
+            let is_last = at + 1 == columns.len();
+            let until = if is_last { &[][..] } else { &[separator] };
+            let keep = match Some(at) {
+                at if at == host => Keep::Host,
+                at if at == client => Keep::Client,
+                _ => Keep::Nothing,
+            };
+            // Where a kept one says nothing, another column of the same name may.
+            match (keep, is_last) {
+                _ if at == status => push(&mut ops, End::Status, until, Keep::Status, Value::Any),
+                (Keep::Nothing, true) => {
+                    push(&mut ops, End::Line, until, keep, Value::Column(separator));
+                }
+                (_, true) => push(&mut ops, End::Line, until, keep, Value::Without(separator)),
+                (Keep::Nothing, false) => {
+                    push(&mut ops, End::Byte(separator), until, keep, Value::Not(separator));
+                }
+                (_, false) => push(&mut ops, End::Byte(separator), until, keep, Value::Said),
+            }
         }
-        text[..10].copy_from_slice(date);
-        text[11..len].copy_from_slice(time_of_day);
-        text[len] = b'Z';
-        time::iso8601(&text[..=len])
+        Some(Shape::new(ops, None, false))
+    }
+}
+
+fn utc(date: &[u8], time_of_day: &[u8]) -> Option<LineTime> {
+    let mut text = [b'T'; 24];
+    let len = date.len() + 1 + time_of_day.len();
+    if date.len() != 10 || len >= text.len() {
+        return None;
+    }
+    text[..10].copy_from_slice(date);
+    text[11..len].copy_from_slice(time_of_day);
+    text[len] = b'Z';
+    time::iso8601(&text[..=len])
+}
+
+/// The columns of date and time as one text.
+pub(crate) fn date_time(text: &[u8]) -> Option<LineTime> {
+    let (date, rest) = text.split_at_checked(10)?;
+    match rest {
+        [b' ' | b'\t', time_of_day @ ..] => utc(date, time_of_day),
+        _ => None,
     }
 }
 

@@ -4,7 +4,9 @@
 use crate::logs::scan::lines::{Lines, Page, Place, SLAB_BYTES, Slab, mark_at, part};
 use crate::logs::scan::second::Seconds;
 use crate::logs::scan::shape::{End, Keep, Kind, Op, REQUEST_MARKS, Shape, Value};
-use crate::logs::scan::value::{is_count, is_one, is_value, said, says, status, whole};
+use crate::logs::scan::value::{
+    is_count, is_one, is_value, said, says, status, url_host, whole, without_port,
+};
 use crate::logs::scan::{Plain, Search};
 
 /// What is kept of one line.
@@ -41,7 +43,7 @@ pub(super) fn fit<'s, S: Search>(
         let mark = line.mark + op.mark as usize;
         let next = mark_at(page.marks, mark);
         let end = match op.kind {
-            Kind::Skip => before(next, op.back, at)?,
+            Kind::Skip => before(next, op.back, at).filter(|_| starts(slab, at, op))?,
             Kind::Count => before(next, op.back, at).filter(|end| is_count(slab, at, *end))?,
             Kind::Status => {
                 found.status = status(u32::from_le_bytes(*part(slab, at)))?;
@@ -73,7 +75,10 @@ pub(super) fn fit<'s, S: Search>(
                 }
                 end
             }
-            Kind::Word => Some(search.find(slab, at, next, op.byte)).filter(|end| *end <= next)?,
+            Kind::Word => Some(search.find(slab, at, next, op.byte))
+                .filter(|end| *end <= next && starts(slab, at, op))?,
+            Kind::Number => Some(search.find(slab, at, next, op.byte))
+                .filter(|end| *end <= next && is_count(slab, at, *end) && starts(slab, at, op))?,
             Kind::List => one_entry(search, op, found, slab, at, next)?,
             Kind::Rest if slab[next] != b'\n' => return None,
             Kind::Rest => next - usize::from(next > at && slab[next - 1] == b'\r'),
@@ -84,7 +89,13 @@ pub(super) fn fit<'s, S: Search>(
         }
         at = end + op.until.len as usize;
     }
-    let mark = line.mark + shape.n_marks;
+    let mut mark = line.mark + shape.n_marks;
+    if shape.is_open {
+        while slab[mark_at(page.marks, mark)] != b'\n' {
+            mark += 1;
+        }
+        at = mark_at(page.marks, mark);
+    }
     let newline = mark_at(page.marks, mark);
     let plain = finish(search, shape, found, slab, newline, line.start, at)?;
     Some((plain, Place { start: newline + 1, mark: mark + 1 }))
@@ -174,6 +185,12 @@ fn request(page: Page<'_>, mark: usize, counts: bool) -> Option<(u16, usize)> {
     Some((status((six >> 16) as u32)?, end))
 }
 
+/// The value at `at` may start so.
+#[inline(always)]
+fn starts(slab: &Slab, at: usize, op: &Op) -> bool {
+    *part(slab, at) != [op.never]
+}
+
 /// So many bytes before a mark, if that is not before `at`.
 #[inline(always)]
 fn before(mark: usize, back: u8, at: usize) -> Option<usize> {
@@ -231,10 +248,10 @@ fn rare<'s>(
         End::Byte(byte) => find(at, byte)?,
         End::Before(byte, back) => find(at, byte)?.checked_sub(back as usize)?,
         End::Status => at + 3,
-        End::Space(n) => {
-            let mut end = find(at, b' ')?;
+        End::Nth(byte, n) => {
+            let mut end = find(at, byte)?;
             for _ in 1..n {
-                end = find(end + 1, b' ')?;
+                end = find(end + 1, byte)?;
             }
             end
         }
@@ -254,6 +271,8 @@ fn rare<'s>(
         }
         Keep::Status => return None,
         Keep::Duration => found.duration = Some(whole(&text[at..end])?),
+        Keep::UrlHost => found.texts[Keep::Host as usize] = url_host(&text[at..end])?,
+        Keep::Peer => found.texts[Keep::Client as usize] = without_port(&text[at..end])?,
         Keep::Upstream if !is_one(&slab[at..end]) => return None,
         Keep::Host | Keep::Client | Keep::Upstream => {
             found.texts[op.keep as usize & 3] = &slab[at..end];

@@ -22,6 +22,8 @@ pub(crate) struct Seconds {
     to_sixteen: u16,
     /// Place of three digits of milliseconds; 0 = none.
     millis_at: u8,
+    /// Digits after these.
+    n_finer: u8,
 }
 
 impl Seconds {
@@ -51,26 +53,35 @@ impl Seconds {
     pub(crate) fn new(text: &[u8], ms: i64) -> Self {
         let whole = Self::whole(text, ms);
         let mut like = whole.like;
-        let (at, to_sixteen, millis_at) = match text {
+        let (at, to_sixteen, millis_at, n_finer) = match text {
             // 20/Nov/2026:13:12:55 +0000
-            [_, _, b'/', .., b'+' | b'-', _, _, _, _] if text.len() == 26 => (18, OF_SIXTY, 0),
+            [_, _, b'/', .., b'+' | b'-', _, _, _, _] if text.len() == 26 => (18, OF_SIXTY, 0, 0),
             // 2026-11-20T13:12:55+00:00, or with a Z
             [_, _, _, _, b'-', ..] if matches!((text.len(), text[10]), (20 | 25, b'T')) => {
-                (17, OF_SIXTY, 0)
+                (17, OF_SIXTY, 0, 0)
+            }
+            // 2026-11-20 13:12:55
+            [_, _, _, _, b'-', ..] if matches!((text.len(), text[10]), (19, b' ' | b'\t')) => {
+                (17, OF_SIXTY, 0, 0)
+            }
+            // 2026-11-20T13:12:55.042Z and 2026-11-20T13:12:55.042123Z
+            [_, _, _, _, b'-', .., b'Z'] if matches!((text.len(), text[19]), (24 | 27, b'.')) => {
+                (17, OF_SIXTY, 20, text.len() as u8 - 24)
             }
             // 1795176067.042 and 1795176067
-            [digits @ .., b'.', _, _, _] if digits.len() == 10 => (8, OF_HUNDRED, 11),
-            digits if digits.len() == 10 => (8, OF_HUNDRED, 0),
-            _ => (0, 0, 0),
+            [digits @ .., b'.', _, _, _] if digits.len() == 10 => (8, OF_HUNDRED, 11, 0),
+            digits if digits.len() == 10 => (8, OF_HUNDRED, 0, 0),
+            _ => (0, 0, 0, 0),
         };
         if at == 0 {
             return whole;
         }
         like.care[at as usize..][..2].fill(0);
         if millis_at > 0 {
-            like.care[millis_at as usize..][..3].fill(0);
+            like.care[millis_at as usize..][..3 + n_finer as usize].fill(0);
         }
-        let learned = Self { like, base: 0, base_ms: 0, at, to_sixteen, millis_at, ..whole };
+        let learned =
+            Self { like, base: 0, base_ms: 0, at, to_sixteen, millis_at, n_finer, ..whole };
         match learned.read(&like.bytes) {
             Some((second, millis)) => {
                 let rest = ms - second * 1000 - millis;
@@ -100,9 +111,9 @@ impl Seconds {
     }
 
     fn millis(&self, text: &[u8]) -> Option<i64> {
-        let digits = text.get(self.millis_at as usize..)?.first_chunk::<3>()?;
+        let digits = text.get(self.millis_at as usize..)?.get(..3 + self.n_finer as usize)?;
         let is_number = digits.iter().all(u8::is_ascii_digit);
-        is_number.then(|| digits.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')))
+        is_number.then(|| digits[..3].iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')))
     }
 }
 

@@ -52,8 +52,8 @@ pub(crate) enum End {
     Byte(u8),
     /// So many bytes before the first of this byte.
     Before(u8, u8),
-    /// At the n-th space.
-    Space(u8),
+    /// At the n-th of this byte.
+    Nth(u8, u8),
     /// At the first space that no separator of a list stands beside.
     List,
     /// After three bytes.
@@ -71,6 +71,8 @@ pub(crate) enum Kind {
     Count,
     /// Nothing is wanted of it, and it ends at the first of a byte.
     Word,
+    /// The same, and it has to be a count.
+    Number,
     /// A list with spaces in it when it has several entries: only one of one entry is read.
     List,
     /// A text to keep up to the first of a byte.
@@ -101,6 +103,10 @@ pub(crate) enum Keep {
     Status,
     /// Duration in units of the format, whole numbers only.
     Duration,
+    /// The host of the URL in a request line.
+    UrlHost,
+    /// The client, with a port behind it.
+    Peer,
 }
 
 /// What a value has to be, beyond having an end.
@@ -109,14 +115,29 @@ pub(crate) enum Value {
     Any,
     /// Neither empty nor a dash: another field of the line would be asked instead.
     Said,
-    /// The same, and without a comma.
-    Word,
+    /// The same, and without this byte.
+    Without(u8),
+    /// Not empty, and without this byte: a column.
+    Column(u8),
+    /// Where it starts, if it is not empty, else behind it, is another byte than this.
+    Not(u8),
+    /// One of these words.
+    Of(&'static [&'static [u8]]),
     /// Not empty, and no space at its start.
     Name,
     /// One entry of what may be a list: no space in it, and no separator at its end.
     One,
     /// Digits or a dash.
     Count,
+    Digits,
+    /// Decimal numbers with a space between, or `-1` in the place of one.
+    Decimals,
+    /// ISO 8601 with a `T`, from the date to the zone or to parts of a second.
+    Instant,
+    /// `address:port` or a dash.
+    Peer,
+    /// No `address:port`, and no space at its start.
+    Portless,
     /// A number, true, false or null of JSON.
     Scalar,
 }
@@ -134,7 +155,8 @@ pub(crate) struct Op {
     pub(crate) byte: u8,
     /// Marks of the line before this field.
     pub(crate) mark: u32,
-    /// Of [`Kind::Text`]: a byte that is not in the value, a newline when it may hold any.
+    /// A byte that is not in the value of a [`Kind::Text`], or that no other value starts with; a
+    /// newline when it may be any.
     pub(crate) never: u8,
     /// Of [`Kind::Text`] and [`Kind::List`]: see [`Value::Said`].
     pub(crate) is_said: bool,
@@ -146,11 +168,17 @@ pub(crate) struct Op {
 impl Op {
     fn new(end: End, until: Literal, keep: Keep, value: Value) -> Self {
         let (mut back, mut byte) = (0, 0);
-        let never = if value == Value::Word { b',' } else { b'\n' };
-        let is_said = matches!(value, Value::Said | Value::Word);
+        let never = match value {
+            Value::Without(byte) | Value::Not(byte) => byte,
+            Value::Digits => b'-',
+            _ => b'\n',
+        };
+        let is_said = matches!(value, Value::Said | Value::Without(_));
+        let is_skipped = matches!(value, Value::Any | Value::Not(_));
+        let is_number = matches!(value, Value::Count | Value::Digits);
         let is_free = is_said || value == Value::Any;
         let kind = match (end, keep) {
-            (End::Mark(n), Keep::Nothing) if value == Value::Any => {
+            (End::Mark(n), Keep::Nothing) if is_skipped => {
                 back = n;
                 Kind::Skip
             }
@@ -158,9 +186,9 @@ impl Op {
                 back = n;
                 Kind::Count
             }
-            (End::Byte(b), Keep::Nothing) if value == Value::Any => {
+            (End::Byte(b), Keep::Nothing) if is_skipped || is_number => {
                 byte = b;
-                Kind::Word
+                if is_number { Kind::Number } else { Kind::Word }
             }
             (End::List, Keep::Nothing | Keep::Upstream) if is_free => Kind::List,
             (End::Byte(b), Keep::Host | Keep::Client) if is_free => {
@@ -169,7 +197,7 @@ impl Op {
             }
             (End::Line, Keep::Nothing) if value == Value::Any => Kind::Rest,
             // Two times that differ in their seconds only must end at the same place.
-            (End::Mark(_), Keep::Time) => Kind::Time,
+            (End::Mark(_) | End::Nth(..), Keep::Time) => Kind::Time,
             (End::Byte(b), Keep::Time) if !b.is_ascii_digit() => Kind::Time,
             (End::Status, Keep::Status) => Kind::Status,
             _ => Kind::Rare,
@@ -189,6 +217,8 @@ pub(crate) struct Shape {
     pub(crate) duration_per_s: Option<f64>,
     /// The line has to be text as JSON wants it: UTF-8 without control characters.
     pub(crate) is_json: bool,
+    /// More may follow on the line, whatever it is.
+    pub(crate) is_open: bool,
     pub(crate) has_time: bool,
 }
 
@@ -201,7 +231,7 @@ impl Shape {
             let inside = if op.kind == Kind::Request { REQUEST_MARKS } else { 0 };
             n_marks += inside + op.until.n_marks as usize;
         }
-        Self { ops: ops.into(), n_marks, duration_per_s, is_json, has_time }
+        Self { ops: ops.into(), n_marks, duration_per_s, is_json, is_open: false, has_time }
     }
 
     /// The shape of a program; `None` when its lines can be read in more than one way.
@@ -218,7 +248,7 @@ impl Shape {
         let mut after_status = false;
         for op in &mut ops {
             let value = match op.keep {
-                Keep::Host | Keep::Client => Value::Word,
+                Keep::Host | Keep::Client => Value::Without(b','),
                 Keep::Nothing if after_status => Value::Count,
                 Keep::Nothing if matches!(op.end, End::Before(..)) => Value::Name,
                 _ => op.value,
@@ -268,7 +298,7 @@ pub(crate) fn push(ops: &mut Vec<Op>, end: End, until: &[u8], keep: Keep, value:
 }
 
 /// Most requests have no user: ` - - [` is looked for as one text.
-fn see_dashes(ops: &mut [Op]) {
+pub(crate) fn see_dashes(ops: &mut [Op]) {
     for at in 2..ops.len() {
         let [op, next, then] = [ops[at - 2], ops[at - 1], ops[at]];
         let len = op.until.len as usize + 1 + next.until.len as usize;
@@ -328,7 +358,7 @@ fn end_of(step: &Step, next: Option<&Step>, keep: Keep) -> Option<End> {
     }
     Some(match mark {
         _ if step.quoted => End::Mark(0),
-        _ if step.words > 1 && *first == b' ' => End::Space(u8::try_from(step.words).ok()?),
+        _ if step.words > 1 && *first == b' ' => End::Nth(b' ', u8::try_from(step.words).ok()?),
         _ if step.slot.is_list() && *first == b' ' => End::List,
         _ if keep == Keep::Status && !first.is_ascii_digit() => End::Status,
         // No mark is in the value, so the first one is that of the text after it.

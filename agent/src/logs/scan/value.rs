@@ -16,11 +16,19 @@ pub(super) fn is_value(value: Value, slab: &Slab, at: usize, end: usize) -> bool
     match value {
         Value::Any => true,
         Value::Said => says(slab, at, end),
-        Value::Word => says(slab, at, end) && !slab[at..end].contains(&b','),
+        Value::Without(byte) => says(slab, at, end) && !slab[at..end].contains(&byte),
+        Value::Column(byte) => end > at && !slab[at..end].contains(&byte),
+        Value::Not(byte) => *part(slab, at) != [byte],
+        Value::Of(words) => words.contains(&&slab[at..end]),
         Value::Name => end > at && slab[at] != b' ',
         Value::One => is_one(&slab[at..end]),
         Value::Scalar => is_scalar(&slab[at..end]),
         Value::Count => is_count(slab, at, end),
+        Value::Digits => is_count(slab, at, end) && slab[at] != b'-',
+        Value::Decimals => slab[at..end].split(|byte| *byte == b' ').all(is_decimal),
+        Value::Instant => is_instant(&slab[at..end]),
+        Value::Peer => slab[at..end] == *b"-" || port_at(&slab[at..end]).is_some(),
+        Value::Portless => is_portless(&slab[at..end]),
     }
 }
 
@@ -37,6 +45,58 @@ pub(super) fn is_count(slab: &Slab, at: usize, end: usize) -> bool {
     let digits = (u64::from_le_bytes(*part(slab, at)) ^ ZEROS) << (64 - 8 * len);
     // A byte above nine shows in its high half, by itself or with six more.
     (digits.wrapping_add(SIXES) | digits) & HALVES == 0 || len == 1 && slab[at] == b'-'
+}
+
+/// `0.001`, `17` or `-1`.
+fn is_decimal(text: &[u8]) -> bool {
+    let n_whole = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let part = match &text[n_whole..] {
+        [b'.', part @ ..] => part,
+        [] => b"0",
+        _ => return text == b"-1",
+    };
+    n_whole > 0 && !part.is_empty() && part.iter().all(u8::is_ascii_digit)
+}
+
+/// Not shorter than `2026-11-20T12:00:00Z`, and not longer than any server has it.
+fn is_instant(text: &[u8]) -> bool {
+    (20..=40).contains(&text.len()) && text[10] == b'T'
+}
+
+/// Where the port of an address begins, with its colon.
+fn port_at(peer: &[u8]) -> Option<usize> {
+    let n_port = peer.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let colon = peer.len().checked_sub(n_port + 1)?;
+    (n_port > 0 && colon > 0 && peer[colon] == b':').then_some(colon)
+}
+
+/// The address of one with a port; a dash is none.
+pub(super) fn without_port(peer: &[u8]) -> Option<&[u8]> {
+    port_at(peer).map(|colon| &peer[..colon])
+}
+
+/// No bracket around an address, and not one colon alone.
+fn is_portless(text: &[u8]) -> bool {
+    let n_colons = || text.iter().filter(|byte| **byte == b':').take(2).count();
+    !matches!(text, [b'[' | b' ', ..]) && n_colons() != 1
+}
+
+/// The host of the URL in `GET http://a.example/p HTTP/1.1`, with its port; `None` for any other
+/// text, and where a user stands before the host.
+pub(super) fn url_host(request: &[u8]) -> Option<&[u8]> {
+    let (method_end, version) = (memchr::memchr(b' ', request)?, memchr::memrchr(b' ', request)?);
+    let is_method = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
+    let is_named = method_end > 0 && request[..method_end].iter().all(is_method);
+    if !is_named || !request[version + 1..].starts_with(b"HTTP/") {
+        return None;
+    }
+    let target = request.get(method_end + 1..version)?;
+    let rest = target.strip_prefix(b"http")?;
+    let rest = rest.strip_prefix(b"s").unwrap_or(rest).strip_prefix(b"://")?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'@'));
+    let host = &rest[..end.unwrap_or(rest.len())];
+    let has_user = memchr::memchr(b'@', rest).is_some();
+    (!host.is_empty() && !has_user).then_some(host)
 }
 
 /// A number without exponent, true, false or null.

@@ -9,6 +9,8 @@ use crate::logs::parse::{LINE_BYTES_MAX, Mode, Parser, built_in};
 use crate::logs::scan::{Kernel, Plain, Sink};
 use crate::logs::{AccessRecord, Line, LineTime};
 
+mod forms;
+
 /// What a sink was told of one line.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {

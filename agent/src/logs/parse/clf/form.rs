@@ -56,7 +56,7 @@ pub(in crate::logs::parse) fn learn(line: &[u8]) -> Option<(Shape, TimeStyle)> {
             _ if field.is_quoted => (End::Mark(0), Value::Any),
             // Behind a space more pairs could follow.
             _ if is_last => (End::Line, Value::One),
-            Keep::Host => (End::Byte(b' '), Value::Word),
+            Keep::Host => (End::Byte(b' '), Value::Without(b',')),
             _ => (End::List, Value::Any),
         };
         push(&mut ops, end, field.until, keep, value);
