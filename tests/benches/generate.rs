@@ -39,6 +39,10 @@ pub(crate) enum Style {
     Envoy,
     /// W3C, as IIS writes it with its default fields and the host.
     Iis,
+    /// An application load balancer of AWS.
+    Alb,
+    /// JSON of Caddy.
+    Caddy,
 }
 
 impl Style {
@@ -52,7 +56,9 @@ impl Style {
             }
             Self::Haproxy => "haproxy",
             Self::Json => "json",
-            Self::Pairs | Self::Traefik | Self::Envoy | Self::Iis => "auto",
+            Self::Pairs | Self::Traefik | Self::Envoy | Self::Iis | Self::Alb | Self::Caddy => {
+                "auto"
+            }
         }
     }
 }
@@ -204,7 +210,8 @@ impl Lines {
         let style = match self.style {
             Style::Json => "%Y-%m-%dT%H:%M:%S%:z",
             Style::Haproxy => "%d/%b/%Y:%H:%M:%S",
-            Style::Envoy => "%Y-%m-%dT%H:%M:%S",
+            Style::Envoy | Style::Alb => "%Y-%m-%dT%H:%M:%S",
+            Style::Caddy => "%s",
             Style::Iis => "%Y-%m-%d %H:%M:%S",
             _ => "%d/%b/%Y:%H:%M:%S %z",
         };
@@ -266,10 +273,10 @@ impl Lines {
     }
 
     /// Writes a request as the style has it.
-    fn write(&self, request: &Request, out: &mut Vec<u8>) -> io::Result<()> {
+    fn write(&self, fields: &Request, out: &mut Vec<u8>) -> io::Result<()> {
         let Request { client, host, path, status, bytes, referer, agent, upstream, ms, .. } =
-            request;
-        let (method, version) = (request.method, request.version);
+            fields;
+        let (method, version) = (fields.method, fields.version);
         let time = &self.time;
         let request = format!("{method} {path} {version}");
         let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
@@ -299,6 +306,23 @@ impl Lines {
                 "{common} rt={seconds} uct=0.000 urt={seconds} us=\"{status}\" upstream={upstream} \
                  host={host}"
             ),
+            _ => self.write_of_proxy(&common, &request, fields, out),
+        }
+    }
+
+    /// The same for servers whose styles are their own.
+    fn write_of_proxy(
+        &self,
+        common: &str,
+        request: &str,
+        fields: &Request,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let Request { client, host, path, method, version, .. } = fields;
+        let Request { status, bytes, referer, agent, ms, .. } = fields;
+        let time = &self.time;
+        let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
+        match self.style {
             Style::Traefik => writeln!(
                 out,
                 "{common} {ms} \"shop@docker\" \"http://10.0.3.{}:8080\" {ms}ms",
@@ -316,6 +340,27 @@ impl Lines {
                 path.split_once('?').map_or("-", |(_, query)| query),
                 agent.replace(' ', "+"),
             ),
+            Style::Alb => writeln!(
+                out,
+                "h2 {time}.{ms:06}Z app/shop/50dc6c495c0c9188 {client}:51742 10.0.3.17:8080 0.001 \
+                 {seconds} 0.000 {status} {status} 34 {bytes} \"{method} https://{host}:443{path} \
+                 {version}\" \"{agent}\" ECDHE-RSA-AES128-GCM-SHA256 TLSv1.3 \
+                 arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/shop/73e2d6bc24d8a067 \
+                 \"Root=1-58337364-23a8c76965a2ef7629b185e3\" \"{host}\" \"session-reused\" 0 \
+                 {time}.{ms:06}Z \"forward\" \"-\" \"-\" \"10.0.3.17:8080\" \"{status}\" \"-\" \"-\""
+            ),
+            Style::Caddy => writeln!(
+                out,
+                "{{\"level\":\"info\",\"ts\":{time}.217{ms:04},\"logger\":\"http.log.access.log0\",\
+                 \"msg\":\"handled request\",\"request\":{{\"remote_ip\":\"{client}\",\
+                 \"remote_port\":\"51742\",\"client_ip\":\"{client}\",\"proto\":\"{version}\",\
+                 \"method\":\"{method}\",\"host\":\"{host}\",\"uri\":\"{path}\",\
+                 \"headers\":{{\"User-Agent\":[\"{agent}\"],\"Referer\":[\"{referer}\"]}},\
+                 \"tls\":{{\"resumed\":false,\"version\":772,\"server_name\":\"{host}\"}}}},\
+                 \"bytes_read\":0,\"user_id\":\"\",\"duration\":{seconds},\"size\":{bytes},\
+                 \"status\":{status},\"resp_headers\":{{\"Server\":[\"Caddy\"]}}}}"
+            ),
+            _ => writeln!(out, "{common}"),
         }
     }
 }

@@ -189,6 +189,8 @@ pub(crate) fn a2(bench: &Bench) -> Result<Vec<Row>, String> {
         (Style::Traefik, "scan, Traefik", 0.20),
         (Style::Envoy, "scan, Envoy", 0.20),
         (Style::Iis, "scan, W3C of IIS", 0.20),
+        (Style::Alb, "scan, load balancer of AWS", 0.20),
+        (Style::Caddy, "scan, Caddy JSON", 0.10),
     ] {
         let n_bytes = bench.mib * (1 << 20) / 2;
         let file = generate::file(&bench.dir, style, N_SITES as u32, 7, n_bytes);
@@ -200,10 +202,13 @@ pub(crate) fn a2(bench: &Bench) -> Result<Vec<Row>, String> {
             continue;
         }
         let ours = Contestant::new(&words, &[&file], n_bytes);
-        let rg = ["rg", "-j1", "--no-mmap", "-c", " 502 "];
-        // In JSON the status stands in quotes.
-        let rg_json = ["rg", "-j1", "--no-mmap", "-c", "\"502\""];
-        let rg = if style == Style::Json { rg_json } else { rg };
+        // In JSON the status stands in quotes, or behind its key.
+        let status = match style {
+            Style::Json => "\"502\"",
+            Style::Caddy => ":502,",
+            _ => " 502 ",
+        };
+        let rg = ["rg", "-j1", "--no-mmap", "-c", status];
         let references = [
             ("wc -l", Contestant::new(&["wc", "-l"], &[&file], n_bytes), least),
             ("rg --no-mmap -c", Contestant::new(&rg, &[&file], n_bytes), least),

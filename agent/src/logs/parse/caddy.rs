@@ -9,8 +9,10 @@ use wire::signal::classify;
 use wire::v1::Signal;
 
 use crate::logs::parse::json::first_of_list;
+use crate::logs::parse::json::form::{Role, Server};
 use crate::logs::parse::json::values::{Values, any_time};
 use crate::logs::parse::{access, envelope, time};
+use crate::logs::scan::shape::{Keep, Value};
 use crate::logs::{AccessRecord, ErrorRecord, Line, LineTime, Rejected};
 
 const PATHS: [&str; 17] = [
@@ -32,6 +34,23 @@ const PATHS: [&str; 17] = [
     "err_trace",
     "upstream",
 ];
+
+/// What a plain access line says.
+pub(super) const FORM: Server = Server {
+    roles: &[
+        ("level", Role::Same),
+        ("logger", Role::Same),
+        ("msg", Role::Same),
+        ("ts", Role::Time),
+        ("status", Role::Status),
+        ("request.method", Role::Any),
+        ("request.host", Role::Text(Keep::Host, Value::Said)),
+        ("request.client_ip", Role::Text(Keep::Client, Value::Said)),
+        ("request.remote_ip", Role::Text(Keep::Client, Value::Said)),
+        ("request.remote_addr", Role::Text(Keep::Address, Value::Said)),
+    ],
+    duration_per_s: None,
+};
 
 const LEVEL: usize = 0;
 const TS: usize = 1;

@@ -5,7 +5,7 @@ mod forms;
 use std::sync::Arc;
 
 use crate::logs::parse::log_format::TimeStyle;
-use crate::logs::parse::{Format, Mode, Parser, access, brief, clf, json};
+use crate::logs::parse::{Format, Mode, Parser, access, brief, caddy, clf, envoy, json, traefik};
 use crate::logs::scan::shape::Shape;
 use crate::logs::scan::{Habit, Lines, Plain, Sink};
 use crate::logs::{Line, LineTime};
@@ -41,6 +41,8 @@ enum Learns {
     Nothing,
     /// From the keys of JSON.
     Json(Arc<json::Keys>),
+    /// From those that a server always writes.
+    Server(&'static json::form::Server),
     /// From the pairs behind the Common Log Format.
     Clf,
 }
@@ -51,6 +53,7 @@ impl Learns {
         match self {
             Self::Nothing => None,
             Self::Json(keys) => json::form::learn(keys, line.trim_ascii_end()),
+            Self::Server(server) => json::form::learn_of(server, line.trim_ascii_end()),
             Self::Clf => clf::form::learn(line.strip_suffix(b"\r").unwrap_or(line)),
         }
     }
@@ -139,6 +142,9 @@ impl Parser {
         };
         let learns = match format {
             Some(Format::Json(keys)) => Learns::Json(Arc::clone(keys)),
+            Some(Format::Caddy) => Learns::Server(&caddy::FORM),
+            Some(Format::Traefik) => Learns::Server(&traefik::FORM),
+            Some(Format::Envoy) => Learns::Server(&envoy::FORM),
             Some(Format::Clf) => Learns::Clf,
             _ => Learns::Nothing,
         };
@@ -253,7 +259,7 @@ impl<S: Sink> Lines for Scanned<'_, S> {
     fn time(&mut self, text: &[u8]) -> Option<(i64, bool)> {
         // As a number of JSON, the full parser would round it.
         let is_rounded = text.len() > 16 && memchr::memmem::find(text, b"999999").is_some();
-        if matches!(self.learns, Learns::Json(_)) && is_rounded {
+        if matches!(self.learns, Learns::Json(_) | Learns::Server(_)) && is_rounded {
             return None;
         }
         match access::read_time(self.time, text).filter(|_| text != b"-")? {

@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use wire::v1::Signal;
 
 use crate::logs::parse::json::first_of_list;
+use crate::logs::parse::json::form::{Role, Server};
 use crate::logs::parse::json::values::{Values, any_time, read_line};
 use crate::logs::parse::requests::{is_count, is_digits, request, rsplit, word};
 use crate::logs::parse::traefik::EARLIER_MAX;
 use crate::logs::parse::{access, envelope, time};
 use crate::logs::scan::program::find;
+use crate::logs::scan::shape::{Keep, Value as Is};
 use crate::logs::{AccessRecord, Attempt, Line, Rejected};
 
 /// One line.
@@ -177,6 +179,25 @@ const PATHS: [&str; 22] = [
     "upstream_request_attempt_count",
     ":path",
 ];
+
+/// What a plain line of JSON says. Its flags are none: others tell what went wrong.
+pub(super) const FORM: Server = Server {
+    roles: &[
+        ("response_code", Role::Status),
+        ("start_time", Role::Time),
+        ("response_flags", Role::Is("-")),
+        (":authority", Role::Text(Keep::Host, Is::Said)),
+        ("authority", Role::Text(Keep::Host, Is::Said)),
+        ("x-envoy-origin-path", Role::Any),
+        ("x-envoy-original-path", Role::Any),
+        ("upstream_cluster", Role::Any),
+        ("duration", Role::Duration),
+        ("upstream_host", Role::Text(Keep::Upstream, Is::Without(b'/'))),
+        ("downstream_remote_address", Role::Text(Keep::Address, Is::Said)),
+        ("upstream_request_attempt_count", Role::Is("1")),
+    ],
+    duration_per_s: Some(1000.0),
+};
 
 fn json<'l>(values: &Values<'l>) -> Result<AccessRecord<'l>, Rejected> {
     let [

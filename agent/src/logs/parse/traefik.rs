@@ -10,10 +10,12 @@ use wire::v1::Signal;
 
 use crate::logs::parse::brief::Times;
 use crate::logs::parse::json::first_of_list;
+use crate::logs::parse::json::form::{Role, Server};
 use crate::logs::parse::json::values::{Value, Values, any_time, read_line};
 use crate::logs::parse::requests::{is_count, is_digits, request, rsplit, word};
 use crate::logs::parse::{access, clf, envelope};
 use crate::logs::scan::program::is_status;
+use crate::logs::scan::shape::{Keep, Value as Is};
 use crate::logs::{AccessRecord, Attempt, Line, Rejected};
 
 /// Earlier attempts that are kept of one request.
@@ -130,6 +132,23 @@ const PATHS: [&str; 16] = [
     "request_User-Agent",
     "request_X-Forwarded-For",
 ];
+
+/// What a plain line of JSON says.
+pub(super) const FORM: Server = Server {
+    roles: &[
+        ("DownstreamStatus", Role::Status),
+        ("RequestMethod", Role::Any),
+        ("RequestHost", Role::Text(Keep::Host, Is::Said)),
+        ("ClientHost", Role::Text(Keep::Client, Is::Alone)),
+        ("StartUTC", Role::Time),
+        ("Duration", Role::Duration),
+        ("ServiceAddr", Role::Text(Keep::Upstream, Is::Without(b'/'))),
+        ("ServiceURL", Role::Text(Keep::Upstream, Is::Without(b'/'))),
+        ("ServiceURL.Host", Role::Text(Keep::Upstream, Is::Without(b'/'))),
+        ("RetryAttempts", Role::Is("0")),
+    ],
+    duration_per_s: Some(1e9),
+};
 
 fn json<'l>(values: &Values<'l>) -> Result<AccessRecord<'l>, Rejected> {
     let [

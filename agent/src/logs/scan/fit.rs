@@ -5,7 +5,7 @@ use crate::logs::scan::lines::{Lines, Page, Place, SLAB_BYTES, Slab, mark_at, pa
 use crate::logs::scan::second::Seconds;
 use crate::logs::scan::shape::{End, Keep, Kind, Op, REQUEST_MARKS, Shape, Value};
 use crate::logs::scan::value::{
-    is_count, is_one, is_value, said, says, status, url_host, whole, without_port,
+    bare_address, is_count, is_one, is_value, said, says, status, url_host, whole, without_port,
 };
 use crate::logs::scan::{Plain, Search};
 
@@ -77,6 +77,7 @@ pub(super) fn fit<'s, S: Search>(
             }
             Kind::Word => Some(search.find(slab, at, next, op.byte))
                 .filter(|end| *end <= next && starts(slab, at, op))?,
+            Kind::Here => at,
             Kind::Number => Some(search.find(slab, at, next, op.byte))
                 .filter(|end| *end <= next && is_count(slab, at, *end) && starts(slab, at, op))?,
             Kind::List => one_entry(search, op, found, slab, at, next)?,
@@ -273,6 +274,7 @@ fn rare<'s>(
         Keep::Duration => found.duration = Some(whole(&text[at..end])?),
         Keep::UrlHost => found.texts[Keep::Host as usize] = url_host(&text[at..end])?,
         Keep::Peer => found.texts[Keep::Client as usize] = without_port(&text[at..end])?,
+        Keep::Address => found.texts[Keep::Client as usize] = bare_address(&text[at..end])?,
         Keep::Upstream if !is_one(&slab[at..end]) => return None,
         Keep::Host | Keep::Client | Keep::Upstream => {
             found.texts[op.keep as usize & 3] = &slab[at..end];

@@ -70,6 +70,10 @@ impl Seconds {
             }
             // 1795176067.042 and 1795176067
             [digits @ .., b'.', _, _, _] if digits.len() == 10 => (8, OF_HUNDRED, 11, 0),
+            // 1795176067.0421234
+            [digits @ .., b'.', _, _, _, _, _, _, _] if digits.len() == 10 => {
+                (8, OF_HUNDRED, 11, 4)
+            }
             digits if digits.len() == 10 => (8, OF_HUNDRED, 0, 0),
             _ => (0, 0, 0, 0),
         };
@@ -112,7 +116,9 @@ impl Seconds {
 
     fn millis(&self, text: &[u8]) -> Option<i64> {
         let digits = text.get(self.millis_at as usize..)?.get(..3 + self.n_finer as usize)?;
-        let is_number = digits.iter().all(u8::is_ascii_digit);
+        // A number that is read as a float may be rounded up.
+        let is_clear = self.n_finer == 0 || !digits.starts_with(b"999");
+        let is_number = is_clear && digits.iter().all(u8::is_ascii_digit);
         is_number.then(|| digits[..3].iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')))
     }
 }

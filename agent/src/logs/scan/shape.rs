@@ -73,6 +73,8 @@ pub(crate) enum Kind {
     Word,
     /// The same, and it has to be a count.
     Number,
+    /// No field: the rest of a literal longer than one vector.
+    Here,
     /// A list with spaces in it when it has several entries: only one of one entry is read.
     List,
     /// A text to keep up to the first of a byte.
@@ -107,6 +109,8 @@ pub(crate) enum Keep {
     UrlHost,
     /// The client, with a port behind it.
     Peer,
+    /// The client, perhaps with a port, and then with brackets if it is one of IPv6.
+    Address,
 }
 
 /// What a value has to be, beyond having an end.
@@ -136,6 +140,8 @@ pub(crate) enum Value {
     Instant,
     /// `address:port` or a dash.
     Peer,
+    /// Neither empty nor a dash, and only ASCII without commas and spaces.
+    Alone,
     /// No `address:port`, and no space at its start.
     Portless,
     /// A number, true, false or null of JSON.
@@ -195,6 +201,7 @@ impl Op {
                 byte = b;
                 Kind::Text
             }
+            (End::Here, Keep::Nothing) if value == Value::Any => Kind::Here,
             (End::Line, Keep::Nothing) if value == Value::Any => Kind::Rest,
             // Two times that differ in their seconds only must end at the same place.
             (End::Mark(_) | End::Nth(..), Keep::Time) => Kind::Time,

@@ -1,6 +1,7 @@
 //! What the text of a field may be for its line to be plain.
 
 use crate::logs::scan::lines::{Slab, part};
+use crate::logs::scan::near;
 use crate::logs::scan::shape::Value;
 
 /// Longest number that no reader of JSON finds too large.
@@ -16,8 +17,8 @@ pub(super) fn is_value(value: Value, slab: &Slab, at: usize, end: usize) -> bool
     match value {
         Value::Any => true,
         Value::Said => says(slab, at, end),
-        Value::Without(byte) => says(slab, at, end) && !slab[at..end].contains(&byte),
-        Value::Column(byte) => end > at && !slab[at..end].contains(&byte),
+        Value::Without(byte) => says(slab, at, end) && near(byte, &slab[at..end]).is_none(),
+        Value::Column(byte) => end > at && near(byte, &slab[at..end]).is_none(),
         Value::Not(byte) => *part(slab, at) != [byte],
         Value::Of(words) => words.contains(&&slab[at..end]),
         Value::Name => end > at && slab[at] != b' ',
@@ -28,6 +29,7 @@ pub(super) fn is_value(value: Value, slab: &Slab, at: usize, end: usize) -> bool
         Value::Decimals => slab[at..end].split(|byte| *byte == b' ').all(is_decimal),
         Value::Instant => is_instant(&slab[at..end]),
         Value::Peer => slab[at..end] == *b"-" || port_at(&slab[at..end]).is_some(),
+        Value::Alone => says(slab, at, end) && is_alone(&slab[at..end]),
         Value::Portless => is_portless(&slab[at..end]),
     }
 }
@@ -75,6 +77,23 @@ pub(super) fn without_port(peer: &[u8]) -> Option<&[u8]> {
     port_at(peer).map(|colon| &peer[..colon])
 }
 
+/// No list, and nothing that a reader would trim.
+fn is_alone(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',')
+}
+
+/// The address of one with or without a port, of which only those of IPv6 have brackets.
+pub(super) fn bare_address(peer: &[u8]) -> Option<&[u8]> {
+    let address = match peer.strip_prefix(b"[") {
+        Some(inside) => &inside[..near(b']', inside)?],
+        None => match near(b':', peer) {
+            Some(colon) if near(b':', &peer[colon + 1..]).is_none() => &peer[..colon],
+            _ => peer,
+        },
+    };
+    (!matches!(address, b"" | b"-")).then_some(address)
+}
+
 /// No bracket around an address, and not one colon alone.
 fn is_portless(text: &[u8]) -> bool {
     let n_colons = || text.iter().filter(|byte| **byte == b':').take(2).count();
@@ -120,7 +139,7 @@ pub(super) fn said(value: &[u8]) -> &[u8] {
 
 /// False when there may be several upstreams.
 pub(super) fn is_one(list: &[u8]) -> bool {
-    !list.contains(&b' ') && !matches!(list, [.., b','] | b":")
+    near(b' ', list).is_none() && !matches!(list, [.., b','] | b":")
 }
 
 /// A status that no gateway makes.

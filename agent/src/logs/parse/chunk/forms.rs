@@ -18,7 +18,7 @@ pub(super) fn of(format: &Format) -> (Vec<Shape>, TimeStyle) {
         Format::Clf => (clf(), TimeStyle::Clf),
         Format::Litespeed => (clf().into_iter().chain(in_quotes()).collect(), TimeStyle::Clf),
         Format::LitespeedQuoted => (in_quotes().into_iter().collect(), TimeStyle::Clf),
-        Format::Varnish => (with_url().into_iter().collect(), TimeStyle::Clf),
+        Format::Varnish => (vec![with_url()], TimeStyle::Clf),
         Format::Traefik => (["http://", "https://"].map(traefik).into(), TimeStyle::Clf),
         Format::Envoy => (vec![envoy()], TimeStyle::Iso8601),
         Format::Aws => (vec![alb()], TimeStyle::Iso8601),
@@ -62,14 +62,14 @@ fn clf_head(client: Value) -> Vec<Op> {
 }
 
 /// `combined` of Varnish, whose requests name the host.
-fn with_url() -> Option<Shape> {
+fn with_url() -> Shape {
     let mut ops = clf_head(Value::Without(b','));
     push(&mut ops, End::Mark(0), b"\" ", Keep::UrlHost, Value::Any);
     push(&mut ops, End::Status, b" ", Keep::Status, Value::Any);
     push(&mut ops, End::Mark(1), b" \"", Keep::Nothing, Value::Count);
     push(&mut ops, End::Mark(0), b"\" \"", Keep::Nothing, Value::Any);
     push(&mut ops, End::Mark(0), b"\"", Keep::Nothing, Value::Any);
-    Some(Shape::new(ops, None, false))
+    Shape::new(ops, None, false)
 }
 
 /// A value in the quotes of a server that does not escape those of a client.

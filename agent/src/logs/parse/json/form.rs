@@ -58,6 +58,89 @@ pub(crate) fn learn(keys: &Keys, line: &[u8]) -> Option<(Shape, TimeStyle)> {
     Some((shape(line, &fields, &keeps), style))
 }
 
+/// What the value under a path means to a server's own parser. Paths without a role do not change
+/// what it says of a plain line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Role {
+    /// A text to keep, unless one before it is there.
+    Text(Keep, Value),
+    Status,
+    Time,
+    Duration,
+    /// It has to be a text, whatever it says, or stay what it is.
+    Any,
+    /// It has to be as in the line the form is learned from.
+    Same,
+    /// The same, and this.
+    Is(&'static str),
+}
+
+/// What a server writes whose JSON has a parser of its own.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) roles: &'static [(&'static str, Role)],
+    /// Units of the duration per second, where the time is the start of a request.
+    pub(crate) duration_per_s: Option<f64>,
+}
+
+/// The shape of lines like this one, which its server's parser took for a request.
+pub(crate) fn learn_of(server: &Server, line: &[u8]) -> Option<(Shape, TimeStyle)> {
+    if line.first() != Some(&b'{') || line.contains(&b'\\') {
+        return None;
+    }
+    let (mut fields, arrays) = fields(line)?;
+    let mut keeps = vec![(Keep::Nothing, Value::Any); fields.len()];
+    let mut kept = Vec::new();
+    let mut fixed = Vec::new();
+    let mut style = None;
+    for (path, role) in server.roles {
+        if arrays.iter().any(|array| array == path) {
+            return None;
+        }
+        let Some(at) = fields.iter().position(|field| field.path == *path) else { continue };
+        let field = &fields[at];
+        match *role {
+            Role::Any if !field.is_string => fixed.push(at),
+            Role::Text(..) if !field.is_string && field.text == b"null" => fixed.push(at),
+            Role::Text(..) if !field.is_string => return None,
+            Role::Is(text) if field.text != text.as_bytes() => return None,
+            Role::Text(keep, value) => {
+                let slot = if keep == Keep::Address { Keep::Client } else { keep };
+                if !kept.contains(&slot) {
+                    keeps[at] = (keep, value);
+                    kept.push(slot);
+                }
+            }
+            Role::Status => {
+                keeps[at].0 = Keep::Status;
+                kept.push(Keep::Status);
+            }
+            Role::Duration if field.is_string || server.duration_per_s.is_none() => return None,
+            Role::Duration => keeps[at].0 = Keep::Duration,
+            Role::Time => {
+                keeps[at].0 = Keep::Time;
+                let is_iso = field.is_string && time::iso8601(field.text).is_some();
+                let is_epoch = !field.is_string && time::epoch_seconds(field.text).is_some();
+                style = Some(match (is_iso, is_epoch) {
+                    (true, _) => TimeStyle::Iso8601,
+                    (_, true) => TimeStyle::EpochSeconds,
+                    _ => return None,
+                });
+            }
+            Role::Any => {}
+            Role::Same | Role::Is(_) => fixed.push(at),
+        }
+    }
+    fixed.sort_unstable();
+    for at in fixed.into_iter().rev() {
+        // Text between fields has to be the same.
+        fields.remove(at);
+        keeps.remove(at);
+    }
+    let shape = Shape { duration_per_s: server.duration_per_s, ..shape(line, &fields, &keeps) };
+    Some((shape, style?)).filter(|_| kept.contains(&Keep::Status))
+}
+
 /// Fields under these paths, in the order of the paths.
 fn present<'k>(fields: &[Field<'_>], paths: impl Iterator<Item = &'k str>) -> Vec<usize> {
     paths.filter_map(|path| fields.iter().position(|field| field.path == path)).collect()
@@ -110,7 +193,9 @@ fn shape(line: &[u8], fields: &[Field<'_>], keeps: &[(Keep, Value)]) -> Shape {
         let until = &line[field.start + field.text.len()..upto];
         let (keep, value) = keeps[at];
         if field.is_string {
-            push(&mut ops, End::Mark(0), until, keep, value);
+            let is_text = matches!(keep, Keep::Host | Keep::Client);
+            let end = if is_text { End::Byte(b'"') } else { End::Mark(0) };
+            push(&mut ops, end, until, keep, value);
         } else {
             let mark = until.iter().take(LITERAL_BYTES_MAX).position(|byte| is_mark(*byte));
             let end = mark.map_or(End::Byte(until[0]), |at| End::Mark(at as u8));

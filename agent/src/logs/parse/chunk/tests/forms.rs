@@ -194,12 +194,112 @@ fn check_w3c(seed: u64) -> usize {
     check(&Parser::for_format(format, &[]), &lines, dice.roll(600), format)
 }
 
+/// Lines of JSON of three servers: format, and keys with their values; a star stands before what
+/// is no text.
+const JSON: [(&str, &str); 4] = [
+    (
+        "caddy",
+        r#"level=$level|*ts=$ts|logger=$logger|msg=$msg|*request={"remote_ip":"$client","client_ip":"$client","method":"GET","host":"$host","headers":{"User-Agent":["$text"]}}|*duration=$s|*status=$status"#,
+    ),
+    (
+        "caddy",
+        r#"level=$level|*ts=$ts|logger=$logger|msg=$msg|*request={"remote_addr":"$peer","method":"$text","host":"$host"}|*status=$status|error=$text"#,
+    ),
+    (
+        "traefik",
+        r"ClientHost=$client|*DownstreamStatus=$status|*Duration=$n|RequestHost=$host|RequestMethod=GET|*RetryAttempts=$few|ServiceAddr=$server|ServiceURL=$server|StartUTC=$iso|*OriginStatus=$status",
+    ),
+    (
+        "envoy",
+        r"start_time=$iso|*response_code=$status|response_flags=$flags|*duration=$n|:authority=$host|authority=$host|upstream_host=$server|downstream_remote_address=$peer|upstream_cluster=$text|*upstream_request_attempt_count=$few",
+    ),
+];
+
+fn made_up_object(dice: &mut Dice, keys: &[&str]) -> Vec<u8> {
+    let mut line = b"{".to_vec();
+    let is_good = dice.roll(2) == 0;
+    for (at, pair) in keys.iter().enumerate() {
+        let (key, value) = pair.split_once('=').unwrap();
+        let sign = if key.starts_with('*') || dice.roll(200) == 0 { "" } else { "\"" };
+        let comma = if at > 0 { "," } else { "" };
+        line.extend(format!("{comma}\"{}\":{sign}", key.trim_start_matches('*')).bytes());
+        for (n, part) in value.split('$').enumerate() {
+            let end = part.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(part.len());
+            let (field, rest) = part.split_at(if n == 0 { 0 } else { end });
+            if n > 0 {
+                line.extend(json_word(dice, field, is_good));
+            }
+            line.extend(rest.bytes());
+        }
+        line.extend(sign.bytes());
+    }
+    line.push(b'}');
+    if !is_good && dice.roll(3) == 0 { damaged(dice, line) } else { line }
+}
+
+fn json_word(dice: &mut Dice, field: &str, is_good: bool) -> Vec<u8> {
+    let part = dice.roll(10_000_000);
+    let text = match field {
+        "level" if is_good => "info".to_owned(),
+        "logger" if is_good => "http.log.access.log0".to_owned(),
+        "msg" if is_good => "handled request".to_owned(),
+        "client" if is_good => format!("198.51.100.{}", part % 256),
+        "host" if is_good => "a.example".to_owned(),
+        "server" if is_good => "192.0.2.1:80".to_owned(),
+        "peer" if is_good => format!("[2001:db8::{}]:4711", part % 256),
+        "status" if is_good => dice.of(&["200", "404", "500", "502"]).to_owned(),
+        "flags" if is_good => "-".to_owned(),
+        "n" if is_good => (part % 5000).to_string(),
+        _ if dice.roll(80) == 0 => "null".to_owned(),
+        "level" => dice.of(&["info", "info", "info", "info", "error", "x"]).to_owned(),
+        "logger" if dice.roll(10) > 0 => "http.log.access.log0".to_owned(),
+        "logger" => dice.of(&["http.log.error", "app", "", "http.log.access"]).to_owned(),
+        "msg" if dice.roll(10) > 0 => "handled request".to_owned(),
+        "msg" => "handled".to_owned(),
+        "ts" => match dice.roll(9) {
+            0 => format!("17951760{:02}.9999999", dice.roll(61)),
+            1 => format!("17951760{:02}.{:03}", dice.roll(61), part % 1000),
+            2 => format!("17951760{:02}", dice.roll(61)),
+            _ => format!("17951760{:02}.{part:07}", dice.roll(61)),
+        },
+        "client" => dice
+            .of(&["198.51.100.7", "2001:db8::7", "198.51.100.7", "-", "", "a, b", "a\u{a0}"])
+            .to_owned(),
+        "few" => dice.of(&["0", "1", "0", "1", "2"]).to_owned(),
+        field => {
+            let text = word(dice, &format!("${field}"));
+            return text.into_iter().filter(|byte| !b"\"\\".contains(byte)).collect();
+        }
+    };
+    text.into_bytes()
+}
+
+fn check_json(seed: u64) -> usize {
+    let mut dice = Dice(seed);
+    let (format, form) = JSON[dice.roll(JSON.len())];
+    let mut keys: Vec<&str> = form.split('|').collect();
+    for _ in 0..dice.roll(3) {
+        keys.remove(dice.roll(keys.len()));
+    }
+    if dice.roll(3) == 0 {
+        let at = dice.roll(keys.len());
+        keys.swap(0, at);
+    }
+    let lines: Vec<_> = (0..60).map(|_| made_up_object(&mut dice, &keys)).collect();
+    check(&with_zone(format), &lines, dice.roll(3000), format)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }))]
 
     #[test]
     fn a_plain_line_of_a_server_of_its_own_is_what_the_parser_says(seed: u64) {
         check_form(seed);
+    }
+
+    #[test]
+    fn a_plain_line_of_a_servers_json_is_what_the_parser_says(seed: u64) {
+        check_json(seed);
     }
 
     #[test]
@@ -214,6 +314,8 @@ fn lines_of_these_forms_are_plain_often_enough_to_mean_something() {
     assert!(n > 1000, "{n} of 8000");
     let n: usize = (0..400).map(check_w3c).sum();
     assert!(n > 250, "{n}");
+    let n: usize = (0..400).map(check_json).sum();
+    assert!(n > 1200, "{n} of 24000");
 }
 
 #[test]
@@ -259,6 +361,34 @@ fn good_lines_of_these_forms_are_plain_and_those_with_a_second_reading_are_not()
         let line = line.into_bytes();
         let n = check(&Parser::for_format(format, &[]), std::slice::from_ref(&line), 0, format);
         assert_eq!(n == 1, plain, "{format}: {}", lossy(&line));
+    }
+}
+
+#[test]
+fn the_form_of_a_servers_json_is_learned() {
+    let caddy = |n: usize| {
+        format!(
+            r#"{{"level":"info","ts":17951760{:02}.0{n:06},"logger":"http.log.access","msg":"handled request","request":{{"remote_ip":"198.51.100.7","method":"GET","host":"a{n}.example","headers":{{"User-Agent":["curl"]}}}},"status":200}}"#,
+            n % 60
+        )
+    };
+    let traefik = |n: usize| {
+        format!(
+            r#"{{"ClientHost":"198.51.100.7","DownstreamStatus":200,"Duration":{n}000000,"RequestHost":"a{n}.example","RequestMethod":"GET","RetryAttempts":0,"ServiceAddr":"192.0.2.1:80","StartUTC":"2026-11-20T12:00:{:02}.123456789Z"}}"#,
+            n % 60
+        )
+    };
+    let envoy = |n: usize| {
+        format!(
+            r#"{{"start_time":"2026-11-20T12:00:{:02}.123Z","response_code":200,"response_flags":"-","duration":{n},":authority":"a{n}.example","upstream_host":"192.0.2.1:80","downstream_remote_address":"[2001:db8::{n}]:4711"}}"#,
+            n % 60
+        )
+    };
+    let forms: [(&str, &dyn Fn(usize) -> String); 3] =
+        [("caddy", &caddy), ("traefik", &traefik), ("envoy", &envoy)];
+    for (format, line) in forms {
+        let lines: Vec<_> = (1..101).map(|n| line(n).into_bytes()).collect();
+        assert_eq!(check(&Parser::for_format(format, &[]), &lines, 0, format), 99, "{format}");
     }
 }
 
