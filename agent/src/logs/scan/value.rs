@@ -112,7 +112,7 @@ pub(super) fn url_host(request: &[u8]) -> Option<&[u8]> {
     let target = request.get(method_end + 1..version)?;
     let rest = target.strip_prefix(b"http")?;
     let rest = rest.strip_prefix(b"s").unwrap_or(rest).strip_prefix(b"://")?;
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'@'));
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
     let host = &rest[..end.unwrap_or(rest.len())];
     let has_user = memchr::memchr(b'@', rest).is_some();
     (!host.is_empty() && !has_user).then_some(host)

@@ -151,7 +151,7 @@ const COLUMNS: [(&str, &str); 12] = [
 /// Lines of W3C, whose columns change among them.
 fn made_up_w3c(dice: &mut Dice, separator: &str) -> Vec<Vec<u8>> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
-    for _ in 0..1 + dice.roll(3) {
+    for _ in 0..=dice.roll(3) {
         let mut columns = vec![("date", "$date"), ("time", "$clock")];
         if dice.roll(8) == 0 {
             columns.remove(dice.roll(2));
