@@ -549,9 +549,12 @@ async fn an_error_log_or_a_line_that_has_no_end_stops_no_pass() {
 #[tokio::test]
 async fn a_directory_named_as_a_log_takes_no_watch_from_the_logs_in_it() {
     let mut agent = Agent::new();
-    let log = agent.path("access.log");
+    // Its parent is watched too: not one where others make files.
+    let logs = agent.path("logs");
+    fs::create_dir(&logs).unwrap();
+    let log = logs.join("access.log");
     append(&log, "");
-    agent.sources.push(source(agent.dir.path(), "access", None));
+    agent.sources.push(source(&logs, "access", None));
     agent.sources.push(source(&log, "access", None));
     let (mut files, mut judge, _) = files_of(&agent);
     let mut watch = Watch::new();
@@ -559,7 +562,7 @@ async fn a_directory_named_as_a_log_takes_no_watch_from_the_logs_in_it() {
     for _ in 0..2 {
         files.look(true, now, at, &mut judge, &mut watch);
     }
-    fs::rename(&log, agent.path("access.log.1")).unwrap();
+    fs::rename(&log, logs.join("access.log.1")).unwrap();
     let mut n_names = 0;
     watch.drain(|event| {
         n_names += u32::from(matches!(event, crate::logs::watch::Event::Name { .. }));
