@@ -1,7 +1,7 @@
 //! nginx `log_format` and Apache `LogFormat` strings -> a field program and how to read its fields.
 
 use crate::logs::parse::access::Escapes;
-use crate::logs::scan::program::{Part, Program, Slot};
+use crate::logs::scan::program::{Part, Program, Slot, Writer};
 
 /// How the time field is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,8 +96,7 @@ fn nginx(format: &str) -> Option<LogFormat> {
                 time = style;
             }
         }
-        let free = nginx_is_free(name);
-        parts.push(Part::Field { slot, free, words: 1 });
+        parts.push(Part::Field { slot, writer: nginx_writer(name), words: 1 });
     }
     let program = Program::compile(&parts)?;
     Some(LogFormat {
@@ -139,14 +138,62 @@ fn nginx_variable(name: &str) -> (Slot, Option<TimeStyle>) {
     (slot, None)
 }
 
-/// True for variables whose text the client chooses and that may hold spaces.
-fn nginx_is_free(name: &str) -> bool {
-    name.starts_with("http_")
-        || name.starts_with("cookie_")
-        || name.starts_with("arg_")
-        || name.starts_with("sent_http_")
-        || name.starts_with("upstream_http_")
-        || matches!(name, "request" | "uri" | "document_uri" | "remote_user" | "request_body")
+/// Who chooses the text of a variable: of one that is not known, set by a map or a module, the client.
+fn nginx_writer(name: &str) -> Writer {
+    let is_header = ["http_", "cookie_", "arg_", "sent_http_", "upstream_http_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    match name {
+        "http_host" => Writer::Word,
+        "http2" | "http3" => Writer::Server,
+        "request" | "uri" | "document_uri" | "remote_user" | "request_body" => Writer::Client,
+        _ if is_header => Writer::Client,
+        "time_local" | "time_iso8601" | "msec" => Writer::Time,
+        "status"
+        | "body_bytes_sent"
+        | "bytes_sent"
+        | "request_length"
+        | "request_time"
+        | "connection"
+        | "connection_requests"
+        | "connection_time"
+        | "pid"
+        | "server_port"
+        | "remote_port"
+        | "gzip_ratio" => Writer::Count,
+        "https"
+        | "scheme"
+        | "pipe"
+        | "hostname"
+        | "nginx_version"
+        | "remote_addr"
+        | "realip_remote_addr"
+        | "realip_remote_port"
+        | "proxy_protocol_addr"
+        | "server_addr"
+        | "server_name"
+        | "server_protocol"
+        | "request_id"
+        | "req_id"
+        | "request_method"
+        | "request_completion"
+        | "ssl_protocol"
+        | "ssl_cipher"
+        | "ssl_session_id"
+        | "ssl_session_reused"
+        | "ssl_curve"
+        | "geoip_country_code"
+        | "geoip2_data_country_code"
+        | "proxy_port"
+        | "proxy_upstream_name"
+        | "proxy_alternative_upstream_name"
+        | "limit_req_status" => Writer::Server,
+        _ if ["upstream_cookie_", "upstream_trailer_"].iter().any(|p| name.starts_with(p)) => {
+            Writer::Word
+        }
+        _ if name.starts_with("upstream_") || name.starts_with("tcpinfo_") => Writer::Server,
+        _ => Writer::Word,
+    }
 }
 
 fn apache(format: &str) -> Option<LogFormat> {
@@ -173,11 +220,9 @@ fn apache(format: &str) -> Option<LogFormat> {
                         _ => 1.0,
                     };
                 }
-                let free =
-                    matches!(letter, 'i' | 'o' | 'C' | 'r' | 'u' | 'U' | 'q' | 'f' | 'e' | 'n')
-                        || letter == 'x' && is_free_record(directive.argument);
+                let writer = apache_writer(letter, slot, directive.argument);
                 is_varnish |= letter == 'x' && directive.argument.is_some_and(is_of_varnish);
-                parts.push(Part::Field { slot, free, words: 1 });
+                parts.push(Part::Field { slot, writer, words: 1 });
             }
         }
     }
@@ -193,6 +238,20 @@ fn apache(format: &str) -> Option<LogFormat> {
         is_varnish,
         escapes: Escapes::Hex,
     })
+}
+
+fn apache_writer(letter: char, slot: Slot, argument: Option<&str>) -> Writer {
+    match letter {
+        // With `UseCanonicalName Off` the host that was asked for.
+        'V' => Writer::Word,
+        'i' if slot == Slot::Host => Writer::Word,
+        'i' | 'o' | 'C' | 'r' | 'u' | 'U' | 'q' | 'f' | 'e' | 'n' => Writer::Client,
+        'x' if is_free_record(argument) => Writer::Client,
+        // A name in the client's certificate.
+        'x' if argument.is_some_and(|name| name.contains("CLIENT")) => Writer::Client,
+        's' | 'b' | 'B' | 'I' | 'O' | 'S' | 'D' | 'T' | 'p' | 'P' | 'k' => Writer::Count,
+        _ => Writer::Server,
+    }
 }
 
 fn is_of_varnish(argument: &str) -> bool {
@@ -232,7 +291,7 @@ fn apache_directive(text: &str) -> Option<(Directive<'_>, &str)> {
 fn apache_time(argument: Option<&str>, parts: &mut Vec<Part>, time: &mut Option<TimeStyle>) {
     let first = time.is_none();
     let slot = if first { Slot::Time } else { Slot::Skip };
-    let field = |words| Part::Field { slot, free: false, words };
+    let field = |words| Part::Field { slot, writer: Writer::Time, words };
     let Some(argument) = argument else {
         parts.extend([Part::Text(b"[".to_vec()), field(1), Part::Text(b"]".to_vec())]);
         time.get_or_insert(TimeStyle::Clf);
@@ -244,7 +303,7 @@ fn apache_time(argument: Option<&str>, parts: &mut Vec<Part>, time: &mut Option<
         "msec" => TimeStyle::EpochUnits(1_000),
         "usec" => TimeStyle::EpochUnits(1_000_000),
         "msec_frac" | "usec_frac" => {
-            parts.push(Part::Field { slot: Slot::Skip, free: false, words: 1 });
+            parts.push(Part::Field { slot: Slot::Skip, writer: Writer::Count, words: 1 });
             return;
         }
         format => TimeStyle::Custom(format.to_owned()),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::logs::AccessRecord;
 
+mod bare_fields;
 mod every_format;
 mod told_formats;
 

@@ -2,7 +2,8 @@
 //!
 //! A program is what a `log_format` or `LogFormat` string says. Nothing is copied. Values a client
 //! chooses cannot make fields: inside quotes the first quote without a backslash ends the value
-//! (nginx and Apache escape the others), and unquoted free text is matched from the end of the line.
+//! (nginx and Apache escape the others). Where such a value stands bare beside fields that count, a
+//! line is refused unless all ways to read it say the same of them.
 
 use crate::logs::Rejected;
 
@@ -79,6 +80,21 @@ impl<'l> Spans<'l> {
     }
 }
 
+/// Who chooses the text of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// The server, which writes one word or a list of them.
+    Server,
+    /// The server, which writes a number or a dash.
+    Count,
+    /// The server, which writes a time.
+    Time,
+    /// The client, though mostly one word: a host, a path, or who knows.
+    Word,
+    /// The client, with spaces.
+    Client,
+}
+
 /// One step: a field, and the fixed text that ends it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Step {
@@ -89,6 +105,9 @@ pub(super) struct Step {
     pub(super) quoted: bool,
     /// Unquoted text of the client's choice: ends at the last place that lets the rest match.
     pub(super) free: bool,
+    /// The same, and its words could pass for fields that count: every end is tried.
+    pub(super) is_loose: bool,
+    writer: Writer,
     /// Words the value has.
     pub(super) words: usize,
     /// For one sign after free text: how often the fixed text of the later fields has the sign, so
@@ -101,6 +120,8 @@ pub(super) struct Step {
 pub(crate) struct Program {
     pub(super) prefix: Box<[u8]>,
     pub(super) steps: Box<[Step]>,
+    /// Some step is loose: lines may have to be refused as ambiguous.
+    has_loose: bool,
 }
 
 /// One part of a format string.
@@ -109,8 +130,7 @@ pub(crate) enum Part {
     Text(Vec<u8>),
     Field {
         slot: Slot,
-        /// The client chooses the value, and it may hold spaces.
-        free: bool,
+        writer: Writer,
         /// Words the value always has: a time may be written in several.
         words: usize,
     },
@@ -134,13 +154,15 @@ impl Program {
                         step.until = until.into();
                     }
                 },
-                Part::Field { slot, free, words } => {
+                Part::Field { slot, writer, words } => {
                     let before = steps.last().map_or(&prefix[..], |step| &step.until);
                     if before.is_empty() && !steps.is_empty() {
                         // Two fields without a sign between them cannot be told apart.
                         let last = steps.last_mut().expect("not empty");
                         last.slot = Slot::Skip;
-                        last.free |= free;
+                        if is_clients(*writer) || is_clients(last.writer) {
+                            last.writer = Writer::Client;
+                        }
                         continue;
                     }
                     let quoted = before.last() == Some(&b'"');
@@ -148,28 +170,37 @@ impl Program {
                         slot: *slot,
                         until: Box::default(),
                         quoted,
-                        free: *free,
+                        free: false,
+                        is_loose: false,
+                        writer: *writer,
                         words: *words,
                         n_needed: 0,
                     });
                 }
             }
         }
+        let has_status = steps.iter().any(|step| step.slot == Slot::Status);
+        if !has_status {
+            return None;
+        }
         for step in &mut steps {
             step.quoted &= step.until.first() == Some(&b'"');
-            // A quote cannot be part of an escaped value, so text up to one is safe.
-            step.free &= !step.quoted && !step.until.contains(&b'"') && !step.until.is_empty();
         }
         for at in 0..steps.len() {
-            if let [sign] = *steps[at].until {
+            let step = &steps[at];
+            let is_bare = !step.until.is_empty() && !is_anchor(&step.until);
+            let is_loose = is_bare && is_clients(step.writer) && exposes(&steps[at..]);
+            let free = is_loose || is_bare && step.writer == Writer::Client;
+            let mut n_needed = 0;
+            if let [sign] = *step.until {
                 // A line may be cut off in quotes.
                 let later = steps[at + 1..].iter().take_while(|step| !step.quoted);
-                let n = later.map(|step| memchr::memchr_iter(sign, &step.until).count()).sum();
-                steps[at].n_needed = n;
+                n_needed = later.map(|step| memchr::memchr_iter(sign, &step.until).count()).sum();
             }
+            steps[at] = Step { is_loose, free, n_needed, ..steps[at].clone() };
         }
-        let has_status = steps.iter().any(|step| step.slot == Slot::Status);
-        has_status.then(|| Self { prefix: prefix.into(), steps: steps.into() })
+        let has_loose = steps.iter().any(|step| step.is_loose);
+        Some(Self { prefix: prefix.into(), steps: steps.into(), has_loose })
     }
 
     /// Statuses of attempts without the addresses they are of.
@@ -182,12 +213,201 @@ impl Program {
     pub(crate) fn scan<'l>(&self, line: &'l [u8]) -> Result<Spans<'l>, Rejected> {
         let rest = line.strip_prefix(&*self.prefix).ok_or(Rejected::Malformed)?;
         let mut spans = Spans::default();
+        if self.has_loose {
+            let mut readings = Readings { first: None, is_doubtful: false, tries: TRIES_MAX };
+            readings.read(&self.steps, rest, spans);
+            let is_sure = !readings.is_doubtful;
+            return readings.first.filter(|_| is_sure).ok_or(Rejected::Malformed);
+        }
         let mut tries = TRIES_MAX;
         if run(&self.steps, rest, &mut spans, &mut tries) {
             Ok(spans)
         } else {
             Err(Rejected::Malformed)
         }
+    }
+}
+
+/// True for text of the client's.
+fn is_clients(writer: Writer) -> bool {
+    matches!(writer, Writer::Word | Writer::Client)
+}
+
+/// No value holds such text: servers escape quotes and control characters.
+fn is_anchor(until: &[u8]) -> bool {
+    until.iter().any(|byte| *byte == b'"' || byte.is_ascii_control())
+}
+
+/// True when words in the first of these fields could pass for one that counts behind it.
+fn exposes(steps: &[Step]) -> bool {
+    let is_host = steps[0].slot == Slot::Host;
+    for step in &steps[1..] {
+        match step.slot {
+            Slot::Status | Slot::UpstreamAddr | Slot::UpstreamStatus => return true,
+            // A client that wants another host asks for it.
+            Slot::Host if !is_host => return true,
+            _ => {}
+        }
+        if is_anchor(&step.until) {
+            return false;
+        }
+    }
+    false
+}
+
+/// All ways to read a line with loose fields, as far as they say different things.
+struct Readings<'l> {
+    first: Option<Spans<'l>>,
+    /// Two of them differ, or there were too many.
+    is_doubtful: bool,
+    tries: usize,
+}
+
+impl<'l> Readings<'l> {
+    /// Reads the rest of a line by the steps; each loose field ends in all places it can.
+    fn read(&mut self, steps: &[Step], mut rest: &'l [u8], mut spans: Spans<'l>) {
+        for (at, step) in steps.iter().enumerate() {
+            let next = steps.get(at + 1);
+            if step.is_loose {
+                return self.read_loose(&steps[at..], rest, &spans);
+            }
+            let time_follows = next.is_some_and(|next| next.slot == Slot::Time);
+            if step.free && !time_follows {
+                let mut tries = self.tries;
+                let is_read = run_free(&steps[at..], rest, &mut spans, &mut tries);
+                self.tries = tries;
+                self.is_doubtful |= tries == 0;
+                return if is_read {
+                    self.note(spans)
+                };
+            }
+            if step.until.is_empty() {
+                if fits(step, rest) {
+                    spans.set(step.slot, rest);
+                    self.note(spans);
+                }
+                return;
+            }
+            let Some(end) = end_of(step, time_follows, rest) else {
+                return if is_cut(&steps[at..]) {
+                    self.note(spans)
+                };
+            };
+            if !rest[end..].starts_with(&step.until) || !step.quoted && !fits(step, &rest[..end]) {
+                return;
+            }
+            spans.set(step.slot, &rest[..end]);
+            rest = &rest[end + step.until.len()..];
+        }
+        if rest.is_empty() {
+            self.note(spans);
+        }
+    }
+
+    /// A text with spaces is read to its last place first, a word to its first.
+    fn read_loose(&mut self, steps: &[Step], rest: &'l [u8], spans: &Spans<'l>) {
+        let step = &steps[0];
+        // Servers escape the quotes of a client.
+        let bare = &rest[..quote_end(rest).map_or(rest.len(), |end| end + 1)];
+        let time_follows = steps.get(1).is_some_and(|next| next.slot == Slot::Time);
+        let ends = places(rest, &step.until)
+            .take_while(|end| *end < bare.len())
+            .filter(|end| !time_follows || is_time(&rest[end + step.until.len()..]));
+        if step.writer == Writer::Word {
+            for end in ends {
+                self.read_to(steps, rest, end, spans);
+            }
+            return;
+        }
+        let ends: Vec<usize> = ends.take(TRIES_MAX + 1).collect();
+        for end in ends.into_iter().rev() {
+            self.read_to(steps, rest, end, spans);
+        }
+    }
+
+    fn read_to(&mut self, steps: &[Step], rest: &'l [u8], end: usize, spans: &Spans<'l>) {
+        if self.is_doubtful {
+            return;
+        }
+        if self.tries == 0 {
+            self.is_doubtful = true;
+            return;
+        }
+        self.tries -= 1;
+        let mut spans = *spans;
+        spans.set(steps[0].slot, &rest[..end]);
+        self.read(&steps[1..], &rest[end + steps[0].until.len()..], spans);
+    }
+
+    fn note(&mut self, spans: Spans<'l>) {
+        match &self.first {
+            None => self.first = Some(spans),
+            Some(first) => self.is_doubtful |= !says_the_same(first, &spans),
+        }
+    }
+}
+
+/// True when two readings agree on what counts.
+fn says_the_same(one: &Spans<'_>, other: &Spans<'_>) -> bool {
+    let slots = [Slot::Status, Slot::UpstreamAddr, Slot::UpstreamStatus, Slot::Time];
+    let is_same_host = match (one.get(Slot::Host), other.get(Slot::Host)) {
+        (Some(one), Some(other)) => extends(one, other) || extends(other, one),
+        (one, other) => one == other,
+    };
+    is_same_host && slots.into_iter().all(|slot| one.get(slot) == other.get(slot))
+}
+
+/// The same host, or one with words before or behind it.
+fn extends(long: &[u8], host: &[u8]) -> bool {
+    let is_end = |byte: Option<&u8>| {
+        byte.is_none_or(|b| !b.is_ascii_alphanumeric() && !matches!(b, b'.' | b'-' | b'_' | b':'))
+    };
+    long.strip_suffix(host).is_some_and(|before| is_end(before.last()))
+        || long.strip_prefix(host).is_some_and(|after| is_end(after.first()))
+}
+
+/// True when the server may have written this value of an unquoted field.
+fn fits(step: &Step, value: &[u8]) -> bool {
+    let items = || value.split(|b| *b == b' ').map(|item| item.strip_suffix(b",").unwrap_or(item));
+    match (step.slot, step.writer) {
+        (Slot::Status, _) => is_status(value),
+        (_, Writer::Word | Writer::Client | Writer::Time) => true,
+        (_, Writer::Count) => is_count(value),
+        (Slot::UpstreamStatus | Slot::UpstreamTime, _) => {
+            items().all(|item| item == b":" || item.is_empty() || is_count(item))
+        }
+        (slot, Writer::Server) if slot.is_list() => {
+            list_end(value).is_none() && !value.iter().any(|b| matches!(b, b'|' | b';'))
+        }
+        (_, Writer::Server) => !value.iter().any(|b| matches!(b, b' ' | b'|' | b';')),
+    }
+}
+
+fn is_count(text: &[u8]) -> bool {
+    text.iter().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-'))
+}
+
+/// A line cut off in its last words still tells of a request that happened.
+fn is_cut(steps: &[Step]) -> bool {
+    let is_idle = |step: &Step| matches!(step.slot, Slot::Skip | Slot::SkipList | Slot::UserAgent);
+    steps.first().is_some_and(|step| step.quoted) && steps.iter().all(is_idle)
+}
+
+/// Where a field ends that is not free.
+fn end_of(step: &Step, time_follows: bool, rest: &[u8]) -> Option<usize> {
+    // Apache writes the quote of a client as `\"`.
+    if step.until.first() == Some(&b'"') {
+        quote_end(rest)
+    } else if step.words > 1 && step.until.first() == Some(&b' ') {
+        memchr::memchr_iter(b' ', rest).nth(step.words - 1)
+    } else if step.slot.is_list() && step.until.first() == Some(&b' ') {
+        list_end(rest)
+    } else if time_follows {
+        before_time(rest, &step.until)
+    } else if step.until.len() == 1 {
+        memchr::memchr(step.until[0], rest)
+    } else {
+        find(rest, &step.until)
     }
 }
 
@@ -203,26 +423,7 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
         if step.free && !time_follows {
             return run_free(&steps[at..], rest, spans, tries);
         }
-        let end = if step.quoted {
-            quote_end(rest)
-        } else if step.words > 1 && step.until.first() == Some(&b' ') {
-            memchr::memchr_iter(b' ', rest).nth(step.words - 1)
-        } else if step.slot.is_list() && step.until.first() == Some(&b' ') {
-            list_end(rest)
-        } else if time_follows {
-            before_time(rest, &step.until)
-        } else if step.until.len() == 1 {
-            memchr::memchr(step.until[0], rest)
-        } else {
-            find(rest, &step.until)
-        };
-        let Some(end) = end else {
-            // A line cut off in its last words still tells of a request that happened.
-            let told = steps[at..]
-                .iter()
-                .all(|s| matches!(s.slot, Slot::Skip | Slot::SkipList | Slot::UserAgent));
-            return told && step.quoted;
-        };
+        let Some(end) = end_of(step, time_follows, rest) else { return is_cut(&steps[at..]) };
         if step.until.len() > 1 && !rest[end..].starts_with(&step.until) {
             return false;
         }
@@ -269,12 +470,13 @@ fn list_end(rest: &[u8]) -> Option<usize> {
 
 /// The first place of `until` that a time follows: a user name may hold the same signs.
 fn before_time(rest: &[u8], until: &[u8]) -> Option<usize> {
-    places(rest, until).take(TRIES_MAX).find(|at| {
-        let after = &rest[at + until.len()..];
-        after.len() > 4
-            && after[..2].iter().all(u8::is_ascii_digit)
-            && (after[2] == b'/' || after[2].is_ascii_digit())
-    })
+    places(rest, until).take(TRIES_MAX).find(|at| is_time(&rest[at + until.len()..]))
+}
+
+fn is_time(text: &[u8]) -> bool {
+    text.len() > 4
+        && text[..2].iter().all(u8::is_ascii_digit)
+        && (text[2] == b'/' || text[2].is_ascii_digit())
 }
 
 /// Where a short text is in a longer one; cheaper than a search that prepares itself.
@@ -318,7 +520,8 @@ mod tests {
     }
 
     fn field(slot: Slot) -> Part {
-        Part::Field { slot, free: slot == Slot::UserAgent, words: 1 }
+        let writer = if slot == Slot::UserAgent { Writer::Client } else { Writer::Server };
+        Part::Field { slot, writer, words: 1 }
     }
 
     fn check(parts: &[Part], line: &str, want: Option<(&str, &str)>) {

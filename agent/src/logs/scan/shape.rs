@@ -360,7 +360,7 @@ fn end_of(step: &Step, next: Option<&Step>, keep: Keep) -> Option<End> {
     let Some(first) = step.until.first() else { return Some(End::Line) };
     let time_follows = next.is_some_and(|next| next.slot == Slot::Time);
     let mark = step.until.iter().take(LITERAL_BYTES_MAX).position(|byte| is_mark(*byte));
-    if step.free && !time_follows {
+    if step.is_loose || step.free && !time_follows {
         return None;
     }
     Some(match mark {
