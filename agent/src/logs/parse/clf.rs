@@ -8,7 +8,7 @@ pub(super) mod form;
 
 use crate::logs::parse::brief::{Brief, Times};
 use crate::logs::parse::{access, traefik};
-use crate::logs::scan::program::{Slot, Spans, find, places, quote_end};
+use crate::logs::scan::program::{Slot, Spans, find, is_status, places, quote_end};
 use crate::logs::{AccessRecord, Line, LineTime, Rejected};
 
 /// One line of the family.
@@ -156,7 +156,9 @@ fn request_and_status<'l>(rest: &'l [u8], spans: &mut Spans<'l>) -> Result<&'l [
         spans.set(Slot::Status, status);
         let (bytes, after) = word(after);
         let counted = bytes == b"-" || !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
-        return if counted { Ok(after) } else { Err(Rejected::Malformed) };
+        // Some servers write a client's quotes as they are: the end of the real request follows.
+        let is_whole = counted && !has_second_request(after);
+        return if is_whole { Ok(after) } else { Err(Rejected::Malformed) };
     }
     let end = find(rest, b" \"").ok_or(Rejected::Malformed)?;
     spans.set(Slot::Request, &rest[..end]);
@@ -165,6 +167,15 @@ fn request_and_status<'l>(rest: &'l [u8], spans: &mut Spans<'l>) -> Result<&'l [
     spans.set(Slot::Status, &after[..close]);
     let (_bytes, after) = word(after[close + 1..].strip_prefix(b" ").unwrap_or_default());
     Ok(after)
+}
+
+/// True for `HTTP/1.1" 200` in what follows the first request.
+fn has_second_request(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'"', text).any(|at| {
+        let [b' ', status @ ..] = &text[at + 1..] else { return false };
+        let (status, _) = word(status);
+        is_status(status) && find(&text[at.saturating_sub(9)..at], b"HTTP/").is_some()
+    })
 }
 
 /// The first word, and what follows the space after it.

@@ -379,7 +379,7 @@ fn fits(step: &Step, value: &[u8]) -> bool {
         (slot, Writer::Server) if slot.is_list() => {
             list_end(value).is_none() && !value.iter().any(|b| matches!(b, b'|' | b';'))
         }
-        (_, Writer::Server) => !value.iter().any(|b| matches!(b, b' ' | b'|' | b';')),
+        (_, Writer::Server) => !value.iter().any(|b| matches!(b, b' ' | b'|' | b';' | b'"')),
     }
 }
 
@@ -417,7 +417,8 @@ fn run<'l>(steps: &[Step], mut rest: &'l [u8], spans: &mut Spans<'l>, tries: &mu
         let last = at + 1 == steps.len();
         if step.until.is_empty() {
             spans.set(step.slot, rest);
-            return last;
+            // A quote in what the server writes: a client's quotes were not escaped.
+            return last && (is_clients(step.writer) || memchr::memchr(b'"', rest).is_none());
         }
         let time_follows = steps.get(at + 1).is_some_and(|next| next.slot == Slot::Time);
         if step.free && !time_follows {

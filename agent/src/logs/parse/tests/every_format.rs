@@ -194,14 +194,14 @@ const CASES: [Case; 21] = [
         "litespeed",
         "clf",
         "",
-        Writes::Escaped,
+        Writes::Raw,
         r#"{@} 198.51.100.7 - {} [20/Nov/2026:12:00:00 +0000] "GET /{} HTTP/1.1" 200 502"#,
     ),
     (
         "litespeed",
         "litespeed",
         "",
-        Writes::Escaped,
+        Writes::Raw,
         r#""{@} 198.51.100.7 - {} [20/Nov/2026:12:00:00 +0000] "GET /{} HTTP/1.1" 200 502""#,
     ),
     (
@@ -294,7 +294,10 @@ fn check_written(case: &Case, writes: Writes, words: &[u8], formats: &[&str]) {
     }
 }
 
-const IMITATIONS: [&str; 22] = [
+const IMITATIONS: [&str; 25] = [
+    r#"p" 503 1 "GET /q"#,
+    r#"p" 503 1"#,
+    r#"p HTTP/1.1" 503 1 "GET /q"#,
     r#"x" 502 17 "-" "y"#,
     r#"x" 502 0 "-" "-" 1 "r" "u" 1ms"#,
     r#"x" 503 UH 0 0 0 - "-" "-" "-" "b.example" "-""#,
