@@ -52,6 +52,9 @@ pub const LINE_BYTES_MAX: usize = 256 << 10;
 /// Rejected lines in a row after which `auto` looks at all formats again.
 const REJECTED_IN_A_ROW_MAX: u32 = 20;
 
+/// Requests for a path after which a log is none of Varnish.
+const PATHS_MIN: u32 = 3;
+
 /// Formats by name that this build reads; a format string is read as well.
 pub const FORMATS: [&str; 18] = [
     "auto",
@@ -199,7 +202,8 @@ struct Auto {
     candidates: Vec<(&'static str, Format)>,
     chosen: Option<usize>,
     n_rejected: u32,
-    /// A request for a path was seen, which Varnish never writes.
+    /// Requests for a path that were seen, which Varnish never writes.
+    n_paths: u32,
     is_no_varnish: bool,
     /// `parse` reads files of several formats: every line may be of another one.
     each_line: bool,
@@ -214,7 +218,14 @@ impl Auto {
             name => name,
         };
         let candidates = names.iter().map(|name| (shown(*name), built_in(name))).collect();
-        Self { candidates, chosen: None, n_rejected: 0, is_no_varnish: false, each_line }
+        Self {
+            candidates,
+            chosen: None,
+            n_rejected: 0,
+            n_paths: 0,
+            is_no_varnish: false,
+            each_line,
+        }
     }
 
     fn parse<'l>(&mut self, line: &'l [u8]) -> (Line<'l>, &'static str) {
@@ -233,9 +244,18 @@ impl Auto {
             }
             let name = *name;
             self.n_rejected += 1;
-            // One request for a path tells that it is not Varnish that writes here: any client may
-            // have asked for a whole URL before.
-            self.is_no_varnish |= name == "varnish" && matches!(clf::parse(line), Line::Access(_));
+            if name == "varnish"
+                && !self.each_line
+                && let record @ Line::Access(_) = clf::parse(line)
+            {
+                // Requests for paths tell that it is not Varnish that writes here: any client may
+                // have asked for a whole URL before. Odd requests tell nothing.
+                self.n_paths += u32::from(is_for_path(&record));
+                self.is_no_varnish = self.n_paths >= PATHS_MIN;
+                if !self.is_no_varnish {
+                    return (record, name);
+                }
+            }
             let is_over = self.each_line || self.is_no_varnish && name == "varnish";
             // A line that does not fit is not tried as something else at once: what an application
             // prints into an error log may look like a request.
@@ -255,6 +275,8 @@ impl Auto {
                 Line::Rejected(_) => {}
                 // Many programs speak of themselves as Caddy does.
                 record if *name == "caddy" && is_hearsay(&record) => return (record, name),
+                // What is no request for a path may stand in a log of Varnish as well.
+                record if *name == "clf" && !is_for_path(&record) => return (record, name),
                 record => {
                     self.chosen = Some(at);
                     self.n_rejected = 0;
@@ -274,6 +296,11 @@ impl Auto {
             }
         }
     }
+}
+
+/// A request as no log of Varnish has it.
+fn is_for_path(line: &Line<'_>) -> bool {
+    matches!(line, Line::Access(record) if record.path.as_ref().is_some_and(|p| p.starts_with('/')))
 }
 
 /// An error record that is not of a request.
