@@ -243,6 +243,10 @@ impl Auto {
                 }
             }
             let name = *name;
+            if let Some(record) = self.of_other_server(name, line) {
+                self.n_rejected = 0;
+                return record;
+            }
             self.n_rejected += 1;
             if name == "varnish"
                 && !self.each_line
@@ -286,6 +290,30 @@ impl Auto {
         }
         let name = self.chosen.map_or("auto", |at| self.candidates[at].0);
         (Line::Rejected(reason), name)
+    }
+
+    /// A line of the other one of two servers that share an error log, by how it begins.
+    fn of_other_server<'l>(
+        &self,
+        chosen: &str,
+        line: &'l [u8],
+    ) -> Option<(Line<'l>, &'static str)> {
+        let other = match chosen {
+            "nginx_error" => "apache_error",
+            "apache_error" => "nginx_error",
+            _ => return None,
+        };
+        // A followed log of errors only: what else may be read has its own order.
+        let is_candidate =
+            !self.each_line && self.candidates.iter().any(|(name, _)| *name == other);
+        let parse = errors::by_name(other).filter(|_| is_candidate)?.1;
+        let record = parse(line);
+        let is_whole = matches!(
+            &record,
+            Line::Error(error) if error.time.is_some() && error.level.is_some()
+                && (other == "nginx_error" || error.connection.is_some())
+        );
+        is_whole.then_some((record, other))
     }
 
     /// Tells the formats with directives what a line says to them, whichever is in use.

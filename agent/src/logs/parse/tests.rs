@@ -110,6 +110,39 @@ fn a_followed_access_log_never_turns_into_another_kind_of_log() {
 }
 
 #[test]
+fn two_servers_with_one_error_log_are_each_read() {
+    let source = LogSource {
+        path: "/log/a.error.log".into(),
+        kind: LogKind::Error,
+        format: "auto".to_owned(),
+        site: crate::discover::SiteRule::Host,
+        timezone: None,
+        inner: false,
+        inner_sites: Vec::new(),
+    };
+    let nginx = &b"2026/11/20 12:43:10 [error] 7#7: *31 connect() failed (111: Connection refused) while connecting to upstream, client: 198.51.100.7, server: a.example, request: \"GET / HTTP/1.1\", upstream: \"http://127.0.0.1:1/\""[..];
+    let apache = &b"[Fri Nov 20 12:44:23.681114 2026] [proxy_http:error] [pid 121:tid 127] (104)Connection reset by peer: [client 203.0.113.9:44996] AH01102: error reading status line from remote server 127.0.0.1:4101"[..];
+    for (first, second) in [(nginx, apache), (apache, nginx)] {
+        let mut parser = Parser::for_source(&source, &[first]);
+        for n in 0..60 {
+            let line = if n % 3 == 0 { first } else { second };
+            let is_read = matches!(parser.parse(line), Line::Error(record) if record.gateway);
+            assert!(is_read, "{n}: {}", String::from_utf8_lossy(line));
+            // What an application writes over several lines is of neither.
+            for more in [
+                &b"[Fri Nov 20 12:44:23 2026] AH01102: error reading status line from remote server x"[..],
+                b"[error] 7#7: *31 connect() failed (111: Connection refused) while connecting to upstream",
+                b"  thrown in /srv/a.php on line 7",
+                b"[20-Nov-2026 12:59:19] WARNING: [pool www] child 67 exited on signal 9 (SIGKILL)",
+            ] {
+                let is_none = matches!(parser.parse(more), Line::Rejected(_));
+                assert!(is_none, "{}", String::from_utf8_lossy(more));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_format_that_changed_under_us_costs_a_few_lines_only() {
     let source = LogSource {
         path: "/log/access.log".into(),
