@@ -499,7 +499,8 @@ impl Judge {
 /// True for servers without an error log of requests.
 fn says_all(source: &LogSource) -> bool {
     let without = ["haproxy", "varnish", "traefik", "envoy", "alb", "cloudflare", "iis"];
-    without.contains(&source.format.as_str()) || evidence_name(source) == Some("syslog")
+    let format = source.format.split(':').next().unwrap_or_default();
+    without.contains(&format) || evidence_name(source) == Some("syslog")
 }
 
 /// A 503 that nginx wrote in place of its own 502 or 504 (`error_page 502 =503 /sorry`).

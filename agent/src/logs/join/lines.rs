@@ -185,7 +185,9 @@ pub(super) fn evidence_name(source: &LogSource) -> Option<&'static str> {
         LogKind::Error if path.contains("apache") || path.contains("httpd") => "apache",
         LogKind::Error => "nginx",
         // HAProxy speaks of requests and of servers in one log.
-        LogKind::Access if source.format == "haproxy" || path.contains("haproxy") => "syslog",
+        LogKind::Access if source.format.starts_with("haproxy") || path.contains("haproxy") => {
+            "syslog"
+        }
         LogKind::Access | LogKind::Modsecurity | LogKind::Change => return None,
     })
 }

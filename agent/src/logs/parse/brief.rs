@@ -67,7 +67,7 @@ pub(super) fn plain<'l>(
     let brief = match format {
         Format::Program(format) => access::brief(format, line, times)?,
         Format::Clf => clf::brief(line, times)?,
-        Format::Haproxy => haproxy::brief(line, times)?,
+        Format::Haproxy(host_at) => haproxy::brief(line, times, *host_at)?,
         _ => return None,
     };
     let ms = match brief.time {

@@ -136,7 +136,7 @@ impl Parser {
         let format = self.format_in_use();
         let (shapes, time) = format.map_or((Vec::new(), TimeStyle::Clf), forms::of);
         let may_be_brief = match format {
-            Some(Format::Clf | Format::Haproxy) => true,
+            Some(Format::Clf | Format::Haproxy(_)) => true,
             Some(Format::Program(_)) => shapes.is_empty(),
             _ => false,
         };

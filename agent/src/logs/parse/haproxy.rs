@@ -15,10 +15,35 @@ use crate::logs::scan::near;
 use crate::logs::scan::program::find;
 use crate::logs::{AccessRecord, Attempt, ErrorRecord, Line, LineTime, Rejected};
 
+/// Which of the request headers that are captured is the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostAt {
+    /// Nobody told: the first one, when it can be nothing else.
+    First,
+    /// None is: what looks like a host is what a client wrote elsewhere.
+    Nowhere,
+    /// Headers before it.
+    After(u8),
+}
+
+impl HostAt {
+    /// `0` for none, else its place counted from 1.
+    pub(super) fn told(place: &str) -> Option<Self> {
+        let is_number = place.bytes().all(|byte| byte.is_ascii_digit());
+        let place = place.parse::<u8>().ok().filter(|_| is_number)?;
+        Some(place.checked_sub(1).map_or(Self::Nowhere, Self::After))
+    }
+}
+
 /// One line, with or without the header of syslog.
 pub(crate) fn parse(line: &[u8]) -> Line<'_> {
+    parse_with(line, HostAt::First)
+}
+
+/// The same where it is known which captured header is the host.
+pub(super) fn parse_with(line: &[u8], host_at: HostAt) -> Line<'_> {
     let (logged_at, text) = syslog_header(line);
-    match fields(text, &mut Times::default()).map(|fields| record(&fields)) {
+    match fields(text, &mut Times::default(), host_at).map(|fields| record(&fields)) {
         Ok(record) => Line::Access(record),
         Err(reason) => tcp(text)
             .or_else(|| connection_error(text).map(Line::Error))
@@ -28,12 +53,12 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
 }
 
 /// The same for a sink that asks for no more.
-pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times) -> Option<Brief<'l>> {
+pub(super) fn brief<'l>(line: &'l [u8], times: &mut Times, host_at: HostAt) -> Option<Brief<'l>> {
     let text = match times.after_syslog(without_priority(line)) {
         Some(after) => after_tag(after).unwrap_or(line),
         None => line,
     };
-    let fields = fields(text, times).ok()?;
+    let fields = fields(text, times, host_at).ok()?;
     let is_plain = !(502..=504).contains(&fields.status) && fields.retries.0 == 0;
     is_plain.then(|| Brief {
         host: fields.host.unwrap_or_default(),
@@ -91,7 +116,7 @@ impl Fields<'_> {
     }
 }
 
-fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected> {
+fn fields<'l>(text: &'l [u8], times: &mut Times, host_at: HostAt) -> Result<Fields<'l>, Rejected> {
     let (client, rest) = word(text).ok_or(Rejected::Malformed)?;
     let inside = rest.strip_prefix(b"[").filter(|_| is_peer(client)).ok_or(Rejected::Malformed)?;
     let end = near(b']', &inside[..inside.len().min(40)]).ok_or(Rejected::Malformed)?;
@@ -113,7 +138,7 @@ fn fields<'l>(text: &'l [u8], times: &mut Times) -> Result<Fields<'l>, Rejected>
     let (state, counters) = state_and_counters(rest).ok_or(Rejected::Malformed)?;
     let state = Some(state).filter(|state| is_state(state)).ok_or(Rejected::Malformed)?;
     let retries = retries(counters);
-    let host = host.or_else(|| captured_host(rest));
+    let host = host.or_else(|| captured_host(rest, host_at));
     Ok(Fields { client, time, backend, host, timers_ms, status, state, retries, rest })
 }
 
@@ -303,12 +328,29 @@ fn seconds(timer_ms: i64) -> Option<f64> {
     (timer_ms >= 0).then_some(timer_ms as f64 / 1000.0)
 }
 
-/// The first captured header, when it can only be a host.
-fn captured_host(rest: &[u8]) -> Option<&[u8]> {
+/// The captured header that is the host. HAProxy writes the bars and braces of a client as `#7C`.
+fn captured_host(rest: &[u8], host_at: HostAt) -> Option<&[u8]> {
+    let n_before = match host_at {
+        HostAt::First => 0,
+        HostAt::Nowhere => return None,
+        HostAt::After(n_before) => n_before,
+    };
     let brace = memchr::memchr2(b'"', b'{', rest).filter(|at| rest[*at] == b'{')?;
-    let inside = &rest[brace + 1..];
-    let end = memchr::memchr3(b'|', b'}', b'"', inside)?;
-    Some(&inside[..end]).filter(|name| inside[end] != b'"' && is_host(name))
+    let mut inside = &rest[brace + 1..];
+    for _ in 0..n_before {
+        let bar = memchr::memchr3(b'|', b'}', b'"', inside).filter(|at| inside[*at] == b'|')?;
+        inside = &inside[bar + 1..];
+    }
+    let end = memchr::memchr3(b'|', b'}', b'"', inside).filter(|at| inside[*at] != b'"')?;
+    let name = &inside[..end];
+    let is_one = if host_at == HostAt::First { is_host(name) } else { may_be_host(name) };
+    is_one.then_some(name)
+}
+
+/// What stands in the place of the host may be a name without a point, or an address.
+fn may_be_host(name: &[u8]) -> bool {
+    let is_sign = |b: &u8| b.is_ascii_alphanumeric() || b".-:_[]".contains(b);
+    !name.is_empty() && name.iter().all(is_sign)
 }
 
 fn is_host(name: &[u8]) -> bool {
@@ -387,6 +429,7 @@ fn event(logged_at: Option<LineTime>, text: &[u8]) -> Option<ErrorRecord<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::parse::{Parser, check_format};
 
     #[test]
     fn the_termination_state_tells_a_dead_backend_from_its_own_answer() {
@@ -502,6 +545,53 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(timers_ms(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_captured_header_that_is_not_the_host_is_no_host() {
+        for (format, captured, host) in [
+            ("haproxy", "{a.example}", Some("a.example")),
+            ("haproxy", "{a.example|curl}", Some("a.example")),
+            ("haproxy", "{curl|a.example}", None),
+            ("haproxy", "{shop}", None),
+            ("haproxy:host=0", "{a.example}", None),
+            ("haproxy:host=0", "{a.example|b.example}", None),
+            ("haproxy:host=1", "{a.example|b.example}", Some("a.example")),
+            ("haproxy:host=1", "{shop}", Some("shop")),
+            ("haproxy:host=1", "{192.0.2.1:8080}", Some("192.0.2.1:8080")),
+            ("haproxy:host=2", "{a.example|b.example}", Some("b.example")),
+            ("haproxy:host=2", "{a.example|b.example} {c.example|d.example}", Some("b.example")),
+            ("haproxy:host=2", "{a.example} {x|c.example}", None),
+            ("haproxy:host=2", "{a.example|}", None),
+            ("haproxy:host=2", "{a.example|b c}", None),
+            ("haproxy:host=3", "{x|y|b.example|z}", Some("b.example")),
+            ("haproxy:host=3", "{x|y}", None),
+            ("haproxy:host=2", "", None),
+        ] {
+            assert_eq!(check_format(format), Ok(()));
+            let line = |status| {
+                format!(
+                    r#"Nov 20 12:47:17 lb haproxy[7]: 198.51.100.7:5 [20/Nov/2026:12:47:17.812] in be/s1 0/0/0/1/1 {status} 9 - - ---- 1/1/0/0/0 0/0 {captured} "GET /{{a.example|b.example|c.example}} HTTP/1.1""#
+                )
+            };
+            let mut parser = Parser::for_format(format, &[]);
+            assert_eq!(parser.format(), "haproxy");
+            let failed = line(502);
+            let Line::Access(r) = parser.parse(failed.as_bytes()) else { panic!("{failed}") };
+            assert_eq!(r.host.as_deref(), host, "{format} {captured}");
+            let host_at = format
+                .strip_prefix("haproxy:host=")
+                .map_or(HostAt::First, |place| HostAt::told(place).unwrap());
+            let good = line(200);
+            let plain = brief(good.as_bytes(), &mut Times::default(), host_at).unwrap();
+            assert_eq!(plain.host, host.unwrap_or_default().as_bytes(), "{format} {captured}");
+        }
+        for wrong in ["haproxy:host=", "haproxy:host=x", "haproxy:host=+1", "haproxy:host=256"] {
+            assert!(
+                check_format(wrong).is_err_and(|fix| fix.contains("haproxy:host=N")),
+                "{wrong}"
+            );
         }
     }
 

@@ -80,11 +80,19 @@ pub const FORMATS: [&str; 18] = [
 /// Before the names of the keys of a log of JSON.
 const JSON_PREFIX: &str = "json:";
 
+/// Before the place of the host among the request headers that HAProxy captures.
+const HAPROXY_PREFIX: &str = "haproxy:host=";
+
 /// `Err` says what to write unless `format` is a known name or a format string, which may be one
 /// without a status: a plain word that is no name would be read as `auto`.
 pub fn check_format(format: &str) -> Result<(), String> {
     if let Some(keys) = format.strip_prefix(JSON_PREFIX) {
         return json::Keys::compile(keys).map(drop);
+    }
+    if let Some(place) = format.strip_prefix(HAPROXY_PREFIX) {
+        let fix = "write haproxy:host=N with N the place of the host among the captured request \
+                   headers, 0 for none";
+        return haproxy::HostAt::told(place).map(drop).ok_or_else(|| fix.to_owned());
     }
     let is_known = FORMATS.contains(&format)
         || errors::by_name(format).is_some()
@@ -132,7 +140,7 @@ enum Format {
     Npm(Box<[LogFormat; 2]>),
     Clf,
     Json(Arc<json::Keys>),
-    Haproxy,
+    Haproxy(haproxy::HostAt),
     /// An error or system log.
     Lines(errors::Parse),
     Caddy,
@@ -176,7 +184,7 @@ impl Format {
             },
             Self::Clf => clf::parse(line),
             Self::Json(keys) => json::parse(keys, line),
-            Self::Haproxy => haproxy::parse(line),
+            Self::Haproxy(host_at) => haproxy::parse_with(line, *host_at),
             Self::Lines(parse) => parse(line),
             Self::Caddy => caddy::parse(line),
             Self::CaddyError => match caddy::parse(line) {
@@ -350,7 +358,7 @@ fn built_in(name: &str) -> Format {
             *program(log_format::NPM_PLAIN),
         ])),
         "json" => Format::Json(json::Keys::usual()),
-        "haproxy" => Format::Haproxy,
+        "haproxy" => Format::Haproxy(haproxy::HostAt::First),
         "caddy" => Format::Caddy,
         "traefik" => Format::Traefik,
         "envoy" => Format::Envoy,
@@ -434,7 +442,7 @@ impl Parser {
                     // What the one who told left no doubt about stays as it is.
                     Mode::One(
                         format @ (Format::Json(_)
-                        | Format::Haproxy
+                        | Format::Haproxy(_)
                         | Format::NoRequests
                         | Format::Lines(_)),
                     ) => Mode::One(format),
@@ -471,6 +479,9 @@ impl Parser {
             .chain(errors::by_name(format).map(|(name, _)| name))
             .find(|name| *name == format && *name != "auto")
             .map(|name| (name, Mode::One(built_in(name))));
+        if let Some(host_at) = format.strip_prefix(HAPROXY_PREFIX).and_then(haproxy::HostAt::told) {
+            return Self::new("haproxy", Mode::One(Format::Haproxy(host_at))).taught(first_lines);
+        }
         let keys = format.strip_prefix(JSON_PREFIX).map(json::Keys::compile);
         if let Some(Ok(keys)) = keys {
             return Self::new("json", Mode::One(Format::Json(keys))).taught(first_lines);
