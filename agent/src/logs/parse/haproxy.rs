@@ -90,7 +90,14 @@ fn after_tag(text: &[u8]) -> Option<&[u8]> {
     while head.get(at + 1)? != &b' ' {
         at += 1 + near(b':', &head[at + 1..])?;
     }
-    Some(&text[at + 2..])
+    is_own_tag(&head[..at]).then(|| &text[at + 2..])
+}
+
+/// ` lb haproxy[14476]`: other programs may write the same words into a system log.
+fn is_own_tag(head: &[u8]) -> bool {
+    let at = memchr::memrchr2(b' ', b'/', head).map_or(0, |at| at + 1);
+    let tag = &head[at..];
+    tag.starts_with(b"haproxy") || tag.starts_with(b"hapee")
 }
 
 /// The fields of a request.
@@ -546,6 +553,34 @@ mod tests {
         ] {
             assert_eq!(timers_ms(text.as_bytes()), want, "{text}");
         }
+    }
+
+    #[test]
+    fn what_another_program_writes_is_no_message_of_haproxy() {
+        let request = r#"198.51.100.7:5 [20/Nov/2026:12:47:17.812] in be/s1 0/0/-1/-1/1 503 9 - - SC-- 1/1/0/0/0 0/0 {a.example} "GET /p HTTP/1.1""#;
+        let down = "Server be/s1 is DOWN, reason: Layer4 timeout.";
+        for text in [request, down] {
+            for (tag, is_own) in [
+                ("lb haproxy[7]", true),
+                ("haproxy[7]", true),
+                ("lb haproxy", true),
+                ("lb hapee-lb[7]", true),
+                ("lb docker/haproxy[7]", true),
+                ("lb php[7]", false),
+                ("lb app", false),
+                ("haproxy app[7]", false),
+                ("lb app[7] x", false),
+            ] {
+                for time in ["Nov 20 12:47:17", "<134>Nov 20 12:47:17", "2026-11-20T12:47:17Z"] {
+                    let line = format!("{time} {tag}: {text}");
+                    let is_read = !matches!(parse(line.as_bytes()), Line::Rejected(_));
+                    assert_eq!(is_read, is_own, "{line}");
+                    let host_at = HostAt::First;
+                    assert!(brief(line.as_bytes(), &mut Times::default(), host_at).is_none());
+                }
+            }
+        }
+        assert!(matches!(parse(request.as_bytes()), Line::Access(_)), "without any header");
     }
 
     #[test]
