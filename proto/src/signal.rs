@@ -111,27 +111,60 @@ pub fn classify_application(text: &str) -> Option<Signal> {
 /// What the kernel says, or a watchman over memory.
 #[must_use]
 pub fn classify_kernel(text: &str) -> Option<Signal> {
-    let has = |part: &str| text.contains(part);
-    if has("Out of memory: Kill")
-        || has("oom-kill:")
-        || has("emory cgroup out of memory")
-        || has("invoked oom-killer: ")
-        || has("oom_reaper: reaped process ")
-        || has("by the OOM killer")
-        || has("with result 'oom-kill'")
+    let text = without_kernel_head(text);
+    // Names of devices and of audited programs stand further on, and may be any text.
+    let begins = |start: &str| text.starts_with(start);
+    let of_unit = text
+        .split_once(": ")
+        .filter(|(unit, _)| unit.contains('.') && !unit.contains(' '))
+        .map(|(_, said)| said);
+    let says = |start: &str| of_unit.is_some_and(|said| said.starts_with(start));
+    if begins("Out of memory: Kill")
+        || begins("oom-kill:")
+        || begins("Memory cgroup out of memory")
+        || begins("oom_reaper: reaped process ")
+        || of_process(text, " invoked oom-killer: ")
+        || says("A process of this unit has been killed by the OOM killer")
+        || says("Failed with result 'oom-kill'")
     {
         Some(Signal::Oom)
-    } else if has("]: segfault at ")
-        || has("general protection fault ip:")
-        || has("] general protection ip:")
-        || has("status=11/SEGV")
+    } else if of_process(text, "]: segfault at ")
+        || of_process(text, "] general protection fault ip:")
+        || of_process(text, "] general protection ip:")
+        || says("Main process exited, ") && text.contains("status=11/SEGV")
     {
         Some(Signal::Segfault)
-    } else if (has("nf_conntrack") || has("ip_conntrack")) && has("table full") {
+    } else if (begins("nf_conntrack: ") || begins("ip_conntrack: ")) && text.contains("table full")
+    {
         Some(Signal::ConntrackFull)
     } else {
         None
     }
+}
+
+/// Cuts what stands before the words of the kernel: `kernel: `, `[ 12.3] `, `traps: `.
+fn without_kernel_head(text: &str) -> &str {
+    let text = text.strip_prefix("kernel: ").unwrap_or(text);
+    let stamped = text.strip_prefix('[').and_then(|inside| inside.split_once("] "));
+    let is_stamp =
+        |stamp: &str| stamp.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b' '));
+    let text = stamped.filter(|(stamp, _)| is_stamp(stamp)).map_or(text, |(_, rest)| rest);
+    text.strip_prefix("traps: ").unwrap_or(text)
+}
+
+/// True when the words follow the name of a process, and its number in the brackets they end.
+fn of_process(text: &str, words: &str) -> bool {
+    const NAME_BYTES_MAX: usize = 15;
+    let Some((head, _)) = text.split_once(words) else { return false };
+    let name = if words.starts_with(']') {
+        let Some((name, number)) = head.rsplit_once('[') else { return false };
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        if is_number { name } else { return false }
+    } else {
+        head
+    };
+    // Behind `input: ` and the like a device says its name.
+    name.len() <= NAME_BYTES_MAX && !name.contains(": ")
 }
 
 /// ENOSPC, as any program may report it.
@@ -517,6 +550,30 @@ mod tests {
             ("ip_conntrack: table full, dropping packet.", Some(S::ConntrackFull)),
             ("eth0: Link is Down", None),
         ]);
+    }
+
+    #[test]
+    fn the_name_of_a_device_or_a_program_is_no_word_of_the_kernel() {
+        const OOM: &str = "Out of memory: Killed process 7 (php)";
+        for (text, want) in [
+            (format!("kernel: [ 12.3] {OOM}"), Some(Signal::Oom)),
+            (format!("usb 1-1: Product: {OOM}"), None),
+            (format!("input: {OOM} as /devices/a"), None),
+            (format!("audit: type=1400 apparmor=\"DENIED\" comm=\"{OOM}\""), None),
+            ("usb 1-1: Product: a invoked oom-killer: gfp_mask=0".to_owned(), None),
+            ("usb 1-1: Product: a[7]: segfault at 0 ip 0 sp 0".to_owned(), None),
+            ("input: a[7]: segfault at 0 ip 0 sp 0".to_owned(), None),
+            ("input: a[7] general protection fault ip:0".to_owned(), None),
+            ("input: Failed with result 'oom-kill'".to_owned(), None),
+            ("usb 1-1: Product: nf_conntrack: table full, dropping packet".to_owned(), None),
+            ("a.service: Failed with result 'oom-kill'.".to_owned(), Some(Signal::Oom)),
+            (
+                "a.service: Main process exited, code=dumped, status=11/SEGV".to_owned(),
+                Some(Signal::Segfault),
+            ),
+        ] {
+            assert_eq!(classify_kernel(&text), want, "{text}");
+        }
     }
 
     #[test]
