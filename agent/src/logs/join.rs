@@ -252,15 +252,12 @@ impl Judge {
             self.sites.note_upstream(site, &last.upstream);
         }
         if !(502..=504).contains(&status) {
-            let failed = |s: Option<u16>| s.is_none_or(|s| s >= 500);
-            let earlier = record.attempts.split_last().map_or(&[][..], |(_, earlier)| earlier);
-            let retried = status < 500 && earlier.iter().any(|attempt| failed(attempt.status));
             out(Request {
                 site,
                 second: at.second(),
                 status,
                 gateway_503: false,
-                retried,
+                retried: record.hid_a_failure(),
                 crawler: false,
                 exemplar: None,
                 other,

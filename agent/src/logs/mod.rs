@@ -85,6 +85,29 @@ pub struct Attempt<'a> {
     pub status: Option<u16>,
     /// Seconds.
     pub time: Option<f64>,
+    /// It was asked because the request went on to another group, not because the one before failed.
+    pub is_other_group: bool,
+}
+
+impl AccessRecord<'_> {
+    /// The attempts before the last one that failed.
+    ///
+    /// One without a status failed, for why else was another made; unless the request was handed on
+    /// to another group, which nginx does for other reasons too.
+    pub fn failed_attempts(&self) -> impl Iterator<Item = &Attempt<'_>> {
+        let failed = |pair: &[Attempt<'_>]| match pair {
+            [earlier, next] => earlier.status.map_or(!next.is_other_group, |status| status >= 500),
+            _ => false,
+        };
+        let pairs = self.attempts.windows(2).filter(move |pair| failed(pair));
+        pairs.filter_map(|pair| pair.first())
+    }
+
+    /// True when the visitor got a good answer after an upstream had failed: an early warning.
+    #[must_use]
+    pub fn hid_a_failure(&self) -> bool {
+        self.status.is_some_and(|status| status < 500) && self.failed_attempts().next().is_some()
+    }
 }
 
 /// One line of an error log or system log.

@@ -290,12 +290,10 @@ impl Tally {
             _ => {}
         }
         counts.n_503_app += u64::from(status == 503 && !is_gateway);
-        let failed = |s: Option<u16>| s.is_none_or(|s| s >= 500);
-        let (last, earlier) = record.attempts.split_last().unzip();
-        let n_failed = earlier.unwrap_or_default().iter().filter(|a| failed(a.status)).count();
-        counts.n_retried += u64::from(status < 500 && n_failed > 0);
+        counts.n_retried += u64::from(record.hid_a_failure());
+        let last = record.attempts.last();
         let faults = &mut self.faults[site];
-        for attempt in earlier.unwrap_or_default().iter().filter(|a| failed(a.status)) {
+        for attempt in record.failed_attempts() {
             faults.upstreams.add(self.addresses.index(&attempt.upstream));
         }
         if !is_gateway {

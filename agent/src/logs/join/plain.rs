@@ -187,7 +187,11 @@ mod tests {
             client: text(plain.client),
             status: Some(plain.status),
             attempts: text(plain.upstream)
-                .map(|upstream| Attempt { upstream, status: Some(plain.status), time: None })
+                .map(|upstream| Attempt {
+                    upstream,
+                    status: Some(plain.status),
+                    ..Attempt::default()
+                })
                 .into_iter()
                 .collect(),
             ..AccessRecord::default()

@@ -725,3 +725,20 @@ fn a_server_behind_explains_no_503_of_sites_that_it_does_not_serve_or_of_other_b
         assert_eq!(explained, [want; 2], "{host} {upstream}");
     }
 }
+
+#[test]
+fn a_request_that_went_on_to_another_group_is_no_retry_unless_a_status_says_so() {
+    for (upstreams, statuses, want) in [
+        ("192.0.2.1:80, 192.0.2.2:80", "502, 200", true),
+        ("192.0.2.1:80, 192.0.2.2:80", "", true),
+        ("192.0.2.1:80 : 192.0.2.2:80", "", false),
+        ("192.0.2.1:80 : 192.0.2.2:80", "200 : 200", false),
+        ("192.0.2.1:80 : 192.0.2.2:80", "502 : 200", true),
+        ("192.0.2.1:80, 192.0.2.2:80 : 192.0.2.3:80", "", true),
+        ("192.0.2.1:80", "200", false),
+    ] {
+        let mut s = Scene::new();
+        s.ask("a.example", "198.51.100.7", 5, "/x", 200, (upstreams, statuses));
+        assert_eq!(s.one().retried, want, "{upstreams} {statuses}");
+    }
+}

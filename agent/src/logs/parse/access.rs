@@ -265,26 +265,38 @@ pub(crate) fn attempts<'l>(
     times: Option<&[u8]>,
 ) -> Vec<Attempt<'l>> {
     let mut times = split_attempts(times.unwrap_or_default());
-    let mut next_time = || times.next().and_then(number);
+    let mut next_time = || times.next().and_then(|(time, _)| number(time));
     let Some(addresses) = addresses else {
-        return split_attempts(statuses.unwrap_or_default())
-            .map(|text| Attempt { upstream: "".into(), status: status(text), time: next_time() })
-            .collect();
+        let attempt = |(text, is_other_group)| Attempt {
+            upstream: "".into(),
+            status: status(text),
+            time: next_time(),
+            is_other_group,
+        };
+        return split_attempts(statuses.unwrap_or_default()).map(attempt).collect();
     };
     let mut statuses = split_attempts(statuses.unwrap_or_default());
     split_attempts(addresses)
-        .map(|address| Attempt {
+        .map(|(address, is_other_group)| Attempt {
             upstream: text(address),
-            status: statuses.next().and_then(status),
+            status: statuses.next().and_then(|(text, _)| status(text)),
             time: next_time(),
+            is_other_group,
         })
         .filter(|attempt| attempt.upstream != "-" && !attempt.upstream.is_empty())
         .collect()
 }
 
-fn split_attempts(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The items, each with whether it is the first of another group.
+fn split_attempts(list: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+    let mut is_other_group = false;
     // `, ` and ` : ` are the only places with a space.
-    list.split(|b| *b == b' ')
-        .map(|item| item.strip_suffix(b",").unwrap_or(item))
-        .filter(|item| !item.is_empty() && *item != b":")
+    list.split(|b| *b == b' ').filter_map(move |item| {
+        let item = item.strip_suffix(b",").unwrap_or(item);
+        if item == b":" {
+            is_other_group = true;
+            return None;
+        }
+        (!item.is_empty()).then(|| (item, std::mem::take(&mut is_other_group)))
+    })
 }

@@ -80,6 +80,7 @@ fn try_parse(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
                 upstream: access::text(upstream),
                 status: target_status,
                 time: Some(answered).filter(|s| *s >= 0.0),
+                is_other_group: false,
             })
             .into_iter()
             .collect(),

@@ -64,6 +64,7 @@ fn record<'l>(values: &Values<'l>) -> Result<AccessRecord<'l>, Rejected> {
                 upstream: address.unwrap_or(Cow::Borrowed("")),
                 status: origin_status,
                 time: values.number(took).map(|ms| ms / 1000.0),
+                is_other_group: false,
             }]
         } else {
             Vec::new()

@@ -76,7 +76,7 @@ fn attempts(upstream: Option<Cow<'_, str>>, n: usize, time: Option<f64>) -> Vec<
     };
     // Which servers were tried before is not logged, only how many failed.
     let mut attempts = vec![Attempt::default(); n.saturating_sub(1).min(EARLIER_MAX)];
-    attempts.push(Attempt { upstream, status: None, time });
+    attempts.push(Attempt { upstream, time, ..Attempt::default() });
     attempts
 }
 

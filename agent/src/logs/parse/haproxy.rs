@@ -200,7 +200,7 @@ fn attempts(backend: &[u8], retries: (usize, bool), time: Option<f64>) -> Vec<At
     let earlier = if is_elsewhere { "".into() } else { access::text(backend) };
     let earlier = Attempt { upstream: earlier, ..Attempt::default() };
     let mut attempts = vec![earlier; n_earlier.min(EARLIER_MAX)];
-    attempts.push(Attempt { upstream: access::text(backend), status: None, time });
+    attempts.push(Attempt { upstream: access::text(backend), time, ..Attempt::default() });
     attempts
 }
 

@@ -111,7 +111,7 @@ fn attempt(url: Cow<'_, str>, status: Option<u16>, time: Option<f64>) -> Attempt
         Cow::Borrowed(url) => Cow::Borrowed(access::without_scheme(url)),
         Cow::Owned(url) => Cow::Owned(access::without_scheme(&url).to_owned()),
     };
-    Attempt { upstream, status, time }
+    Attempt { upstream, status, time, is_other_group: false }
 }
 
 const PATHS: [&str; 16] = [

@@ -30,7 +30,7 @@ fn request(status: u16, second: i64) -> AccessRecord<'static> {
 }
 
 fn attempt(upstream: &'static str, status: u16) -> Attempt<'static> {
-    Attempt { upstream: upstream.into(), status: Some(status), time: None }
+    Attempt { upstream: upstream.into(), status: Some(status), ..Attempt::default() }
 }
 
 fn failure(second: i64) -> ErrorRecord<'static> {

@@ -211,6 +211,7 @@ pub(crate) fn owned_attempts<'o>(attempts: Vec<Attempt<'_>>) -> Vec<Attempt<'o>>
         upstream: Cow::Owned(a.upstream.into_owned()),
         status: a.status,
         time: a.time,
+        is_other_group: a.is_other_group,
     };
     attempts.into_iter().map(own).collect()
 }
