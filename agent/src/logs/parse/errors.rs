@@ -52,6 +52,12 @@ pub(super) const AFTER_ACCESS: [&str; 13] = [
     "kernel",
 ];
 
+/// The names of all formats here.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    FORMATS.iter().map(|(name, _)| *name)
+}
+
 /// The format with this name, and the name to keep.
 pub(super) fn by_name(name: &str) -> Option<(&'static str, Parse)> {
     FORMATS.iter().find(|(known, _)| *known == name).copied()

@@ -77,6 +77,12 @@ pub const FORMATS: [&str; 18] = [
     "cloudfront",
 ];
 
+/// Every format by name, whatever it is of.
+#[cfg(test)]
+pub(crate) fn format_names() -> impl Iterator<Item = &'static str> {
+    FORMATS.into_iter().chain(errors::names())
+}
+
 /// Before the names of the keys of a log of JSON.
 const JSON_PREFIX: &str = "json:";
 

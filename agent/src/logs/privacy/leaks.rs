@@ -13,7 +13,7 @@ use crate::batch::{self, Cover};
 use crate::config::{ClientIp, PrivacyConfig, QueryString};
 use crate::discover::{Discovery, LogKind, LogSource, SiteRule};
 use crate::logs::join::{Exemplar, Judge};
-use crate::logs::parse::Parser;
+use crate::logs::parse::{Parser, format_names};
 use crate::logs::{AccessRecord, Line};
 use crate::window::{Observation, Windows};
 
@@ -216,25 +216,142 @@ const LINES: [(LogKind, &str, &str); 27] = [
     ),
     (
         LogKind::Mysql,
-        "auto",
+        "mysql",
         "2026-11-20T12:00:05.1Z 7 [Warning] Too many connections: 'u'@'{ip}' ({ip}:51548) /p?{q}",
     ),
     (
         LogKind::Redis,
-        "auto",
+        "redis",
         "7:M 20 Nov 2026 12:00:05.123 # Can't save, No space left on device, asked by {ip}:51548 for /p?{q}",
     ),
     (
         LogKind::Kernel,
-        "auto",
+        "kernel",
         "Nov 20 12:00:05 vps kernel: [1.2] nf_conntrack: table full, dropping packet SRC={ip} DST=10.0.0.5 /p?{q}",
     ),
     (
         LogKind::Syslog,
-        "auto",
+        "syslog",
         "Nov 20 12:00:05 vps kernel: Out of memory: Killed process 7 rhost={ip} x-{ip} url=/p?{q}",
     ),
 ];
+
+/// The same of all other formats there are.
+const MORE_LINES: [(LogKind, &str, &str); 27] = [
+    (
+        LogKind::Access,
+        "auto",
+        r#"a.example 10.0.0.9 - - [20/Nov/2026:12:00:05 +0000] "GET /{ip}/p?{q} HTTP/1.1" 502 1 "-" "{q}" 1200"#,
+    ),
+    (
+        LogKind::Access,
+        "nginx_ingress",
+        r#"{ip} - - [20/Nov/2026:12:00:05 +0000] "GET /p?{q} HTTP/1.1" 502 1 "https://a.example/?{q}" "{q}" 400 0.1 [a-b-80] [] 10.0.0.5:80 1 0.1 502 0123abc"#,
+    ),
+    (
+        LogKind::Access,
+        "npm_access",
+        r#"[20/Nov/2026:12:00:05 +0000] - 502 502 - GET https a.example "/p?{q}" [Client {ip}] [Length 1] [Gzip -] [Sent-to 10.0.0.5] "{q}" "https://a.example/?{q}""#,
+    ),
+    (
+        LogKind::Access,
+        "caddy",
+        r#"{"level":"info","ts":1795176005.042,"logger":"http.log.access.log0","msg":"handled request","request":{"remote_ip":"{ip}","client_ip":"{ip}","proto":"HTTP/1.1","method":"GET","host":"a.example","uri":"/p?{q}","headers":{"User-Agent":["{q}"],"X-Forwarded-For":["{ip}"]}},"user_id":"{q}","duration":0.01,"size":3,"status":502,"resp_headers":{"Server":["Caddy"]}}"#,
+    ),
+    (
+        LogKind::Error,
+        "caddy",
+        r#"{"level":"error","ts":1795176005.042,"logger":"http.log.error","msg":"dial tcp 10.0.0.5:80: connect: connection refused","request":{"remote_ip":"{ip}","client_ip":"{ip}","proto":"HTTP/1.1","method":"GET","host":"a.example","uri":"/p?{q}","headers":{"User-Agent":["{q}"]}},"duration":0.01,"status":502,"err_id":"a","err_trace":"reverseproxy.statusError (reverseproxy.go:1)"}"#,
+    ),
+    (
+        LogKind::Access,
+        "traefik",
+        r#"{ip} - - [20/Nov/2026:12:00:05 +0000] "GET /p?{q} HTTP/1.1" 502 5 "https://a.example/?{q}" "{q}" 7 "a@docker" "http://10.0.0.5:80" 12ms"#,
+    ),
+    (
+        LogKind::Access,
+        "traefik",
+        r#"{"ClientAddr":"{ip}:4711","ClientHost":"{ip}","ClientUsername":"{q}","DownstreamStatus":502,"Duration":357313,"OriginStatus":502,"RequestCount":7,"RequestHost":"a.example","RequestMethod":"GET","RequestPath":"/p?{q}","RetryAttempts":0,"ServiceAddr":"10.0.0.5:80","StartUTC":"2026-11-20T12:00:05.5Z","request_User-Agent":"{q}"}"#,
+    ),
+    (
+        LogKind::Access,
+        "envoy",
+        r#"[2026-11-20T12:00:05.500Z] "GET /p?{q} HTTP/1.1" 503 UF 0 91 12 - "{ip}" "{q}" "id" "a.example" "10.0.0.5:80""#,
+    ),
+    (
+        LogKind::Access,
+        "varnish",
+        r#"{ip} - {q} [20/Nov/2026:12:00:05 +0000] "GET http://a.example/p?{q} HTTP/1.1" 502 282 "https://a.example/?{q}" "{q}""#,
+    ),
+    (
+        LogKind::Access,
+        "litespeed",
+        r#""a.example {ip} - - [20/Nov/2026:12:00:05 +0000] "GET /p?{q} HTTP/1.1" 502 5""#,
+    ),
+    (
+        LogKind::Access,
+        "lighttpd",
+        r#"{ip} a.example {q} [20/Nov/2026:12:00:05 +0000] "GET /p?{q} HTTP/1.1" 502 5 "https://a.example/?{q}" "{q}""#,
+    ),
+    (
+        LogKind::Access,
+        "iis",
+        "2026-11-20 12:00:05 10.0.0.9 GET /p {q} 80 {q} {ip} {q} https://a.example/?{q} a.example 502 3 12002 17",
+    ),
+    (
+        LogKind::Access,
+        "alb",
+        r#"https 2026-11-20T12:00:05.123456Z app/lb/1 {ip}:4711 10.0.0.5:80 0.001 0.002 0.003 502 502 34 502 "GET https://a.example:443/p?{q} HTTP/1.1" "{q}" - - arn "Root=1" "-" "-" 1 2026-11-20T12:00:05.1Z "forward" "-" "-" "10.0.0.5:80" "502" "-" "-""#,
+    ),
+    (
+        LogKind::Access,
+        "cloudflare",
+        r#"{"ClientIP":"{ip}","ClientRequestHost":"a.example","ClientRequestMethod":"GET","ClientRequestURI":"/p?{q}","ClientRequestUserAgent":"{q}","ClientRequestReferer":"https://a.example/?{q}","EdgeEndTimestamp":1795176005000000000,"EdgeResponseStatus":502,"EdgeStartTimestamp":1795176005000000000,"OriginResponseStatus":502}"#,
+    ),
+    (
+        LogKind::Access,
+        "cloudfront",
+        "2026-11-20\t12:00:05\tFRA2-C1\t502\t{ip}\tGET\td1.cloudfront.net\t/p\t502\thttps://a.example/?{q}\t{q}\t{q}\t{q}\tError\tid==\ta.example\thttps\t62\t0.113\t{ip}\tTLSv1.3\tx\tError\tHTTP/2.0\t-\t-\t4711\t0.113\tError\ttext/html\t-\t-\t-",
+    ),
+    (
+        LogKind::Error,
+        "lighttpd_error",
+        "2026-11-20 12:00:05: (gw_backend.c.2389) response not received, request sent: 231 on socket: tcp:10.0.0.5:80 for /{ip}/p?{q}, closing connection",
+    ),
+    (
+        LogKind::Error,
+        "litespeed_error",
+        "2026-11-20 12:00:05.774649 [NOTICE] [7] [{ip}:45164:HTTP2-41#a.example] oops! 503 Service Unavailable {ip} /p?{q}",
+    ),
+    (LogKind::PhpSlow, "php_slow", "[20-Nov-2026 12:00:05]  [pool www] pid 1234"),
+    (
+        LogKind::Modsecurity,
+        "modsecurity",
+        r#"{"transaction":{"client_ip":"{ip}","time_stamp":"Fri Nov 20 12:00:05 2026","request":{"method":"GET","uri":"/p?{q}","headers":{"Host":"a.example"}},"response":{"http_code":502},"messages":[{"message":"from {ip} for /p?{q}","details":{}}]}}"#,
+    ),
+    (
+        LogKind::Modsecurity,
+        "modsecurity",
+        r#"a.example {ip} - - [20/Nov/2026:12:00:05 +0000] "GET /p?{q} HTTP/1.1" 502 199 "https://a.example/?{q}" "{q}" Zq@x1 "-" /20261120/20261120-1200/x 0 1234 md5:0123456789abcdef0123456789abcdef"#,
+    ),
+    (
+        LogKind::Syslog,
+        "journald",
+        r#"{"__REALTIME_TIMESTAMP":"1795176005000000","_TRANSPORT":"kernel","PRIORITY":"3","MESSAGE":"Out of memory: Killed process 7 rhost={ip} x-{ip} url=/p?{q}"}"#,
+    ),
+    (
+        LogKind::Syslog,
+        "text",
+        "Nov 20 12:00:05 vps kernel: Out of memory: Killed process 7 rhost={ip} url=/p?{q}",
+    ),
+    (LogKind::Change, "dpkg", "2026-11-20 12:00:05 upgrade php8.2-fpm:amd64 8.2.7 8.2.29"),
+    (LogKind::Change, "apt_history", "Start-Date: 2026-11-20  12:00:05"),
+    (LogKind::Change, "yum", "Nov 20 12:00:05 Updated: nginx-1.24.0-1.x86_64"),
+    (LogKind::Change, "zypper", "2026-11-20 12:00:05|install|nginx|1.24.0|x86_64|root@a|"),
+    (LogKind::Change, "pacman", "[2026-11-20T12:00:05+0000] [ALPM] upgraded nginx (1.22 -> 1.24)"),
+];
+/// What `iis` has to be told first.
+const IIS_FIELDS: &[u8] = b"#Fields: date time s-ip cs-method cs-uri-stem cs-uri-query s-port cs-username c-ip cs(User-Agent) cs(Referer) cs-host sc-status sc-substatus sc-win32-status time-taken";
 
 const CLIENT_WISHES: [ClientIp; 4] =
     [ClientIp::Full, ClientIp::Prefix, ClientIp::Hash, ClientIp::Drop];
@@ -249,13 +366,17 @@ fn sent(
     let line = line.replace("{f}", FIELDS).replace("{ip}", client).replace("{q}", QUERY);
     let source = source(*kind, format);
     let mut machine = Machine::new(privacy, &source);
-    machine.take(&Parser::for_source(&source, &[]).parse(line.as_bytes()));
+    let taught = if *format == "iis" { &[IIS_FIELDS][..] } else { &[] };
+    let mut parser = Parser::for_source(&source, taught);
+    let parsed = parser.parse(line.as_bytes());
+    assert!(!matches!(parsed, Line::Rejected(_)), "{format}: {line}");
+    machine.take(&parsed);
     machine.sent()
 }
 
 #[test]
 fn no_line_takes_a_client_or_a_query_along_that_may_not_leave() {
-    for of in &LINES {
+    for of in LINES.iter().chain(&MORE_LINES) {
         for client in CLIENTS {
             let is_address = client.parse::<std::net::IpAddr>().is_ok();
             for client_ip in CLIENT_WISHES {
@@ -293,12 +414,19 @@ fn no_line_takes_a_client_or_a_query_along_that_may_not_leave() {
 fn what_may_leave_does() {
     let open = PrivacyConfig { client_ip: ClientIp::Full, query_string: QueryString::Keep };
     let (mut n_clients, mut n_queries) = (0, 0);
-    for of in &LINES {
+    for of in LINES.iter().chain(&MORE_LINES) {
         let (bytes, _) = sent(open, of, CLIENTS[0]);
         n_clients += usize::from(has(&bytes, CLIENTS[0]));
         n_queries += usize::from(has(&bytes, "s3cr3t"));
     }
-    assert_eq!((n_clients, n_queries), (26, 23), "of {} lines", LINES.len());
+    assert_eq!((n_clients, n_queries), (47, 44), "of {} lines", LINES.len() + MORE_LINES.len());
+}
+
+#[test]
+fn every_format_by_name_is_searched_for_leaks() {
+    let has_line = |name: &str| LINES.iter().chain(&MORE_LINES).any(|(_, of, _)| *of == name);
+    let without: Vec<_> = format_names().filter(|name| !has_line(name)).collect();
+    assert_eq!(without, [""; 0], "each needs a line of its own here");
 }
 
 /// Every real line there is, each as a failed request: no client of a line leaves under `drop`.
