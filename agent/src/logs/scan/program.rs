@@ -197,7 +197,7 @@ impl Program {
                 let later = steps[at + 1..].iter().take_while(|step| !step.quoted);
                 n_needed = later.map(|step| memchr::memchr_iter(sign, &step.until).count()).sum();
             }
-            steps[at] = Step { is_loose, free, n_needed, ..steps[at].clone() };
+            steps[at] = Step { free, is_loose, n_needed, ..steps[at].clone() };
         }
         let has_loose = steps.iter().any(|step| step.is_loose);
         Some(Self { prefix: prefix.into(), steps: steps.into(), has_loose })
@@ -277,9 +277,10 @@ impl<'l> Readings<'l> {
                 let is_read = run_free(&steps[at..], rest, &mut spans, &mut tries);
                 self.tries = tries;
                 self.is_doubtful |= tries == 0;
-                return if is_read {
-                    self.note(spans)
-                };
+                if is_read {
+                    self.note(spans);
+                }
+                return;
             }
             if step.until.is_empty() {
                 if fits(step, rest) {
@@ -289,9 +290,10 @@ impl<'l> Readings<'l> {
                 return;
             }
             let Some(end) = end_of(step, time_follows, rest) else {
-                return if is_cut(&steps[at..]) {
-                    self.note(spans)
-                };
+                if is_cut(&steps[at..]) {
+                    self.note(spans);
+                }
+                return;
             };
             if !rest[end..].starts_with(&step.until) || !step.quoted && !fits(step, &rest[..end]) {
                 return;

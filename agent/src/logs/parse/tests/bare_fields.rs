@@ -135,7 +135,7 @@ fn words_between_bare_separators_are_no_status_and_no_upstream() {
 
 #[test]
 fn usual_words_are_read_between_bare_separators() {
-    for case in 0..CASES.len() {
+    for (case, (format, text)) in CASES.iter().enumerate() {
         for words in [
             "",
             "-",
@@ -144,14 +144,11 @@ fn usual_words_are_read_between_bare_separators() {
         ] {
             for place in 0..4 {
                 // Nobody's host or address has words behind it.
-                let is_host = CASES[case]
-                    .1
-                    .split("{}")
-                    .nth(place)
-                    .is_some_and(|before| before.ends_with("a.example"));
+                let is_host =
+                    text.split("{}").nth(place).is_some_and(|before| before.ends_with("a.example"));
                 let is_read =
                     (is_host && !words.is_empty()) || check(case, words, place) != Some(false);
-                assert!(is_read, "{}: {words} at {place}", CASES[case].0);
+                assert!(is_read, "{format}: {words} at {place}");
             }
         }
     }
