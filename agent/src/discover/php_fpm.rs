@@ -68,6 +68,15 @@ fn matched(pattern: &str, path: &Path) -> String {
     rest[..rest.find(after).unwrap_or(0)].to_owned()
 }
 
+/// A pool while it is read.
+#[derive(Default)]
+struct Draft {
+    pool: Pool,
+    /// What relative paths of the pool begin with.
+    prefix: Option<String>,
+    slow_log: Option<String>,
+}
+
 struct Reader<'a> {
     files: &'a mut Files,
     found: &'a mut Found,
@@ -79,7 +88,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn file(&mut self, path: &Path, text: &str, depth: u32) {
         self.seen.insert(path.to_path_buf());
-        let mut pool: Option<Pool> = None;
+        let mut pool: Option<Draft> = None;
         let mut is_global = true;
         let mut includes = Vec::new();
         for (number, line) in text.lines().enumerate() {
@@ -87,14 +96,15 @@ impl Reader<'_> {
             if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
                 self.take(pool.take());
                 is_global = name == "global";
-                pool = (!is_global).then(|| Pool {
+                let pool_of = |name: &str| Pool {
                     name: name.to_owned(),
                     unit: Some(self.unit.clone()),
                     error_log: self.error_log.clone(),
                     php_version: php_version(&path.to_string_lossy()),
                     source: format!("{}:{}", path.display(), number + 1),
                     ..Pool::default()
-                });
+                };
+                pool = (!is_global).then(|| Draft { pool: pool_of(name), ..Draft::default() });
                 continue;
             }
             let Some((key, value)) = line.split_once('=') else { continue };
@@ -102,7 +112,7 @@ impl Reader<'_> {
             match (&mut pool, key) {
                 // An include may stand behind a pool too.
                 (_, "include") => includes.push(value.to_owned()),
-                (Some(pool), _) => set(pool, key, value, self.files),
+                (Some(draft), _) => set(draft, key, value),
                 (None, "error_log") if is_global && value.starts_with('/') => {
                     self.error_log = Some(self.files.resolve(Path::new(value)));
                 }
@@ -115,9 +125,27 @@ impl Reader<'_> {
         }
     }
 
-    fn take(&mut self, pool: Option<Pool>) {
+    fn take(&mut self, draft: Option<Draft>) {
+        let Some(Draft { mut pool, prefix, slow_log }) = draft else { return };
+        // The prefix may stand behind what is relative to it.
+        let below = |path: &str| match &prefix {
+            Some(prefix) if !path.starts_with('/') => {
+                format!("{}/{path}", prefix.trim_end_matches('/'))
+            }
+            _ => path.to_owned(),
+        };
+        let is_socket = |listen: &str| {
+            !listen.is_empty()
+                && !listen.contains(':')
+                && !listen.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if is_socket(&pool.listen) {
+            pool.listen = below(&pool.listen);
+        }
+        let slow_log = slow_log.map(|path| below(&path)).filter(|path| path.starts_with('/'));
+        pool.slow_log = slow_log.map(|path| self.files.resolve(Path::new(&path)));
         if self.found.pools.len() < POOLS_MAX {
-            self.found.pools.extend(pool);
+            self.found.pools.push(pool);
         }
     }
 
@@ -156,7 +184,8 @@ fn without_comment(line: &str) -> &str {
     line
 }
 
-fn set(pool: &mut Pool, key: &str, value: &str, files: &Files) {
+fn set(draft: &mut Draft, key: &str, value: &str) {
+    let pool = &mut draft.pool;
     let value = value.replace("$pool", &pool.name);
     let number = || value.parse().ok();
     match key {
@@ -174,9 +203,8 @@ fn set(pool: &mut Pool, key: &str, value: &str, files: &Files) {
         "pm.status_path" => pool.status_path = Some(value),
         "request_terminate_timeout" => pool.request_terminate_timeout_s = seconds(&value),
         "request_slowlog_timeout" => pool.request_slowlog_timeout_s = seconds(&value),
-        "slowlog" if value.starts_with('/') => {
-            pool.slow_log = Some(files.resolve(Path::new(&value)));
-        }
+        "slowlog" => draft.slow_log = Some(value),
+        "prefix" if value.starts_with('/') => draft.prefix = Some(value),
         _ => {}
     }
 }

@@ -79,3 +79,16 @@ fn a_pool_gives_its_sites_their_php_and_their_owner() {
         "a new pool is seen"
     );
 }
+
+#[test]
+fn relative_paths_of_a_pool_are_below_its_prefix() {
+    let pool = "[a.example]\nlisten = php-fpm.sock\nslowlog = logs/slow.log\nrequest_slowlog_timeout = 5s\nprefix = /var/www/vhosts/system/$pool\n[port]\nprefix = /srv\nlisten = 9001\n[address]\nprefix = /srv\nlisten = 127.0.0.1:9002\n[none]\nlisten = own.sock\nslowlog = slow.log\n";
+    let root = root(&[("opt/plesk/php/8.2/etc/php-fpm.d/a.conf", pool)]);
+    let found = discover(root.path());
+    let listen: Vec<&str> = found.pools.iter().map(|pool| pool.listen.as_str()).collect();
+    let socket = "/var/www/vhosts/system/a.example/php-fpm.sock";
+    assert_eq!(listen, [socket, "9001", "127.0.0.1:9002", "own.sock"]);
+    let slow = root.path().join("var/www/vhosts/system/a.example/logs/slow.log");
+    assert_eq!(found.pools[0].slow_log.as_ref(), Some(&slow));
+    assert_eq!(found.pools[3].slow_log, None, "below a folder nobody knows");
+}
