@@ -4,7 +4,8 @@
 //! What a configuration says is always stronger: a layout is only used when no vhost that was read
 //! writes below its folder.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use crate::discover::files::{Files, has_wildcard};
 use crate::discover::found::{Found, Server, Vhost, VhostLog, is_no_log};
@@ -40,6 +41,11 @@ const fn layout(
 
 const PLESK: &str = "%a %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"";
 const CYBERPANEL: &str = "%v %h %l %u %t \"%r\" %>s %b";
+
+/// Panels whose logs are named after a user or an application instead of a domain.
+const BY_USER: [&str; 2] = ["CloudPanel", "RunCloud"];
+/// Names beside those of domains that are no sites.
+const NO_SITES: [&str; 2] = ["localhost", ".localhost"];
 
 const LAYOUTS: [Layout; 19] = {
     use Place::{Alone, Behind, Front};
@@ -179,7 +185,9 @@ const SITES_MAX: usize = 20_000;
 
 /// Adds the sites of layouts that nothing else told of.
 pub(super) fn discover(files: &mut Files, found: &mut Found) {
-    let mut taken: Vec<std::path::PathBuf> = Vec::new();
+    // Panels link folders of logs from where others have them.
+    let mut taken: BTreeSet<PathBuf> = BTreeSet::new();
+    let configured = folders(found);
     for layout in &LAYOUTS {
         let pattern = files.below(layout.access);
         let folder = pattern
@@ -188,22 +196,52 @@ pub(super) fn discover(files: &mut Files, found: &mut Found) {
             .find(|folder| !has_wildcard(&folder.to_string_lossy()))
             .unwrap_or(Path::new("/"))
             .to_path_buf();
-        let is_known = |vhost: &Vhost| {
-            vhost.server == layout.server
-                && vhost.access_logs.iter().any(|log| log.path.starts_with(&folder))
+        if !folder.is_dir() {
+            continue;
+        }
+        let real_folder = real(&folder);
+        let is_known = |(server, known): &(Server, PathBuf)| {
+            *server == layout.server
+                && (known.starts_with(&folder) || known.starts_with(&real_folder))
         };
-        let of_configurations = &found.vhosts[..found.vhosts.len() - taken.len()];
-        if of_configurations.iter().any(is_known) || !folder.is_dir() {
+        if configured.iter().any(is_known) {
             continue;
         }
         for path in files.expand_logs(&pattern.to_string_lossy()).into_iter().take(SITES_MAX) {
-            let Some(site) = site(layout.access, &path).filter(|_| !taken.contains(&path)) else {
-                continue;
-            };
-            found.vhosts.push(vhost(files, layout, &site, &path));
-            taken.push(path);
+            let is_site = |site: &String| BY_USER.contains(&layout.panel) || is_domain(site);
+            let Some(site) = site(layout.access, &path).filter(is_site) else { continue };
+            if taken.insert(real(&path)) {
+                found.vhosts.push(vhost(files, layout, &site, &path));
+            }
         }
     }
+}
+
+/// The folders that the servers' own configurations put access logs into, as written and as they are.
+fn folders(found: &Found) -> BTreeSet<(Server, PathBuf)> {
+    let of = |vhost: &Vhost| -> Vec<(Server, PathBuf)> {
+        let folders = vhost.access_logs.iter().filter_map(|log| log.path.parent());
+        folders.map(|folder| (vhost.server, folder.to_path_buf())).collect()
+    };
+    let mut folders: BTreeSet<(Server, PathBuf)> = found.vhosts.iter().flat_map(of).collect();
+    let real_ones: Vec<_> =
+        folders.iter().map(|(server, folder)| (*server, real(folder))).collect();
+    folders.extend(real_ones);
+    folders
+}
+
+/// Where a path is in truth.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// True for what may be the name of a site: a domain or an address.
+fn is_domain(name: &str) -> bool {
+    is_address(name) || name.contains('.') && !NO_SITES.iter().any(|end| name.ends_with(end))
+}
+
+fn is_address(name: &str) -> bool {
+    name.parse::<std::net::IpAddr>().is_ok()
 }
 
 fn vhost(files: &Files, layout: &Layout, site: &str, path: &Path) -> Vhost {
@@ -239,8 +277,8 @@ fn site(pattern: &str, path: &Path) -> Option<String> {
     while let Some(shorter) = ENDINGS.iter().find_map(|end| name.strip_suffix(end)) {
         name = shorter;
     }
-    let is_rotated = name
-        .rsplit_once('.')
-        .is_some_and(|(_, end)| end.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'));
+    let is_number = |end: &str| end.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let is_rotated =
+        !is_address(name) && name.rsplit_once('.').is_some_and(|(_, end)| is_number(end));
     (!name.is_empty() && !is_rotated).then(|| name.to_lowercase())
 }

@@ -142,6 +142,7 @@ fn plesk_as_its_own_configuration_has_it() {
             "[a.example]\nuser = auser\nlisten = \"/var/www/vhosts/system/a.example/php-fpm.sock\"\n",
         ),
         ("var/www/vhosts/system/a.example/logs/access_ssl_log", ""),
+        ("var/www/vhosts/system/a.example/logs/proxy_access_ssl_log", ""),
     ]);
     let found = discover(root.path());
     assert_eq!(inner(&found), ["access_ssl_log"]);
@@ -149,4 +150,28 @@ fn plesk_as_its_own_configuration_has_it() {
     assert_eq!(site.pool.as_deref(), Some("a.example"));
     assert_eq!(site.php_version.as_deref(), Some("8.2"));
     assert_eq!(site.owner.as_deref(), Some("auser"));
+}
+
+#[test]
+fn logs_that_a_panel_links_are_listed_once_and_files_of_no_site_not_at_all() {
+    let root = root(&[
+        ("var/log/apache2/domlogs/a.example", ""),
+        ("var/log/apache2/domlogs/ftpxferlog", ""),
+        ("var/log/apache2/domlogs/proxy-subdomains-vhost.localhost", ""),
+        ("etc/apache2/logs/error_log", ""),
+    ]);
+    let link = root.path().join("etc/apache2/logs/domlogs");
+    std::os::unix::fs::symlink("../../../var/log/apache2/domlogs", link).unwrap();
+    let found = discover(root.path());
+    assert_eq!(names(&found), ["a.example"]);
+    assert_eq!(found.logs.iter().filter(|log| log.kind == LogKind::Access).count(), 1);
+}
+
+#[test]
+fn a_vhost_named_by_an_address_is_no_rotated_log() {
+    check(
+        "DirectAdmin",
+        &["var/log/httpd/domains/192.0.2.1.log", "var/log/httpd/domains/a.example.1.log"],
+        &[("192.0.2.1", "var/log/httpd/domains/192.0.2.1.log", false)],
+    );
 }
