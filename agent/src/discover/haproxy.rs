@@ -60,9 +60,48 @@ struct Section {
     /// Hosts by the name of the condition.
     acls: BTreeMap<String, Vec<String>>,
     names_host: bool,
+    /// Request headers captured so far, and the place of the Host among them, from 1.
+    n_captured: usize,
+    host_at: Option<usize>,
     is_logged: bool,
     /// Logged to where nobody can follow.
     is_lost: bool,
+}
+
+impl Section {
+    fn capture(&mut self, is_host: bool) {
+        self.n_captured += 1;
+        if is_host {
+            self.names_host = true;
+            self.host_at.get_or_insert(self.n_captured);
+        }
+    }
+
+    /// `sample len 64`, or `sample id 0` for a place that is declared.
+    fn capture_by(&mut self, rule: &[String]) {
+        let is_host = rule.first().is_some_and(|sample| reads_host(sample));
+        let id = rule.iter().position(|word| word == "id").and_then(|at| rule.get(at + 1));
+        match id.and_then(|id| id.parse::<usize>().ok()) {
+            Some(id) if is_host && id < self.n_captured => {
+                self.names_host = true;
+                self.host_at.get_or_insert(id + 1);
+            }
+            Some(_) => {}
+            None => self.capture(is_host),
+        }
+    }
+}
+
+/// The format of a log that all these frontends write: it tells which of the captured headers is the
+/// host, since the others are the client's words.
+fn format_of<'s>(fronts: impl Iterator<Item = &'s Section>) -> String {
+    let mut at: Option<usize> = None;
+    for front in fronts.filter(|front| front.is_logged && front.n_captured > 0) {
+        let own = front.host_at.unwrap_or(0);
+        // Where two differ nobody can tell whose line it is.
+        at = Some(if at.is_none_or(|at| at == own) { own } else { 0 });
+    }
+    at.map_or("haproxy".to_owned(), |at| format!("haproxy:host={at}"))
 }
 
 #[derive(Default)]
@@ -164,11 +203,18 @@ impl Reader {
                 }
             }
             ("no", [what, ..]) if what == "log" => section.is_logged = false,
-            ("capture", [_, what, header, ..]) if what == "header" => {
-                section.names_host |= header.eq_ignore_ascii_case("host");
+            ("capture", [of, what, header, ..]) if what == "header" && of == "request" => {
+                section.capture(header.eq_ignore_ascii_case("host"));
             }
-            ("http-request", [what, rest @ ..]) if what == "capture" => {
-                section.names_host |= rest.first().is_some_and(|sample| reads_host(sample));
+            // A place of its own, that a rule fills.
+            ("declare", [capture, of, ..]) if capture == "capture" && of == "request" => {
+                section.capture(false);
+            }
+            ("http-request", [what, rest @ ..]) if what == "capture" => section.capture_by(rest),
+            ("tcp-request", [content, what, rest @ ..])
+                if content == "content" && what == "capture" =>
+            {
+                section.capture_by(rest);
             }
             ("log-format", [_, ..]) => section.names_host |= lower().contains("hdr(host)"),
             _ => {}
@@ -177,6 +223,8 @@ impl Reader {
 
     fn finish(self, files: &mut Files, found: &mut Found) {
         let (path, is_written) = log_path(files, self.facility.as_deref());
+        let format = format_of(self.sections.iter().filter(|section| section.is_frontend));
+        let is_readable = format != "haproxy:host=0";
         let backends: BTreeMap<&str, &Section> =
             self.sections.iter().map(|section| (section.name.as_str(), section)).collect();
         let servers = |name: &str| -> Vec<String> {
@@ -212,8 +260,8 @@ impl Reader {
                 sites.push((Vec::new(), rest));
             }
             let log = VhostLog {
-                names_host: Some(front.names_host && is_written),
-                ..VhostLog::new(path.clone(), "haproxy")
+                names_host: Some(front.names_host && is_written && is_readable),
+                ..VhostLog::new(path.clone(), &format)
             };
             for (names, backends) in sites {
                 let mut vhost = Vhost::new(Server::Haproxy, front.source.clone());

@@ -48,17 +48,20 @@ fn hosts_of_conditions_are_sites_and_the_rest_goes_to_the_default_backend() {
         ["a.example", "c.example", "m.example", "n.example", "r.example", "stats", "web"]
     );
     for (name, want) in [
-        ("a.example", "www.a.example > 127.0.0.1:3000 | var/log/haproxy.log=haproxy | "),
-        ("c.example", "*.b.example > 198.51.100.7:80 | var/log/haproxy.log=haproxy | "),
-        ("m.example", " > 127.0.0.1:3000 | var/log/haproxy.log=haproxy | "),
-        ("r.example", "www.r.example > /run/rest.sock | var/log/haproxy.log=haproxy | "),
-        ("web", " > /run/rest.sock | var/log/haproxy.log=haproxy | "),
+        ("a.example", "www.a.example > 127.0.0.1:3000 | var/log/haproxy.log=haproxy:host=1 | "),
+        ("c.example", "*.b.example > 198.51.100.7:80 | var/log/haproxy.log=haproxy:host=1 | "),
+        ("m.example", " > 127.0.0.1:3000 | var/log/haproxy.log=haproxy:host=1 | "),
+        ("r.example", "www.r.example > /run/rest.sock | var/log/haproxy.log=haproxy:host=1 | "),
+        ("web", " > /run/rest.sock | var/log/haproxy.log=haproxy:host=1 | "),
         ("stats", " > 127.0.0.1:1 |  | "),
     ] {
         assert_eq!(shown(root.path(), &found, name), want, "{name}");
     }
     let log = log(&found, "haproxy.log");
-    assert_eq!((log.format.as_str(), &log.site, log.inner), ("haproxy", &SiteRule::Host, false));
+    assert_eq!(
+        (log.format.as_str(), &log.site, log.inner),
+        ("haproxy:host=1", &SiteRule::Host, false)
+    );
     assert_eq!(found.services, ["haproxy.service"]);
     assert!(found.config_files.contains(&root.path().join("etc/haproxy/hosts.map")));
 }
@@ -103,5 +106,45 @@ fn its_log_is_where_syslog_writes_it() {
         let found = discover(root.path());
         assert_eq!(found.logs[0].path, root.path().join(want), "{rules}");
         assert_eq!(found.logs[0].site, SiteRule::Fixed("a".to_owned()), "one frontend is one site");
+    }
+}
+
+#[test]
+fn the_place_of_the_captured_host_is_handed_over_and_no_other_header_is_taken_for_it() {
+    let front = |name: &str, lines: &str| {
+        format!("frontend {name}\nbind :80\nlog global\n{lines}\ndefault_backend b\n")
+    };
+    let (host, agent) =
+        ("capture request header Host len 64\n", "capture request header User-Agent len 64\n");
+    for (fronts, format) in [
+        (front("a", ""), "haproxy"),
+        (front("a", host), "haproxy:host=1"),
+        (front("a", &format!("{agent}{host}")), "haproxy:host=2"),
+        (front("a", agent), "haproxy:host=0"),
+        (front("a", "capture response header Server len 9\n"), "haproxy"),
+        (
+            front(
+                "a",
+                "http-request capture req.hdr(User-Agent) len 9\nhttp-request capture req.hdr(Host) len 9\n",
+            ),
+            "haproxy:host=2",
+        ),
+        (
+            front(
+                "a",
+                "declare capture request len 9\ndeclare capture request len 9\nhttp-request capture req.hdr(host) id 1\n",
+            ),
+            "haproxy:host=2",
+        ),
+        (front("a", "tcp-request content capture req.ssl_sni len 9\n"), "haproxy:host=1"),
+        (front("a", "") + &front("c", host), "haproxy:host=1"),
+        (front("a", agent) + &front("c", host), "haproxy:host=0"),
+        (front("a", host) + &front("c", &format!("{agent}{host}")), "haproxy:host=0"),
+    ] {
+        let text =
+            format!("global\nlog /dev/log local0\n{fronts}backend b\nserver a 127.0.0.1:1\n");
+        let root = root(&[("etc/haproxy/haproxy.cfg", &text), ("var/log/haproxy.log", "")]);
+        let found = discover(root.path());
+        assert_eq!(log(&found, "haproxy.log").format, format, "{text}");
     }
 }
