@@ -46,6 +46,8 @@ const DEPTH_MAX: u32 = 24;
 const MEMBERS_MAX: usize = 32;
 /// Longest target of a pass once its variables are replaced.
 const VALUE_BYTES_MAX: usize = 4096;
+/// Variables that are set to variables in turn.
+const SETS_MAX: u32 = 4;
 
 /// One directive with its block.
 #[derive(Debug, Default)]
@@ -457,26 +459,76 @@ impl Walk<'_> {
     /// The addresses behind a `…_pass`; none when only a request can tell.
     fn addresses(&self, target: &str, variables: &BTreeMap<String, String>) -> Vec<String> {
         let target = substitute_known(target, variables);
-        let (scheme, rest) = match target.split_once("://") {
-            Some((scheme, rest)) => (scheme, rest),
-            None => ("", target.as_str()),
-        };
-        if let Some(socket) = rest.strip_prefix("unix:") {
-            let path = socket.split(':').next().unwrap_or_default();
-            return if path.contains('$') { Vec::new() } else { vec![path.to_owned()] };
+        if !has_variable(&target, "scheme") {
+            return self.addresses_of(&target);
         }
-        let host = rest.split('/').next().unwrap_or_default();
+        // A request over either may come, and each may go another way.
+        let mut found = Vec::new();
+        for scheme in ["http", "https"] {
+            let known = BTreeMap::from([("scheme".to_owned(), scheme.to_owned())]);
+            for address in self.addresses_of(&substitute_known(&target, &known)) {
+                if !found.contains(&address) {
+                    found.push(address);
+                }
+            }
+        }
+        found
+    }
+
+    fn addresses_of(&self, target: &str) -> Vec<String> {
+        let (scheme, rest) = match target.split_once("://") {
+            Some((scheme, rest)) if scheme != "unix" => (scheme, rest),
+            _ => ("", target),
+        };
+        if rest.starts_with("unix:") {
+            let path = socket_path(rest);
+            return if path.contains('$') { Vec::new() } else { vec![path] };
+        }
+        let host = without_uri(rest);
         if host.is_empty() || host.contains('$') {
             return Vec::new();
         }
         match self.groups.get(host) {
             Some(group) => {
-                let member = |member: &String| with_port(member.trim_start_matches("unix:"), "");
+                let member = |member: &String| match member.strip_prefix("unix:") {
+                    Some(_) => socket_path(member),
+                    None => with_port(member, ""),
+                };
                 group.iter().take(MEMBERS_MAX).map(member).collect()
             }
             None => vec![with_port(host, scheme)],
         }
     }
+}
+
+/// The path of `unix:/run/a.sock:/uri`, which may be written `unix:///run/a.sock`.
+fn socket_path(text: &str) -> String {
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    let path = path.split(':').next().unwrap_or_default();
+    if path.starts_with('/') { format!("/{}", path.trim_start_matches('/')) } else { path.to_owned() }
+}
+
+/// The host and port before a URI, which a variable may begin once they are complete.
+fn without_uri(rest: &str) -> &str {
+    const URIS: [&str; 6] =
+        ["request_uri", "uri", "document_uri", "is_args", "args", "fastcgi_script_name"];
+    let host = rest.split('/').next().unwrap_or_default();
+    let Some((before, variable)) = host.split_once('$') else { return host };
+    let variable = variable.trim_start_matches('{');
+    let end = variable.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let name = &variable[..end.unwrap_or(variable.len())];
+    let bracket = before.rfind(']').map_or(0, |at| at + 1);
+    let has_port = before[bracket..].rsplit_once(':').is_some_and(|(_, port)| {
+        !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    let is_capture = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    if has_port || is_capture || URIS.contains(&name) { before } else { host }
+}
+
+/// True when a text names a variable.
+fn has_variable(text: &str, name: &str) -> bool {
+    let known = BTreeMap::from([(name.to_owned(), String::new())]);
+    substitute_once(text, &known) != text
 }
 
 /// Replaces `$name` and `${name}`; what has no value becomes `*`, and neighbours one `*`.
@@ -508,20 +560,45 @@ fn substitute(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> Stri
     out
 }
 
-/// Replaces the variables that have a value and leaves the others as they are.
+/// Replaces the variables that have a value, which may name variables in turn, and leaves the others
+/// as they are.
 fn substitute_known(text: &str, variables: &BTreeMap<String, String>) -> String {
-    if !text.contains('$') {
-        return text.to_owned();
-    }
     let mut text = text.to_owned();
-    // A longer name first: `$up` is no part of `$upstream`.
-    for (name, value) in variables.iter().rev() {
-        text = text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value);
-        if text.len() > VALUE_BYTES_MAX {
+    for _ in 0..SETS_MAX {
+        let next = substitute_once(&text, variables);
+        if next.len() > VALUE_BYTES_MAX {
             return String::new();
         }
+        if next == text {
+            break;
+        }
+        text = next;
     }
     text
+}
+
+fn substitute_once(text: &str, variables: &BTreeMap<String, String>) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let after = &rest[at + 1..];
+        let name = after.strip_prefix('{').unwrap_or(after);
+        let end =
+            name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
+        let behind = &name[end..];
+        let behind = if name.len() < after.len() { behind.strip_prefix('}') } else { Some(behind) };
+        let known = variables.get(&name[..end]).zip(behind);
+        if let Some((value, behind)) = known.filter(|_| out.len() <= VALUE_BYTES_MAX) {
+            out.push_str(&rest[..at]);
+            out.push_str(value);
+            rest = behind;
+        } else {
+            out.push_str(&rest[..=at]);
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The address with the port its scheme implies.

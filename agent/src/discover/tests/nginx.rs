@@ -109,3 +109,47 @@ fn a_link_below_a_root_means_a_file_below_it() {
     std::os::unix::fs::symlink("/etc/nginx/sites-available/a", link).unwrap();
     assert_eq!(names(&discover(root.path())), ["a.example"]);
 }
+
+#[test]
+fn a_target_of_variables_is_read_up_to_its_uri() {
+    for (body, answers) in [
+        (
+            "set $up http://127.0.0.1:9999; location / { proxy_pass $up$request_uri; }",
+            "127.0.0.1:9999",
+        ),
+        (
+            "set $up http://127.0.0.1:9999; location / { proxy_pass ${up}/x$is_args$args; }",
+            "127.0.0.1:9999",
+        ),
+        ("location / { proxy_pass http://app$request_uri; }", "127.0.0.1:3000"),
+        ("location ~ ^/(.*) { proxy_pass http://127.0.0.1$1; }", "127.0.0.1:80"),
+        ("set $b $a; set $a 127.0.0.1:77; location / { proxy_pass http://$b; }", "127.0.0.1:77"),
+        ("set $up 127.0.0.1; location / { proxy_pass http://$upstream; }", "-"),
+        ("location / { proxy_pass http://app$suffix; }", "-"),
+        ("location / { proxy_pass $scheme://127.0.0.1:${scheme}1; }", "-"),
+        ("location / { proxy_pass $scheme://127.0.0.1; }", "127.0.0.1:80"),
+        ("location / { proxy_pass $scheme://to_$scheme; }", "127.0.0.1:81"),
+        ("set $a $a$a; location / { proxy_pass http://$a; }", "-"),
+    ] {
+        let groups = "upstream app { server 127.0.0.1:3000; } upstream to_http { server 127.0.0.1:81; } upstream to_https { server 127.0.0.1:444; }";
+        let root = with(&format!("{groups} server {{ server_name a.example; {body} }}"));
+        let found = discover(root.path());
+        let site = site(&found, "a.example");
+        assert_eq!(site.pool.as_deref().unwrap_or("-"), answers, "{body}");
+    }
+}
+
+#[test]
+fn a_socket_with_slashes_before_it_is_a_path() {
+    for body in [
+        "location / { proxy_pass http://own; }",
+        "location / { uwsgi_pass unix:///srv/my.sock; }",
+        "location / { fastcgi_pass unix:/srv/my.sock; }",
+        "location / { proxy_pass http://unix:/srv/my.sock:/uri; }",
+    ] {
+        let group = "upstream own { server unix:///srv/my.sock; }";
+        let root = with(&format!("{group} server {{ server_name a.example; {body} }}"));
+        let found = discover(root.path());
+        assert_eq!(site(&found, "a.example").pool.as_deref(), Some("/srv/my.sock"), "{body}");
+    }
+}
