@@ -280,7 +280,7 @@ impl Walk<'_> {
                 }
             }
             "proxypass" | "proxypassmatch" | "proxypassreverse" | "balancermember"
-            | "sethandler" | "rewriterule" => {
+            | "sethandler" | "addhandler" | "rewriterule" => {
                 self.proxy(name, args);
             }
             _ => {}
@@ -309,13 +309,13 @@ impl Walk<'_> {
             return;
         }
         let target = match (name, args) {
-            ("sethandler", [handler, ..]) => handler.strip_prefix("proxy:"),
+            ("sethandler" | "addhandler", [handler, ..]) => handler.strip_prefix("proxy:"),
             ("rewriterule", [_, target, flags, ..]) => {
                 let is_proxy = |flag: &str| matches!(flag.trim(), "P" | "proxy");
                 let flags = flags.trim_matches(['[', ']']);
                 flags.split(',').any(is_proxy).then_some(target.as_str())
             }
-            ("rewriterule", _) => None,
+            ("sethandler" | "addhandler" | "rewriterule", _) => None,
             // `ProxyPass / url`, or only the url inside <Location>.
             _ => args
                 .iter()
@@ -324,7 +324,7 @@ impl Walk<'_> {
         };
         let Some(target) = target.map(str::to_owned) else { return };
         let rank = match name {
-            "sethandler" => 0,
+            "sethandler" | "addhandler" => 0,
             "proxypass" | "proxypassmatch" => 1,
             "rewriterule" => 2,
             _ => 3,

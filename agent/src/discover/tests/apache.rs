@@ -133,3 +133,11 @@ fn macros_conditions_and_main_settings_reach_the_vhosts() {
     assert_eq!(names(&found).len(), 4, "what is inside <IfDefine !NAME> is not there");
     assert!(found.unreadable.iter().any(|u| u.reason.contains("logger -t httpd")));
 }
+
+#[test]
+fn a_handler_that_is_added_by_extension_is_who_answers() {
+    let root = with(
+        "<VirtualHost *:80>\nServerName a.example\nProxyPass /push http://127.0.0.1:3000/\n<FilesMatch \"\\.(inc|php)$\">\nAddHandler \"proxy:unix:/run/php/a.sock|fcgi://localhost\" .inc .php\n</FilesMatch>\nAddHandler cgi-script .cgi\n</VirtualHost>\n",
+    );
+    assert_eq!(site(&discover(root.path()), "a.example").pool.as_deref(), Some("/run/php/a.sock"));
+}
