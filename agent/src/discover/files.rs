@@ -58,7 +58,8 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            root: root.to_path_buf(),
+            // Servers take a relative path for one below their own folder.
+            root: std::path::absolute(root).unwrap_or_else(|_| root.to_path_buf()),
             configs: BTreeSet::new(),
             watched: BTreeSet::new(),
             unreadable: Vec::new(),

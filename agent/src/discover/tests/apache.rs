@@ -141,3 +141,18 @@ fn a_handler_that_is_added_by_extension_is_who_answers() {
     );
     assert_eq!(site(&discover(root.path()), "a.example").pool.as_deref(), Some("/run/php/a.sock"));
 }
+
+#[test]
+fn a_relative_root_finds_the_same() {
+    let root = with(
+        "Include conf.d/*.conf\nCustomLog logs/access_log combined\n<VirtualHost *:80>\nServerName a.example\n</VirtualHost>\n",
+    );
+    let here = std::env::current_dir().unwrap();
+    let above = "../".repeat(here.components().count() - 1);
+    let relative = Path::new(&above).join(root.path().strip_prefix("/").unwrap());
+    assert!(relative.is_relative() && relative.exists());
+    let found = discover(&relative);
+    let log = &site(&found, "a.example").access_logs[0].path;
+    assert!(log.is_absolute() && log.ends_with("etc/httpd/logs/access_log"), "{log:?}");
+    assert!(found.config_files.iter().all(|path| path.is_absolute()));
+}
