@@ -102,15 +102,22 @@ fn environment(files: &mut Files, folder: &Path) -> BTreeMap<String, String> {
     variables
 }
 
+/// An access log as it is written.
+#[derive(Clone, Debug, Default)]
+struct RawLog {
+    target: String,
+    format: String,
+    is_conditional: bool,
+}
+
 /// What a server or a vhost says.
 #[derive(Clone, Debug, Default)]
 struct Scope {
     names: Vec<String>,
     listen: Vec<String>,
-    /// Target and format.
-    access_logs: Vec<(String, String)>,
+    access_logs: Vec<RawLog>,
     /// `GlobalLog`: beside those of every vhost.
-    global_logs: Vec<(String, String)>,
+    global_logs: Vec<RawLog>,
     error_log: Option<String>,
     /// A handler before what is merely proxied, and that before what only redirects name.
     backends: Vec<(u8, String)>,
@@ -273,10 +280,16 @@ impl Walk<'_> {
             "customlog" | "transferlog" | "globallog" => {
                 let format = args.get(1).map_or("common", String::as_str);
                 let format = if name == "transferlog" { TRANSFER } else { format }.to_owned();
+                let is_condition = |word: &String| {
+                    let word = word.to_ascii_lowercase();
+                    word.starts_with("env=") || word.starts_with("expr=")
+                };
+                let is_conditional = args.get(2).is_some_and(is_condition);
+                let log = RawLog { target: first, format, is_conditional };
                 let scope = self.scope();
                 match name {
-                    "globallog" => scope.global_logs.push((first, format)),
-                    _ => scope.access_logs.push((first, format)),
+                    "globallog" => scope.global_logs.push(log),
+                    _ => scope.access_logs.push(log),
                 }
             }
             "proxypass" | "proxypassmatch" | "proxypassreverse" | "balancermember"
@@ -427,8 +440,8 @@ impl Walk<'_> {
         let own = if scope.access_logs.is_empty() { &main.access_logs } else { &scope.access_logs };
         let global = main.global_logs.iter().chain(&scope.global_logs);
         let mut vhost = Vhost::new(Server::Apache, scope.source.clone());
-        for (target, format) in own.iter().chain(global) {
-            if let Some(log) = self.access_log(target, format, &scope.source)
+        for raw in own.iter().chain(global) {
+            if let Some(log) = self.access_log(raw, &scope.source)
                 && !vhost.access_logs.contains(&log)
             {
                 vhost.access_logs.push(log);
@@ -466,10 +479,11 @@ impl Walk<'_> {
         vhost
     }
 
-    fn access_log(&mut self, target: &str, format: &str, place: &str) -> Option<VhostLog> {
+    fn access_log(&mut self, raw: &RawLog, place: &str) -> Option<VhostLog> {
+        let RawLog { target, format, .. } = raw;
         let format = match self.formats.get(format) {
             Some(format) => format.clone(),
-            None if format.contains('%') => format.to_owned(),
+            None if format.contains('%') => format.clone(),
             None if format == TRANSFER => FORMATS[0].1.to_owned(),
             None => "auto".to_owned(),
         };
@@ -483,6 +497,7 @@ impl Walk<'_> {
         if log.path.is_relative() {
             log.path = self.root.join(log.path);
         }
+        log.is_conditional = raw.is_conditional;
         Some(log)
     }
 

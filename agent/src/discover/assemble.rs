@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::discover::chain::Chain;
+use crate::discover::counted::{self, Counted};
 use crate::discover::docroot;
 use crate::discover::files::Files;
-use crate::discover::followed;
+use crate::discover::followed::{self, Chained};
 use crate::discover::found::{Found, Server, Vhost, is_no_log, php_version};
 use crate::discover::{AccessLog, Discovery, Pool, Site};
 use crate::logs::sites::{Backend, Sites, listen_address};
@@ -39,15 +40,25 @@ pub(super) fn assemble(files: &mut Files, mut found: Found) -> Discovery {
     let mut names: Vec<(String, Vec<String>)> = found.vhosts.iter().map(names).collect();
     unify(&found.vhosts, &chain, &mut names);
     let primary: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
-    let written = followed::written(files, &found, &primary);
-    chain.mark_inner(&followed::counts(&found, &written));
+    let written = counted::written(files, &found, &primary);
+    let counted = Counted::new(&found, &written, &primary);
+    let fronts = counted.fronts(&found, &written);
+    chain.mark_inner(&fronts, &primary);
     discovery.sites = sites(files, &found, &chain, &names, &discovery);
     discovery.services = found.services.iter().cloned().collect();
     discovery.services.extend(discovery.pools.iter().filter_map(|pool| pool.unit.clone()));
     discovery.services.sort();
     discovery.services.dedup();
-    discovery.logs = followed::logs(&found, &discovery, &chain, &written);
-    followed::note_logs(files, &found, &discovery, &written);
+    let chained = Chained {
+        found: &found,
+        sites: &primary,
+        chain: &chain,
+        written: &written,
+        counted: &counted,
+        fronts: &fronts,
+    };
+    discovery.logs = followed::logs(&discovery, &chained);
+    followed::note_logs(files, &discovery, &chained);
     discovery
 }
 
@@ -151,17 +162,14 @@ fn names(vhost: &Vhost) -> (String, Vec<String>) {
         }
     }
     let plain = |name: &String| !name.starts_with(['~', '*', '.', '$']) && !name.ends_with('*');
-    match names.iter().position(plain).or(if names.is_empty() { None } else { Some(0) }) {
-        Some(at) => {
-            let name = names.remove(at);
-            names.retain(|alias| *alias != name && !alias.starts_with('~'));
-            (name, names)
-        }
-        None => {
-            let label = vhost.label.clone().filter(|label| !label.is_empty());
-            (label.unwrap_or_else(|| NAMELESS.to_owned()), Vec::new())
-        }
+    let at = names.iter().position(plain).or(if names.is_empty() { None } else { Some(0) });
+    if let Some(at) = at {
+        let name = names.remove(at);
+        names.retain(|alias| *alias != name && !alias.starts_with('~'));
+        return (name, names);
     }
+    let label = vhost.label.clone().filter(|label| !label.is_empty());
+    (label.unwrap_or_else(|| NAMELESS.to_owned()), Vec::new())
 }
 
 fn add_new<T: PartialEq>(list: &mut Vec<T>, more: impl IntoIterator<Item = T>) {

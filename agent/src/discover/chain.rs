@@ -3,10 +3,11 @@
 //! One request is counted once, in the front-most log that can be read and tells its site. So a
 //! vhost counts as inner when such a log lies on the way to it, over however many steps.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::discover::found::Vhost;
+use crate::discover::found::{Server, Vhost};
+use crate::discover::host_names::{HostNames, suffixes_of};
 use crate::logs::sites::listen_address;
 
 /// Backends of one vhost that are looked at: a group may have hundreds of members.
@@ -24,28 +25,38 @@ enum Address {
     Socket(String),
 }
 
+/// What the access logs of a vhost make of it, as a front of others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Front {
+    /// A log of it is read and tells its site.
+    pub(super) counts: bool,
+    /// The same once that log is there: nothing has written it yet, or it is gone.
+    pub(super) may_count: bool,
+    /// That log names the host of each request, so that it counts other sites too.
+    pub(super) names_hosts: bool,
+    /// A log of it, whichever, is there and may be read.
+    pub(super) is_read: bool,
+}
+
 /// The vhosts of all servers as a graph.
 #[derive(Debug)]
 pub(super) struct Chain {
     /// By vhost: each backend with the vhosts it leads to, in the order of the backends.
     next: Vec<Vec<(String, Vec<usize>)>>,
+    /// By vhost: further ones it leads to because it takes the hosts that no other vhost of its
+    /// address names.
+    strays: Vec<Vec<usize>>,
     /// A front with a log that counts stands before it.
     inner: Vec<bool>,
-    /// By vhost: its names that are one host each, in lower case and sorted.
-    names: Vec<Vec<String>>,
+    names: Vec<HostNames>,
+    /// By vhost: backends that it logs no requests to.
+    unlogged: Vec<Vec<String>>,
 }
 
 impl Chain {
     /// `own` are the machine's addresses beside loopback.
     pub(super) fn new(vhosts: &[Vhost], own: &[IpAddr]) -> Self {
-        let plain = |vhost: &Vhost| {
-            let mut names: Vec<String> = vhost.names.iter().map(|n| n.to_lowercase()).collect();
-            names.retain(|name| is_plain(name));
-            names.sort_unstable();
-            names.dedup();
-            names
-        };
-        let names: Vec<Vec<String>> = vhosts.iter().map(plain).collect();
+        let names: Vec<HostNames> = vhosts.iter().map(|v| HostNames::new(&v.names)).collect();
         let listeners = Listeners::new(vhosts, &names, own);
         let mut n_edges = 0;
         let mut next = Vec::with_capacity(vhosts.len());
@@ -59,36 +70,108 @@ impl Chain {
             }
             next.push(edges);
         }
-        Self { next, inner: vec![false; vhosts.len()], names }
+        // Only now, so that no vhost loses its own edges for them.
+        let mut strays = vec![Vec::new(); vhosts.len()];
+        for (ix, addresses) in listeners.defaults(vhosts) {
+            if names[ix].is_any() || n_edges >= EDGES_MAX {
+                continue;
+            }
+            let logged =
+                |(backend, _): &&(String, Vec<usize>)| !vhosts[ix].unlogged.contains(backend);
+            for (backend, behind) in next[ix].iter().filter(logged) {
+                let further = listeners.strays(&names, ix, &addresses, backend);
+                strays[ix].extend(further.into_iter().filter(|further| !behind.contains(further)));
+            }
+            strays[ix].truncate(EDGES_MAX - n_edges);
+            n_edges += strays[ix].len();
+        }
+        let unlogged = vhosts.iter().map(|vhost| vhost.unlogged.clone()).collect();
+        Self { next, strays, inner: vec![false; vhosts.len()], names, unlogged }
     }
 
-    /// `counts[ix]` tells that the vhost has a log that is read and tells its sites: what stands
-    /// behind it is inner.
-    pub(super) fn mark_inner(&mut self, counts: &[bool]) {
-        for (ix, counts) in counts.iter().enumerate() {
+    /// What stands behind a front that counts it is inner. `sites` are the names of the vhosts' sites.
+    ///
+    /// A front whose log is not there yet hides only what is not read either.
+    pub(super) fn mark_inner(&mut self, fronts: &[Front], sites: &[&str]) {
+        for (ix, front) in fronts.iter().enumerate() {
             // What is behind an inner one is marked already, unless both ask each other.
-            if *counts && !self.inner[ix] {
-                self.mark_behind(ix);
+            if front.counts && !self.inner[ix] {
+                for behind in self.all_behind(ix, front.names_hosts, sites) {
+                    self.inner[behind] = true;
+                }
+            }
+        }
+        for (ix, front) in fronts.iter().enumerate() {
+            if front.may_count && !front.counts && !self.inner[ix] {
+                for behind in self.all_behind(ix, front.names_hosts, sites) {
+                    self.inner[behind] |= !fronts[behind].is_read;
+                }
             }
         }
     }
 
-    fn mark_behind(&mut self, front: usize) {
+    /// The vhosts whose requests the log of a front counts, over any number of steps.
+    pub(super) fn all_behind(
+        &self,
+        front: usize,
+        names_hosts: bool,
+        sites: &[&str],
+    ) -> BTreeSet<usize> {
         let mut seen = BTreeSet::from([front]);
         let mut queue = VecDeque::from([front]);
         while let Some(ix) = queue.pop_front() {
-            for behind in self.next[ix].iter().flat_map(|(_, behind)| behind) {
-                // A step without names in between must not lose those of the front.
-                let is_on_the_way = self.names[ix].is_empty() && ix != front;
-                if is_on_the_way && !share(&self.names[front], &self.names[*behind]) {
+            let mut found = Vec::new();
+            for (backend, edge) in &self.next[ix] {
+                if ix == front && self.unlogged[ix].contains(backend) {
                     continue;
                 }
-                if seen.insert(*behind) {
-                    self.inner[*behind] = true;
-                    queue.push_back(*behind);
+                if names_hosts {
+                    found.extend(edge);
+                } else {
+                    found.extend(self.of_site(front, edge, sites));
+                }
+            }
+            if ix != front || names_hosts {
+                let is_ours = |behind: &&usize| self.names[front].share(&self.names[**behind]);
+                found.extend(self.strays[ix].iter().filter(|b| ix == front || is_ours(b)));
+            }
+            for behind in found {
+                // A step without names in between must not lose those of the front.
+                let is_on_the_way = self.names[ix].is_any() && ix != front;
+                if is_on_the_way && !self.names[front].share(&self.names[behind]) {
+                    continue;
+                }
+                if seen.insert(behind) {
+                    queue.push_back(behind);
                 }
             }
         }
+        seen.remove(&front);
+        seen
+    }
+
+    /// Of the vhosts behind one backend those that get the requests for the site of a front, whose
+    /// log takes all requests for that site.
+    fn of_site(&self, front: usize, edge: &[usize], sites: &[&str]) -> Vec<usize> {
+        let site = sites[front];
+        let takes = |ix: &usize| sites[*ix] == site || self.names[*ix].takes(site);
+        let is_known = edge.iter().any(takes);
+        let is_one = edge.len() == 1;
+        let is_named = !self.names[front].is_any();
+        let first = edge.first().copied().filter(|_| !is_known && is_named);
+        let gets = |ix: &usize| {
+            is_one || takes(ix) || self.names[*ix].is_any() || first.is_some_and(|f| f == *ix)
+        };
+        edge.iter().copied().filter(gets).collect()
+    }
+
+    /// True when a vhost passes requests for other sites to vhosts of this machine.
+    pub(super) fn hands_on_others(&self, ix: usize, sites: &[&str]) -> bool {
+        let other =
+            |behind: &&usize| !self.names[**behind].is_any() && sites[**behind] != sites[ix];
+        let edges = self.next[ix].iter().filter(|(_, edge)| edge.len() > 1);
+        let mut behind = edges.flat_map(|(_, edge)| edge).chain(&self.strays[ix]);
+        behind.any(|behind| other(&behind))
     }
 
     pub(super) fn is_inner(&self, ix: usize) -> bool {
@@ -114,108 +197,183 @@ impl Chain {
     fn answers_after(&self, front: usize, ix: usize, n_steps: u32) -> Option<&str> {
         // What is no server of ours is where the way ends; a script's interpreter comes first.
         let (backend, behind) = self.next[ix].first()?;
-        let fits = |behind: &&usize| share(&self.names[front], &self.names[**behind]);
+        let fits = |behind: &&usize| self.names[front].share(&self.names[**behind]);
         let further = behind.iter().find(fits).or(behind.first()).filter(|_| n_steps < STEPS_MAX);
         let further = further.and_then(|ix| self.answers_after(front, *ix, n_steps + 1));
         further.or(Some(backend))
     }
 }
 
-/// True when a request for a name of one may be for a name of the other.
-fn share(front: &[String], behind: &[String]) -> bool {
-    front.is_empty()
-        || behind.is_empty()
-        || front.iter().any(|name| behind.binary_search(name).is_ok())
-}
-
-/// True for a name that is one host.
-fn is_plain(name: &str) -> bool {
-    !matches!(name, "" | "_" | "-" | "\"\"")
-        && !name.contains(['*', '~', '$'])
-        && !name.starts_with('.')
-}
-
 /// Which vhosts listen where.
 struct Listeners {
+    /// By vhost.
+    addresses: Vec<BTreeSet<Address>>,
     by_address: HashMap<Address, Vec<usize>>,
-    /// The port, then the name.
-    by_name: HashMap<(u16, String), Vec<usize>>,
+    /// The socket, or the port on all addresses; then the name.
+    by_name: HashMap<(Address, String), Vec<usize>>,
+    /// The same for `.a.example` of `*.a.example`.
+    by_suffix: HashMap<(Address, String), Vec<usize>>,
     own: BTreeSet<IpAddr>,
 }
 
 impl Listeners {
-    fn new(vhosts: &[Vhost], names: &[Vec<String>], own: &[IpAddr]) -> Self {
+    fn new(vhosts: &[Vhost], names: &[HostNames], own: &[IpAddr]) -> Self {
         let mut listeners = Self {
+            addresses: Vec::with_capacity(vhosts.len()),
             by_address: HashMap::new(),
             by_name: HashMap::new(),
+            by_suffix: HashMap::new(),
             own: own.iter().copied().collect(),
         };
         for (ix, vhost) in vhosts.iter().enumerate() {
             let addresses: BTreeSet<Address> =
                 vhost.listen.iter().filter_map(|text| address(text)).collect();
-            let mut ports = BTreeSet::new();
-            for address in addresses {
-                if let Address::Port(ip, port) = address {
+            let mut places = BTreeSet::new();
+            for address in &addresses {
+                if let Address::Port(ip, _) = address {
                     // Nobody can listen on the address of another machine.
-                    listeners.own.extend(ip);
-                    ports.insert(port);
+                    listeners.own.extend(*ip);
                 }
-                listeners.by_address.entry(address).or_default().push(ix);
+                places.insert(everywhere(address));
+                listeners.by_address.entry(address.clone()).or_default().push(ix);
             }
-            for name in &names[ix] {
-                for port in &ports {
-                    let key = (*port, name.clone());
-                    let same = listeners.by_name.entry(key).or_default();
-                    if same.last() != Some(&ix) {
-                        same.push(ix);
-                    }
+            listeners.addresses.push(addresses);
+            for place in &places {
+                for name in &names[ix].exact {
+                    listeners.by_name.entry((place.clone(), name.clone())).or_default().push(ix);
+                }
+                for suffix in &names[ix].suffixes {
+                    let key = (place.clone(), suffix.clone());
+                    listeners.by_suffix.entry(key).or_default().push(ix);
                 }
             }
         }
         listeners
     }
 
-    /// The vhosts that get the requests which a vhost passes to an address.
-    fn behind(&self, names: &[Vec<String>], front: usize, backend: &str) -> Vec<usize> {
-        let Some(wanted) = address(backend) else { return Vec::new() };
-        let (exact, everywhere) = match &wanted {
-            Address::Port(ip, port) => {
-                if ip.is_some_and(|ip| !ip.is_loopback() && !self.own.contains(&ip)) {
-                    return Vec::new();
-                }
-                (self.of(&wanted), self.of(&Address::Port(None, *port)))
-            }
-            Address::Socket(_) => (self.of(&wanted), &[][..]),
-        };
-        let listens = |ix: &usize| {
-            *ix != front
-                && (exact.binary_search(ix).is_ok() || everywhere.binary_search(ix).is_ok())
-        };
-        let all = || exact.iter().chain(everywhere).copied().filter(|ix| *ix != front);
-        if names[front].is_empty() {
-            return all().collect();
+    /// Those that listen on an address itself, and those on its port on all addresses; none when it
+    /// is of another machine.
+    fn at(&self, wanted: &Address) -> (&[usize], &[usize]) {
+        let Address::Port(ip, port) = wanted else { return (self.of(wanted), &[]) };
+        if ip.is_some_and(|ip| !ip.is_loopback() && !self.own.contains(&ip)) {
+            return (&[], &[]);
         }
+        (self.of(wanted), self.of(&Address::Port(None, *port)))
+    }
+
+    /// The vhosts that get the requests which a vhost passes to an address.
+    fn behind(&self, names: &[HostNames], front: usize, backend: &str) -> Vec<usize> {
+        let Some(wanted) = address(backend) else { return Vec::new() };
+        let (exact, general) = self.at(&wanted);
+        let listens = |ix: usize| {
+            ix != front && (exact.binary_search(&ix).is_ok() || general.binary_search(&ix).is_ok())
+        };
+        let all = || exact.iter().chain(general).copied().filter(|ix| *ix != front);
         let mut found: Vec<usize> = Vec::new();
-        if let Address::Port(_, port) = wanted {
-            for name in &names[front] {
-                let same = self.by_name.get(&(port, name.clone()));
-                found.extend(same.into_iter().flatten().copied().filter(listens));
-            }
-        } else {
-            found.extend(all().filter(|ix| share(&names[front], &names[*ix])));
+        if names[front].is_any() {
+            found.extend(all());
+        }
+        let place = everywhere(&wanted);
+        for name in &names[front].exact {
+            found.extend(self.takers(&place, name, listens));
+        }
+        if names[front].has_wildcards() {
+            let leads = |ix: &usize| {
+                let own = |name: &String| {
+                    names[front].takes_by_wildcard(name) && !self.is_named_beside(front, name)
+                };
+                let its = &names[*ix];
+                its.exact.iter().any(own) || its.has_wildcards() && its.share(&names[front])
+            };
+            found.extend(all().filter(leads));
         }
         found.sort_unstable();
         found.dedup();
         if found.is_empty() {
             // No vhost has the name: the one without any takes it, else the first.
-            let nameless = all().find(|ix| names[*ix].is_empty());
+            let nameless = all().find(|ix| names[*ix].is_any());
             found.extend(nameless.or_else(|| all().next()));
         }
         found
     }
 
+    /// The vhosts of a port or socket that take a host: those that name it, else those with the
+    /// longest wildcard that fits.
+    fn takers(&self, place: &Address, host: &str, fits: impl Fn(usize) -> bool) -> Vec<usize> {
+        let of = |map: &HashMap<(Address, String), Vec<usize>>, name: &str| -> Vec<usize> {
+            let found = map.get(&(place.clone(), name.to_owned()));
+            found.into_iter().flatten().copied().filter(|ix| fits(*ix)).collect()
+        };
+        let exact = of(&self.by_name, host);
+        if !exact.is_empty() || self.by_suffix.is_empty() {
+            return exact;
+        }
+        let by_suffix = suffixes_of(host).map(|suffix| of(&self.by_suffix, suffix));
+        by_suffix.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+    }
+
+    /// True for a host that another vhost names wherever this one listens, so that no wildcard of
+    /// this one takes it.
+    fn is_named_beside(&self, front: usize, host: &str) -> bool {
+        self.addresses[front].iter().all(|address| {
+            let others = self.by_name.get(&(everywhere(address), host.to_owned()));
+            let beside = |ix: &usize| *ix != front && self.of(address).binary_search(ix).is_ok();
+            others.into_iter().flatten().any(beside)
+        })
+    }
+
+    /// The vhosts of nginx and Apache that take what no other one of their address names, and those
+    /// addresses: the one that says so, else the first.
+    fn defaults(&self, vhosts: &[Vhost]) -> BTreeMap<usize, Vec<Address>> {
+        let mut defaults: BTreeMap<usize, Vec<Address>> = BTreeMap::new();
+        for (at, all) in &self.by_address {
+            let says_so = |ix: &&usize| {
+                vhosts[**ix].default_at.iter().any(|listen| address(listen).as_ref() == Some(at))
+            };
+            let Some(ix) = all.iter().find(says_so).or(all.first()) else { continue };
+            if matches!(vhosts[*ix].server, Server::Nginx | Server::Apache) {
+                defaults.entry(*ix).or_default().push(at.clone());
+            }
+        }
+        defaults
+    }
+
+    /// The vhosts behind a backend of a default vhost that get requests for hosts which no other
+    /// vhost of its addresses names.
+    fn strays(
+        &self,
+        names: &[HostNames],
+        front: usize,
+        addresses: &[Address],
+        backend: &str,
+    ) -> Vec<usize> {
+        let Some(wanted) = address(backend) else { return Vec::new() };
+        let (exact, general) = self.at(&wanted);
+        let is_unnamed = |host: &str| {
+            addresses.iter().any(|address| {
+                let beside = |ix: usize| ix != front && self.of(address).binary_search(&ix).is_ok();
+                self.takers(&everywhere(address), host, beside).is_empty()
+            })
+        };
+        let leads = |ix: &usize| {
+            let its = &names[*ix];
+            *ix != front
+                && (its.is_any()
+                    || its.exact.iter().chain(&its.suffixes).any(|host| is_unnamed(host)))
+        };
+        exact.iter().chain(general).copied().filter(leads).collect()
+    }
+
     fn of(&self, address: &Address) -> &[usize] {
         self.by_address.get(address).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The socket, or the port on all addresses.
+fn everywhere(address: &Address) -> Address {
+    match address {
+        Address::Port(_, port) => Address::Port(None, *port),
+        Address::Socket(_) => address.clone(),
     }
 }
 
@@ -245,14 +403,21 @@ mod tests {
     use super::*;
     use crate::discover::found::Server;
 
-    /// `name listen>backend`, a vhost each; a leading `-` means its log does not count.
+    /// `name listen>backend`, a vhost each; a leading `-` means its log does not count, `!` that it
+    /// is not there, `=` that it names no host.
     fn chain(vhosts: &[&str]) -> (Chain, Vec<Vhost>) {
         let mut counts = Vec::new();
         let parsed: Vec<Vhost> = vhosts
             .iter()
             .map(|text| {
-                counts.push(!text.starts_with('-'));
-                let (names, rest) = text.trim_start_matches('-').split_once(' ').unwrap();
+                counts.push(Front {
+                    counts: !text.starts_with(['-', '!']),
+                    may_count: !text.starts_with('-'),
+                    names_hosts: !text.starts_with('='),
+                    is_read: !text.starts_with('!'),
+                });
+                let (names, rest) =
+                    text.trim_start_matches(['-', '!', '=']).split_once(' ').unwrap();
                 let (listen, backends) = rest.split_once('>').unwrap_or((rest, ""));
                 let mut vhost = Vhost::new(Server::Nginx, String::new());
                 let list = |text: &str| -> Vec<String> {
@@ -266,8 +431,16 @@ mod tests {
             .collect();
         let own = ["192.0.2.1".parse().unwrap()];
         let mut chain = Chain::new(&parsed, &own);
-        chain.mark_inner(&counts);
+        let sites: Vec<&str> =
+            parsed.iter().map(|v| v.names.first().map_or("default", String::as_str)).collect();
+        chain.mark_inner(&counts, &sites);
         (chain, parsed)
+    }
+
+    fn check_inner(about: &str, vhosts: &[&str], inner: &[usize]) {
+        let (chain, vhosts) = chain(vhosts);
+        let found: Vec<usize> = (0..vhosts.len()).filter(|ix| chain.is_inner(*ix)).collect();
+        assert_eq!(found, inner, "{about}");
     }
 
     #[test]
@@ -279,9 +452,9 @@ mod tests {
             ("another address", &["a 80>127.0.0.1:8080", "a 192.0.2.1:8080"], &[]),
             ("own address", &["a 80>192.0.2.1:8080", "a *:8080"], &[1]),
             ("another machine", &["a 80>198.51.100.1:8080", "a *:8080"], &[]),
-            ("the name decides", &["a 80>[::1]:81", "b *:81", "a,c *:81"], &[2]),
-            ("no such name", &["x 80>127.0.0.1:81", "b *:81", "c *:81"], &[1]),
-            ("the nameless one", &["x 80>127.0.0.1:81", "b *:81", "_ *:81"], &[2]),
+            ("the name decides", &["x 80", "a 80>[::1]:81", "b *:81", "a,c *:81"], &[3]),
+            ("no such name", &["d 80", "x 80>127.0.0.1:81", "b *:81", "c *:81"], &[2]),
+            ("the nameless one", &["d 80", "x 80>127.0.0.1:81", "b *:81", "_ *:81"], &[3]),
             ("front without name", &["_ 80>127.0.0.1:81", "b *:81", "c *:81"], &[1, 2]),
             ("socket", &["a 80>unix:/var/run/x", "a unix:/run/x"], &[1]),
             ("log does not count", &["-a 80>127.0.0.1:81", "a 81"], &[]),
@@ -303,9 +476,55 @@ mod tests {
             ("a circle", &["a 80>127.0.0.1:81", "a 81>127.0.0.1:80"], &[1]),
             ("itself", &["a 80>127.0.0.1:80"], &[]),
         ] {
-            let (chain, vhosts) = chain(vhosts);
-            let found: Vec<usize> = (0..vhosts.len()).filter(|ix| chain.is_inner(*ix)).collect();
-            assert_eq!(found, inner, "{about}");
+            check_inner(about, vhosts, inner);
+        }
+    }
+
+    #[test]
+    fn default_servers_wildcards_and_logs_decide_what_a_front_counts() {
+        for (about, vhosts, inner) in [
+            (
+                "the first takes any host",
+                &["a 80>127.0.0.1:81", "a 81", "b 81", "c 81"][..],
+                &[1, 2, 3][..],
+            ),
+            (
+                "but not what another one names",
+                &["a 80>127.0.0.1:81", "-b 80>127.0.0.1:81", "a 81", "b 81", "c 81"],
+                &[2, 4],
+            ),
+            ("nor a second one", &["x 80", "a 80>127.0.0.1:81", "a 81", "b 81"], &[2]),
+            (
+                "a log without hosts counts its own site alone",
+                &["=a 80>127.0.0.1:81", "a 81", "b 81"],
+                &[1],
+            ),
+            ("whatever the only one behind is called", &["=a 80>127.0.0.1:81", "b 81"], &[1]),
+            (
+                "a wildcard",
+                &["a.example,*.a.example 80>127.0.0.1:81", "b.a.example 81", "a.example 81"],
+                &[1, 2],
+            ),
+            (
+                "a wildcard and who takes one of its hosts",
+                &[
+                    "x.example 80",
+                    "*.a.example 80>127.0.0.1:81",
+                    "-b.a.example 80>127.0.0.1:81",
+                    "b.a.example 81",
+                    "c.a.example 81",
+                ],
+                &[4],
+            ),
+            (
+                "a wildcard behind",
+                &["s.a.example 80>127.0.0.1:81", "x 81", "*.a.example 81"],
+                &[1, 2],
+            ),
+            ("a log that is gone", &["!a 80>127.0.0.1:81", "a 81"], &[]),
+            ("two that are not there yet", &["!a 80>127.0.0.1:81", "!a 81"], &[1]),
+        ] {
+            check_inner(about, vhosts, inner);
         }
     }
 

@@ -291,6 +291,18 @@ impl Files {
         }
     }
 
+    /// True when nothing is there; of a pattern, when nothing matches.
+    pub(super) fn is_missing(&self, path: &Path) -> bool {
+        let text = path.to_string_lossy();
+        let is_there = |text: &str| {
+            let mut matches = glob::glob_with(text, OPTIONS).into_iter().flatten();
+            matches.any(|found| found.is_ok())
+        };
+        !self.is_without_disk
+            && fs::symlink_metadata(path).is_err()
+            && !(has_wildcard(&text) && is_there(&text))
+    }
+
     /// Notes something that could not be read, with the command that grants it.
     pub(super) fn cannot_read(&mut self, path: &Path, error: &io::Error) {
         let fix = match error.kind() {

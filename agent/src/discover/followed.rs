@@ -3,55 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::discover::chain::Chain;
+use crate::discover::chain::{Chain, Front};
+use crate::discover::counted::{Counted, Written};
 use crate::discover::files::Files;
 use crate::discover::found::{Found, Server, VhostLog, names_host};
 use crate::discover::{Discovery, LogKind, LogSource, SiteRule};
 
 /// Sites named in one note.
 const NAMED_MAX: usize = 5;
-
-/// The vhosts of one access log.
-#[derive(Debug, Default)]
-pub(super) struct Written<'a> {
-    vhosts: Vec<usize>,
-    sites: BTreeSet<&'a str>,
-    is_refused: bool,
-}
-
-/// Every access log with who writes into it. Cost: each is opened once, to see whether it may be.
-pub(super) fn written<'a>(
-    files: &Files,
-    found: &Found,
-    names: &[&'a str],
-) -> HashMap<PathBuf, Written<'a>> {
-    let mut written: HashMap<PathBuf, Written<'a>> = HashMap::new();
-    for (ix, vhost) in found.vhosts.iter().enumerate() {
-        for log in &vhost.access_logs {
-            if !written.contains_key(&log.path) {
-                let is_refused = !log.is_pattern() && files.refusal(&log.path).is_some();
-                let new = Written { is_refused, ..Written::default() };
-                written.insert(log.path.clone(), new);
-            }
-            let known = written.entry(log.path.clone()).or_default();
-            if known.vhosts.last() != Some(&ix) {
-                known.vhosts.push(ix);
-            }
-            known.sites.insert(names[ix]);
-        }
-    }
-    written
-}
-
-/// By vhost: a log of it can be read and tells its site, so that requests count there.
-pub(super) fn counts(found: &Found, written: &HashMap<PathBuf, Written<'_>>) -> Vec<bool> {
-    let counts = |log: &VhostLog| {
-        let Some(its) = written.get(&log.path) else { return false };
-        let is_own = its.sites.len() == 1 && log.names_host != Some(false);
-        !its.is_refused && (log.host_wildcard.is_some() || log.names_host() || is_own)
-    };
-    found.vhosts.iter().map(|vhost| vhost.access_logs.iter().any(counts)).collect()
-}
 
 #[derive(Default)]
 struct Logs {
@@ -60,8 +19,17 @@ struct Logs {
 }
 
 impl Logs {
-    fn add(&mut self, path: &Path, kind: LogKind, format: &str, site: SiteRule, inner: bool) {
-        if self.known.insert((path.to_path_buf(), kind)) {
+    /// True for a log that was not there before.
+    fn add(
+        &mut self,
+        path: &Path,
+        kind: LogKind,
+        format: &str,
+        site: SiteRule,
+        inner: bool,
+    ) -> bool {
+        let is_new = self.known.insert((path.to_path_buf(), kind));
+        if is_new {
             self.all.push(LogSource {
                 path: path.to_path_buf(),
                 kind,
@@ -72,23 +40,32 @@ impl Logs {
                 inner_sites: Vec::new(),
             });
         }
+        is_new
     }
 }
 
 /// Every log to follow, each once; those with wildcards last, so that a log named elsewhere is what
 /// it is there.
-pub(super) fn logs(
-    found: &Found,
-    discovery: &Discovery,
-    chain: &Chain,
-    written: &HashMap<PathBuf, Written<'_>>,
-) -> Vec<LogSource> {
+pub(super) fn logs(discovery: &Discovery, chained: &Chained<'_>) -> Vec<LogSource> {
+    let Chained { found, chain, written, .. } = chained;
     let mut logs = Logs::default();
     let all = || found.vhosts.iter().flat_map(|vhost| &vhost.access_logs);
     for log in all().filter(|l| !l.is_pattern()).chain(all().filter(|l| l.is_pattern())) {
         let Some(its) = written.get(&log.path) else { continue };
-        let is_inner = its.vhosts.iter().all(|ix| is_evidence(found, chain, *ix, log));
-        logs.add(&log.path, LogKind::Access, &log.format, site_of(log, its), is_inner);
+        let counting = its.by.iter().filter(|(ix, at)| !chained.is_evidence(*ix, *at));
+        let counting: BTreeSet<&str> = counting.map(|(ix, _)| chained.sites[*ix]).collect();
+        let is_new = logs.add(
+            &log.path,
+            LogKind::Access,
+            &log.format,
+            site_of(log, its),
+            counting.is_empty(),
+        );
+        let names_hosts = log.host_wildcard.is_some() || log.names_host();
+        if let Some(new) = logs.all.last_mut().filter(|log| is_new && !log.inner && names_hosts) {
+            let elsewhere = its.sites.iter().filter(|site| !counting.contains(*site));
+            new.inner_sites = elsewhere.map(|site| (*site).to_owned()).collect();
+        }
     }
     add_error_logs(found, chain, discovery, &mut logs);
     for pool in &discovery.pools {
@@ -109,12 +86,66 @@ fn writes_slow_log(pool: &crate::discover::Pool) -> bool {
     pool.request_slowlog_timeout_s.is_some_and(|seconds| seconds > 0)
 }
 
-/// True for a log whose requests are counted elsewhere: another one stands before it, or it tells no
-/// sites while the servers behind it do.
-fn is_evidence(found: &Found, chain: &Chain, ix: usize, log: &VhostLog) -> bool {
-    let is_blind =
-        matches!(found.vhosts[ix].server, Server::Haproxy | Server::Varnish) && !log.names_host();
-    chain.is_inner(ix) || is_blind && chain.leads_only_on(ix)
+/// All vhosts with their sites, who of them stands before whom, and what their logs count.
+pub(super) struct Chained<'a> {
+    pub(super) found: &'a Found,
+    pub(super) sites: &'a [&'a str],
+    pub(super) chain: &'a Chain,
+    pub(super) written: &'a HashMap<PathBuf, Written<'a>>,
+    pub(super) counted: &'a Counted,
+    pub(super) fronts: &'a [Front],
+}
+
+impl Chained<'_> {
+    /// True for a log whose requests are counted elsewhere: another one stands before it, another
+    /// one of its vhost holds the same, or it tells no sites while servers behind it do.
+    fn is_evidence(&self, ix: usize, at: usize) -> bool {
+        self.chain.is_inner(ix)
+            || !self.counted.is_counted(ix, at)
+            || self.is_blind(ix, at) && self.hands_on(ix)
+    }
+
+    /// A proxy's log that names no hosts.
+    fn is_blind(&self, ix: usize, at: usize) -> bool {
+        let vhost = &self.found.vhosts[ix];
+        matches!(vhost.server, Server::Haproxy | Server::Varnish)
+            && vhost.access_logs.get(at).is_some_and(|log| !log.names_host())
+    }
+
+    /// Some of its requests go to vhosts of this machine that count them.
+    fn hands_on(&self, ix: usize) -> bool {
+        let mut behind = self.chain.all_behind(ix, true, self.sites).into_iter();
+        behind.any(|ix| self.fronts[ix].counts || self.fronts[ix].may_count)
+    }
+
+    /// What an admin should know about the requests in a log, with the log that tells it better.
+    fn note(&self, its: &Written<'_>) -> Option<String> {
+        let goes_both_ways = |(ix, at): &(usize, usize)| {
+            self.is_blind(*ix, *at) && self.hands_on(*ix) && !self.chain.leads_only_on(*ix)
+        };
+        if its.by.iter().any(goes_both_ways) {
+            return Some(
+                "no line names its site: only what goes to servers of this machine is counted, by \
+                 their logs"
+                    .to_owned(),
+            );
+        }
+        let mixes = |(ix, at): &(usize, usize)| {
+            let (vhost, front) = (&self.found.vhosts[*ix], &self.fronts[*ix]);
+            let takes_any = !vhost.default_at.is_empty() || vhost.names.is_empty();
+            takes_any
+                && front.may_count
+                && !front.names_hosts
+                && !self.is_evidence(*ix, *at)
+                && self.chain.hands_on_others(*ix, self.sites)
+        };
+        let ix = its.by.iter().find(|of| mixes(of))?.0;
+        Some(format!(
+            "requests for other sites pass through it and no line names its site: they count for {} \
+             as well",
+            self.sites[ix]
+        ))
+    }
 }
 
 fn site_of(log: &VhostLog, its: &Written<'_>) -> SiteRule {
@@ -145,6 +176,11 @@ fn add_error_logs(found: &Found, chain: &Chain, discovery: &Discovery, logs: &mu
     }
     let of_vhosts =
         found.vhosts.iter().flat_map(|v| v.error_logs.iter().map(|path| (path, v.server)));
+    // Two servers may write one log: then each line tells by itself whose it is.
+    let mut formats: HashMap<&Path, BTreeSet<&str>> = HashMap::new();
+    for (path, server) in of_vhosts.clone().chain(found.error_logs.iter().map(|(p, s)| (p, *s))) {
+        formats.entry(path).or_default().insert(server.error_format());
+    }
     let of_servers = found.error_logs.iter().map(|(path, server)| (path, *server));
     for (path, server) in of_servers.chain(of_vhosts) {
         let is_main = main.contains(path.as_path()) && found.vhosts.len() > 1;
@@ -158,17 +194,15 @@ fn add_error_logs(found: &Found, chain: &Chain, discovery: &Discovery, logs: &mu
                 found.vhosts.iter().enumerate().filter(|(_, v)| v.server == server).peekable();
             its.peek().is_some() && its.all(|(ix, _)| chain.is_inner(ix))
         });
-        logs.add(path, LogKind::Error, server.error_format(), site, is_inner);
+        let is_shared = formats.get(path.as_path()).is_some_and(|formats| formats.len() > 1);
+        let format = if is_shared { "auto" } else { server.error_format() };
+        logs.add(path, LogKind::Error, format, site, is_inner);
     }
 }
 
 /// Lists logs that cannot be read, and logs whose sites nobody can tell apart.
-pub(super) fn note_logs(
-    files: &mut Files,
-    found: &Found,
-    discovery: &Discovery,
-    written: &HashMap<PathBuf, Written<'_>>,
-) {
+pub(super) fn note_logs(files: &mut Files, discovery: &Discovery, chained: &Chained<'_>) {
+    let Chained { found, written, .. } = chained;
     let servers: HashMap<&Path, Server> = found
         .vhosts
         .iter()
@@ -186,6 +220,11 @@ pub(super) fn note_logs(
             }
             None => {}
         }
+        let server = servers.get(log.path.as_path()).copied().unwrap_or(Server::Nginx);
+        let its = written.get(&log.path).filter(|_| log.kind == LogKind::Access);
+        if let Some(reason) = its.and_then(|its| chained.note(its)) {
+            files.note(&log.path, reason, with_host(server, &log.format, &log.path));
+        }
         let shared = written.get(&log.path).filter(|its| its.sites.len() > 1);
         if let Some(its) = shared
             && log.kind == LogKind::Access
@@ -202,7 +241,6 @@ pub(super) fn note_logs(
                 "{n} sites write into it and no line names its site: they count as one: {}",
                 sites.join(", ")
             );
-            let server = servers.get(log.path.as_path()).copied().unwrap_or(Server::Nginx);
             files.note(&log.path, reason, with_host(server, &log.format, &log.path));
         }
     }

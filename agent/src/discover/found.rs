@@ -45,6 +45,11 @@ pub(super) struct VhostLog {
     pub(super) host_wildcard: Option<usize>,
     /// Whether its lines name their site, where the format alone does not tell.
     pub(super) names_host: Option<bool>,
+    /// Only some requests are written into it: `if=$loggable`, `env=slow`.
+    pub(super) is_conditional: bool,
+    /// Logs of one scope get the same requests, those of another one others: 0 is the vhost itself,
+    /// the rest are its locations.
+    pub(super) scope: usize,
 }
 
 impl VhostLog {
@@ -72,8 +77,12 @@ pub(super) struct Vhost {
     pub(super) error_logs: Vec<PathBuf>,
     /// Addresses that answer, the most telling one first.
     pub(super) backends: Vec<String>,
+    /// Those of `backends` whose requests it does not log: `access_log off` beside the pass.
+    pub(super) unlogged: Vec<String>,
     /// `80`, `127.0.0.1:8080`, `*:80`, `/run/a.sock`.
     pub(super) listen: Vec<String>,
+    /// Those of `listen` at which it takes the hosts that no vhost names.
+    pub(super) default_at: Vec<String>,
     pub(super) docroot: Option<String>,
     /// The Unix user and the PHP its configuration names.
     pub(super) owner: Option<String>,
@@ -90,7 +99,9 @@ impl Vhost {
             access_logs: Vec::new(),
             error_logs: Vec::new(),
             backends: Vec::new(),
+            unlogged: Vec::new(),
             listen: Vec::new(),
+            default_at: Vec::new(),
             docroot: None,
             owner: None,
             php_version: None,
@@ -144,6 +155,23 @@ pub(super) fn names_host(format: &str) -> bool {
             // `%v` and `%V` differ in case alone and mean the same to us.
             lower.contains(&field.to_ascii_lowercase())
         })
+}
+
+/// True when lines of the format tell the status, without which no request can be counted.
+pub(super) fn has_status(format: &str) -> bool {
+    if format.contains('$') {
+        return format.split('$').skip(1).any(|rest| {
+            let rest = rest.trim_start_matches('{');
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            &rest[..end.unwrap_or(rest.len())] == "status"
+        });
+    }
+    // `%>s`, `%s`, `%<s`, `%400,501>s`.
+    let sign = |c: char| c.is_ascii_digit() || matches!(c, ',' | '!' | '<' | '>');
+    let is_status = |rest: &str| rest.trim_start_matches(sign).starts_with('s');
+    // A time has a format of its own: `%{%s}t`.
+    let format = format.replace("%{%", "%{");
+    !format.contains('%') || format.split('%').skip(1).any(is_status)
 }
 
 /// Files beside access logs that are none.
@@ -216,6 +244,25 @@ mod tests {
             ("varnish", true),
         ] {
             assert_eq!(names_host(format), names, "{format}");
+        }
+    }
+
+    #[test]
+    fn a_format_tells_the_status_or_does_not() {
+        for (format, has) in [
+            ("combined", true),
+            ("auto", true),
+            ("$host $status $body_bytes_sent", true),
+            ("${status} $host", true),
+            ("$body_bytes_sent", false),
+            ("$upstream_status $host", false),
+            ("%h %l %u %t \"%r\" %>s %b", true),
+            (r#"{"s":"%s"}"#, true),
+            ("%400,501>s %r", true),
+            ("%{%s}t %I", false),
+            ("%I %O", false),
+        ] {
+            assert_eq!(has_status(format), has, "{format}");
         }
     }
 

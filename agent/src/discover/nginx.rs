@@ -2,11 +2,14 @@
 //!
 //! What nginx would refuse is read as far as it makes sense; nothing here fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::discover::files::Files;
 use crate::discover::found::{Found, Server, Vhost, VhostLog};
+use crate::discover::nginx_targets::{
+    has_variable, socket_path, substitute, substitute_known, with_port, without_uri,
+};
 use crate::discover::nginx_tokens::{Token, Tokens};
 
 /// Main files and the units that run them. A machine may have several, e.g. a panel's own.
@@ -44,10 +47,6 @@ const DIRECTIVES: [&str; 18] = [
 const DEPTH_MAX: u32 = 24;
 /// Members of a group that are looked at.
 const MEMBERS_MAX: usize = 32;
-/// Longest target of a pass once its variables are replaced.
-const VALUE_BYTES_MAX: usize = 4096;
-/// Variables that are set to variables in turn.
-const SETS_MAX: u32 = 4;
 
 /// One directive with its block.
 #[derive(Debug, Default)]
@@ -186,6 +185,8 @@ fn is_of_use(name: &str) -> bool {
 struct RawLog {
     path: String,
     format: String,
+    is_conditional: bool,
+    scope: usize,
 }
 
 /// What a block inherits.
@@ -206,6 +207,10 @@ struct Inside {
     logs: Vec<RawLog>,
     error_logs: Vec<PathBuf>,
     docroot: Option<String>,
+    /// Who is asked where the request is logged.
+    logged: BTreeSet<String>,
+    /// Locations and conditions so far.
+    n_blocks: usize,
 }
 
 struct Walk<'a> {
@@ -297,7 +302,8 @@ impl Walk<'_> {
             None | Some("combined") => "combined".to_owned(),
             Some(name) => self.formats.get(name).cloned().unwrap_or_else(|| "auto".to_owned()),
         };
-        Some(RawLog { path: path.clone(), format })
+        let is_conditional = directive.args().iter().any(|word| word.starts_with("if="));
+        Some(RawLog { path: path.clone(), format, is_conditional, scope: 0 })
     }
 
     fn error_log(&mut self, directive: &Directive) -> Option<PathBuf> {
@@ -356,6 +362,8 @@ impl Walk<'_> {
             format: raw.format.clone(),
             host_wildcard,
             names_host: None,
+            is_conditional: raw.is_conditional,
+            scope: raw.scope,
         }
     }
 
@@ -386,7 +394,13 @@ impl Walk<'_> {
         for directive in block {
             match directive.name() {
                 "server_name" => vhost.names.extend(directive.args().iter().cloned()),
-                "listen" => vhost.listen.extend(directive.args().first().cloned()),
+                "listen" => {
+                    vhost.listen.extend(directive.args().first().cloned());
+                    let mut more = directive.args().iter().skip(1);
+                    if more.any(|word| word == "default_server" || word == "default") {
+                        vhost.default_at.extend(directive.args().first().cloned());
+                    }
+                }
                 _ => {}
             }
         }
@@ -394,8 +408,11 @@ impl Walk<'_> {
             vhost.listen.push("80".to_owned());
         }
         let mut inside = Inside::default();
-        self.locations(block, &mut inside, 0);
+        let is_logged = !level.access_logs.is_empty();
+        self.locations(block, &mut inside, 0, is_logged);
         inside.passes.sort_by_key(|(rank, _)| *rank);
+        let unlogged = inside.passes.iter().filter(|(_, to)| !inside.logged.contains(to));
+        vhost.unlogged = unlogged.map(|(_, to)| to.clone()).collect();
         vhost.backends = inside.passes.into_iter().map(|(_, address)| address).collect();
         for raw in level.access_logs.iter().chain(&inside.logs) {
             let log = self.log(raw, &vhost, &inside.variables);
@@ -422,7 +439,12 @@ impl Walk<'_> {
     }
 
     /// Collects who answers, in all locations, and what only a location says.
-    fn locations(&mut self, block: &[Directive], inside: &mut Inside, depth: u32) {
+    fn locations(&mut self, block: &[Directive], inside: &mut Inside, depth: u32, is_logged: bool) {
+        let scope = inside.n_blocks;
+        inside.n_blocks += 1;
+        let is_on = |log: &&Directive| log.args().first().is_some_and(|path| path != "off");
+        let mut own = block.iter().filter(|d| d.name() == "access_log").peekable();
+        let is_logged = if own.peek().is_some() { own.any(|log| is_on(&log)) } else { is_logged };
         for directive in block {
             let (name, args) = (directive.name(), directive.args());
             match (name, args) {
@@ -436,12 +458,18 @@ impl Walk<'_> {
                 ) => {
                     let rank = u8::from(matches!(name, "proxy_pass" | "grpc_pass"));
                     for address in self.addresses(target, &inside.variables) {
+                        if is_logged {
+                            inside.logged.insert(address.clone());
+                        }
                         if !inside.passes.iter().any(|(_, known)| *known == address) {
                             inside.passes.push((rank, address));
                         }
                     }
                 }
-                ("access_log", _) if depth > 0 => inside.logs.extend(self.access_log(directive)),
+                ("access_log", _) if depth > 0 => {
+                    let log = self.access_log(directive);
+                    inside.logs.extend(log.map(|log| RawLog { scope, ..log }));
+                }
                 ("error_log", _) if depth > 0 => {
                     inside.error_logs.extend(self.error_log(directive));
                 }
@@ -451,7 +479,7 @@ impl Walk<'_> {
                 _ => {}
             }
             if let Some(inner) = &directive.block {
-                self.locations(inner, inside, depth + 1);
+                self.locations(inner, inside, depth + 1, is_logged);
             }
         }
     }
@@ -499,114 +527,4 @@ impl Walk<'_> {
             None => vec![with_port(host, scheme)],
         }
     }
-}
-
-/// The path of `unix:/run/a.sock:/uri`, which may be written `unix:///run/a.sock`.
-fn socket_path(text: &str) -> String {
-    let path = text.strip_prefix("unix:").unwrap_or(text);
-    let path = path.split(':').next().unwrap_or_default();
-    if path.starts_with('/') { format!("/{}", path.trim_start_matches('/')) } else { path.to_owned() }
-}
-
-/// The host and port before a URI, which a variable may begin once they are complete.
-fn without_uri(rest: &str) -> &str {
-    const URIS: [&str; 6] =
-        ["request_uri", "uri", "document_uri", "is_args", "args", "fastcgi_script_name"];
-    let host = rest.split('/').next().unwrap_or_default();
-    let Some((before, variable)) = host.split_once('$') else { return host };
-    let variable = variable.trim_start_matches('{');
-    let end = variable.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    let name = &variable[..end.unwrap_or(variable.len())];
-    let bracket = before.rfind(']').map_or(0, |at| at + 1);
-    let has_port = before[bracket..].rsplit_once(':').is_some_and(|(_, port)| {
-        !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    let is_capture = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
-    if has_port || is_capture || URIS.contains(&name) { before } else { host }
-}
-
-/// True when a text names a variable.
-fn has_variable(text: &str, name: &str) -> bool {
-    let known = BTreeMap::from([(name.to_owned(), String::new())]);
-    substitute_once(text, &known) != text
-}
-
-/// Replaces `$name` and `${name}`; what has no value becomes `*`, and neighbours one `*`.
-fn substitute(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        let name = after.strip_prefix('{').unwrap_or(after);
-        let is_braced = name.len() < after.len();
-        let end =
-            name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
-        rest = &name[end..];
-        if is_braced {
-            rest = rest.strip_prefix('}').unwrap_or(rest);
-        }
-        if end == 0 {
-            out.push('*');
-        } else if out.ends_with('*') {
-            // One wildcard stands for both.
-            let known = value(&name[..end]);
-            out.push_str(&known.unwrap_or_default());
-        } else {
-            out.push_str(&value(&name[..end]).unwrap_or_else(|| "*".to_owned()));
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Replaces the variables that have a value, which may name variables in turn, and leaves the others
-/// as they are.
-fn substitute_known(text: &str, variables: &BTreeMap<String, String>) -> String {
-    let mut text = text.to_owned();
-    for _ in 0..SETS_MAX {
-        let next = substitute_once(&text, variables);
-        if next.len() > VALUE_BYTES_MAX {
-            return String::new();
-        }
-        if next == text {
-            break;
-        }
-        text = next;
-    }
-    text
-}
-
-fn substitute_once(text: &str, variables: &BTreeMap<String, String>) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        let after = &rest[at + 1..];
-        let name = after.strip_prefix('{').unwrap_or(after);
-        let end =
-            name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
-        let behind = &name[end..];
-        let behind = if name.len() < after.len() { behind.strip_prefix('}') } else { Some(behind) };
-        let known = variables.get(&name[..end]).zip(behind);
-        if let Some((value, behind)) = known.filter(|_| out.len() <= VALUE_BYTES_MAX) {
-            out.push_str(&rest[..at]);
-            out.push_str(value);
-            rest = behind;
-        } else {
-            out.push_str(&rest[..=at]);
-            rest = after;
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// The address with the port its scheme implies.
-fn with_port(host: &str, scheme: &str) -> String {
-    let bracket = host.rfind(']').map_or(0, |at| at + 1);
-    if host.starts_with('/') || host[bracket..].contains(':') {
-        return host.to_owned();
-    }
-    let port = if matches!(scheme, "https" | "grpcs") { 443 } else { 80 };
-    format!("{host}:{port}")
 }

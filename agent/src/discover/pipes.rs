@@ -163,7 +163,7 @@ fn by_vhost(path: PathBuf, format: &str) -> VhostLog {
         .iter()
         .find_map(|vhost| format.strip_prefix(vhost))
         .unwrap_or(format);
-    VhostLog { path, format: format.to_owned(), host_wildcard: Some(1), names_host: None }
+    VhostLog { host_wildcard: Some(1), ..VhostLog::new(path, format) }
 }
 
 /// `access.%Y%m%d.log` -> `access.*.log`.

@@ -15,6 +15,7 @@ mod hostile;
 mod lighttpd;
 mod litespeed;
 mod nginx;
+mod panel_trees;
 mod panels;
 mod php_fpm;
 mod traefik;
@@ -29,6 +30,24 @@ fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         fs::write(path, text).unwrap();
     }
     dir
+}
+
+/// What is found, and that each site with a log that can be read is counted in one.
+fn discover(root: &Path) -> Discovery {
+    let found = super::discover(root);
+    let is_there = |path: &Path| path.exists() || path.to_string_lossy().contains('*');
+    for site in &found.sites {
+        let counts = |log: &&LogSource| {
+            log.kind == LogKind::Access && !log.inner && !log.inner_sites.contains(&site.name)
+        };
+        let of = |path: &Path| found.logs.iter().filter(counts).any(|log| log.path == path);
+        let paths: Vec<&Path> = site.access_logs.iter().map(|log| log.path.as_path()).collect();
+        let told = |path: &Path| found.unreadable.iter().any(|u| u.path == path);
+        let mut read = paths.iter().filter(|path| is_there(path)).peekable();
+        let is_lost = read.peek().is_some() && !read.clone().any(|path| of(path) || told(path));
+        assert!(!is_lost, "{} is counted nowhere: {:?}", site.name, found.logs);
+    }
+    found
 }
 
 fn site<'a>(found: &'a Discovery, name: &str) -> &'a Site {
@@ -56,6 +75,19 @@ fn inner(found: &Discovery) -> Vec<String> {
     let inner = found.logs.iter().filter(|log| log.inner && log.kind == LogKind::Access);
     let name = |log: &LogSource| log.path.file_name().unwrap().to_string_lossy().into_owned();
     inner.map(name).collect()
+}
+
+/// File names of the access logs that count a site.
+fn counting(found: &Discovery, site_name: &str) -> Vec<String> {
+    let site = site(found, site_name);
+    let counts = |log: &&LogSource| {
+        log.kind == LogKind::Access
+            && !log.inner
+            && !log.inner_sites.contains(&site.name)
+            && site.access_logs.iter().any(|own| own.path == log.path)
+    };
+    let name = |log: &LogSource| log.path.file_name().unwrap().to_string_lossy().into_owned();
+    found.logs.iter().filter(counts).map(name).collect()
 }
 
 fn log<'a>(found: &'a Discovery, end: &str) -> &'a LogSource {

@@ -102,8 +102,219 @@ fn one_site_has_one_name_whatever_order_its_vhosts_give() {
 
 #[test]
 fn only_vhosts_behind_a_front_are_inner() {
-    let nginx = "http { server { server_name a.example; access_log /var/log/nginx/a.log; location / { proxy_pass http://127.0.0.1:8080; } } }";
+    let nginx = "http { server { server_name a.example; access_log /l/a.log; location / { proxy_pass http://127.0.0.1:8080; } } }";
     let apache = "<VirtualHost *:8080>\nServerName a.example\nCustomLog /var/log/apache2/a-inner.log combined\n</VirtualHost>\n<VirtualHost *:81>\nServerName b.example\nCustomLog /var/log/apache2/b.log combined\n</VirtualHost>\n<VirtualHost *:443>\nServerName a.example\nCustomLog /var/log/apache2/a-ssl.log combined\n</VirtualHost>\n";
     let root = root(&[("etc/nginx/nginx.conf", nginx), ("etc/apache2/apache2.conf", apache)]);
     assert_eq!(inner(&discover(root.path())), ["a-inner.log"]);
+}
+
+#[test]
+fn of_two_logs_of_one_vhost_one_counts() {
+    let nginx = |body: &str| {
+        format!(
+            "http {{ log_format js escape=json '{{\"s\":$status}}'; log_format h '$host $status'; log_format bytes '$body_bytes_sent'; {body} }}"
+        )
+    };
+    let own = |logs: &str| nginx(&format!("server {{ server_name a.example; {logs} }}"));
+    for (text, want) in [
+        (own("access_log /l/two.log; access_log /l/two.json js;"), &["two.log"][..]),
+        (own("access_log /l/bytes.log bytes; access_log /l/two.log;"), &["two.log"]),
+        (own("access_log /l/slow.log combined if=$slow; access_log /l/two.log;"), &["two.log"]),
+        (
+            own("access_log /l/a.log combined if=$a; access_log /l/b.log combined if=$b;"),
+            &["a.log", "b.log"],
+        ),
+        (
+            own(
+                "access_log /l/a.log; location /api { access_log /l/api.log; access_log /l/api.json js; }",
+            ),
+            &["a.log", "api.log"],
+        ),
+        (
+            own("access_log /l/a.log; access_log /l/b.log; location /api { access_log /l/b.log; }"),
+            &["b.log"],
+        ),
+        (
+            nginx(
+                "server { server_name a.example; listen 80; access_log /l/a.log; } server { server_name a.example; listen 443 ssl; access_log /l/a-ssl.log; }",
+            ),
+            &["a.log", "a-ssl.log"],
+        ),
+        (
+            nginx(
+                "server { server_name a.example; access_log /l/all.log h; access_log /l/a.log; } server { server_name b.example; access_log /l/all.log h; }",
+            ),
+            &["all.log"],
+        ),
+    ] {
+        let root = root(&[("etc/nginx/nginx.conf", &text)]);
+        let found = discover(root.path());
+        assert_eq!(counting(&found, "a.example"), want, "{text}");
+    }
+    let vhost = |logs: &str| {
+        format!("Listen 80\n<VirtualHost *:80>\nServerName a.example\n{logs}</VirtualHost>\n")
+    };
+    for (text, want) in [
+        (vhost("CustomLog /l/a.log combined\nCustomLog /l/a2.log common\n"), &["a.log"][..]),
+        (
+            vhost("CustomLog /l/a.log combined\n") + "GlobalLog /l/all.log vhost_combined\n",
+            &["a.log"],
+        ),
+        (vhost("") + "GlobalLog /l/all.log vhost_combined\n", &["all.log"]),
+        (
+            vhost(
+                "CustomLog /l/p.log combined env=proxied\nCustomLog /l/d.log combined env=!proxied\n",
+            ),
+            &["p.log", "d.log"],
+        ),
+        (
+            vhost("CustomLog /l/b.log \"%I %O\"\nCustomLog /l/a.log combined expr=true\n"),
+            &["b.log", "a.log"],
+        ),
+    ] {
+        let root = root(&[("etc/httpd/conf/httpd.conf", &text)]);
+        let found = discover(root.path());
+        assert_eq!(counting(&found, "a.example"), want, "{text}");
+    }
+}
+
+#[test]
+fn a_log_of_all_vhosts_beside_some_own_ones_counts_the_others() {
+    let text = "Listen 80\nGlobalLog /l/all.log vhost_combined\n<VirtualHost *:80>\nServerName a.example\nCustomLog /l/a.log combined\n</VirtualHost>\n<VirtualHost *:80>\nServerName b.example\n</VirtualHost>\n";
+    let root = root(&[("etc/httpd/conf/httpd.conf", text)]);
+    let found = discover(root.path());
+    assert_eq!(counting(&found, "a.example"), ["a.log"]);
+    assert_eq!(counting(&found, "b.example"), ["all.log"]);
+    assert_eq!(log(&found, "all.log").inner_sites, ["a.example"]);
+}
+
+const APACHE_THREE: &str = "Listen 127.0.0.1:8080\n<VirtualHost 127.0.0.1:8080>\nServerName main.example\nCustomLog /var/log/apache2/main.log combined\n</VirtualHost>\n<VirtualHost 127.0.0.1:8080>\nServerName b.example\nCustomLog /var/log/apache2/b.log combined\n</VirtualHost>\n<VirtualHost 127.0.0.1:8080>\nServerName c.example\nCustomLog /var/log/apache2/c.log combined\n</VirtualHost>\n";
+
+#[test]
+fn the_default_server_leads_to_every_vhost_that_no_other_one_names() {
+    let server = |listen: &str, name: &str, log: &str| {
+        format!(
+            "server {{ listen {listen}; server_name {name}; access_log {log}; location / {{ proxy_pass http://127.0.0.1:8080; }} }}"
+        )
+    };
+    let hosts = "log_format h '$host $remote_addr [$time_local] $status';";
+    let front = "/var/log/nginx/front.log h";
+    for (servers, want) in [
+        (server("80 default_server", "main.example", front), &["b.log", "c.log", "main.log"][..]),
+        (server("80", "main.example", front), &["b.log", "c.log", "main.log"]),
+        (
+            server("80", "x.example", "off") + &server("80 default_server", "main.example", front),
+            &["b.log", "c.log", "main.log"],
+        ),
+        (
+            server("80 default_server", "main.example", front) + &server("80", "b.example", "off"),
+            &["c.log", "main.log"],
+        ),
+        (server("80", "x.example", "off") + &server("80", "main.example", front), &["main.log"]),
+    ] {
+        let text = format!("http {{ {hosts} {servers} }}");
+        let root =
+            root(&[("etc/nginx/nginx.conf", &text), ("etc/apache2/apache2.conf", APACHE_THREE)]);
+        let mut found = inner(&discover(root.path()));
+        found.sort();
+        assert_eq!(found, want, "{text}");
+    }
+}
+
+#[test]
+fn a_default_server_whose_log_names_no_host_hides_no_site_and_is_told() {
+    let nginx = "http { access_log /var/log/nginx/front.log; server { listen 80 default_server; server_name main.example; location / { proxy_pass http://127.0.0.1:8080; } } }";
+    let root = root(&[("etc/nginx/nginx.conf", nginx), ("etc/apache2/apache2.conf", APACHE_THREE)]);
+    let found = discover(root.path());
+    assert_eq!(inner(&found), ["main.log"]);
+    let note = found.unreadable.iter().find(|u| u.reason.contains("other sites pass")).unwrap();
+    assert!(note.path.ends_with("front.log"), "{note:?}");
+    assert!(note.fix.contains("log_format with_host '$host $remote_addr"), "{}", note.fix);
+}
+
+#[test]
+fn a_wildcard_leads_to_the_vhosts_below_it() {
+    let nginx = "http { log_format h '$host $status'; access_log /var/log/nginx/front.log h; server { server_name x.example; access_log off; } server { server_name wild.example *.wild.example; location / { proxy_pass http://127.0.0.1:8080; } } }";
+    let apache = "<VirtualHost *:8080>\nServerName other.example\nCustomLog /l/other.log combined\n</VirtualHost>\n<VirtualHost *:8080>\nServerName shop.wild.example\nCustomLog /l/shop.log combined\n</VirtualHost>\n";
+    let root = root(&[("etc/nginx/nginx.conf", nginx), ("etc/apache2/apache2.conf", apache)]);
+    assert_eq!(inner(&discover(root.path())), ["shop.log"]);
+}
+
+#[test]
+fn a_log_of_many_vhosts_counts_those_that_no_front_counts() {
+    let nginx = "http { server { server_name x.example; access_log off; } server { server_name a.example; access_log /l/a.log; location / { proxy_pass http://127.0.0.1:8080; } } }";
+    let apache = "Listen 8080\nListen 81\nCustomLog /l/other_vhosts_access.log vhost_combined\n<VirtualHost *:8080>\nServerName a.example\n</VirtualHost>\n<VirtualHost *:81>\nServerName b.example\n</VirtualHost>\n";
+    let root = root(&[("etc/nginx/nginx.conf", nginx), ("etc/apache2/apache2.conf", apache)]);
+    let found = discover(root.path());
+    let shared = log(&found, "other_vhosts_access.log");
+    assert!(!shared.inner);
+    assert_eq!(shared.inner_sites, ["a.example"]);
+    assert_eq!(counting(&found, "a.example"), ["a.log"]);
+    assert_eq!(counting(&found, "b.example"), ["other_vhosts_access.log"]);
+}
+
+#[test]
+fn a_front_whose_log_is_gone_counts_nothing() {
+    let nginx = "http { server { server_name a.example; access_log /var/log/nginx/gone/a.log; location / { proxy_pass http://127.0.0.1:8080; } } }";
+    let files = [
+        ("etc/nginx/nginx.conf", nginx),
+        ("etc/apache2/apache2.conf", APACHE_8080),
+        ("var/log/apache2/inner.log", ""),
+        ("var/log/nginx/gone/a.log", ""),
+    ];
+    let gone = root(&files[..3]);
+    let found = discover(gone.path());
+    assert!(!log(&found, "inner.log").inner, "{:?}", found.logs);
+    assert!(found.unreadable.iter().any(|u| u.path.ends_with("gone/a.log")));
+    assert!(log(&discover(root(&files).path()), "inner.log").inner, "once it is there");
+    let neither = root(&files[..2]);
+    assert!(log(&discover(neither.path()), "inner.log").inner, "as long as none is there");
+}
+
+#[test]
+fn a_blind_proxy_with_members_here_and_elsewhere_counts_nothing_twice_and_is_told() {
+    let text = haproxy(8080, false) + "server far 10.0.0.2:80\n";
+    let files = [
+        ("etc/haproxy/haproxy.cfg", text.as_str()),
+        ("var/log/haproxy.log", ""),
+        ("etc/nginx/nginx.conf", NGINX_8080),
+        ("var/log/nginx/inner.log", ""),
+    ];
+    let root = root(&files);
+    let found = discover(root.path());
+    assert_eq!(inner(&found), ["haproxy.log"]);
+    assert_eq!(counting(&found, "a.example"), ["inner.log"]);
+    let note = found.unreadable.iter().find(|u| u.path.ends_with("haproxy.log")).unwrap();
+    assert!(note.fix.contains("capture request header Host len 64"), "{note:?}");
+}
+
+#[test]
+fn a_front_that_logs_no_passed_requests_counts_none() {
+    let nginx = |location: &str| {
+        format!(
+            "http {{ access_log /l/front.log; server {{ server_name a.example; {location} }} }}"
+        )
+    };
+    for (location, want) in [
+        ("location / { access_log off; proxy_pass http://127.0.0.1:8080; }", &[][..]),
+        (
+            "access_log off; location / { proxy_pass http://127.0.0.1:8080; } location /s { access_log /l/s.log; }",
+            &[],
+        ),
+        (
+            "location /s { access_log off; proxy_pass http://127.0.0.1:8080; } location / { proxy_pass http://127.0.0.1:8080; }",
+            &["inner.log"],
+        ),
+        (
+            "access_log off; location / { access_log /l/own.log; proxy_pass http://127.0.0.1:8080; }",
+            &["inner.log"],
+        ),
+    ] {
+        let apache = APACHE_8080.replace("/var/log/apache2", "/l");
+        let root = root(&[
+            ("etc/nginx/nginx.conf", &nginx(location)),
+            ("etc/apache2/apache2.conf", &apache),
+        ]);
+        assert_eq!(inner(&discover(root.path())), want, "{location}");
+    }
 }
