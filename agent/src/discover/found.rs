@@ -144,6 +144,9 @@ pub(super) fn names_host(format: &str) -> bool {
     if matches!(format, "vhost_combined" | "json" | "auto" | "caddy" | "varnish") {
         return true;
     }
+    if let Some(place) = format.strip_prefix("haproxy:host=") {
+        return place != "0";
+    }
     let has_variable = format.split('$').skip(1).any(|rest| {
         let rest = rest.trim_start_matches('{');
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -242,6 +245,9 @@ mod tests {
             ("%h \"%{Host}i\"", true),
             ("%h \"%{User-Agent}i\"", false),
             ("varnish", true),
+            ("haproxy", false),
+            ("haproxy:host=2", true),
+            ("haproxy:host=0", false),
         ] {
             assert_eq!(names_host(format), names, "{format}");
         }

@@ -146,5 +146,7 @@ fn the_place_of_the_captured_host_is_handed_over_and_no_other_header_is_taken_fo
         let root = root(&[("etc/haproxy/haproxy.cfg", &text), ("var/log/haproxy.log", "")]);
         let found = discover(root.path());
         assert_eq!(log(&found, "haproxy.log").format, format, "{text}");
+        let is_told = found.unreadable.iter().any(|u| u.reason.contains("no line names its site"));
+        assert_eq!(is_told, text.contains("frontend c") && format == "haproxy:host=0", "{text}");
     }
 }
