@@ -121,7 +121,7 @@ fn plesk_pools_below_their_prefix_are_joined() {
 fn hestia_has_two_servers_on_one_error_log() {
     let server = |port: u16, tls: &str, to: u16| {
         format!(
-            "server {{ listen 192.0.2.9:{port}{tls}; server_name a.example www.a.example; error_log /var/log/apache2/domains/a.example.error.log error; location / {{ proxy_pass http://192.0.2.9:{to}; location ~* ^.+\\.(css|js|png)$ {{ root /home/auser/web/a.example/public_html; access_log /var/log/apache2/domains/a.example.log combined; access_log /var/log/apache2/domains/a.example.bytes bytes; }} }} }}"
+            "server {{ listen 192.0.2.9:{port}{tls}; server_name a.example www.a.example; error_log /var/log/apache2/domains/a.example.error.log error; location / {{ proxy_pass http://192.0.2.9:{to}; location ~* ^.+\\.(css|js|png)$ {{ root /srv/auser/web/a.example/public_html; access_log /var/log/apache2/domains/a.example.log combined; access_log /var/log/apache2/domains/a.example.bytes bytes; }} }} }}"
         )
     };
     let nginx = format!(
@@ -129,7 +129,7 @@ fn hestia_has_two_servers_on_one_error_log() {
         server(80, "", 8080),
         server(443, " ssl", 8080)
     );
-    let apache = "Listen 192.0.2.9:8080\nErrorLog ${APACHE_LOG_DIR}/error.log\n<VirtualHost 192.0.2.9:8080>\nServerName a.example\nServerAlias www.a.example\nDocumentRoot /home/auser/web/a.example/public_html\nCustomLog /var/log/apache2/domains/a.example.bytes bytes\nCustomLog /var/log/apache2/domains/a.example.log combined\nErrorLog /var/log/apache2/domains/a.example.error.log\n<FilesMatch \\.php$>\nSetHandler \"proxy:unix:/run/php/php8.2-fpm-a.example.sock|fcgi://localhost\"\n</FilesMatch>\n</VirtualHost>\n";
+    let apache = "Listen 192.0.2.9:8080\nErrorLog ${APACHE_LOG_DIR}/error.log\n<VirtualHost 192.0.2.9:8080>\nServerName a.example\nServerAlias www.a.example\nDocumentRoot /srv/auser/web/a.example/public_html\nCustomLog /var/log/apache2/domains/a.example.bytes bytes\nCustomLog /var/log/apache2/domains/a.example.log combined\nErrorLog /var/log/apache2/domains/a.example.error.log\n<FilesMatch \\.php$>\nSetHandler \"proxy:unix:/run/php/php8.2-fpm-a.example.sock|fcgi://localhost\"\n</FilesMatch>\n</VirtualHost>\n";
     let pool = "[a.example]\nlisten = /run/php/php8.2-fpm-a.example.sock\nuser = auser\n";
     let root = root(&[
         ("etc/nginx/nginx.conf", &nginx),
@@ -153,7 +153,7 @@ fn hestia_has_two_servers_on_one_error_log() {
 #[test]
 fn directadmin_adds_its_handlers_by_extension() {
     let nginx = "http { server { listen 192.0.2.4:80; listen 192.0.2.4:443 ssl; server_name a.example www.a.example; access_log /var/log/nginx/domains/a.example.log; error_log /var/log/nginx/domains/a.example.error.log; location / { proxy_pass http://192.0.2.4:8080; } } }";
-    let apache = "Listen 8080\n<VirtualHost 192.0.2.4:8080>\nServerName www.a.example\nServerAlias www.a.example a.example\nDocumentRoot /home/auser/domains/a.example/public_html\nSuexecUserGroup auser auser\nCustomLog /var/log/httpd/domains/a.example.bytes bytes\nCustomLog /var/log/httpd/domains/a.example.log combined\nErrorLog /var/log/httpd/domains/a.example.error.log\n<FilesMatch \"\\.(inc|php|phtml)$\">\nAddHandler \"proxy:unix:/usr/local/php83/sockets/auser.sock|fcgi://localhost\" .inc .php .phtml\n</FilesMatch>\n</VirtualHost>\n";
+    let apache = "Listen 8080\n<VirtualHost 192.0.2.4:8080>\nServerName www.a.example\nServerAlias www.a.example a.example\nDocumentRoot /srv/auser/domains/a.example/public_html\nSuexecUserGroup auser auser\nCustomLog /var/log/httpd/domains/a.example.bytes bytes\nCustomLog /var/log/httpd/domains/a.example.log combined\nErrorLog /var/log/httpd/domains/a.example.error.log\n<FilesMatch \"\\.(inc|php|phtml)$\">\nAddHandler \"proxy:unix:/usr/local/php83/sockets/auser.sock|fcgi://localhost\" .inc .php .phtml\n</FilesMatch>\n</VirtualHost>\n";
     let master = "[global]\nerror_log = /usr/local/php83/var/log/php-fpm.log\ninclude=/usr/local/directadmin/data/users/*/php/php-fpm83.conf\n";
     let root = root(&[
         ("etc/nginx/nginx.conf", nginx),
@@ -212,9 +212,9 @@ fn cloudpanel_with_varnish_in_between_counts_at_the_front() {
     listen 80; listen 443 ssl; server_name www.a.example; return 301 https://a.example$request_uri;
 }
 server {
-    listen 80; listen 443 ssl; server_name a.example www1.a.example; root /home/auser/htdocs/a.example;
-    access_log /home/auser/logs/nginx/access.log main;
-    error_log /home/auser/logs/nginx/error.log;
+    listen 80; listen 443 ssl; server_name a.example www1.a.example; root /srv/auser/htdocs/a.example;
+    access_log /srv/auser/logs/nginx/access.log main;
+    error_log /srv/auser/logs/nginx/error.log;
     location / { proxy_pass http://127.0.0.1:8080; }
 }
 server {
@@ -228,7 +228,7 @@ server {
             "etc/php/8.2/fpm/pool.d/a.example.conf",
             "[a.example]\nlisten = 127.0.0.1:17001\nuser = auser\n",
         ),
-        ("home/auser/logs/nginx/access.log", ""),
+        ("srv/auser/logs/nginx/access.log", ""),
     ]);
     let found = discover(root.path());
     assert_eq!(names(&found), ["a.example", "www.a.example"]);
