@@ -252,11 +252,12 @@ fn vhost(files: &Files, layout: &Layout, site: &str, path: &Path) -> Vhost {
         let error = files.below(&layout.error.replace("{}", site));
         vhost.error_logs.extend(Some(error).filter(|path| path.exists()));
     }
-    // Who asks whom is not known; that the one stands before the other is.
+    // Who asks whom is not known; that for one site the one stands before the other is.
+    let address = format!("@{site}");
     match layout.place {
         Place::Alone => {}
-        Place::Front => vhost.backends.push("127.0.0.1:1".to_owned()),
-        Place::Behind => vhost.listen.push("127.0.0.1:1".to_owned()),
+        Place::Front => vhost.backends.push(address),
+        Place::Behind => vhost.listen.push(address),
     }
     vhost
 }

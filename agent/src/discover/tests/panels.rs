@@ -175,3 +175,15 @@ fn a_vhost_named_by_an_address_is_no_rotated_log() {
         &[("192.0.2.1", "var/log/httpd/domains/192.0.2.1.log", false)],
     );
 }
+
+#[test]
+fn a_layout_puts_no_front_before_another_site() {
+    check(
+        "HestiaCP",
+        &["var/log/nginx/domains/a.example.log", "var/log/apache2/domains/b.example.log"],
+        &[
+            ("a.example", "var/log/nginx/domains/a.example.log", false),
+            ("b.example", "var/log/apache2/domains/b.example.log", false),
+        ],
+    );
+}
