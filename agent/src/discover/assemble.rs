@@ -69,6 +69,7 @@ fn sites(
     names: &[(String, Vec<String>)],
     discovery: &Discovery,
 ) -> Vec<Site> {
+    let primary: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
     let backends = Sites::new(discovery, 0);
     let pools: HashMap<String, &Pool> =
         discovery.pools.iter().map(|pool| (listen_address(&pool.listen), pool)).collect();
@@ -100,6 +101,10 @@ fn sites(
             logs.map(|log| AccessLog { path: log.path.clone(), format: log.format.clone() }),
         );
         add_new(&mut site.error_logs, vhost.error_logs.iter().cloned());
+        // What a server behind says may explain a failure that the front passes on.
+        for behind in chain.all_behind(ix, false, &primary) {
+            add_new(&mut site.error_logs, found.vhosts[behind].error_logs.iter().cloned());
+        }
         let pool = add_backend(site, chain.answers(ix), &backends, &pools);
         add_docroot(files, site, vhost, pool);
     }

@@ -318,3 +318,15 @@ fn a_front_that_logs_no_passed_requests_counts_none() {
         assert_eq!(inner(&discover(root.path())), want, "{location}");
     }
 }
+
+#[test]
+fn the_error_log_of_a_server_behind_belongs_to_the_site_of_the_front() {
+    let apache = APACHE_8080.replace("a.example", "behind.example");
+    let root = root(&[
+        ("etc/nginx/nginx.conf", NGINX_FRONT),
+        ("etc/apache2/apache2.conf", &format!("ErrorLog /var/log/apache2/error.log\n{apache}")),
+    ]);
+    let found = discover(root.path());
+    let logs = &site(&found, "a.example").error_logs;
+    assert!(logs.iter().any(|log| log.ends_with("apache2/error.log")), "{logs:?}");
+}
