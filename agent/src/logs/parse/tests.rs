@@ -10,6 +10,7 @@ use crate::logs::AccessRecord;
 
 mod bare_fields;
 mod every_format;
+mod odd_requests;
 mod told_formats;
 
 /// Every format there is, and two that put the client's words before the status.
