@@ -388,7 +388,7 @@ agent.toml:14: this [[logs.source]] has no path: add path = \"/srv/*/logs/access
 agent.toml:15: [[logs.source]] kind = \"acess\" is no good value: write one of access, error, php_fpm, php_slow, mysql, redis, modsecurity, syslog, kernel, change
 agent.toml:18: site names a glob match that is not there: path has no *: write the site's name
 agent.toml:19: [[logs.source]] timezone = \"Europe/Atlantis\" is no good value: write a zone that is in /usr/share/zoneinfo (package tzdata), like Europe/Berlin
-agent.toml:20: [[logs.source]] format = \"combind\" is no good value: write auto, combined, common, vhost_combined, json, haproxy, nginx_ingress, npm_access, caddy, traefik, envoy, varnish, litespeed, lighttpd, iis, alb, cloudflare, cloudfront, json: with names of keys, or an nginx log_format or Apache LogFormat itself
+agent.toml:20: [[logs.source]] format = \"combind\" is no good value: write auto, combined, common, vhost_combined, json, haproxy, nginx_ingress, npm_access, caddy, traefik, envoy, varnish, litespeed, lighttpd, iis, alb, cloudflare, cloudfront, json: with names of keys, or an nginx log_format or Apache LogFormat itself; for an error or system log nginx_error, apache_error, lighttpd_error, litespeed_error, php_fpm, php_slow, kernel, syslog, journald, mysql, redis, modsecurity, dpkg, apt_history, yum, zypper, pacman, text
 environment GATEWATCH_PROBES_INTERVAL: \"soon\" is no good value: \"soon\" is not understood: write it like \"10s\"";
         assert_eq!(told, expected);
     }

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "invariants.rs"]
 mod invariants;
 
-const FORMATS: [(&str, LogKind); 9] = [
+const FORMATS: [(&str, LogKind); 13] = [
     ("php_fpm", LogKind::PhpFpm),
     ("php_slow", LogKind::PhpSlow),
     ("mysql", LogKind::Mysql),
@@ -18,7 +18,11 @@ const FORMATS: [(&str, LogKind); 9] = [
     ("syslog", LogKind::Syslog),
     ("journald", LogKind::Syslog),
     ("kernel", LogKind::Kernel),
-    ("change", LogKind::Change),
+    ("dpkg", LogKind::Change),
+    ("apt_history", LogKind::Change),
+    ("yum", LogKind::Change),
+    ("zypper", LogKind::Change),
+    ("pacman", LogKind::Change),
 ];
 
 fuzz_target!(|input: &[u8]| {

@@ -53,7 +53,6 @@ pub(super) const AFTER_ACCESS: [&str; 13] = [
 ];
 
 /// The names of all formats here.
-#[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     FORMATS.iter().map(|(name, _)| *name)
 }

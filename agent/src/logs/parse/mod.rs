@@ -104,10 +104,11 @@ pub fn check_format(format: &str) -> Result<(), String> {
         || errors::by_name(format).is_some()
         || format.contains(['$', '%']);
     let names = FORMATS.join(", ");
+    let of_errors = errors::names().collect::<Vec<_>>().join(", ");
     is_known.then_some(()).ok_or_else(|| {
         format!(
             "write {names}, json: with names of keys, or an nginx log_format or Apache \
-                 LogFormat itself"
+             LogFormat itself; for an error or system log {of_errors}"
         )
     })
 }
