@@ -134,7 +134,8 @@ enum Mode {
     Told {
         format: Format,
         n_rejected: u32,
-        instead: Auto,
+        /// Made when it is needed: each holds a dozen formats.
+        instead: Option<Box<Auto>>,
     },
     Auto(Auto),
 }
@@ -383,6 +384,11 @@ fn built_in(name: &str) -> Format {
     }
 }
 
+/// What reads a log whose told format fits no line.
+fn told_wrong() -> Box<Auto> {
+    Box::new(Auto::new(&ACCESS, false))
+}
+
 /// What `auto` knows of [`Format::Caddy`] in an error log.
 const CADDY_ERROR: &str = "caddy_error";
 /// What `auto` knows of [`Format::Litespeed`].
@@ -453,9 +459,7 @@ impl Parser {
                         | Format::NoRequests
                         | Format::Lines(_)),
                     ) => Mode::One(format),
-                    Mode::One(format) => {
-                        Mode::Told { format, n_rejected: 0, instead: Auto::new(&ACCESS, false) }
-                    }
+                    Mode::One(format) => Mode::Told { format, n_rejected: 0, instead: None },
                     Mode::Auto(_) => Mode::Auto(Auto::new(&ACCESS, false)),
                     mode @ Mode::Told { .. } => mode,
                 };
@@ -555,7 +559,7 @@ impl Parser {
                     if *n_rejected <= REJECTED_IN_A_ROW_MAX {
                         return Line::Rejected(reason);
                     }
-                    instead.parse(line).0
+                    instead.get_or_insert_with(told_wrong).parse(line).0
                 }
                 record => {
                     *n_rejected = 0;
@@ -581,7 +585,7 @@ impl Parser {
                 if let Format::W3c(log) = format {
                     log.directive(line);
                 }
-                instead.directive(line);
+                instead.get_or_insert_with(told_wrong).directive(line);
             }
             Mode::Auto(auto) => auto.directive(line),
             Mode::One(_) => {}
