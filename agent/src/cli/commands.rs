@@ -200,12 +200,10 @@ fn discover(root: &Path, json: bool) -> Result<u8, CommandError> {
     let failed = |source| CommandError::Io { action: "read", path: root.to_owned(), source };
     std::fs::read_dir(root).map_err(failed)?;
     let found = discover::discover(root);
-    let text = if json {
-        discover::render::render_json_text(&found) + "\n"
-    } else {
-        discover::render::render_text(&found)
-    };
-    print(text.as_bytes())
+    if json {
+        return print_with(|out| discover::render::write_json(&found, out));
+    }
+    print(discover::render::render_text(&found).as_bytes())
 }
 
 /// Root may read everything; the agent, whose state directory is not root's, may not.
@@ -240,8 +238,14 @@ fn parse(format: &str, file: &Path) -> Result<u8, CommandError> {
 }
 
 pub(super) fn print(bytes: &[u8]) -> Result<u8, CommandError> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    print_with(|out| out.write_all(bytes))
+}
+
+fn print_with(
+    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+) -> Result<u8, CommandError> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
         Ok(()) => Ok(0),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         Err(error) => Err(on_stdout(error)),

@@ -1,6 +1,7 @@
 //! What discovery found, as JSON and as text for people. Pure.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -19,30 +20,29 @@ pub fn render_json(discovery: &Discovery) -> Value {
     })
 }
 
-/// The same as text, made piece by piece: the whole object of a machine with very many sites would
-/// take a multiple of the memory that its text does.
-#[must_use]
-pub fn render_json_text(discovery: &Discovery) -> String {
-    let mut out = String::from("{\"sites\":[");
+/// The same as text, written piece by piece: the whole of a machine with very many sites would take
+/// a multiple of the memory that finding them does.
+pub fn write_json(discovery: &Discovery, out: &mut dyn Write) -> io::Result<()> {
     let inner = inner_logs(discovery);
-    list(&mut out, discovery.sites.iter().map(|site| site_json(site, &inner)));
-    out.push_str("],\"pools\":[");
-    list(&mut out, discovery.pools.iter().map(pool_json));
-    out.push_str("],\"services\":[");
-    list(&mut out, discovery.services.iter().map(|service| json!(service)));
-    out.push_str("],\"unreadable\":[");
-    list(&mut out, discovery.unreadable.iter().map(unreadable_json));
-    out.push_str("]}");
-    out
+    out.write_all(b"{\"sites\":[")?;
+    list(out, discovery.sites.iter().map(|site| site_json(site, &inner)))?;
+    out.write_all(b"],\"pools\":[")?;
+    list(out, discovery.pools.iter().map(pool_json))?;
+    out.write_all(b"],\"services\":[")?;
+    list(out, discovery.services.iter().map(|service| json!(service)))?;
+    out.write_all(b"],\"unreadable\":[")?;
+    list(out, discovery.unreadable.iter().map(unreadable_json))?;
+    out.write_all(b"]}\n")
 }
 
-fn list(out: &mut String, values: impl Iterator<Item = Value>) {
+fn list(out: &mut dyn Write, values: impl Iterator<Item = Value>) -> io::Result<()> {
     for (n, value) in values.enumerate() {
         if n > 0 {
-            out.push(',');
+            out.write_all(b",")?;
         }
-        out.push_str(&value.to_string());
+        serde_json::to_writer(&mut *out, &value)?;
     }
+    Ok(())
 }
 
 /// Logs behind another server of this machine, whose log counts the requests.

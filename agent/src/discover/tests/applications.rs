@@ -75,7 +75,9 @@ fn the_json_has_the_shape_of_the_contract() {
     ]);
     let found = discover(root.path());
     let json = render::render_json(&found);
-    let text: serde_json::Value = serde_json::from_str(&render::render_json_text(&found)).unwrap();
+    let mut written = Vec::new();
+    render::write_json(&found, &mut written).unwrap();
+    let text: serde_json::Value = serde_json::from_slice(&written).unwrap();
     assert_eq!(text, json, "made piece by piece or as a whole");
     let path = |path: &str| root.path().join(path).display().to_string();
     let site = &json["sites"][0];

@@ -135,7 +135,7 @@ enum Mode {
         format: Format,
         n_rejected: u32,
         /// Made when it is needed: each holds a dozen formats.
-        instead: Option<Box<Auto>>,
+        instead: Option<Auto>,
     },
     Auto(Auto),
 }
@@ -385,8 +385,8 @@ fn built_in(name: &str) -> Format {
 }
 
 /// What reads a log whose told format fits no line.
-fn told_wrong() -> Box<Auto> {
-    Box::new(Auto::new(&ACCESS, false))
+fn told_wrong() -> Auto {
+    Auto::new(&ACCESS, false)
 }
 
 /// What `auto` knows of [`Format::Caddy`] in an error log.
