@@ -47,7 +47,7 @@ use discover::Discovery;
 use gather::{GatherInputs, GatherStatus};
 use identity::{Identity, IdentityError};
 use logs::kernel::{self, KernelInputs};
-use probes::{Outlet, ProbeInputs};
+use probes::{Latest, Outlet, ProbeInputs};
 use spool::{Spool, SpoolError};
 use uplink::UplinkStatus;
 
@@ -245,6 +245,7 @@ impl Stages {
         let (observations_tx, observations) = mpsc::channel(window::OBSERVATIONS_MAX);
         let n_observations_dropped = Arc::new(AtomicU64::new(0));
         let outlet = Outlet::new(observations_tx, Arc::clone(&n_observations_dropped));
+        let latest = outlet.latest();
         let spool_bytes = Arc::new(AtomicU64::new(0));
         let spooled = Arc::new(Notify::new());
         let gather = gather::spawn(GatherInputs {
@@ -269,7 +270,7 @@ impl Stages {
         };
         probes::spawn(probes, outlet.clone(), stop.clone());
         start_watchers(&config, config_tx.subscribe(), discovery, outlet, &stop);
-        let right = Right { spool: &spool, spooled, gather: gather_rx, labels, interval };
+        let right = Right { spool: &spool, spooled, gather: gather_rx, latest, labels, interval };
         let (uplink, status) = right.start(&config, identity, &stop, &drain);
         Ok(Self {
             config,
@@ -329,6 +330,7 @@ struct Right<'s> {
     spool: &'s Arc<Mutex<Spool>>,
     spooled: Arc<Notify>,
     gather: watch::Receiver<GatherStatus>,
+    latest: Latest,
     labels: watch::Receiver<Labels>,
     interval: watch::Sender<Duration>,
 }
@@ -371,7 +373,8 @@ impl Right<'_> {
         let state_dir = config.state_dir.clone();
         tokio::spawn(identity::keep_fresh(state_dir, address, identity_tx, stop.clone()));
         let spool = Arc::clone(self.spool);
-        let sources = status::Sources { gather: self.gather, uplink: uplink_rx, spool };
+        let (gather, latest) = (self.gather, self.latest);
+        let sources = status::Sources { gather, uplink: uplink_rx, spool, latest };
         let status = tokio::spawn(status::serve(config.socket.clone(), sources, drain.clone()));
         (uplink, status)
     }

@@ -3,6 +3,7 @@
 //! The answer is made when asked, from the watch channels of the stages, so it costs nothing while
 //! nobody asks. The socket is removed when the agent ends.
 
+mod host;
 mod text;
 
 use std::fs;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::gather::{FileStatus, GatherStatus};
+use crate::probes::Latest;
 use crate::selfstats;
 use crate::spool::{Spool, Stats};
 use crate::uplink::UplinkStatus;
@@ -70,6 +72,8 @@ pub struct Sources {
     pub uplink: watch::Receiver<UplinkStatus>,
     /// The queue.
     pub spool: Arc<Mutex<Spool>>,
+    /// What the probes said last.
+    pub latest: Latest,
 }
 
 /// Answers until `stop`. Without a socket the agent works on: that is logged, not fatal.
@@ -131,7 +135,8 @@ async fn answer(sources: Sources) -> String {
         spool.lock().unwrap_or_else(PoisonError::into_inner).stats()
     });
     let stats = stats.await.unwrap_or_default();
-    let report = report(&sources.gather.borrow(), &sources.uplink.borrow(), &stats);
+    let mut report = report(&sources.gather.borrow(), &sources.uplink.borrow(), &stats);
+    report["host"] = host::report(&sources.latest);
     report.to_string()
 }
 
@@ -318,7 +323,8 @@ mod tests {
         let (gather, uplink, _) = example();
         let (_gather_tx, gather) = watch::channel(gather);
         let (_uplink_tx, uplink) = watch::channel(uplink);
-        let sources = Sources { gather, uplink, spool: Arc::new(Mutex::new(spool)) };
+        let spool = Arc::new(Mutex::new(spool));
+        let sources = Sources { gather, uplink, spool, latest: Latest::default() };
         let stop = CancellationToken::new();
         assert!(matches!(ask(&socket), Err(StatusError::NotRunning { .. })));
         let server = tokio::spawn(serve(socket.clone(), sources, stop.clone()));

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod disk;
+mod latest;
 pub(crate) mod listeners;
 mod memory;
 mod network;
@@ -30,6 +31,7 @@ use crate::discover::Discovery;
 use crate::gather::GatherStatus;
 use crate::selfstats;
 use crate::window::Observation;
+pub use latest::Latest;
 
 /// What one sampling yields: metric of the catalog, attribute (`""` or `key=value`), value.
 pub(crate) type Values = Vec<(&'static str, String, f64)>;
@@ -55,17 +57,25 @@ const LATE_MS: i64 = 20;
 pub struct Outlet {
     tx: mpsc::Sender<Observation>,
     n_dropped: Arc<AtomicU64>,
+    latest: Latest,
 }
 
 impl Outlet {
     /// `n_dropped` is shared with the gather thread, which takes (`swap(0)`) it into the loss ledger.
     #[must_use]
     pub fn new(tx: mpsc::Sender<Observation>, n_dropped: Arc<AtomicU64>) -> Self {
-        Self { tx, n_dropped }
+        Self { tx, n_dropped, latest: Latest::default() }
+    }
+
+    /// What was handed on last, for `status`.
+    #[must_use]
+    pub fn latest(&self) -> Latest {
+        self.latest.clone()
     }
 
     /// Hands one observation on; false when it was dropped and counted.
     pub fn send(&self, observation: Observation) -> bool {
+        self.latest.keep(&observation);
         let sent = self.tx.try_send(observation).is_ok();
         if !sent {
             self.n_dropped.fetch_add(1, Ordering::Relaxed);

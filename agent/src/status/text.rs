@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
+use super::host::{self, ShownHost};
+
 /// What the text form shows of the answer.
 #[derive(Deserialize)]
 pub(super) struct Shown {
@@ -16,6 +18,7 @@ pub(super) struct Shown {
     unreadable: Vec<String>,
     #[serde(rename = "self")]
     own: ShownSelf,
+    host: ShownHost,
 }
 
 #[derive(Deserialize)]
@@ -131,7 +134,7 @@ pub fn render(answer: &str) -> String {
 }
 
 fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
-    let Shown { uplink, spool, loss, ledger, files, unreadable, own } = shown;
+    let Shown { uplink, spool, loss, ledger, files, unreadable, own, host } = shown;
     let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     writeln!(out, "uplink  {} to {} as {}", uplink.state, uplink.collector, uplink.server)?;
     if let Some(error) = &uplink.error {
@@ -156,6 +159,7 @@ fn write_shown(out: &mut String, shown: &Shown) -> std::fmt::Result {
     }
     let cpu = own.cpu_seconds.unwrap_or_default();
     writeln!(out, "self    {cpu:.2} s cpu, {} of memory", size(own.rss_bytes.unwrap_or_default()))?;
+    host::write(out, host)?;
     writeln!(out, "files   {}", files.len())?;
     files.iter().try_for_each(|file| write_file(out, file))?;
     unreadable.iter().try_for_each(|text| writeln!(out, "        {text}"))
