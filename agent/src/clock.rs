@@ -1,6 +1,6 @@
 //! The only reader of the clock in the agent: everything else takes time as an argument.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wire::UnixMillis;
 
@@ -11,6 +11,14 @@ pub fn now() -> UnixMillis {
     let now = SystemTime::now();
     let ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     UnixMillis(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// Time left until the wall clock shows `at`; zero when it is past.
+#[must_use]
+pub fn until(at: UnixMillis) -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_millis(at.0.max(0).unsigned_abs()).saturating_sub(now)
 }
 
 /// Monotonic time, for intervals.

@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod timer;
 pub mod config;
 pub mod files;
 pub mod discover;

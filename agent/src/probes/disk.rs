@@ -1,16 +1,10 @@
-//! Space and inodes of every real filesystem, and what the disks moved.
-
-use std::collections::BTreeSet;
+//! Space and inodes of every real filesystem.
 
 use super::Values;
 use super::procfile::ProcFile;
 
-/// Mounts and disks beyond these are not sampled: such a machine is a container farm.
+/// Mounts beyond this are not sampled: such a machine is a container farm.
 const MOUNTS_MAX: usize = 64;
-const DISKS_MAX: usize = 64;
-
-/// Bytes of a sector in /proc/diskstats, whatever the disk's own is.
-const SECTOR_BYTES: u64 = 512;
 
 /// Filesystems that live on a disk of this machine. Others are left out because they are always full
 /// (squashfs, iso9660), hold nothing (proc) or may hang the caller (nfs, cifs, fuse).
@@ -19,23 +13,19 @@ const FILESYSTEMS: [&str; 13] = [
     "vfat", "exfat",
 ];
 
-/// Mounts and disks.
+/// What is mounted.
 #[derive(Debug)]
 pub(crate) struct Disk {
     mounts: ProcFile,
-    diskstats: ProcFile,
 }
 
 impl Disk {
     pub(crate) fn new() -> Self {
-        Self {
-            mounts: ProcFile::new("/proc/self/mountinfo"),
-            diskstats: ProcFile::new("/proc/diskstats"),
-        }
+        Self { mounts: ProcFile::new("/proc/self/mountinfo") }
     }
 
     /// Space and inodes. May hang on a dying disk: call it where that stops nothing else.
-    pub(crate) fn sample_usage(&mut self, out: &mut Values) {
+    pub(crate) fn sample(&mut self, out: &mut Values) {
         for mountpoint in self.mounts.read().map(parse_mounts).unwrap_or_default() {
             let Ok(stat) = rustix::fs::statvfs(&mountpoint) else { continue };
             let attribute = format!("system.filesystem.mountpoint={mountpoint}");
@@ -49,17 +39,6 @@ impl Disk {
             if let Some(used) = used_share(stat.f_files, stat.f_ffree, stat.f_favail) {
                 out.push(("system.filesystem.inodes.utilization", attribute, used));
             }
-        }
-    }
-
-    /// Bytes, operations and busy time of whole disks, counted since boot.
-    pub(crate) fn sample_io(&mut self, out: &mut Values) {
-        for disk in self.diskstats.read().map(parse_diskstats).unwrap_or_default() {
-            let attribute = format!("system.device={}", disk.name);
-            out.push(("system.disk.io.read", attribute.clone(), disk.bytes_read as f64));
-            out.push(("system.disk.io.write", attribute.clone(), disk.bytes_written as f64));
-            out.push(("system.disk.operations", attribute.clone(), disk.n_operations as f64));
-            out.push(("system.disk.io_time", attribute, disk.busy_ms as f64));
         }
     }
 }
@@ -107,7 +86,7 @@ fn parse_mounts(text: &str) -> Vec<String> {
 }
 
 /// Undoes the octal escapes the kernel writes for blanks and backslashes: `\040`.
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -124,65 +103,6 @@ fn unescape(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// One whole disk since boot.
-#[derive(Debug, PartialEq, Eq)]
-struct DiskIo<'a> {
-    name: &'a str,
-    bytes_read: u64,
-    bytes_written: u64,
-    n_operations: u64,
-    busy_ms: u64,
-}
-
-/// `254 0 vda reads merged sectors ms writes merged sectors ms in_flight io_ms weighted_ms ...`
-fn parse_diskstats(text: &str) -> Vec<DiskIo<'_>> {
-    let mut names = BTreeSet::new();
-    let mut disks = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split_ascii_whitespace().skip(2);
-        let Some(name) = words.next() else { continue };
-        names.insert(name);
-        let mut numbers = [0_u64; 10];
-        let n = numbers.iter_mut().zip(words.map_while(|word| word.parse().ok()));
-        if n.map(|(slot, number)| *slot = number).count() < 10 {
-            continue;
-        }
-        let [reads, _, sectors_read, _, writes, _, sectors_written, _, _, busy_ms] = numbers;
-        if is_virtual(name) || parent(name).is_some_and(|disk| names.contains(disk)) {
-            continue;
-        }
-        if reads == 0 && writes == 0 {
-            continue;
-        }
-        disks.push(DiskIo {
-            name,
-            bytes_read: sectors_read.saturating_mul(SECTOR_BYTES),
-            bytes_written: sectors_written.saturating_mul(SECTOR_BYTES),
-            n_operations: reads.saturating_add(writes),
-            busy_ms,
-        });
-    }
-    disks.truncate(DISKS_MAX);
-    disks
-}
-
-/// Devices whose traffic is already counted on the disks below them, or that are none.
-fn is_virtual(name: &str) -> bool {
-    ["loop", "ram", "zram", "dm-", "md", "sr", "fd"].iter().any(|kind| {
-        name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
-    })
-}
-
-/// The disk a partition would be on: `sda1` and `nvme0n1p2` name `sda` and `nvme0n1`.
-fn parent(name: &str) -> Option<&str> {
-    let disk = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    if disk.len() == name.len() {
-        return None;
-    }
-    let numbered = disk.strip_suffix('p').filter(|d| d.ends_with(|c: char| c.is_ascii_digit()));
-    Some(numbered.unwrap_or(disk))
 }
 
 #[cfg(test)]
@@ -231,31 +151,5 @@ broken line
         check(100, 100, 100, Some(0.0));
         check(0, 0, 0, None);
         check(10, 20, 5, Some(0.0)); // nonsense stays in range
-    }
-
-    #[test]
-    fn whole_disks_are_counted_and_their_partitions_are_not() {
-        let text = "   7       0 loop0 5 0 9 0 0 0 0 0 0 0 0 0 0 0 0
- 8 0 sda 100 5 2000 30 50 6 1000 40 0 77 90 0 0 0 0
- 8 1 sda1 90 5 1900 30 50 6 1000 40 0 70 90
- 259 0 nvme0n1 1 0 2 0 3 0 4 0 0 5 6
- 259 1 nvme0n1p1 1 0 2 0 3 0 4 0 0 5 6
- 202 1 xvda1 7 0 8 0 0 0 0 0 0 9 9
- 253 0 dm-0 9 9 9 9 9 9 9 9 9 9 9
- 8 16 sdb 0 0 0 0 0 0 0 0 0 0 0
- 8 32 sdc 1 2 3
- 8 48 sdd 1 2 3 4 5 6 x 8 9 10 11
-";
-        let disks = parse_diskstats(text);
-        let names: Vec<_> = disks.iter().map(|disk| disk.name).collect();
-        assert_eq!(names, ["sda", "nvme0n1", "xvda1"]); // Xen may show a partition without its disk
-        let sda = DiskIo {
-            name: "sda",
-            bytes_read: 2000 * 512,
-            bytes_written: 1000 * 512,
-            n_operations: 150,
-            busy_ms: 77,
-        };
-        assert_eq!(disks[0], sda);
     }
 }

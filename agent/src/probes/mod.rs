@@ -1,25 +1,36 @@
 //! Stage 1a: the machine -> resource samples and service states.
 //!
 //! Samples are taken at wall-clock multiples of `[probes] interval`, so that series of all servers
-//! line up; once a second while gateway errors flow and for 60 s after. A value that cannot be read
-//! is absent, never zero.
+//! line up; once a second while gateway errors flow and for 60 s after. What only explains
+//! ([`Detail::Full`]) is taken with them then, and else every 10 s at most. A value that cannot be
+//! read is absent, never zero.
 
+mod beancounters;
+mod cgroup;
+mod conntrack;
+mod container;
 mod cpu;
 mod disk;
 mod latest;
+mod disk_io;
+mod groups;
 pub(crate) mod listeners;
+mod load;
+mod lve;
 mod memory;
 mod network;
 mod pressure;
 mod processes;
 mod procfile;
+mod rise;
 mod services;
 mod systemd;
+mod tcp;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -30,21 +41,28 @@ use crate::clock;
 use crate::discover::Discovery;
 use crate::gather::GatherStatus;
 use crate::selfstats;
+use crate::timer::{Timer, next_due};
 use crate::window::Observation;
 pub use latest::Latest;
 
 /// What one sampling yields: metric of the catalog, attribute (`""` or `key=value`), value.
 pub(crate) type Values = Vec<(&'static str, String, f64)>;
 
+/// How much of it is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// What decides: what every incident is judged by.
+    Core,
+    /// And what explains it.
+    Full,
+}
+
 /// Interval while gateway errors flow, and for [`FAST_FOR`] after the last one.
 const FAST: Duration = Duration::from_secs(1);
 const FAST_FOR: Duration = Duration::from_secs(60);
 
-/// Filesystems and agent counters change slowly: looked at every 10 s, give or take a late timer.
+/// What changes slowly or only explains is looked at every 10 s, give or take a late timer.
 const SLOW_MS: i64 = 9_500;
-
-/// Shortest interval, whatever is configured.
-const STEP_MS_MIN: i64 = 100;
 
 /// A sample taken this little after its instant is stamped with the instant itself.
 const LATE_MS: i64 = 20;
@@ -101,8 +119,8 @@ pub struct ProbeInputs {
 
 /// Starts the resource probes and the service watch on the current runtime; both end with `stop`.
 ///
-/// Sampling itself runs on the blocking pool: `statvfs` on a dying disk may hang, and then only the
-/// samples stop.
+/// The kernel's own files never hang and are read where the runtime runs: handing them to another
+/// thread would cost more than reading them. Filesystems may hang, see [`Usage`].
 pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> JoinHandle<()> {
     let watcher = services::Watcher::new(
         inputs.root.clone(),
@@ -120,35 +138,36 @@ pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> Jo
 async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationToken) {
     let ProbeInputs { interval, gather, spool_bytes, .. } = inputs;
     let mut sampler = Sampler::new(spool_bytes);
+    let mut usage = Usage::new();
+    let mut timer = Timer::new();
     // The first look only sets the baseline that shares of time are taken against.
-    sampler.sample(clock::now(), &mut Values::new());
-    sampler.slow_at = None;
     let mut last = clock::now();
+    sampler.sample(last, clock::instant(), false, &mut Values::new());
+    sampler.slow_at = None;
     loop {
         let now = clock::now();
         let error_at = gather.borrow().gateway_error_at;
-        let due = next_due(last, now, current_interval(interval, error_at, now));
+        let is_fast = is_fast(error_at, now);
+        let current = if is_fast { interval.min(FAST) } else { interval };
+        let due = next_due(last, now, current);
         if due.0 > now.0 {
             // Looks at the errors each second rather than waiting for a change of the gather thread's
             // status, which changes with every line read.
-            let wait = Duration::from_millis((due.0 - now.0).unsigned_abs()).min(FAST);
+            let look = next_due(now, now, FAST).0.min(due.0);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 // Cancel-safe: a timer. It is set anew from the wall clock each round, so missed
                 // instants are skipped and a stepped clock is followed.
-                () = tokio::time::sleep(wait) => continue,
+                () = timer.wait(clock::until(UnixMillis(look))) => continue,
             }
         }
         last = due;
         let at = if now.0 - due.0 <= LATE_MS { due } else { now };
-        let sampled = tokio::task::spawn_blocking(move || {
-            let mut values = Values::new();
-            sampler.sample(at, &mut values);
-            (sampler, values)
-        });
-        let Ok((back, values)) = sampled.await else { return };
-        sampler = back;
+        let mut values = Values::new();
+        if sampler.sample(at, clock::instant(), is_fast, &mut values) {
+            usage.sample(at, outlet).await;
+        }
         outlet.send(Observation::Samples { at, values });
         if stop.is_cancelled() {
             return;
@@ -156,68 +175,96 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
     }
 }
 
-/// One second while the last gateway error is at most a minute old, else the configured interval.
-fn current_interval(
-    configured: Duration,
-    error_at: Option<UnixMillis>,
-    now: UnixMillis,
-) -> Duration {
-    let fast_ms = FAST_FOR.as_millis() as i64;
-    match error_at {
-        Some(at) if now.0 - at.0 <= fast_ms => configured.min(FAST),
-        _ => configured,
+/// Space of the filesystems, asked for on the blocking pool: `statvfs` on a dying disk may hang, and
+/// then only this is missing.
+#[derive(Debug)]
+struct Usage {
+    disk: Option<disk::Disk>,
+    task: Option<JoinHandle<disk::Disk>>,
+}
+
+impl Usage {
+    fn new() -> Self {
+        Self { disk: Some(disk::Disk::new()), task: None }
+    }
+
+    /// Begins to ask, unless the last question is not answered yet; the answer goes to `outlet`.
+    async fn sample(&mut self, at: UnixMillis, outlet: &Outlet) {
+        if let Some(task) = self.task.take_if(|task| task.is_finished()) {
+            self.disk = task.await.ok();
+        }
+        let Some(mut disk) = self.disk.take() else { return };
+        let outlet = outlet.clone();
+        self.task = Some(tokio::task::spawn_blocking(move || {
+            let mut values = Values::new();
+            disk.sample(&mut values);
+            outlet.send(Observation::Samples { at, values });
+            disk
+        }));
     }
 }
 
-/// The instant to sample at: the latest multiple of `interval` up to `now` if it is past `last`, else
-/// the next one. So missed instants are made up for once, and a clock set back starts anew.
-fn next_due(last: UnixMillis, now: UnixMillis, interval: Duration) -> UnixMillis {
-    let step = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(STEP_MS_MIN);
-    let latest = now.0.div_euclid(step) * step;
-    let missed = last.0 < latest;
-    UnixMillis(if missed { latest } else { latest.saturating_add(step) })
+/// True while the last gateway error is at most a minute old: every second counts.
+fn is_fast(error_at: Option<UnixMillis>, now: UnixMillis) -> bool {
+    error_at.is_some_and(|at| now.0 - at.0 <= FAST_FOR.as_millis() as i64)
 }
 
-/// All resource probes with what they remember between two looks.
+/// All resource probes but the filesystems, with what they remember between two looks.
 #[derive(Debug)]
 struct Sampler {
+    container: container::Container,
     cpu: cpu::Cpu,
+    load: load::Load,
     memory: memory::Memory,
     pressure: pressure::Pressure,
-    disk: disk::Disk,
+    disk_io: disk_io::DiskIo,
     network: network::Network,
+    tcp: tcp::Tcp,
+    conntrack: conntrack::Conntrack,
     spool_bytes: Arc<AtomicU64>,
     slow_at: Option<UnixMillis>,
 }
 
 impl Sampler {
     fn new(spool_bytes: Arc<AtomicU64>) -> Self {
+        let container = container::Container::new(Path::new("/"));
         Self {
             cpu: cpu::Cpu::new(),
+            load: load::Load::new(),
             memory: memory::Memory::new(),
-            pressure: pressure::Pressure::new(),
-            disk: disk::Disk::new(),
+            pressure: pressure::Pressure::new(container.unified_dir().as_deref()),
+            disk_io: disk_io::DiskIo::new(),
             network: network::Network::new(),
+            tcp: tcp::Tcp::new(),
+            conntrack: conntrack::Conntrack::new(),
+            container,
             spool_bytes,
             slow_at: None,
         }
     }
 
-    /// Takes every value once. Cost: a dozen small files of /proc, no walk over processes.
-    fn sample(&mut self, at: UnixMillis, out: &mut Values) {
-        self.cpu.sample(out);
-        self.memory.sample(out);
-        self.pressure.sample(out);
-        self.network.sample(out);
-        self.disk.sample_io(out);
-        let slow = self.slow_at.is_none_or(|last| at.0 - last.0 >= SLOW_MS || at.0 < last.0);
-        if slow {
+    /// Takes every value once, the details too when `is_fast`; true when what changes slowly was
+    /// looked at as well. Cost: a dozen small files of /proc, no walk over processes.
+    fn sample(&mut self, at: UnixMillis, now: Instant, is_fast: bool, out: &mut Values) -> bool {
+        let is_slow = self.slow_at.is_none_or(|last| at.0 - last.0 >= SLOW_MS || at.0 < last.0);
+        let detail = if is_fast || is_slow { Detail::Full } else { Detail::Core };
+        if is_slow {
             self.slow_at = Some(at);
-            self.disk.sample_usage(out);
+            self.container.refresh();
             self.network.refresh_interfaces();
-            cpu::sample_processes(out);
+            load::sample_processes(out);
             selfstats::sample(self.spool_bytes.load(Ordering::Relaxed), out);
         }
+        let (own_memory, own_cpu) = self.container.sample(now, detail, out);
+        self.cpu.sample(own_cpu, detail, out);
+        self.load.sample(detail, out);
+        self.memory.sample(own_memory, detail, out);
+        self.pressure.sample(out);
+        self.disk_io.sample(now, out);
+        self.network.sample(out);
+        self.tcp.sample(detail, out);
+        self.conntrack.sample(detail, out);
+        is_slow
     }
 }
 
@@ -232,69 +279,86 @@ mod tests {
     use wire::catalog;
 
     #[test]
-    fn samples_are_due_at_wall_clock_multiples_and_missed_ones_are_skipped() {
-        let check = |last: i64, now: i64, step_ms: u64, due: i64| {
-            let step = Duration::from_millis(step_ms);
-            let got = next_due(UnixMillis(last), UnixMillis(now), step);
-            assert_eq!(got, UnixMillis(due), "last {last}, now {now}, every {step_ms}");
-        };
-        check(5_000, 12_345, 10_000, 10_000); // just passed, not sampled yet
-        check(10_000, 12_345, 10_000, 20_000); // sampled: the next one
-        check(10_000, 19_999, 10_000, 20_000); // a timer that fired early waits again
-        check(10_000, 20_000, 10_000, 20_000);
-        check(10_000, 57_000, 10_000, 50_000); // after a standstill: once, not four times
-        check(10_000, 12_345, 1_000, 12_000); // sped up
-        check(90_000, 12_345, 10_000, 20_000); // the clock was set back
-    }
-
-    #[test]
     fn gateway_errors_speed_sampling_up_for_a_minute() {
-        let check = |error_at: Option<i64>, configured_s: u64, want_s: u64| {
-            let configured = Duration::from_secs(configured_s);
-            let got = current_interval(configured, error_at.map(UnixMillis), UnixMillis(100_000));
-            assert_eq!(got, Duration::from_secs(want_s), "{error_at:?}");
+        let check = |error_at: Option<i64>, want: bool| {
+            let got = is_fast(error_at.map(UnixMillis), UnixMillis(100_000));
+            assert_eq!(got, want, "{error_at:?}");
         };
-        check(None, 10, 10);
-        check(Some(99_000), 10, 1);
-        check(Some(40_000), 10, 1);
-        check(Some(39_999), 10, 10);
-        check(Some(101_000), 10, 1);
+        check(None, false);
+        check(Some(99_000), true);
+        check(Some(40_000), true);
+        check(Some(39_999), false);
+        check(Some(101_000), true);
     }
 
-    #[test]
-    fn this_machine_is_sampled_and_every_value_fits_the_catalog() {
+    /// The values of a second look at this machine, all of which must fit the catalog.
+    fn sampled(is_fast: bool, at: UnixMillis) -> Values {
         let mut sampler = Sampler::new(Arc::new(AtomicU64::new(7)));
-        sampler.sample(UnixMillis(0), &mut Values::new());
+        sampler.sample(UnixMillis(0), clock::instant(), false, &mut Values::new());
         let mut values = Values::new();
         let start = clock::instant();
         // CPU shares need some ticks of the clock to have passed.
         while !values.iter().any(|(name, _, _)| *name == "system.cpu.utilization") {
             assert!(start.elapsed() < Duration::from_secs(20), "no CPU share within 20 s");
             values.clear();
-            sampler.sample(UnixMillis(20_000), &mut values);
+            sampler.slow_at = Some(UnixMillis(0));
+            sampler.sample(at, clock::instant(), is_fast, &mut values);
             std::thread::yield_now();
         }
-        sampler.sample(UnixMillis(40_000), &mut values);
         for (name, attribute, value) in &values {
             let metric = catalog::find(name);
             let metric = metric.unwrap_or_else(|| panic!("{name} is not in the catalog"));
             assert!(metric.to_wire(*value).is_some(), "{name}{{{attribute}}} = {value}");
         }
-        let get = |name: &str| values.iter().find(|(n, _, _)| *n == name).map(|(_, _, v)| *v);
+        values
+    }
+
+    fn get(values: &Values, name: &str) -> Option<f64> {
+        values.iter().find(|(n, _, _)| *n == name).map(|(_, _, value)| *value)
+    }
+
+    #[test]
+    fn this_machine_is_sampled_and_every_value_fits_the_catalog() {
+        let mut values = sampled(false, UnixMillis(20_000));
+        disk::Disk::new().sample(&mut values);
         for name in [
             "system.cpu.utilization",
             "system.cpu.steal",
+            "system.cpu.idle",
+            "system.cpu.logical.count",
             "system.cpu.load_average.1m",
             "system.memory.utilization",
+            "system.memory.committed",
+            "system.paging.faults.major",
+            "system.processes.running",
+            "system.threads.utilization",
+            "system.file_handles",
+            "system.tcp.listen_overflows",
+            "system.tcp.timeouts",
+            "system.sockets",
             "system.filesystem.utilization",
             "gatewatch.agent.cpu_time",
         ] {
-            assert!(get(name).is_some(), "{name} was not sampled");
+            assert!(get(&values, name).is_some(), "{name} was not sampled");
         }
-        let limit = get("system.memory.limit").expect("memory has a size");
+        let limit = get(&values, "system.memory.limit").expect("memory has a size");
         assert!(limit > 16e6, "more than 16 MB of memory: {limit}");
-        assert!(get("system.memory.available").expect("some is available") <= limit);
-        assert!(get("gatewatch.agent.memory").expect("this process has memory") > 1e5);
-        assert_eq!(get("gatewatch.agent.spool"), Some(7.0));
+        assert!(get(&values, "system.memory.available").expect("some is available") <= limit);
+        assert!(get(&values, "gatewatch.agent.memory").expect("this process has memory") > 1e5);
+        assert_eq!(get(&values, "gatewatch.agent.spool"), Some(7.0));
+    }
+
+    #[test]
+    fn what_only_explains_is_sampled_each_second_in_an_incident_and_every_10_s_at_rest() {
+        let check = |is_fast, at: i64, want: bool| {
+            let values = sampled(is_fast, UnixMillis(at));
+            assert!(get(&values, "system.tcp.listen_overflows").is_some(), "this decides");
+            let has_details = get(&values, "system.tcp.timeouts").is_some();
+            assert_eq!(has_details, want, "fast {is_fast}, {at} ms after the last details");
+        };
+        check(false, 1_000, false);
+        check(false, 9_000, false);
+        check(false, 10_000, true);
+        check(true, 1_000, true);
     }
 }

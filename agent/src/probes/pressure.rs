@@ -1,10 +1,20 @@
 //! Pressure stall information: the share of the last 10 s in which work waited for a resource.
 //!
-//! CPU and disk count a wait of some task (system-wide `full` of the CPU is always 0), memory only
-//! one of all tasks at once: some reclaim is ordinary, a standstill is not.
+//! `some` counts a wait of some task, `full` one of all tasks at once. The short names are the
+//! telling ones: CPU and disk `some` (`full` of the CPU is always 0 for a whole machine, and only
+//! means something in a container), memory `full`: some reclaim is ordinary, a standstill is not.
+
+use std::path::Path;
 
 use super::procfile::ProcFile;
 use super::{Values, push};
+
+/// Name of the file, metric of its line `some`, metric of its line `full`.
+const RESOURCES: [(&str, &str, &str); 3] = [
+    ("cpu", "system.pressure.cpu", "system.pressure.cpu.full"),
+    ("memory", "system.pressure.memory.some", "system.pressure.memory"),
+    ("io", "system.pressure.io", "system.pressure.io.full"),
+];
 
 /// The three files; a kernel without them says so once and the metrics are absent.
 #[derive(Debug)]
@@ -13,20 +23,24 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    pub(crate) fn new() -> Self {
-        Self {
-            files: [
-                ("system.pressure.cpu", "some", ProcFile::new("/proc/pressure/cpu")),
-                ("system.pressure.memory", "full", ProcFile::new("/proc/pressure/memory")),
-                ("system.pressure.io", "some", ProcFile::new("/proc/pressure/io")),
-            ],
-        }
+    /// `container`: directory of its control group, where a container's own pressure is.
+    pub(crate) fn new(container: Option<&Path>) -> Self {
+        let files = RESOURCES.map(|(name, some, full)| {
+            let own = container.map(|dir| dir.join(format!("{name}.pressure")));
+            let path = own.filter(|path| path.exists());
+            let path = path.unwrap_or_else(|| Path::new("/proc/pressure").join(name));
+            (some, full, ProcFile::new(path))
+        });
+        Self { files }
     }
 
     pub(crate) fn sample(&mut self, out: &mut Values) {
-        for (metric, kind, file) in &mut self.files {
-            if let Some(ratio) = file.read().and_then(|text| parse_avg10(text, kind)) {
-                push(out, metric, ratio);
+        for (some, full, file) in &mut self.files {
+            let Some(text) = file.read() else { continue };
+            for (metric, kind) in [(*some, "some"), (*full, "full")] {
+                if let Some(ratio) = parse_avg10(text, kind) {
+                    push(out, metric, ratio);
+                }
             }
         }
     }
@@ -57,5 +71,26 @@ mod tests {
         check("some avg10=nan\n", "some", None);
         check("some avg10=-1\n", "some", None);
         check("", "some", None);
+    }
+
+    #[test]
+    fn a_container_with_pressure_of_its_own_is_read_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "some avg10=12.00 avg60=0 avg300=0 total=1\nfull avg10=3.00 avg60=0 total=1\n";
+        for name in ["cpu", "memory", "io"] {
+            std::fs::write(dir.path().join(format!("{name}.pressure")), text).unwrap();
+        }
+        let mut out = Values::new();
+        Pressure::new(Some(dir.path())).sample(&mut out);
+        let got: Vec<_> = out.iter().map(|(metric, _, value)| (*metric, *value)).collect();
+        let want = [
+            ("system.pressure.cpu", 0.12),
+            ("system.pressure.cpu.full", 0.03),
+            ("system.pressure.memory.some", 0.12),
+            ("system.pressure.memory", 0.03),
+            ("system.pressure.io", 0.12),
+            ("system.pressure.io.full", 0.03),
+        ];
+        assert_eq!(got, want);
     }
 }
