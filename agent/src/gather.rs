@@ -33,6 +33,7 @@ use crate::logs::checkpoint::{Checkpoint, Position};
 use crate::logs::join::{Judge, OTHER};
 use crate::logs::watch::Watch;
 use crate::spool::{Pos, Spool, SpoolError, Volume};
+use crate::timer::Timer;
 use crate::window::{Change, Loss, Observation, Windows};
 use crate::{chain, clock};
 
@@ -47,9 +48,14 @@ const URGENT_GATHER: Duration = Duration::from_millis(10);
 const BATCH_GAP: Duration = Duration::from_millis(250);
 /// Shortest time between two readings: writes that come in bursts are read together.
 const READ_GAP: Duration = Duration::from_millis(20);
-/// Time between looks at every file and configuration; with inotify nothing depends on it but
-/// what inotify cannot see.
+/// Time between looks at every file and configuration when something else woke the thread; with
+/// inotify nothing depends on it but what inotify cannot see.
 const LOOK_GAP: Duration = Duration::from_millis(900);
+/// Else looks come this long after each whole second of the wall clock: when samples are taken each
+/// second, the first one that arrives has taken the look along by then.
+const LOOK_LAG_MS: i64 = 30;
+/// A look less than this ago stands for that of the next second.
+const LOOK_GAP_MS_MIN: i64 = 500;
 /// The same without inotify.
 const POLL_GAP: Duration = Duration::from_millis(250);
 /// Time between tries of a spool that could not append.
@@ -114,6 +120,7 @@ struct Gather {
     inputs: GatherInputs,
     files: Files,
     watch: Watch,
+    timer: Timer,
     judge: Judge,
     windows: Windows,
     checkpoint_path: PathBuf,
@@ -163,6 +170,7 @@ impl Gather {
         let mut gather = Self {
             files,
             watch: Watch::new(),
+            timer: Timer::new(),
             judge,
             windows: Windows::default(),
             checkpoint_path,
@@ -213,7 +221,8 @@ impl Gather {
         if self.inputs.reloaded.has_changed().unwrap_or(false) {
             self.reload();
         }
-        let mut is_look_due = self.last_look.is_none_or(|last| now >= last + self.look_gap());
+        let mut is_look_due =
+            now >= self.look_due() || self.last_look.is_none_or(|last| now >= last + LOOK_GAP);
         let files = &mut self.files;
         self.watch.drain(|event| files.mark(event));
         if self.files.take_look_wanted() {
@@ -235,8 +244,19 @@ impl Gather {
         self.publish(is_look_due);
     }
 
-    fn look_gap(&self) -> Duration {
-        if self.watch.is_complete() { LOOK_GAP } else { POLL_GAP }
+    /// When everything is looked at if nothing else wakes the thread until then.
+    fn look_due(&self) -> Instant {
+        let Some(last) = self.last_look else { return self.last_read };
+        if !self.watch.is_complete() {
+            return last + POLL_GAP;
+        }
+        let mut gap_ms = 1000 - self.last_looked_at.0.rem_euclid(1000) + LOOK_LAG_MS;
+        if gap_ms < LOOK_GAP_MS_MIN {
+            gap_ms += 1000;
+        }
+        let second = last + Duration::from_millis(gap_ms.unsigned_abs());
+        // New logs are followed in time, whatever the second.
+        self.files.refresh_due().map_or(second, |due| second.min(due))
     }
 
     /// Takes over sources and privacy of a config that was read again.
@@ -519,13 +539,12 @@ impl Gather {
         if self.pending.is_some() {
             return self.last_try.unwrap_or(self.last_read) + RETRY_GAP;
         }
-        let look = self.last_look.map_or(self.last_read, |last| last + self.look_gap());
         let read = (self.has_more || self.files.has_marks()).then(|| self.last_read + READ_GAP);
         let read = if self.has_more { Some(self.last_read) } else { read };
         [read, self.batch_due(), self.files.touched_due()]
             .into_iter()
             .flatten()
-            .fold(look, Instant::min)
+            .fold(self.look_due(), Instant::min)
     }
 
     /// Waits for a file event, an observation, a throttle, the stop, or the time `until`.
@@ -536,8 +555,9 @@ impl Gather {
             rest_until(may_read.min(until));
             return;
         }
-        let watch = &self.watch;
         let stop = self.inputs.stop.clone();
+        let left = until.saturating_duration_since(clock::instant());
+        let mut is_written = false;
         let observation = tokio::select! {
             biased;
             () = stop.cancelled() => None,
@@ -545,17 +565,20 @@ impl Gather {
             // that the queue fills and its senders count what they drop.
             Some(observation) = self.inputs.observations.recv(), if !is_blocked => Some(observation),
             // Cancel-safe: events stay queued in the kernel until `drain`.
-            () = async {
-                tokio::time::sleep_until(may_read.into()).await;
-                watch.ready().await;
-            }, if !is_blocked => None,
+            () = self.watch.ready(), if !is_blocked => {
+                is_written = true;
+                None
+            }
             // Cancel-safe: the value is read elsewhere. An error means that nobody throttles.
             Ok(()) = self.inputs.batch_interval.changed() => None,
             // Cancel-safe: a timer.
-            () = tokio::time::sleep_until(until.into()) => None,
+            () = self.timer.wait(left) => None,
         };
         if let Some(observation) = observation {
             self.observe(observation);
+        }
+        if is_written {
+            rest_until(may_read.min(until));
         }
     }
 

@@ -39,7 +39,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use changes::ChangeInputs;
@@ -50,6 +50,7 @@ use identity::{Identity, IdentityError};
 use logs::kernel::{self, KernelInputs};
 use probes::{Latest, Outlet, ProbeInputs};
 use spool::{Spool, SpoolError};
+use timer::Ticker;
 use uplink::UplinkStatus;
 
 /// How often the spool's size is looked at for the agent's own series, and systemd is told that
@@ -170,8 +171,7 @@ async fn serve(
     );
     let mut stages = Stages::start(Arc::new(config), identity, spool)?;
     tell_systemd(NotifyState::Ready);
-    let mut pulse = tokio::time::interval(PULSE);
-    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pulse = Ticker::new(PULSE);
     let mut is_large = false;
     let name = loop {
         tokio::select! {
@@ -183,7 +183,7 @@ async fn serve(
             // Cancel-safe: the result stays in the handle.
             _ = &mut stages.gather => return Err(RunError::GatherDied),
             // Cancel-safe: a missed tick comes late.
-            _ = pulse.tick() => {
+            () = pulse.tick() => {
                 if let Ok(spool) = stages.spool.try_lock() {
                     stages.spool_bytes.store(spool.bytes_unacked(), Ordering::Relaxed);
                 }

@@ -195,7 +195,7 @@ impl Files {
     }
 
     /// When configuration and globs are looked at again; `None` = at once.
-    fn refresh_due(&self) -> Option<Instant> {
+    pub(super) fn refresh_due(&self) -> Option<Instant> {
         let gap = if self.is_touched { TOUCH_GAP.min(self.refresh_gap) } else { self.refresh_gap };
         self.refreshed_at.map(|last| last + gap)
     }

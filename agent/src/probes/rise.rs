@@ -9,7 +9,7 @@ const END: u64 = 1 << 32;
 
 /// The rise from `last` to `now`; `None` when the counter began anew.
 pub(crate) fn rise(last: u64, now: u64) -> Option<u64> {
-    let wrapped = last < END && last >= END - NEAR_END && now < NEAR_END;
+    let wrapped = (END - NEAR_END..END).contains(&last) && now < NEAR_END;
     now.checked_sub(last).or_else(|| wrapped.then(|| END - last + now))
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Tcp {
     snmp: ProcFile,
     netstat: ProcFile,
     sockstat: ProcFile,
-    tcp_mem: ProcFile,
+    memory_max: ProcFile,
     page_bytes: u64,
     segments: Option<Segments>,
 }
@@ -64,7 +64,7 @@ impl Tcp {
             snmp: ProcFile::new("/proc/net/snmp"),
             netstat: ProcFile::new("/proc/net/netstat"),
             sockstat: ProcFile::new("/proc/net/sockstat"),
-            tcp_mem: ProcFile::new("/proc/sys/net/ipv4/tcp_mem"),
+            memory_max: ProcFile::new("/proc/sys/net/ipv4/tcp_mem"),
             page_bytes: procfs::page_size(),
             segments: None,
         }
@@ -95,9 +95,9 @@ impl Tcp {
             }
         }
         if detail == Detail::Full {
-            let tcp_mem = self.tcp_mem.read().and_then(parse_tcp_mem);
+            let pages_max = self.memory_max.read().and_then(parse_tcp_mem);
             let sockstat = self.sockstat.read().map(parse_sockstat).unwrap_or_default();
-            push_sockets(sockstat, tcp_mem, self.page_bytes, out);
+            push_sockets(sockstat, pages_max, self.page_bytes, out);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use wire::UnixMillis;
@@ -21,6 +21,7 @@ use wire::v1::{
 use super::{Class, Ended, Uplink, lock, millis};
 use crate::identity::{self, Connector};
 use crate::spool::{Evicted, Record, Seq, SpoolError, Stats, Volume};
+use crate::timer::Ticker;
 use crate::{chain, clock};
 
 /// Batches sent and not acked at one time, by number and bytes: enough to hide the round trip and a
@@ -176,8 +177,7 @@ impl Session<'_> {
         let mut identity = self.uplink.inputs.identity.clone();
         let mut labels = self.uplink.inputs.labels.clone();
         labels.mark_unchanged();
-        let mut heartbeat = tokio::time::interval(self.uplink.inputs.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = Ticker::new(self.uplink.inputs.heartbeat);
         loop {
             self.begin_spool_task();
             if self.is_drained() {
@@ -208,7 +208,7 @@ impl Session<'_> {
                     }
                 }
                 // Cancel-safe: a missed tick comes late.
-                _ = heartbeat.tick() => {
+                () = heartbeat.tick() => {
                     if let Some(ended) = self.beat() {
                         return ended;
                     }
