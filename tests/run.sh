@@ -21,6 +21,8 @@ needs=(
     "faketime:faketime"
     "curl:curl"
     "python3:python3"
+    "dbus-daemon:dbus"
+    "dbus-send:dbus"
     "shellcheck:shellcheck"
     "cc:gcc libc6-dev"
     "c++:g++"
@@ -40,6 +42,11 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# Modules of the distribution's Python, and their packages.
+modules=(
+    "dbusmock:python3-dbusmock"
+)
+
 missing() {
     local need names name
     for need in "${needs[@]}"; do
@@ -48,6 +55,9 @@ missing() {
             command -v "$name" >/dev/null && continue 2
         done
         printf '%s ' "${need#*:}"
+    done
+    for need in "${modules[@]}"; do
+        /usr/bin/python3 -c "import ${need%%:*}" 2>/dev/null || printf '%s ' "${need#*:}"
     done
 }
 

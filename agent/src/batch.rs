@@ -232,6 +232,11 @@ fn to_service(state: &ServiceState) -> v1::ServiceState {
         state: state.state.to_owned(),
         pool: state.pool.clone().unwrap_or_default(),
         at_unix_ms: state.at.0,
+        sub_state: state.detail.sub_state.clone().unwrap_or_default(),
+        n_restarts: state.detail.n_restarts,
+        result: state.detail.result.clone().unwrap_or_default(),
+        ended: state.detail.ended.map(|ended| ended.how.to_owned()).unwrap_or_default(),
+        ended_status: state.detail.ended.map(|ended| ended.status),
     }
 }
 

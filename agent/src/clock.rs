@@ -27,3 +27,11 @@ pub fn instant() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
     Instant::now()
 }
+
+/// Time since the machine was booted, that included in which it slept.
+#[must_use]
+pub fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanoseconds)
+}

@@ -106,6 +106,8 @@ fn default_format() -> String {
 pub struct ProbesConfig {
     /// Resource samples, at multiples of it on the wall clock.
     pub interval: Span,
+    /// Services watched beside those that are known by name: systemd units or process names.
+    pub services: Vec<String>,
 }
 
 /// `[privacy]`
@@ -280,7 +282,7 @@ impl Default for LogsConfig {
 
 impl Default for ProbesConfig {
     fn default() -> Self {
-        Self { interval: Span(std::time::Duration::from_secs(10)) }
+        Self { interval: Span(std::time::Duration::from_secs(10)), services: Vec::new() }
     }
 }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use crate::batch::{self, Cover, Encoded};
+use crate::changes::clocks::ClockWatch;
 use crate::config::Config;
 use crate::discover::Discovery;
 use crate::logs::checkpoint::{Checkpoint, Position};
@@ -34,7 +35,7 @@ use crate::logs::join::{Judge, OTHER};
 use crate::logs::watch::Watch;
 use crate::spool::{Pos, Spool, SpoolError, Volume};
 use crate::timer::Timer;
-use crate::window::{Change, Loss, Observation, Windows};
+use crate::window::{Loss, Observation, Windows};
 use crate::{chain, clock};
 
 use files::{Files, PassEnd};
@@ -62,8 +63,6 @@ const POLL_GAP: Duration = Duration::from_millis(250);
 const RETRY_GAP: Duration = Duration::from_secs(1);
 /// Time between checkpoints; the spooled records since the last one are applied at start.
 const CHECKPOINT_GAP: Duration = Duration::from_secs(10);
-/// A step of the wall clock against the monotonic one that is worth telling.
-const CLOCK_STEP_MS: i64 = 2000;
 /// Batches whose offsets are remembered until they are acked; beyond it `acked` lags in `status`.
 const UNACKED_MAX: usize = 4096;
 
@@ -147,8 +146,7 @@ struct Gather {
     last_try: Option<Instant>,
     /// When the first gateway error of the open windows was read.
     urgent_since: Option<Instant>,
-    /// Wall clock minus monotonic clock, ms.
-    clock_base: (Instant, UnixMillis),
+    clocks: ClockWatch,
 }
 
 impl Gather {
@@ -191,7 +189,7 @@ impl Gather {
             last_save: now,
             last_try: None,
             urgent_since: None,
-            clock_base: (now, at),
+            clocks: ClockWatch::new(now, clock::since_boot(), at),
             inputs,
         };
         gather.files.watch_configs(&mut gather.watch);
@@ -207,7 +205,10 @@ impl Gather {
     /// One round: look, read, and send what is due. Never waits.
     fn step(&mut self) {
         let (now, at) = (clock::instant(), clock::now());
-        self.note_clock_step(now, at);
+        for change in self.clocks.look(now, clock::since_boot(), at) {
+            tracing::warn!(what = change.what, "clocks");
+            self.observe(Observation::Change(change));
+        }
         if self.pending.is_some() {
             if self.last_try.is_none_or(|last| now >= last + RETRY_GAP) {
                 self.append(now);
@@ -345,23 +346,6 @@ impl Gather {
         while self.windows.n_bytes() < batch::WINDOW_BYTES_MAX {
             let Ok(observation) = self.inputs.observations.try_recv() else { break };
             self.observe(observation);
-        }
-    }
-
-    fn note_clock_step(&mut self, now: Instant, at: UnixMillis) {
-        let (base, base_at) = self.clock_base;
-        let step_ms = at.0 - base_at.plus(now.saturating_duration_since(base)).0;
-        self.clock_base = (now, at);
-        if step_ms.abs() >= CLOCK_STEP_MS {
-            tracing::warn!(step_ms, "clock was set");
-            let what = format!("clock set by {:+.1} s", step_ms as f64 / 1000.0);
-            self.observe(Observation::Change(Change {
-                kind: "clock",
-                what,
-                site: None,
-                pool: None,
-                at,
-            }));
         }
     }
 

@@ -265,6 +265,8 @@ impl Stages {
         let probes = ProbeInputs {
             interval: config.probes.interval.0,
             root: config.logs.root.clone(),
+            state_dir: config.state_dir.clone(),
+            services: config.probes.services.clone(),
             discovery: discovery.clone(),
             gather: gather_rx.clone(),
             spool_bytes: Arc::clone(&spool_bytes),

@@ -82,6 +82,8 @@ pub enum Record {
         state: String,
         /// Pool it serves.
         pool: Option<String>,
+        /// Why, in words: `oom-kill`, `killed by signal 9, restarted 5 times`.
+        reason: Option<String>,
     },
     /// A system log line.
     Log {

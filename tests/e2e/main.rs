@@ -21,4 +21,6 @@ mod quickstart;
 mod rotation;
 mod scan;
 mod servers;
+mod services;
+mod services_systemd;
 mod upstream_groups;

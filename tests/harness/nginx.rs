@@ -102,6 +102,11 @@ impl Nginx {
         Self { root: root.path().to_owned(), address, process }
     }
 
+    /// Its process, to stop or kill it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -134,6 +134,14 @@ impl PhpFpm {
         assert!(socket.exists(), "nobody was left to remove the socket");
     }
 
+    /// The master of a pool, to signal or look at it.
+    #[must_use]
+    pub fn master(&self, pool: &str) -> &Process {
+        let found = self.masters.iter().find(|(p, ..)| p.name == pool);
+        let process = found.and_then(|(.., process)| process.as_ref());
+        process.unwrap_or_else(|| panic!("pool {pool} does not run"))
+    }
+
     /// SIGKILLs the workers of a pool; its master starts new ones. Returns how many there were.
     pub fn kill_workers(&mut self, pool: &str) -> usize {
         let (_, _, _, process) = self.find(pool);

@@ -3,6 +3,8 @@
 //! A look every few seconds costs a `stat` a file. What was seen last is kept in `changes.json` of the
 //! state directory, so that a change made while the agent was stopped is told after its start.
 
+pub(crate) mod boot;
+pub(crate) mod clocks;
 mod configs;
 mod packages;
 
@@ -57,6 +59,10 @@ pub fn spawn(inputs: ChangeInputs, outlet: Outlet, stop: CancellationToken) -> J
         let file = inputs.state_dir.join("changes.json");
         let mut seen = load(&file);
         let mut told = false;
+        if let Some(boot) = boot::look(&inputs.state_dir) {
+            tracing::info!(kind = boot.kind, what = boot.what, "changed on this server");
+            outlet.send(Observation::Change(boot));
+        }
         loop {
             tokio::select! {
                 biased;

@@ -44,6 +44,8 @@ enum Kind {
     OneOf(&'static [&'static str]),
     /// A table of texts.
     Labels,
+    /// A list of at most so many texts this accepts; its error is the fix.
+    List(usize, fn(&str) -> Result<(), String>),
 }
 
 struct Key {
@@ -84,12 +86,16 @@ const KEYS: &[Key] = &[
     key("logs", "discover", Kind::Bool),
     key("logs", "root", Kind::Text(not_empty)),
     key("probes", "interval", Kind::Span(1000, 300_000)),
+    key("probes", "services", Kind::List(SERVICES_MAX, service)),
     key("privacy", "client_ip", Kind::OneOf(&["full", "prefix", "hash", "drop"])),
     key("privacy", "query_string", Kind::OneOf(&["keep", "drop"])),
     key("limits", "memory_bytes_max", Kind::Size(16 << 20, 1 << 40)),
     key("limits", "spool_bytes_max", Kind::Size(SPOOL_BYTES_MIN, 1 << 44)),
     key("limits", "sites_max", Kind::Count(1, 1_000_000)),
 ];
+
+/// Services may be named in such a number.
+const SERVICES_MAX: usize = 100;
 
 /// Keys of one `[[logs.source]]`.
 const SOURCE: &str = "[logs.source]";
@@ -158,6 +164,12 @@ fn value_of(kind: Kind, text: &str) -> Result<toml::Value, String> {
                 None => Err("write it like rack=r1,region=fra".to_owned()),
             });
             toml::Value::Table(pairs.collect::<Result<_, _>>()?)
+        }
+        Kind::List(n_max, check) => {
+            let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+            let words: Vec<&str> = words.collect();
+            check_list(words.iter().copied(), n_max, check)?;
+            toml::Value::Array(words.iter().map(|&word| word.into()).collect())
         }
         Kind::Text(_) | Kind::Span(..) | Kind::Size(..) | Kind::OneOf(_) => {
             toml::Value::String(text.to_owned())
@@ -326,6 +338,13 @@ fn check_value(kind: Kind, value: &DeValue<'_>) -> Result<(), String> {
             Ok(())
         }
         (Kind::Labels, _) => Err("write it like { hypervisor = \"hv-3\" }".to_owned()),
+        (Kind::List(n_max, check), DeValue::Array(items)) => {
+            let texts: Option<Vec<&str>> =
+                items.iter().map(|item| item.get_ref().as_str()).collect();
+            let texts = texts.ok_or("put each name in quotes, like [\"my-app.service\"]")?;
+            check_list(texts.into_iter(), n_max, check)
+        }
+        (Kind::List(..), _) => Err("write a list, like [\"my-app.service\"]".to_owned()),
         (kind, DeValue::String(text)) => check_str(kind, text),
         (Kind::Span(..), _) => {
             Err("write a duration with its unit in quotes, like \"10s\"".to_owned())
@@ -359,7 +378,33 @@ fn check_str(kind: Kind, text: &str) -> Result<(), String> {
             let fits = words.contains(&text);
             fits.then_some(()).ok_or_else(|| format!("write one of {}", words.join(", ")))
         }
-        Kind::Bool | Kind::Count(..) | Kind::Labels => Ok(()),
+        Kind::Bool | Kind::Count(..) | Kind::Labels | Kind::List(..) => Ok(()),
+    }
+}
+
+fn check_list<'a>(
+    mut texts: impl ExactSizeIterator<Item = &'a str>,
+    n_max: usize,
+    check: fn(&str) -> Result<(), String>,
+) -> Result<(), String> {
+    if texts.len() > n_max {
+        return Err(format!("name at most {n_max}"));
+    }
+    texts.try_for_each(check)
+}
+
+/// A unit of systemd, or the name of a process.
+fn service(text: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || r":-_.\@".contains(c);
+    if text.is_empty() || text.len() > 255 || !text.chars().all(fits) {
+        return Err(format!("{text:?} names no service: write one like \"my-app.service\""));
+    }
+    let kind = text.rsplit_once('.').map(|(_, kind)| kind);
+    match kind {
+        Some(kind @ ("target" | "timer" | "mount" | "slice" | "path" | "device" | "swap")) => {
+            Err(format!("{text:?} is a {kind}: name the .service or .socket itself"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -97,7 +97,7 @@ impl Listeners {
 /// `127.0.0.1:9000`, `[::1]:9000`, `9000`; `None` for what is no address of numbers, and for those
 /// that are not surely this machine's: another network namespace has its own loopback, but the
 /// front server that uses the address shares ours, or its configuration would not be here.
-fn local_address(address: &str) -> Option<(IpAddr, u16)> {
+pub(crate) fn local_address(address: &str) -> Option<(IpAddr, u16)> {
     let Some((host, port)) = address.rsplit_once(':') else {
         return Some((Ipv4Addr::UNSPECIFIED.into(), address.parse().ok()?));
     };
@@ -131,7 +131,7 @@ fn ports(files: &mut [ProcFile; 2]) -> Option<BTreeSet<(IpAddr, u16)>> {
 }
 
 /// `0100007F:2328`: an address in words of the machine's byte order, and a port.
-fn hex_address(text: &str) -> Option<(IpAddr, u16)> {
+pub(crate) fn hex_address(text: &str) -> Option<(IpAddr, u16)> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |at: usize| {

@@ -109,6 +109,10 @@ pub struct ProbeInputs {
     pub interval: Duration,
     /// `[logs] root`: under another root than `/` only processes started from there are services.
     pub root: PathBuf,
+    /// Where `services.json` lives.
+    pub state_dir: PathBuf,
+    /// `[probes] services`: watched beside those that are known by name.
+    pub services: Vec<String>,
     /// What discovery found, and finds later.
     pub discovery: watch::Receiver<Arc<Discovery>>,
     /// Tells when the last gateway error was read; probes speed up for a minute.
@@ -124,6 +128,8 @@ pub struct ProbeInputs {
 pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> JoinHandle<()> {
     let watcher = services::Watcher::new(
         inputs.root.clone(),
+        &inputs.state_dir,
+        inputs.services.clone(),
         inputs.discovery.clone(),
         inputs.gather.clone(),
     );

@@ -1,10 +1,14 @@
 //! Services as processes, where no systemd runs the machine.
 //!
 //! The known main processes are looked at each second, and when one is gone the processes that were
-//! started since. The whole of /proc is walked every 10 s and never more often, whatever happens.
+//! started since. The whole of /proc is walked every 10 s and never more often, whatever happens. Why a
+//! process ended only its parent learns, so that is absent.
+
+mod find;
+mod workers;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
@@ -12,43 +16,31 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use super::Outlet;
-use super::services::{Watcher, is_php_fpm, is_service_process};
+use super::listeners::Listeners;
+use super::services::{Watcher, is_php_fpm};
 use crate::clock;
 use crate::discover::{Discovery, Pool};
-use crate::window::ServiceState;
+use crate::window::{ServiceDetail, ServiceState};
+use find::{Answers, Service, Wanted, all_pids, find, is_alive, newest_pid, under, with_new};
+
+pub(crate) use workers::Workers;
 
 const LOOK: Duration = Duration::from_secs(1);
 /// A walk costs some 10 us for each process of the machine.
 const LOOKS_PER_WALK: u32 = 10;
-/// Most processes started since the last walk that are looked at before the next.
-const NEW_PIDS_MAX: u32 = 1024;
+/// A process that does not listen yet is starting for so long; then it has failed, ms.
+const STARTS_FOR_MS: i64 = 10_000;
 
-/// Processes remembered of one service; when none of them is left, a walk looks for others.
-const PIDS_MAX: usize = 4;
-
-/// Longest command line read.
-const CMDLINE_BYTES_MAX: usize = 4096;
-
-/// One service: a main process, or several of the same name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Service {
-    /// Name of the process.
-    name: String,
-    /// Configuration file that a PHP-FPM master names in its title, and what that includes.
-    conf: Option<PathBuf>,
-    includes: Vec<String>,
-    pids: Vec<u32>,
-    /// When the first of them started; `None` when /proc does not tell.
-    since: Option<UnixMillis>,
-}
-
-/// Watches until `stop`. A vanished service is `inactive`, or `failed` when it left its sockets
-/// behind: a clean stop of PHP-FPM removes them, a kill does not.
+/// Watches until `stop`. A vanished service is `inactive`, or `failed` when it left its sockets or the
+/// file with its number behind: a clean stop removes them, a kill does not. One that lives but listens
+/// at none of its addresses is starting, and soon has failed.
 pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &CancellationToken) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut services = BTreeMap::<String, Service>::new();
+    let mut listeners = Listeners::new(&watcher.root);
     let mut walks = Walks::default();
+    let mut is_told = true;
     loop {
         tokio::select! {
             biased;
@@ -57,16 +49,18 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
             _ = looks.tick() => {}
         }
         let proc = Path::new("/proc");
-        let gone = services
-            .values()
-            .any(|service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name)));
+        look_at_workers(watcher, outlet, &mut services);
+        let is_gone =
+            |service: &Service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name));
         let is_due = walks.is_due(watcher.discovery.has_changed().unwrap_or(false));
-        if !gone && !is_due && watcher.told_running().len() == services.len() {
+        if is_told && !is_due && !services.values().any(|one| one.is_deaf || is_gone(one)) {
             continue;
         }
         let discovery = watcher.discovery.borrow_and_update().clone();
-        let root = watcher.root.clone();
-        let names = discovery.services.clone();
+        if is_due {
+            watcher.upstreams.look(&discovery).await;
+        }
+        let wanted = wanted(watcher, &services);
         let known = services.values().flat_map(|service| service.pids.iter().copied()).collect();
         let last_pid = walks.last_pid;
         let walk = move || {
@@ -74,16 +68,74 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
             // Asked first: what starts meanwhile is new to the next look.
             let newest = newest_pid(proc);
             let pids = if is_due { all_pids(proc) } else { with_new(known, last_pid, newest) };
-            (newest, find(proc, pids, &root, &names))
+            let mut found = find(proc, pids, &wanted);
+            for service in found.values_mut() {
+                service.is_deaf = is_deaf(service, &wanted.root, &discovery, &mut listeners);
+            }
+            (newest, found, listeners, discovery)
         };
-        let Ok((newest, found)) = tokio::task::spawn_blocking(walk).await else { return };
-        walks.last_pid = newest;
-        report(watcher, outlet, &found, &services, &discovery);
+        let Ok(done) = tokio::task::spawn_blocking(walk).await else { return };
+        let (newest, mut found, back, discovery) = done;
+        (walks.last_pid, listeners) = (newest, back);
+        is_told = report(watcher, outlet, &found, &services, &discovery);
+        for (unit, service) in &mut found {
+            let before = services.get_mut(unit).filter(|before| before.run_id == service.run_id);
+            if let Some(workers) = before.and_then(|before| before.workers.take()) {
+                service.workers = Some(workers);
+            }
+        }
         // What a full queue refused is told again in the next round.
         let told_running = watcher.told_running();
         services.retain(|unit, _| told_running.contains(unit) && !found.contains_key(unit));
         services.extend(found);
+        watcher.save().await;
     }
+}
+
+fn look_at_workers(
+    watcher: &mut Watcher,
+    outlet: &Outlet,
+    services: &mut BTreeMap<String, Service>,
+) {
+    for (unit, service) in services {
+        if let Some(workers) = &mut service.workers
+            && workers.look(Path::new("/proc"))
+        {
+            watcher.reloaded(outlet, unit, clock::now());
+        }
+    }
+}
+
+/// What to look for: by name, and whoever answers for sites, now or before it was started again.
+fn wanted(watcher: &Watcher, services: &BTreeMap<String, Service>) -> Wanted {
+    let holders = watcher.upstreams.holders();
+    let n_addresses = |pid| holders.values().filter(|holder| holder.pid == pid).count();
+    let mut answers: Vec<Answers> = holders
+        .iter()
+        .map(|(address, holder)| Answers {
+            address: address.clone(),
+            is_alone: n_addresses(holder.pid) == 1,
+            pid: holder.pid,
+            name: holder.process.clone(),
+            cmdline: String::new(),
+        })
+        .collect();
+    answers.extend(services.values().filter_map(|service| service.answers_at.clone()));
+    Wanted { root: watcher.root.clone(), names: watcher.names().into_iter().collect(), answers }
+}
+
+/// True when none of the addresses that are known of it has a listener.
+fn is_deaf(
+    service: &Service,
+    root: &Path,
+    discovery: &Discovery,
+    listeners: &mut Listeners,
+) -> bool {
+    let mut addresses: Vec<String> =
+        pools_of(service, root, &discovery.pools).into_iter().map(|pool| pool.listen).collect();
+    addresses.extend(service.answers_at.as_ref().map(|answers| answers.address.clone()));
+    let now = clock::instant();
+    !addresses.is_empty() && addresses.iter().all(|at| listeners.why_absent(at, now).is_some())
 }
 
 /// When /proc is walked.
@@ -109,45 +161,71 @@ impl Walks {
     }
 }
 
-/// Tells what runs now, and what was told to run and does no longer.
+/// Tells what runs now, and what was told to run and does no longer; false when a full queue refused
+/// some of it.
 fn report(
     watcher: &mut Watcher,
     outlet: &Outlet,
     now: &BTreeMap<String, Service>,
     before: &BTreeMap<String, Service>,
     discovery: &Discovery,
-) {
+) -> bool {
     let root = watcher.root.clone();
-    let served = |service: &Service| pools_of(service, &root, &discovery.pools);
-    let mut tell = |unit: &str, state: &'static str, pools: &[Pool], at: Option<UnixMillis>| {
-        let pool = if let [pool] = pools { Some(pool.name.clone()) } else { None };
-        let at = at.unwrap_or_else(clock::now);
-        watcher.tell(outlet, ServiceState { unit: unit.to_owned(), state, pool, at });
+    let mut is_told = true;
+    let mut tell = |watcher: &mut Watcher, unit: &str, state, pool, at: Option<UnixMillis>| {
+        let (unit, at) = (unit.to_owned(), at.unwrap_or_else(clock::now));
+        let detail = ServiceDetail::default();
+        is_told &= watcher.tell(outlet, ServiceState { unit, state, pool, at, detail });
     };
     for (unit, service) in now {
-        tell(unit, "active", &served(service), service.since);
+        let (pool, _) = served(service, &root, discovery);
+        watcher.running(outlet, unit, pool.as_deref(), &service.run());
+        let age_ms = service.since.map_or(0, |since| clock::now().0 - since.0);
+        let (state, at) = match service.is_deaf {
+            false => ("active", service.since),
+            true if age_ms < STARTS_FOR_MS => ("activating", service.since),
+            true => ("failed", None),
+        };
+        tell(watcher, unit, state, pool, at);
     }
     for (unit, service) in before {
         if now.contains_key(unit) {
             continue;
         }
-        let pools = served(service);
-        let left_behind = pools.iter().any(|pool| has_socket(&root, pool));
-        tell(unit, if left_behind { "failed" } else { "inactive" }, &pools, None);
+        let (pool, pools) = served(service, &root, discovery);
+        let left_behind = pools.iter().any(|pool| has_socket(&root, &pool.listen))
+            || service.answers_at.as_ref().is_some_and(|at| has_socket(&root, &at.address))
+            || has_pid_file(&root, service);
+        tell(watcher, unit, if left_behind { "failed" } else { "inactive" }, pool, None);
     }
+    is_told
 }
 
-fn has_socket(root: &Path, pool: &Pool) -> bool {
-    let listen = Path::new(&pool.listen);
+/// The pool or address a service serves if it is one alone, and all its pools.
+fn served(service: &Service, root: &Path, discovery: &Discovery) -> (Option<String>, Vec<Pool>) {
+    let pools = pools_of(service, root, &discovery.pools);
+    let pool = match &pools[..] {
+        [pool] => Some(pool.name.clone()),
+        _ => {
+            let answers = service.answers_at.as_ref().filter(|answers| answers.is_alone);
+            answers.map(|answers| answers.address.clone())
+        }
+    };
+    (pool, pools)
+}
+
+fn has_socket(root: &Path, listen: &str) -> bool {
+    let listen = Path::new(listen);
     listen.is_absolute() && (listen.exists() || under(root, listen).exists())
 }
 
-/// A path as seen from outside `root`; one that is there already stays.
-fn under(root: &Path, path: &Path) -> PathBuf {
-    if path.starts_with(root) {
-        return path.to_owned();
-    }
-    root.join(path.strip_prefix("/").unwrap_or(path))
+/// True when the file that names the main process outlived it.
+fn has_pid_file(root: &Path, service: &Service) -> bool {
+    let name = &service.name;
+    let places = [format!("run/{name}.pid"), format!("run/{name}/{name}.pid")];
+    let names_it =
+        |text: String| text.trim().parse().is_ok_and(|pid: u32| service.pids.contains(&pid));
+    places.iter().any(|place| find::read_head(&root.join(place), 32).is_some_and(names_it))
 }
 
 /// Pools a PHP-FPM master serves: those its configuration file defines or includes; where that file
@@ -180,208 +258,14 @@ fn pools_of(service: &Service, root: &Path, pools: &[Pool]) -> Vec<Pool> {
     pools.iter().filter(of_version).cloned().collect()
 }
 
-/// Patterns of the `include` lines of a PHP-FPM configuration, as seen from outside `root`.
-fn parse_includes(text: &str, root: &Path) -> Vec<String> {
-    let value = |line: &str| {
-        let (key, value) = line.split_once('=')?;
-        let value = value.trim().trim_matches('"');
-        (key.trim() == "include" && value.starts_with('/')).then(|| value.to_owned())
-    };
-    let patterns = text.lines().filter_map(value);
-    patterns
-        .map(|pattern| under(root, Path::new(&pattern)).to_string_lossy().into_owned())
-        .collect()
-}
-
-fn all_pids(proc: &Path) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
-    let pid_of = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
-    entries.flatten().filter_map(pid_of).collect()
-}
-
-/// Number given to the newest process; 0 when /proc does not tell.
-fn newest_pid(proc: &Path) -> u32 {
-    let line = read_line(&proc.join("loadavg")).unwrap_or_default();
-    line.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
-}
-
-/// The known processes and those started since; none of these when the numbers began again from the
-/// start, or there are so many that only a walk may look at them.
-fn with_new(mut known: Vec<u32>, last: u32, newest: u32) -> Vec<u32> {
-    if last > 0 && newest.checked_sub(last).is_some_and(|n| n <= NEW_PIDS_MAX) {
-        known.extend(last + 1..=newest);
-    }
-    known
-}
-
-/// The main processes of services among these, by the unit name they are told under. Under a root
-/// other than `/` only processes whose command line names it count.
-fn find(
-    proc: &Path,
-    mut pids: Vec<u32>,
-    root: &Path,
-    services: &[String],
-) -> BTreeMap<String, Service> {
-    let mut found = BTreeMap::<String, Service>::new();
-    pids.sort_unstable();
-    pids.dedup();
-    for pid in pids {
-        let Some(name) = read_line(&proc.join(format!("{pid}/comm"))) else { continue };
-        if !is_service_process(&name, services) || !is_alive(proc, pid, &name) {
-            continue;
-        }
-        let cmdline = read_cmdline(&proc.join(format!("{pid}/cmdline")));
-        if is_worker(&name, &cmdline)
-            || root != Path::new("/") && !cmdline.contains(&*root.to_string_lossy())
-        {
-            continue;
-        }
-        let conf = master_conf(&cmdline);
-        let unit = unit_name(&name, conf.as_deref());
-        let service = found.entry(unit).or_insert_with(|| {
-            let text = conf.as_ref().and_then(|conf| std::fs::read(under(root, conf)).ok());
-            let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            let includes = text.map_or_else(Vec::new, |text| parse_includes(&text, root));
-            let since = started_at(proc, pid);
-            Service { name: name.clone(), conf, includes, pids: Vec::new(), since }
-        });
-        if service.pids.len() < PIDS_MAX {
-            service.pids.push(pid);
-        }
-    }
-    found
-}
-
-/// The process name; with its configuration file when that is not the distribution's, so that two
-/// masters started by hand are two services.
-fn unit_name(name: &str, conf: Option<&Path>) -> String {
-    match conf {
-        Some(conf) if !conf.starts_with("/etc") && !conf.starts_with("/usr") => {
-            format!("{name} {}", conf.display())
-        }
-        _ => name.to_owned(),
-    }
-}
-
-/// True for processes that live and die under a main process.
-fn is_worker(name: &str, cmdline: &str) -> bool {
-    if is_php_fpm(name) {
-        return cmdline.contains(": pool ");
-    }
-    ["nginx: worker", "nginx: cache"].iter().any(|title| cmdline.starts_with(title))
-}
-
-/// `php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)`
-fn master_conf(cmdline: &str) -> Option<PathBuf> {
-    let (_, rest) = cmdline.split_once("php-fpm: master process (")?;
-    let (conf, _) = rest.split_once(')')?;
-    conf.starts_with('/').then(|| conf.into())
-}
-
-/// True while the process has this name and is no zombie.
-fn is_alive(proc: &Path, pid: u32, name: &str) -> bool {
-    let stat = std::fs::read(proc.join(format!("{pid}/stat"))).unwrap_or_default();
-    parse_stat(&String::from_utf8_lossy(&stat))
-        .is_some_and(|stat| stat.name == name && !matches!(stat.state, 'Z' | 'X' | 'x'))
-}
-
-fn started_at(proc: &Path, pid: u32) -> Option<UnixMillis> {
-    let stat = std::fs::read(proc.join(format!("{pid}/stat"))).ok()?;
-    let ticks = parse_stat(&String::from_utf8_lossy(&stat))?.start_ticks?;
-    let after_boot_ms = ticks.checked_mul(1000)? / procfs::ticks_per_second().max(1);
-    let boot_ms = sysinfo::System::boot_time().ok()?.checked_mul(1000)?;
-    let at = i64::try_from(boot_ms.checked_add(after_boot_ms)?).ok()?;
-    // The time of boot is in whole seconds.
-    Some(UnixMillis(at).min(clock::now()))
-}
-
-/// What /proc/PID/stat says.
-#[derive(Debug, PartialEq, Eq)]
-struct Stat<'a> {
-    name: &'a str,
-    state: char,
-    /// Since boot.
-    start_ticks: Option<u64>,
-}
-
-/// `812 (php-fpm8.2) S 1 ...`, the start as 22nd field. The name may hold blanks and brackets.
-fn parse_stat(stat: &str) -> Option<Stat<'_>> {
-    let (before, after) = stat.rsplit_once(')')?;
-    let (_, name) = before.split_once('(')?;
-    let state = after.trim_start().chars().next()?;
-    let start_ticks = after.split_ascii_whitespace().nth(19).and_then(|word| word.parse().ok());
-    Some(Stat { name, state, start_ticks })
-}
-
-fn read_line(path: &Path) -> Option<String> {
-    let bytes = std::fs::read(path).ok()?;
-    Some(String::from_utf8_lossy(&bytes).trim_end().to_owned())
-}
-
-/// The command line with blanks between its arguments.
-fn read_cmdline(path: &Path) -> String {
-    let mut bytes = std::fs::read(path).unwrap_or_default();
-    bytes.truncate(CMDLINE_BYTES_MAX);
-    let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
-    text.trim_end().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gather::GatherStatus;
+    use crate::probes::processes::find::parse_includes;
     use crate::window::Observation;
     use std::fs;
-
-    fn process(proc: &Path, pid: u32, name: &str, state: char, cmdline: &str) {
-        let dir = proc.join(pid.to_string());
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("comm"), format!("{name}\n")).unwrap();
-        fs::write(dir.join("stat"), format!("{pid} ({name}) {state} 1 1\n")).unwrap();
-        fs::write(dir.join("cmdline"), cmdline.replace(' ', "\0")).unwrap();
-    }
-
-    fn units(found: &BTreeMap<String, Service>) -> Vec<(&str, &[u32])> {
-        found.iter().map(|(unit, service)| (unit.as_str(), service.pids.as_slice())).collect()
-    }
-
-    #[test]
-    fn main_processes_are_found_and_workers_zombies_and_others_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let proc = dir.path();
-        process(proc, 10, "nginx", 'S', "nginx: master process /usr/sbin/nginx");
-        process(proc, 11, "nginx", 'S', "nginx: worker process");
-        process(
-            proc,
-            20,
-            "php-fpm8.2",
-            'S',
-            "php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)",
-        );
-        process(proc, 21, "php-fpm8.2", 'S', "php-fpm: pool www");
-        process(proc, 30, "php-fpm8.2", 'S', "php-fpm: master process (/srv/b/fpm.conf)");
-        process(proc, 40, "mysqld", 'Z', "");
-        process(proc, 50, "bash", 'S', "bash nginx");
-        process(proc, 60, "my-app", 'S', "/opt/my-app");
-        fs::create_dir(proc.join("self")).unwrap();
-        fs::create_dir(proc.join("99")).unwrap(); // vanished between the listing and the look
-        let all = || all_pids(proc);
-        let found = find(proc, all(), Path::new("/"), &["my-app.service".to_owned()]);
-        let want: [(&str, &[u32]); 4] = [
-            ("my-app", &[60]),
-            ("nginx", &[10]),
-            ("php-fpm8.2", &[20]),
-            ("php-fpm8.2 /srv/b/fpm.conf", &[30]),
-        ];
-        assert_eq!(units(&found), want);
-        let found = find(proc, all(), Path::new("/srv/b"), &[]);
-        assert_eq!(units(&found), [("php-fpm8.2 /srv/b/fpm.conf", &[30_u32][..])]);
-        fs::write(proc.join("loadavg"), "0.00 0.01 0.05 2/212 30\n").unwrap();
-        let pids = with_new(vec![10], 20, newest_pid(proc));
-        let found = find(proc, pids, Path::new("/"), &[]);
-        let want: [(&str, &[u32]); 2] = [("nginx", &[10]), ("php-fpm8.2 /srv/b/fpm.conf", &[30])];
-        assert_eq!(units(&found), want, "known, and started since");
-    }
+    use std::path::PathBuf;
 
     #[test]
     fn processes_are_walked_every_ten_seconds_and_never_more_often() {
@@ -393,23 +277,6 @@ mod tests {
             assert_eq!(at[0], first_learnt.min(1), "the first does not wait long");
             assert!(at.windows(2).all(|pair| pair[1] - pair[0] == LOOKS_PER_WALK), "{at:?}");
         }
-    }
-
-    #[test]
-    fn a_crowd_of_new_processes_and_numbers_from_the_start_wait_for_the_walk() {
-        assert_eq!(with_new(vec![7], 9, 11), [7, 10, 11]);
-        assert_eq!(with_new(vec![7], 9, 9), [7]);
-        assert_eq!(with_new(vec![7], 900, 3), [7]);
-        assert_eq!(with_new(vec![7], 0, 3), [7], "nothing was looked at yet");
-        assert_eq!(with_new(vec![7], 9, 9 + NEW_PIDS_MAX + 1), [7]);
-    }
-
-    #[test]
-    fn this_process_started_before_now_and_after_boot() {
-        let at = started_at(Path::new("/proc"), std::process::id()).expect("linux tells");
-        let boot = sysinfo::System::boot_time().expect("linux tells") as i64 * 1000;
-        assert!(at.0 >= boot && at <= clock::now(), "{at:?}");
-        assert!(clock::now().0 - at.0 < 600_000, "{at:?} is no longer ago than a test runs");
     }
 
     #[test]
@@ -429,7 +296,7 @@ mod tests {
         };
         let (_keep, known) = tokio::sync::watch::channel(std::sync::Arc::default());
         let (_keep_too, gather) = tokio::sync::watch::channel(GatherStatus::default());
-        let mut watcher = Watcher::new("/".into(), known, gather);
+        let mut watcher = Watcher::new("/".into(), dir.path(), Vec::new(), known, gather);
         let (tx, mut rx) = tokio::sync::mpsc::channel(1);
         let outlet = Outlet::new(tx, std::sync::Arc::default());
         let service = |name: &str| Service {
@@ -458,23 +325,6 @@ mod tests {
         fs::remove_file(&socket).unwrap();
         assert_eq!(states(&none, &running, &mut watcher), Some(("inactive", www(), false)));
         assert!(watcher.told_running().is_empty());
-    }
-
-    #[test]
-    fn a_reused_process_number_is_not_the_service() {
-        let dir = tempfile::tempdir().unwrap();
-        process(dir.path(), 10, "nginx", 'S', "");
-        assert!(is_alive(dir.path(), 10, "nginx"));
-        process(dir.path(), 10, "cron", 'S', "");
-        assert!(!is_alive(dir.path(), 10, "nginx"));
-        process(dir.path(), 10, "nginx", 'Z', "");
-        assert!(!is_alive(dir.path(), 10, "nginx"));
-        assert!(!is_alive(dir.path(), 11, "nginx"));
-        let brackets = Stat { name: "a) b", state: 'R', start_ticks: None };
-        assert_eq!(parse_stat("7 (a) b) R 1"), Some(brackets));
-        let whole = "7 (a) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 70412 11821056 1 2";
-        assert_eq!(parse_stat(whole).and_then(|stat| stat.start_ticks), Some(70_412));
-        assert_eq!(parse_stat("7 (a"), None);
     }
 
     #[test]

@@ -2,99 +2,100 @@
 //!
 //! Asked of systemd over D-Bus where systemd runs this machine, else seen from the processes. All
 //! states are told once at the start, then the changes. A state a full queue refused is told again
-//! in the next round.
+//! in the next round. A service that runs another life than before, or took new settings, is told as a
+//! change.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod patterns;
+mod restarts;
+mod upstreams;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
 
 use super::{FAST_FOR, Outlet, processes, systemd};
+use crate::changes::boot;
 use crate::clock;
-use crate::discover::{Discovery, Pool};
+use crate::discover::Discovery;
 use crate::gather::GatherStatus;
-use crate::window::{Observation, ServiceState};
+use crate::window::{Change, Observation, ServiceState};
 
-/// systemd units that stand between a request and its answer.
-const UNIT_PATTERNS: [&str; 24] = [
-    "nginx*.service",
-    "angie*.service",
-    "openresty*.service",
-    "apache2*.service",
-    "httpd*.service",
-    "haproxy*.service",
-    "caddy*.service",
-    "traefik*.service",
-    "envoy*.service",
-    "lighttpd*.service",
-    "lshttpd*.service",
-    "lsws*.service",
-    "php*fpm*.service",
-    "ea-php*fpm*.service",
-    "plesk-php*fpm*.service",
-    "mysql*.service",
-    "mariadb*.service",
-    "postgresql*.service",
-    "redis*.service",
-    "valkey*.service",
-    "memcached*.service",
-    "varnish*.service",
-    "rh-php*fpm*.service",
-    "percona-server*.service",
-];
+pub(crate) use patterns::{
+    CONTAINER_UNITS, Matcher, is_php_fpm, is_service_process, pool_of_unit, unit_name,
+    unit_patterns,
+};
+use restarts::Restarts;
+pub(crate) use restarts::Run;
+pub(crate) use upstreams::Upstreams;
 
-/// Names of the processes behind them.
-const PROCESS_NAMES: [&str; 21] = [
-    "nginx",
-    "angie",
-    "openresty",
-    "apache2",
-    "httpd",
-    "haproxy",
-    "caddy",
-    "traefik",
-    "envoy",
-    "lighttpd",
-    "lshttpd",
-    "litespeed",
-    "openlitespeed",
-    "mysqld",
-    "mariadbd",
-    "postgres",
-    "redis-server",
-    "valkey-server",
-    "memcached",
-    "varnishd",
-    "php-fpm",
-];
+/// Services watched; further ones are left out, which is told once.
+pub(crate) const UNITS_MAX: usize = 500;
+
+/// A service that was down for longer was started, not restarted.
+const RESTART_MS: i64 = 10_000;
+/// A reload seen twice, as a signal of systemd and by its workers, is one.
+const RELOAD_AGAIN: Duration = Duration::from_secs(10);
+/// Between two words about a unit that restarts for ever.
+const LOOP_TELL: Duration = Duration::from_secs(5);
 
 /// Watches the services until told to stop.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     pub(crate) root: PathBuf,
     pub(crate) discovery: watch::Receiver<Arc<Discovery>>,
+    /// `[probes] services`.
+    pub(crate) configured: Vec<String>,
+    /// Who answers at the local addresses of the sites.
+    pub(crate) upstreams: Upstreams,
     gather: watch::Receiver<GatherStatus>,
-    /// State and pool told last, by unit.
-    told: BTreeMap<String, (&'static str, Option<String>)>,
+    /// What was told last, by unit.
+    told: BTreeMap<String, Told>,
+    restarts: Restarts,
+    reloaded: BTreeMap<String, Instant>,
+    has_told_crowd: bool,
+    has_told_store: bool,
+}
+
+#[derive(Debug)]
+struct Told {
+    state: ServiceState,
+    when: Instant,
 }
 
 impl Watcher {
     pub(crate) fn new(
         root: PathBuf,
+        state_dir: &std::path::Path,
+        configured: Vec<String>,
         discovery: watch::Receiver<Arc<Discovery>>,
         gather: watch::Receiver<GatherStatus>,
     ) -> Self {
-        Self { root, discovery, gather, told: BTreeMap::new() }
+        Self {
+            upstreams: Upstreams::new(&root),
+            root,
+            discovery,
+            configured,
+            gather,
+            told: BTreeMap::new(),
+            restarts: Restarts::open(state_dir, boot::id()),
+            reloaded: BTreeMap::new(),
+            has_told_crowd: false,
+            has_told_store: false,
+        }
     }
 
     pub(crate) async fn run(mut self, outlet: Outlet, stop: CancellationToken) {
-        if self.root == Path::new("/") && systemd::is_running() {
+        if systemd::is_running(&self.root) {
             systemd::watch(&mut self, &outlet, &stop).await;
         } else {
             processes::watch(&mut self, &outlet, &stop).await;
         }
+        self.save().await;
     }
 
     /// True while gateway errors flow and for a minute after: look more often.
@@ -104,147 +105,162 @@ impl Watcher {
         error_at.is_some_and(|at| now - at.0 <= FAST_FOR.as_millis() as i64)
     }
 
-    /// True when this state of the unit was told already, with the pool it serves.
-    pub(crate) fn was_told(&self, unit: &str, state: &'static str, pool: Option<&str>) -> bool {
-        self.told.get(unit).is_some_and(|told| *told == (state, pool.map(str::to_owned)))
+    /// Names of services beside the usual ones: discovered, configured, and found behind the sites.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> =
+            self.discovery.borrow().services.iter().chain(&self.configured).cloned().collect();
+        names.extend(self.upstreams.units());
+        names
+    }
+
+    /// The pool a unit serves, or the only address of a site that it answers at.
+    pub(crate) fn pool_of(&self, unit: &str) -> Option<String> {
+        pool_of_unit(unit, &self.discovery.borrow().pools)
+            .or_else(|| self.upstreams.address_of(unit))
+    }
+
+    /// True when this state of the unit was told already, with the pool it serves and all else.
+    pub(crate) fn was_told(&self, service: &ServiceState) -> bool {
+        self.told.get(&service.unit).map(|told| &told.state).is_some_and(|known| {
+            known.state == service.state
+                && known.pool == service.pool
+                && known.detail == service.detail
+        })
     }
 
     /// Units told to be anything but stopped.
     pub(crate) fn told_running(&self) -> Vec<String> {
-        let running =
-            self.told.iter().filter(|(_, (state, _))| !matches!(*state, "inactive" | "failed"));
+        let running = self.told.iter().filter(|(_, told)| is_up(told.state.state));
         running.map(|(unit, _)| unit.clone()).collect()
     }
 
-    /// Tells a state unless it was told already; again when discovery learnt the pool since.
-    pub(crate) fn tell(&mut self, outlet: &Outlet, service: ServiceState) {
-        let ServiceState { unit, state, pool, .. } = &service;
-        if self.was_told(unit, state, pool.as_deref()) {
+    /// Tells a state unless it was told already; again when more is known of it since. A unit that
+    /// starts and dies again and again has failed.
+    /// False when a full queue refused it.
+    pub(crate) fn tell(&mut self, outlet: &Outlet, mut service: ServiceState) -> bool {
+        let now = clock::instant();
+        let detail = &service.detail;
+        let waits = detail.sub_state.as_deref().is_some_and(|sub| sub.starts_with("auto-restart"));
+        self.restarts.note_automatic(&service.unit, detail.n_restarts, waits, now);
+        let loops = self.restarts.is_looping(&service.unit, now);
+        if loops && service.state != "inactive" {
+            service.state = "failed";
+        }
+        if self.was_told(&service) {
+            return true;
+        }
+        match self.told.get(&service.unit) {
+            Some(told) if loops && told.state.state == "failed" && now < told.when + LOOP_TELL => {
+                return true;
+            }
+            Some(_) => {
+                let (unit, state) = (&service.unit, service.state);
+                tracing::debug!(unit, state, "service changed its state");
+            }
+            None if self.told.len() >= UNITS_MAX => {
+                if !std::mem::replace(&mut self.has_told_crowd, true) {
+                    tracing::info!(
+                        n_max = UNITS_MAX,
+                        unit = service.unit,
+                        "more services than are watched: this one and others are left out"
+                    );
+                }
+                return true;
+            }
+            None => {}
+        }
+        let is_sent = outlet.send(Observation::Service(service.clone()));
+        if is_sent {
+            self.told.insert(service.unit.clone(), Told { state: service, when: now });
+        }
+        is_sent
+    }
+
+    /// Notes which life of a unit is running, before its state is told; another one than the last is a
+    /// change.
+    pub(crate) fn running(&mut self, outlet: &Outlet, unit: &str, pool: Option<&str>, run: &Run) {
+        let now = clock::instant();
+        if !self.restarts.note(unit, run) || self.restarts.is_looping(unit, now) {
             return;
         }
-        if self.told.contains_key(unit) {
-            tracing::debug!(unit, state, "service changed its state");
+        // What a new master's workers look like is no reload.
+        self.reloaded.insert(unit.to_owned(), now);
+        let down = self.told.get(unit).map(|told| &told.state).filter(|told| !is_up(told.state));
+        let word = match down {
+            Some(down) if run.at.0 - down.at.0 > RESTART_MS => "started",
+            _ => "restarted",
+        };
+        Self::change(outlet, unit, word, pool.map(str::to_owned), run.at);
+    }
+
+    /// A unit took new settings without another life.
+    pub(crate) fn reloaded(&mut self, outlet: &Outlet, unit: &str, at: UnixMillis) {
+        let now = clock::instant();
+        let known = self.reloaded.get(unit);
+        if known.is_some_and(|last| now.saturating_duration_since(*last) < RELOAD_AGAIN)
+            || (known.is_none() && self.reloaded.len() >= UNITS_MAX)
+        {
+            return;
         }
-        let told = (unit.clone(), (*state, pool.clone()));
-        if outlet.send(Observation::Service(service)) {
-            self.told.insert(told.0, told.1);
+        self.reloaded.insert(unit.to_owned(), now);
+        let pool = self.told.get(unit).and_then(|told| told.state.pool.clone());
+        Self::change(outlet, unit, "reloaded", pool, at);
+    }
+
+    fn change(outlet: &Outlet, unit: &str, word: &str, pool: Option<String>, at: UnixMillis) {
+        let what = format!("{unit} {word}");
+        tracing::info!(kind = "restart", what, "changed on this server");
+        let at = at.min(clock::now());
+        outlet.send(Observation::Change(Change { kind: "restart", what, site: None, pool, at }));
+    }
+
+    /// Keeps which lives were seen, if there are others than were kept last.
+    pub(crate) async fn save(&mut self) {
+        let Some((path, bytes)) = self.restarts.take_moved() else { return };
+        let stored = tokio::task::spawn_blocking(move || {
+            let done = restarts::store(&path, &bytes);
+            done.map_err(|error| (path, error))
+        });
+        if let Ok(Err((path, error))) = stored.await
+            && !std::mem::replace(&mut self.has_told_store, true)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot keep which services ran: restarts while the agent is stopped will be missed");
         }
     }
 }
 
-/// Patterns of unit names for systemd: the usual ones and those discovery named.
-pub(crate) fn unit_patterns(services: &[String]) -> Vec<String> {
-    let mut patterns: Vec<String> =
-        UNIT_PATTERNS.iter().map(|&pattern| pattern.to_owned()).collect();
-    for service in services {
-        // The name is no pattern: what systemd would read as one cannot be in a unit's name.
-        if service.is_empty() || service.contains(['*', '?', '[', '/']) {
-            continue;
-        }
-        let has_type = service.contains('.')
-            && [".service", ".socket"].iter().any(|kind| service.ends_with(kind));
-        patterns.push(if has_type { service.clone() } else { format!("{service}.service") });
-    }
-    patterns.sort_unstable();
-    patterns.dedup();
-    patterns
-}
-
-/// True for the name of a process (at most 15 bytes of it, as the kernel keeps) that is a service.
-pub(crate) fn is_service_process(name: &str, services: &[String]) -> bool {
-    let cut = |known: &str| !name.is_empty() && name == &known[..known.floor_char_boundary(15)];
-    PROCESS_NAMES.iter().any(|known| cut(known))
-        || is_php_fpm(name)
-        || services.iter().any(|service| cut(service.trim_end_matches(".service")))
-}
-
-/// `php-fpm`, `php-fpm8.2`, `php-fpm82`.
-pub(crate) fn is_php_fpm(name: &str) -> bool {
-    name.strip_prefix("php-fpm").is_some_and(|version| {
-        version.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'-')
-    })
-}
-
-/// The pool a unit serves, if it serves one alone.
-pub(crate) fn pool_of_unit(unit: &str, pools: &[Pool]) -> Option<String> {
-    let mut served = pools.iter().filter(|pool| pool.unit.as_deref() == Some(unit));
-    match (served.next(), served.next()) {
-        (Some(pool), None) => Some(pool.name.clone()),
-        _ => None,
-    }
+fn is_up(state: &str) -> bool {
+    !matches!(state, "inactive" | "failed")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::UnixMillis;
+    use crate::window::{Ended, ServiceDetail};
+    use std::path::Path;
+    use tokio::sync::mpsc;
 
-    fn pool(name: &str, unit: &str) -> Pool {
-        Pool { name: name.into(), unit: Some(unit.into()), ..Pool::default() }
+    /// A watcher whose observations come out of the receiver, `n` at most.
+    fn scene(state_dir: &Path, n: usize) -> (Watcher, Outlet, mpsc::Receiver<Observation>) {
+        let (_, discovery) = watch::channel(Arc::new(Discovery::default()));
+        let (_, errors) = watch::channel(GatherStatus::default());
+        let watcher = Watcher::new("/".into(), state_dir, Vec::new(), discovery, errors);
+        let (tx, rx) = mpsc::channel(n);
+        (watcher, Outlet::new(tx, Arc::default()), rx)
     }
 
-    #[test]
-    fn a_unit_is_mapped_to_a_pool_only_when_it_serves_one_alone() {
-        let pools = [
-            pool("www", "php8.2-fpm.service"),
-            pool("a", "php7.4-fpm.service"),
-            pool("b", "php7.4-fpm.service"),
-            Pool { name: "c".into(), ..Pool::default() },
-        ];
-        let check = |unit: &str, want: Option<&str>| {
-            assert_eq!(pool_of_unit(unit, &pools).as_deref(), want, "{unit}");
-        };
-        check("php8.2-fpm.service", Some("www"));
-        check("php7.4-fpm.service", None);
-        check("nginx.service", None);
-        check("", None);
-    }
-
-    #[test]
-    fn services_of_discovery_join_the_usual_ones() {
-        let services = ["nginx.service", "my-app", "app@1.service", "", "evil*"].map(String::from);
-        let patterns = unit_patterns(&services);
-        for want in ["nginx.service", "my-app.service", "app@1.service", "php*fpm*.service"] {
-            assert!(patterns.iter().any(|pattern| pattern == want), "{want}");
-        }
-        assert!(!patterns.iter().any(|pattern| pattern.contains("evil")));
-        let check = |name: &str, want| {
-            assert_eq!(is_service_process(name, &services), want, "{name}");
-        };
-        check("nginx", true);
-        check("my-app", true);
-        check("php-fpm8.2", true);
-        check("php-fpm", true);
-        check("php-fpmish", false);
-        check("bash", false);
-        check("", false);
-    }
-
-    #[test]
-    fn a_long_name_is_known_by_its_first_fifteen_bytes() {
-        let services = ["a-very-long-service-name.service".to_owned()];
-        assert!(is_service_process("a-very-long-ser", &services));
-        assert!(!is_service_process("a-very-long", &services));
+    fn state(unit: &str, state: &'static str) -> ServiceState {
+        let detail = ServiceDetail::default();
+        ServiceState { unit: unit.into(), state, pool: None, at: UnixMillis(1), detail }
     }
 
     #[test]
     fn a_state_is_told_once_and_again_when_the_queue_was_full() {
-        let (_keep, discovery) = watch::channel(Arc::new(Discovery::default()));
-        let (_keep_too, errors) = watch::channel(GatherStatus::default());
-        let mut watcher = Watcher::new("/".into(), discovery, errors);
-        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
-        let n_dropped = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let outlet = Outlet::new(tx, n_dropped.clone());
-        let state = |unit: &str, state| ServiceState {
-            unit: unit.into(),
-            state,
-            pool: None,
-            at: UnixMillis(1),
-        };
-        watcher.tell(&outlet, state("a", "active"));
-        watcher.tell(&outlet, state("a", "active"));
-        watcher.tell(&outlet, state("b", "active")); // no room
-        assert_eq!(n_dropped.load(std::sync::atomic::Ordering::Relaxed), 1);
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watcher, outlet, mut rx) = scene(dir.path(), 1);
+        assert!(watcher.tell(&outlet, state("a", "active")));
+        assert!(watcher.tell(&outlet, state("a", "active")));
+        assert!(!watcher.tell(&outlet, state("b", "active")), "no room");
         assert!(rx.try_recv().is_ok());
         assert!(rx.try_recv().is_err());
         watcher.tell(&outlet, state("b", "active"));
@@ -253,7 +269,107 @@ mod tests {
         let learnt = ServiceState { pool: Some("www".into()), ..state("a", "active") };
         watcher.tell(&outlet, learnt.clone());
         assert_eq!(rx.try_recv(), Ok(Observation::Service(learnt)));
-        watcher.tell(&outlet, state("b", "failed"));
+        let mut why = state("b", "failed");
+        watcher.tell(&outlet, why.clone());
+        assert!(rx.try_recv().is_ok());
+        why.detail.ended = Some(Ended { how: "killed", status: 9 });
+        watcher.tell(&outlet, why.clone());
+        assert_eq!(rx.try_recv(), Ok(Observation::Service(why)), "its reason came later");
         assert_eq!(watcher.told_running(), ["a"]);
+    }
+
+    #[test]
+    fn a_unit_that_restarts_for_ever_has_failed_and_floods_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watcher, outlet, mut rx) = scene(dir.path(), 1000);
+        let step = |state: &'static str, sub: &str, n_restarts| ServiceState {
+            detail: ServiceDetail {
+                sub_state: Some(sub.into()),
+                n_restarts: Some(n_restarts),
+                ..ServiceDetail::default()
+            },
+            ..self::state("app.service", state)
+        };
+        for n in 0..100 {
+            let run = Run { id: n.to_string(), at: UnixMillis(i64::from(n)) };
+            watcher.running(&outlet, "app.service", None, &run);
+            watcher.tell(&outlet, step("active", "running", n));
+            watcher.tell(&outlet, step("failed", "auto-restart", n));
+        }
+        let mut told = Vec::new();
+        while let Ok(observation) = rx.try_recv() {
+            told.push(match observation {
+                Observation::Service(service) => (service.state, service.detail.n_restarts),
+                Observation::Change(change) => {
+                    assert_eq!(change.what, "app.service restarted");
+                    ("restarted", None)
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(told[..2], [("active", Some(0)), ("failed", Some(0))], "{told:?}");
+        assert!(told.len() < 15, "{told:?}");
+        assert_eq!(told.last().map(|(state, _)| *state), Some("failed"), "{told:?}");
+        assert!(watcher.told_running().is_empty());
+    }
+
+    #[test]
+    fn another_life_is_a_restart_or_a_start_and_a_reload_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watcher, outlet, mut rx) = scene(dir.path(), 100);
+        let run = |id: &str, at| Run { id: id.into(), at: UnixMillis(at) };
+        let unit = "php8.2-fpm.service";
+        let mut play = |watcher: &mut Watcher, told: &[&'static str], now: Option<Run>| {
+            for word in told {
+                watcher.tell(&outlet, state(unit, word));
+            }
+            match now {
+                Some(run) => watcher.running(&outlet, unit, Some("www"), &run),
+                None => watcher.reloaded(&outlet, unit, UnixMillis(9)),
+            }
+            let mut last = None;
+            while let Ok(observation) = rx.try_recv() {
+                if let Observation::Change(change) = observation {
+                    last = Some((change.kind, change.what, change.pool, change.at.0));
+                }
+            }
+            last
+        };
+        let www = || Some("www".to_owned());
+        let what = |word: &str| format!("{unit} {word}");
+        assert_eq!(play(&mut watcher, &[], Some(run("a", 5))), None, "the first seen");
+        assert_eq!(
+            play(&mut watcher, &["active"], None),
+            Some(("restart", what("reloaded"), None, 9))
+        );
+        assert_eq!(play(&mut watcher, &[], None), None, "its workers tell the same");
+        assert_eq!(
+            play(&mut watcher, &[], Some(run("b", 6))),
+            Some(("restart", what("restarted"), www(), 6)),
+            "nobody saw it stop"
+        );
+        assert_eq!(play(&mut watcher, &[], None), None, "new workers of a new master");
+        assert_eq!(
+            play(&mut watcher, &["failed"], Some(run("c", 8_000))),
+            Some(("restart", what("restarted"), www(), 8_000))
+        );
+        assert_eq!(
+            play(&mut watcher, &["active", "inactive"], Some(run("d", 60_000))),
+            Some(("restart", what("started"), www(), 60_000))
+        );
+    }
+
+    #[test]
+    fn more_services_than_are_watched_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watcher, outlet, mut rx) = scene(dir.path(), UNITS_MAX + 10);
+        for ix in 0..UNITS_MAX + 5 {
+            assert!(watcher.tell(&outlet, state(&format!("app@{ix}.service"), "active")));
+        }
+        let mut n = 0;
+        while rx.try_recv().is_ok() {
+            n += 1;
+        }
+        assert_eq!((n, watcher.told_running().len()), (UNITS_MAX, UNITS_MAX));
     }
 }

@@ -3,22 +3,25 @@
 //! Changes come as signals; a listing every 5 s (each second while gateway errors flow) finds new
 //! units and whatever a lost signal would have told.
 
-use std::collections::{BTreeMap, HashMap};
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
-use wire::UnixMillis;
-use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant};
+use zbus::{Connection, MatchRule, Message, MessageStream, OwnedVariant};
 
 use super::Outlet;
-use super::services::{Watcher, pool_of_unit, unit_patterns};
+use super::processes::Workers;
+use super::services::{Matcher, UNITS_MAX, Watcher, unit_name, unit_patterns};
 use crate::clock;
-use crate::window::ServiceState;
+use crate::window::{ServiceDetail, ServiceState};
+use units::{Mark, Row, Unit, parse_signal, state_of, unit_of_path};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -26,36 +29,71 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// Longest wait for an answer of the bus.
+/// Longest wait for an answer of the bus, and for a listing with all the questions it raises.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Between two tries to reach the bus.
+const ANSWERS: Duration = Duration::from_secs(30);
+/// Between two tries to reach the bus; the first comes sooner: systemd executes itself anew.
 const RETRY: Duration = Duration::from_secs(5);
+const RETRY_FIRST: Duration = Duration::from_secs(1);
 const LISTING: Duration = Duration::from_secs(5);
 const LISTING_FAST: Duration = Duration::from_secs(1);
+/// Between two looks at everything of every unit: what signals are for, should one be lost.
+const REFRESH: Duration = Duration::from_secs(60);
+/// Between two looks at who answers for the sites.
+const UPSTREAMS: Duration = Duration::from_secs(20);
+
+/// Units asked for more than their state in one listing; further ones wait for the next.
+const ASKS_MAX: usize = 64;
 
 /// Signals waiting for us; a full queue only makes the bus connection wait.
 const SIGNALS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
 
-/// One row of `ListUnitsByPatterns`: name, description, load state, active state, sub state, unit it
-/// follows, object path, job.
-type UnitRow =
-    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+/// True where systemd runs the machine below `root` (the test of `sd_booted`).
+pub(crate) fn is_running(root: &Path) -> bool {
+    root.join("run/systemd/system").is_dir()
+}
 
-/// True where systemd runs the machine (the test of `sd_booted`).
-pub(crate) fn is_running() -> bool {
-    Path::new("/run/systemd/system").is_dir()
+/// The system bus of this machine, or that of the machine below another root.
+async fn connect(root: &Path) -> zbus::Result<Connection> {
+    let named = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some();
+    if named || root == Path::new("/") {
+        return Connection::system().await;
+    }
+    let socket = root.join("run/dbus/system_bus_socket");
+    let address = format!("unix:path={}", escape(&socket.to_string_lossy()));
+    zbus::connection::Builder::address(address.as_str()).build().await
+}
+
+/// A value in the address of a bus.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_/.".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.extend(
+                [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[digit as usize])),
+            );
+        }
+    }
+    out
 }
 
 /// Watches until `stop`; a bus that cannot be reached is told once and tried again for ever.
 pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &CancellationToken) {
     let mut told = false;
     loop {
+        let mut is_good = false;
         let error = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             // Ends only with an error; cancelling it just drops the connection.
-            Err(error) = watch_bus(Connection::system(), watcher, outlet, &mut told) => error,
+            Err(error) = watch_bus(watcher, outlet, &mut is_good) => error,
         };
+        if is_good {
+            told = false;
+        }
         if !told {
             told = true;
             tracing::warn!(
@@ -68,55 +106,44 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
             biased;
             () = stop.cancelled() => return,
             // Cancel-safe: a timer.
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(if is_good { RETRY_FIRST } else { RETRY }) => {}
         }
     }
 }
 
-/// Follows one connection. `told` is cleared once the bus has answered.
+/// Follows one connection. `is_good` is set once the bus has answered.
 async fn watch_bus(
-    connection: impl Future<Output = zbus::Result<Connection>>,
     watcher: &mut Watcher,
     outlet: &Outlet,
-    told: &mut bool,
+    is_good: &mut bool,
 ) -> zbus::Result<std::convert::Infallible> {
-    let connection = within(connection).await?;
+    let connection = within(connect(&watcher.root)).await?;
+    // Without the interface: a unit's signals come in order, first what its type says, then the unit.
     let rule = MatchRule::builder()
         .msg_type(zbus::message::Type::Signal)
         .interface(PROPERTIES)
         .member("PropertiesChanged")
         .path_namespace("/org/freedesktop/systemd1/unit")
-        .arg(0, UNIT)
         .build()?;
     let stream = MessageStream::for_match_rule(rule, &connection, Some(SIGNALS_MAX));
     let mut signals = within(stream).await?;
-    // Without it systemd sends no signals; refused on some hardened buses, where listings remain.
-    if let Err(error) = call(&connection, MANAGER_PATH, MANAGER, "Subscribe", &()).await {
-        tracing::info!(%error, "systemd sends no signals: services are listed every few seconds");
-    }
-    let mut units = list(&connection, watcher, outlet).await?;
-    *told = false;
-    let mut listed = clock::instant();
+    let mut bus = Bus::new(connection);
+    bus.subscribe().await?;
+    bus.list(watcher, outlet).await?;
+    *is_good = true;
     loop {
-        let every = if watcher.is_fast() { LISTING_FAST } else { LISTING };
+        let is_fast = watcher.is_fast() || bus.is_stale;
+        let every = if is_fast { LISTING_FAST } else { LISTING };
         // Counted from the last listing: a unit that restarts for ever must not put it off.
-        if listed.elapsed() >= every {
-            units = list(&connection, watcher, outlet).await?;
-            listed = clock::instant();
+        if bus.listed.elapsed() >= every {
+            bus.list(watcher, outlet).await?;
         }
         // Looked at again each second, because gateway errors may have begun meanwhile.
-        let wait = every.saturating_sub(listed.elapsed()).min(LISTING_FAST);
+        let wait = every.saturating_sub(bus.listed.elapsed()).min(LISTING_FAST);
         // Cancel-safe on both sides: a signal is taken whole or not at all.
         match tokio::time::timeout(wait, signals.next()).await {
             Err(_) => {}
-            Ok(Some(signal)) => {
-                let signal = signal?;
-                let path = signal.header().path().map(|path| path.as_str().to_owned());
-                let unit = path.and_then(|path| units.get(&path));
-                if let (Some(unit), Some((state, at))) = (unit, parse_signal(&signal)) {
-                    tell(watcher, outlet, unit, state, at.unwrap_or_else(clock::now));
-                }
-            }
+            Ok(Some(signal)) => bus.signal(&signal?, watcher, outlet),
             Ok(None) => return Err(failed(ErrorKind::ConnectionAborted)),
         }
     }
@@ -130,150 +157,296 @@ async fn within<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Resul
     tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut)))
 }
 
-async fn call<B>(
-    connection: &Connection,
-    path: &str,
-    interface: &str,
-    method: &str,
-    body: &B,
-) -> zbus::Result<Message>
-where
-    B: serde::ser::Serialize + zbus::zvariant::DynamicType,
-{
-    within(connection.call_method(Some(SYSTEMD), path, Some(interface), method, body)).await
+/// One connection and what was learnt over it.
+struct Bus {
+    connection: Connection,
+    /// Watched units by object path.
+    units: BTreeMap<String, Unit>,
+    patterns: Vec<String>,
+    matcher: Matcher,
+    /// Primary names of units that were named by an alias.
+    aliases: Vec<String>,
+    /// systemd before 230, or a bus that forbids the question: all units are listed.
+    lists_all: bool,
+    has_signals: bool,
+    /// A listing is wanted soon.
+    is_stale: bool,
+    listed: Instant,
+    refreshed: Option<Instant>,
+    upstreams_at: Option<Instant>,
 }
 
-/// Lists the units that matter, tells their states, and returns their names by object path.
-async fn list(
-    connection: &Connection,
-    watcher: &mut Watcher,
-    outlet: &Outlet,
-) -> zbus::Result<BTreeMap<String, String>> {
-    let patterns = unit_patterns(&watcher.discovery.borrow().services);
-    let body = (Vec::<String>::new(), patterns);
-    let answer = call(connection, MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await?;
-    let rows: Vec<UnitRow> = answer.body().deserialize()?;
-    let mut units = BTreeMap::new();
-    for (name, _, load, active, sub, _, path, ..) in rows {
-        if load != "loaded" {
-            continue;
-        }
-        let state = state_of(&active, &sub);
-        units.insert(path.to_string(), name.clone());
-        if let Some(state) = state
-            && !watcher.was_told(&name, state, pool_of(watcher, &name).as_deref())
-        {
-            let at = changed_at(connection, &path).await;
-            tell(watcher, outlet, &name, state, at.unwrap_or_else(clock::now));
+impl Bus {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            units: BTreeMap::new(),
+            patterns: Vec::new(),
+            matcher: Matcher::default(),
+            aliases: Vec::new(),
+            lists_all: false,
+            has_signals: true,
+            is_stale: false,
+            listed: clock::instant(),
+            refreshed: None,
+            upstreams_at: None,
         }
     }
-    // systemd forgets a stopped unit that nothing else wants.
-    for unit in watcher.told_running() {
-        if !units.values().any(|known| *known == unit) {
-            tell(watcher, outlet, &unit, "inactive", clock::now());
+
+    async fn call<B>(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &B,
+    ) -> zbus::Result<Message>
+    where
+        B: serde::ser::Serialize + zbus::zvariant::DynamicType,
+    {
+        let call = self.connection.call_method(Some(SYSTEMD), path, Some(interface), method, body);
+        within(call).await
+    }
+
+    /// Without it systemd sends no signals; refused on some hardened buses, where listings remain.
+    async fn subscribe(&mut self) -> zbus::Result<()> {
+        match self.call(MANAGER_PATH, MANAGER, "Subscribe", &()).await {
+            Ok(_) => self.has_signals = true,
+            Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => {}
+            Err(error @ zbus::Error::MethodError(..)) => {
+                if std::mem::take(&mut self.has_signals) {
+                    tracing::info!(%error, "systemd sends no signals: services are listed every few seconds");
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Lists the units that matter and tells their states, with a limit for all it takes.
+    async fn list(&mut self, watcher: &mut Watcher, outlet: &Outlet) -> zbus::Result<()> {
+        let listing = self.list_now(watcher, outlet);
+        let done = tokio::time::timeout(ANSWERS, listing).await;
+        done.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut)))?;
+        self.listed = clock::instant();
+        watcher.save().await;
+        Ok(())
+    }
+
+    async fn list_now(&mut self, watcher: &mut Watcher, outlet: &Outlet) -> zbus::Result<()> {
+        let is_refresh = self.refreshed.is_none_or(|last| last.elapsed() >= REFRESH);
+        let is_new = watcher.discovery.has_changed().unwrap_or(false);
+        if is_new || self.upstreams_at.is_none_or(|last| last.elapsed() >= UPSTREAMS) {
+            self.upstreams_at = Some(clock::instant());
+            let discovery = watcher.discovery.borrow_and_update().clone();
+            watcher.upstreams.look(&discovery).await;
+        }
+        let names = watcher.names();
+        let patterns = unit_patterns(names.iter().chain(&self.aliases).cloned());
+        if patterns != self.patterns {
+            self.matcher = Matcher::new(&patterns);
+            self.patterns = patterns;
+        }
+        if is_refresh && self.refreshed.is_some() {
+            self.subscribe().await?;
+        }
+        let mut rows = self.rows().await?;
+        rows.retain(|row| row.load == "loaded");
+        if rows.len() > UNITS_MAX {
+            tracing::debug!(n_units = rows.len(), n_max = UNITS_MAX, "more units than are watched");
+            rows.truncate(UNITS_MAX);
+        }
+        self.units.retain(|path, _| rows.iter().any(|row| row.path == *path));
+        let mut n_asked = 0;
+        let mut is_done = true;
+        for row in &rows {
+            is_done &= self.row(row, is_refresh, &mut n_asked, watcher, outlet).await;
+        }
+        // systemd forgets a stopped unit that nothing else wants.
+        for unit in watcher.told_running() {
+            if !rows.iter().any(|row| row.name == unit) {
+                let (state, at, pool) = ("inactive", clock::now(), watcher.pool_of(&unit));
+                let detail = ServiceDetail::default();
+                watcher.tell(outlet, ServiceState { unit, state, pool, at, detail });
+            }
+        }
+        self.is_stale = !is_done;
+        if is_refresh {
+            self.refreshed = Some(clock::instant());
+            self.is_stale |= self.find_aliases(&names).await;
+        }
+        Ok(())
+    }
+
+    async fn rows(&mut self) -> zbus::Result<Vec<Row>> {
+        if !self.lists_all {
+            let body = (Vec::<String>::new(), &self.patterns);
+            match self.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await {
+                Ok(answer) => return Row::parse_all(&answer),
+                Err(error @ zbus::Error::MethodError(..)) => {
+                    tracing::info!(%error, "systemd lists no units by pattern: all are listed");
+                    self.lists_all = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let answer = self.call(MANAGER_PATH, MANAGER, "ListUnits", &()).await?;
+        let mut rows = Row::parse_all(&answer)?;
+        rows.retain(|row| self.matcher.matches(&row.name));
+        Ok(rows)
+    }
+
+    /// Tells what a listing says of one unit; asks for more where that is new or due. False when so much
+    /// was asked for others that this one has to wait for the next listing.
+    async fn row(
+        &mut self,
+        row: &Row,
+        is_refresh: bool,
+        n_asked: &mut usize,
+        watcher: &mut Watcher,
+        outlet: &Outlet,
+    ) -> bool {
+        let Some(state) = state_of(&row.active, &row.sub) else { return true };
+        let known = self.units.remove(&row.path);
+        let mut unit = known.unwrap_or_else(|| Unit::new(&row.name));
+        let before = unit.mark();
+        let is_same = unit.state == Some(state) && unit.is_in(&row.sub);
+        unit.state = Some(state);
+        unit.detail.sub_state = Some(row.sub.clone()).filter(|sub| !sub.is_empty());
+        unit.is_asked &= is_same && !is_refresh && self.has_signals;
+        if !unit.is_asked && *n_asked < ASKS_MAX {
+            *n_asked += 1;
+            self.ask(&row.path, &mut unit).await;
+            unit.is_asked = true;
+        }
+        let is_done = unit.is_asked;
+        if is_done {
+            tell(watcher, outlet, &mut unit, &before);
+            unit.look_at_workers(watcher, outlet);
+        }
+        self.units.insert(row.path.clone(), unit);
+        is_done
+    }
+
+    /// Reads what a listing does not say; what cannot be read is absent. All at once: the answers come
+    /// together.
+    async fn ask(&self, path: &str, unit: &mut Unit) {
+        let of_unit = |ix: usize| self.property(path, UNIT, units::UNIT_PROPERTIES[ix]);
+        let values = tokio::join!(of_unit(0), of_unit(1), of_unit(2), of_unit(3), of_unit(4));
+        for (name, value) in units::UNIT_PROPERTIES.iter().zip(<[_; 5]>::from(values)) {
+            unit.take(name, value.as_ref());
+        }
+        let Some(interface) = unit.interface() else { return };
+        let [result, ref more @ ..] = units::TYPE_PROPERTIES;
+        let result_value = self.property(path, interface, result).await;
+        unit.take(result, result_value.as_ref());
+        if interface == units::SERVICE {
+            let of_type = |ix: usize| self.property(path, interface, more[ix]);
+            let values = tokio::join!(of_type(0), of_type(1), of_type(2), of_type(3));
+            for (name, value) in more.iter().zip(<[_; 4]>::from(values)) {
+                unit.take(name, value.as_ref());
+            }
         }
     }
-    Ok(units)
+
+    async fn property(&self, path: &str, interface: &str, name: &str) -> Option<OwnedVariant> {
+        let answer = self.call(path, PROPERTIES, "Get", &(interface, name)).await.ok()?;
+        answer.body().deserialize().ok()
+    }
+
+    /// Takes in what a unit says of itself. One that is not known and matters is listed soon.
+    fn signal(&mut self, signal: &Message, watcher: &mut Watcher, outlet: &Outlet) {
+        let header = signal.header();
+        let Some(path) = header.path().map(|path| path.as_str()) else { return };
+        let Some(unit) = self.units.get_mut(path) else {
+            self.is_stale |= unit_of_path(path).is_some_and(|name| self.matcher.matches(&name));
+            return;
+        };
+        let Some((interface, changed)) = parse_signal(signal) else { return };
+        let before = unit.mark();
+        for (name, value) in &changed {
+            unit.take(name, Some(value));
+        }
+        // systemd sends the properties of the unit after those of its type: only then all are known.
+        if interface == UNIT && unit.take_state(&changed) {
+            tell(watcher, outlet, unit, &before);
+        }
+    }
+
+    /// Units that somebody named by an alias go by another name in listings. True when there are others
+    /// than before.
+    async fn find_aliases(&mut self, names: &BTreeSet<String>) -> bool {
+        let mut aliases = Vec::new();
+        for name in names.iter().filter_map(|name| unit_name(name)).take(UNITS_MAX) {
+            if self.units.values().any(|unit| unit.name == name) {
+                continue;
+            }
+            let Ok(answer) = self.call(MANAGER_PATH, MANAGER, "GetUnit", &(&name,)).await else {
+                continue; // not loaded
+            };
+            let Ok(path) = answer.body().deserialize::<zbus::OwnedObjectPath>() else { continue };
+            let Some(id) = self.property(path.as_str(), UNIT, "Id").await else { continue };
+            if let Ok(id) = <&str>::try_from(&id)
+                && id != name
+                && id.len() <= 255
+            {
+                aliases.push(id.to_owned());
+            }
+        }
+        let is_new = aliases != self.aliases;
+        self.aliases = aliases;
+        is_new
+    }
 }
 
-fn tell(watcher: &mut Watcher, outlet: &Outlet, unit: &str, state: &'static str, at: UnixMillis) {
-    let pool = pool_of(watcher, unit);
-    watcher.tell(outlet, ServiceState { unit: unit.to_owned(), state, pool, at });
+/// Tells the state of a unit, and whether it is another life or took new settings since `before`.
+fn tell(watcher: &mut Watcher, outlet: &Outlet, unit: &mut Unit, before: &Mark) {
+    let Some(state) = unit.state else { return };
+    let at = unit.since().unwrap_or_else(clock::now);
+    let pool = watcher.pool_of(&unit.name);
+    if state == "active" {
+        let run = unit.run();
+        watcher.running(outlet, &unit.name, pool.as_deref(), &run);
+        if unit.was_reloaded(before, &run) {
+            watcher.reloaded(outlet, &unit.name, at);
+        }
+    }
+    unit.is_reloading = state == "reloading";
+    let (name, detail) = (unit.name.clone(), unit.detail.clone());
+    watcher.tell(outlet, ServiceState { unit: name, state, pool, at, detail });
 }
 
-fn pool_of(watcher: &Watcher, unit: &str) -> Option<String> {
-    pool_of_unit(unit, &watcher.discovery.borrow().pools)
-}
-
-/// When the unit took on its state; `None` when systemd does not know (never started).
-async fn changed_at(connection: &Connection, path: &OwnedObjectPath) -> Option<UnixMillis> {
-    let body = (UNIT, "StateChangeTimestamp");
-    let answer = call(connection, path.as_str(), PROPERTIES, "Get", &body).await.ok()?;
-    micros(&answer.body().deserialize::<OwnedVariant>().ok()?)
-}
-
-fn micros(value: &OwnedVariant) -> Option<UnixMillis> {
-    let us = u64::try_from(value).ok().filter(|us| *us > 0)?;
-    i64::try_from(us / 1000).ok().map(UnixMillis)
-}
-
-/// State and time in a `PropertiesChanged` of a unit; `None` when it is about something else.
-fn parse_signal(signal: &Message) -> Option<(&'static str, Option<UnixMillis>)> {
-    let body = signal.body();
-    let (_, changed, _): (String, HashMap<String, OwnedVariant>, Vec<String>) =
-        body.deserialize().ok()?;
-    let text = |name: &str| changed.get(name).and_then(|value| <&str>::try_from(value).ok());
-    let state = state_of(text("ActiveState")?, text("SubState").unwrap_or_default())?;
-    Some((state, changed.get("StateChangeTimestamp").and_then(micros)))
-}
-
-/// The state of the contract. A unit that waits for its automatic restart is down because it died:
-/// systemd calls that `activating`, we say `failed`.
-fn state_of(active: &str, sub: &str) -> Option<&'static str> {
-    Some(match (active, sub) {
-        ("activating", "auto-restart" | "auto-restart-queued") | ("failed", _) => "failed",
-        ("active", _) => "active",
-        ("reloading" | "refreshing", _) => "reloading",
-        ("activating", _) => "activating",
-        ("deactivating", _) => "deactivating",
-        ("inactive" | "maintenance", _) => "inactive",
-        _ => return None,
-    })
+impl Unit {
+    /// A server that was told to reload by its own command has other workers, and systemd knows nothing.
+    fn look_at_workers(&mut self, watcher: &mut Watcher, outlet: &Outlet) {
+        if self.state != Some("active") || !Workers::tell_reloads(&self.name) {
+            return;
+        }
+        let Some(pid) = self.main_pid.filter(|_| watcher.root == Path::new("/")) else { return };
+        let workers = self.workers.get_or_insert_with(|| Workers::new(pid, &self.name));
+        if workers.pid != pid {
+            *workers = Workers::new(pid, &self.name);
+        }
+        if workers.look(Path::new("/proc")) {
+            watcher.reloaded(outlet, &self.name, clock::now());
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zbus::Variant;
 
     #[test]
-    fn states_are_those_of_the_contract() {
-        let check = |active, sub, want| assert_eq!(state_of(active, sub), want, "{active} {sub}");
-        check("active", "running", Some("active"));
-        check("active", "exited", Some("active"));
-        check("reloading", "reload", Some("reloading"));
-        check("activating", "start-pre", Some("activating"));
-        check("activating", "auto-restart", Some("failed"));
-        check("deactivating", "stop-sigterm", Some("deactivating"));
-        check("failed", "failed", Some("failed"));
-        check("inactive", "dead", Some("inactive"));
-        check("of-the-future", "", None);
+    fn paths_are_escaped_in_the_address_of_a_bus() {
+        assert_eq!(escape("/run/dbus/system_bus_socket"), "/run/dbus/system_bus_socket");
+        assert_eq!(escape("/a b,c;d=%"), "/a%20b%2cc%3bd%3d%25");
     }
 
     #[test]
-    fn a_signal_tells_state_and_time_and_others_tell_nothing() {
-        let check = |changed: &[(&str, Variant<'static>)], want: Option<(&str, Option<i64>)>| {
-            let changed: HashMap<&str, Variant<'_>> =
-                changed.iter().map(|(name, value)| (*name, value.try_clone().unwrap())).collect();
-            let path = "/org/freedesktop/systemd1/unit/nginx_2eservice";
-            let signal = Message::signal(path, PROPERTIES, "PropertiesChanged")
-                .build(&(UNIT, &changed, Vec::<String>::new()))
-                .unwrap();
-            let got = parse_signal(&signal).map(|(state, at)| (state, at.map(|at| at.0)));
-            assert_eq!(got, want, "{changed:?}");
-        };
-        let text = |text: &'static str| Variant::from(text);
-        check(
-            &[
-                ("ActiveState", text("failed")),
-                ("SubState", text("failed")),
-                ("StateChangeTimestamp", Variant::from(1_795_188_232_845_123_u64)),
-                ("ConditionResult", Variant::from(true)),
-            ],
-            Some(("failed", Some(1_795_188_232_845))),
-        );
-        check(
-            &[("ActiveState", text("activating")), ("SubState", text("auto-restart"))],
-            Some(("failed", None)),
-        );
-        check(
-            &[("ActiveState", text("active")), ("StateChangeTimestamp", Variant::from(0_u64))],
-            Some(("active", None)),
-        );
-        check(&[("SubState", text("running"))], None);
-        check(&[("ActiveState", Variant::from(7_u32))], None);
-        check(&[], None);
-        let other = Message::signal("/", PROPERTIES, "PropertiesChanged").build(&"text").unwrap();
-        assert_eq!(parse_signal(&other), None);
+    fn systemd_runs_the_machine_where_its_directory_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_running(dir.path()));
+        std::fs::create_dir_all(dir.path().join("run/systemd/system")).unwrap();
+        assert!(is_running(dir.path()));
     }
 }

@@ -41,6 +41,30 @@ pub struct ServiceState {
     pub pool: Option<String>,
     /// Since when.
     pub at: UnixMillis,
+    /// What is known beside the state.
+    pub detail: ServiceDetail,
+}
+
+/// Why a service is in its state. What is not known is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceDetail {
+    /// As systemd says: `running`, `auto-restart`.
+    pub sub_state: Option<String>,
+    /// Automatic restarts since somebody started it.
+    pub n_restarts: Option<u32>,
+    /// How its last run ended, as systemd says: `success`, `oom-kill`, `exit-code`.
+    pub result: Option<String>,
+    /// How its main process ended last.
+    pub ended: Option<Ended>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// `exited`, `killed` or `dumped`.
+    pub how: &'static str,
+    /// Exit code, or number of the signal.
+    pub status: i32,
 }
 
 /// A system log line.
@@ -264,7 +288,7 @@ impl Windows {
                 self.open.samples.push((at, values));
             }
             Observation::Service(state) => {
-                self.n_bytes += state.unit.len();
+                self.n_bytes += 32 + state.unit.len();
                 self.open.services.push(state);
             }
             Observation::Log(_) if self.open.log_lines.len() >= LOG_LINES_MAX => {

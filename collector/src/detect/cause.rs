@@ -9,7 +9,7 @@ use wire::v1::Signal;
 use super::Fleet;
 use super::change;
 use super::scope::Scope;
-use super::server::{Level, Line, Server};
+use super::server::{Level, Line, Server, Unit};
 use super::table::{self, Class, Row};
 use crate::model::{Alternative, Cause, ChangeBefore, Evidence, ServerId};
 
@@ -244,19 +244,21 @@ impl Case<'_> {
         applied.into_iter().flatten().collect()
     }
 
+    /// The first unit that is down, on which server, and on how many servers one is.
+    fn down(&self, slack: i64) -> Option<(&str, &Unit, &str, usize)> {
+        let mut down = self.servers.iter().filter_map(|server| {
+            let (name, unit) = server.unit_down(self.pool.as_deref(), self.first, slack)?;
+            Some((name, unit, server.name.as_str()))
+        });
+        let (name, unit, server) = down.next()?;
+        Some((name, unit, server, 1 + down.count()))
+    }
+
     fn unit(&self, slack: i64) -> Option<(Applied, usize)> {
-        let down: Vec<_> = self
-            .servers
-            .iter()
-            .filter_map(|server| {
-                let (name, unit) = server.unit_down(self.pool.as_deref(), self.first, slack)?;
-                Some((name, unit, server.name.as_str()))
-            })
-            .collect();
-        let (name, unit, server) = down.first()?;
+        let (name, unit, server, n) = self.down(slack)?;
         let at = unit.down_at.unwrap_or(unit.since);
-        let text = format!("{name} is {}", unit.state);
-        let server = Some((*server).to_owned());
+        let text = format!("{name} is {}", unit.state_in_words());
+        let server = Some(server.to_owned());
         let row = table::UNIT_DOWN;
         Some((
             Applied {
@@ -268,7 +270,7 @@ impl Case<'_> {
                 at,
                 server,
             },
-            down.len(),
+            n,
         ))
     }
 
@@ -435,10 +437,12 @@ impl Case<'_> {
                 return found(Class::Oom, "log", &line.text, line.at, &server.name);
             }
         }
-        let (unit, n) = self.unit(SLACK_MS)?;
+        let (name, unit, server, n) = self.down(SLACK_MS)?;
         let enough = n as f64 >= SHARE * self.servers.len() as f64;
-        let server = unit.server.as_deref().unwrap_or("");
-        enough.then(|| found(Class::ServiceDown, "service", &unit.text, unit.at, server))?
+        let class = if unit.is_oom() { Class::Oom } else { Class::ServiceDown };
+        let text = format!("{name} is {}", unit.state_in_words());
+        let at = unit.down_at.unwrap_or(unit.since);
+        enough.then(|| found(class, "service", &text, at, server))?
     }
 }
 

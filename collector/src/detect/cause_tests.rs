@@ -53,6 +53,11 @@ fn refused_or_full() -> Vec<(&'static str, Script, &'static str)> {
             "service_down",
         ),
         (
+            "refused and the unit was killed for memory before",
+            fails(one().unit(19, 1, FPM, "failed (oom-kill, restarted once)"), "*", REFUSED),
+            "oom",
+        ),
+        (
             "stopped on purpose: sockets are gone",
             fails(one().unit(19, 1, FPM, "inactive"), "*", NO_SOCKET),
             "service_down",
@@ -131,6 +136,15 @@ fn causes_follow_from_the_lines_and_the_states_around_them() {
         let sum: f64 = incident.cause.alternatives.iter().map(|a| a.confidence).sum();
         assert!(sum + incident.cause.confidence <= 1.01, "{name}: {:?}", incident.cause);
     }
+}
+
+#[test]
+fn evidence_says_why_a_unit_is_down() {
+    let script = one().unit(19, 1, FPM, "failed (killed by signal 9, restarted 5 times)");
+    let incident = fails(script, "*", REFUSED).play(50).only();
+    let texts: Vec<_> = incident.cause.evidence.iter().map(|e| e.text.as_str()).collect();
+    let want = "php8.2-fpm.service is failed (killed by signal 9, restarted 5 times)";
+    assert!(texts.contains(&want), "{texts:?}");
 }
 
 #[test]

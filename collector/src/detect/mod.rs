@@ -438,9 +438,9 @@ impl Engine {
                     server.fold_value(at, metric, attribute, *value);
                 }
             }
-            Record::Service { at, unit, state, pool, .. } => {
+            Record::Service { at, unit, state, pool, reason, .. } => {
                 let at = server.corrected(at.0);
-                server.fold_service(at, unit, state, pool.as_deref());
+                server.fold_service(at, unit, state, pool.as_deref(), reason.as_deref());
                 self.look_again(id, arrived);
             }
             Record::Log { at, source, message, signal, pool, .. } => {

@@ -58,7 +58,7 @@ impl About<'_> {
         let server = self.server()?;
         let mut units = server.units.iter().filter(|(name, _)| is_plain(name));
         let down = units.clone().find(|(name, unit)| {
-            unit.down_at.is_some() && super::server::is_gateway_unit(name) && self.serves(unit)
+            unit.down_at.is_some() && unit.is_gateway(name) && self.serves(unit)
         });
         let named =
             units.find(|(_, unit)| unit.pool.is_some() && unit.pool.as_deref() == self.pool);

@@ -198,8 +198,10 @@ impl Script {
             server: ServerId(server),
             at: UnixMillis(at(second)),
             unit: unit.into(),
-            state: state.into(),
+            // "failed (oom-kill)" in one word of the script.
+            state: state.split(' ').next().unwrap_or_default().into(),
             pool: None,
+            reason: state.split_once('(').map(|(_, why)| why.trim_end_matches(')').to_owned()),
         };
         self.records.push((at(second) + WAY_MS, record));
         self

@@ -36,7 +36,7 @@ const ANNOUNCED_AGAIN_MS: i64 = 60_000;
 const LINE_FRESH_MS: i64 = 60_000;
 
 /// Words in the name of a unit that stands between a visitor and a page.
-const UNIT_WORDS: [&str; 22] = [
+const UNIT_WORDS: [&str; 29] = [
     "php",
     "fpm",
     "nginx",
@@ -59,6 +59,13 @@ const UNIT_WORDS: [&str; 22] = [
     "uwsgi",
     "puma",
     "tomcat",
+    "unicorn",
+    "pm2",
+    "keydb",
+    "dragonfly",
+    "valkey",
+    "pgbouncer",
+    "proxysql",
 ];
 
 /// What a resource sample can show.
@@ -118,6 +125,32 @@ pub struct Unit {
     pub ran: bool,
     /// When it went down or began to restart by itself; `None` while it runs well.
     pub down_at: Option<i64>,
+    /// Why it is in its state, where the agent could tell: `oom-kill`, `exit code 1`.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+impl Unit {
+    /// Its state with its reason: `failed (oom-kill)`.
+    #[must_use]
+    pub fn state_in_words(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!("{} ({reason})", self.state),
+            None => self.state.clone(),
+        }
+    }
+
+    /// True when the kernel killed it for want of memory.
+    #[must_use]
+    pub fn is_oom(&self) -> bool {
+        self.reason.as_ref().is_some_and(|reason| reason.starts_with("oom-kill"))
+    }
+
+    /// Whether it stands between a visitor and a page: by its name, or because sites name it.
+    #[must_use]
+    pub fn is_gateway(&self, name: &str) -> bool {
+        self.pool.is_some() || is_gateway_unit(name)
+    }
 }
 
 /// A log line worth evidence.
@@ -282,7 +315,14 @@ impl Server {
         self.complete.unwrap_or(i64::MIN).max(self.newest)
     }
 
-    pub(crate) fn fold_service(&mut self, at: i64, name: &str, state: &str, pool: Option<&str>) {
+    pub(crate) fn fold_service(
+        &mut self,
+        at: i64,
+        name: &str,
+        state: &str,
+        pool: Option<&str>,
+        reason: Option<&str>,
+    ) {
         if self.units.len() >= UNITS_MAX && !self.units.contains_key(name) {
             return;
         }
@@ -292,6 +332,7 @@ impl Server {
             pool: None,
             ran: false,
             down_at: None,
+            reason: None,
         });
         let failed_before = unit.state == "failed";
         let announces =
@@ -308,10 +349,11 @@ impl Server {
             unit.since = at;
         }
         state.clone_into(&mut unit.state);
+        unit.reason = reason.map(str::to_owned);
         if pool.is_some() {
             unit.pool = pool.map(str::to_owned);
         }
-        if announces && is_gateway_unit(name) {
+        if announces && unit.is_gateway(name) {
             self.announce(at);
         }
     }
@@ -458,7 +500,7 @@ impl Server {
         let found = self.units.iter().find(|(name, unit)| {
             let serves = unit.pool.is_none() || pool.is_none() || unit.pool.as_deref() == pool;
             let down = unit.down_at.is_some_and(|at| at <= first + slack);
-            down && serves && is_gateway_unit(name)
+            down && serves && unit.is_gateway(name)
         });
         found.map(|(name, unit)| (name.as_str(), unit))
     }

@@ -260,6 +260,31 @@ fn clip(text: &str, bytes_max: usize) -> String {
     text[..end.unwrap_or(0)].chars().map(safe).collect()
 }
 
+/// Why a service is in its state, in the fewest words: `oom-kill`, `exit code 1, restarted 5 times`.
+fn reason(service: &v1::ServiceState) -> Option<String> {
+    let mut words = Vec::new();
+    let status = service.ended_status.filter(|status| *status != 0);
+    match (service.result.as_str(), service.ended.as_str(), status) {
+        // systemd says of these only what the end of the process says better.
+        ("" | "success" | "exit-code" | "signal" | "core-dump", ..) => {}
+        (result, ..) => words.push(clip(result, 32)),
+    }
+    match (service.ended.as_str(), status) {
+        ("exited", Some(code)) => words.push(format!("exit code {code}")),
+        // The kernel kills with 9 for want of memory: that is said already.
+        ("killed", Some(_)) if service.result == "oom-kill" => {}
+        ("killed", Some(signal)) => words.push(format!("killed by signal {signal}")),
+        ("dumped", Some(signal)) => words.push(format!("crashed with signal {signal}")),
+        _ => {}
+    }
+    match service.n_restarts {
+        Some(1) => words.push("restarted once".to_owned()),
+        Some(n @ 2..) => words.push(format!("restarted {n} times")),
+        _ => {}
+    }
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
 fn losses(loss: Option<&v1::Loss>) -> Vec<(&'static str, u64)> {
     let Some(loss) = loss else { return Vec::new() };
     let all = [
@@ -333,7 +358,8 @@ impl Sink {
             let at = UnixMillis(service.at_unix_ms);
             let (unit, state) = (clip(&service.unit, NAME_BYTES_MAX), clip(&service.state, 32));
             let pool = name(&service.pool);
-            self.push(at, 0, Record::Service { server, at, unit, state, pool });
+            let reason = reason(service);
+            self.push(at, 0, Record::Service { server, at, unit, state, pool, reason });
         }
         for change in &body.changes {
             let at = UnixMillis(change.at_unix_ms);

@@ -108,6 +108,11 @@ fn mixed() -> BatchBody {
             state: "failed".into(),
             pool: String::new(),
             at_unix_ms: 3100,
+            result: "oom-kill".into(),
+            ended: "killed".into(),
+            ended_status: Some(9),
+            n_restarts: Some(5),
+            ..ServiceState::default()
         }],
         log_lines: vec![LogLine {
             source: "kernel".into(),
@@ -139,7 +144,10 @@ fn records_come_in_order_of_time_with_context_first() {
                 assert_eq!(values[0], ("system.cpu.steal", String::new(), 0.1234));
                 "sample"
             }
-            Record::Service { pool: None, .. } => "service",
+            Record::Service { pool: None, reason: Some(reason), .. } => {
+                assert_eq!(reason, "oom-kill, restarted 5 times");
+                "service"
+            }
             Record::Change { site: None, .. } => "change",
             Record::Log { message, signal: Some(Signal::Other), .. } => {
                 assert_eq!(message, "Out of memory\u{fffd}");
@@ -357,4 +365,40 @@ proptest! {
         prop_assert!(new.sites.iter().all(|site| !site.name.contains(char::is_control)));
         read(&body);
     }
+}
+
+#[test]
+fn the_reason_of_a_failed_service_is_told_in_words() {
+    let check = |result: &str, ended: &str, status: i32, n_restarts: Option<u32>, want: &str| {
+        let state = ServiceState {
+            unit: "my-app.service".into(),
+            state: "failed".into(),
+            result: result.into(),
+            ended: ended.into(),
+            ended_status: (!ended.is_empty()).then_some(status),
+            n_restarts,
+            ..ServiceState::default()
+        };
+        let records = read(&BatchBody { services: vec![state], ..BatchBody::default() }).records;
+        let reason = records.iter().find_map(|record| match record {
+            Record::Service { reason, .. } => Some(reason.clone().unwrap_or_default()),
+            _ => None,
+        });
+        assert_eq!(reason.as_deref(), Some(want), "{result} {ended} {status}");
+    };
+    check("signal", "killed", 9, Some(0), "killed by signal 9");
+    check("oom-kill", "killed", 9, None, "oom-kill");
+    check("exit-code", "exited", 1, Some(1), "exit code 1, restarted once");
+    check("core-dump", "dumped", 11, None, "crashed with signal 11");
+    check(
+        "start-limit-hit",
+        "exited",
+        203,
+        Some(5),
+        "start-limit-hit, exit code 203, restarted 5 times",
+    );
+    check("timeout", "", 0, None, "timeout");
+    check("success", "exited", 0, None, "");
+    check("", "", 0, None, "");
+    check("of\u{7}the future", "of the future", -3, None, "of\u{fffd}the future");
 }

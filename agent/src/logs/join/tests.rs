@@ -256,6 +256,7 @@ fn a_pool_that_is_down_explains_its_503s_until_it_is_back() {
         state,
         pool: None,
         at: UnixMillis(now.0 - 30_000 + second * 1000),
+        detail: crate::window::ServiceDetail::default(),
     };
     let now = s.now;
     s.judge.service(&state("active", 0, now));
