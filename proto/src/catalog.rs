@@ -17,7 +17,7 @@ pub enum Kind {
 pub struct Metric {
     /// Name, e.g. `system.cpu.utilization`.
     pub name: &'static str,
-    /// Unit in UCUM: `1` (ratio or count), `By`, `s`.
+    /// Unit in UCUM: `1` (ratio or count), `By`, `By/s`, `s`.
     pub unit: &'static str,
     /// Level or counter.
     pub kind: Kind,
@@ -185,6 +185,22 @@ pub const METRICS: &[Metric] = &[
     gauge("phpfpm.active_processes", "1", 1.0),
     gauge("phpfpm.listen_queue", "1", 1.0),
     counter("phpfpm.max_children_reached", "1"),
+    gauge("phpfpm.total_processes", "1", 1.0),
+    gauge("phpfpm.max_children", "1", 1.0),
+    gauge("phpfpm.listen_queue.limit", "1", 1.0),
+    gauge("phpfpm.memory", "By", 1.0),
+    gauge("phpfpm.memory_per_process", "By", 1.0),
+    gauge("phpfpm.memory_per_process.max", "By", 1.0),
+    counter("phpfpm.status.accepted_connections", "1"),
+    counter("phpfpm.status.max_children_reached", "1"),
+    counter("phpfpm.status.slow_requests", "1"),
+    gauge("phpfpm.status.max_active_processes", "1", 1.0),
+    gauge("phpfpm.status.max_listen_queue", "1", 1.0),
+    gauge("system.processes.blocked", "1", 1.0),
+    gauge("system.processes.zombie", "1", 1.0),
+    ratio("process.cpu.utilization"),
+    gauge("process.memory.usage", "By", 1.0),
+    gauge("process.disk.io", "By/s", 1.0),
     counter("gatewatch.agent.cpu_time", "ms"),
     gauge("gatewatch.agent.memory", "By", 1.0),
     gauge("gatewatch.agent.spool", "By", 1.0),

@@ -155,6 +155,8 @@ pub struct Pool {
     pub request_slowlog_timeout_s: Option<u64>,
     /// `pm.status_path`.
     pub status_path: Option<String>,
+    /// `pm.status_listen`: an address of its own for the status page (PHP 8).
+    pub status_listen: Option<String>,
     /// File and line it was found in.
     pub source: String,
 }

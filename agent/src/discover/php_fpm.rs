@@ -142,6 +142,10 @@ impl Reader<'_> {
         if is_socket(&pool.listen) {
             pool.listen = below(&pool.listen);
         }
+        pool.status_listen = pool
+            .status_listen
+            .filter(|listen| !listen.is_empty())
+            .map(|listen| if is_socket(&listen) { below(&listen) } else { listen });
         let slow_log = slow_log.map(|path| below(&path)).filter(|path| path.starts_with('/'));
         pool.slow_log = slow_log.map(|path| self.files.resolve(Path::new(&path)));
         if self.found.pools.len() < POOLS_MAX {
@@ -201,6 +205,7 @@ fn set(draft: &mut Draft, key: &str, value: &str) {
         "pm.max_requests" => pool.max_requests = number(),
         "pm.process_idle_timeout" => pool.process_idle_timeout_s = seconds(&value),
         "pm.status_path" => pool.status_path = Some(value),
+        "pm.status_listen" => pool.status_listen = Some(value),
         "request_terminate_timeout" => pool.request_terminate_timeout_s = seconds(&value),
         "request_slowlog_timeout" => pool.request_slowlog_timeout_s = seconds(&value),
         "slowlog" => draft.slow_log = Some(value),

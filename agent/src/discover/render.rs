@@ -92,6 +92,7 @@ fn pool_json(pool: &Pool) -> Value {
         "request_terminate_timeout_s": pool.request_terminate_timeout_s,
         "request_slowlog_timeout_s": pool.request_slowlog_timeout_s,
         "status_path": pool.status_path,
+        "status_listen": pool.status_listen,
         "source": pool.source,
     })
 }

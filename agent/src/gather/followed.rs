@@ -13,10 +13,11 @@ use crate::logs::file::Chunk;
 use crate::logs::join::{Judge, Verdict};
 use crate::logs::parse::Parser;
 use crate::logs::scan::{Plain, Sink};
+use crate::logs::slow::SlowLog;
 use crate::logs::tail::{Start, Tail, TailError, Vanished};
 use crate::logs::watch::{FileWatch, Watch};
 use crate::logs::{Line, Rejected};
-use crate::window::{Loss, Observation, Windows};
+use crate::window::{LogEvidence, Loss, Observation, Windows};
 
 use super::FileStatus;
 use super::cells::Cells;
@@ -63,6 +64,8 @@ pub(super) struct Followed {
     tally: Tally,
     rejects: Rejects,
     vanished: Vanished,
+    /// Of a slow log.
+    slow: Option<Box<SlowLog>>,
 }
 
 /// What became of lines.
@@ -95,6 +98,7 @@ impl Followed {
     ) -> Self {
         Self {
             tail: Tail::new(&source.path, own, saved_at),
+            slow: (source.kind == LogKind::PhpSlow).then(Box::default),
             source,
             ix: None,
             parser: None,
@@ -126,6 +130,7 @@ impl Followed {
 
     /// Takes over what a newer configuration says of the log.
     pub(super) fn renew(&mut self, source: LogSource) {
+        self.slow = (source.kind == LogKind::PhpSlow).then(Box::default);
         self.source = source;
         self.parser = None;
         self.fields = None;
@@ -245,9 +250,11 @@ impl Followed {
             n_bytes_rejected: chunk.n_bytes_too_long,
         };
         self.rejects.count(Rejected::TooLong, chunk.n_too_long.into());
-        let rejects = &mut self.rejects;
-        let mut fold = Fold { source, judge, windows, at, cells, tally, rejects, has_error: false };
+        let (rejects, slow) = (&mut self.rejects, self.slow.as_deref_mut());
+        let mut fold =
+            Fold { source, judge, windows, at, cells, tally, rejects, slow, has_error: false };
         parser.scan(lines, &mut fold);
+        fold.tell_slow(SlowLog::end);
         let Fold { cells, windows, tally, has_error, .. } = fold;
         cells.spill(windows);
         windows.read(tally.n_lines as u32, tally.n_bytes);
@@ -304,6 +311,7 @@ struct Fold<'a> {
     cells: &'a mut Cells,
     tally: Tally,
     rejects: &'a mut Rejects,
+    slow: Option<&'a mut SlowLog>,
     has_error: bool,
 }
 
@@ -311,6 +319,14 @@ impl Fold<'_> {
     fn seen(&mut self, raw: &[u8]) {
         self.tally.n_lines += 1;
         self.tally.n_bytes += raw.len() as u64 + 1;
+    }
+
+    /// Sends what a slow log has to say after this step.
+    fn tell_slow(&mut self, step: impl FnOnce(&mut SlowLog) -> Option<LogEvidence>) {
+        if let Some(evidence) = self.slow.as_deref_mut().and_then(step) {
+            let evidence = self.judge.private(evidence, self.at);
+            self.windows.observe(Observation::Log(evidence));
+        }
     }
 }
 
@@ -329,6 +345,18 @@ impl Sink for Fold<'_> {
 
     fn line(&mut self, raw: &[u8], line: Line<'_>) {
         self.seen(raw);
+        match &line {
+            Line::Error(record) if self.slow.is_some() => {
+                let at = self.judge.time_of(self.source, record, self.at);
+                return self.tell_slow(|slow| slow.begin(record.pool.as_deref()?, at));
+            }
+            Line::Rejected(Rejected::Continuation) => {
+                if let Some(slow) = &mut self.slow {
+                    slow.go_on(raw);
+                }
+            }
+            _ => {}
+        }
         let Self { windows, has_error, .. } = self;
         match line {
             Line::Access(record) => {

@@ -26,6 +26,7 @@ pub mod parse;
 mod privacy;
 pub mod scan;
 pub(crate) mod sites;
+pub(crate) mod slow;
 
 /// When a line says it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod load;
 mod lve;
 mod memory;
 mod network;
+mod pools;
 mod pressure;
 mod processes;
 mod procfile;
@@ -26,6 +27,8 @@ mod rise;
 mod services;
 mod systemd;
 mod tcp;
+mod top;
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -124,7 +127,8 @@ pub struct ProbeInputs {
 /// Starts the resource probes and the service watch on the current runtime; both end with `stop`.
 ///
 /// The kernel's own files never hang and are read where the runtime runs: handing them to another
-/// thread would cost more than reading them. Filesystems may hang, see [`Usage`].
+/// thread would cost more than reading them. Filesystems may hang, and a walk over
+/// the processes takes long, see [`Aside`].
 pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> JoinHandle<()> {
     let watcher = services::Watcher::new(
         inputs.root.clone(),
@@ -142,9 +146,10 @@ pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> Jo
 }
 
 async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationToken) {
-    let ProbeInputs { interval, gather, spool_bytes, .. } = inputs;
+    let ProbeInputs { interval, root, discovery, gather, spool_bytes, .. } = inputs;
     let mut sampler = Sampler::new(spool_bytes);
-    let mut usage = Usage::new();
+    let mut usage = Aside::new(disk::Disk::new());
+    let mut pools = Aside::new(pools::Pools::new(root, discovery, gather.clone()));
     let mut timer = Timer::new();
     // The first look only sets the baseline that shares of time are taken against.
     let mut last = clock::now();
@@ -171,9 +176,23 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
         last = due;
         let at = if now.0 - due.0 <= LATE_MS { due } else { now };
         let mut values = Values::new();
-        if sampler.sample(at, clock::instant(), is_fast, &mut values) {
-            usage.sample(at, outlet).await;
+        let is_slow = sampler.sample(at, clock::instant(), is_fast, &mut values);
+        if is_slow {
+            let look = move |disk: &mut disk::Disk| {
+                let mut values = Values::new();
+                disk.sample(&mut values);
+                vec![(at, values)]
+            };
+            usage.look(outlet, look).await;
         }
+        let look = move |pools: &mut pools::Pools| {
+            let mut values = Values::new();
+            pools.sample(at, is_slow, &mut values);
+            let mut found = pools.take_tops(at);
+            found.push((at, values));
+            found
+        };
+        pools.look(outlet, look).await;
         outlet.send(Observation::Samples { at, values });
         if stop.is_cancelled() {
             return;
@@ -181,31 +200,34 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
     }
 }
 
-/// Space of the filesystems, asked for on the blocking pool: `statvfs` on a dying disk may hang, and
-/// then only this is missing.
+/// A probe that takes long or may hang, run on the blocking pool: then only its samples are missing.
 #[derive(Debug)]
-struct Usage {
-    disk: Option<disk::Disk>,
-    task: Option<JoinHandle<disk::Disk>>,
+struct Aside<T> {
+    probe: Option<T>,
+    task: Option<JoinHandle<T>>,
 }
 
-impl Usage {
-    fn new() -> Self {
-        Self { disk: Some(disk::Disk::new()), task: None }
+impl<T: Send + 'static> Aside<T> {
+    fn new(probe: T) -> Self {
+        Self { probe: Some(probe), task: None }
     }
 
-    /// Begins to ask, unless the last question is not answered yet; the answer goes to `outlet`.
-    async fn sample(&mut self, at: UnixMillis, outlet: &Outlet) {
+    /// Begins a look, unless the last one has not ended; what it finds goes to `outlet`.
+    async fn look<F>(&mut self, outlet: &Outlet, look: F)
+    where
+        F: FnOnce(&mut T) -> Vec<(UnixMillis, Values)> + Send + 'static,
+    {
         if let Some(task) = self.task.take_if(|task| task.is_finished()) {
-            self.disk = task.await.ok();
+            self.probe = task.await.ok();
         }
-        let Some(mut disk) = self.disk.take() else { return };
+        let Some(mut probe) = self.probe.take() else { return };
         let outlet = outlet.clone();
         self.task = Some(tokio::task::spawn_blocking(move || {
-            let mut values = Values::new();
-            disk.sample(&mut values);
-            outlet.send(Observation::Samples { at, values });
-            disk
+            let found = look(&mut probe).into_iter().filter(|(_, values)| !values.is_empty());
+            for (at, values) in found {
+                outlet.send(Observation::Samples { at, values });
+            }
+            probe
         }));
     }
 }

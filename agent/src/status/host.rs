@@ -44,6 +44,10 @@ pub(super) fn report(latest: &Latest) -> Value {
             "state": service.state,
             "pool": service.pool,
             "since": service.at.to_rfc3339(),
+            "sub_state": service.detail.sub_state,
+            "result": service.detail.result,
+            "n_restarts": service.detail.n_restarts,
+            "ended": service.detail.ended.map(|ended| format!("{} {}", ended.how, ended.status)),
         })
     });
     json!({"values": values.collect::<Vec<_>>(), "services": services.collect::<Vec<_>>()})
@@ -68,6 +72,7 @@ struct ShownService {
     unit: String,
     state: String,
     since: String,
+    result: Option<String>,
 }
 
 impl ShownHost {
@@ -103,8 +108,10 @@ pub(super) fn write(out: &mut String, host: &ShownHost) -> std::fmt::Result {
         let names: Vec<_> = up.iter().map(|service| service.unit.as_str()).collect();
         writeln!(out, "        active: {}", names.join(", "))?;
     }
-    for ShownService { unit, state, since } in other {
-        writeln!(out, "        {unit} is {state} since {since}")?;
+    for ShownService { unit, state, since, result } in other {
+        let why = result.as_deref().filter(|why| *why != "success");
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        writeln!(out, "        {unit} is {state} since {since}{why}")?;
     }
     for (address, _) in host.series("gatewatch.upstream.up").filter(|(_, up)| *up < 0.5) {
         writeln!(out, "        upstream {address} cannot be reached")?;
@@ -126,7 +133,7 @@ fn workers(host: &ShownHost, pool: &str, busy: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::window::{Observation, ServiceState};
+    use crate::window::{Observation, ServiceDetail, ServiceState};
     use wire::UnixMillis;
 
     #[test]
@@ -144,7 +151,9 @@ mod tests {
         latest.keep(&Observation::Samples { at: UnixMillis(1000), values });
         for (unit, state) in [("nginx.service", "active"), ("php8.2-fpm.service", "failed")] {
             let at = UnixMillis(5000);
-            let state = ServiceState { unit: unit.into(), state, pool: None, at };
+            let result = Some("oom-kill".to_owned()).filter(|_| state == "failed");
+            let detail = ServiceDetail { result, ..ServiceDetail::default() };
+            let state = ServiceState { unit: unit.into(), state, pool: None, at, detail };
             latest.keep(&Observation::Service(state));
         }
         let report = report(&latest);
@@ -155,7 +164,7 @@ mod tests {
         let want = "host    cpu 42 %, disk /var 93 %
         pool www: 2 workers busy, 3 wait
         active: nginx.service
-        php8.2-fpm.service is failed since 1970-01-01T00:00:05.000Z
+        php8.2-fpm.service is failed since 1970-01-01T00:00:05.000Z (oom-kill)
 ";
         assert_eq!(text, want);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const POOL: &str = "[global]\nerror_log = /var/log/fpm.log\n[shop]\nuser = shop\ngroup = shops\nlisten = /run/php/shop.sock\nlisten.backlog = -1\npm = dynamic\npm.max_children = 40\npm.start_servers = 4\npm.min_spare_servers = 2\npm.max_spare_servers = 8\npm.max_requests = 500 ; then a new one\npm.process_idle_timeout = 10s\npm.status_path = /status\nrequest_terminate_timeout = 2m\nrequest_slowlog_timeout = 5\nslowlog = \"/var/log/$pool.slow\"\nphp_admin_value[error_log] = /var/log/other\n";
+const POOL: &str = "[global]\nerror_log = /var/log/fpm.log\n[shop]\nuser = shop\ngroup = shops\nlisten = /run/php/shop.sock\nlisten.backlog = -1\npm = dynamic\npm.max_children = 40\npm.start_servers = 4\npm.min_spare_servers = 2\npm.max_spare_servers = 8\npm.max_requests = 500 ; then a new one\npm.process_idle_timeout = 10s\npm.status_path = /status\npm.status_listen = /run/php/shop-status.sock\nrequest_terminate_timeout = 2m\nrequest_slowlog_timeout = 5\nslowlog = \"/var/log/$pool.slow\"\nphp_admin_value[error_log] = /var/log/other\n";
 
 #[test]
 fn every_setting_of_a_pool_is_read() {
@@ -28,6 +28,7 @@ fn every_setting_of_a_pool_is_read() {
         request_terminate_timeout_s: Some(120),
         request_slowlog_timeout_s: Some(5),
         status_path: Some("/status".to_owned()),
+        status_listen: Some("/run/php/shop-status.sock".to_owned()),
         source: format!("{}:3", root.path().join("etc/php-fpm.conf").display()),
     };
     assert_eq!(found.pools, [want]);

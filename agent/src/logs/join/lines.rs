@@ -50,6 +50,22 @@ impl Judge {
         self.evidence(source, record, at, now)
     }
 
+    /// When a record of a source was written.
+    pub(crate) fn time_of(
+        &mut self,
+        source: usize,
+        record: &ErrorRecord<'_>,
+        now: UnixMillis,
+    ) -> UnixMillis {
+        self.sources[source].clock.resolve(record.time, 0, now).0
+    }
+
+    /// Evidence that was made of several lines, as private as what is sent.
+    pub(crate) fn private(&mut self, evidence: LogEvidence, now: UnixMillis) -> LogEvidence {
+        let message = self.privacy.text(&evidence.message, "", now);
+        LogEvidence { message, ..evidence }
+    }
+
     fn seen(
         &mut self,
         source: usize,

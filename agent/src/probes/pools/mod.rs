@@ -1,0 +1,316 @@
+//! PHP-FPM pools: their limits, how busy their sockets are, their workers; and who uses the machine.
+//!
+//! A pool is named by its configuration; where two masters have one of the same name, by name and
+//! version of PHP (`www@8.1`), or name and socket. A pool at rest is sampled once a minute while no
+//! gateway errors flow, so that hundreds of them cost nothing.
+
+mod diag;
+mod fastcgi;
+mod sockets;
+mod status;
+mod text;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wire::UnixMillis;
+
+use self::sockets::{Address, Sockets, Use};
+use self::status::{Page, Pages};
+use self::workers::{Staff, staff};
+use super::top::Tops;
+use super::walk::Walk;
+use super::{FAST_FOR, Values, push};
+use crate::clock;
+use crate::discover::{Discovery, Pool};
+use crate::gather::GatherStatus;
+
+/// What does not change is said again after this.
+const REPEAT_MS: i64 = 60_000;
+/// A pool with this share of its workers busy is not asked for its status page.
+const BUSY_SHARE: f64 = 0.8;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pools {
+    root: PathBuf,
+    discovery: watch::Receiver<Arc<Discovery>>,
+    gather: watch::Receiver<GatherStatus>,
+    is_fresh: bool,
+    pools: Vec<Tracked>,
+    sockets: Sockets,
+    walk: Walk,
+    tops: Tops,
+    pages: Pages,
+    n_unknown_told: usize,
+}
+
+/// One pool and what was said of it last.
+#[derive(Debug)]
+struct Tracked {
+    /// `phpfpm.pool=NAME`
+    attribute: String,
+    pool: Pool,
+    used: Option<Use>,
+    staff: Option<Staff>,
+    /// Times it was seen with every worker busy and connections waiting.
+    n_exhausted: u64,
+    is_exhausted: bool,
+    said_use: Said<(u32, u32, u64)>,
+    said_limits: Said<(Option<u32>, Option<u32>)>,
+    said_staff: Said<u32>,
+}
+
+/// A value and when it was sent last.
+#[derive(Clone, Copy, Debug)]
+struct Said<T>(Option<(T, UnixMillis)>);
+
+impl<T: Copy + PartialEq> Said<T> {
+    /// True when it is new or was not sent for a while; notes that it is sent now.
+    fn is_due(&mut self, value: T, at: UnixMillis) -> bool {
+        let is_known = self.0.is_some_and(|(said, said_at)| {
+            said == value && (0..REPEAT_MS).contains(&(at.0 - said_at.0))
+        });
+        if !is_known {
+            self.0 = Some((value, at));
+        }
+        !is_known
+    }
+}
+
+impl Pools {
+    pub(super) fn new(
+        root: PathBuf,
+        discovery: watch::Receiver<Arc<Discovery>>,
+        gather: watch::Receiver<GatherStatus>,
+    ) -> Self {
+        Self {
+            root,
+            discovery,
+            gather,
+            is_fresh: false,
+            pools: Vec::new(),
+            sockets: Sockets::default(),
+            walk: Walk::new(PathBuf::from("/proc")),
+            tops: Tops::new(),
+            pages: Pages::default(),
+            n_unknown_told: 0,
+        }
+    }
+
+    /// Samples the sockets; with `is_slow`, each 10 s, also the processes.
+    pub(super) fn sample(&mut self, at: UnixMillis, is_slow: bool, out: &mut Values) {
+        self.refresh();
+        let is_fast = self.error_at().is_some_and(|error_at| {
+            let fast_ms = FAST_FOR.as_millis() as i64;
+            at.0 - error_at.0 <= fast_ms
+        });
+        if let Some(uses) = self.sockets.look() {
+            for (tracked, used) in self.pools.iter_mut().zip(uses) {
+                tracked.fold_use(used, at, is_fast, out);
+            }
+        }
+        if is_slow {
+            self.sample_processes(at, out);
+            self.ask_for_pages();
+        }
+        out.extend(self.pages.take());
+    }
+
+    /// Tops of the minutes before, while gateway errors flow, each with its time.
+    pub(super) fn take_tops(&mut self, now: UnixMillis) -> Vec<(UnixMillis, Values)> {
+        let error_at = self.error_at();
+        self.tops.take(error_at, now)
+    }
+
+    fn error_at(&self) -> Option<UnixMillis> {
+        self.gather.borrow().gateway_error_at
+    }
+
+    /// Takes over what discovery found; a pool that stays keeps its count.
+    fn refresh(&mut self) {
+        if std::mem::replace(&mut self.is_fresh, true)
+            && !self.discovery.has_changed().unwrap_or(false)
+        {
+            return;
+        }
+        let discovery = Arc::clone(&self.discovery.borrow_and_update());
+        let mut before: BTreeMap<String, Tracked> =
+            self.pools.drain(..).map(|tracked| (tracked.attribute.clone(), tracked)).collect();
+        for (key, pool) in keys(&discovery.pools).into_iter().zip(&discovery.pools) {
+            let attribute = format!("phpfpm.pool={key}");
+            let known = before.remove(&attribute).filter(|known| known.pool == *pool);
+            self.pools.push(known.unwrap_or_else(|| Tracked::new(attribute, pool.clone())));
+        }
+        let addresses: Vec<_> =
+            self.pools.iter().map(|tracked| Address::parse(&tracked.pool.listen)).collect();
+        let n_unknown = addresses.iter().filter(|address| address.is_none()).count();
+        self.sockets.ask(addresses.into_iter());
+        if n_unknown > self.n_unknown_told {
+            tracing::info!(
+                n_unknown,
+                fix = "write `listen` as an absolute path, or as an address and a port in numbers",
+                "pools listen where it cannot be told: their use is absent"
+            );
+        }
+        self.n_unknown_told = n_unknown;
+    }
+
+    fn sample_processes(&mut self, at: UnixMillis, out: &mut Values) {
+        let Some(census) = self.walk.look() else { return };
+        if !census.is_cut {
+            push(out, "system.processes.blocked", f64::from(census.n_blocked));
+            push(out, "system.processes.zombie", f64::from(census.n_zombies));
+        }
+        let pools: Vec<&Pool> = self.pools.iter().map(|tracked| &tracked.pool).collect();
+        let staffs = staff(&pools, &census.workers, &self.root);
+        let mut sums = Vec::new();
+        for (tracked, staff) in self.pools.iter_mut().zip(staffs) {
+            if staff.n > 0 {
+                sums.push((tracked.attribute.clone(), staff.sum));
+            }
+            // Of some processes the number of a pool's workers is not known.
+            tracked.staff = (!census.is_cut).then_some(staff);
+            tracked.tell_staff(at, out);
+        }
+        self.tops.keep(at, &census, &sums);
+    }
+
+    fn ask_for_pages(&mut self) {
+        let now = clock::instant();
+        if self.pages.is_due(now) {
+            let pages = self.pools.iter().filter_map(Tracked::page).collect();
+            self.pages.ask(pages, now);
+        }
+    }
+}
+
+impl Tracked {
+    fn new(attribute: String, pool: Pool) -> Self {
+        Self {
+            attribute,
+            pool,
+            used: None,
+            staff: None,
+            n_exhausted: 0,
+            is_exhausted: false,
+            said_use: Said(None),
+            said_limits: Said(None),
+            said_staff: Said(None),
+        }
+    }
+
+    fn push(&self, out: &mut Values, metric: &'static str, value: f64) {
+        out.push((metric, self.attribute.clone(), value));
+    }
+
+    /// `None`: nobody listens, and there is nothing to say of it.
+    fn fold_use(&mut self, used: Option<Use>, at: UnixMillis, is_fast: bool, out: &mut Values) {
+        self.used = used;
+        let Some(used) = used else {
+            (self.is_exhausted, self.said_use) = (false, Said(None));
+            return;
+        };
+        let is_exhausted = self.is_full(&used) && used.n_waiting > 0;
+        let began = is_exhausted && !std::mem::replace(&mut self.is_exhausted, is_exhausted);
+        self.is_exhausted = is_exhausted;
+        self.n_exhausted += u64::from(began);
+        let is_at_rest = used.n_accepted == 0 && used.n_waiting == 0;
+        let is_due = self.said_use.is_due((used.n_accepted, used.n_waiting, self.n_exhausted), at);
+        if is_due || is_fast || !is_at_rest {
+            self.push(out, "phpfpm.active_processes", f64::from(used.n_accepted));
+            self.push(out, "phpfpm.listen_queue", f64::from(used.n_waiting));
+            self.push(out, "phpfpm.max_children_reached", self.n_exhausted as f64);
+        }
+        let limits = (self.pool.max_children, used.limit.or_else(|| self.queue_limit()));
+        if self.said_limits.is_due(limits, at) {
+            for (metric, limit) in
+                [("phpfpm.max_children", limits.0), ("phpfpm.listen_queue.limit", limits.1)]
+            {
+                if let Some(limit) = limit {
+                    self.push(out, metric, f64::from(limit));
+                }
+            }
+        }
+    }
+
+    fn is_full(&self, used: &Use) -> bool {
+        self.pool.max_children.is_some_and(|max| max > 0 && used.n_accepted >= max)
+    }
+
+    /// As the kernel would cut the configured one; where it does not tell itself.
+    fn queue_limit(&self) -> Option<u32> {
+        let configured = self.pool.backlog? as u32; // -1: as many as may be
+        let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?;
+        Some(configured.min(text.trim().parse().ok()?))
+    }
+
+    fn tell_staff(&mut self, at: UnixMillis, out: &mut Values) {
+        let Some(staff) = self.staff else { return };
+        let is_due = self.said_staff.is_due(staff.n, at);
+        if staff.n == 0 && !is_due {
+            return;
+        }
+        self.push(out, "phpfpm.total_processes", f64::from(staff.n));
+        if staff.n_known > 0 {
+            self.push(out, "phpfpm.memory", staff.own_bytes as f64);
+            let mean = staff.own_bytes as f64 / f64::from(staff.n_known);
+            self.push(out, "phpfpm.memory_per_process", mean);
+            self.push(out, "phpfpm.memory_per_process.max", staff.own_bytes_max as f64);
+        }
+    }
+
+    /// The status page, unless asking for it could take what a visitor needs. One with an address of
+    /// its own has workers of its own.
+    fn page(&self) -> Option<Page> {
+        let path = self.pool.status_path.clone().filter(|path| path.starts_with('/'))?;
+        let used = self.used?;
+        let has_worker = self.staff.is_some_and(|staff| staff.n > 0);
+        let is_calm = used.n_waiting == 0
+            && self
+                .pool
+                .max_children
+                .is_some_and(|max| f64::from(used.n_accepted) + 1.0 <= BUSY_SHARE * f64::from(max));
+        let own = self.pool.status_listen.clone();
+        if own.is_none() && !(has_worker && is_calm) {
+            return None;
+        }
+        Some(Page {
+            attribute: self.attribute.clone(),
+            pool: self.pool.name.clone(),
+            path,
+            listen: own.unwrap_or_else(|| self.pool.listen.clone()),
+            source: self.pool.source.clone(),
+        })
+    }
+}
+
+/// Names that tell pools apart: the name alone where there is one of it.
+fn keys(pools: &[Pool]) -> Vec<String> {
+    let with_version = |pool: &Pool| match &pool.php_version {
+        Some(version) => format!("{}@{version}", pool.name),
+        None => pool.name.clone(),
+    };
+    let (mut n_names, mut n_versions) = (BTreeMap::new(), BTreeMap::new());
+    for pool in pools {
+        *n_names.entry(pool.name.as_str()).or_insert(0) += 1;
+        *n_versions.entry(with_version(pool)).or_insert(0) += 1;
+    }
+    let key = |pool: &Pool| {
+        if n_names[pool.name.as_str()] == 1 {
+            return pool.name.clone();
+        }
+        let name = with_version(pool);
+        if n_versions[&name] == 1 && pool.php_version.is_some() {
+            return name;
+        }
+        format!("{}@{}", pool.name, pool.listen)
+    };
+    pools.iter().map(key).collect()
+}
+
+#[cfg(test)]
+mod tests;
