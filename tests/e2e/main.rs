@@ -16,6 +16,7 @@ mod odd_logs;
 mod outage;
 mod php_pools;
 mod pipeline;
+mod pools;
 mod proxies;
 mod quickstart;
 mod rotation;

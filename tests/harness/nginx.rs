@@ -216,13 +216,13 @@ fn server_block(root: &Root, address: SocketAddr, vhost: &Vhost, own_log: bool) 
     format!(
         "server {{\n  listen {address};\n  server_name {name} www.{name};\n  root {dir}/srv/www;\n\
            access_log {log};\n\
-           location / {{ include {dir}/etc/nginx/fastcgi.conf; fastcgi_pass unix:{socket}; }}\n\
+           location / {{ include {dir}/etc/nginx/fastcgi.conf; fastcgi_pass {target}; }}\n\
            location /static {{ return 200 \"static\\n\"; }}\n\
            location /missing {{ return 404; }}\n\
            location /planned {{ return 503; }}\n}}\n",
         name = vhost.name,
         dir = root.path().display(),
-        socket = PhpFpm::socket(root, vhost.pool).display(),
+        target = PhpFpm::target(root, vhost.pool),
     )
 }
 

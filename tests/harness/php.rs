@@ -1,6 +1,7 @@
 //! Real PHP-FPM pools. Each pool has a master of its own, so that one can die while the others serve.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::{Process, find_program, is_root};
-use crate::root::Root;
+use crate::root::{Root, loopback};
 use crate::wait::eventually;
 
 const SCRIPT: &str = r#"<?php
@@ -27,19 +28,37 @@ pub struct Pool {
     pub max_children: u32,
     /// `listen.backlog`.
     pub backlog: i32,
+    /// Where it listens instead of on a socket file.
+    pub tcp: Option<SocketAddr>,
+    /// Further lines of its configuration.
+    pub extra: String,
 }
 
 impl Pool {
     /// A pool that copes with all the tests ask of it.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, max_children: 6, backlog: 511 }
+        Self { name, max_children: 6, backlog: 511, tcp: None, extra: String::new() }
     }
 
     /// A pool that two slow requests exhaust.
     #[must_use]
     pub fn tiny(name: &'static str) -> Self {
-        Self { name, max_children: 2, backlog: 1 }
+        Self { max_children: 2, backlog: 1, ..Self::new(name) }
+    }
+
+    /// Listens on an address of its own with this port.
+    #[must_use]
+    pub fn on_tcp(self, port: u16) -> Self {
+        Self { tcp: Some(loopback(port)), ..self }
+    }
+
+    /// Adds lines of configuration; a setting that is there already is overruled.
+    #[must_use]
+    pub fn with(mut self, lines: &str) -> Self {
+        self.extra.push_str(lines);
+        self.extra.push('\n');
+        self
     }
 }
 
@@ -95,9 +114,22 @@ impl PhpFpm {
         root.join(&format!("run/php/{pool}.sock"))
     }
 
+    /// What `fastcgi_pass` of nginx is to be for a pool, as its configuration says.
+    #[must_use]
+    pub fn target(root: &Root, pool: &str) -> String {
+        let file = root.join(&format!("etc/php/8.2/fpm/pool.d/{pool}.conf"));
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let tcp = text.lines().find_map(|line| line.strip_prefix("listen = "));
+        match tcp.filter(|listen| !listen.starts_with('/')) {
+            Some(address) => address.to_owned(),
+            None => format!("unix:{}", Self::socket(root, pool).display()),
+        }
+    }
+
     /// Starts a stopped pool and waits until it accepts connections.
     pub fn start_pool(&mut self, pool: &str) {
-        let (_, socket, config, process) = self.find(pool);
+        let (pool_config, socket, config, process) = self.find(pool);
+        let tcp = pool_config.tcp;
         let php = find_program(&["php-fpm8.2", "php-fpm", "php-fpm8.4", "php-fpm8.3"], "php-fpm");
         let mut command = Command::new(php);
         command.arg("--nodaemonize").arg("--fpm-config").arg(&*config);
@@ -107,6 +139,9 @@ impl PhpFpm {
         let out = config.with_extension("out");
         *process = Some(Process::start(&format!("php-fpm {pool}"), &mut command, &out));
         let started = process.as_mut().expect("just set");
+        if let Some(address) = tcp {
+            return started.listens_on(address);
+        }
         eventually("the pool listens", Duration::from_secs(20), || {
             if let Some(status) = started.exited() {
                 panic!("php-fpm ended with {status}: {}", started.log_text());
@@ -142,13 +177,24 @@ impl PhpFpm {
         process.unwrap_or_else(|| panic!("pool {pool} does not run"))
     }
 
+    /// Process ids of the workers of a pool.
+    #[must_use]
+    pub fn workers(&mut self, pool: &str) -> Vec<u32> {
+        let (_, _, _, process) = self.find(pool);
+        process.as_ref().expect("the pool runs").children()
+    }
+
     /// SIGKILLs the workers of a pool; its master starts new ones. Returns how many there were.
     pub fn kill_workers(&mut self, pool: &str) -> usize {
-        let (_, _, _, process) = self.find(pool);
-        let workers = process.as_ref().expect("the pool runs").children();
+        self.signal_workers(pool, Signal::KILL)
+    }
+
+    /// Sends a signal to each worker of a pool. Returns how many there were.
+    pub fn signal_workers(&mut self, pool: &str, signal: Signal) -> usize {
+        let workers = self.workers(pool);
         for pid in &workers {
             if let Some(pid) = Pid::from_raw(*pid as i32) {
-                kill_process(pid, Signal::KILL).ok(); // it may have ended meanwhile
+                kill_process(pid, signal).ok(); // it may have ended meanwhile
             }
         }
         workers.len()
@@ -162,13 +208,11 @@ impl PhpFpm {
 
 fn config(pool: &Pool, socket: &std::path::Path) -> String {
     let owner = if is_root() { "user = root\ngroup = root\n" } else { "" };
+    let listen = pool.tcp.map_or(socket.display().to_string(), |address| address.to_string());
     format!(
-        "[{0}]\n{owner}listen = {1}\nlisten.mode = 0666\nlisten.backlog = {2}\n\
-         pm = static\npm.max_children = {3}\n",
-        pool.name,
-        socket.display(),
-        pool.backlog,
-        pool.max_children
+        "[{0}]\n{owner}listen = {listen}\nlisten.mode = 0666\nlisten.backlog = {1}\n\
+         pm = static\npm.max_children = {2}\n{3}",
+        pool.name, pool.backlog, pool.max_children, pool.extra
     )
 }
 

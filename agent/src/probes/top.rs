@@ -104,25 +104,28 @@ impl Span {
         sums: impl Iterator<Item = (K, Sum)>,
     ) -> Vec<(&'static str, K, f64)> {
         let sums: Vec<(K, Sum)> = sums.collect();
-        let cpu = |sum: &Sum| {
-            let share = sum.ticks as f64 / self.ticks_per_second / self.seconds / self.n_cpu;
-            (share >= CPU_MIN).then_some(share.min(1.0))
-        };
-        let memory = |sum: &Sum| (sum.rss_bytes > 0).then_some(sum.rss_bytes as f64);
-        let io =
-            |sum: &Sum| Some(sum.io_bytes as f64 / self.seconds).filter(|rate| *rate >= IO_MIN);
         let mut found = Vec::new();
-        let resources: [(&'static str, &dyn Fn(&Sum) -> Option<f64>); 3] =
-            [(CPU, &cpu), (MEMORY, &memory), (IO, &io)];
-        for (metric, value_of) in resources {
-            let mut of_resource: Vec<_> =
-                sums.iter().filter_map(|(key, sum)| Some((value_of(sum)?, *key))).collect();
-            of_resource.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            found.extend(
-                of_resource.into_iter().take(TOP_N).map(|(value, key)| (metric, key, value)),
-            );
+        for metric in [CPU, MEMORY, IO] {
+            let mut used: Vec<(f64, K)> = sums
+                .iter()
+                .filter_map(|(key, sum)| Some((self.used(metric, sum)?, *key)))
+                .collect();
+            used.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            found.extend(used.into_iter().take(TOP_N).map(|(value, key)| (metric, key, value)));
         }
         found
+    }
+
+    /// Use of a resource that may explain something.
+    fn used(&self, metric: &str, sum: &Sum) -> Option<f64> {
+        let (value, min) = match metric {
+            CPU => (sum.ticks as f64 / self.ticks_per_second / self.seconds / self.n_cpu, CPU_MIN),
+            MEMORY => (sum.rss_bytes as f64, 1.0),
+            _ => (sum.io_bytes as f64 / self.seconds, IO_MIN),
+        };
+        // The kernel's ticks are coarser than our clock: all processors busy may seem a little more.
+        let value = if metric == CPU { value.min(1.0) } else { value };
+        (value >= min).then_some(value)
     }
 }
 

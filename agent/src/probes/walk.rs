@@ -160,7 +160,11 @@ impl Walk {
         let span = self.walked_at.replace(now).map(|last| now.saturating_duration_since(last));
         let mut census = Census { span, ..Census::default() };
         let mut workers = Vec::new();
-        for (n, pid) in std::fs::read_dir(&self.proc).ok()?.flatten().filter_map(pid_of).enumerate()
+        for (n, pid) in std::fs::read_dir(&self.proc)
+            .ok()?
+            .flatten()
+            .filter_map(|entry| pid_of(&entry))
+            .enumerate()
         {
             if n == self.processes_max {
                 census.is_cut = true;
@@ -283,7 +287,7 @@ impl Title {
     }
 }
 
-fn pid_of(entry: std::fs::DirEntry) -> Option<u32> {
+fn pid_of(entry: &std::fs::DirEntry) -> Option<u32> {
     entry.file_name().to_str()?.parse().ok()
 }
 

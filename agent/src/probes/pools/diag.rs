@@ -257,7 +257,7 @@ mod tests {
         let path = &b"/tmp/exp.sock"[..];
         assert_eq!(parse_unix(&hex(LISTENER)), Some((path, listens(3, 7))));
         assert_eq!(parse_unix(&hex(CONNECTION)), Some((path, Seen(State::Accepted))));
-        let address = (Ipv4Addr::new(127, 0, 0, 1).into(), 33_185);
+        let address = (Ipv4Addr::LOCALHOST.into(), 33_185);
         assert_eq!(parse_inet(&hex(TCP_LISTENER)), Some((address, listens(2, 5))));
         let mut accepted = hex(TCP_LISTENER);
         accepted[1] = ESTABLISHED;

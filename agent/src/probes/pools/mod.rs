@@ -40,7 +40,7 @@ pub(super) struct Pools {
     discovery: watch::Receiver<Arc<Discovery>>,
     gather: watch::Receiver<GatherStatus>,
     is_fresh: bool,
-    pools: Vec<Tracked>,
+    tracked: Vec<Tracked>,
     sockets: Sockets,
     walk: Walk,
     tops: Tops,
@@ -92,7 +92,7 @@ impl Pools {
             discovery,
             gather,
             is_fresh: false,
-            pools: Vec::new(),
+            tracked: Vec::new(),
             sockets: Sockets::default(),
             walk: Walk::new(PathBuf::from("/proc")),
             tops: Tops::new(),
@@ -109,7 +109,7 @@ impl Pools {
             at.0 - error_at.0 <= fast_ms
         });
         if let Some(uses) = self.sockets.look() {
-            for (tracked, used) in self.pools.iter_mut().zip(uses) {
+            for (tracked, used) in self.tracked.iter_mut().zip(uses) {
                 tracked.fold_use(used, at, is_fast, out);
             }
         }
@@ -139,14 +139,14 @@ impl Pools {
         }
         let discovery = Arc::clone(&self.discovery.borrow_and_update());
         let mut before: BTreeMap<String, Tracked> =
-            self.pools.drain(..).map(|tracked| (tracked.attribute.clone(), tracked)).collect();
+            self.tracked.drain(..).map(|tracked| (tracked.attribute.clone(), tracked)).collect();
         for (key, pool) in keys(&discovery.pools).into_iter().zip(&discovery.pools) {
             let attribute = format!("phpfpm.pool={key}");
             let known = before.remove(&attribute).filter(|known| known.pool == *pool);
-            self.pools.push(known.unwrap_or_else(|| Tracked::new(attribute, pool.clone())));
+            self.tracked.push(known.unwrap_or_else(|| Tracked::new(attribute, pool.clone())));
         }
         let addresses: Vec<_> =
-            self.pools.iter().map(|tracked| Address::parse(&tracked.pool.listen)).collect();
+            self.tracked.iter().map(|tracked| Address::parse(&tracked.pool.listen)).collect();
         let n_unknown = addresses.iter().filter(|address| address.is_none()).count();
         self.sockets.ask(addresses.into_iter());
         if n_unknown > self.n_unknown_told {
@@ -165,10 +165,10 @@ impl Pools {
             push(out, "system.processes.blocked", f64::from(census.n_blocked));
             push(out, "system.processes.zombie", f64::from(census.n_zombies));
         }
-        let pools: Vec<&Pool> = self.pools.iter().map(|tracked| &tracked.pool).collect();
+        let pools: Vec<&Pool> = self.tracked.iter().map(|tracked| &tracked.pool).collect();
         let staffs = staff(&pools, &census.workers, &self.root);
         let mut sums = Vec::new();
-        for (tracked, staff) in self.pools.iter_mut().zip(staffs) {
+        for (tracked, staff) in self.tracked.iter_mut().zip(staffs) {
             if staff.n > 0 {
                 sums.push((tracked.attribute.clone(), staff.sum));
             }
@@ -182,7 +182,7 @@ impl Pools {
     fn ask_for_pages(&mut self) {
         let now = clock::instant();
         if self.pages.is_due(now) {
-            let pages = self.pools.iter().filter_map(Tracked::page).collect();
+            let pages = self.tracked.iter().filter_map(Tracked::page).collect();
             self.pages.ask(pages, now);
         }
     }

@@ -289,7 +289,7 @@ mod tests {
         assert!(matches!(other, Err(PageError::NoPage)), "{other:?}");
         let http = ask(b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
         assert!(matches!(http, Err(PageError::Answer(AnswerError::Protocol))), "{http:?}");
-        let endless = ask(record(6, &[b'x'; 60_000]).repeat(3));
+        let endless = ask(record(6, &vec![b'x'; 60_000]).repeat(3));
         assert!(matches!(endless, Err(PageError::Answer(AnswerError::Cut))), "{endless:?}");
         let cut = ask(record(6, b"Status: 200\r\n"));
         assert!(matches!(cut, Err(PageError::Answer(AnswerError::Cut))), "{cut:?}");

@@ -31,8 +31,8 @@ fn pools_of_one_name_are_told_apart() {
     assert_eq!(keys(&pools), want);
 }
 
-fn used(n_accepted: u32, n_waiting: u32) -> Option<Use> {
-    Some(Use { n_accepted, n_waiting, ..Use::default() })
+fn used(n_accepted: u32, n_waiting: u32) -> Use {
+    Use { n_accepted, n_waiting, ..Use::default() }
 }
 
 #[test]
@@ -51,21 +51,21 @@ fn a_pool_at_rest_is_silent_and_an_exhausted_one_is_counted_once() {
         [("active_processes", n), ("listen_queue", waiting), ("max_children_reached", reached)]
     };
     let max = [("max_children", 2.0)];
-    check(0, used(0, 0), false, &[&busy(0.0, 0.0, 0.0)[..], &max].concat());
-    check(10, used(0, 0), false, &[]);
-    check(20, used(0, 0), true, &busy(0.0, 0.0, 0.0));
-    check(30, used(2, 0), false, &busy(2.0, 0.0, 0.0));
-    check(31, used(2, 3), false, &busy(2.0, 3.0, 1.0));
-    check(32, used(2, 4), false, &busy(2.0, 4.0, 1.0));
-    check(33, used(1, 0), false, &busy(1.0, 0.0, 1.0));
-    check(34, used(2, 1), false, &busy(2.0, 1.0, 2.0));
+    check(0, Some(used(0, 0)), false, &[&busy(0.0, 0.0, 0.0)[..], &max].concat());
+    check(10, Some(used(0, 0)), false, &[]);
+    check(20, Some(used(0, 0)), true, &busy(0.0, 0.0, 0.0));
+    check(30, Some(used(2, 0)), false, &busy(2.0, 0.0, 0.0));
+    check(31, Some(used(2, 3)), false, &busy(2.0, 3.0, 1.0));
+    check(32, Some(used(2, 4)), false, &busy(2.0, 4.0, 1.0));
+    check(33, Some(used(1, 0)), false, &busy(1.0, 0.0, 1.0));
+    check(34, Some(used(2, 1)), false, &busy(2.0, 1.0, 2.0));
     check(35, None, true, &[]);
-    check(40, used(0, 0), false, &busy(0.0, 0.0, 2.0));
-    check(50, used(0, 0), false, &[]);
-    check(60, used(0, 0), false, &max);
-    check(100, used(0, 0), false, &busy(0.0, 0.0, 2.0));
+    check(40, Some(used(0, 0)), false, &busy(0.0, 0.0, 2.0));
+    check(50, Some(used(0, 0)), false, &[]);
+    check(60, Some(used(0, 0)), false, &max);
+    check(100, Some(used(0, 0)), false, &busy(0.0, 0.0, 2.0));
     // The clock was set back.
-    check(50, used(0, 0), false, &[&busy(0.0, 0.0, 2.0)[..], &max].concat());
+    check(50, Some(used(0, 0)), false, &[&busy(0.0, 0.0, 2.0)[..], &max].concat());
 }
 
 #[test]
@@ -84,14 +84,14 @@ fn a_status_page_is_only_asked_for_when_it_takes_no_visitors_worker() {
         assert_eq!(listen.as_deref(), want, "{n} workers, {used:?}, at most {max:?}");
     };
     let own = Some("/run/www.sock");
-    check(None, 3, used(0, 0), Some(5), own);
-    check(None, 3, used(3, 0), Some(5), own);
-    check(None, 5, used(4, 0), Some(5), None);
-    check(None, 3, used(0, 1), Some(5), None);
-    check(None, 0, used(0, 0), Some(5), None);
-    check(None, 1, used(0, 0), None, None);
+    check(None, 3, Some(used(0, 0)), Some(5), own);
+    check(None, 3, Some(used(3, 0)), Some(5), own);
+    check(None, 5, Some(used(4, 0)), Some(5), None);
+    check(None, 3, Some(used(0, 1)), Some(5), None);
+    check(None, 0, Some(used(0, 0)), Some(5), None);
+    check(None, 1, Some(used(0, 0)), None, None);
     check(None, 1, None, Some(5), None);
-    check(Some("9001"), 5, used(5, 9), Some(5), Some("9001"));
+    check(Some("9001"), 5, Some(used(5, 9)), Some(5), Some("9001"));
 }
 
 #[test]
