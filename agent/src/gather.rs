@@ -10,14 +10,16 @@ mod cells;
 mod configured;
 mod files;
 mod followed;
+mod losses;
 mod recovery;
 mod rejects;
 mod status;
+mod summaries;
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -88,6 +90,8 @@ pub struct GatherInputs {
     pub discovery: watch::Sender<Arc<Discovery>>,
     /// Time between batches while nothing fails; the collector throttles through it.
     pub batch_interval: watch::Receiver<Duration>,
+    /// The agent needs more memory than it may: less is remembered until that is over.
+    pub is_memory_short: Arc<AtomicBool>,
     /// Ends the thread: it reads every file to its end once more, appends, saves, returns.
     pub stop: CancellationToken,
 }
@@ -147,6 +151,10 @@ struct Gather {
     /// When the first gateway error of the open windows was read.
     urgent_since: Option<Instant>,
     clocks: ClockWatch,
+    /// Since when who asks is looked at.
+    shares_since: Instant,
+    /// Memory is short.
+    is_lean: bool,
 }
 
 impl Gather {
@@ -190,6 +198,8 @@ impl Gather {
             last_try: None,
             urgent_since: None,
             clocks: ClockWatch::new(now, clock::since_boot(), at),
+            shares_since: now,
+            is_lean: false,
             inputs,
         };
         gather.files.watch_configs(&mut gather.watch);
@@ -234,6 +244,8 @@ impl Gather {
         is_look_due |= self.files.touched_due().is_some_and(|due| now >= due);
         if is_look_due {
             self.look(now, at);
+            self.keep_to_memory();
+            self.tell_refusals(at, false);
         }
         if now >= self.last_read + READ_GAP || is_look_due {
             self.files.look(false, now, at, &mut self.judge, &mut self.watch);
@@ -323,21 +335,11 @@ impl Gather {
         }
     }
 
-    fn lose_vanished(&mut self) {
-        let vanished = self.files.take_vanished();
-        if vanished != crate::logs::tail::Vanished::default() {
-            self.windows.lose(&Loss {
-                n_bytes_lost: vanished.n_bytes,
-                n_bytes_recovered: vanished.n_bytes_recovered,
-                n_truncations: vanished.n_truncations + vanished.n_gone,
-                ..Loss::default()
-            });
-        }
-    }
-
     fn observe(&mut self, observation: Observation) {
-        if let Observation::Service(state) = &observation {
-            self.judge.service(state);
+        match &observation {
+            Observation::Service(state) => self.judge.service(state),
+            Observation::Dropped(dropped) => self.judge.dropped(*dropped, clock::now()),
+            _ => {}
         }
         self.windows.observe(observation);
     }
@@ -372,6 +374,7 @@ impl Gather {
             return; // it goes first; what is open is closed after it
         }
         self.lose_elsewhere();
+        self.tell_shares(now);
         let has_inventory = std::mem::take(&mut self.has_new_inventory);
         if self.windows.is_empty() && !has_inventory {
             return;
@@ -392,18 +395,6 @@ impl Gather {
         let complete_until = cover.complete_until;
         self.pending = Some(Pending { encoded, positions, complete_until, loss: closed.loss });
         self.append(now);
-    }
-
-    /// Losses that other parts count.
-    fn lose_elsewhere(&mut self) {
-        let n_events_dropped = self.inputs.n_observations_dropped.swap(0, Ordering::Relaxed);
-        let n_corrupt = self.spool(|spool| spool.stats().n_records_corrupt);
-        let n_spool_records_corrupt = n_corrupt.saturating_sub(self.n_spool_corrupt);
-        self.n_spool_corrupt = n_corrupt;
-        if n_events_dropped > 0 || n_spool_records_corrupt > 0 {
-            let loss = Loss { n_spool_records_corrupt, n_events_dropped, ..Loss::default() };
-            self.windows.lose(&loss);
-        }
     }
 
     /// Tries to bring the pending batch to disk; on failure it stays pending.
@@ -586,6 +577,7 @@ impl Gather {
             self.read(true, now, at);
             let is_late = now > began + self.inputs.config.shutdown_grace.0 / 2;
             let is_last = !self.has_more || is_late;
+            self.tell_refusals(at, is_last);
             if is_last || self.windows.n_bytes() >= batch::WINDOW_BYTES_MAX {
                 self.close(now);
             }

@@ -30,7 +30,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -189,6 +189,7 @@ async fn serve(
                 }
                 let rss_bytes = selfstats::read().map_or(0, |own| own.rss_bytes);
                 is_large = tell_memory(rss_bytes, stages.config.limits.memory_bytes_max.0, is_large);
+                stages.is_memory_short.store(is_large, Ordering::Relaxed);
                 tell_systemd(NotifyState::Watchdog);
             }
         }
@@ -222,6 +223,7 @@ struct Stages {
     labels: watch::Sender<Labels>,
     spool: Arc<Mutex<Spool>>,
     spool_bytes: Arc<AtomicU64>,
+    is_memory_short: Arc<AtomicBool>,
     /// First the sources stop, then, when all is spooled, the uplink drains.
     stop: CancellationToken,
     drain: CancellationToken,
@@ -248,6 +250,7 @@ impl Stages {
         let outlet = Outlet::new(observations_tx, Arc::clone(&n_observations_dropped));
         let latest = outlet.latest();
         let spool_bytes = Arc::new(AtomicU64::new(0));
+        let is_memory_short = Arc::new(AtomicBool::new(false));
         let spooled = Arc::new(Notify::new());
         let gather = gather::spawn(GatherInputs {
             config: Arc::clone(&config),
@@ -259,6 +262,7 @@ impl Stages {
             status: gather_tx,
             discovery: discovery_tx,
             batch_interval,
+            is_memory_short: Arc::clone(&is_memory_short),
             stop: stop.clone(),
         })?;
         let gather = tokio::task::spawn_blocking(move || gather.join());
@@ -281,6 +285,7 @@ impl Stages {
             labels: labels_tx,
             spool,
             spool_bytes,
+            is_memory_short,
             stop,
             drain,
             gather,

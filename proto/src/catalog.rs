@@ -201,6 +201,12 @@ pub const METRICS: &[Metric] = &[
     ratio("process.cpu.utilization"),
     gauge("process.memory.usage", "By", 1.0),
     gauge("process.disk.io", "By/s", 1.0),
+    // Of a sample of the requests; only while there are many, and only shares worth telling.
+    // client.prefix=198.51.100.0/24: of the server's requests; server.address=a.example: the share
+    // that the site's largest prefix has of the site.
+    ratio("http.server.request.top_client.share"),
+    // gatewatch.crawler=google, by the User-Agent given.
+    ratio("http.server.request.crawler.share"),
     counter("gatewatch.agent.cpu_time", "ms"),
     gauge("gatewatch.agent.memory", "By", 1.0),
     gauge("gatewatch.agent.spool", "By", 1.0),

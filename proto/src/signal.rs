@@ -10,6 +10,9 @@ pub mod counter {
     pub const RETRIED: u32 = 1001;
     /// A gateway error that a search engine's crawler saw, by the `User-Agent` it gave, unverified.
     pub const CRAWLER: u32 = 1002;
+    /// A request that a web application firewall refused (ModSecurity), by the second of its log
+    /// line; its status is counted where the access log has it.
+    pub const BLOCKED: u32 = 1003;
 }
 
 const NAMES: [(Signal, &str); 25] = [

@@ -3,6 +3,7 @@
 //! The lines of a chunk mostly fall into few seconds and sites. Each cell gathers one of these; one
 //! that is in the way is spilled into the windows, and all of them at the end of the chunk.
 
+use crate::window::clients::Clients;
 use crate::window::{Loss, Windows};
 
 /// Number of cells: as many as a word has bits.
@@ -24,11 +25,14 @@ pub(super) struct Cells {
     /// Bit n: cell n holds something.
     used: u64,
     n_other: u64,
+    /// Which of the requests are looked at more closely.
+    pub(super) clients: Clients,
 }
 
 impl Default for Cells {
     fn default() -> Self {
-        Self { all: [Cell::default(); CELLS], used: 0, n_other: 0 }
+        let seed = (crate::random_unit() * u64::MAX as f64) as u64;
+        Self { all: [Cell::default(); CELLS], used: 0, n_other: 0, clients: Clients::new(seed) }
     }
 }
 

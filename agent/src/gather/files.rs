@@ -21,6 +21,7 @@ use crate::logs::tail::{Look, Start, Vanished};
 use crate::logs::watch::{Event, Watch};
 use crate::probes::listeners::Listeners;
 use crate::window::Windows;
+use crate::window::clients::Clients;
 
 use super::FileStatus;
 use super::cells::Cells;
@@ -530,6 +531,11 @@ impl Files {
     /// True once after a gateway error was read.
     pub(super) fn take_gateway_error(&mut self) -> bool {
         std::mem::take(&mut self.has_gateway_error)
+    }
+
+    /// The sample of who asks.
+    pub(super) fn clients(&mut self) -> &mut Clients {
+        &mut self.cells.clients
     }
 
     /// How far every known file is read.

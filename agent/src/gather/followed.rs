@@ -251,8 +251,18 @@ impl Followed {
         };
         self.rejects.count(Rejected::TooLong, chunk.n_too_long.into());
         let (rejects, slow) = (&mut self.rejects, self.slow.as_deref_mut());
-        let mut fold =
-            Fold { source, judge, windows, at, cells, tally, rejects, slow, has_error: false };
+        let mut fold = Fold {
+            source,
+            judge,
+            windows,
+            at,
+            cells,
+            tally,
+            rejects,
+            slow,
+            has_error: false,
+            is_sampled: false,
+        };
         parser.scan(lines, &mut fold);
         fold.tell_slow(SlowLog::end);
         let Fold { cells, windows, tally, has_error, .. } = fold;
@@ -313,6 +323,8 @@ struct Fold<'a> {
     rejects: &'a mut Rejects,
     slow: Option<&'a mut SlowLog>,
     has_error: bool,
+    /// The next line is one that is looked at more closely.
+    is_sampled: bool,
 }
 
 impl Fold<'_> {
@@ -335,6 +347,10 @@ impl Sink for Fold<'_> {
         match self.judge.plain(self.source, plain, self.at) {
             Verdict::Unsure => return false,
             Verdict::Inner => {}
+            Verdict::Counted { .. } if self.cells.clients.count() => {
+                self.is_sampled = true;
+                return false;
+            }
             Verdict::Counted { site, second, other } => {
                 self.cells.count(second, site, plain.status, other, self.windows);
             }
@@ -360,14 +376,23 @@ impl Sink for Fold<'_> {
         let Self { windows, has_error, .. } = self;
         match line {
             Line::Access(record) => {
-                self.judge.access(self.source, &record, self.at, &mut |request| {
+                let site = self.judge.access(self.source, &record, self.at, &mut |request| {
                     *has_error |= request.exemplar.is_some();
                     windows.fold(request);
                 });
+                let is_sampled = std::mem::take(&mut self.is_sampled);
+                if let Some(site) = site
+                    && (is_sampled || self.cells.clients.count())
+                {
+                    self.cells.clients.take(self.judge.visit(site, &record));
+                }
             }
             Line::Error(record) => {
                 if let Some(evidence) = self.judge.error(self.source, &record, self.at) {
                     windows.observe(Observation::Log(evidence));
+                }
+                if let Some((second, site)) = self.judge.take_blocked() {
+                    windows.count_blocked(second, site);
                 }
             }
             Line::Rejected(reason) if is_loss(reason) => {

@@ -8,6 +8,7 @@ use prost::Message as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use wire::v1;
 
 /// One agent's data path in a temporary directory; every line counted is found in its spool.
@@ -92,6 +93,7 @@ impl Agent {
             status: status_tx,
             discovery: watch::channel(Arc::new(Discovery::default())).0,
             batch_interval,
+            is_memory_short: Arc::default(),
             stop: stop.clone(),
         });
         let thread = thread.unwrap();
@@ -633,4 +635,75 @@ async fn a_w3c_log_is_resumed_with_the_columns_that_are_in_force_there() {
     assert_eq!((status[0].n_lines, status[0].n_rejected), (5, 0), "{status:?}");
     assert_eq!(status[0].format, "iis");
     assert_eq!(windows.close().exemplars.len(), 3);
+}
+
+#[test]
+fn a_flood_from_one_network_is_told_with_its_share_and_its_crawler() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    let from = |client: &str| line(200, "/x").replace("192.0.2.7", client);
+    let mut text = String::new();
+    for n in 0..400 {
+        if n % 4 == 3 {
+            text.push_str(&from(&format!("203.0.{}.9", n % 250)));
+        } else {
+            let bot = "Mozilla/5.0 (compatible; GPTBot/1.2; +https://openai.com/gptbot)";
+            text.push_str(&from(&format!("198.51.100.{}", n % 250)).replace("test", bot));
+        }
+    }
+    append(&log, &text);
+    let values = agent.eventually("shares", |agent| {
+        append(&log, &line(200, "/more")); // what is at rest tells nothing
+        let bodies = agent.bodies();
+        let body = bodies.iter().map(|(_, body)| body).find(|body| !body.series.is_empty())?;
+        let value_of = |at: usize| body.ticks[0].value[at] as f64 / 10_000.0;
+        let series = body.series.iter().enumerate();
+        Some(series.map(|(at, s)| (s.attribute.clone(), value_of(at))).collect::<Vec<_>>())
+    });
+    let share = |attribute: &str| {
+        let found = values.iter().find(|(of, _)| of == attribute);
+        found.unwrap_or_else(|| panic!("no {attribute} in {values:?}")).1
+    };
+    let network = share("client.prefix=198.51.100.0/24");
+    assert!((0.2..0.85).contains(&network), "{values:?}");
+    assert!(share("gatewatch.crawler=openai") > 0.2, "{values:?}");
+    assert!(share("server.address=a.example") >= network, "of the site as of the server");
+    let n = agent.n(200);
+    assert!(n >= 400, "what was looked at is counted as ever: {n}");
+    agent.stop();
+}
+
+#[test]
+fn requests_that_modsecurity_refused_are_counted_and_told_in_one_line() {
+    let mut agent = Agent::new();
+    let log = agent.path("error.log");
+    append(&log, "");
+    let mut errors = source(&log, "error", Some("a.example"));
+    errors.format = "apache_error".to_owned();
+    let access = agent.path("access.log");
+    append(&access, "");
+    agent.sources = vec![errors, source(&access, "access", Some("a.example"))];
+    agent.start();
+    append(&access, &line(403, "/x"));
+    agent.eventually_n(403, 1);
+    let now = jiff::Zoned::now().strftime("%a %b %d %H:%M:%S.000000 %Y").to_string();
+    let refused = format!(
+        "[{now}] [security2:error] [pid 7:tid 8] [client 198.51.100.7:5] [client 198.51.100.7] \
+         ModSecurity: Access denied with code 403 (phase 2). Operator GE matched 5 at TX:score. \
+         [file \"x.conf\"] [line \"94\"] [id \"949110\"] [hostname \"a.example\"] [uri \"/x\"]\n"
+    );
+    append(&log, &refused.repeat(41));
+    agent.eventually_n(wire::signal::counter::BLOCKED, 41);
+    agent.stop();
+    agent.start();
+    let bodies = agent.bodies();
+    let lines: Vec<_> = bodies.iter().flat_map(|(_, body)| &body.log_lines).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert_eq!(lines[0].source, "modsecurity");
+    let said = "41 requests to a.example blocked by ModSecurity rule 949110 within 1 s";
+    assert_eq!(lines[0].message, said);
+    agent.stop();
 }

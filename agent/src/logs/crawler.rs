@@ -1,8 +1,9 @@
-//! Which search engine's crawler a `User-Agent` names; pure.
+//! Which crawler a `User-Agent` names: a search engine's, or another one's; pure.
 //!
 //! The name is what the client says of itself, and nothing here verifies it (that would take reverse
 //! DNS for each address): anybody may call himself Googlebot. It serves to count the gateway errors
-//! that search engines may have seen, and decides nothing.
+//! that search engines may have seen, and to tell how much of the load crawlers are; it decides
+//! nothing. What is told is always a name of these lists, never a text of the client.
 
 /// Product tokens, without their version, and the engine they belong to. SEO tools, previews of
 /// links, archives and trainers of models are no search engines: what they see costs no ranking.
@@ -44,20 +45,59 @@ const TOKENS: [(&str, &str); 35] = [
     ("coccocbot-web", "coccoc"),
 ];
 
+/// Others whose visits are load: trainers of models, SEO tools, archives. Token and who runs it.
+const OTHERS: [(&str, &str); 32] = [
+    ("GPTBot", "openai"),
+    ("OAI-SearchBot", "openai"),
+    ("ChatGPT-User", "openai"),
+    ("ClaudeBot", "anthropic"),
+    ("Claude-User", "anthropic"),
+    ("Claude-SearchBot", "anthropic"),
+    ("anthropic-ai", "anthropic"),
+    ("Bytespider", "bytedance"),
+    ("TikTokSpider", "bytedance"),
+    ("meta-externalagent", "meta"),
+    ("meta-externalfetcher", "meta"),
+    ("facebookexternalhit", "meta"),
+    ("FacebookBot", "meta"),
+    ("Amazonbot", "amazon"),
+    ("PerplexityBot", "perplexity"),
+    ("Perplexity-User", "perplexity"),
+    ("CCBot", "commoncrawl"),
+    ("GoogleOther", "google"),
+    ("Google-CloudVertexBot", "google"),
+    ("AhrefsBot", "ahrefs"),
+    ("AhrefsSiteAudit", "ahrefs"),
+    ("SemrushBot", "semrush"),
+    ("SemrushBot-BA", "semrush"),
+    ("SiteAuditBot", "semrush"),
+    ("DotBot", "moz"),
+    ("rogerbot", "moz"),
+    ("MJ12bot", "majestic"),
+    ("DataForSeoBot", "dataforseo"),
+    ("BLEXBot", "seranking"),
+    ("Barkrowler", "babbar"),
+    ("archive.org_bot", "archive"),
+    ("ImagesiftBot", "imagesift"),
+];
+
 /// By the byte that a token begins with, in both cases, a bit for each second byte by its low five
 /// bits, which are the same in both cases: few places are looked at more closely.
-const SECOND_BY_FIRST: [u32; 256] = {
+const fn seconds_by_first(tokens: &[(&str, &str)]) -> [u32; 256] {
     let mut seconds = [0; 256];
     let mut at = 0;
-    while at < TOKENS.len() {
-        let token = TOKENS[at].0.as_bytes();
+    while at < tokens.len() {
+        let token = tokens[at].0.as_bytes();
         let second = 1 << (token[1] & 31);
         seconds[token[0].to_ascii_lowercase() as usize] |= second;
         seconds[token[0].to_ascii_uppercase() as usize] |= second;
         at += 1;
     }
     seconds
-};
+}
+
+const SECONDS_OF_TOKENS: [u32; 256] = seconds_by_first(&TOKENS);
+const SECONDS_OF_OTHERS: [u32; 256] = seconds_by_first(&OTHERS);
 
 /// Bytes of a `User-Agent` that are looked at: a true one is a fifth of it.
 const BYTES_MAX: usize = 1024;
@@ -68,18 +108,32 @@ const BYTES_MAX: usize = 1024;
 /// a product of its own: part of a longer word, of an address or of `like Googlebot` is not enough.
 #[must_use]
 pub fn crawler(user_agent: &str) -> Option<&'static str> {
+    find(user_agent, &TOKENS, &SECONDS_OF_TOKENS)
+}
+
+/// Who runs the crawler that a `User-Agent` claims to be, of a search engine or not.
+#[must_use]
+pub fn any_crawler(user_agent: &str) -> Option<&'static str> {
+    crawler(user_agent).or_else(|| find(user_agent, &OTHERS, &SECONDS_OF_OTHERS))
+}
+
+fn find(
+    user_agent: &str,
+    tokens: &[(&str, &'static str)],
+    seconds: &[u32; 256],
+) -> Option<&'static str> {
     let text = &user_agent.as_bytes()[..user_agent.len().min(BYTES_MAX)];
     for (start, pair) in text.array_windows().enumerate() {
         let [first, second]: &[u8; 2] = pair;
-        if SECOND_BY_FIRST[*first as usize] >> (second & 31) & 1 == 0 {
+        if seconds[*first as usize] >> (second & 31) & 1 == 0 {
             continue;
         }
         if start > 0 && !is_between(text[start - 1]) || follows_like(&text[..start]) {
             continue;
         }
         let begins = |token: &str| token.as_bytes()[0].eq_ignore_ascii_case(first);
-        let mut tokens = TOKENS.iter().filter(|(token, _)| begins(token));
-        if let Some((_, engine)) = tokens.find(|(token, _)| names(&text[start..], token)) {
+        let mut near = tokens.iter().filter(|(token, _)| begins(token));
+        if let Some((_, engine)) = near.find(|(token, _)| names(&text[start..], token)) {
             return Some(engine);
         }
     }
@@ -196,6 +250,30 @@ mod tests {
             ("\u{261}ooglebot/2.1", None),
             ("Goog\0lebot/2.1", None),
         ]);
+    }
+
+    #[test]
+    fn crawlers_of_others_are_known_too_where_all_are_asked_for() {
+        for (user_agent, want) in [
+            (
+                "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; \
+                 +https://openai.com/gptbot)",
+                Some("openai"),
+            ),
+            (
+                "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; ClaudeBot/1.0; \
+                 +claudebot@anthropic.com)",
+                Some("anthropic"),
+            ),
+            ("Mozilla/5.0 (compatible; AhrefsBot/7.0; +http://ahrefs.com/robot/)", Some("ahrefs")),
+            ("Mozilla/5.0 (compatible; SemrushBot/7~bl; +http://x.example)", Some("semrush")),
+            ("Mozilla/5.0 (compatible; Bytespider; spider-feedback@x.example)", Some("bytedance")),
+            ("Googlebot/2.1 (+http://www.google.com/bot.html)", Some("google")),
+            ("NotGPTBot/1.0", None),
+            ("Mozilla/5.0 (X11; Linux x86_64)", None),
+        ] {
+            assert_eq!(any_crawler(user_agent), want, "{user_agent}");
+        }
     }
 
     #[test]

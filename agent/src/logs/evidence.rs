@@ -10,6 +10,8 @@ use wire::v1::Signal;
 
 /// Lines kept for joining.
 const LINES_MAX: usize = 8192;
+/// The same while memory is short.
+const LINES_LEAN_MAX: usize = 1024;
 /// Seconds kept per key for explaining.
 const SECONDS_MAX: usize = 4096;
 /// Keys kept for explaining; from here on old ones are looked for, each time their number doubled.
@@ -111,9 +113,27 @@ pub(crate) struct Memory {
     n_seconds: usize,
     /// More keys than this are thinned out.
     keys_kept: usize,
+    is_lean: bool,
 }
 
 impl Memory {
+    /// While memory is short only the newest lines are kept, and the newest second of each key.
+    pub(crate) fn set_lean(&mut self, is_lean: bool) {
+        self.is_lean = is_lean;
+        if !is_lean {
+            return;
+        }
+        while self.lines.len() > LINES_LEAN_MAX {
+            self.forget_oldest();
+        }
+        self.lines.shrink_to_fit();
+        for seconds in self.seconds.values_mut() {
+            let newest = seconds.pop_last();
+            *seconds = newest.into_iter().collect();
+        }
+        self.count_seconds();
+    }
+
     /// Keeps a line. The second line of a failure that is told in two is folded into the first: of
     /// Apache's the first has the reason and the second the client, of lighttpd's the second the path.
     pub(crate) fn add(&mut self, line: Seen) {
@@ -131,7 +151,7 @@ impl Memory {
             }
             return;
         }
-        if self.lines.len() >= LINES_MAX {
+        if self.lines.len() >= if self.is_lean { LINES_LEAN_MAX } else { LINES_MAX } {
             self.forget_oldest();
         }
         let number = self.first + self.lines.len() as u64;

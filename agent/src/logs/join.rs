@@ -8,6 +8,8 @@
 
 mod lines;
 mod plain;
+mod refusals;
+mod visits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -26,6 +28,7 @@ use crate::logs::event_time::EventClock;
 use crate::logs::evidence::{Memory, Question, Seen};
 pub use crate::logs::judged::{Exemplar, OTHER, Request, SiteInfo};
 use crate::logs::privacy::{Privacy, TEXT_BYTES_MAX, cut, method, without_query};
+use crate::logs::refused::{Backends, Refusals};
 use crate::logs::sites::{Sites, name_from_path};
 use lines::evidence_name;
 pub(crate) use lines::is_evidence_of_a_web_server;
@@ -137,6 +140,12 @@ pub struct Judge {
     evidence: (i64, BTreeMap<(&'static str, i32, String), u32>),
     /// Rejected lines that were kept so far.
     n_samples: usize,
+    refusals: Refusals,
+    backends: Backends,
+    /// Of the last line that told of a refused request.
+    blocked_last: Option<(i64, u32)>,
+    /// A web server's log tells what ModSecurity refuses.
+    has_error_log_blocks: bool,
 }
 
 impl Judge {
@@ -164,6 +173,18 @@ impl Judge {
             fronts: BTreeMap::new(),
             evidence: (0, BTreeMap::new()),
             n_samples: 0,
+            refusals: Refusals::default(),
+            backends: Backends::of(discovery),
+            blocked_last: None,
+            has_error_log_blocks: false,
+        }
+    }
+
+    /// While memory is short less is remembered: what a request needs of it, it learns again.
+    pub fn set_lean(&mut self, is_lean: bool) {
+        self.memory.set_lean(is_lean);
+        if is_lean {
+            self.forget_hosts();
         }
     }
 
@@ -175,6 +196,7 @@ impl Judge {
     /// Takes over a newer discovery; indices of sites and sources stay valid.
     pub fn rediscovered(&mut self, discovery: &Discovery) {
         self.sites.learn(discovery);
+        self.backends = Backends::of(discovery);
         self.discovery = discovery.clone();
         self.error_logs.clear();
         self.sources.iter_mut().for_each(|source| source.default_site = None);
@@ -226,22 +248,22 @@ impl Judge {
     }
 
     /// One line of an access log. Requests that need no error line come out at once, the others
-    /// wait for [`Judge::settle`].
+    /// wait for [`Judge::settle`]. Returns the site it counts for; `None` = another log counts it.
     pub fn access(
         &mut self,
         source: usize,
         record: &AccessRecord<'_>,
         now: UnixMillis,
         out: &mut dyn FnMut(Request),
-    ) {
-        let Some(status) = record.status else { return };
+    ) -> Option<u32> {
+        let status = record.status?;
         let (site, other) = self.site_of(source, record);
         let peer = record.client.as_deref().unwrap_or_default();
         let peer_address = peer.parse::<IpAddr>().ok();
         let peer_is_own = peer == "unix:" || peer_address.is_some_and(|ip| self.sites.is_own(ip));
         self.learn_host(source, record, site, other, peer_is_own);
         if self.is_inner(source, site, peer_is_own, peer_address.is_some()) {
-            return;
+            return None;
         }
         let after_ms = match record.request_time.filter(|_| record.time_is_start) {
             Some(seconds) => (seconds.min(1e9) * 1000.0) as i64,
@@ -263,7 +285,7 @@ impl Judge {
                 other,
                 clamped,
             });
-            return;
+            return Some(site);
         }
         let behind_proxy = peer_is_own || peer_address.is_none_or(is_private);
         let client = record.forwarded_for.as_deref().filter(|_| behind_proxy).unwrap_or(peer);
@@ -292,6 +314,7 @@ impl Judge {
             n_attempts: record.attempts.len(),
             is_crawler: record.user_agent.as_deref().and_then(crawler).is_some(),
         });
+        Some(site)
     }
 
     fn site_of(&mut self, source: usize, record: &AccessRecord<'_>) -> (u32, bool) {
@@ -506,7 +529,7 @@ fn is_masked_failure(status: u16, record: &AccessRecord<'_>) -> bool {
     status == 503 && matches!(last, Some(502 | 504))
 }
 
-fn is_private(address: IpAddr) -> bool {
+pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),

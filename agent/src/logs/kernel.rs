@@ -10,6 +10,7 @@ mod kmsg;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +27,19 @@ use crate::clock;
 use crate::config::Config;
 use crate::discover::{Discovery, LogKind, LogSource};
 use crate::logs::event_time::EventClock;
+use crate::logs::parse::firewall;
 use crate::logs::privacy::Privacy;
+use crate::logs::refused::Backends;
 use crate::logs::{ErrorRecord, Line, sources};
 use crate::probes::Outlet;
-use crate::window::{LogEvidence, Observation};
+use crate::window::{Dropped, LogEvidence, Observation};
 
 /// Where systemd's distributions have it. Never looked for by name: the path is nobody's to choose.
 const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
 /// Evidence lines let through per second and kind, the first ones: the rest says the same.
 const EVIDENCE_PER_SECOND_MAX: u32 = 5;
+/// Backends whose refused packets are counted apart.
+const BACKENDS_MAX: usize = 256;
 /// Waits between two tries to read; what was read for the longer of them was sound.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Wait for the first discovery, which tells whether files have the messages.
@@ -129,7 +134,7 @@ impl Kernel {
         inputs: KernelInputs,
         outlet: Outlet,
     ) -> Self {
-        let sink = Sink::new(inputs.config.clone(), outlet);
+        let sink = Sink::new(inputs.config.clone(), inputs.discovery.clone(), outlet);
         Self { kmsg, journalctl, inputs, sink, has_kmsg_failed: false, told: "" }
     }
 
@@ -233,13 +238,20 @@ struct Sink {
     outlet: Outlet,
     /// Second of reading, and lines let through in it by their signal.
     sent: (i64, BTreeMap<i32, u32>),
+    discovery: Discoveries,
+    /// As the newest discovery has them.
+    backends: Backends,
+    /// By backend: the second in which packets were told last, and those not told yet.
+    dropped: BTreeMap<SocketAddr, (i64, u32)>,
 }
 
 impl Sink {
-    fn new(config: Configs, outlet: Outlet) -> Self {
+    fn new(config: Configs, discovery: Discoveries, outlet: Outlet) -> Self {
         let privacy = Privacy::new(config.borrow().privacy);
         let clock = EventClock::new(TimeZone::UTC);
-        Self { config, privacy, clock, outlet, sent: (0, BTreeMap::new()) }
+        let backends = Backends::of(&discovery.borrow());
+        let (sent, dropped) = ((0, BTreeMap::new()), BTreeMap::new());
+        Self { config, privacy, clock, outlet, sent, discovery, backends, dropped }
     }
 
     /// A line of a log that the kernel's messages come in.
@@ -250,7 +262,10 @@ impl Sink {
     }
 
     fn record(&mut self, record: &ErrorRecord<'_>, now: UnixMillis) {
-        let Some(signal) = record.signal else { return };
+        let Some(signal) = record.signal else {
+            self.packet(record, now);
+            return;
+        };
         if self.sent.0 != now.second() {
             self.sent = (now.second(), BTreeMap::new());
         }
@@ -267,6 +282,27 @@ impl Sink {
         let evidence =
             LogEvidence { source: "kernel", message, at, signal: Some(signal), pool: None };
         self.outlet.send(Observation::Log(evidence));
+    }
+
+    /// Tells of packets that a firewall refused between a gateway and a backend: once a second for
+    /// each backend. What comes after that in a second waits for the next packet.
+    fn packet(&mut self, record: &ErrorRecord<'_>, now: UnixMillis) {
+        let Some(packet) = firewall::refused(&record.message) else { return };
+        if self.discovery.has_changed().unwrap_or(false) {
+            self.backends = Backends::of(&self.discovery.borrow_and_update());
+        }
+        let Some(backend) = self.backends.of_packet(&packet) else { return };
+        if self.dropped.len() >= BACKENDS_MAX && !self.dropped.contains_key(&backend) {
+            self.dropped.clear();
+        }
+        let (told, n) = self.dropped.entry(backend).or_default();
+        *n += 1;
+        if *told != now.second() {
+            let (at, _) = self.clock.resolve(record.time, 0, now);
+            let dropped = Dropped { backend, n: std::mem::take(n), at };
+            *told = now.second();
+            self.outlet.send(Observation::Dropped(dropped));
+        }
     }
 
     /// Messages that were gone before they could be read.

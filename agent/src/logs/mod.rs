@@ -24,6 +24,7 @@ mod judged;
 pub mod kernel;
 pub mod parse;
 mod privacy;
+mod refused;
 pub mod scan;
 pub(crate) mod sites;
 pub(crate) mod slow;

@@ -35,6 +35,11 @@ impl Privacy {
         self.config = config;
     }
 
+    /// What of a client's address may leave the machine.
+    pub(crate) fn client_ip(&self) -> ClientIp {
+        self.config.client_ip
+    }
+
     /// Hash under the key of the day; never 0, which means unknown.
     pub(crate) fn hash(&mut self, text: &str, now: UnixMillis) -> u64 {
         let day = now.0.div_euclid(DAY_MS);

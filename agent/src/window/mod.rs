@@ -3,7 +3,10 @@
 //! Counts are additive: a second that was closed may open again, and the sum of all its parts is
 //! the truth. Also the types every source of the agent hands to the gather thread.
 
+pub mod clients;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use wire::v1::Signal;
 use wire::{UnixMillis, signal};
@@ -28,6 +31,19 @@ pub enum Observation {
     Change(Change),
     /// Lines gone before they were read, of a source that is no file (kernel messages).
     LinesLost(u64),
+    /// Packets that a firewall dropped between a gateway and a backend (kernel messages).
+    Dropped(Dropped),
+}
+
+/// Packets that a firewall dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The backend they were to reach, or came from.
+    pub backend: SocketAddr,
+    /// How many.
+    pub n: u32,
+    /// When the last one was.
+    pub at: UnixMillis,
 }
 
 /// State of one service.
@@ -184,6 +200,8 @@ pub const EXEMPLARS_PER_SITE_MAX: u32 = 5;
 pub const EXEMPLARS_PER_SECOND_MAX: u32 = 50;
 /// Lines of system logs in one batch; further ones are dropped and counted.
 const LOG_LINES_MAX: usize = 500;
+/// While memory is short each of these limits is divided by this.
+const LEAN: u32 = 5;
 /// Seconds whose exemplar tallies are remembered after a close, so that the limits hold although a
 /// second may be spread over several batches. The oldest second is forgotten first.
 const TALLIES_MAX: usize = 128;
@@ -206,9 +224,20 @@ pub struct Windows {
     sites: BTreeSet<u32>,
     tallies: BTreeMap<i64, Tally>,
     n_bytes: usize,
+    is_lean: bool,
 }
 
 impl Windows {
+    /// While memory is short less is kept of each error, and what is left out is counted; requests
+    /// are counted as ever.
+    pub fn set_lean(&mut self, is_lean: bool) {
+        self.is_lean = is_lean;
+    }
+
+    fn limit(&self, most: u32) -> u32 {
+        if self.is_lean { most / LEAN } else { most }
+    }
+
     /// Counts one judged request.
     pub fn fold(&mut self, request: Request) {
         let (second, site) = (request.second, request.site);
@@ -235,6 +264,11 @@ impl Windows {
         self.count_code(second, site, u32::from(status), n);
     }
 
+    /// Counts a request that a web application firewall refused.
+    pub fn count_blocked(&mut self, second: i64, site: u32) {
+        self.count_code(second, site, signal::counter::BLOCKED, 1);
+    }
+
     fn count_code(&mut self, second: i64, site: u32, code: u32, n: u32) {
         if self.sites.insert(site) {
             self.n_bytes += 128; // its row in the batch's table of sites
@@ -256,10 +290,12 @@ impl Windows {
     /// Keeps an exemplar within the limits; one of a new (site, signal) pair takes the place of one
     /// whose pair is there twice.
     fn keep(&mut self, second: i64, site: u32, exemplar: Exemplar) {
+        let (site_max, second_max) =
+            (self.limit(EXEMPLARS_PER_SITE_MAX), self.limit(EXEMPLARS_PER_SECOND_MAX));
         let tally = self.tallies.entry(second).or_default();
         let n_site = tally.n_by_site.get(&site).copied().unwrap_or(0);
-        let site_is_full = n_site >= EXEMPLARS_PER_SITE_MAX;
-        if site_is_full || tally.n >= EXEMPLARS_PER_SECOND_MAX {
+        let site_is_full = n_site >= site_max;
+        if site_is_full || tally.n >= second_max {
             self.open.loss.n_exemplars_dropped += 1;
             let is_new = !tally.pairs.contains(&(site, exemplar.signal));
             let victim = is_new.then(|| tally.find_repeated(site_is_full.then_some(site)));
@@ -291,7 +327,9 @@ impl Windows {
                 self.n_bytes += 32 + state.unit.len();
                 self.open.services.push(state);
             }
-            Observation::Log(_) if self.open.log_lines.len() >= LOG_LINES_MAX => {
+            Observation::Log(_)
+                if self.open.log_lines.len() >= self.limit(LOG_LINES_MAX as u32) as usize =>
+            {
                 self.open.loss.n_events_dropped += 1;
             }
             Observation::Log(line) => {
@@ -303,6 +341,8 @@ impl Windows {
                 self.open.changes.push(change);
             }
             Observation::LinesLost(n_lines) => self.open.loss.n_lines_lost += n_lines,
+            // The judge makes a summary of them, which comes by as a line.
+            Observation::Dropped(_) => {}
         }
     }
 
@@ -477,6 +517,35 @@ mod tests {
         }
         let closed = windows.close();
         assert_eq!((closed.log_lines.len(), closed.loss.n_events_dropped), (LOG_LINES_MAX, 7));
+    }
+
+    #[test]
+    fn while_memory_is_short_less_is_kept_and_all_of_it_is_counted() {
+        let mut windows = Windows::default();
+        windows.set_lean(true);
+        for site in 0..20 {
+            for _ in 0..3 {
+                windows.fold(request(site, 10, None));
+            }
+        }
+        let line = LogEvidence {
+            source: "kernel",
+            message: "x".to_owned(),
+            at: UnixMillis(1),
+            signal: None,
+            pool: None,
+        };
+        for _ in 0..LOG_LINES_MAX {
+            windows.observe(Observation::Log(line.clone()));
+        }
+        let closed = windows.close();
+        let n_requests: u32 = closed.counts.values().flatten().map(|(_, n)| n).sum();
+        assert_eq!(n_requests, 60, "every request counts");
+        assert_eq!((closed.exemplars.len(), closed.loss.n_exemplars_dropped), (10, 50));
+        assert_eq!((closed.log_lines.len(), closed.loss.n_events_dropped), (100, 400));
+        windows.set_lean(false);
+        windows.fold(request(3, 10, None));
+        assert_eq!(windows.close().exemplars.len(), 1, "there is room again");
     }
 
     #[test]

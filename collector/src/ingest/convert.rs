@@ -455,8 +455,8 @@ fn counts(status: &[u32], count: &[u32]) -> (Counts, u64) {
             counter::RETRIED => add(&mut counts.n_retried),
             counter::CRAWLER => add(&mut counts.n_crawler),
             100..=498 => {}
-            // A derived counter of a later release.
-            1003.. => continue,
+            // Known, and no part of the detector's counts; or of a later release.
+            counter::BLOCKED.. => continue,
             _ => n_refused += 1,
         }
         if (100..=599).contains(status) {

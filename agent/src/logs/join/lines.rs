@@ -35,6 +35,9 @@ impl Judge {
         now: UnixMillis,
     ) -> Option<LogEvidence> {
         let (at, _) = self.sources[source].clock.resolve(record.time, 0, now);
+        if self.refusal(source, record, at, now) {
+            return None;
+        }
         // Caddy writes requests and their errors into one log, and others may log them to syslog.
         let of_requests =
             matches!(self.sources[source].kind, LogKind::Error | LogKind::Access | LogKind::Syslog);

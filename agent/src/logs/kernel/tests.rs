@@ -115,6 +115,30 @@ fn entry(text: &str) -> String {
 }
 
 #[tokio::test]
+async fn packets_that_a_firewall_kept_from_a_backend_are_counted() {
+    let mut stage = Stage::new();
+    let mut device = stage.pipe();
+    let site = crate::discover::Site {
+        upstream: Some("10.0.0.7:9000".to_owned()),
+        ..crate::discover::Site::default()
+    };
+    stage.start(Discovery { sites: vec![site], ..Discovery::default() });
+    let packet = |n: u32, facility: u32, target: &str| {
+        format!(
+            "{},{n},{n},-;[UFW BLOCK] IN= OUT=eth0 SRC=10.0.0.5 DST={target} LEN=60 PROTO=TCP SPT=4000 DPT=9000 SYN\n",
+            facility * 8 + 4
+        )
+    };
+    // Of a program, of another machine.
+    device.write_all(packet(1, 1, "10.0.0.7").as_bytes()).unwrap();
+    device.write_all(packet(2, 0, "10.0.0.8").as_bytes()).unwrap();
+    device.write_all(packet(3, 0, "10.0.0.7").as_bytes()).unwrap();
+    let Observation::Dropped(first) = stage.next().await else { panic!("no packet") };
+    assert_eq!((first.backend.to_string().as_str(), first.n), ("10.0.0.7:9000", 1));
+    stage.stopped().await;
+}
+
+#[tokio::test]
 async fn records_of_the_device_become_evidence_and_gaps_are_counted() {
     let mut stage = Stage::new();
     let mut device = stage.pipe();

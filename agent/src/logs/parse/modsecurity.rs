@@ -21,6 +21,36 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
     }
 }
 
+/// The number of the rule by which a request was refused, 0 when none is named; `None` for any other
+/// message.
+///
+/// A client may write what looks like another rule's number into what the rule found, so the number is
+/// a hint; that something was refused is told by the first words, which are not the client's.
+pub(crate) fn blocked(message: &str) -> Option<u32> {
+    let mut said = message;
+    // The module for nginx names the client first.
+    if let Some(inside) = said.strip_prefix("[client ") {
+        said = inside.split_once("] ")?.1;
+    }
+    let said = said.strip_prefix("ModSecurity: ").unwrap_or(said);
+    let rest = said.strip_prefix("Access denied with ")?;
+    // `code 403 (phase 2)`, `redirection to`, `connection close`.
+    let is_known = ["code ", "redirection ", "connection ", "proxy "];
+    is_known.iter().any(|words| rest.starts_with(words)).then_some(())?;
+    Some(quoted(rest, "[id \"").and_then(|id| id.parse().ok()).unwrap_or(0))
+}
+
+/// The host that was asked for, where the message tells.
+pub(crate) fn hostname(message: &str) -> Option<&str> {
+    quoted(message, "[hostname \"")
+}
+
+/// What stands in quotes behind the last of these labels: behind it comes less of the client's.
+fn quoted<'t>(text: &'t str, label: &str) -> Option<&'t str> {
+    let inside = &text[text.rfind(label)? + label.len()..];
+    inside.split_once("\"]").map(|(value, _)| value)
+}
+
 /// `--a1b2c3d4-A--`, with three dashes in version 3: the letter names the section.
 fn is_boundary(line: &[u8]) -> bool {
     let Some(inside) = line.strip_prefix(b"--").and_then(|rest| rest.strip_suffix(b"--")) else {
@@ -116,15 +146,16 @@ fn of_entry<'l>(entry: &Map<String, Value>) -> Option<ErrorRecord<'l>> {
     })
 }
 
-/// The first of the messages, in either version.
+/// The most telling of the messages, in either version.
 fn messages(entry: &Map<String, Value>, transaction: &Map<String, Value>) -> Option<String> {
     let list = transaction
         .get("messages")
         .or_else(|| entry.get("audit_data")?.get("messages"))?
         .as_array()?;
-    let first = list.first()?;
-    let text = first.get("message").unwrap_or(first).as_str()?;
-    Some(text.to_owned())
+    let texts = || list.iter().map(|one| one.get("message").unwrap_or(one).as_str());
+    // The one that says why the request was refused, if it was.
+    let refused = texts().flatten().find(|text| blocked(text).is_some());
+    refused.or(texts().next()?).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -164,6 +195,34 @@ mod tests {
             Some("a.example"),
             Some("/x"),
         );
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_first_words_and_names_its_rule() {
+        let apache = r#"ModSecurity: Access denied with code 403 (phase 2). Operator GE matched 5 at TX:anomaly_score. [file "/usr/share/modsecurity-crs/rules/REQUEST-949.conf"] [line "94"] [id "949110"] [msg "Inbound Anomaly Score Exceeded"] [hostname "a.example"] [uri "/x"] [unique_id "Zq"]"#;
+        let nginx = r#"[client 198.51.100.7] ModSecurity: Access denied with code 403 (phase 2). Matched "Operator `Ge' with parameter `5' [file "x"] [line "79"] [id "949110"] [rev ""] [hostname "192.0.2.1"] [uri "/"] [ref ""]"#;
+        for (message, rule) in [
+            (apache, Some(949_110)),
+            (nginx, Some(949_110)),
+            (&apache["ModSecurity: ".len()..], Some(949_110)),
+            ("ModSecurity: Access denied with connection close (phase 1).", Some(0)),
+            (r#"ModSecurity: Access denied with code 403 [id "99999999999999"]"#, Some(0)),
+            (r#"ModSecurity: Warning. Access denied with code 403 [id "1"]"#, None),
+            (r#"PHP message: ModSecurity: Access denied with code 403 [id "1"]"#, None),
+            ("[client ModSecurity: Access denied with code 403", None),
+            ("ModSecurity: Access denied with \u{e4}", None),
+            ("", None),
+        ] {
+            assert_eq!(blocked(message), rule, "{message}");
+        }
+        assert_eq!((hostname(apache), hostname("x")), (Some("a.example"), None));
+    }
+
+    #[test]
+    fn of_an_entry_in_json_the_message_that_refused_is_kept() {
+        let line = r#"{"transaction":{"time":"20/Nov/2026:12:00:00 +0000","remote_address":"198.51.100.7"},"request":{"request_line":"GET /x HTTP/1.1","headers":{"Host":"a.example"}},"response":{"status":403},"audit_data":{"messages":["Warning. Pattern match [id \"1\"]","Access denied with code 403 (phase 2). [id \"949110\"]"],"action":{"intercepted":true}}}"#;
+        let Line::Error(record) = parse(line.as_bytes()) else { panic!("{line}") };
+        assert_eq!(blocked(&record.message), Some(949_110));
     }
 
     #[test]
