@@ -287,4 +287,6 @@ impl Ended {
 #[cfg(test)]
 pub(crate) mod fake_collector;
 #[cfg(test)]
+mod lies;
+#[cfg(test)]
 mod tests;

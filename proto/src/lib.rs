@@ -4,6 +4,8 @@
 
 pub mod catalog;
 pub mod signal;
+#[cfg(test)]
+mod reach;
 mod time;
 pub mod units;
 

@@ -53,6 +53,10 @@ pub(crate) struct State {
     /// The answer to Enroll and Renew gets lost.
     pub(crate) loses_answer: bool,
     pub(crate) renew_at: Option<UnixMillis>,
+    /// Said in place of the true welcome, one a stream.
+    pub(crate) welcomes: Vec<Welcome>,
+    /// Said after each heartbeat, one at a time.
+    pub(crate) lies: Vec<Option<Down>>,
 }
 
 /// The collector; ends when it is dropped.
@@ -306,6 +310,7 @@ impl Uplink for Service {
                             retry_jitter_s: 0.1,
                             clock_unix_ms: 0,
                         };
+                        let welcome = state.welcomes.pop().unwrap_or(welcome);
                         (Some(Down::Welcome(welcome)), true)
                     }
                     Up::Batch(batch) => service.take(batch),
@@ -314,7 +319,12 @@ impl Uplink for Service {
                         state.heartbeats.push(heartbeat);
                         let throttle = state.throttle_ms.take();
                         let throttle = throttle.map(|ms| Throttle { batch_interval_ms: ms });
-                        (throttle.map(Down::Throttle), true)
+                        let lie = state.lies.pop();
+                        if let Some(None) = &lie {
+                            // A message of a later protocol: nothing in it is known.
+                            tx.try_send(Ok(CollectorMessage { message: None })).ok();
+                        }
+                        (lie.flatten().or(throttle.map(Down::Throttle)), true)
                     }
                     Up::Goodbye(_) => {
                         service.state.lock().unwrap().n_goodbyes += 1;

@@ -12,12 +12,12 @@ const SPOOL_BYTES_MAX: u64 = 64 << 10;
 /// What each batch accounts for.
 const VOLUME: Volume = Volume { n_lines: 10, n_bytes: 1000 };
 
-struct Agent {
-    dir: tempfile::TempDir,
-    spool: Arc<Mutex<Spool>>,
+pub(super) struct Agent {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) spool: Arc<Mutex<Spool>>,
     appended: Arc<Notify>,
-    status: watch::Receiver<UplinkStatus>,
-    interval: watch::Receiver<Duration>,
+    pub(super) status: watch::Receiver<UplinkStatus>,
+    pub(super) interval: watch::Receiver<Duration>,
     identity: watch::Sender<Arc<Identity>>,
     drain: CancellationToken,
     inputs: Option<Inputs>,
@@ -28,7 +28,7 @@ struct Agent {
 
 impl Agent {
     /// Enrolled, with an empty spool; `start` starts the uplink.
-    async fn of(collector: &FakeCollector) -> Self {
+    pub(super) async fn of(collector: &FakeCollector) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ask = collector.enrolment(dir.path());
         let Enrolled::New(known) = identity::enroll(&ask, clock::now()).await.unwrap() else {
@@ -78,12 +78,12 @@ impl Agent {
         }
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.task = Some(tokio::spawn(run(self.inputs.take().unwrap())));
     }
 
     /// Spools batches `from..=to`, told apart by their `t_min`, ten lines each.
-    fn append(&self, from: i64, to: i64) {
+    pub(super) fn append(&self, from: i64, to: i64) {
         for t in from..=to {
             let batch = Batch { t_min_unix_ms: t, n_lines: 10, codec: 1, ..Batch::default() };
             let mut spool = lock(&self.spool);
@@ -93,7 +93,7 @@ impl Agent {
         self.appended.notify_one();
     }
 
-    async fn drained(mut self) {
+    pub(super) async fn drained(mut self) {
         self.drain.cancel();
         self.task.take().unwrap().await.unwrap();
         assert_eq!(self.status.borrow().state, "stopped");
@@ -101,11 +101,11 @@ impl Agent {
 }
 
 /// The `t_min` of what the collector has, in order.
-fn delivered(collector: &FakeCollector) -> Vec<i64> {
+pub(super) fn delivered(collector: &FakeCollector) -> Vec<i64> {
     collector.with(|c| c.batches.iter().map(|b| b.t_min_unix_ms).collect())
 }
 
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
