@@ -18,6 +18,8 @@ needs=(
     "caddy:caddy"
     "lighttpd:lighttpd"
     "setpriv:util-linux"
+    "prlimit:util-linux"
+    "systemd-analyze:systemd"
     "faketime:faketime"
     "curl:curl"
     "python3:python3"

@@ -8,6 +8,7 @@ mod bad_input;
 mod chains;
 mod cli;
 mod crash;
+mod guest;
 mod incident;
 mod install;
 mod ledger;

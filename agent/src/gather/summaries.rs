@@ -30,9 +30,9 @@ impl Gather {
         self.shares_since = now;
         let clients = self.files.clients();
         if self.is_lean {
-            clients.pause()
+            clients.pause();
         } else {
-            clients.restart()
+            clients.restart();
         }
         let at = clock::now();
         let values = shares.map(|shares| self.judge.shares(&shares, at)).unwrap_or_default();
