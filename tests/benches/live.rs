@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use harness::{AgentSpec, Fleet, eventually, find_program, instant, loopback, now_s, pause};
 use harness::{Process, Root};
 use rustix::fs::inotify;
+use wire::v1::BatchBody;
 
 use crate::generate::{Dice, Lines, Style};
-use crate::measure::{is_installed, pin_process, quantile};
+use crate::measure::{Cost, Rates, is_installed, pin_process, quantile};
+use crate::relay::Relay;
 use crate::scan::MTAIL_PROGRAM;
 use crate::table::{Row, Target, number};
 
@@ -38,15 +40,16 @@ const LIMIT: Duration = Duration::from_secs(30);
 const NAME: &str = "web-1";
 
 /// Logs in a directory of their own, and an agent that follows them.
-struct Server {
+pub(crate) struct Server {
     root: Root,
     files: Vec<PathBuf>,
     fleet: Fleet,
+    pub(crate) relay: Relay,
 }
 
 impl Server {
     /// `batch_interval` and `[probes]` as they are without configuration.
-    fn start(n_files: u32, more_toml: &str) -> Self {
+    pub(crate) fn start(n_files: u32, more_toml: &str) -> Self {
         let root = Root::new();
         let path = |n| root.write(&format!("srv/www.site-{n}.example.log"), "");
         let files: Vec<PathBuf> = (0..n_files).map(path).collect();
@@ -55,9 +58,13 @@ impl Server {
              site = \"{{1}}\"\n{more_toml}",
             root.path().display()
         );
-        let agent = AgentSpec::new(NAME).toml(&toml).wrapper(&["taskset", "-c", "0"]);
-        let fleet = Fleet::builder().batch_interval("10s").agent(agent).start();
-        let server = Self { root, files, fleet };
+        let mut fleet = Fleet::builder().start();
+        let relay = Relay::start(fleet.address());
+        let through = format!("GATEWATCH_COLLECTOR_ADDRESS={}", relay.address);
+        let wrapper = ["env", &through, "taskset", "-c", "0"];
+        let agent = AgentSpec::new(NAME).toml(&toml).wrapper(&wrapper).heartbeat("5s");
+        fleet.add_agent(agent, "10s");
+        let server = Self { root, files, fleet, relay };
         let n_wanted = n_files as usize + 1; // and the log of the harness
         eventually("the agent follows every log", LIMIT, || {
             let status = server.fleet.agent(NAME).status()?;
@@ -67,8 +74,13 @@ impl Server {
         server
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.fleet.agent(NAME).process().pid()
+    }
+
+    /// Every batch so far: its bytes, and what is in it.
+    pub(crate) fn bodies(&self) -> Vec<(usize, BatchBody)> {
+        self.fleet.db().packed(NAME).expect("the collector stores what comes")
     }
 
     /// Waits until every line written is counted.
@@ -121,17 +133,20 @@ fn rss_mib(pid: u32) -> f64 {
     kib.and_then(|kib| kib.parse::<f64>().ok()).expect("linux tells") / 1024.0
 }
 
-/// Shares of a core that processes take while lines are written.
-fn shares(pids: &[u32], files: &[PathBuf], per_second: u32) -> (Vec<f64>, u64) {
+/// What processes cost while lines are written: share of a core in percent, and the rest.
+fn shares(pids: &[u32], files: &[PathBuf], per_second: u32) -> (Vec<(f64, Rates)>, u64) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let writer = scope.spawn(|| write_lines(files, per_second, &stop));
         pause(SETTLE);
-        let (started, before): (Instant, Vec<f64>) =
-            (instant(), pids.iter().map(|pid| cpu_seconds(*pid)).collect());
+        let look = |pid: &u32| (cpu_seconds(*pid), Cost::of(&[*pid]));
+        let (started, before): (Instant, Vec<_>) = (instant(), pids.iter().map(look).collect());
         pause(SPAN);
         let seconds = started.elapsed().as_secs_f64();
-        let share = |(pid, before): (&u32, &f64)| (cpu_seconds(*pid) - before) / seconds * 100.0;
+        let share = |(pid, (cpu, cost)): (&u32, &(f64, Cost))| {
+            let rates = Cost::of(&[*pid]).since(cost, seconds);
+            ((cpu_seconds(*pid) - cpu) / seconds * 100.0, rates)
+        };
         let shares = pids.iter().zip(&before).map(share).collect();
         stop.store(true, Ordering::Relaxed);
         (shares, writer.join().expect("the writer writes"))
@@ -170,8 +185,11 @@ pub(crate) fn a9() -> Vec<Row> {
         ("agent, 10,000 lines/s over 50 files: % of a core", 10_000, 0.5),
         ("agent, 100,000 lines/s over 50 files: % of a core", 100_000, 5.0),
     ] {
-        let (shares, n) = shares(&pids, &server.files, per_second);
+        let (sent, began) = (server.relay.bytes(), instant());
+        let (costs, n) = shares(&pids, &server.files, per_second);
+        let sent = (server.relay.bytes() - sent) as f64 / began.elapsed().as_secs_f64();
         n_written += n;
+        let shares: Vec<f64> = costs.iter().map(|(share, _)| *share).collect();
         rows.push(Row::alone("A9", what, shares[0], "%", most));
         let what = what.replace(": % of a core", ": CPU of mtail by ours");
         let target = if per_second == 10_000 { Target::AtLeast(8.0) } else { Target::None };
@@ -187,6 +205,18 @@ pub(crate) fn a9() -> Vec<Row> {
         });
         if per_second == 10_000 {
             rows.push(Row::alone("A9", "agent, the same: memory", rss_mib(agent), "MiB", 14.0));
+            rows.push(Row::told("A9", "the same: bytes on the wire a second", sent, "B"));
+            let written: Vec<f64> =
+                costs.iter().map(|(_, rates)| rates.written_per_s * 3.6e-3).collect();
+            let what = "the same: written to disk an hour";
+            rows.push(match written.get(1) {
+                None => Row::told("A9", what, written[0], "MB"),
+                Some(theirs) => Row {
+                    reference: "mtail".to_owned(),
+                    theirs: number(*theirs, "MB"),
+                    ..Row::told("A9", what, written[0], "MB")
+                },
+            });
         }
     }
     drop(mtail);

@@ -7,6 +7,8 @@ mod discovery;
 mod generate;
 mod live;
 mod measure;
+mod relay;
+mod rest;
 mod scan;
 mod table;
 
@@ -54,14 +56,17 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 8] = [
+const ROWS: [(&str, &str, bool, Measure); 11] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
     ("A4", "memory of scan", true, scan::a4),
     ("A5", "append of a line to the agent's notice", false, |_| Ok(live::a5())),
+    ("A8", "an agent at rest, beside node_exporter and netdata", false, |_| Ok(rest::a8())),
     ("A9", "processor time and memory of the agent", false, |_| Ok(live::a9())),
+    ("A10", "bytes on the wire", false, |_| Ok(rest::a10())),
     ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
+    ("A12", "size of the released program, time of its start", false, |_| rest::a12()),
     ("F600", "discovery of 600 vhosts", true, discovery::f600),
 ];
 

@@ -1,6 +1,7 @@
 //! Runs programs on one core and takes their time, in turns, so that a busy moment hits all alike.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -111,4 +112,83 @@ pub(crate) fn output(words: &[&str]) -> Result<(String, String), String> {
         let line = told.lines().find(|line| line.starts_with("error")).or(told.lines().last());
         Err(format!("{} ended with {}: {:.120}", words[0], done.status, line.unwrap_or_default()))
     }
+}
+
+/// What some processes have cost so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    cpu_ns: u64,
+    n_wakeups: u64,
+    written_bytes: u64,
+    rss_kib: u64,
+}
+
+/// What they cost over a span.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates {
+    /// Of one processor.
+    pub(crate) cpu_share: f64,
+    /// A thread that waited was given the processor.
+    pub(crate) wakeups_per_s: f64,
+    /// To the disk, in whole pages.
+    pub(crate) written_per_s: f64,
+    /// At its end.
+    pub(crate) rss_mib: f64,
+}
+
+impl Cost {
+    /// Threads that ended since are missed: none of these programs ends any at rest.
+    pub(crate) fn of(pids: &[u32]) -> Self {
+        let mut cost = Self::default();
+        for pid in pids {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            for task in tasks {
+                let text = |name: &str| fs::read_to_string(task.path().join(name));
+                let times = text("schedstat").unwrap_or_default();
+                let ns = times.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+                cost.cpu_ns += ns.unwrap_or(0);
+                let status = text("status").unwrap_or_default();
+                cost.n_wakeups += field(&status, "voluntary_ctxt_switches:");
+            }
+            let text = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+            cost.written_bytes += field(&text("io").unwrap_or_default(), "write_bytes:");
+            cost.rss_kib += field(&text("status").unwrap_or_default(), "VmRSS:");
+        }
+        cost
+    }
+
+    pub(crate) fn since(&self, before: &Self, seconds: f64) -> Rates {
+        let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        Rates {
+            cpu_share: per_s(self.cpu_ns, before.cpu_ns) / 1e9,
+            wakeups_per_s: per_s(self.n_wakeups, before.n_wakeups),
+            written_per_s: per_s(self.written_bytes, before.written_bytes),
+            rss_mib: self.rss_kib as f64 / 1024.0,
+        }
+    }
+}
+
+fn field(text: &str, label: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(label)?.split_whitespace().next());
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// A process and all that it started, and they.
+pub(crate) fn with_children(pid: u32) -> Vec<u32> {
+    let mut parents: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        let child = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let (Some(parent), Some(child)) = (parent.and_then(|p| p.parse().ok()), child) {
+            parents.entry(parent).or_default().push(child);
+        }
+    }
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = all.get(at) {
+        all.extend(parents.get(pid).into_iter().flatten().copied().collect::<Vec<_>>());
+        at += 1;
+    }
+    all
 }

@@ -36,6 +36,11 @@ impl Db {
 
     /// Every batch body of a server, oldest first.
     pub fn bodies(&self, server: &str) -> Result<Vec<BatchBody>, String> {
+        Ok(self.packed(server)?.into_iter().map(|(_, body)| body).collect())
+    }
+
+    /// The same, each with its bytes as it came.
+    pub fn packed(&self, server: &str) -> Result<Vec<(usize, BatchBody)>, String> {
         let db = self.open()?;
         let mut select = db
             .prepare(
@@ -52,9 +57,9 @@ impl Db {
             assert_eq!(codec, wire::CODEC_ZSTD_BODY, "unreadable: {:?}", String::from_utf8(body));
             let raw = zstd::bulk::decompress(&body, wire::BODY_UNPACKED_BYTES_MAX)
                 .map_err(|e| format!("a stored body does not unpack: {e}"))?;
-            bodies.push(
-                BatchBody::decode(&*raw).map_err(|e| format!("a stored body is no body: {e}"))?,
-            );
+            let unpacked =
+                BatchBody::decode(&*raw).map_err(|e| format!("a stored body is no body: {e}"))?;
+            bodies.push((body.len(), unpacked));
         }
         Ok(bodies)
     }

@@ -79,6 +79,7 @@ pub struct AgentSpec {
     unprivileged: bool,
     toml: String,
     wrapper: Vec<String>,
+    heartbeat: String,
 }
 
 impl AgentSpec {
@@ -92,7 +93,15 @@ impl AgentSpec {
             unprivileged: false,
             toml: String::new(),
             wrapper: Vec::new(),
+            heartbeat: "1s".to_owned(),
         }
+    }
+
+    /// Time between its heartbeats; default 1 s.
+    #[must_use]
+    pub fn heartbeat(mut self, span: &str) -> Self {
+        span.clone_into(&mut self.heartbeat);
+        self
     }
 
     /// Discovers everything below `root` instead; no explicit sources.
@@ -148,9 +157,10 @@ impl Agent {
         let mut toml = format!(
             "state_dir = \"{0}/state\"\nsocket = \"{0}/state/agent.sock\"\n\
              [collector]\naddress = \"{collector}\"\nbatch_interval = \"{batch}\"\n\
-             heartbeat = \"1s\"\n[host]\nname = \"{1}\"\n",
+             heartbeat = \"{2}\"\n[host]\nname = \"{1}\"\n",
             dir.display(),
-            spec.name
+            spec.name,
+            spec.heartbeat
         );
         if let Some(root) = &spec.root {
             writeln!(toml, "[logs]\nroot = \"{}\"", root.display()).expect("to a string");

@@ -240,9 +240,12 @@ mod tests {
                 [|at, _| at % 10 < 7, |at, n| at < n / 10 * 7, |at, n| at >= n - n / 10 * 7];
             for (order, is_flood) in orders.into_iter().enumerate() {
                 let mut clients = Clients::new(n + order as u64);
-                feed(&mut clients, n, |at| match is_flood(at, n) {
-                    true => visit(0, &format!("198.51.100.{}", at % 256), None),
-                    false => visit(1, &format!("203.0.{}.9", at % 200), None),
+                feed(&mut clients, n, |at| {
+                    if is_flood(at, n) {
+                        visit(0, &format!("198.51.100.{}", at % 256), None)
+                    } else {
+                        visit(1, &format!("203.0.{}.9", at % 200), None)
+                    }
                 });
                 let shares = clients.shares().unwrap();
                 let (network, share) = shares.networks[0];
