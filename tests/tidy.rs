@@ -275,6 +275,40 @@ fn pure_modules_name_nothing_impure() {
     none("pure modules take time, limits and seeds as arguments", &broken);
 }
 
+/// The only file of the agent that starts a program: `journalctl`, with fixed arguments.
+const STARTS_PROGRAMS: &str = "agent/src/logs/kernel/journal.rs";
+
+#[test]
+fn the_agent_listens_on_no_port_and_starts_one_program_alone() {
+    let is_test = |path: &str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        path.contains("/tests/") || matches!(name, "tests.rs" | "fake_collector.rs" | "lies.rs")
+    };
+    let mut broken = Vec::new();
+    let mut n_starts = 0;
+    for (path, text) in rust_files() {
+        if !path.starts_with("agent/src/") || is_test(&path) {
+            continue;
+        }
+        for (n, line) in code(&path, &text) {
+            let starts = ["process::Command", "Command::new", "posix_spawn", "execve"];
+            if starts.iter().any(|word| names(&line, word)) {
+                n_starts += 1;
+                if path != STARTS_PROGRAMS {
+                    broken.push(format!("{path}:{n} starts a program"));
+                }
+            }
+            for word in ["TcpListener", "serve_with_incoming"] {
+                if names(&line, word) {
+                    broken.push(format!("{path}:{n} names {word}"));
+                }
+            }
+        }
+    }
+    assert!(n_starts > 0, "{STARTS_PROGRAMS} is where it was");
+    none("the agent is a guest", &broken);
+}
+
 #[test]
 fn stages_know_only_what_they_may() {
     let rules: [(&str, &[&str]); 6] = [
