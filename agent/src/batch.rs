@@ -257,6 +257,9 @@ fn to_change(change: &Change) -> v1::Change {
         site: change.site.clone().unwrap_or_default(),
         pool: change.pool.clone().unwrap_or_default(),
         at_unix_ms: change.at.0,
+        hash_before: change.hash_before.unwrap_or(0),
+        hash_after: change.hash_after.unwrap_or(0),
+        path: cut(&change.path, TEXT_BYTES_MAX),
     }
 }
 
@@ -424,13 +427,7 @@ mod tests {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 char::from(33 + (state >> 33) as u8 % 90)
             });
-            closed.changes.push(Change {
-                kind: "config",
-                what: noise.collect(),
-                site: None,
-                pool: None,
-                at: UnixMillis(1),
-            });
+            closed.changes.push(Change::new("config", noise.collect(), UnixMillis(1)));
         }
         let encoded = encode(&closed, &[site("a")], &Cover::default());
         assert_eq!(encoded.n_left_out, 4000);

@@ -63,7 +63,7 @@ fn told(before: &Boot, now: &Boot, at: Option<UnixMillis>, clock: UnixMillis) ->
     };
     let what = format!("machine booted, kernel {kernel}");
     // A clock that was set since may put it ahead.
-    Some(Change { kind: "boot", what, site: None, pool: None, at: at.min(clock) })
+    Some(Change::new("boot", what, at.min(clock)))
 }
 
 /// `btime` of /proc/stat.

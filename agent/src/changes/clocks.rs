@@ -41,7 +41,7 @@ impl ClockWatch {
         let real_ms = ms(since_boot.saturating_sub(self.since_boot));
         let wall_ms = wall.0.saturating_sub(self.wall.0);
         *self = Self::new(monotonic, since_boot, wall);
-        let told = |what| Change { kind: "clock", what, site: None, pool: None, at: wall };
+        let told = |what| Change::new("clock", what, wall);
         let mut changes = Vec::new();
         let paused_ms = real_ms.saturating_sub(awake_ms);
         if paused_ms >= STEP_MS {

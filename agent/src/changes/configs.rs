@@ -1,291 +1,407 @@
-//! Configuration files of web servers and PHP-FPM that were changed, added or removed.
+//! Files of the system that were changed, added or removed: configuration, firewall rules, resolver,
+//! schedules, certificates. The path, the time and two hashes are told, never the content.
+//!
+//! Folders say when something happens in them; then the files of these folders are looked at. A sweep
+//! over everything finds what they do not say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
+use super::certificates;
+use super::folders::{Folders, Happened, folders_of};
+use super::mark::{self, Mark, inspect};
+use super::places::{self, is_leaving};
+use super::touched::touched;
 use crate::clock;
 use crate::discover::Discovery;
+use crate::logs::sources::permission_fix;
 use crate::window::Change;
 
 /// Files beyond these are not watched.
 const FILES_MAX: usize = 20_000;
+/// Names of one folder that are looked at.
+const NAMES_MAX: usize = 20_000;
+/// Time between two looks at everything.
+const SWEEP: Duration = Duration::from_secs(30);
+/// The same where not every folder says what happens in it.
+const SWEEP_BLIND: Duration = Duration::from_secs(4);
+/// Without anything discovered for so long nothing will be: discovery is off.
+const DISCOVERY_WAIT: Duration = Duration::from_secs(60);
+/// Of an odd configuration so many things are told that may not be looked at.
+const REFUSED_MAX: usize = 100;
 
-/// A larger file is no configuration.
-const FILE_BYTES_MAX: u64 = 4 << 20;
-
-/// A file changed so lately is read even if its times are those we know: it may have been written
-/// again within the same tick of the file system's clock. Longer than the time between two looks.
-const UNSETTLED_MS: i64 = 5000;
-
-/// One file as it was seen last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
-    /// When content, owner or mode changed last, or a link to it was made, ms. Unlike the
-    /// modification time nobody can set it, so a file copied with its times is as new as it is here.
-    changed_at: i64,
-    size: u64,
-    inode: u64,
-    /// Of its content. Stable within one release of the agent; another one only starts anew.
-    hash: u64,
+/// What is kept over a restart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Seen {
+    pub(super) marks: BTreeMap<PathBuf, Mark>,
+    /// When all were looked at last, ms; 0 = never.
+    swept_at: i64,
+    /// What discovery asks for is among the marks.
+    discovered: bool,
 }
 
-/// Compares every file discovery read with what was seen last. Touching a file, or writing the same
-/// text again, is no change. The first look tells nothing. Returns what is seen now.
-pub(super) fn look(
-    root: &Path,
-    discovery: &Discovery,
-    marks: &BTreeMap<PathBuf, Mark>,
-) -> (Vec<Change>, BTreeMap<PathBuf, Mark>) {
-    let files = files(root, discovery);
-    if files.is_empty() {
-        // Nothing discovered yet: what was seen before stays known.
-        return (Vec::new(), marks.clone());
+/// What a file is watched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Watched {
+    kind: &'static str,
+    /// Of a certificate.
+    site: Option<String>,
+}
+
+/// The watch over all files.
+#[derive(Debug)]
+pub(super) struct Configs {
+    folders: Folders,
+    files: BTreeMap<PathBuf, Watched>,
+    /// Folders in which a new name counts.
+    listed: BTreeSet<PathBuf>,
+    /// Folders of links and of what they lead to.
+    links: BTreeMap<PathBuf, Vec<PathBuf>>,
+    /// Further folders to be told of.
+    beside: Vec<PathBuf>,
+    /// All folders that are watched.
+    watched: BTreeSet<PathBuf>,
+    discovery: Arc<Discovery>,
+    started: Instant,
+    swept: Option<Instant>,
+    /// Commands that would grant what is refused; each is told once.
+    refused: BTreeSet<String>,
+}
+
+/// What one look found.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) changes: Vec<Change>,
+    /// What is kept is another now.
+    pub(super) is_moved: bool,
+    /// Something happened somewhere, or it was time for a sweep.
+    pub(super) is_awake: bool,
+    /// Files that say when something runs may be others now.
+    pub(super) has_schedules: bool,
+}
+
+impl Configs {
+    /// `beside` are folders that are no configuration and wake the look as well.
+    pub(super) fn new(beside: Vec<PathBuf>) -> Self {
+        Self {
+            folders: Folders::new(),
+            files: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            links: BTreeMap::new(),
+            beside,
+            watched: BTreeSet::new(),
+            discovery: Arc::default(),
+            started: clock::instant(),
+            swept: None,
+            refused: BTreeSet::new(),
+        }
     }
-    let last = marks.values().map(|mark| mark.changed_at).max();
-    let mut now = BTreeMap::new();
-    let mut changes = Vec::new();
-    for path in files {
-        let known = marks.get(&path);
-        let Ok(mark) = inspect(&path, known) else { continue };
-        let is_change = match known {
-            Some(known) => known.hash != mark.hash,
-            // A file newly asked for is a change only if it is younger than all that was seen.
-            None => last.is_some_and(|last| mark.changed_at >= last),
+
+    /// The files of one kind.
+    pub(super) fn files_of(&self, kind: &str) -> impl Iterator<Item = &Path> {
+        self.files.iter().filter(move |(_, file)| file.kind == kind).map(|(path, _)| path.as_path())
+    }
+
+    /// Compares files with what was seen last. Touching a file, or writing the same text again, is no
+    /// change. The first look tells nothing.
+    pub(super) fn look(
+        &mut self,
+        root: &Path,
+        discovery: &Arc<Discovery>,
+        seen: &mut Seen,
+        now: Instant,
+    ) -> Looked {
+        let (dirty, is_lost) = match self.folders.happened() {
+            Happened::In(dirty) => (dirty, false),
+            Happened::Anywhere => (BTreeSet::new(), true),
         };
-        if is_change {
-            changes.push(change(root, &path, "", UnixMillis(mark.changed_at), discovery));
+        let period = if self.folders.is_complete() { SWEEP } else { SWEEP_BLIND };
+        let is_due = self.swept.is_none_or(|at| now.saturating_duration_since(at) >= period);
+        let is_sweep = is_lost || is_due || !Arc::ptr_eq(discovery, &self.discovery);
+        if !is_sweep && dirty.is_empty() {
+            return Looked::default();
         }
-        now.insert(path, mark);
+        let is_first_list = self.files.is_empty();
+        self.discovery = Arc::clone(discovery);
+        if self.list(root) || is_first_list {
+            self.watch_folders();
+        } else if is_sweep {
+            self.folders.watch(&self.watched); // some may be there only now
+        }
+        let is_blank = discovery.config_files.is_empty() && discovery.sites.is_empty();
+        if is_blank
+            && seen.swept_at == 0
+            && now.saturating_duration_since(self.started) < DISCOVERY_WAIT
+        {
+            // Else all that discovery asks for a moment later would be new.
+            return Looked { is_awake: true, ..Looked::default() };
+        }
+        let mut looked = self.compare(root, seen, is_blank, (!is_sweep).then_some(&dirty));
+        if !looked.changes.is_empty() {
+            self.watch_folders(); // a link may lead elsewhere
+        }
+        if is_sweep {
+            self.swept = Some(now);
+            looked.has_schedules |= is_first_list;
+        }
+        looked
     }
-    for path in marks.keys().filter(|path| !now.contains_key(*path)) {
-        // A file that discovery no longer asks for may still be there: then nothing happened to it.
-        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            changes.push(change(root, path, " removed", clock::now(), discovery));
+
+    fn compare(
+        &mut self,
+        root: &Path,
+        seen: &mut Seen,
+        is_blank: bool,
+        only: Option<&BTreeSet<PathBuf>>,
+    ) -> Looked {
+        let now = clock::now();
+        let mut looked = Looked { is_awake: true, ..Looked::default() };
+        // A file newly asked for is a change only if it is younger than the last look at all.
+        let tells_new = seen.swept_at > 0 && (seen.discovered || is_blank);
+        let mut told = BTreeSet::new();
+        let mut refused = Vec::new();
+        for (path, file) in &self.files {
+            let known = seen.marks.get(path).copied();
+            if known.is_some() && only.is_some_and(|dirty| !self.is_in(path, dirty)) {
+                continue;
+            }
+            let mark = match inspect(path, known.as_ref(), now.0) {
+                Ok(mark) => mark,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::PermissionDenied {
+                        refused.push(path.clone());
+                    }
+                    continue;
+                }
+            };
+            if known == Some(mark) {
+                continue;
+            }
+            let is_change = match known {
+                Some(known) => mark.differs(&known),
+                None => tells_new && mark.changed_at >= seen.swept_at,
+            };
+            // Several links may lead to the file that was edited.
+            if is_change && told.insert((mark.inode, mark.hash, file.kind)) {
+                let what = words(path, file, known.is_none());
+                let at = UnixMillis(mark.changed_at).min(now);
+                let hashes = (known.and_then(|known| known.hash), mark.hash);
+                looked.changes.push(self.change(root, path, file, what, at, hashes));
+            }
+            looked.is_moved = true;
+            looked.has_schedules |= file.kind == "schedule";
+            seen.marks.insert(path.clone(), mark);
+        }
+        self.refuse(refused);
+        self.forget(root, seen, is_blank, only, &mut looked);
+        if only.is_none() {
+            seen.swept_at = now.0;
+            seen.discovered |= !is_blank;
+        }
+        looked
+    }
+
+    /// Files that are gone, and those that nobody asks for any more.
+    fn forget(
+        &self,
+        root: &Path,
+        seen: &mut Seen,
+        is_blank: bool,
+        only: Option<&BTreeSet<PathBuf>>,
+        looked: &mut Looked,
+    ) {
+        let mut gone = Vec::new();
+        for (path, mark) in &seen.marks {
+            let is_asked_for = self.files.contains_key(path);
+            if is_asked_for && only.is_some_and(|dirty| !self.is_in(path, dirty)) {
+                continue;
+            }
+            let missing = fs::symlink_metadata(path)
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            // Nothing happened to a file that discovery no longer asks for; nor has it been asked for
+            // again before discovery has found anything.
+            if missing || !is_asked_for && !is_blank && only.is_none() {
+                gone.push((path.clone(), missing.then_some(*mark)));
+            }
+        }
+        for (path, mark) in gone {
+            seen.marks.remove(&path);
+            looked.is_moved = true;
+            let Some(mark) = mark else { continue };
+            let kind = self.files.get(&path).map_or_else(|| kind_of(&path), |file| file.kind);
+            let site = self.files.get(&path).and_then(|file| file.site.clone());
+            let file = Watched { kind, site };
+            let what = format!("{} removed", path.display());
+            let change = self.change(root, &path, &file, what, clock::now(), (mark.hash, None));
+            looked.changes.push(change);
+            looked.has_schedules |= kind == "schedule";
         }
     }
-    (changes, now)
+
+    fn change(
+        &self,
+        root: &Path,
+        path: &Path,
+        file: &Watched,
+        what: String,
+        at: UnixMillis,
+        (hash_before, hash_after): (Option<u64>, Option<u64>),
+    ) -> Change {
+        let (mut site, pool) = match file.kind {
+            "config" => touched(root, path, &self.discovery),
+            _ => (None, None),
+        };
+        site = site.or_else(|| file.site.clone());
+        let path = path.display().to_string();
+        Change { kind: file.kind, what, site, pool, at, path, hash_before, hash_after }
+    }
+
+    fn is_in(&self, path: &Path, dirty: &BTreeSet<PathBuf>) -> bool {
+        path.parent().is_some_and(|folder| dirty.contains(folder))
+            || self.links.get(path).is_some_and(|folders| folders.iter().any(|f| dirty.contains(f)))
+    }
+
+    /// Lists all files anew; true when they are others than before.
+    fn list(&mut self, root: &Path) -> bool {
+        let discovery = Arc::clone(&self.discovery);
+        let mut files = BTreeMap::new();
+        let mut folders = BTreeSet::new();
+        let config = |path: PathBuf| (path, Watched { kind: "config", site: None });
+        for path in &discovery.config_files {
+            let path = under(root, path);
+            match names_in(&path, |_| true) {
+                Some(names) => {
+                    files.extend(names.into_iter().map(config));
+                    folders.insert(path);
+                }
+                None => files.extend([config(path)]),
+            }
+        }
+        let sources = discovery.sites.iter().map(|site| &site.source);
+        for source in sources.chain(discovery.pools.iter().map(|pool| &pool.source)) {
+            if source.starts_with('/') {
+                files.extend([config(under(root, super::touched::source_file(source)))]);
+            }
+        }
+        for certificate in &discovery.certificates {
+            let file = Watched { kind: "certificate", site: certificate.site.clone() };
+            let path = under(root, &certificate.path);
+            let is_key = |name: &str| !name.ends_with(".key");
+            match names_in(&path, is_key) {
+                Some(names) => {
+                    let names = names.into_iter().map(|path| (path, file.clone()));
+                    files.extend(names);
+                    folders.insert(path);
+                }
+                None => drop(files.insert(path, file)),
+            }
+        }
+        let places = places::list(root, &discovery.services);
+        for (path, kind) in places.files {
+            files.entry(path).or_insert(Watched { kind, site: None });
+        }
+        folders.extend(places.folders);
+        self.refuse(places.refused);
+        // What is kept is JSON, which has texts for names.
+        files.retain(|path, _| path.to_str().is_some());
+        while files.len() > FILES_MAX {
+            files.pop_last();
+        }
+        let is_other = files != self.files || folders != self.listed;
+        (self.files, self.listed) = (files, folders);
+        is_other
+    }
+
+    fn watch_folders(&mut self) {
+        self.links.clear();
+        self.watched = self.listed.clone();
+        self.watched.extend(self.beside.iter().cloned());
+        for path in self.files.keys() {
+            let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+            let folders = folders_of(path, is_link);
+            self.watched.extend(folders.iter().cloned());
+            if is_link {
+                self.links.insert(path.clone(), folders);
+            }
+        }
+        self.folders.watch(&self.watched);
+    }
+
+    /// Says once what may not be looked at, with the command that grants it.
+    fn refuse(&mut self, paths: Vec<PathBuf>) {
+        for path in paths {
+            if self.refused.len() >= REFUSED_MAX {
+                return;
+            }
+            let fix = permission_fix(&path);
+            if self.refused.insert(fix.clone()) {
+                tracing::info!(path = %path.display(), fix, "may not be looked at: its changes are not told");
+            }
+        }
+    }
 }
 
-fn change(root: &Path, path: &Path, suffix: &str, at: UnixMillis, discovery: &Discovery) -> Change {
-    let at = at.min(clock::now());
-    let (site, pool) = touched(root, path, discovery);
-    Change { kind: "config", what: format!("{}{suffix}", path.display()), site, pool, at }
-}
-
-/// The only site or pool defined in this file; none when it defines several or other things too.
-fn touched(root: &Path, path: &Path, discovery: &Discovery) -> (Option<String>, Option<String>) {
-    let defines = |source: &str| under(root, source_file(source)) == path;
-    let sites: Vec<&str> = discovery
-        .sites
-        .iter()
-        .filter(|site| defines(&site.source))
-        .map(|site| &*site.name)
-        .collect();
-    let pools: Vec<&str> = discovery
-        .pools
-        .iter()
-        .filter(|pool| defines(&pool.source))
-        .map(|pool| &*pool.name)
-        .collect();
-    match (&sites[..], &pools[..]) {
-        ([site], []) => (Some((*site).to_owned()), None),
-        ([], [pool]) => (None, Some((*pool).to_owned())),
-        _ => (None, None),
+/// Of a file that is not asked for any more because it is gone.
+fn kind_of(path: &Path) -> &'static str {
+    let is_schedule = path.iter().any(|part| part.to_string_lossy().starts_with("cron"))
+        || path.extension().is_some_and(|end| end == "timer");
+    let firewalls = ["firewalld", "nftables.d", "nftables", "iptables", "fail2ban", "ufw", "csf"];
+    let resolvers = ["resolved.conf.d", "unbound", "dnsmasq.d", "bind"];
+    if is_schedule {
+        "schedule"
+    } else if path.iter().any(|part| resolvers.iter().any(|resolver| part == *resolver)) {
+        "dns"
+    } else if path.iter().any(|part| firewalls.iter().any(|firewall| part == *firewall)) {
+        "firewall"
+    } else {
+        "config"
     }
 }
 
-/// `/etc/nginx/sites-enabled/a:3` without its line.
-fn source_file(source: &str) -> &Path {
-    let numbered = source.rsplit_once(':').filter(|(_, line)| line.parse::<u64>().is_ok());
-    Path::new(numbered.map_or(source, |(file, _)| file))
+fn words(path: &Path, file: &Watched, is_new: bool) -> String {
+    let shown = path.display();
+    if file.kind == "certificate" {
+        let pem = mark::read(path, mark::HASHED_BYTES_MAX).unwrap_or_default();
+        return match certificates::valid_until(&pem) {
+            Some(until) => format!("{shown} renewed, until {}", &until.to_rfc3339()[..10]),
+            None => format!("{shown} renewed"),
+        };
+    }
+    if is_new { format!("{shown} added") } else { shown.to_string() }
 }
 
-/// Every file discovery read: those it names, and those in the folders it names.
-fn files(root: &Path, discovery: &Discovery) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for path in &discovery.config_files {
-        let path = under(root, path);
-        if path.is_dir() {
-            let Ok(entries) = fs::read_dir(&path) else { continue };
-            files.extend(entries.flatten().map(|entry| entry.path()).filter(|p| is_config(p)));
-        } else {
-            files.push(path);
+/// The files in a folder; `None` when it is none.
+fn names_in(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Option<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return None;
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).ok()?.take(NAMES_MAX).filter_map(Result::ok) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_folder && !is_leaving(&name) && is_wanted(&name) {
+            paths.push(entry.path());
         }
     }
-    let sources = discovery.sites.iter().map(|site| &site.source);
-    for source in sources.chain(discovery.pools.iter().map(|pool| &pool.source)) {
-        if !source.is_empty() {
-            files.push(under(root, source_file(source)));
-        }
-    }
-    files.sort_unstable();
-    files.dedup();
-    files.truncate(FILES_MAX);
-    files
+    Some(paths)
 }
 
 /// A path as seen from outside `root`; one that is there already stays.
-fn under(root: &Path, path: &Path) -> PathBuf {
+pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
     if path.starts_with(root) {
         return path.to_owned();
     }
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Editors' leavings are none.
-fn is_config(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let leaving = name.starts_with(['.', '#'])
-        || name.ends_with('~')
-        || [
-            ".swp",
-            ".swx",
-            ".tmp",
-            ".bak",
-            ".orig",
-            ".dpkg-new",
-            ".dpkg-old",
-            ".dpkg-dist",
-            ".rpmnew",
-        ]
-        .iter()
-        .any(|suffix| name.ends_with(suffix));
-    !leaving && path.is_file()
-}
-
-/// The file as it is now; its content is read only when time, size or inode differ.
-fn inspect(path: &Path, known: Option<&Mark>) -> io::Result<Mark> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let changed_at = |of: &fs::Metadata| of.ctime() * 1000 + of.ctime_nsec() / 1_000_000;
-    let linked_at = fs::symlink_metadata(path).map_or(0, |link| changed_at(&link));
-    let changed_at = changed_at(&metadata).max(linked_at);
-    let (size, inode) = (metadata.len(), metadata.ino());
-    let settled = clock::now().0 - changed_at > UNSETTLED_MS;
-    if let Some(known) = known
-        && settled
-        && (known.changed_at, known.size, known.inode) == (changed_at, size, inode)
-    {
-        return Ok(*known);
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    let mut hasher = DefaultHasher::new();
-    hasher.write(&bytes);
-    Ok(Mark { changed_at, size, inode, hash: hasher.finish() })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::discover::{Pool, Site};
-    use std::time::{Duration, UNIX_EPOCH};
-
-    fn set_mtime(path: &Path, seconds: u64) {
-        let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
-    }
-
-    #[test]
-    fn content_counts_and_touching_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        let sites = root.join("etc/nginx/sites-enabled");
-        fs::create_dir_all(&sites).unwrap();
-        let (a, b) = (sites.join("a.conf"), sites.join("b.conf"));
-        fs::write(&a, "server a;").unwrap();
-        fs::write(&b, "server b;").unwrap();
-        let discovery = Discovery {
-            config_files: vec!["/etc/nginx/sites-enabled".into(), "/etc/nginx/gone.conf".into()],
-            sites: vec![Site {
-                name: "b.example".into(),
-                source: format!("{}:1", b.display()),
-                ..Site::default()
-            }],
-            ..Discovery::default()
-        };
-        let mut marks = BTreeMap::new();
-        let mut read = || {
-            let (changes, now) = look(root, &discovery, &marks);
-            marks = now;
-            changes
-        };
-        assert!(read().is_empty(), "the first look");
-        set_mtime(&a, 1_000_000);
-        assert!(read().is_empty(), "touched");
-        fs::write(&b, "server B;").unwrap();
-        set_mtime(&b, 1_000_001); // as a copy with its times
-        let changes = read();
-        assert_eq!(changes.len(), 1);
-        assert_eq!(changes[0].what, b.display().to_string());
-        assert_eq!(changes[0].site.as_deref(), Some("b.example"));
-        let age = clock::now().0 - changes[0].at.0;
-        assert!((0..60_000).contains(&age), "{age} ms: an old time of a copied file is not when");
-        fs::write(sites.join(".a.conf.swp"), "").unwrap();
-        fs::write(sites.join("a.conf~"), "").unwrap();
-        assert!(read().is_empty(), "editors' leavings");
-        fs::write(sites.join("c.conf"), "server c;").unwrap();
-        assert!(read()[0].what.ends_with("/c.conf"));
-        std::os::unix::fs::symlink(&b, sites.join("d.conf")).unwrap();
-        assert!(read()[0].what.ends_with("/d.conf"), "a site was enabled");
-        fs::remove_file(&a).unwrap();
-        assert!(read()[0].what.ends_with("/a.conf removed"));
-        assert!(read().is_empty());
-    }
-
-    #[test]
-    fn files_that_discovery_only_now_asks_for_are_no_change() {
-        let dir = tempfile::tempdir().unwrap();
-        let (old, new) = (dir.path().join("old.conf"), dir.path().join("new.conf"));
-        fs::write(&old, "old").unwrap();
-        let changed_at = |path: &Path| inspect(path, None).map_or(0, |mark| mark.changed_at);
-        // File times are as coarse as a clock tick: write until it is a later one.
-        while changed_at(&new) <= changed_at(&old) {
-            fs::write(&new, "new").unwrap();
-        }
-        let discover = |paths: &[&PathBuf]| Discovery {
-            config_files: paths.iter().map(|path| (*path).clone()).collect(),
-            ..Discovery::default()
-        };
-        let (_, marks) = look(dir.path(), &discover(&[&new]), &BTreeMap::new());
-        let (changes, both) = look(dir.path(), &discover(&[&old, &new]), &marks);
-        assert_eq!((changes, both.len()), (Vec::new(), 2));
-        // Before discovery has found anything, what was seen before stays known.
-        assert_eq!(look(dir.path(), &Discovery::default(), &both), (Vec::new(), both.clone()));
-    }
-
-    #[test]
-    fn a_file_of_one_site_or_pool_touches_only_that() {
-        let site = |name: &str, source: &str| Site {
-            name: name.into(),
-            source: source.into(),
-            ..Site::default()
-        };
-        let discovery = Discovery {
-            sites: vec![site("a", "/n/a:3"), site("b", "/n/two:1"), site("c", "/n/two:9")],
-            pools: vec![Pool {
-                name: "www".into(),
-                source: "/p/www.conf:4".into(),
-                ..Pool::default()
-            }],
-            ..Discovery::default()
-        };
-        let check = |path: &str, site: Option<&str>, pool: Option<&str>| {
-            let found = touched(Path::new("/"), Path::new(path), &discovery);
-            assert_eq!((found.0.as_deref(), found.1.as_deref()), (site, pool), "{path}");
-        };
-        check("/n/a", Some("a"), None);
-        check("/n/two", None, None);
-        check("/p/www.conf", None, Some("www"));
-        check("/n/nginx.conf", None, None);
-    }
-}
+mod tests;

@@ -1,185 +1,184 @@
-//! Stage 1c: what somebody changed on this server -> `Change`: packages and configuration files.
+//! Stage 1c: what somebody changed on this server -> `Change`: packages, configuration, firewall,
+//! resolver, certificates, schedules, and applications in document roots.
 //!
-//! A look every few seconds costs a `stat` a file. What was seen last is kept in `changes.json` of the
-//! state directory, so that a change made while the agent was stopped is told after its start.
+//! Two watches, each on the blocking pool and each with a file of what it saw last in the state
+//! directory, so that a change made while the agent was stopped is told after its start: one over the
+//! system, every other second, which costs a few system calls while nothing happens, and one over
+//! document roots, in turns. What belongs to anybody is looked at by a watch of its own: should a file
+//! system hold it, the other one goes on.
 
+mod added;
+mod applications;
 pub(crate) mod boot;
+mod certificates;
 pub(crate) mod clocks;
 mod configs;
+mod cron;
+mod docroot;
+mod docroots;
+mod firewall_logs;
+mod folders;
+mod kept;
+mod mark;
+mod package_lines;
 mod packages;
+mod places;
+mod schedule;
+mod shelves;
+mod stack;
+mod system;
+mod touched;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
 
 use crate::clock;
 use crate::discover::Discovery;
 use crate::probes::Outlet;
 use crate::window::{Change, Observation};
 
-/// Time between two looks.
-const LOOK: Duration = Duration::from_secs(2);
+/// Time between two looks at the system.
+const SYSTEM_LOOK: Duration = Duration::from_secs(2);
+/// Time between two looks at some document roots.
+const DOCROOTS_LOOK: Duration = Duration::from_secs(6);
 
 /// Changes of one look told one by one; the others are told as one sum.
 const CHANGES_MAX: usize = 200;
-
-/// What was seen last. A file that cannot be read is an empty one: the next look is then the first.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-struct Seen {
-    packages: BTreeMap<PathBuf, packages::Mark>,
-    configs: BTreeMap<PathBuf, configs::Mark>,
-}
 
 /// What the watch needs from the rest of the agent.
 #[derive(Debug)]
 pub struct ChangeInputs {
     /// `[logs] root`: prefix of every path looked at.
     pub root: PathBuf,
-    /// Where `changes.json` lives.
+    /// Where `changes.json` and `applications.json` live.
     pub state_dir: PathBuf,
     /// What discovery found, and finds later.
     pub discovery: watch::Receiver<Arc<Discovery>>,
 }
 
-/// Starts the watch on the current runtime; it ends with `stop`.
+/// One of the two watches.
+trait Look: Send + 'static {
+    /// Looks once; keeps what it saw.
+    fn look(&mut self, discovery: &Arc<Discovery>) -> Vec<Observation>;
+
+    /// Keeps what it saw, for the next start.
+    fn stop(&mut self);
+}
+
+/// Starts the watches on the current runtime; they end with `stop`.
 pub fn spawn(inputs: ChangeInputs, outlet: Outlet, stop: CancellationToken) -> JoinHandle<()> {
+    let ChangeInputs { root, state_dir, discovery } = inputs;
+    if let Some(boot) = boot::look(&state_dir) {
+        tracing::info!(kind = boot.kind, what = boot.what, "changed on this server");
+        outlet.send(Observation::Change(boot));
+    }
+    let system = system::System::new(root, &state_dir);
+    let docroots = docroots::Docroots::new(&state_dir);
+    let system = run(system, SYSTEM_LOOK, discovery.clone(), outlet.clone(), stop.clone());
+    let docroots = run(docroots, DOCROOTS_LOOK, discovery, outlet, stop);
     tokio::spawn(async move {
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let file = inputs.state_dir.join("changes.json");
-        let mut seen = load(&file);
-        let mut told = false;
-        if let Some(boot) = boot::look(&inputs.state_dir) {
-            tracing::info!(kind = boot.kind, what = boot.what, "changed on this server");
-            outlet.send(Observation::Change(boot));
-        }
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                // Cancel-safe: a timer.
-                _ = looks.tick() => {}
-            }
-            let discovery = inputs.discovery.borrow().clone();
-            let (root, path) = (inputs.root.clone(), file.clone());
-            // On the blocking pool: the first look hashes every file, and a disk may hang.
-            let looked = tokio::task::spawn_blocking(move || {
-                let (changes, moved) = look(&root, &discovery, &mut seen);
-                (changes, moved.then(|| store(&path, &seen)), seen)
-            });
-            let Ok((changes, stored, back)) = looked.await else { return };
-            seen = back;
-            for change in changes {
-                tracing::info!(kind = change.kind, what = change.what, "changed on this server");
-                outlet.send(Observation::Change(change));
-            }
-            if let Some(Err(error)) = stored
-                && !told
-            {
-                told = true;
-                tracing::warn!(path = %file.display(), %error, "cannot keep what was seen: changes made while the agent is stopped will be missed");
-            }
-        }
+        let docroots = tokio::spawn(docroots);
+        system.await;
+        // Aborting does not end a look that hangs; nobody waits for it.
+        docroots.abort();
     })
 }
 
-/// One look at everything; also says whether `seen` is another now.
-fn look(root: &Path, discovery: &Discovery, seen: &mut Seen) -> (Vec<Change>, bool) {
-    let packages_before = seen.packages.clone();
-    let mut changes = packages::look(root, &mut seen.packages);
-    let configs_before = std::mem::take(&mut seen.configs);
-    let (found, configs) = configs::look(root, discovery, &configs_before);
-    seen.configs = configs;
-    let moved = seen.packages != packages_before || seen.configs != configs_before;
-    changes.extend(found);
-    if changes.len() > CHANGES_MAX {
-        let rest = changes.split_off(CHANGES_MAX);
-        let kind = rest.first().map_or("package", |change| change.kind);
-        let what = format!("and {} further changes at once", rest.len());
-        changes.push(Change { kind, what, site: None, pool: None, at: clock::now() });
+async fn run(
+    mut watch: impl Look,
+    period: Duration,
+    mut discovery: watch::Receiver<Arc<Discovery>>,
+    outlet: Outlet,
+    stop: CancellationToken,
+) {
+    loop {
+        let known = discovery.borrow_and_update().clone();
+        // On the blocking pool: the first look reads every file, and a disk may hang.
+        let looked = tokio::task::spawn_blocking(move || {
+            let observations = watch.look(&known);
+            (watch, observations)
+        });
+        let (back, observations) = tokio::select! {
+            biased;
+            // What the look finds now is found by the first one of the next start.
+            () = stop.cancelled() => return,
+            looked = looked => match looked {
+                Ok(looked) => looked,
+                Err(_) => return,
+            },
+        };
+        watch = back;
+        for observation in observations {
+            if let Observation::Change(change) = &observation {
+                tracing::info!(kind = change.kind, what = change.what, "changed on this server");
+            }
+            outlet.send(observation);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                watch.stop();
+                return;
+            }
+            // Cancel-safe: a timer.
+            () = tokio::time::sleep(until_next(clock::now(), period)) => {}
+            // Cancel-safe: what is new stays marked so.
+            Ok(()) = discovery.changed() => {}
+        }
     }
-    (changes, moved)
 }
 
-fn load(path: &Path) -> Seen {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "cannot read what was seen: starting anew");
-            Seen::default()
-        }),
-        Err(_) => Seen::default(),
-    }
+/// Until the next multiple of the period on the wall clock: one wake-up serves all that wait for it.
+fn until_next(now: UnixMillis, period: Duration) -> Duration {
+    let period_ms = i64::try_from(period.as_millis()).unwrap_or(i64::MAX);
+    let left_ms = period_ms - now.0.rem_euclid(period_ms);
+    Duration::from_millis(u64::try_from(left_ms).unwrap_or(0))
 }
 
-/// Replaces the file at once. No fsync: after a power cut the older state only tells a change twice.
-fn store(path: &Path, seen: &Seen) -> io::Result<()> {
-    let temporary = path.with_extension("json.tmp");
-    fs::write(&temporary, serde_json::to_vec(seen)?)?;
-    fs::rename(&temporary, path)
+/// Cuts a flood: what answers requests comes first, the rest is summed up.
+fn cut(mut changes: Vec<Change>, now: UnixMillis) -> Vec<Change> {
+    if changes.len() <= CHANGES_MAX {
+        return changes;
+    }
+    changes.sort_by_key(|change| match change.kind {
+        "package" => !stack::is_of_stack(&change.what),
+        "plugin" => true,
+        _ => false,
+    });
+    let rest = changes.split_off(CHANGES_MAX);
+    let kind = rest.first().map_or("package", |change| change.kind);
+    let what = format!("and {} further changes at once", rest.len());
+    changes.push(Change::new(kind, what, now));
+    changes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
-    fn a_change_made_while_the_agent_was_stopped_is_told_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        fs::create_dir_all(root.join("etc/nginx")).unwrap();
-        fs::create_dir_all(root.join("var/log")).unwrap();
-        let conf = root.join("etc/nginx/nginx.conf");
-        let log = root.join("var/log/dpkg.log");
-        fs::write(&conf, "a").unwrap();
-        fs::write(&log, "2026-11-20 14:00:00 install old:amd64 <none> 1\n").unwrap();
-        let discovery = Discovery { config_files: vec![conf.clone()], ..Discovery::default() };
-        let file = root.join("changes.json");
-
-        let mut seen = load(&file);
-        let (changes, moved) = look(root, &discovery, &mut seen);
-        assert!(changes.is_empty() && moved, "the first look is no change");
-        store(&file, &seen).unwrap();
-
-        fs::write(&conf, "b is longer").unwrap();
-        let more = "2026-11-20 14:47:36 upgrade php8.2-fpm:amd64 8.2.7 8.2.29\n";
-        fs::write(&log, fs::read_to_string(&log).unwrap() + more).unwrap();
-        let mut seen = load(&file);
-        let (changes, moved) = look(root, &discovery, &mut seen);
-        assert!(moved);
-        let told: Vec<_> = changes.iter().map(|c| (c.kind, c.what.as_str())).collect();
-        let path = conf.display().to_string();
-        assert_eq!(told, [("package", "php8.2-fpm 8.2.7 to 8.2.29"), ("config", path.as_str())]);
-        assert_eq!(look(root, &discovery, &mut seen), (Vec::new(), false));
+    fn a_flood_is_summed_up_and_what_answers_requests_comes_first() {
+        let change =
+            |name: &str| Change::new("package", format!("{name} 1 installed"), UnixMillis(1));
+        let mut all: Vec<_> = (0..250).map(|n| change(&format!("lib{n}"))).collect();
+        all.push(change("php8.2-fpm"));
+        let told = cut(all.clone(), UnixMillis(2));
+        assert_eq!(told.len(), CHANGES_MAX + 1);
+        assert_eq!(told[0].what, "php8.2-fpm 1 installed");
+        assert_eq!(told[CHANGES_MAX].what, "and 51 further changes at once");
+        all.truncate(CHANGES_MAX);
+        assert_eq!(cut(all.clone(), UnixMillis(2)), all);
     }
 
     #[test]
-    fn a_torn_state_file_starts_anew_and_a_flood_is_summed_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("changes.json");
-        fs::write(&file, "{\"packages\":").unwrap();
-        assert_eq!(load(&file), Seen::default());
-
-        let log = dir.path().join("var/log/dpkg.log");
-        fs::create_dir_all(log.parent().unwrap()).unwrap();
-        fs::write(&log, "").unwrap();
-        let mut seen = Seen::default();
-        look(dir.path(), &Discovery::default(), &mut seen);
-        let line = |i| format!("2026-11-20 14:00:00 install p{i}:all <none> 1");
-        let lines: Vec<String> = (0..250).map(line).collect();
-        fs::write(&log, lines.join("\n") + "\n").unwrap();
-        let (changes, _) = look(dir.path(), &Discovery::default(), &mut seen);
-        assert_eq!(changes.len(), CHANGES_MAX + 1);
-        assert_eq!(changes[CHANGES_MAX].what, "and 50 further changes at once");
+    fn looks_are_at_multiples_of_their_period() {
+        let wait = |now| until_next(UnixMillis(now), Duration::from_secs(2)).as_millis();
+        assert_eq!([wait(0), wait(1), wait(1999), wait(2000)], [2000, 1999, 1, 2000]);
     }
 }

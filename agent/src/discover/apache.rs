@@ -122,6 +122,7 @@ struct Scope {
     /// A handler before what is merely proxied, and that before what only redirects name.
     backends: Vec<(u8, String)>,
     docroot: Option<String>,
+    certificates: Vec<String>,
     owner: Option<String>,
     source: String,
 }
@@ -275,6 +276,10 @@ impl Walk<'_> {
             "servername" => self.scope().names.insert(0, first),
             "serveralias" => self.scope().names.extend(args.iter().cloned()),
             "documentroot" => self.scope().docroot = Some(first),
+            "sslcertificatefile" => {
+                let path = self.absolute(&first).to_string_lossy().into_owned();
+                self.scope().certificates.push(path);
+            }
             "errorlog" => self.scope().error_log = Some(first),
             "suexecusergroup" | "assignuserid" | "ruidgid" => self.scope().owner = Some(first),
             "customlog" | "transferlog" | "globallog" => {
@@ -474,6 +479,10 @@ impl Walk<'_> {
             let ports = main.listen.iter().filter_map(|listen| port_of(listen));
             vhost.listen.extend(ports.map(|port| format!("{host}:{port}")));
         }
+        vhost.certificates.clone_from(match scope.certificates.is_empty() {
+            true => &main.certificates,
+            false => &scope.certificates,
+        });
         vhost.docroot = scope.docroot.clone().or_else(|| main.docroot.clone());
         vhost.owner.clone_from(&scope.owner);
         vhost

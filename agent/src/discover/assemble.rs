@@ -11,7 +11,7 @@ use crate::discover::docroot;
 use crate::discover::files::Files;
 use crate::discover::followed::{self, Chained};
 use crate::discover::found::{Found, Server, Vhost, is_no_log, php_version};
-use crate::discover::{AccessLog, Discovery, Pool, Site};
+use crate::discover::{AccessLog, Certificate, Discovery, Pool, Site};
 use crate::logs::sites::{Backend, Sites, listen_address};
 
 /// Name of a vhost without a name: it takes what no other one wants.
@@ -21,6 +21,9 @@ const ALIASES_MAX: usize = 1000;
 /// Names and addresses of one vhost that are looked at.
 const NAMES_MAX: usize = 10_000;
 const LISTEN_MAX: usize = 256;
+/// Certificates that are watched, and those of one vhost.
+const CERTIFICATES_MAX: usize = 5_000;
+const VHOST_CERTIFICATES_MAX: usize = 1_000;
 /// Names of one vhost that are looked up to see whether it is another one's site too.
 const UNIFIED_MAX: usize = 50;
 /// Users that own what belongs to no site owner.
@@ -45,6 +48,7 @@ pub(super) fn assemble(files: &mut Files, mut found: Found) -> Discovery {
     let fronts = counted.fronts(&found, &written);
     chain.mark_inner(&fronts, &primary);
     discovery.sites = sites(files, &found, &chain, &names, &discovery);
+    discovery.certificates = certificates(files, &found.vhosts, &primary);
     discovery.services = found.services.iter().cloned().collect();
     discovery.services.extend(discovery.pools.iter().filter_map(|pool| pool.unit.clone()));
     discovery.services.sort();
@@ -109,6 +113,24 @@ fn sites(
         add_docroot(files, site, vhost, pool);
     }
     sites.into_values().collect()
+}
+
+/// The certificates of all vhosts, each once; one that several sites name is no site's own.
+fn certificates(files: &Files, vhosts: &[Vhost], names: &[&str]) -> Vec<Certificate> {
+    let mut found: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
+    for (vhost, name) in vhosts.iter().zip(names) {
+        for path in vhost.certificates.iter().take(VHOST_CERTIFICATES_MAX) {
+            let path = files.resolve(Path::new(path));
+            if let Some(site) = found.get_mut(&path) {
+                if site.as_deref().is_some_and(|known| known != *name) {
+                    *site = None;
+                }
+            } else if found.len() < CERTIFICATES_MAX {
+                found.insert(path, Some((*name).to_owned()));
+            }
+        }
+    }
+    found.into_iter().map(|(path, site)| Certificate { path, site }).collect()
 }
 
 /// One site has one name, whatever order its vhosts give their names in.

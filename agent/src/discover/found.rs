@@ -84,6 +84,8 @@ pub(super) struct Vhost {
     /// Those of `listen` at which it takes the hosts that no vhost names.
     pub(super) default_at: Vec<String>,
     pub(super) docroot: Option<String>,
+    /// Certificates, as the configuration writes their paths.
+    pub(super) certificates: Vec<String>,
     /// The Unix user and the PHP its configuration names.
     pub(super) owner: Option<String>,
     pub(super) php_version: Option<String>,
@@ -103,6 +105,7 @@ impl Vhost {
             listen: Vec::new(),
             default_at: Vec::new(),
             docroot: None,
+            certificates: Vec::new(),
             owner: None,
             php_version: None,
             source,
@@ -183,7 +186,7 @@ pub(super) fn is_no_log(path: &Path) -> bool {
 }
 
 /// The PHP a path belongs to: `/etc/php/8.2/fpm`, `/opt/cpanel/ea-php82`, `/etc/php82rc`.
-pub(super) fn php_version(path: &str) -> Option<String> {
+pub(crate) fn php_version(path: &str) -> Option<String> {
     let mut parts = path.split('/').peekable();
     while let Some(part) = parts.next() {
         if part == "php"

@@ -21,6 +21,8 @@ const LOG: &str = "/var/log/haproxy.log";
 const SYSLOG: [&str; 2] = ["/etc/rsyslog.conf", "/etc/rsyslog.d/*.conf"];
 /// Hosts of one list that are taken over.
 const HOSTS_MAX: usize = 10_000;
+/// Certificates of one list that are taken over.
+const CERTIFICATES_MAX: usize = 1_000;
 
 /// All frontends; nothing when it is not installed.
 pub(super) fn discover(files: &mut Files, found: &mut Found) {
@@ -53,6 +55,8 @@ struct Section {
     name: String,
     source: String,
     bind: Vec<String>,
+    /// Files and folders of certificates, as they are written.
+    certificates: Vec<String>,
     servers: Vec<String>,
     default_backend: Option<String>,
     /// Backend with the words of its condition.
@@ -114,6 +118,8 @@ struct Reader {
     facility: Option<String>,
     /// `global` logs to where nobody can follow, and nowhere else.
     is_global_lost: bool,
+    /// Where relative paths of certificates start.
+    crt_base: String,
 }
 
 impl Reader {
@@ -159,6 +165,9 @@ impl Reader {
                 None => return,
             },
             "global" => {
+                if let ("crt-base", [folder, ..]) = (first, args) {
+                    self.crt_base.clone_from(folder);
+                }
                 if let ("log", [target, ..]) = (first, args) {
                     if is_lost(target) {
                         self.is_global_lost = self.facility.is_none();
@@ -176,6 +185,7 @@ impl Reader {
         match (first, args) {
             ("bind", [addresses, ..]) => {
                 section.bind.extend(addresses.split(',').map(bare_address));
+                section.certificates.extend(certificates(files, &self.crt_base, args));
             }
             ("server" | "server-template", [_, rest @ ..]) => {
                 let at = usize::from(first == "server-template");
@@ -268,6 +278,7 @@ impl Reader {
                 vhost.label = Some(front.name.to_lowercase());
                 vhost.access_logs = front.is_logged.then(|| log.clone()).into_iter().collect();
                 vhost.listen.clone_from(&front.bind);
+                vhost.certificates.clone_from(&front.certificates);
                 (vhost.names, vhost.backends) = (names, backends);
                 found.vhosts.push(vhost);
             }
@@ -276,6 +287,26 @@ impl Reader {
             found.add_error_log(path, Server::Haproxy);
         }
     }
+}
+
+/// The certificates of a `bind`: `crt FILE`, `crt FOLDER`, and those that a `crt-list FILE` names.
+fn certificates(files: &mut Files, base: &str, args: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let absolute = |path: &str| Path::new(base).join(path).to_string_lossy().into_owned();
+    for pair in args.windows(2) {
+        match pair[0].as_str() {
+            "crt" => found.push(absolute(&pair[1])),
+            "crt-list" => {
+                let text = files.read_optional(Path::new(&absolute(&pair[1]))).unwrap_or_default();
+                let paths = text.lines().filter_map(|line| line.split_whitespace().next());
+                let paths = paths.filter(|path| !path.starts_with('#'));
+                found.extend(paths.take(CERTIFICATES_MAX).map(absolute));
+            }
+            _ => {}
+        }
+    }
+    found.retain(|path| path.starts_with('/'));
+    found
 }
 
 /// True for a target that ends in no file.

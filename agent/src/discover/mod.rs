@@ -30,6 +30,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 use files::Files;
+pub(crate) use found::php_version;
 
 /// All that discovery found; the input of the tail, the join and the `discover` command.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +49,8 @@ pub struct Discovery {
     /// What is no configuration and decides as well: folders that new configurations or logs would
     /// appear in, and the files that tell an application's version. As `config_files`.
     pub watched: Vec<PathBuf>,
+    /// Certificates that vhosts name; at most 5,000.
+    pub certificates: Vec<Certificate>,
     /// Addresses of this machine beside loopback.
     pub addresses: Vec<std::net::IpAddr>,
     /// What could not be read, why, and the one command that grants it.
@@ -112,6 +115,15 @@ pub struct AccessLog {
     pub path: PathBuf,
     /// A built-in name (`combined`) or the format string itself.
     pub format: String,
+}
+
+/// A certificate that a vhost names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Certificate {
+    /// File, or folder of files.
+    pub path: PathBuf,
+    /// The site it is for; `None` when several sites name it.
+    pub site: Option<String>,
 }
 
 /// One PHP-FPM pool.

@@ -23,13 +23,14 @@ const MAIN: [(&str, &str); 7] = [
     ("/opt/bitnami/nginx/conf/nginx.conf", "nginx.service"),
 ];
 /// What is kept of a configuration: all else says nothing about logs and who answers.
-const DIRECTIVES: [&str; 18] = [
+const DIRECTIVES: [&str; 19] = [
     "access_log",
     "error_log",
     "log_format",
     "server_name",
     "listen",
     "root",
+    "ssl_certificate",
     "set",
     "include",
     "server",
@@ -195,6 +196,7 @@ struct Level {
     access_logs: Vec<RawLog>,
     error_logs: Vec<PathBuf>,
     docroot: Option<String>,
+    certificates: Vec<String>,
 }
 
 /// What the locations of a vhost say.
@@ -277,7 +279,20 @@ impl Walk<'_> {
         {
             level.docroot = Some(root.clone());
         }
+        let own: Vec<String> = tree.iter().filter_map(|d| self.certificate(d)).collect();
+        if !own.is_empty() {
+            level.certificates = own;
+        }
         level
+    }
+
+    /// The file of a certificate; only a request decides which one a variable means.
+    fn certificate(&self, directive: &Directive) -> Option<String> {
+        let path = directive.args().first().filter(|_| directive.name() == "ssl_certificate")?;
+        if path.contains('$') || path.starts_with("data:") || path.starts_with("engine:") {
+            return None;
+        }
+        Some(self.folder.join(path).to_string_lossy().into_owned())
     }
 
     fn access_log(&mut self, directive: &Directive) -> Option<RawLog> {
@@ -426,6 +441,7 @@ impl Walk<'_> {
                 vhost.error_logs.push(path);
             }
         }
+        vhost.certificates = level.certificates;
         let docroot = level.docroot.or(inside.docroot).map(|docroot| {
             substitute(&docroot, |name| match name {
                 "server_name" | "host" => {

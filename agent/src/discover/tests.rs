@@ -8,6 +8,7 @@ use super::*;
 mod apache;
 mod applications;
 mod caddy;
+mod certificates;
 mod chains;
 mod daemons;
 mod haproxy;

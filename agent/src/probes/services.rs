@@ -211,7 +211,8 @@ impl Watcher {
         let what = format!("{unit} {word}");
         tracing::info!(kind = "restart", what, "changed on this server");
         let at = at.min(clock::now());
-        outlet.send(Observation::Change(Change { kind: "restart", what, site: None, pool, at }));
+        let change = Change { pool, ..Change::new("restart", what, at) };
+        outlet.send(Observation::Change(change));
     }
 
     /// Keeps which lives were seen, if there are others than were kept last.

@@ -99,7 +99,7 @@ pub struct LogEvidence {
 }
 
 /// Something changed on the server.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// `package`, `config`, `plugin`, `firewall`, `restart`, `boot`, ...
     pub kind: &'static str,
@@ -111,6 +111,20 @@ pub struct Change {
     pub pool: Option<String>,
     /// When.
     pub at: UnixMillis,
+    /// File or folder that changed; empty when it is none.
+    pub path: String,
+    /// Hash of the file before; `None` when there was none or it could not be read.
+    pub hash_before: Option<u64>,
+    /// Hash of the file after; `None` also when it was removed.
+    pub hash_after: Option<u64>,
+}
+
+impl Change {
+    /// A change of the whole server that is no file's.
+    #[must_use]
+    pub fn new(kind: &'static str, what: String, at: UnixMillis) -> Self {
+        Self { kind, what, at, ..Self::default() }
+    }
 }
 
 /// Queue from probes, services and changes to the gather thread.
@@ -337,7 +351,7 @@ impl Windows {
                 self.open.log_lines.push(line);
             }
             Observation::Change(change) => {
-                self.n_bytes += change.what.len();
+                self.n_bytes += change.what.len() + change.path.len();
                 self.open.changes.push(change);
             }
             Observation::LinesLost(n_lines) => self.open.loss.n_lines_lost += n_lines,

@@ -1,0 +1,466 @@
+//! What is changed in document roots: applications, plugins and themes updated, deployments, and the
+//! few files there that decide how a site is served.
+//!
+//! Document roots are visited in turns, some at each look, and of the plugins a part at each visit:
+//! what a content management system updates by itself changes the folder of its plugins, which each
+//! visit sees; what is overwritten in place is seen within ten visits. A visit costs a `stat` a file and
+//! reads only what is another one by its times. Names and versions leave the server, content never.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wire::UnixMillis;
+
+use super::docroot::Folder;
+use super::mark::{Facts, HASHED_BYTES_MAX, Mark, hash};
+use super::shelves::{CORES, Core, HEAD_BYTES_MAX, Shelf};
+use crate::window::Change;
+
+/// Plugins, themes and the like of one folder that are looked at.
+const PARTS_MAX: usize = 256;
+/// Visits until each plugin's own file was looked at.
+pub(super) const TURNS: usize = 10;
+/// Folders of a document root whose `.htaccess` is watched beside its own.
+const SUBFOLDERS_MAX: usize = 24;
+/// Changes of one visit told one by one.
+const CHANGES_MAX: usize = 20;
+/// Of one visit, see `Visit::cost`: an owner with more plugins than this has them looked at later.
+const COST_MAX: usize = 8_000;
+
+/// Files of a document root that decide how it is served, with the kind of their change.
+const FILES: [(&str, &str); 14] = [
+    (".htaccess", "config"),
+    (".user.ini", "config"),
+    ("php.ini", "config"),
+    ("wp-config.php", "config"),
+    ("configuration.php", "config"),
+    ("sites/default/settings.php", "config"),
+    (".env", "config"),
+    ("../.env", "config"),
+    ("composer.lock", "plugin"),
+    ("../composer.lock", "plugin"),
+    ("wp-content/object-cache.php", "plugin"),
+    ("wp-content/advanced-cache.php", "plugin"),
+    ("wp-content/db.php", "plugin"),
+    ("wp-content/maintenance.php", "plugin"),
+];
+
+/// A document root as it was seen last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Docroot {
+    /// Of the folder itself; 0 = never seen.
+    inode: u64,
+    /// When a name in it changed last, ms.
+    changed_at: i64,
+    /// Where its path leads.
+    target: String,
+    /// Folders in it.
+    subfolders: Vec<String>,
+    files: Vec<(String, Mark)>,
+    /// Application, version, and the change time of the file that tells it.
+    core: Option<(String, String, i64)>,
+    parts: Vec<Part>,
+    /// Change time of each folder of plugins.
+    shelves: Vec<(String, i64)>,
+}
+
+/// A plugin or theme.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Part {
+    /// The folder it is in.
+    shelf: String,
+    name: String,
+    /// The file that tells its version; `None` when none was found.
+    file: Option<String>,
+    version: String,
+    changed_at: i64,
+    hash: u64,
+    /// Not told yet: its files are still being written.
+    is_new: bool,
+    /// Not there at the last visit: an update puts it back.
+    is_missing: bool,
+}
+
+/// One visit.
+pub(super) struct Visit<'v> {
+    pub(super) path: &'v Path,
+    pub(super) site: Option<&'v str>,
+    pub(super) now: UnixMillis,
+    /// Which tenth of the plugins is looked at.
+    pub(super) turn: usize,
+    /// Questions to the kernel so far; a read counts as ten.
+    pub(super) cost: usize,
+    changes: Vec<Change>,
+    is_moved: bool,
+    /// What was seen is the first: nothing is told.
+    is_first: bool,
+}
+
+impl<'v> Visit<'v> {
+    pub(super) fn new(path: &'v Path, site: Option<&'v str>, now: UnixMillis, turn: usize) -> Self {
+        let changes = Vec::new();
+        Self { path, site, now, turn, cost: 0, changes, is_moved: false, is_first: false }
+    }
+
+    /// Looks at a document root. Returns what changed since `seen`, and whether that is another now.
+    pub(super) fn look(&mut self, seen: &mut Docroot) -> (Vec<Change>, bool) {
+        self.cost += 2;
+        // One that is not there now (not mounted, being replaced) is as it was.
+        let Ok(top) = Folder::open(self.path) else { return (Vec::new(), false) };
+        let Ok(itself) = top.itself() else { return (Vec::new(), false) };
+        self.is_first = seen.inode == 0;
+        self.look_at_itself(itself.facts, seen);
+        if self.is_first || seen.changed_at != itself.facts.changed_at {
+            self.list_subfolders(&top, seen);
+            seen.changed_at = itself.facts.changed_at;
+            self.is_moved = true;
+        }
+        self.look_at_files(&top, seen);
+        if let Some(core) = self.look_at_core(&top, seen) {
+            for shelf in core.shelves {
+                self.look_at_shelf(&top, shelf, seen);
+            }
+        }
+        let mut changes = std::mem::take(&mut self.changes);
+        if changes.len() > CHANGES_MAX {
+            let n_more = changes.len() - CHANGES_MAX;
+            changes.truncate(CHANGES_MAX);
+            let what = format!("and {n_more} further changes at once{}", self.place());
+            changes.push(self.change("plugin", what, self.now, String::new(), (None, None)));
+        }
+        (changes, self.is_moved)
+    }
+
+    /// A deployment exchanges a link on the way, or the folder itself.
+    fn look_at_itself(&mut self, facts: Facts, seen: &mut Docroot) {
+        if seen.inode == facts.inode {
+            return;
+        }
+        self.cost += 20;
+        self.is_moved = true;
+        let target = fs::canonicalize(self.path).unwrap_or_default().display().to_string();
+        let is_other = target != seen.target;
+        (seen.inode, seen.target) = (facts.inode, target);
+        if self.is_first {
+            return;
+        }
+        let link = self.path.ancestors().find_map(|path| {
+            let link = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink)?;
+            Some((path, fs::read_link(path).ok()?, Facts::of(&link).changed_at))
+        });
+        let (what, at) = match link {
+            Some((path, target, at)) if is_other => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let target = clean(&target.to_string_lossy());
+                (format!("deployed: {name} -> {target}{}", self.place()), at)
+            }
+            _ => (format!("document root replaced{}", self.place()), facts.changed_at),
+        };
+        self.tell("plugin", what, at, "", (None, None));
+    }
+
+    fn list_subfolders(&mut self, top: &Folder, seen: &mut Docroot) {
+        let Ok((names, n_seen)) = top.names(PARTS_MAX) else { return };
+        self.cost += 5 + n_seen / 10;
+        let is_folder = |name: &String| top.find(name).is_ok_and(|found| found.is_folder);
+        let all = names.into_iter().filter(is_folder);
+        seen.subfolders = all.take(SUBFOLDERS_MAX).collect();
+        self.cost += PARTS_MAX.min(n_seen);
+    }
+
+    fn look_at_files(&mut self, top: &Folder, seen: &mut Docroot) {
+        let mut wanted: Vec<(String, &'static str)> =
+            FILES.iter().map(|(file, kind)| ((*file).to_owned(), *kind)).collect();
+        let folders = seen.subfolders.iter();
+        wanted.extend(folders.map(|folder| (format!("{folder}/.htaccess"), "config")));
+        // What a theme does is in there, and it is edited in place.
+        let themes = seen.parts.iter().filter(|part| part.shelf == "wp-content/themes");
+        wanted
+            .extend(themes.map(|theme| {
+                (format!("wp-content/themes/{}/functions.php", theme.name), "plugin")
+            }));
+        for (file, kind) in &wanted {
+            self.look_at_file(top, file, kind, seen);
+        }
+        if seen.files.iter().any(|(file, _)| !wanted.iter().any(|(name, _)| name == file)) {
+            seen.files.retain(|(file, _)| wanted.iter().any(|(name, _)| name == file));
+            self.is_moved = true;
+        }
+    }
+
+    fn look_at_file(&mut self, top: &Folder, file: &str, kind: &'static str, seen: &mut Docroot) {
+        self.cost += 1;
+        let at = seen.files.iter().position(|(name, _)| name == file);
+        let known = at.map(|at| seen.files[at].1);
+        let found = match top.find(file) {
+            Ok(found) if found.is_file => found,
+            Err(rustix_error) if rustix_error.kind() != std::io::ErrorKind::NotFound => return,
+            _ => {
+                if let (Some(at), Some(known)) = (at, known) {
+                    seen.files.swap_remove(at);
+                    let what = format!("{} removed", self.shown(file));
+                    self.tell(kind, what, self.now.0, file, (known.hash, None));
+                    self.is_moved = true;
+                }
+                return;
+            }
+        };
+        let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let is_same = known.is_some_and(|known| known.is_of(found.facts));
+        if !is_same && !matches!(folder, "" | "..") && top.below(folder).is_err() {
+            return; // a link is on the way
+        }
+        let mut n_read = 0;
+        let mark = Mark::of(found.facts, known.as_ref(), self.now.0, || {
+            n_read += 1;
+            let folder = match folder {
+                "" => None,
+                ".." => Some(top.above()?),
+                folder => Some(top.below(folder)?),
+            };
+            folder.as_ref().unwrap_or(top).read(name, HASHED_BYTES_MAX + 1)
+        });
+        self.cost += 10 * n_read;
+        if known == Some(mark) {
+            return;
+        }
+        self.is_moved = true;
+        let is_change = known.map_or(!self.is_first, |known| mark.differs(&known));
+        match at {
+            Some(at) => seen.files[at].1 = mark,
+            None => seen.files.push((file.to_owned(), mark)),
+        }
+        if is_change {
+            let what = match (file.ends_with("composer.lock"), known) {
+                (true, _) => {
+                    format!("application code deployed (composer.lock changed){}", self.place())
+                }
+                (false, None) => format!("{} added", self.shown(file)),
+                (false, Some(_)) => self.shown(file),
+            };
+            let hashes = (known.and_then(|known| known.hash), mark.hash);
+            self.tell(kind, what, mark.changed_at, file, hashes);
+        }
+    }
+
+    /// The application and its version.
+    fn look_at_core(&mut self, top: &Folder, seen: &mut Docroot) -> Option<&'static Core> {
+        for core in &CORES {
+            if seen.core.as_ref().is_some_and(|(name, ..)| name != core.name) {
+                continue;
+            }
+            self.cost += 1;
+            let file = format!("{}/{}", core.folder, core.file);
+            let Ok(found) = top.find(file.trim_start_matches('/')) else { continue };
+            let changed_at = found.facts.changed_at;
+            if !found.is_file {
+                continue;
+            }
+            if seen.core.as_ref().is_some_and(|(_, _, known)| *known == changed_at) {
+                return Some(core);
+            }
+            self.cost += 10;
+            let folder = if core.folder.is_empty() { None } else { top.below(core.folder).ok() };
+            let bytes = folder.as_ref().unwrap_or(top).read(core.file, HEAD_BYTES_MAX);
+            let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            // A file of this name in something else says nothing.
+            let Some(version) = text.ok().and_then(|text| core.version(&text)) else { continue };
+            let what = match &seen.core {
+                Some((_, known, _)) if *known == version => None,
+                Some((_, known, _)) => Some(format!("{known} to {version}")),
+                None => Some(format!("{version} installed")),
+            };
+            if let Some(what) = what {
+                let what = format!("{} {what}{}", core.name, self.place());
+                self.tell("plugin", what, changed_at, &file, (None, None));
+            }
+            seen.core = Some((core.name.to_owned(), version, changed_at));
+            self.is_moved = true;
+            return Some(core);
+        }
+        None
+    }
+
+    fn look_at_shelf(&mut self, top: &Folder, shelf: &Shelf, seen: &mut Docroot) {
+        self.cost += 4;
+        let Ok(folder) = top.below(shelf.folder) else { return };
+        let Ok(itself) = folder.itself() else { return };
+        let changed_at = itself.facts.changed_at;
+        let known = seen.shelves.iter().position(|(name, _)| name == shelf.folder);
+        let is_known = known.is_some();
+        let is_other = known.is_none_or(|at| seen.shelves[at].1 != changed_at);
+        if is_other {
+            let Ok((names, n_seen)) = folder.names(PARTS_MAX) else { return };
+            self.cost += 5 + n_seen / 10;
+            self.list_parts(shelf, &names, is_known, seen);
+            match known {
+                Some(at) => seen.shelves[at].1 = changed_at,
+                None => seen.shelves.push((shelf.folder.to_owned(), changed_at)),
+            }
+            self.is_moved = true;
+        }
+        for (ix, part) in seen.parts.iter_mut().enumerate() {
+            let is_turn = is_other || part.is_missing || part.is_new || ix % TURNS == self.turn;
+            if part.shelf == shelf.folder && is_turn && self.cost < COST_MAX {
+                self.look_at_part(&folder, shelf, part, is_known, is_other, changed_at);
+            }
+        }
+        seen.parts.retain(|part| !part.name.is_empty());
+    }
+
+    /// Takes over the names of a folder of plugins.
+    fn list_parts(&mut self, shelf: &Shelf, names: &[String], is_known: bool, seen: &mut Docroot) {
+        for part in seen.parts.iter_mut().filter(|part| part.shelf == shelf.folder) {
+            if names.binary_search(&part.name).is_ok() {
+                part.is_missing = false;
+            }
+        }
+        for name in names {
+            let is_there = |part: &Part| part.shelf == shelf.folder && part.name == *name;
+            let n_there = seen.parts.iter().filter(|part| part.shelf == shelf.folder).count();
+            if n_there < PARTS_MAX && !seen.parts.iter().any(is_there) {
+                seen.parts.push(Part {
+                    shelf: shelf.folder.to_owned(),
+                    name: name.clone(),
+                    is_new: is_known,
+                    ..Part::default()
+                });
+            }
+        }
+    }
+
+    fn look_at_part(
+        &mut self,
+        folder: &Folder,
+        shelf: &Shelf,
+        part: &mut Part,
+        is_known: bool,
+        is_first_sight: bool,
+        shelf_changed_at: i64,
+    ) {
+        self.cost += 1;
+        let path = match part.file.as_deref() {
+            None | Some("") => part.name.clone(),
+            Some(file) => format!("{}/{file}", part.name),
+        };
+        if folder.find(&part.name).is_err() {
+            // It may only be exchanged: told when it is missing at two visits.
+            if part.is_missing {
+                if part.file.is_some() && !part.is_new {
+                    let version = spaced(&part.version);
+                    let what =
+                        format!("{} {}{version} removed{}", shelf.word, part.name, self.place());
+                    let file = format!("{}/{}", shelf.folder, part.name);
+                    self.tell("plugin", what, shelf_changed_at, &file, (None, None));
+                }
+                part.name.clear();
+            }
+            part.is_missing = true;
+            self.is_moved = true;
+            return;
+        }
+        part.is_missing = false;
+        let found = folder.find(&path).ok().filter(|found| found.is_file);
+        let changed_at = found.map_or(0, |found| found.facts.changed_at);
+        if part.file.is_some() && changed_at == part.changed_at {
+            return;
+        }
+        // Of what has no such file nothing is told; it is searched again when the folder changes.
+        if part.file.is_none() && !part.is_new && !is_first_sight {
+            return;
+        }
+        self.cost += 20;
+        let Some((file, text)) = shelf.main_file(folder, &part.name) else { return };
+        let version = shelf.version(&text);
+        let path =
+            if file.is_empty() { part.name.clone() } else { format!("{}/{file}", part.name) };
+        let facts = folder.find(&path).map(|found| found.facts).unwrap_or_default();
+        // Of a larger file only the version counts.
+        let is_whole = facts.size <= text.len() as u64;
+        let hash = if is_whole { hash(&text) } else { part.hash };
+        let what = if part.is_new {
+            Some(format!("{}{} installed", part.name, spaced(&version)))
+        } else if part.file.is_none() || !is_known {
+            None
+        } else if part.version == version && part.hash == hash {
+            None
+        } else if part.version == version {
+            Some(format!("{}{} changed", part.name, spaced(&version)))
+        } else {
+            Some(format!("{}{} to{}", part.name, spaced(&part.version), spaced(&version)))
+        };
+        let hashes = (
+            Some(part.hash).filter(|hash| *hash != 0 && !part.is_new),
+            Some(hash).filter(|_| is_whole),
+        );
+        part.file = Some(file);
+        (part.version, part.hash, part.changed_at) = (version, hash, facts.changed_at);
+        part.is_new = false;
+        self.is_moved = true;
+        if let Some(what) = what {
+            let what = format!("{} {what}{}", shelf.word, self.place());
+            let file = format!("{}/{path}", shelf.folder);
+            self.tell("plugin", what, facts.changed_at, &file, hashes);
+        }
+    }
+
+    fn tell(
+        &mut self,
+        kind: &'static str,
+        what: String,
+        at_ms: i64,
+        file: &str,
+        hashes: (Option<u64>, Option<u64>),
+    ) {
+        if !self.is_first {
+            let path: PathBuf =
+                if file.is_empty() { self.path.into() } else { self.path.join(file) };
+            let at = UnixMillis(at_ms).min(self.now);
+            let path = clean(&path.display().to_string());
+            self.changes.push(self.change(kind, what, at, path, hashes));
+        }
+    }
+
+    fn change(
+        &self,
+        kind: &'static str,
+        what: String,
+        at: UnixMillis,
+        path: String,
+        (hash_before, hash_after): (Option<u64>, Option<u64>),
+    ) -> Change {
+        let site = self.site.map(str::to_owned);
+        Change { kind, what, site, pool: None, at, path, hash_before, hash_after }
+    }
+
+    fn shown(&self, file: &str) -> String {
+        let path = match file.strip_prefix("../") {
+            Some(file) => self.path.parent().unwrap_or(self.path).join(file),
+            None => self.path.join(file),
+        };
+        clean(&path.display().to_string())
+    }
+
+    /// ` on shop.example`, else ` in /srv/www`.
+    fn place(&self) -> String {
+        match self.site {
+            Some(site) => format!(" on {site}"),
+            None => format!(" in {}", clean(&self.path.display().to_string())),
+        }
+    }
+}
+
+fn spaced(version: &str) -> String {
+    if version.is_empty() { String::new() } else { format!(" {version}") }
+}
+
+/// A text without what a terminal would obey.
+fn clean(text: &str) -> String {
+    text.chars().take(500).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests;
