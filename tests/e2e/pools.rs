@@ -285,7 +285,7 @@ fn who_used_the_machine_before_the_first_error_is_told_only_then() {
             let values = stage.values("process.cpu.utilization");
             let is_named = |v: &&Recorded| v.attribute.starts_with(attribute) && v.at < onset;
             // One of the processors at most, shared with whatever else runs here.
-            let found = values.iter().find(is_named).filter(|v| v.value > 0.02);
+            let found = values.iter().find(is_named).filter(|v| v.value >= 0.005);
             found.map(|_| ()).ok_or_else(|| format!("onset {onset}: {values:?}"))
         });
     }

@@ -1,7 +1,8 @@
 //! One walk over the processes of the machine, each 10 s and never more often: who uses the
 //! processors, memory and disks, which PHP-FPM workers live, how many processes hang.
 //!
-//! Cost: one file of /proc a process (`stat`), 6 to 9 us. Its owner is looked up when it is new, the
+//! Cost: one file of /proc (`stat`, some 9 us) for each process that ran lately; of those that sleep a
+//! third, while no gateway errors flow. The owner is looked up when a process is new, the
 //! title and the shared memory only of PHP-FPM, `io` only where the agent may read it and of processes
 //! that have run since the last walk. Processes that came and went between two walks are not seen.
 
@@ -21,6 +22,9 @@ use crate::clock;
 const PROCESSES_MAX: usize = 20_000;
 /// `stat` has some 350 bytes at most, the beginning of a title is enough.
 const FILE_BYTES: usize = 1024;
+/// A process that has slept this many walks is read in one of so many.
+const RESTS_AFTER: u8 = 3;
+const REST_WALKS: u32 = 3;
 /// `PF_KTHREAD`
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
@@ -106,8 +110,15 @@ struct Known {
     uid: Option<u32>,
     io_bytes: Option<u64>,
     title: Title,
-    /// Walk that saw it last.
-    walk: u32,
+    name: Name,
+    rss_bytes: u64,
+    /// Walk that saw it last, and the one that read its state last.
+    seen_in: u32,
+    read_in: u32,
+    /// Times in a row that it had not run.
+    n_idle: u8,
+    /// It slept, and no pool wants to know more of it.
+    may_rest: bool,
     /// Seen in more than one walk: a server that has just started may still change its user.
     is_settled: bool,
 }
@@ -129,6 +140,7 @@ pub(crate) struct Walk {
     walked_at: Option<Instant>,
     reads_io: Option<bool>,
     is_hidden_told: bool,
+    was_cut: bool,
     is_cut_told: bool,
 }
 
@@ -142,12 +154,14 @@ impl Walk {
             walked_at: None,
             reads_io: None,
             is_hidden_told: false,
+            was_cut: false,
             is_cut_told: false,
         }
     }
 
-    /// Looks at every process once; `None` when the machine hides them.
-    pub(crate) fn look(&mut self) -> Option<Census> {
+    /// Looks at every process once; `None` when the machine hides them. Unless it is to be thorough,
+    /// what has slept for a while is only read in one walk of three.
+    pub(crate) fn look(&mut self, is_thorough: bool) -> Option<Census> {
         let now = clock::instant();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&self.proc, flags, Mode::empty()).ok()?;
@@ -158,8 +172,14 @@ impl Walk {
         let reads_io = *self.reads_io.get_or_insert_with(|| files.io_bytes(1).is_some());
         self.n_walks = self.n_walks.wrapping_add(1);
         let span = self.walked_at.replace(now).map(|last| now.saturating_duration_since(last));
-        let mut census = Census { span, ..Census::default() };
-        let mut workers = Vec::new();
+        let mut look = Look {
+            files: &mut files,
+            census: Census { span, ..Census::default() },
+            workers: Vec::new(),
+            reads_io,
+            is_thorough,
+            knows_new: span.is_some() && !self.was_cut,
+        };
         for (n, pid) in std::fs::read_dir(&self.proc)
             .ok()?
             .flatten()
@@ -167,15 +187,17 @@ impl Walk {
             .enumerate()
         {
             if n == self.processes_max {
-                census.is_cut = true;
+                look.census.is_cut = true;
                 break;
             }
-            self.look_at(pid, reads_io, &mut files, &mut census, &mut workers);
+            self.look_at(pid, &mut look);
         }
+        let Look { mut census, workers, .. } = look;
         let walk = self.n_walks;
-        self.known.retain(|_, known| known.walk == walk);
+        self.known.retain(|_, known| known.seen_in == walk);
         self.known.shrink_to(2 * self.known.len());
         census.workers = workers.into_iter().filter_map(|one| self.worker(one)).collect();
+        self.was_cut = census.is_cut;
         if census.is_cut && !std::mem::replace(&mut self.is_cut_told, true) {
             tracing::info!(
                 limit = self.processes_max,
@@ -185,51 +207,64 @@ impl Walk {
         Some(census)
     }
 
-    fn look_at(
-        &mut self,
-        pid: u32,
-        reads_io: bool,
-        files: &mut Files,
-        census: &mut Census,
-        workers: &mut Vec<(u32, u32, Sum, Option<u64>)>,
-    ) {
-        let Some(stat) = files.read(pid, "stat").and_then(Stat::parse) else { return };
+    fn look_at(&mut self, pid: u32, look: &mut Look<'_>) {
+        let mut known = self.known.remove(&pid);
+        if let Some(known) =
+            known.take_if(|known| !look.is_thorough && known.rests(pid, self.n_walks))
+        {
+            let sum = Sum { rss_bytes: known.rss_bytes, ..Sum::default() };
+            return self.count(pid, known, &sum, look);
+        }
+        let Some(stat) = look.files.read(pid, "stat").and_then(Stat::parse) else { return };
         match stat.state {
-            b'Z' => census.n_zombies += 1,
-            b'D' => census.n_blocked += 1,
+            b'Z' => look.census.n_zombies += 1,
+            b'D' => look.census.n_blocked += 1,
             b'X' | b'x' => return,
             _ => {}
         }
-        let mut sum = Sum { rss_bytes: stat.rss_bytes, ..Sum::default() };
-        let known = self.known.remove(&pid).filter(|known| known.start == stat.start);
+        let known = known.filter(|known| known.start == stat.start);
         let is_new = known.is_none();
         let mut known = known.unwrap_or_else(|| Known::new(stat.start));
         let n_ticks = stat.ticks.saturating_sub(known.ticks);
+        let mut sum = Sum { rss_bytes: stat.rss_bytes, ..Sum::default() };
+        // One that rested was read some walks ago: what it did since is taken for as much in each.
+        let n_walks = if is_new { 1 } else { self.n_walks.wrapping_sub(known.read_in).max(1) };
         // What runs at the first walk has run before it.
-        let is_counted = census.span.is_some();
-        sum.ticks = if is_counted { n_ticks } else { 0 };
-        if reads_io && (is_new || n_ticks > 0) {
-            let io_bytes = files.io_bytes(pid);
-            let last = known.io_bytes.or((is_new && is_counted).then_some(0));
-            sum.io_bytes = io_bytes.zip(last).map_or(0, |(now, last)| now.saturating_sub(last));
+        if !is_new || look.knows_new {
+            sum.ticks = n_ticks / u64::from(n_walks);
+        }
+        if look.reads_io && (is_new || n_ticks > 0) {
+            let io_bytes = look.files.io_bytes(pid);
+            let last = known.io_bytes.or((is_new && look.knows_new).then_some(0));
+            let n_bytes = io_bytes.zip(last).map_or(0, |(now, last)| now.saturating_sub(last));
+            sum.io_bytes = n_bytes / u64::from(n_walks);
             known.io_bytes = io_bytes.or(known.io_bytes);
         }
         if !known.is_settled {
-            known.uid = files.owner(pid).or(known.uid);
+            known.uid = look.files.owner(pid).or(known.uid);
         }
-        if stat.is_php_fpm && matches!(known.title, Title::Other) {
-            known.title = files.read(pid, "cmdline").map_or(Title::Other, Title::parse);
+        // A worker has its master's title for a moment.
+        if stat.is_php_fpm && (!known.is_settled || matches!(known.title, Title::Other)) {
+            known.title = look.files.read(pid, "cmdline").map_or(Title::Other, Title::parse);
         }
         if matches!(known.title, Title::Worker(_)) && stat.state != b'Z' {
-            let own = files.read(pid, "statm").and_then(own_bytes);
-            workers.push((pid, stat.parent, sum, own));
+            let own = look.files.read(pid, "statm").and_then(own_bytes);
+            look.workers.push((pid, stat.parent, sum, own));
         }
+        known.n_idle = if n_ticks == 0 { known.n_idle.saturating_add(1) } else { 0 };
+        known.may_rest = matches!(stat.state, b'S' | b'I') && !stat.is_php_fpm && !is_new;
+        (known.name, known.rss_bytes) = (stat.name, stat.rss_bytes);
+        (known.ticks, known.is_settled, known.read_in) = (stat.ticks, !is_new, self.n_walks);
+        self.count(pid, known, &sum, look);
+    }
+
+    /// Adds what a process used to its user's and its name's, and remembers it.
+    fn count(&mut self, pid: u32, known: Known, sum: &Sum, look: &mut Look<'_>) {
         if let Some(uid) = known.uid {
-            census.users.entry(uid).or_default().add(&sum);
+            look.census.users.entry(uid).or_default().add(sum);
         }
-        census.names.entry(stat.name).or_default().add(&sum);
-        (known.ticks, known.walk, known.is_settled) = (stat.ticks, self.n_walks, !is_new);
-        self.known.insert(pid, known);
+        look.census.names.entry(known.name).or_default().add(sum);
+        self.known.insert(pid, Known { seen_in: self.n_walks, ..known });
     }
 
     fn worker(
@@ -267,10 +302,34 @@ impl Known {
             uid: None,
             io_bytes: None,
             title: Title::Other,
-            walk: 0,
+            name: Name::default(),
+            rss_bytes: 0,
+            seen_in: 0,
+            read_in: 0,
+            n_idle: 0,
+            may_rest: false,
             is_settled: false,
         }
     }
+
+    /// True when what was read of it last is good enough for this walk.
+    fn rests(&self, pid: u32, walk: u32) -> bool {
+        self.may_rest
+            && self.n_idle >= RESTS_AFTER
+            && !walk.wrapping_add(pid).is_multiple_of(REST_WALKS)
+    }
+}
+
+/// What one walk works with.
+struct Look<'a> {
+    files: &'a mut Files,
+    census: Census,
+    /// Process, its parent, what it used, its own memory.
+    workers: Vec<(u32, u32, Sum, Option<u64>)>,
+    reads_io: bool,
+    is_thorough: bool,
+    /// The walk before saw all there were: what it has not seen has begun since.
+    knows_new: bool,
 }
 
 impl Title {
@@ -456,7 +515,7 @@ mod tests {
         write(proc, 21, "ended", 'Z', 3);
         fs::create_dir(proc.join("self")).unwrap();
         let mut walk = Walk::new(proc.to_owned());
-        let first = walk.look().expect("nothing is hidden");
+        let first = walk.look(true).expect("nothing is hidden");
         assert_eq!((first.span, first.n_blocked, first.n_zombies), (None, 1, 1));
         let ticks = |census: &Census, name: &str| {
             census.names.get(&Name::new(name.as_bytes(), false)).map(|sum| sum.ticks)
@@ -465,7 +524,7 @@ mod tests {
         write(proc, 20, "mysqld", 'S', 1250);
         write(proc, 30, "gzip", 'R', 40);
         fs::remove_dir_all(proc.join("21")).unwrap();
-        let second = walk.look().unwrap();
+        let second = walk.look(true).unwrap();
         assert_eq!((second.n_blocked, second.n_zombies, second.span.is_some()), (0, 0, true));
         assert_eq!(ticks(&second, "mysqld"), Some(250));
         assert_eq!(ticks(&second, "gzip"), Some(40), "it has run since it began");
@@ -476,13 +535,62 @@ mod tests {
     }
 
     #[test]
+    fn what_sleeps_is_read_in_one_walk_of_three_and_what_it_did_is_spread_over_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        write(proc, 1, "init", 'S', 5);
+        write(proc, 21, "redis", 'S', 100);
+        let mut walk = Walk::new(proc.to_owned());
+        let ticks = |census: &Census| {
+            let of_name = census.names.get(&Name::new(b"redis", false));
+            of_name.map(|sum| (sum.ticks, sum.rss_bytes > 0))
+        };
+        for _ in 0..6 {
+            assert_eq!(ticks(&walk.look(false).unwrap()), Some((0, true)));
+        }
+        write(proc, 21, "redis", 'S', 400);
+        let told: Vec<_> = (0..3).filter_map(|_| ticks(&walk.look(false).unwrap())).collect();
+        assert_eq!(told.len(), 3);
+        let ran: Vec<_> = told.iter().map(|(ticks, _)| *ticks).filter(|n| *n > 0).collect();
+        assert!(matches!(ran[..], [100..=300]), "a share for each walk it rested: {told:?}");
+        write(proc, 21, "redis", 'S', 500);
+        assert_eq!(ticks(&walk.look(false).unwrap()), Some((100, true)), "it is awake");
+        (0..6).for_each(|_| drop(walk.look(false)));
+        write(proc, 21, "redis", 'S', 800);
+        let at_once = ticks(&walk.look(true).unwrap()).expect("it runs").0;
+        assert!((100..=300).contains(&at_once), "{at_once}");
+    }
+
+    #[test]
+    fn workers_are_known_by_the_title_they_have_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        write(proc, 1, "php-fpm8.2", 'S', 5);
+        write(proc, 40, "php-fpm8.2", 'S', 5);
+        let title = "php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)\0";
+        fs::write(proc.join("1/cmdline"), title).unwrap();
+        fs::write(proc.join("40/cmdline"), title).unwrap(); // a moment after the fork
+        fs::write(proc.join("40/statm"), "9000 800 300 1 0 1 0").unwrap();
+        let mut walk = Walk::new(proc.to_owned());
+        assert!(walk.look(false).unwrap().workers.is_empty());
+        fs::write(proc.join("40/cmdline"), "php-fpm: pool www\0").unwrap();
+        for _ in 0..5 {
+            let workers = walk.look(false).unwrap().workers;
+            let [worker] = &workers[..] else { panic!("{workers:?}") };
+            let conf = worker.conf.as_deref();
+            assert_eq!((&*worker.pool, conf), ("www", Some("/etc/php/8.2/fpm/php-fpm.conf")));
+            assert_eq!(worker.own_bytes, Some(500 * procfs::page_size()));
+        }
+    }
+
+    #[test]
     fn hidden_processes_are_absent_and_told_once() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), 812, "own", 'R', 1);
         let mut walk = Walk::new(dir.path().to_owned());
-        assert!(walk.look().is_none() && walk.is_hidden_told);
+        assert!(walk.look(true).is_none() && walk.is_hidden_told);
         write(dir.path(), 1, "init", 'S', 1);
-        assert!(walk.look().is_some() && !walk.is_hidden_told);
+        assert!(walk.look(true).is_some() && !walk.is_hidden_told);
     }
 
     #[test]
@@ -492,9 +600,9 @@ mod tests {
             write(dir.path(), pid, "init", 'S', 1);
         }
         let mut walk = Walk { processes_max: 7, ..Walk::new(dir.path().to_owned()) };
-        assert!(walk.look().is_some_and(|census| !census.is_cut) && !walk.is_cut_told);
+        assert!(walk.look(true).is_some_and(|census| !census.is_cut) && !walk.is_cut_told);
         walk.processes_max = 6;
-        let census = walk.look().expect("nothing is hidden");
+        let census = walk.look(true).expect("nothing is hidden");
         assert!(census.is_cut && walk.is_cut_told);
         assert_eq!((census.users.len(), walk.known.len()), (1, 6));
     }
@@ -502,7 +610,7 @@ mod tests {
     #[test]
     fn the_walk_over_this_machine_sees_this_process() {
         let mut walk = Walk::new(PathBuf::from("/proc"));
-        let census = walk.look().expect("the tests see all processes");
+        let census = walk.look(true).expect("the tests see all processes");
         let own = rustix::process::geteuid().as_raw();
         assert!(census.users.get(&own).is_some_and(|sum| sum.rss_bytes > 1 << 20));
         assert!(!census.is_cut && census.names.len() > 1);

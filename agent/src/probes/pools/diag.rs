@@ -76,13 +76,18 @@ impl Diag {
         })
     }
 
-    /// Every listening and connected TCP socket with a local port in the range.
+    /// Every listening and connected TCP socket with a local port in the range. Each of the two
+    /// families costs a walk of the kernel's table, whose size grows with the machine's memory.
     pub(super) fn tcp(
         &mut self,
+        families: [bool; 2],
         ports: &RangeInclusive<u16>,
         take: &mut dyn FnMut((IpAddr, u16), Seen),
     ) -> io::Result<()> {
-        for family in [INET, INET6] {
+        for (family, is_asked) in [INET, INET6].into_iter().zip(families) {
+            if !is_asked {
+                continue;
+            }
             self.dump(&inet_request(family, ports), &mut |message| {
                 if let Some((address, seen)) = parse_inet(message) {
                     take(address, seen);

@@ -20,7 +20,7 @@ use wire::UnixMillis;
 
 use self::sockets::{Address, Sockets, Use};
 use self::status::{Page, Pages};
-use self::workers::{Staff, staff};
+use self::workers::{Here, Staff, staff};
 use super::top::Tops;
 use super::walk::Walk;
 use super::{FAST_FOR, Values, push};
@@ -114,7 +114,7 @@ impl Pools {
             }
         }
         if is_slow {
-            self.sample_processes(at, out);
+            self.sample_processes(at, is_fast, out);
             self.ask_for_pages();
         }
         out.extend(self.pages.take());
@@ -159,14 +159,16 @@ impl Pools {
         self.n_unknown_told = n_unknown;
     }
 
-    fn sample_processes(&mut self, at: UnixMillis, out: &mut Values) {
-        let Some(census) = self.walk.look() else { return };
+    fn sample_processes(&mut self, at: UnixMillis, is_fast: bool, out: &mut Values) {
+        let Some(census) = self.walk.look(is_fast) else { return };
         if !census.is_cut {
             push(out, "system.processes.blocked", f64::from(census.n_blocked));
             push(out, "system.processes.zombie", f64::from(census.n_zombies));
         }
         let pools: Vec<&Pool> = self.tracked.iter().map(|tracked| &tracked.pool).collect();
-        let staffs = staff(&pools, &census.workers, &self.root);
+        let discovery = Arc::clone(&self.discovery.borrow());
+        let here = Here { root: &self.root, config_files: &discovery.config_files };
+        let staffs = staff(&pools, &census.workers, here);
         let mut sums = Vec::new();
         for (tracked, staff) in self.tracked.iter_mut().zip(staffs) {
             if staff.n > 0 {

@@ -87,6 +87,8 @@ fn everywhere(ip: IpAddr) -> IpAddr {
 pub(super) struct Sockets {
     addresses: BTreeMap<Address, usize>,
     ports: Option<RangeInclusive<u16>>,
+    /// Whether a socket of IPv4, of IPv6 can be one of the pools'.
+    families: [bool; 2],
     has_unix: bool,
     uses: Vec<Use>,
     diag: Option<Diag>,
@@ -114,6 +116,14 @@ impl Sockets {
             let range = range.unwrap_or(port..=port);
             Some(port.min(*range.start())..=port.max(*range.end()))
         });
+        // Who listens everywhere may do so with a socket of either family.
+        let has = |is: fn(&IpAddr) -> bool| {
+            self.addresses.keys().any(|address| match address {
+                Address::Tcp(ip, _) => ip.is_unspecified() || is(ip),
+                Address::Unix(_) => false,
+            })
+        };
+        self.families = [has(IpAddr::is_ipv4), has(IpAddr::is_ipv6)];
         self.has_unix = self.addresses.keys().any(|address| matches!(address, Address::Unix(_)));
     }
 
@@ -150,7 +160,9 @@ impl Sockets {
                 diag.unix(&mut |path, seen| note_unix(addresses, uses, path, seen))?;
             }
             if let Some(ports) = &self.ports {
-                diag.tcp(ports, &mut |address, seen| note_tcp(addresses, uses, address, seen))?;
+                let families = self.families;
+                let note = &mut |address, seen| note_tcp(addresses, uses, address, seen);
+                diag.tcp(families, ports, note)?;
             }
             Ok(diag)
         });
@@ -254,6 +266,30 @@ mod tests {
         let want: Vec<_> = want.iter().map(|one| one.map(without_limit)).collect();
         assert_eq!(with_text, want, "{why}, by text");
         sockets.uses.fill(Use::default());
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_found_in_either_family() {
+        // Where there is IPv6 this takes connections of both.
+        let tcp = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0")).unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let mut sockets = Sockets::default();
+        sockets.ask([Address::parse(&port.to_string())].into_iter());
+        let clients: Vec<_> =
+            (0..3).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+        let accepted = tcp.accept().unwrap();
+        let one = Use { n_accepted: 1, n_waiting: 2, is_listening: true, limit: None };
+        sockets.look_with_diag(clock::instant()).expect("sock_diag is offered").unwrap();
+        let seen = Use { limit: None, ..sockets.uses[0] };
+        assert_eq!((seen, sockets.families), (one, [true, true]));
+        sockets.uses.fill(Use::default());
+        sockets.look_at_text().unwrap();
+        assert_eq!(sockets.uses, [one]);
+        drop((clients, accepted));
+        sockets.ask([Address::parse("127.0.0.1:9000"), Address::parse("/a.sock")].into_iter());
+        assert_eq!((sockets.families, sockets.has_unix), ([true, false], true));
+        sockets.ask([Address::parse("[::1]:9000")].into_iter());
+        assert_eq!((sockets.families, sockets.has_unix), ([false, true], false));
     }
 
     #[test]
