@@ -20,6 +20,7 @@ needs=(
     "setpriv:util-linux"
     "prlimit:util-linux"
     "systemd-analyze:systemd"
+    "unshare:util-linux"
     "faketime:faketime"
     "curl:curl"
     "python3:python3"

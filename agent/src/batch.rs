@@ -205,19 +205,26 @@ fn to_exemplar(site: u32, exemplar: &Exemplar) -> v1::Exemplar {
 
 /// A value outside its metric's range or of an unknown metric is absent.
 fn to_ticks(samples: &[Samples]) -> (Vec<v1::Series>, Vec<v1::Tick>) {
-    let mut positions: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    let mut positions: BTreeMap<(&str, &str), (u32, &catalog::Metric)> = BTreeMap::new();
     let mut series = Vec::new();
     let mut ticks = Vec::with_capacity(samples.len());
     for (at, values) in samples {
         let mut tick = v1::Tick { at_unix_ms: at.0, ..v1::Tick::default() };
         for (metric, attribute, value) in values {
-            let value = catalog::find(metric).and_then(|row| row.to_wire(*value));
-            let Some(value) = value else { continue };
-            let position = *positions.entry((metric, attribute)).or_insert_with(|| {
-                let (metric, attribute) = ((*metric).to_owned(), attribute.clone());
-                series.push(v1::Series { metric, attribute });
-                series.len() as u32 - 1
-            });
+            // Looked up once a batch: the catalog is a list.
+            let known = positions.get(&(*metric, attribute.as_str())).copied();
+            let row = known.map(|(_, row)| row).or_else(|| catalog::find(metric));
+            let Some((row, value)) = row.and_then(|row| Some((row, row.to_wire(*value)?))) else {
+                continue;
+            };
+            let position = known.map_or(series.len() as u32, |(position, _)| position);
+            if known.is_none() {
+                positions.insert((metric, attribute), (position, row));
+                series.push(v1::Series {
+                    metric: (*metric).to_owned(),
+                    attribute: attribute.clone(),
+                });
+            }
             tick.series.push(position);
             tick.value.push(value);
         }

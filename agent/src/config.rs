@@ -104,7 +104,7 @@ fn default_format() -> String {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbesConfig {
-    /// Resource samples, at multiples of it on the wall clock.
+    /// Resource samples, at multiples of it on the wall clock; at rest their details every 10 s at most.
     pub interval: Span,
     /// Services watched beside those that are known by name: systemd units or process names.
     pub services: Vec<String>,

@@ -10,6 +10,7 @@ mod cells;
 mod configured;
 mod files;
 mod followed;
+mod looks;
 mod losses;
 mod recovery;
 mod rejects;
@@ -36,11 +37,12 @@ use crate::logs::checkpoint::{Checkpoint, Position};
 use crate::logs::join::{Judge, OTHER};
 use crate::logs::watch::Watch;
 use crate::spool::{Pos, Spool, SpoolError, Volume};
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 use crate::window::{Loss, Observation, Windows};
 use crate::{chain, clock};
 
 use files::{Files, PassEnd};
+use looks::Due;
 use recovery::{moved, recover};
 pub use rejects::{Rejects, Sample};
 pub use status::{FileStatus, GatherStatus};
@@ -51,16 +53,6 @@ const URGENT_GATHER: Duration = Duration::from_millis(10);
 const BATCH_GAP: Duration = Duration::from_millis(250);
 /// Shortest time between two readings: writes that come in bursts are read together.
 const READ_GAP: Duration = Duration::from_millis(20);
-/// Time between looks at every file and configuration when something else woke the thread; with
-/// inotify nothing depends on it but what inotify cannot see.
-const LOOK_GAP: Duration = Duration::from_millis(900);
-/// Else looks come this long after each whole second of the wall clock: when samples are taken each
-/// second, the first one that arrives has taken the look along by then.
-const LOOK_LAG_MS: i64 = 30;
-/// A look less than this ago stands for that of the next second.
-const LOOK_GAP_MS_MIN: i64 = 500;
-/// The same without inotify.
-const POLL_GAP: Duration = Duration::from_millis(250);
 /// Time between tries of a spool that could not append.
 const RETRY_GAP: Duration = Duration::from_secs(1);
 /// Time between checkpoints; the spooled records since the last one are applied at start.
@@ -232,8 +224,7 @@ impl Gather {
         if self.inputs.reloaded.has_changed().unwrap_or(false) {
             self.reload();
         }
-        let mut is_look_due =
-            now >= self.look_due() || self.last_look.is_none_or(|last| now >= last + LOOK_GAP);
+        let mut is_look_due = now >= self.look_due().early;
         let files = &mut self.files;
         self.watch.drain(|event| files.mark(event));
         if self.files.take_look_wanted() {
@@ -257,19 +248,11 @@ impl Gather {
         self.publish(is_look_due);
     }
 
-    /// When everything is looked at if nothing else wakes the thread until then.
-    fn look_due(&self) -> Instant {
-        let Some(last) = self.last_look else { return self.last_read };
-        if !self.watch.is_complete() {
-            return last + POLL_GAP;
-        }
-        let mut gap_ms = 1000 - self.last_looked_at.0.rem_euclid(1000) + LOOK_LAG_MS;
-        if gap_ms < LOOK_GAP_MS_MIN {
-            gap_ms += 1000;
-        }
-        let second = last + Duration::from_millis(gap_ms.unsigned_abs());
-        // New logs are followed in time, whatever the second.
-        self.files.refresh_due().map_or(second, |due| second.min(due))
+    /// When everything is looked at next.
+    fn look_due(&self) -> Due {
+        let Some(last) = self.last_look else { return Due::both(self.last_read) };
+        let is_blind = !self.watch.is_complete();
+        looks::after(last, self.last_looked_at, self.files.refresh_due(), is_blind)
     }
 
     /// Takes over sources and privacy of a config that was read again.
@@ -519,7 +502,7 @@ impl Gather {
         [read, self.batch_due(), self.files.touched_due()]
             .into_iter()
             .flatten()
-            .fold(self.look_due(), Instant::min)
+            .fold(self.look_due().at, Instant::min)
     }
 
     /// Waits for a file event, an observation, a throttle, the stop, or the time `until`.
@@ -527,7 +510,7 @@ impl Gather {
         let is_blocked = self.pending.is_some();
         let may_read = self.last_read + READ_GAP;
         if self.files.is_hot() && !self.has_more && !is_blocked {
-            rest_until(may_read.min(until));
+            timer::rest_until(may_read.min(until), READ_GAP);
             return;
         }
         let stop = self.inputs.stop.clone();
@@ -553,7 +536,7 @@ impl Gather {
             self.observe(observation);
         }
         if is_written {
-            rest_until(may_read.min(until));
+            timer::rest_until(may_read.min(until), READ_GAP);
         }
     }
 
@@ -588,13 +571,6 @@ impl Gather {
         self.save_checkpoint(clock::instant());
         self.publish(true);
     }
-}
-
-/// Sleeps outside of the runtime: what comes meanwhile is seen by the next round anyway, and turning
-/// the runtime would cost more than reading a few lines. At most [`READ_GAP`].
-#[expect(clippy::disallowed_methods, reason = "gathers writes; nothing is waited for")]
-fn rest_until(until: Instant) {
-    std::thread::sleep(until.saturating_duration_since(clock::instant()).min(READ_GAP));
 }
 
 #[cfg(test)]

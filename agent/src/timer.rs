@@ -6,7 +6,7 @@
 //! wake-up together.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -117,6 +117,13 @@ impl Ticker {
         self.armed = None;
         self.last = Some(due);
     }
+}
+
+/// Sleeps outside of the runtime, at most for `span_max`: what comes meanwhile is seen by the next
+/// round anyway, and turning the runtime would cost more than reading a few lines.
+#[expect(clippy::disallowed_methods, reason = "gathers writes; nothing is waited for")]
+pub fn rest_until(until: Instant, span_max: Duration) {
+    std::thread::sleep(until.saturating_duration_since(clock::instant()).min(span_max));
 }
 
 /// The instant due next: the latest multiple of `interval` up to `now` if it is past `last`, else

@@ -20,6 +20,7 @@ mod pipeline;
 mod pools;
 mod proxies;
 mod quickstart;
+mod resources;
 mod rotation;
 mod scan;
 mod servers;

@@ -6,6 +6,7 @@
 mod apache;
 mod backend;
 mod caddy;
+mod cgroup;
 mod clock;
 mod db;
 mod feed;
@@ -26,6 +27,7 @@ mod webhook;
 pub use apache::Apache;
 pub use backend::{Backends, Fault, ProxySite, Upstream};
 pub use caddy::Caddy;
+pub use cgroup::Cgroup;
 pub use clock::{instant, now_ms, now_s};
 pub use db::{Counts, Db, Signals};
 pub use feed::LogFeed;

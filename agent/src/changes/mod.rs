@@ -41,6 +41,7 @@ use wire::UnixMillis;
 use crate::clock;
 use crate::discover::Discovery;
 use crate::probes::Outlet;
+use crate::timer::Timer;
 use crate::window::{Change, Observation};
 
 /// Time between two looks at the system.
@@ -97,6 +98,7 @@ async fn run(
     outlet: Outlet,
     stop: CancellationToken,
 ) {
+    let mut timer = Timer::new();
     loop {
         let known = discovery.borrow_and_update().clone();
         // On the blocking pool: the first look reads every file, and a disk may hang.
@@ -127,7 +129,7 @@ async fn run(
                 return;
             }
             // Cancel-safe: a timer.
-            () = tokio::time::sleep(until_next(clock::now(), period)) => {}
+            () = timer.wait(until_next(clock::now(), period)) => {}
             // Cancel-safe: what is new stays marked so.
             Ok(()) = discovery.changed() => {}
         }

@@ -14,6 +14,10 @@ use super::procfile::ProcFile;
 /// Version 1 writes the largest number of bytes it can count where there is no limit.
 const BYTES_UNLIMITED: u64 = 1 << 60;
 
+/// Looks left out on a machine that is no container: it hardly becomes one while the agent runs, and
+/// the list of mounts may be long.
+const N_LOOKS_LEFT_OUT: u32 = 29;
+
 /// The groups of this container; all absent on a machine that is none.
 #[derive(Debug)]
 pub(crate) struct Groups {
@@ -24,6 +28,7 @@ pub(crate) struct Groups {
     /// Version 2 says by a file that this is not the root of everything.
     unified_dir: Option<PathBuf>,
     told: bool,
+    n_left_out: u32,
 }
 
 #[derive(Debug)]
@@ -64,6 +69,7 @@ impl Groups {
             pids: None,
             unified_dir: None,
             told: false,
+            n_left_out: 0,
         };
         groups.refresh();
         groups
@@ -76,6 +82,10 @@ impl Groups {
 
     /// Looks where the container's groups are and what they allow. Cost: a dozen small files.
     pub(crate) fn refresh(&mut self) {
+        if self.n_left_out > 0 {
+            self.n_left_out -= 1;
+            return;
+        }
         let read = |path: &str| fs::read_to_string(self.root.join(path)).ok();
         let Some(mountinfo) = read("proc/self/mountinfo") else { return };
         let init = read("proc/1/cgroup");
@@ -113,14 +123,19 @@ impl Groups {
         });
         self.unified_dir =
             unified.filter(|group| group.is_inside).map(|group| group.dirs[0].clone());
-        self.tell();
+        if self.is_none() {
+            self.n_left_out = N_LOOKS_LEFT_OUT;
+        } else {
+            self.tell();
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.memory.is_none() && self.cpu.is_none() && self.pids.is_none()
     }
 
     /// Says once what is taken for the limits of the machine.
     fn tell(&mut self) {
-        if self.memory.is_none() && self.cpu.is_none() && self.pids.is_none() {
-            return;
-        }
         if !std::mem::replace(&mut self.told, true) {
             let memory = self.memory.as_ref();
             tracing::info!(
