@@ -396,6 +396,35 @@ environment GATEWATCH_PROBES_INTERVAL: \"soon\" is no good value: \"soon\" is no
     }
 
     #[test]
+    fn services_are_named_one_by_one_and_nonsense_is_refused() {
+        let services = |text: &str| {
+            let text = format!("[probes]\nservices = {text}\n");
+            load(&text, &[]).map(|config| config.probes.services)
+        };
+        let good = services(r#"["my-app.service", "node", "app@1.service", "a\\x2db.socket"]"#);
+        let want = ["my-app.service", "node", "app@1.service", r"a\x2db.socket"];
+        assert_eq!(good.unwrap(), want);
+        assert!(services("[]").unwrap().is_empty());
+        let check = |text: &str, fix: &str| {
+            let told = services(text).unwrap_err();
+            assert!(told.starts_with("agent.toml:2: [probes] services = "), "{told}");
+            assert!(told.ends_with(fix), "{told}");
+        };
+        check("\"my-app.service\"", "write a list, like [\"my-app.service\"]");
+        check("[7]", "put each name in quotes, like [\"my-app.service\"]");
+        check("[\"\"]", "\"\" names no service: write one like \"my-app.service\"");
+        check("[\"a*\"]", "\"a*\" names no service: write one like \"my-app.service\"");
+        check("[\"../a\"]", "\"../a\" names no service: write one like \"my-app.service\"");
+        check("[\"a.timer\"]", "\"a.timer\" is a timer: name the .service or .socket itself");
+        let many = format!("[{}]", vec!["\"a\""; 101].join(","));
+        check(&many, "name at most 100");
+        let named = [("GATEWATCH_PROBES_SERVICES", "my-app.service, node")];
+        assert_eq!(load("", &named).unwrap().probes.services, ["my-app.service", "node"]);
+        let told = load("", &[("GATEWATCH_PROBES_SERVICES", "a b")]).unwrap_err();
+        assert!(told.contains("names no service"), "{told}");
+    }
+
+    #[test]
     fn a_file_that_is_no_toml_is_told_by_line() {
         let told = load("[collector]\naddress = collector:8502\n[host\n", &[]).unwrap_err();
         assert!(told.starts_with("agent.toml:2: "), "{told}");

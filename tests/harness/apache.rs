@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use crate::backend::{ProxySite, Upstream};
 use crate::nginx::Vhost;
 use crate::php::PhpFpm;
@@ -19,7 +21,7 @@ const MODULE_NAMES: [&str; 8] =
 #[derive(Debug)]
 pub struct Apache {
     address: SocketAddr,
-    _process: Process,
+    process: Process,
 }
 
 impl Apache {
@@ -47,7 +49,12 @@ impl Apache {
         command.arg("-DFOREGROUND").arg("-f").arg(&config);
         let mut process = Process::start("apache2", &mut command, &root.join("run/apache2.out"));
         process.listens_on(address);
-        Self { address, _process: process }
+        Self { address, process }
+    }
+
+    /// Reads its configuration again and replaces its workers, as `apachectl graceful` does.
+    pub fn reload(&self) {
+        self.process.signal(Signal::USR1);
     }
 
     /// Where it listens.

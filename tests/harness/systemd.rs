@@ -113,7 +113,7 @@ impl Systemd {
     }
 
     /// Brings a unit into a state; `more` sets what else there is: `result`, `code`, `status`,
-    /// `n_restarts`, `alias`, `load`, `restarted`, and `quiet` for no signal.
+    /// `n_restarts`, `alias`, `load` and `restarted`.
     pub fn set(&self, unit: &str, active: &str, sub: &str, more: &Value) {
         self.set_all(vec![Self::wish(unit, active, sub, more)]);
     }

@@ -116,8 +116,8 @@ def add(mock, name, kind):
 
 
 def change(mock, wish):
-    """Brings one unit into a state; `quiet`: without a signal. A unit that becomes active out of another
-    state than reloading lives a new life, and so does one that is `restarted`."""
+    """Brings one unit into a state. A unit that becomes active out of another state than reloading lives a
+    new life, and so does one that is `restarted`."""
     name = wish["unit"]
     kind = TYPES[name[name.rindex("."):]]
     if name not in mock.units:
@@ -147,7 +147,7 @@ def change(mock, wish):
         of_type["ExecMainStatus"] = dbus.Int32(wish.get("status", 0))
         if "NRestarts" in of_type:
             of_type["NRestarts"] = dbus.UInt32(wish.get("n_restarts", of_type["NRestarts"]))
-    if not wish.get("quiet") and mock.subscribes:
+    if mock.subscribes:
         tell(mock, name, kind)
 
 

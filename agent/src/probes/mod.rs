@@ -237,6 +237,12 @@ fn is_fast(error_at: Option<UnixMillis>, now: UnixMillis) -> bool {
     error_at.is_some_and(|at| now.0 - at.0 <= FAST_FOR.as_millis() as i64)
 }
 
+/// Until the wall clock's next whole second, when the samples are taken: what is done then needs no
+/// wake-up of its own.
+pub(crate) fn until_whole_second() -> Duration {
+    Duration::from_millis(1000 - clock::now().0.rem_euclid(1000) as u64)
+}
+
 /// All resource probes but the filesystems, with what they remember between two looks.
 #[derive(Debug)]
 struct Sampler {

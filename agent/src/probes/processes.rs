@@ -1,6 +1,6 @@
 //! Services as processes, where no systemd runs the machine.
 //!
-//! The known main processes are looked at each second, and when one is gone the processes that were
+//! The known main processes are looked at each second, and while one is gone the processes that were
 //! started since. The whole of /proc is walked every 10 s and never more often, whatever happens. Why a
 //! process ended only its parent learns, so that is absent.
 
@@ -9,17 +9,17 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use super::Outlet;
 use super::listeners::Listeners;
-use super::services::{Watcher, is_php_fpm};
+use super::services::{UNITS_MAX, Watcher, is_php_fpm};
 use crate::clock;
 use crate::discover::{Discovery, Pool};
+use crate::timer::Ticker;
 use crate::window::{ServiceDetail, ServiceState};
 use find::{Answers, Service, Wanted, all_pids, find, is_alive, newest_pid, under, with_new};
 
@@ -31,36 +31,41 @@ const LOOKS_PER_WALK: u32 = 10;
 /// A process that does not listen yet is starting for so long; then it has failed, ms.
 const STARTS_FOR_MS: i64 = 10_000;
 
+/// A service that is gone for longer is found by the next walk, if it comes back.
+const AWAITED_FOR: Duration = Duration::from_secs(600);
+
 /// Watches until `stop`. A vanished service is `inactive`, or `failed` when it left its sockets or the
 /// file with its number behind: a clean stop removes them, a kill does not. One that lives but listens
 /// at none of its addresses is starting, and soon has failed.
 pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &CancellationToken) {
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = Ticker::new(LOOK);
     let mut services = BTreeMap::<String, Service>::new();
     let mut listeners = Listeners::new(&watcher.root);
     let mut walks = Walks::default();
     let mut is_told = true;
+    let mut missing = Missing::default();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             // Cancel-safe: a timer.
-            _ = looks.tick() => {}
+            () = looks.tick() => {}
         }
         let proc = Path::new("/proc");
         look_at_workers(watcher, outlet, &mut services);
         let is_gone =
             |service: &Service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name));
         let is_due = walks.is_due(watcher.discovery.has_changed().unwrap_or(false));
-        if is_told && !is_due && !services.values().any(|one| one.is_deaf || is_gone(one)) {
+        let is_awaited = missing.is_awaited(clock::instant()) && newest_pid(proc) != walks.last_pid;
+        let is_moved = services.values().any(|one| one.is_deaf || is_gone(one));
+        if is_told && !is_due && !is_awaited && !is_moved {
             continue;
         }
         let discovery = watcher.discovery.borrow_and_update().clone();
         if is_due {
             watcher.upstreams.look(&discovery).await;
         }
-        let wanted = wanted(watcher, &services);
+        let wanted = wanted(watcher, &services, &missing);
         let known = services.values().flat_map(|service| service.pids.iter().copied()).collect();
         let last_pid = walks.last_pid;
         let walk = move || {
@@ -86,6 +91,7 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
         }
         // What a full queue refused is told again in the next round.
         let told_running = watcher.told_running();
+        missing.note(&services, &found, clock::instant());
         services.retain(|unit, _| told_running.contains(unit) && !found.contains_key(unit));
         services.extend(found);
         watcher.save().await;
@@ -106,8 +112,33 @@ fn look_at_workers(
     }
 }
 
+/// Services that are gone: what starts is looked at each second for a while, as one may come back.
+#[derive(Debug, Default)]
+struct Missing(BTreeMap<String, (Option<Answers>, Instant)>);
+
+impl Missing {
+    fn note(
+        &mut self,
+        before: &BTreeMap<String, Service>,
+        found: &BTreeMap<String, Service>,
+        now: Instant,
+    ) {
+        for (unit, service) in before {
+            if !found.contains_key(unit) && self.0.len() < UNITS_MAX {
+                let gone = || (service.answers_at.clone(), now);
+                self.0.entry(unit.clone()).or_insert_with(gone);
+            }
+        }
+        self.0.retain(|unit, _| !found.contains_key(unit));
+    }
+
+    fn is_awaited(&self, now: Instant) -> bool {
+        self.0.values().any(|(_, since)| now.saturating_duration_since(*since) < AWAITED_FOR)
+    }
+}
+
 /// What to look for: by name, and whoever answers for sites, now or before it was started again.
-fn wanted(watcher: &Watcher, services: &BTreeMap<String, Service>) -> Wanted {
+fn wanted(watcher: &Watcher, services: &BTreeMap<String, Service>, missing: &Missing) -> Wanted {
     let holders = watcher.upstreams.holders();
     let n_addresses = |pid| holders.values().filter(|holder| holder.pid == pid).count();
     let mut answers: Vec<Answers> = holders
@@ -121,6 +152,8 @@ fn wanted(watcher: &Watcher, services: &BTreeMap<String, Service>) -> Wanted {
         })
         .collect();
     answers.extend(services.values().filter_map(|service| service.answers_at.clone()));
+    let gone = missing.0.values().filter_map(|(answers, _)| answers.clone());
+    answers.extend(gone.filter(|gone| holders.contains_key(&gone.address)));
     Wanted { root: watcher.root.clone(), names: watcher.names().into_iter().collect(), answers }
 }
 
@@ -204,12 +237,11 @@ fn report(
 /// The pool or address a service serves if it is one alone, and all its pools.
 fn served(service: &Service, root: &Path, discovery: &Discovery) -> (Option<String>, Vec<Pool>) {
     let pools = pools_of(service, root, &discovery.pools);
-    let pool = match &pools[..] {
-        [pool] => Some(pool.name.clone()),
-        _ => {
-            let answers = service.answers_at.as_ref().filter(|answers| answers.is_alone);
-            answers.map(|answers| answers.address.clone())
-        }
+    let pool = if let [pool] = &pools[..] {
+        Some(pool.name.clone())
+    } else {
+        let answers = service.answers_at.as_ref().filter(|answers| answers.is_alone);
+        answers.map(|answers| answers.address.clone())
     };
     (pool, pools)
 }

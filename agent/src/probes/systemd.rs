@@ -16,10 +16,11 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedVariant};
 
-use super::Outlet;
 use super::processes::Workers;
 use super::services::{Matcher, UNITS_MAX, Watcher, unit_name, unit_patterns};
+use super::{Outlet, until_whole_second};
 use crate::clock;
+use crate::timer::Timer;
 use crate::window::{ServiceDetail, ServiceState};
 use units::{Mark, Row, Unit, parse_signal, state_of, unit_of_path};
 
@@ -37,6 +38,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const LISTING: Duration = Duration::from_secs(5);
 const LISTING_FAST: Duration = Duration::from_secs(1);
+/// A listing may come this much earlier, with other work of the same second.
+const EARLY: Duration = Duration::from_millis(500);
 /// Between two looks at everything of every unit: what signals are for, should one be lost.
 const REFRESH: Duration = Duration::from_secs(60);
 /// Between two looks at who answers for the sites.
@@ -131,26 +134,52 @@ async fn watch_bus(
     bus.subscribe().await?;
     bus.list(watcher, outlet).await?;
     *is_good = true;
+    let mut timer = Timer::new();
     loop {
         let is_fast = watcher.is_fast() || bus.is_stale;
         let every = if is_fast { LISTING_FAST } else { LISTING };
         // Counted from the last listing: a unit that restarts for ever must not put it off.
-        if bus.listed.elapsed() >= every {
+        if bus.listed.elapsed() + EARLY >= every {
             bus.list(watcher, outlet).await?;
         }
         // Looked at again each second, because gateway errors may have begun meanwhile.
-        let wait = every.saturating_sub(bus.listed.elapsed()).min(LISTING_FAST);
-        // Cancel-safe on both sides: a signal is taken whole or not at all.
-        match tokio::time::timeout(wait, signals.next()).await {
-            Err(_) => {}
-            Ok(Some(signal)) => bus.signal(&signal?, watcher, outlet),
-            Ok(None) => return Err(failed(ErrorKind::ConnectionAborted)),
+        // Cancel-safe on both sides: a signal is taken whole or not at all, and a timer.
+        let signal = tokio::select! {
+            biased;
+            signal = signals.next() => signal,
+            () = timer.wait(until_whole_second()) => continue,
+        };
+        match signal {
+            Some(signal) => bus.signal(&signal?, watcher, outlet),
+            None => return Err(failed(ErrorKind::ConnectionAborted)),
         }
     }
 }
 
 fn failed(kind: ErrorKind) -> zbus::Error {
     zbus::Error::InputOutput(Arc::new(kind.into()))
+}
+
+/// True for an answer that says no, which a systemd of another age or a hardened bus may; false where
+/// there was no answer.
+fn is_refusal(error: &zbus::Error) -> bool {
+    use zbus::fdo::Error as Known;
+    match error {
+        zbus::Error::MethodError(..) => true,
+        zbus::Error::FDO(known) => matches!(
+            **known,
+            Known::AccessDenied(_)
+                | Known::AuthFailed(_)
+                | Known::Failed(_)
+                | Known::InvalidArgs(_)
+                | Known::NotSupported(_)
+                | Known::UnknownInterface(_)
+                | Known::UnknownMethod(_)
+                | Known::UnknownObject(_)
+                | Known::UnknownProperty(_)
+        ),
+        _ => false,
+    }
 }
 
 async fn within<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
@@ -212,7 +241,7 @@ impl Bus {
         match self.call(MANAGER_PATH, MANAGER, "Subscribe", &()).await {
             Ok(_) => self.has_signals = true,
             Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => {}
-            Err(error @ zbus::Error::MethodError(..)) => {
+            Err(error) if is_refusal(&error) => {
                 if std::mem::take(&mut self.has_signals) {
                     tracing::info!(%error, "systemd sends no signals: services are listed every few seconds");
                 }
@@ -259,7 +288,7 @@ impl Bus {
         let mut n_asked = 0;
         let mut is_done = true;
         for row in &rows {
-            is_done &= self.row(row, is_refresh, &mut n_asked, watcher, outlet).await;
+            is_done &= self.row(row, is_refresh, &mut n_asked, watcher, outlet).await?;
         }
         // systemd forgets a stopped unit that nothing else wants.
         for unit in watcher.told_running() {
@@ -282,7 +311,7 @@ impl Bus {
             let body = (Vec::<String>::new(), &self.patterns);
             match self.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await {
                 Ok(answer) => return Row::parse_all(&answer),
-                Err(error @ zbus::Error::MethodError(..)) => {
+                Err(error) if is_refusal(&error) => {
                     tracing::info!(%error, "systemd lists no units by pattern: all are listed");
                     self.lists_all = true;
                 }
@@ -304,8 +333,8 @@ impl Bus {
         n_asked: &mut usize,
         watcher: &mut Watcher,
         outlet: &Outlet,
-    ) -> bool {
-        let Some(state) = state_of(&row.active, &row.sub) else { return true };
+    ) -> zbus::Result<bool> {
+        let Some(state) = state_of(&row.active, &row.sub) else { return Ok(true) };
         let known = self.units.remove(&row.path);
         let mut unit = known.unwrap_or_else(|| Unit::new(&row.name));
         let before = unit.mark();
@@ -315,7 +344,7 @@ impl Bus {
         unit.is_asked &= is_same && !is_refresh && self.has_signals;
         if !unit.is_asked && *n_asked < ASKS_MAX {
             *n_asked += 1;
-            self.ask(&row.path, &mut unit).await;
+            self.ask(&row.path, &mut unit).await?;
             unit.is_asked = true;
         }
         let is_done = unit.is_asked;
@@ -324,39 +353,49 @@ impl Bus {
             unit.look_at_workers(watcher, outlet);
         }
         self.units.insert(row.path.clone(), unit);
-        is_done
+        Ok(is_done)
     }
 
     /// Reads what a listing does not say; what cannot be read is absent. All at once: the answers come
     /// together.
-    async fn ask(&self, path: &str, unit: &mut Unit) {
+    async fn ask(&self, path: &str, unit: &mut Unit) -> zbus::Result<()> {
         let of_unit = |ix: usize| self.property(path, UNIT, units::UNIT_PROPERTIES[ix]);
-        let values = tokio::join!(of_unit(0), of_unit(1), of_unit(2), of_unit(3), of_unit(4));
+        let values = tokio::try_join!(of_unit(0), of_unit(1), of_unit(2), of_unit(3), of_unit(4))?;
         for (name, value) in units::UNIT_PROPERTIES.iter().zip(<[_; 5]>::from(values)) {
             unit.take(name, value.as_ref());
         }
-        let Some(interface) = unit.interface() else { return };
+        let Some(interface) = unit.interface() else { return Ok(()) };
         let [result, ref more @ ..] = units::TYPE_PROPERTIES;
-        let result_value = self.property(path, interface, result).await;
+        let result_value = self.property(path, interface, result).await?;
         unit.take(result, result_value.as_ref());
         if interface == units::SERVICE {
             let of_type = |ix: usize| self.property(path, interface, more[ix]);
-            let values = tokio::join!(of_type(0), of_type(1), of_type(2), of_type(3));
+            let values = tokio::try_join!(of_type(0), of_type(1), of_type(2), of_type(3))?;
             for (name, value) in more.iter().zip(<[_; 4]>::from(values)) {
                 unit.take(name, value.as_ref());
             }
         }
+        Ok(())
     }
 
-    async fn property(&self, path: &str, interface: &str, name: &str) -> Option<OwnedVariant> {
-        let answer = self.call(path, PROPERTIES, "Get", &(interface, name)).await.ok()?;
-        answer.body().deserialize().ok()
+    /// `None` for one that this systemd does not have, or that is something else.
+    async fn property(
+        &self,
+        path: &str,
+        interface: &str,
+        name: &str,
+    ) -> zbus::Result<Option<OwnedVariant>> {
+        match self.call(path, PROPERTIES, "Get", &(interface, name)).await {
+            Ok(answer) => Ok(answer.body().deserialize().ok()),
+            Err(error) if is_refusal(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes in what a unit says of itself. One that is not known and matters is listed soon.
     fn signal(&mut self, signal: &Message, watcher: &mut Watcher, outlet: &Outlet) {
         let header = signal.header();
-        let Some(path) = header.path().map(|path| path.as_str()) else { return };
+        let Some(path) = header.path().map(zbus::ObjectPath::as_str) else { return };
         let Some(unit) = self.units.get_mut(path) else {
             self.is_stale |= unit_of_path(path).is_some_and(|name| self.matcher.matches(&name));
             return;
@@ -384,7 +423,8 @@ impl Bus {
                 continue; // not loaded
             };
             let Ok(path) = answer.body().deserialize::<zbus::OwnedObjectPath>() else { continue };
-            let Some(id) = self.property(path.as_str(), UNIT, "Id").await else { continue };
+            let id = self.property(path.as_str(), UNIT, "Id").await;
+            let Ok(Some(id)) = id else { continue };
             if let Ok(id) = <&str>::try_from(&id)
                 && id != name
                 && id.len() <= 255

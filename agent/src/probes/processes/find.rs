@@ -119,7 +119,11 @@ pub(super) fn find(proc: &Path, mut pids: Vec<u32>, wanted: &Wanted) -> BTreeMap
                 ..answers.clone()
             });
             Service {
-                workers: Some(Workers::new(pid, &name)).filter(|_| Workers::tell_reloads(&name)),
+                workers: Workers::tell_reloads(&name).then(|| {
+                    let mut workers = Workers::new(pid, &name);
+                    workers.look(proc); // what later looks are compared with
+                    workers
+                }),
                 since: stat.start_ticks.and_then(started_at),
                 run_id: stat.start_ticks.map_or_else(String::new, |ticks| format!("{pid}:{ticks}")),
                 name: name.clone(),

@@ -61,6 +61,8 @@ pub(crate) struct Workers {
     /// Page faults since `base` was taken, and looks.
     n_more: u64,
     n_looks: u32,
+    /// Looks at which nothing had changed.
+    n_quiet: u32,
 }
 
 impl Workers {
@@ -74,6 +76,7 @@ impl Workers {
             n_faults: None,
             n_more: 0,
             n_looks: 0,
+            n_quiet: 0,
         }
     }
 
@@ -114,12 +117,15 @@ impl Workers {
         };
         self.n_more = self.n_more.saturating_add(n_faults.saturating_sub(before));
         if !is_changed && self.n_looks == 0 {
-            // A master that works by itself has page faults as well.
-            if kind != Kind::PhpFpm && kind != Kind::Haproxy || self.n_more < FAULTS_OF_START {
-                self.n_more = 0;
+            // Apache reads its configuration a second before its workers change. A master that works by
+            // itself has page faults as well, which in time are forgotten.
+            self.n_quiet += 1;
+            if self.n_quiet >= LOOKS_MAX {
+                (self.n_more, self.n_quiet) = (0, 0);
             }
             return false;
         }
+        self.n_quiet = 0;
         let n_fresh = workers.difference(&self.base).count() as u64;
         let n_left = workers.intersection(&self.base).count();
         let n_base = self.base.len();
@@ -134,7 +140,8 @@ impl Workers {
             }
         };
         self.n_looks += 1;
-        let goes_on = n_fresh > 0 && n_left > 0 || workers.is_empty();
+        // While both generations are there, there are more of them; one that died was replaced.
+        let goes_on = n_fresh > 0 && workers.len() > n_base || workers.is_empty();
         if is_reload || !goes_on || self.n_looks >= LOOKS_MAX {
             self.base = workers;
             (self.n_more, self.n_looks) = (0, 0);
@@ -184,6 +191,12 @@ mod tests {
         nginx(&[], 0);
         check(Kind::Apache, &[(&[2, 3], 900), (&[4, 5], 990)], 1);
         check(Kind::Apache, &[(&[2, 3], 900), (&[2, 3, 4], 912), (&[2, 4], 912)], 0);
+        check(Kind::Apache, &[(&[2], 900), (&[2], 950), (&[3], 958)], 1);
+        check(Kind::Apache, &[(&[2], 900), (&[2], 902), (&[3], 914)], 0);
+        let mut long_ago: Vec<(&[u32], u64)> = vec![(&[2], 900), (&[2], 950)];
+        long_ago.extend([(&[2_u32][..], 950); 10]);
+        long_ago.push((&[3], 962));
+        check(Kind::Apache, &long_ago, 0);
     }
 
     #[test]

@@ -120,8 +120,13 @@ pub(crate) fn unit_name(name: &str) -> Option<String> {
     if name.is_empty() || name.len() > 255 || name.contains(['*', '?', '[', '/']) {
         return None;
     }
-    let has_type = [".service", ".socket", ".scope"].iter().any(|kind| name.ends_with(kind));
+    let has_type = ["service", "socket", "scope"].iter().any(|kind| is_type(name, kind));
     Some(if has_type { name.to_owned() } else { format!("{name}.service") })
+}
+
+/// True for a unit of this type: `service`, `scope`, `slice`.
+pub(crate) fn is_type(unit: &str, kind: &str) -> bool {
+    unit.rsplit_once('.').is_some_and(|(_, of)| of == kind)
 }
 
 /// Patterns made ready to look many names up.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::discover::Discovery;
 use crate::probes::listeners::{hex_address, local_address};
 
-use super::CONTAINER_UNITS;
+use super::patterns::{CONTAINER_UNITS, is_type};
 
 const ADDRESSES_MAX: usize = 500;
 /// Links of open files looked at in one search; some 20 ms.
@@ -56,7 +56,7 @@ impl Upstreams {
             self.holders.values().filter_map(|holder| holder.unit.as_ref()).collect();
         let is_container = units.iter().any(|unit| {
             unit.as_str() == "docker.service"
-                || unit.ends_with(".scope")
+                || is_type(unit, "scope")
                     && ["docker-", "libpod-", "cri-"].iter().any(|start| unit.starts_with(start))
         });
         let containers = CONTAINER_UNITS.iter().filter(move |_| is_container);
@@ -344,8 +344,8 @@ fn unit_of_cgroup(text: &str) -> Option<String> {
         if !matches!(controllers, "" | "name=systemd") {
             return None;
         }
-        let unit = path.split('/').find(|part| !part.is_empty() && !part.ends_with(".slice"))?;
-        let is_unit = unit.ends_with(".service") || unit.ends_with(".scope");
+        let unit = path.split('/').find(|part| !part.is_empty() && !is_type(part, "slice"))?;
+        let is_unit = is_type(unit, "service") || is_type(unit, "scope");
         let by_hand = unit == "init.scope" || unit.starts_with("session-");
         // systemd puts `_` before a name that the kernel would take for a file of its own.
         (is_unit && !by_hand).then(|| unit.strip_prefix('_').unwrap_or(unit).to_owned())

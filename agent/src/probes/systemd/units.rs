@@ -234,7 +234,8 @@ fn hex(value: &OwnedVariant) -> Option<String> {
     if bytes.is_empty() || bytes.len() > 16 {
         return None;
     }
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    let digit = |half: u8| char::from_digit(u32::from(half), 16);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Interface and properties of a `PropertiesChanged` of systemd.
