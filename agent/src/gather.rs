@@ -36,6 +36,7 @@ use crate::discover::Discovery;
 use crate::logs::checkpoint::{Checkpoint, Position};
 use crate::logs::join::{Judge, OTHER};
 use crate::logs::watch::Watch;
+use crate::logs::wordfence::Wordfence;
 use crate::spool::{Pos, Spool, SpoolError, Volume};
 use crate::timer::{self, Timer};
 use crate::window::{Loss, Observation, Windows};
@@ -147,6 +148,7 @@ struct Gather {
     shares_since: Instant,
     /// Memory is short.
     is_lean: bool,
+    wordfence: Wordfence,
 }
 
 impl Gather {
@@ -192,6 +194,7 @@ impl Gather {
             clocks: ClockWatch::new(now, clock::since_boot(), at),
             shares_since: now,
             is_lean: false,
+            wordfence: Wordfence::default(),
             inputs,
         };
         gather.files.watch_configs(&mut gather.watch);

@@ -346,7 +346,7 @@ fn a_running_agent_listens_on_no_port_and_starts_no_program() {
             !tcp.is_empty() && udp.is_empty(),
             "a stream to the collector alone: {tcp:?} {udp:?}"
         );
-        assert!(own("raw").is_empty() && own("raw6").is_empty() && own("packet").is_empty());
+        assert!(own("raw").is_empty() && own("raw6").is_empty());
         assert_eq!(children(pid), [""; 0]);
         eventually("the lines are stored", LIMIT, || {
             let n = fleet.db().n_requests(NAME);

@@ -28,6 +28,8 @@ pub(crate) enum Refused {
     Site(String),
     /// Requests to sites that nobody knows, or to more of them than are told apart.
     Sites,
+    /// Attacks on a site, as Wordfence recorded them.
+    Recorded(String),
     /// Packets between this server and a backend.
     Backend(SocketAddr),
     /// The same of more backends than are told apart.
@@ -63,6 +65,7 @@ impl Refusals {
         let is_new = self.0.len() >= KEYS_MAX && !self.0.contains_key(&what);
         let what = match what {
             Refused::Site(_) if is_new => Refused::Sites,
+            Refused::Recorded(_) if is_new => Refused::Recorded("further sites".to_owned()),
             Refused::Backend(_) if is_new => Refused::Backends,
             what => what,
         };
@@ -114,6 +117,9 @@ fn summary(what: &Refused, untold: &Untold) -> LogEvidence {
         }
         Refused::Sites => {
             ("modsecurity", format!("{n} requests blocked by {by} within {span_s} s"))
+        }
+        Refused::Recorded(site) => {
+            ("wordfence", format!("Wordfence recorded {n} attacks on {site} within a minute"))
         }
         Refused::Backend(backend) => (
             "firewall",
@@ -224,12 +230,14 @@ mod tests {
         let now = UnixMillis(5_000);
         let backend = Refused::Backend("10.0.0.7:9000".parse().unwrap());
         refusals.note(backend, 0, 120, UnixMillis(4_000), now);
+        refusals.note(Refused::Recorded("a.example".to_owned()), 0, 7, now, now);
         refusals.note(Refused::Site("a.example".to_owned()), 911, 41, now, now);
         assert!(refusals.take_due(now, false).is_empty(), "more may come");
         assert_eq!(
             texts(&refusals.take_due(UnixMillis(15_000), false)),
             [
                 "41 requests to a.example blocked by ModSecurity rule 911 within 1 s",
+                "Wordfence recorded 7 attacks on a.example within a minute",
                 "firewall dropped 120 packets between here and 10.0.0.7:9000 within 1 s",
             ]
         );

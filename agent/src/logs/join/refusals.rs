@@ -95,6 +95,11 @@ impl Judge {
         self.refusals.note(Refused::Backend(dropped.backend), 0, dropped.n, dropped.at, now);
     }
 
+    /// Attacks on a site that Wordfence recorded since the last look at its log.
+    pub fn recorded(&mut self, site: String, n: u32, now: UnixMillis) {
+        self.refusals.note(Refused::Recorded(site), 0, n, now, now);
+    }
+
     /// Second and site of the request that was refused by the last line, once.
     pub fn take_blocked(&mut self) -> Option<(i64, u32)> {
         self.blocked_last.take()

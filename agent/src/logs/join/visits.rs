@@ -54,3 +54,74 @@ impl Judge {
         values
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::config::{PrivacyConfig, QueryString};
+    use crate::discover::{Discovery, Site};
+
+    fn judge(client_ip: ClientIp) -> Judge {
+        let site = Site { name: "a.example".to_owned(), ..Site::default() };
+        let addresses = vec!["192.0.2.1".parse().unwrap()];
+        let discovery = Discovery { sites: vec![site], addresses, ..Discovery::default() };
+        let privacy = PrivacyConfig { client_ip, query_string: QueryString::Drop };
+        Judge::new(&discovery, privacy, 10, TimeZone::UTC)
+    }
+
+    #[test]
+    fn a_share_names_no_more_of_a_client_than_the_operator_allows() {
+        let network = Network::of("198.51.100.77".parse().unwrap());
+        let shares = Shares {
+            n: 1000,
+            networks: vec![(network, 0.71), (Network::of("2001:db8::1".parse().unwrap()), 0.1)],
+            sites: vec![(0, 0.9), (77, 0.8)],
+            crawlers: vec![("openai", 0.2)],
+        };
+        let of_site = "server.address=a.example";
+        let crawler = "gatewatch.crawler=openai";
+        let (v4, v6) = ("client.prefix=198.51.100.0/24", "client.prefix=2001:db8::/48");
+        for (wish, want) in [
+            (ClientIp::Full, vec![v4, v6, of_site, crawler]),
+            (ClientIp::Prefix, vec![v4, v6, of_site, crawler]),
+            (ClientIp::Drop, vec!["", of_site, crawler]),
+        ] {
+            let values = judge(wish).shares(&shares, UnixMillis(0));
+            let names: Vec<_> = values.iter().map(|(_, attribute, _)| attribute.as_str()).collect();
+            assert_eq!(names, want, "{wish:?}");
+            assert_eq!(values[0].2, 0.71);
+            for (metric, _, value) in &values {
+                let row = wire::catalog::find(metric).expect("it is in the catalog");
+                assert!(row.to_wire(*value).is_some());
+            }
+        }
+        let values = judge(ClientIp::Hash).shares(&shares, UnixMillis(0));
+        assert_eq!(values[0].1.len(), "client.prefix=".len() + 16);
+        assert!(values.iter().all(|(_, attribute, _)| !attribute.contains("198.51")));
+    }
+
+    #[test]
+    fn behind_a_proxy_of_ours_the_client_is_the_one_that_it_names() {
+        let judge = judge(ClientIp::Prefix);
+        for (peer, forwarded, want) in [
+            ("198.51.100.7", Some("203.0.113.9"), Some("198.51.100.0/24")),
+            ("127.0.0.1", Some("203.0.113.9"), Some("203.0.113.0/24")),
+            ("192.0.2.1", Some("203.0.113.9"), Some("203.0.113.0/24")),
+            ("10.0.0.7", Some("2001:db8:1::9"), Some("2001:db8:1::/48")),
+            ("10.0.0.7", Some("unknown"), Some("10.0.0.0/24")),
+            ("10.0.0.7", None, Some("10.0.0.0/24")),
+            ("unix:", Some("203.0.113.9"), Some("203.0.113.0/24")),
+            ("unix:", None, None),
+        ] {
+            let record = AccessRecord {
+                client: Some(peer.into()),
+                forwarded_for: forwarded.map(Into::into),
+                ..AccessRecord::default()
+            };
+            let network = judge.visit(0, &record).network.map(|network| network.to_string());
+            assert_eq!(network.as_deref(), want, "{peer} {forwarded:?}");
+        }
+    }
+}
