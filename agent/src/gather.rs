@@ -56,8 +56,9 @@ const BATCH_GAP: Duration = Duration::from_millis(250);
 const READ_GAP: Duration = Duration::from_millis(20);
 /// Time between tries of a spool that could not append.
 const RETRY_GAP: Duration = Duration::from_secs(1);
-/// Time between checkpoints; the spooled records since the last one are applied at start.
-const CHECKPOINT_GAP: Duration = Duration::from_secs(10);
+/// Time between checkpoints; the spooled records since the last one are applied at start, so that a
+/// disk at rest is not written to for each batch.
+const CHECKPOINT_GAP: Duration = Duration::from_secs(60);
 /// Batches whose offsets are remembered until they are acked; beyond it `acked` lags in `status`.
 const UNACKED_MAX: usize = 4096;
 
