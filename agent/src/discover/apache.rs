@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::discover::LogKind;
+use crate::discover::apache_pages::{checked_path, status_pages};
+use crate::discover::apache_words::{bare_name, port_of, section_of, words};
 use crate::discover::files::Files;
 use crate::discover::found::{Found, Server, Vhost, VhostLog, is_no_log};
 use crate::discover::pipes;
@@ -124,6 +126,9 @@ struct Scope {
     docroot: Option<String>,
     certificates: Vec<String>,
     owner: Option<String>,
+    is_tls: bool,
+    /// Of `server-status`.
+    status_paths: Vec<String>,
     source: String,
 }
 
@@ -275,6 +280,8 @@ impl Walk<'_> {
             "listen" => self.main.listen.push(first),
             "servername" => self.scope().names.insert(0, first),
             "serveralias" => self.scope().names.extend(args.iter().cloned()),
+            "sslengine" => self.scope().is_tls = first.eq_ignore_ascii_case("on"),
+            "sethandler" if first == "server-status" => self.status_page(),
             "documentroot" => self.scope().docroot = Some(first),
             "sslcertificatefile" => {
                 let path = self.absolute(&first).to_string_lossy().into_owned();
@@ -351,6 +358,13 @@ impl Walk<'_> {
         if scope.backends.len() < BACKENDS_MAX {
             scope.backends.push((rank, target));
         }
+    }
+
+    /// `SetHandler server-status` inside `<Location /server-status>`.
+    fn status_page(&mut self) {
+        let location = self.sections.iter().rev().find(|(name, _)| name == "location");
+        let path = location.and_then(|(_, path)| checked_path(path));
+        self.scope().status_paths.extend(path);
     }
 
     fn include(&mut self, pattern: &str, must_exist: bool, depth: u32) {
@@ -437,8 +451,13 @@ impl Walk<'_> {
         });
         for scope in vhosts.iter().chain(&without_vhost) {
             let vhost = self.vhost(scope, &main);
+            found.status_pages.extend(status_pages(&scope.status_paths, &vhost));
             found.vhosts.push(vhost);
         }
+        // That of the main server is in every vhost, also in those that a client asks by address.
+        let mut server = Vhost::new(Server::Apache, "main server".to_owned());
+        server.listen.clone_from(&main.listen);
+        found.status_pages.extend(status_pages(&main.status_paths, &server));
     }
 
     fn vhost(&mut self, scope: &Scope, main: &Scope) -> Vhost {
@@ -463,7 +482,10 @@ impl Walk<'_> {
         }
         backends.sort_by_key(|(rank, _)| *rank);
         for (_, target) in backends {
+            let (is_tls, is_script) = self.speaks(target);
             for address in self.addresses(target, 0) {
+                vhost.tls_to.extend(is_tls.then(|| address.clone()));
+                vhost.scripts.extend(is_script.then(|| address.clone()));
                 if !vhost.backends.contains(&address) {
                     vhost.backends.push(address);
                 }
@@ -483,6 +505,9 @@ impl Walk<'_> {
             true => &main.certificates,
             false => &scope.certificates,
         });
+        if scope.is_tls {
+            vhost.tls_at.clone_from(&vhost.listen);
+        }
         vhost.docroot = scope.docroot.clone().or_else(|| main.docroot.clone());
         vhost.owner.clone_from(&scope.owner);
         vhost
@@ -522,6 +547,17 @@ impl Walk<'_> {
         Some(if path.is_relative() { self.root.join(path) } else { path })
     }
 
+    /// Whether a target is asked over TLS, and whether over FastCGI or the like; that of a balancer as
+    /// its first member.
+    fn speaks(&self, target: &str) -> (bool, bool) {
+        let group = target.trim_end_matches('/');
+        let first = self.groups.get(group).and_then(|members| members.first());
+        let target = first.map_or(target, String::as_str);
+        let url = target.split_once('|').map_or(target, |(_, url)| url);
+        let is = |schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
+        (is(&["https://", "wss://", "h2://"]), is(&["fcgi://", "uwsgi://", "scgi://", "ajp://"]))
+    }
+
     /// `unix:/run/a.sock|fcgi://localhost/`, `http://127.0.0.1:3000/`, `balancer://name/`.
     fn addresses(&self, target: &str, depth: u32) -> Vec<String> {
         if let Some(socket) = target.strip_prefix("unix:") {
@@ -550,51 +586,5 @@ impl Walk<'_> {
         let has_port = host[bracket..].contains(':');
         let address = if has_port { host.to_owned() } else { format!("{host}:{port}") };
         if host.is_empty() { Vec::new() } else { vec![address] }
-    }
-}
-
-/// The port of `80`, `*:80`, `[::]:80`.
-fn port_of(listen: &str) -> Option<u16> {
-    listen.rsplit(':').next()?.parse().ok()
-}
-
-/// What `<Name argument>` holds behind its name.
-fn section_of<'l>(line: &'l str, name: &str) -> Option<&'l str> {
-    let inside = line.strip_prefix('<')?.trim_end_matches('>');
-    let (own, argument) = inside.split_once(char::is_whitespace)?;
-    own.eq_ignore_ascii_case(name).then_some(argument.trim())
-}
-
-/// `https://a.example:443` -> `a.example`.
-fn bare_name(name: &str) -> String {
-    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
-    name.split_once(':').map_or(name, |(host, _)| host).to_owned()
-}
-
-/// Words of a directive; quotes keep spaces, and a backslash keeps a quote.
-fn words(line: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut chars = line.chars().peekable();
-    loop {
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        let Some(first) = chars.next() else { return out };
-        let quote = matches!(first, '"' | '\'').then_some(first);
-        let mut word = String::new();
-        if quote.is_none() {
-            word.push(first);
-        }
-        while let Some(c) = chars.next() {
-            if Some(c) == quote || quote.is_none() && c.is_whitespace() {
-                break;
-            }
-            match (c, chars.peek()) {
-                ('\\', Some(next)) if Some(*next) == quote => {
-                    word.push(*next);
-                    chars.next();
-                }
-                _ => word.push(c),
-            }
-        }
-        out.push(word);
     }
 }

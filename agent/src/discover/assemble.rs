@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::discover::backends;
 use crate::discover::chain::Chain;
 use crate::discover::counted::{self, Counted};
 use crate::discover::docroot;
@@ -26,6 +27,8 @@ const CERTIFICATES_MAX: usize = 5_000;
 const VHOST_CERTIFICATES_MAX: usize = 1_000;
 /// Names of one vhost that are looked up to see whether it is another one's site too.
 const UNIFIED_MAX: usize = 50;
+/// Status pages that are kept: one for each server is enough.
+const STATUS_PAGES_MAX: usize = 32;
 /// Users that own what belongs to no site owner.
 const NOBODY: [&str; 6] = ["root", "www-data", "apache", "nginx", "nobody", "http"];
 
@@ -49,6 +52,11 @@ pub(super) fn assemble(files: &mut Files, mut found: Found) -> Discovery {
     chain.mark_inner(&fronts, &primary);
     discovery.sites = sites(files, &found, &chain, &names, &discovery);
     discovery.certificates = certificates(files, &found.vhosts, &primary);
+    discovery.backends = backends::backends(&found.vhosts, &primary, &discovery);
+    backends::note_listens(&found.vhosts, &primary, &chain, &mut discovery);
+    discovery.status_pages = std::mem::take(&mut found.status_pages);
+    discovery.status_pages.truncate(STATUS_PAGES_MAX);
+    discovery.stores = std::mem::take(&mut found.stores);
     discovery.services = found.services.iter().cloned().collect();
     discovery.services.extend(discovery.pools.iter().filter_map(|pool| pool.unit.clone()));
     discovery.services.sort();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::discover::LogKind;
 use crate::discover::files::{Files, names_in};
 use crate::discover::found::Found;
+use crate::discover::stores::Store;
 
 const MYSQL: [&str; 2] = ["/etc/my.cnf", "/etc/mysql/my.cnf"];
 /// Where the error log is when no configuration says so.
@@ -87,6 +88,8 @@ fn mysql(files: &mut Files, found: &mut Found) {
 struct Mysql {
     error_log: Option<String>,
     data: Option<String>,
+    store: Store,
+    is_there: bool,
     seen: BTreeSet<PathBuf>,
 }
 
@@ -95,6 +98,7 @@ impl Mysql {
         if !self.seen.insert(path.to_path_buf()) {
             return;
         }
+        self.is_there = true;
         let mut is_server = false;
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default().trim();
@@ -124,12 +128,16 @@ impl Mysql {
             match key.trim().replace('-', "_").as_str() {
                 "log_error" if is_server && !value.is_empty() => self.error_log = Some(value),
                 "datadir" if is_server && value.starts_with('/') => self.data = Some(value),
+                key if is_server => self.store.note_mysql(key, &value),
                 _ => {}
             }
         }
     }
 
-    fn finish(self, files: &Files, found: &mut Found) {
+    fn finish(mut self, files: &Files, found: &mut Found) {
+        if self.is_there {
+            found.stores.push(std::mem::take(&mut self.store));
+        }
         let Some(log) = self.error_log.filter(|log| log != "stderr") else { return };
         let data = self.data.unwrap_or_else(|| "/var/lib/mysql".to_owned());
         let log = if log.starts_with('/') { log } else { format!("{data}/{log}") };

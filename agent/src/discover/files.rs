@@ -164,6 +164,13 @@ impl Files {
         }
     }
 
+    /// The same, without a note when it may not be read.
+    pub(super) fn read_quietly(&mut self, path: &Path) -> Option<String> {
+        let path = self.through_links(self.resolve(path));
+        self.watch_config(&path);
+        self.read(&path).ok()
+    }
+
     /// A file that another one includes.
     pub(super) fn read_included(&mut self, path: &Path) -> Option<String> {
         let path = self.through_links(self.resolve(path));

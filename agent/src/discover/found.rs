@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::discover::backends::StatusPage;
 use crate::discover::files::has_wildcard;
+use crate::discover::stores::Store;
 use crate::discover::{LogKind, Pool};
 
 /// Which web server a vhost is of.
@@ -83,6 +85,12 @@ pub(super) struct Vhost {
     pub(super) listen: Vec<String>,
     /// Those of `listen` at which it takes the hosts that no vhost names.
     pub(super) default_at: Vec<String>,
+    /// Those of `listen` that speak TLS, and those that want the PROXY protocol first.
+    pub(super) tls_at: Vec<String>,
+    pub(super) wrapped_at: Vec<String>,
+    /// Those of `backends` that are asked over TLS, and over FastCGI or the like.
+    pub(super) tls_to: Vec<String>,
+    pub(super) scripts: Vec<String>,
     pub(super) docroot: Option<String>,
     /// Certificates, as the configuration writes their paths.
     pub(super) certificates: Vec<String>,
@@ -104,6 +112,10 @@ impl Vhost {
             unlogged: Vec::new(),
             listen: Vec::new(),
             default_at: Vec::new(),
+            tls_at: Vec::new(),
+            wrapped_at: Vec::new(),
+            tls_to: Vec::new(),
+            scripts: Vec::new(),
             docroot: None,
             certificates: Vec::new(),
             owner: None,
@@ -123,6 +135,10 @@ pub(super) struct Found {
     pub(super) pools: Vec<Pool>,
     /// Logs of other programs, and their formats.
     pub(super) other_logs: Vec<(PathBuf, LogKind, &'static str)>,
+    /// Where servers tell how they are.
+    pub(super) status_pages: Vec<StatusPage>,
+    /// Databases and caches.
+    pub(super) stores: Vec<Store>,
 }
 
 impl Found {

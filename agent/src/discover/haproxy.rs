@@ -3,9 +3,10 @@
 //! A host that a condition names is a site; what goes to the default backend is one without a name.
 //! HAProxy only speaks to syslog, so its log is where syslog writes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::discover::backends::{StatusKind, StatusPage, reachable};
 use crate::discover::files::Files;
 use crate::discover::found::{Found, Server, Vhost, VhostLog};
 use crate::discover::words::{hosts_of_regex, without_comment, words};
@@ -58,6 +59,12 @@ struct Section {
     /// Files and folders of certificates, as they are written.
     certificates: Vec<String>,
     servers: Vec<String>,
+    /// Of `bind` and `servers`: those that speak TLS, and those that want the PROXY line first.
+    tls: Vec<String>,
+    wrapped: Vec<String>,
+    /// Path of the statistics, and whether they want a password.
+    stats_uri: Option<String>,
+    has_stats_password: bool,
     default_backend: Option<String>,
     /// Backend with the words of its condition.
     use_backend: Vec<(String, Vec<String>)>,
@@ -120,6 +127,7 @@ struct Reader {
     is_global_lost: bool,
     /// Where relative paths of certificates start.
     crt_base: String,
+    pages: Vec<StatusPage>,
 }
 
 impl Reader {
@@ -133,6 +141,10 @@ impl Reader {
                 | "http-errors" | "fcgi-app" | "crt-store" | "log-forward" | "traces" => {
                     let source = format!("{}:{}", path.display(), number + 1);
                     self.section(first, args, source);
+                }
+                "stats" if self.kind == "global" => {
+                    let source = format!("{}:{}", path.display(), number + 1);
+                    self.pages.extend(stats_socket(args, source));
                 }
                 _ => self.keyword(files, first, args, line),
             }
@@ -183,14 +195,25 @@ impl Reader {
         };
         let lower = || line.to_ascii_lowercase();
         match (first, args) {
-            ("bind", [addresses, ..]) => {
-                section.bind.extend(addresses.split(',').map(bare_address));
+            ("bind", [addresses, rest @ ..]) => {
                 section.certificates.extend(certificates(files, &self.crt_base, args));
+                for address in addresses.split(',').map(bare_address) {
+                    note_options(section, &address, rest);
+                    section.bind.push(address);
+                }
             }
             ("server" | "server-template", [_, rest @ ..]) => {
                 let at = usize::from(first == "server-template");
-                section.servers.extend(rest.get(at).map(|address| bare_address(address)));
+                if let Some(address) = rest.get(at).map(|address| bare_address(address)) {
+                    note_options(section, &address, rest);
+                    section.servers.push(address);
+                }
             }
+            ("stats", [what, rest @ ..]) => match (what.as_str(), rest) {
+                ("uri", [uri, ..]) => section.stats_uri = Some(uri.clone()),
+                ("auth", _) => section.has_stats_password = true,
+                _ => {}
+            },
             ("default_backend", [name, ..]) => section.default_backend = Some(name.clone()),
             ("use_backend", [name, rest @ ..]) => {
                 section.use_backend.push((name.clone(), rest.to_vec()));
@@ -240,7 +263,10 @@ impl Reader {
         let servers = |name: &str| -> Vec<String> {
             backends.get(name).map(|section| section.servers.clone()).unwrap_or_default()
         };
+        let tls: BTreeSet<&String> = self.sections.iter().flat_map(|s| &s.tls).collect();
+        found.status_pages.extend(self.pages.iter().cloned());
         for front in self.sections.iter().filter(|section| section.is_frontend) {
+            found.status_pages.extend(stats_page(front));
             if front.is_lost && !front.is_logged {
                 let file = front.source.rsplit_once(':').map_or(&*front.source, |(file, _)| file);
                 let reason = format!("frontend {} logs to no syslog", front.name);
@@ -279,6 +305,9 @@ impl Reader {
                 vhost.access_logs = front.is_logged.then(|| log.clone()).into_iter().collect();
                 vhost.listen.clone_from(&front.bind);
                 vhost.certificates.clone_from(&front.certificates);
+                vhost.tls_at.clone_from(&front.tls);
+                vhost.wrapped_at.clone_from(&front.wrapped);
+                vhost.tls_to = backends.iter().filter(|to| tls.contains(to)).cloned().collect();
                 (vhost.names, vhost.backends) = (names, backends);
                 found.vhosts.push(vhost);
             }
@@ -307,6 +336,50 @@ fn certificates(files: &mut Files, base: &str, args: &[String]) -> Vec<String> {
     }
     found.retain(|path| path.starts_with('/'));
     found
+}
+
+/// What the words behind an address say of it.
+fn note_options(section: &mut Section, address: &str, options: &[String]) {
+    if options.iter().any(|word| word == "ssl") {
+        section.tls.push(address.to_owned());
+    }
+    if options.iter().any(|word| word == "accept-proxy") {
+        section.wrapped.push(address.to_owned());
+    }
+}
+
+/// `stats socket /run/haproxy/admin.sock mode 660 level admin`: any level may read the statistics.
+fn stats_socket(args: &[String], source: String) -> Option<StatusPage> {
+    let [what, address, ..] = args else { return None };
+    if what != "socket" {
+        return None;
+    }
+    let address = bare_address(address);
+    let address = match address.starts_with('/') {
+        true => address,
+        false => reachable(&address, &[])?.to_string(),
+    };
+    let kind = StatusKind::HaproxySocket;
+    let (path, host) = (String::new(), String::new());
+    Some(StatusPage { kind, address, path, host, is_tls: false, source })
+}
+
+/// The statistics of a frontend that wants no password for them.
+fn stats_page(front: &Section) -> Option<StatusPage> {
+    let uri = front.stats_uri.as_deref().filter(|_| !front.has_stats_password)?;
+    let is_asked = |bind: &&String| !front.wrapped.contains(bind);
+    let (bind, address) = front.bind.iter().filter(is_asked).find_map(|bind| {
+        // Only loopback and what listens everywhere: the own addresses are not known here.
+        Some((bind, reachable(bind, &[])?))
+    })?;
+    Some(StatusPage {
+        kind: StatusKind::HaproxyPage,
+        address: address.to_string(),
+        path: format!("{uri};csv"),
+        host: "localhost".to_owned(),
+        is_tls: front.tls.contains(bind),
+        source: front.source.clone(),
+    })
 }
 
 /// True for a target that ends in no file.

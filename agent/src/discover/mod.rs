@@ -1,7 +1,10 @@
 //! Stage 0: what there is to watch on this server, read from its configuration files.
 
 mod apache;
+mod apache_pages;
+mod apache_words;
 mod assemble;
+pub mod backends;
 mod caddy;
 mod chain;
 mod counted;
@@ -16,12 +19,14 @@ mod host_names;
 mod lighttpd;
 mod litespeed;
 mod nginx;
+mod nginx_pages;
 mod nginx_targets;
 mod nginx_tokens;
 mod panels;
 mod php_fpm;
 mod pipes;
 pub mod render;
+pub mod stores;
 mod traefik;
 mod varnish;
 mod words;
@@ -29,8 +34,10 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
+use backends::{Backend, Listen, StatusPage};
 use files::Files;
 pub(crate) use found::php_version;
+use stores::Store;
 
 /// All that discovery found; the input of the tail, the join and the `discover` command.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +46,12 @@ pub struct Discovery {
     pub sites: Vec<Site>,
     /// PHP-FPM pools.
     pub pools: Vec<Pool>,
+    /// To whom the sites' requests are passed on.
+    pub backends: Vec<Backend>,
+    /// Where servers tell how they are.
+    pub status_pages: Vec<StatusPage>,
+    /// Databases and caches that may run here.
+    pub stores: Vec<Store>,
     /// Services worth watching: systemd unit names or process names.
     pub services: Vec<String>,
     /// Every log to follow, each once.
@@ -76,6 +89,7 @@ pub fn discover(root: &Path) -> Discovery {
     traefik::discover(&mut files, &mut found);
     panels::discover(&mut files, &mut found);
     daemons::discover(&mut files, &mut found);
+    stores::discover(&mut files, &mut found);
     let mut discovery = assemble::assemble(&mut files, found);
     files.finish(&mut discovery);
     discovery
@@ -104,6 +118,8 @@ pub struct Site {
     pub php_version: Option<String>,
     /// Document root.
     pub docroot: Option<PathBuf>,
+    /// Where its front-most server can be asked from this machine, plain before TLS.
+    pub listen: Vec<Listen>,
     /// File and line it was found in, e.g. `/etc/nginx/sites-enabled/a:3`.
     pub source: String,
 }

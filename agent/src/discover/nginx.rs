@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::discover::files::Files;
 use crate::discover::found::{Found, Server, Vhost, VhostLog};
+use crate::discover::nginx_pages::{note_listen, status_pages};
 use crate::discover::nginx_targets::{
     has_variable, socket_path, substitute, substitute_known, with_port, without_uri,
 };
@@ -23,7 +24,7 @@ const MAIN: [(&str, &str); 7] = [
     ("/opt/bitnami/nginx/conf/nginx.conf", "nginx.service"),
 ];
 /// What is kept of a configuration: all else says nothing about logs and who answers.
-const DIRECTIVES: [&str; 19] = [
+const DIRECTIVES: [&str; 21] = [
     "access_log",
     "error_log",
     "log_format",
@@ -43,6 +44,8 @@ const DIRECTIVES: [&str; 19] = [
     "proxy_pass",
     "uwsgi_pass",
     "scgi_pass",
+    "stub_status",
+    "ssl",
 ];
 /// Included files in each other, and blocks in each other.
 const DEPTH_MAX: u32 = 24;
@@ -51,19 +54,19 @@ const MEMBERS_MAX: usize = 32;
 
 /// One directive with its block.
 #[derive(Debug, Default)]
-struct Directive {
+pub(super) struct Directive {
     words: Vec<String>,
-    block: Option<Vec<Directive>>,
+    pub(super) block: Option<Vec<Directive>>,
     file: usize,
     line: u32,
 }
 
 impl Directive {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
 
-    fn args(&self) -> &[String] {
+    pub(super) fn args(&self) -> &[String] {
         self.words.get(1..).unwrap_or_default()
     }
 }
@@ -211,6 +214,8 @@ struct Inside {
     docroot: Option<String>,
     /// Who is asked where the request is logged.
     logged: BTreeSet<String>,
+    /// Who is asked over TLS.
+    tls_to: Vec<String>,
     /// Locations and conditions so far.
     n_blocks: usize,
 }
@@ -409,25 +414,27 @@ impl Walk<'_> {
         for directive in block {
             match directive.name() {
                 "server_name" => vhost.names.extend(directive.args().iter().cloned()),
-                "listen" => {
-                    vhost.listen.extend(directive.args().first().cloned());
-                    let mut more = directive.args().iter().skip(1);
-                    if more.any(|word| word == "default_server" || word == "default") {
-                        vhost.default_at.extend(directive.args().first().cloned());
-                    }
-                }
+                "listen" => note_listen(&mut vhost, directive.args()),
                 _ => {}
             }
         }
         if vhost.listen.is_empty() {
             vhost.listen.push("80".to_owned());
         }
+        if block.iter().any(|d| d.name() == "ssl" && d.args().first().is_some_and(|on| on == "on"))
+        {
+            vhost.tls_at.clone_from(&vhost.listen);
+        }
+        self.found.status_pages.extend(status_pages(block, &vhost));
         let mut inside = Inside::default();
         let is_logged = !level.access_logs.is_empty();
         self.locations(block, &mut inside, 0, is_logged);
         inside.passes.sort_by_key(|(rank, _)| *rank);
         let unlogged = inside.passes.iter().filter(|(_, to)| !inside.logged.contains(to));
         vhost.unlogged = unlogged.map(|(_, to)| to.clone()).collect();
+        let scripts = inside.passes.iter().filter(|(rank, _)| *rank == 0);
+        vhost.scripts = scripts.map(|(_, to)| to.clone()).collect();
+        vhost.tls_to = inside.tls_to;
         vhost.backends = inside.passes.into_iter().map(|(_, address)| address).collect();
         for raw in level.access_logs.iter().chain(&inside.logs) {
             let log = self.log(raw, &vhost, &inside.variables);
@@ -473,7 +480,11 @@ impl Walk<'_> {
                     [target],
                 ) => {
                     let rank = u8::from(matches!(name, "proxy_pass" | "grpc_pass"));
+                    let is_tls = target.starts_with("https://") || target.starts_with("grpcs://");
                     for address in self.addresses(target, &inside.variables) {
+                        if is_tls && !inside.tls_to.contains(&address) {
+                            inside.tls_to.push(address.clone());
+                        }
                         if is_logged {
                             inside.logged.insert(address.clone());
                         }

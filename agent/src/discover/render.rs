@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::discover::backends::{Backend, StatusPage};
 use crate::discover::{Discovery, Pool, Site, Unreadable};
 
 /// One object, as the contract has it.
@@ -16,6 +17,8 @@ pub fn render_json(discovery: &Discovery) -> Value {
         "sites": discovery.sites.iter().map(|site| site_json(site, &inner)).collect::<Vec<_>>(),
         "pools": discovery.pools.iter().map(pool_json).collect::<Vec<_>>(),
         "services": discovery.services,
+        "backends": discovery.backends.iter().map(backend_json).collect::<Vec<_>>(),
+        "status_pages": discovery.status_pages.iter().map(page_json).collect::<Vec<_>>(),
         "unreadable": discovery.unreadable.iter().map(unreadable_json).collect::<Vec<_>>(),
     })
 }
@@ -30,6 +33,10 @@ pub fn write_json(discovery: &Discovery, out: &mut dyn Write) -> io::Result<()> 
     list(out, discovery.pools.iter().map(pool_json))?;
     out.write_all(b"],\"services\":[")?;
     list(out, discovery.services.iter().map(|service| json!(service)))?;
+    out.write_all(b"],\"backends\":[")?;
+    list(out, discovery.backends.iter().map(backend_json))?;
+    out.write_all(b"],\"status_pages\":[")?;
+    list(out, discovery.status_pages.iter().map(page_json))?;
     out.write_all(b"],\"unreadable\":[")?;
     list(out, discovery.unreadable.iter().map(unreadable_json))?;
     out.write_all(b"]}\n")
@@ -97,6 +104,25 @@ fn pool_json(pool: &Pool) -> Value {
     })
 }
 
+fn backend_json(backend: &Backend) -> Value {
+    json!({
+        "address": backend.address,
+        "sites": backend.sites,
+        "n_sites": backend.n_sites,
+        "tls": backend.is_tls,
+        "pool": backend.pool,
+    })
+}
+
+fn page_json(page: &StatusPage) -> Value {
+    json!({
+        "kind": page.kind.name(),
+        "address": page.address,
+        "path": page.path,
+        "source": page.source,
+    })
+}
+
 fn unreadable_json(entry: &Unreadable) -> Value {
     json!({"path": entry.path, "reason": entry.reason, "fix": entry.fix})
 }
@@ -135,6 +161,16 @@ pub fn render_text(discovery: &Discovery) -> String {
         let children =
             pool.max_children.map_or_else(String::new, |n| format!(", at most {n} workers"));
         line(&format!("  {} on {}{children}  from {}", pool.name, pool.listen, pool.source));
+    }
+    if !discovery.backends.is_empty() {
+        line(&count(discovery.backends.len(), "backend"));
+    }
+    for backend in &discovery.backends {
+        let tls = if backend.is_tls { " over TLS" } else { "" };
+        line(&format!("  {}{tls}  for {}", backend.address, count(backend.n_sites, "site")));
+    }
+    for page in &discovery.status_pages {
+        line(&format!("{} at {}{}", page.kind.name(), page.address, page.path));
     }
     if !discovery.services.is_empty() {
         line(&format!("services: {}", discovery.services.join(", ")));
