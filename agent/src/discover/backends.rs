@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::discover::Discovery;
 use crate::discover::chain::Chain;
-use crate::discover::found::Vhost;
+use crate::discover::found::{Server, Vhost};
 use crate::logs::sites::listen_address;
 
 /// Backends of one machine that are known by name.
@@ -104,8 +104,14 @@ pub(super) fn backends(vhosts: &[Vhost], sites: &[&str], discovery: &Discovery) 
                 continue;
             }
             let (backend, of) = found.entry(address.clone()).or_default();
-            let port = address.rsplit_once(':').map(|(_, port)| port);
-            let pool = pools.get(&address).or_else(|| pools.get(port?)).map(|p| (*p).to_owned());
+            // A pool that listens everywhere listens at the machine's own addresses.
+            let socket = address.parse::<SocketAddr>().ok();
+            let is_own = |ip: IpAddr| ip.is_loopback() || discovery.addresses.contains(&ip);
+            let port = socket.filter(|s| is_own(s.ip())).map(|s| s.port().to_string());
+            let pool = pools.get(&address).or_else(|| pools.get(&port?)).map(|p| (*p).to_owned());
+            let is_socket = address.starts_with('/');
+            let starts_scripts = matches!(vhost.server, Server::Lighttpd | Server::Litespeed);
+            backend.is_script |= is_socket && (starts_scripts || address.contains("php"));
             backend.address = address;
             backend.is_tls |= vhost.tls_to.contains(written);
             backend.is_script |= pool.is_some() || vhost.scripts.contains(written);
@@ -210,7 +216,6 @@ pub(super) fn checked_address(written: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discover::found::Server;
 
     #[test]
     fn addresses_of_configurations_are_checked_before_anybody_connects() {

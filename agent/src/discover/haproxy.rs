@@ -194,26 +194,11 @@ impl Reader {
             _ => return,
         };
         let lower = || line.to_ascii_lowercase();
+        note_addresses(section, first, args);
         match (first, args) {
-            ("bind", [addresses, rest @ ..]) => {
+            ("bind", _) => {
                 section.certificates.extend(certificates(files, &self.crt_base, args));
-                for address in addresses.split(',').map(bare_address) {
-                    note_options(section, &address, rest);
-                    section.bind.push(address);
-                }
             }
-            ("server" | "server-template", [_, rest @ ..]) => {
-                let at = usize::from(first == "server-template");
-                if let Some(address) = rest.get(at).map(|address| bare_address(address)) {
-                    note_options(section, &address, rest);
-                    section.servers.push(address);
-                }
-            }
-            ("stats", [what, rest @ ..]) => match (what.as_str(), rest) {
-                ("uri", [uri, ..]) => section.stats_uri = Some(uri.clone()),
-                ("auth", _) => section.has_stats_password = true,
-                _ => {}
-            },
             ("default_backend", [name, ..]) => section.default_backend = Some(name.clone()),
             ("use_backend", [name, rest @ ..]) => {
                 section.use_backend.push((name.clone(), rest.to_vec()));
@@ -338,6 +323,31 @@ fn certificates(files: &mut Files, base: &str, args: &[String]) -> Vec<String> {
     found
 }
 
+/// Where it listens, whom it asks, and where it shows its statistics.
+fn note_addresses(section: &mut Section, first: &str, args: &[String]) {
+    match (first, args) {
+        ("bind", [addresses, rest @ ..]) => {
+            for address in addresses.split(',').map(bare_address) {
+                note_options(section, &address, rest);
+                section.bind.push(address);
+            }
+        }
+        ("server" | "server-template", [_, rest @ ..]) => {
+            let at = usize::from(first == "server-template");
+            if let Some(address) = rest.get(at).map(|address| bare_address(address)) {
+                note_options(section, &address, rest);
+                section.servers.push(address);
+            }
+        }
+        ("stats", [what, rest @ ..]) => match (what.as_str(), rest) {
+            ("uri", [uri, ..]) => section.stats_uri = Some(uri.clone()),
+            ("auth", _) => section.has_stats_password = true,
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
 /// What the words behind an address say of it.
 fn note_options(section: &mut Section, address: &str, options: &[String]) {
     if options.iter().any(|word| word == "ssl") {
@@ -355,10 +365,8 @@ fn stats_socket(args: &[String], source: String) -> Option<StatusPage> {
         return None;
     }
     let address = bare_address(address);
-    let address = match address.starts_with('/') {
-        true => address,
-        false => reachable(&address, &[])?.to_string(),
-    };
+    let is_path = address.starts_with('/');
+    let address = if is_path { address } else { reachable(&address, &[])?.to_string() };
     let kind = StatusKind::HaproxySocket;
     let (path, host) = (String::new(), String::new());
     Some(StatusPage { kind, address, path, host, is_tls: false, source })

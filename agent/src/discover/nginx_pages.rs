@@ -56,7 +56,7 @@ fn collect(block: &[Directive], path: &str, depth: u32, paths: &mut Vec<String>)
     for inner in block.iter().filter(|_| depth < DEPTH_MAX) {
         let Some(block) = &inner.block else { continue };
         let path = match (inner.name(), inner.args()) {
-            ("location", [path]) | ("location", [_, path]) => path,
+            ("location", [path] | [_, path]) => path,
             ("if" | "limit_except", _) => path,
             _ => continue,
         };

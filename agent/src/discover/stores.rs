@@ -233,10 +233,12 @@ fn first_word(value: &str) -> Option<String> {
     (!first.is_empty() && first.len() < 254 && first.chars().all(is_host)).then(|| first.to_owned())
 }
 
+type Read = fn(&str) -> Store;
+
 /// Adds those of Redis, PostgreSQL and Memcached to those of MySQL, and for each program that no
 /// readable configuration speaks of, the place where it usually is.
 pub(super) fn discover(files: &mut Files, found: &mut Found) {
-    let readers: [(&[&str], fn(&str) -> Store); 3] =
+    let readers: [(&[&str], Read); 3] =
         [(&POSTGRES, Store::postgres), (&REDIS, Store::redis), (&MEMCACHED, Store::memcached)];
     for (patterns, read) in readers {
         for pattern in patterns {

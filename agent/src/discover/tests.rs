@@ -7,6 +7,7 @@ use super::*;
 
 mod apache;
 mod applications;
+mod backends;
 mod caddy;
 mod certificates;
 mod chains;
