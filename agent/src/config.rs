@@ -108,6 +108,14 @@ pub struct ProbesConfig {
     pub interval: Span,
     /// Services watched beside those that are known by name: systemd units or process names.
     pub services: Vec<String>,
+    /// Connect to backends, databases and status pages to see whether they answer.
+    pub upstreams: bool,
+    /// Resolve the names of upstreams and sites.
+    pub dns: bool,
+    /// Sites that are asked for `HEAD /` at their own server: names, with `*` for any part.
+    pub loopback_head: Vec<String>,
+    /// Time between two such requests to one site.
+    pub loopback_interval: Span,
 }
 
 /// `[privacy]`
@@ -282,7 +290,14 @@ impl Default for LogsConfig {
 
 impl Default for ProbesConfig {
     fn default() -> Self {
-        Self { interval: Span(std::time::Duration::from_secs(10)), services: Vec::new() }
+        Self {
+            interval: Span(std::time::Duration::from_secs(10)),
+            services: Vec::new(),
+            upstreams: true,
+            dns: true,
+            loopback_head: Vec::new(),
+            loopback_interval: Span(std::time::Duration::from_secs(60)),
+        }
     }
 }
 
@@ -340,6 +355,8 @@ mod tests {
                 ("GATEWATCH_STATE_DIR", "/b"),
                 ("GATEWATCH_HOST_LABELS", "rack=r1,region=fra"),
                 ("GATEWATCH_LIMITS_SITES_MAX", "7"),
+                ("GATEWATCH_PROBES_LOOPBACK_HEAD", "shop.example, *.agency.example"),
+                ("GATEWATCH_PROBES_UPSTREAMS", "false"),
                 ("GATEWATCH_URL", "belongs to another program"),
             ],
         )
@@ -349,6 +366,8 @@ mod tests {
         assert_eq!(config.collector.batch_interval.to_string(), "10s");
         assert_eq!(config.host.labels["region"], "fra");
         assert_eq!(config.limits.sites_max, 7);
+        assert_eq!(config.probes.loopback_head, ["shop.example", "*.agency.example"]);
+        assert!(!config.probes.upstreams && config.probes.dns);
     }
 
     #[test]
@@ -362,6 +381,9 @@ batch_interval = 10
 state_dir = \"/x\"
 [probes]
 interval = \"10\"
+loopback_head = [\"a.example\", \"a b\"]
+loopback_interval = \"1s\"
+dns = \"yes\"
 [privacy]
 client_ip = \"all\"
 [limits]
@@ -383,14 +405,17 @@ agent.toml:4: [collector] hearbeat is not known: did you mean heartbeat?
 agent.toml:5: [collector] batch_interval = 10 is no good value: write a duration with its unit in quotes, like \"10s\"
 agent.toml:6: [collector] state_dir is not known: it stands at the top of the file, before the first [collector]
 agent.toml:8: [probes] interval = \"10\" is no good value: \"10\" has no unit: write it like \"10s\"
-agent.toml:10: [privacy] client_ip = \"all\" is no good value: write one of full, prefix, hash, drop
-agent.toml:12: [limits] sites_max = \"many\" is no good value: write a plain number from 1 to 1000000
-agent.toml:13: [limits] spool_bytes_max = \"1KiB\" is no good value: write 8MiB to 16TiB
-agent.toml:14: this [[logs.source]] has no path: add path = \"/srv/*/logs/access.log\"
-agent.toml:15: [[logs.source]] kind = \"acess\" is no good value: write one of access, error, php_fpm, php_slow, mysql, redis, modsecurity, syslog, kernel, change
-agent.toml:18: site names a glob match that is not there: path has no *: write the site's name
-agent.toml:19: [[logs.source]] timezone = \"Europe/Atlantis\" is no good value: write a zone that is in /usr/share/zoneinfo (package tzdata), like Europe/Berlin
-agent.toml:20: [[logs.source]] format = \"combind\" is no good value: write auto, combined, common, vhost_combined, json, haproxy, nginx_ingress, npm_access, caddy, traefik, envoy, varnish, litespeed, lighttpd, iis, alb, cloudflare, cloudfront, json: with names of keys, or an nginx log_format or Apache LogFormat itself; for an error or system log nginx_error, apache_error, lighttpd_error, litespeed_error, php_fpm, php_slow, kernel, syslog, journald, mysql, redis, modsecurity, dpkg, apt_history, yum, zypper, pacman, text
+agent.toml:9: [probes] loopback_head = [\"a.example\", \"a b\"] is no good value: write names of sites, like \"shop.example\" or \"*.agency.example\"
+agent.toml:10: [probes] loopback_interval = \"1s\" is no good value: write 10s to 1d
+agent.toml:11: [probes] dns = \"yes\" is no good value: write true or false, without quotes
+agent.toml:13: [privacy] client_ip = \"all\" is no good value: write one of full, prefix, hash, drop
+agent.toml:15: [limits] sites_max = \"many\" is no good value: write a plain number from 1 to 1000000
+agent.toml:16: [limits] spool_bytes_max = \"1KiB\" is no good value: write 8MiB to 16TiB
+agent.toml:17: this [[logs.source]] has no path: add path = \"/srv/*/logs/access.log\"
+agent.toml:18: [[logs.source]] kind = \"acess\" is no good value: write one of access, error, php_fpm, php_slow, mysql, redis, modsecurity, syslog, kernel, change
+agent.toml:21: site names a glob match that is not there: path has no *: write the site's name
+agent.toml:22: [[logs.source]] timezone = \"Europe/Atlantis\" is no good value: write a zone that is in /usr/share/zoneinfo (package tzdata), like Europe/Berlin
+agent.toml:23: [[logs.source]] format = \"combind\" is no good value: write auto, combined, common, vhost_combined, json, haproxy, nginx_ingress, npm_access, caddy, traefik, envoy, varnish, litespeed, lighttpd, iis, alb, cloudflare, cloudfront, json: with names of keys, or an nginx log_format or Apache LogFormat itself; for an error or system log nginx_error, apache_error, lighttpd_error, litespeed_error, php_fpm, php_slow, kernel, syslog, journald, mysql, redis, modsecurity, dpkg, apt_history, yum, zypper, pacman, text
 environment GATEWATCH_PROBES_INTERVAL: \"soon\" is no good value: \"soon\" is not understood: write it like \"10s\"";
         assert_eq!(told, expected);
     }
@@ -410,8 +435,8 @@ environment GATEWATCH_PROBES_INTERVAL: \"soon\" is no good value: \"soon\" is no
             assert!(told.starts_with("agent.toml:2: [probes] services = "), "{told}");
             assert!(told.ends_with(fix), "{told}");
         };
-        check("\"my-app.service\"", "write a list, like [\"my-app.service\"]");
-        check("[7]", "put each name in quotes, like [\"my-app.service\"]");
+        check("\"my-app.service\"", "write a list of names in quotes, like [\"name\"]");
+        check("[7]", "put each name in quotes, like [\"name\"]");
         check("[\"\"]", "\"\" names no service: write one like \"my-app.service\"");
         check("[\"a*\"]", "\"a*\" names no service: write one like \"my-app.service\"");
         check("[\"../a\"]", "\"../a\" names no service: write one like \"my-app.service\"");

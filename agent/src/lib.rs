@@ -267,10 +267,9 @@ impl Stages {
         })?;
         let gather = tokio::task::spawn_blocking(move || gather.join());
         let probes = ProbeInputs {
-            interval: config.probes.interval.0,
+            config: config.probes.clone(),
             root: config.logs.root.clone(),
             state_dir: config.state_dir.clone(),
-            services: config.probes.services.clone(),
             discovery: discovery.clone(),
             gather: gather_rx.clone(),
             spool_bytes: Arc::clone(&spool_bytes),

@@ -87,6 +87,10 @@ const KEYS: &[Key] = &[
     key("logs", "root", Kind::Text(not_empty)),
     key("probes", "interval", Kind::Span(1000, 300_000)),
     key("probes", "services", Kind::List(SERVICES_MAX, service)),
+    key("probes", "upstreams", Kind::Bool),
+    key("probes", "dns", Kind::Bool),
+    key("probes", "loopback_head", Kind::List(LOOPBACK_MAX, site_pattern)),
+    key("probes", "loopback_interval", Kind::Span(10_000, 86_400_000)),
     key("privacy", "client_ip", Kind::OneOf(&["full", "prefix", "hash", "drop"])),
     key("privacy", "query_string", Kind::OneOf(&["keep", "drop"])),
     key("limits", "memory_bytes_max", Kind::Size(16 << 20, 1 << 40)),
@@ -96,6 +100,8 @@ const KEYS: &[Key] = &[
 
 /// Services may be named in such a number.
 const SERVICES_MAX: usize = 100;
+/// And sites to be asked at loopback.
+const LOOPBACK_MAX: usize = 2000;
 
 /// Keys of one `[[logs.source]]`.
 const SOURCE: &str = "[logs.source]";
@@ -341,10 +347,10 @@ fn check_value(kind: Kind, value: &DeValue<'_>) -> Result<(), String> {
         (Kind::List(n_max, check), DeValue::Array(items)) => {
             let texts: Option<Vec<&str>> =
                 items.iter().map(|item| item.get_ref().as_str()).collect();
-            let texts = texts.ok_or("put each name in quotes, like [\"my-app.service\"]")?;
+            let texts = texts.ok_or("put each name in quotes, like [\"name\"]")?;
             check_list(texts.into_iter(), n_max, check)
         }
-        (Kind::List(..), _) => Err("write a list, like [\"my-app.service\"]".to_owned()),
+        (Kind::List(..), _) => Err("write a list of names in quotes, like [\"name\"]".to_owned()),
         (kind, DeValue::String(text)) => check_str(kind, text),
         (Kind::Span(..), _) => {
             Err("write a duration with its unit in quotes, like \"10s\"".to_owned())
@@ -410,6 +416,14 @@ fn service(text: &str) -> Result<(), String> {
 
 fn not_empty(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("it is empty: leave the line out".to_owned()) } else { Ok(()) }
+}
+
+fn site_pattern(text: &str) -> Result<(), String> {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
+    let is_good = !text.is_empty() && text.chars().all(is_part);
+    is_good.then_some(()).ok_or_else(|| {
+        "write names of sites, like \"shop.example\" or \"*.agency.example\"".to_owned()
+    })
 }
 
 fn absolute_path(text: &str) -> Result<(), String> {

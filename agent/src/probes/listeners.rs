@@ -50,11 +50,7 @@ impl Listeners {
     ///
     /// Cost: two small reads of /proc a second, only while somebody asks.
     pub(crate) fn why_absent(&mut self, address: &str, now: Instant) -> Option<Signal> {
-        if self.read_at.is_none_or(|last| now.saturating_duration_since(last) >= FRESH) {
-            self.read_at = Some(now);
-            self.ports = ports(&mut self.tcp);
-            self.sockets = self.unix.read().filter(|text| text.len() < UNIX_BYTES).map(sockets);
-        }
+        self.refresh(now);
         let address = address.strip_prefix("unix:").unwrap_or(address);
         if address.starts_with('/') {
             return self.why_no_socket(address);
@@ -65,6 +61,49 @@ impl Listeners {
             *of == port && (known.is_unspecified() || *known == ip || ip.is_unspecified())
         };
         (!ports.iter().any(is_asked)).then_some(Signal::ConnectRefused)
+    }
+
+    /// Whether somebody listens at an address of this machine, whose own addresses beside loopback are
+    /// `own`; `None` = it cannot be told.
+    pub(crate) fn look(
+        &mut self,
+        address: &str,
+        own: &[IpAddr],
+        now: Instant,
+    ) -> Option<Result<(), Signal>> {
+        self.refresh(now);
+        if address.starts_with('/') {
+            let sockets = self.sockets.as_ref()?;
+            let below = self.root.join(address.trim_start_matches('/'));
+            let candidates = [PathBuf::from(address), below];
+            let real = candidates.iter().filter_map(|path| path.canonicalize().ok());
+            // `/var/run` is `/run`, and a server names its socket as its configuration does.
+            let by_link =
+                address.strip_prefix("/run/").map(|rest| format!("/var/run/{rest}").into());
+            let mut names = candidates.iter().cloned().chain(real).chain(by_link);
+            if names.any(|path| sockets.contains(&*path.to_string_lossy())) {
+                return Some(Ok(()));
+            }
+            return self.why_no_socket(address).map(Err);
+        }
+        let (host, port) = address.rsplit_once(':')?;
+        let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+        let port: u16 = port.parse().ok()?;
+        if !ip.is_loopback() && !own.contains(&ip) {
+            return None;
+        }
+        let is_asked =
+            |(known, of): &(IpAddr, u16)| *of == port && (known.is_unspecified() || *known == ip);
+        let is_there = self.ports.as_ref()?.iter().any(is_asked);
+        Some(if is_there { Ok(()) } else { Err(Signal::ConnectRefused) })
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        if self.read_at.is_none_or(|last| now.saturating_duration_since(last) >= FRESH) {
+            self.read_at = Some(now);
+            self.ports = ports(&mut self.tcp);
+            self.sockets = self.unix.read().filter(|text| text.len() < UNIX_BYTES).map(sockets);
+        }
     }
 
     fn why_no_socket(&self, path: &str) -> Option<Signal> {
@@ -188,6 +227,28 @@ mod tests {
         for elsewhere in ["198.51.100.4:80", "app.internal:80", "backend", "", "localhost"] {
             assert_eq!(listeners.why_absent(elsewhere, later), None, "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn who_listens_at_an_own_address_is_told_from_who_cannot_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("a.sock");
+        let _unix = UnixListener::bind(&socket).unwrap();
+        let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let own = ["192.0.2.7".parse().unwrap()];
+        let (mut listeners, now) = (Listeners::new(Path::new("/")), clock::instant());
+        let mut check = |address: &str, want: Option<Result<(), Signal>>| {
+            assert_eq!(listeners.look(address, &own, now), want, "{address}");
+        };
+        check(&socket.display().to_string(), Some(Ok(())));
+        check(&dir.path().join("b.sock").display().to_string(), Some(Err(Signal::NoSuchSocket)));
+        check(&format!("127.0.0.1:{port}"), Some(Ok(())));
+        check(&format!("192.0.2.7:{port}"), Some(Ok(())));
+        check("127.0.0.1:1", Some(Err(Signal::ConnectRefused)));
+        check(&format!("192.0.2.8:{port}"), None);
+        check("app.internal:80", None);
+        check("", None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod services;
 mod systemd;
 mod tcp;
 mod top;
+mod upstreams;
 mod walk;
 
 use std::path::{Path, PathBuf};
@@ -41,12 +42,14 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use crate::clock;
+use crate::config::ProbesConfig;
 use crate::discover::Discovery;
 use crate::gather::GatherStatus;
 use crate::selfstats;
 use crate::timer::{Timer, next_due};
 use crate::window::Observation;
 pub use latest::Latest;
+use upstreams::UpstreamInputs;
 
 /// What one sampling yields: metric of the catalog, attribute (`""` or `key=value`), value.
 pub(crate) type Values = Vec<(&'static str, String, f64)>;
@@ -108,14 +111,12 @@ impl Outlet {
 /// What the probes need from the rest of the agent.
 #[derive(Debug)]
 pub struct ProbeInputs {
-    /// `[probes] interval`.
-    pub interval: Duration,
+    /// `[probes]`.
+    pub config: ProbesConfig,
     /// `[logs] root`: under another root than `/` only processes started from there are services.
     pub root: PathBuf,
     /// Where `services.json` lives.
     pub state_dir: PathBuf,
-    /// `[probes] services`: watched beside those that are known by name.
-    pub services: Vec<String>,
     /// What discovery found, and finds later.
     pub discovery: watch::Receiver<Arc<Discovery>>,
     /// Tells when the last gateway error was read; probes speed up for a minute.
@@ -133,20 +134,28 @@ pub fn spawn(inputs: ProbeInputs, outlet: Outlet, stop: CancellationToken) -> Jo
     let watcher = services::Watcher::new(
         inputs.root.clone(),
         &inputs.state_dir,
-        inputs.services.clone(),
+        inputs.config.services.clone(),
         inputs.discovery.clone(),
         inputs.gather.clone(),
     );
+    let upstreams = UpstreamInputs {
+        config: inputs.config.clone(),
+        root: inputs.root.clone(),
+        discovery: inputs.discovery.clone(),
+        gather: inputs.gather.clone(),
+    };
     tokio::spawn(async move {
         tokio::join!(
             watcher.run(outlet.clone(), stop.clone()),
+            upstreams::run(upstreams, outlet.clone(), stop.clone()),
             sample_until(inputs, &outlet, &stop)
         );
     })
 }
 
 async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationToken) {
-    let ProbeInputs { interval, root, discovery, gather, spool_bytes, .. } = inputs;
+    let ProbeInputs { config, root, discovery, gather, spool_bytes, .. } = inputs;
+    let interval = config.interval.0;
     let mut sampler = Sampler::new(spool_bytes);
     let mut usage = Aside::new(disk::Disk::new());
     let mut pools = Aside::new(pools::Pools::new(root, discovery, gather.clone()));
