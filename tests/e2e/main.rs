@@ -27,3 +27,4 @@ mod servers;
 mod services;
 mod services_systemd;
 mod upstream_groups;
+mod upstreams;

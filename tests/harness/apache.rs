@@ -40,6 +40,18 @@ impl Apache {
         Self::start_with(root, &blocks.collect::<Vec<_>>())
     }
 
+    /// One that has no site but tells its status at `/server-status`.
+    #[must_use]
+    pub fn start_status(root: &Root) -> Self {
+        let text = format!(
+            "LoadModule status_module {MODULES}/mod_status.so\n\
+             LoadModule authz_host_module {MODULES}/mod_authz_host.so\n\
+             <Location /server-status>\n  SetHandler server-status\n  Require local\n</Location>\n"
+        );
+        root.write("etc/apache2/sites-enabled/status.conf", &text);
+        Self::start_with(root, &[])
+    }
+
     fn start_with(root: &Root, blocks: &[(String, String)]) -> Self {
         let program = find_program(&["apache2"], "apache2");
         assert!(Path::new(MODULES).is_dir(), "no {MODULES}: apt-get install apache2");

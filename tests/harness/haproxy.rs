@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,7 +53,8 @@ impl Haproxy {
         root.mkdir("run");
         let syslog = Syslog::start(root, log);
         root.write("etc/rsyslog.d/49-haproxy.conf", RSYSLOG);
-        let text = config(address, syslog.address, sites, log);
+        let stats = root.join("run/haproxy.sock");
+        let text = config(&stats, address, syslog.address, sites, log);
         let config = root.write("etc/haproxy/haproxy.cfg", &text);
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(config);
@@ -68,13 +70,21 @@ impl Haproxy {
     }
 }
 
-fn config(address: SocketAddr, syslog: SocketAddr, sites: &[ProxySite], log: HaproxyLog) -> String {
+fn config(
+    stats: &Path,
+    address: SocketAddr,
+    syslog: SocketAddr,
+    sites: &[ProxySite],
+    log: HaproxyLog,
+) -> String {
     let capture = match log {
         HaproxyLog::WithoutHost => "",
         HaproxyLog::Traditional | HaproxyLog::Iso => "  capture request header Host len 64\n",
     };
+    let stats = stats.display();
     let mut text = format!(
         "global\n  log {syslog} local0\n  maxconn 500\n\
+         \x20 stats socket {stats} mode 600 level admin\n\
          defaults\n  log global\n  mode http\n  option httplog\n  option dontlognull\n\
          \x20 timeout connect 2s\n  timeout client 20s\n  timeout server 3s\n\
          frontend http-in\n  bind {address} accept-proxy\n{capture}\

@@ -85,7 +85,10 @@ impl Nginx {
         Self::start_with(root, address, &blocks.collect::<Vec<_>>())
     }
 
-    fn start_with(root: &Root, address: SocketAddr, blocks: &[(String, String)]) -> Self {
+    /// The same with `server` blocks as they are written, each in a file of its name; one of them
+    /// listens at `address`.
+    #[must_use]
+    pub fn start_with(root: &Root, address: SocketAddr, blocks: &[(String, String)]) -> Self {
         let program = find_program(&["nginx"], "nginx-light");
         write_config(root, blocks);
         let mut command = Command::new(program);
