@@ -6,6 +6,7 @@ mod faults;
 mod apache;
 mod bad_input;
 mod chains;
+mod changes;
 mod cli;
 mod crash;
 mod guest;

@@ -6,14 +6,16 @@
 //! visit sees; what is overwritten in place is seen within ten visits. A visit costs a `stat` a file and
 //! reads only what is another one by its times. Names and versions leave the server, content never.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use super::docroot::Folder;
-use super::mark::{Facts, HASHED_BYTES_MAX, Mark, hash};
+use super::mark::{Facts, Mark, UNSETTLED_MS, hash};
 use super::shelves::{CORES, Core, HEAD_BYTES_MAX, Shelf};
 use crate::window::Change;
 
@@ -23,6 +25,10 @@ const PARTS_MAX: usize = 256;
 pub(super) const TURNS: usize = 10;
 /// Folders of a document root whose `.htaccess` is watched beside its own.
 const SUBFOLDERS_MAX: usize = 24;
+/// The number of the folder of themes among those of WordPress.
+const WORDPRESS_THEMES: u8 = 1;
+/// Of a larger file of a document root time and size tell whether it changed.
+const FILE_BYTES_MAX: u64 = 512 << 10;
 /// Changes of one visit told one by one.
 const CHANGES_MAX: usize = 20;
 /// Of one visit, see `Visit::cost`: an owner with more plugins than this has them looked at later.
@@ -66,22 +72,56 @@ pub(super) struct Docroot {
     shelves: Vec<(String, i64)>,
 }
 
-/// A plugin or theme.
+/// A plugin or theme. There may be tens of thousands, so they are kept as short rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(from = "Row", into = "Row")]
 struct Part {
-    /// The folder it is in.
-    shelf: String,
-    name: String,
+    /// The folder it is in: its number among those of the application.
+    shelf: u8,
+    name: Box<str>,
     /// The file that tells its version; `None` when none was found.
-    file: Option<String>,
-    version: String,
+    file: Option<Box<str>>,
+    version: Box<str>,
     changed_at: i64,
     hash: u64,
     /// Not told yet: its files are still being written.
     is_new: bool,
     /// Not there at the last visit: an update puts it back.
     is_missing: bool,
+}
+
+impl Part {
+    /// What to tell of it once it is of this version and content, if anything.
+    fn becomes(&self, version: &str, hash: u64) -> Option<String> {
+        let name = &self.name;
+        if self.is_new {
+            return Some(format!("{name}{} installed", spaced(version)));
+        }
+        let is_same = *self.version == *version;
+        if self.file.is_none() || is_same && self.hash == hash {
+            return None;
+        }
+        Some(if is_same {
+            format!("{name}{} changed", spaced(version))
+        } else {
+            format!("{name}{} to{}", spaced(&self.version), spaced(version))
+        })
+    }
+}
+
+/// Shelf, name, file, version, change time, hash; the rest is of the last minute.
+type Row = (u8, Box<str>, Option<Box<str>>, Box<str>, i64, u64);
+
+impl From<Row> for Part {
+    fn from((shelf, name, file, version, changed_at, hash): Row) -> Self {
+        Self { shelf, name, file, version, changed_at, hash, ..Self::default() }
+    }
+}
+
+impl From<Part> for Row {
+    fn from(part: Part) -> Self {
+        (part.shelf, part.name, part.file, part.version, part.changed_at, part.hash)
+    }
 }
 
 /// One visit.
@@ -91,8 +131,10 @@ pub(super) struct Visit<'v> {
     pub(super) now: UnixMillis,
     /// Which tenth of the plugins is looked at.
     pub(super) turn: usize,
-    /// Questions to the kernel so far; a read counts as ten.
+    /// Questions to the kernel so far; a read counts as ten and one for each kilobyte.
     pub(super) cost: usize,
+    /// The document root may not be entered.
+    pub(super) is_refused: bool,
     changes: Vec<Change>,
     is_moved: bool,
     /// What was seen is the first: nothing is told.
@@ -102,14 +144,30 @@ pub(super) struct Visit<'v> {
 impl<'v> Visit<'v> {
     pub(super) fn new(path: &'v Path, site: Option<&'v str>, now: UnixMillis, turn: usize) -> Self {
         let changes = Vec::new();
-        Self { path, site, now, turn, cost: 0, changes, is_moved: false, is_first: false }
+        Self {
+            path,
+            site,
+            now,
+            turn,
+            cost: 0,
+            is_refused: false,
+            changes,
+            is_moved: false,
+            is_first: false,
+        }
     }
 
     /// Looks at a document root. Returns what changed since `seen`, and whether that is another now.
     pub(super) fn look(&mut self, seen: &mut Docroot) -> (Vec<Change>, bool) {
         self.cost += 2;
         // One that is not there now (not mounted, being replaced) is as it was.
-        let Ok(top) = Folder::open(self.path) else { return (Vec::new(), false) };
+        let top = match Folder::open(self.path) {
+            Ok(top) => top,
+            Err(error) => {
+                self.is_refused = error.kind() == io::ErrorKind::PermissionDenied;
+                return (Vec::new(), false);
+            }
+        };
         let Ok(itself) = top.itself() else { return (Vec::new(), false) };
         self.is_first = seen.inode == 0;
         self.look_at_itself(itself.facts, seen);
@@ -120,8 +178,8 @@ impl<'v> Visit<'v> {
         }
         self.look_at_files(&top, seen);
         if let Some(core) = self.look_at_core(&top, seen) {
-            for shelf in core.shelves {
-                self.look_at_shelf(&top, shelf, seen);
+            for (number, shelf) in (0..).zip(core.shelves) {
+                self.look_at_shelf(&top, number, shelf, seen);
             }
         }
         let mut changes = std::mem::take(&mut self.changes);
@@ -177,7 +235,9 @@ impl<'v> Visit<'v> {
         let folders = seen.subfolders.iter();
         wanted.extend(folders.map(|folder| (format!("{folder}/.htaccess"), "config")));
         // What a theme does is in there, and it is edited in place.
-        let themes = seen.parts.iter().filter(|part| part.shelf == "wp-content/themes");
+        let is_wordpress = seen.core.as_ref().is_some_and(|(name, ..)| name == "WordPress");
+        let themes =
+            seen.parts.iter().filter(|part| is_wordpress && part.shelf == WORDPRESS_THEMES);
         wanted
             .extend(themes.map(|theme| {
                 (format!("wp-content/themes/{}/functions.php", theme.name), "plugin")
@@ -197,7 +257,7 @@ impl<'v> Visit<'v> {
         let known = at.map(|at| seen.files[at].1);
         let found = match top.find(file) {
             Ok(found) if found.is_file => found,
-            Err(rustix_error) if rustix_error.kind() != std::io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return,
             _ => {
                 if let (Some(at), Some(known)) = (at, known) {
                     seen.files.swap_remove(at);
@@ -215,20 +275,27 @@ impl<'v> Visit<'v> {
         }
         let mut n_read = 0;
         let mark = Mark::of(found.facts, known.as_ref(), self.now.0, || {
-            n_read += 1;
+            if found.facts.size > FILE_BYTES_MAX {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            n_read += found.facts.size as usize / 1024 + 10;
             let folder = match folder {
                 "" => None,
                 ".." => Some(top.above()?),
                 folder => Some(top.below(folder)?),
             };
-            folder.as_ref().unwrap_or(top).read(name, HASHED_BYTES_MAX + 1)
+            folder.as_ref().unwrap_or(top).read(name, FILE_BYTES_MAX + 1)
         });
-        self.cost += 10 * n_read;
+        self.cost += n_read;
         if known == Some(mark) {
             return;
         }
         self.is_moved = true;
-        let is_change = known.map_or(!self.is_first, |known| mark.differs(&known));
+        let is_change = match known {
+            Some(known) => mark.differs(&known),
+            // A theme that was installed says so itself.
+            None => !file.starts_with("wp-content/themes/"),
+        };
         match at {
             Some(at) => seen.files[at].1 = mark,
             None => seen.files.push((file.to_owned(), mark)),
@@ -259,7 +326,8 @@ impl<'v> Visit<'v> {
             if !found.is_file {
                 continue;
             }
-            if seen.core.as_ref().is_some_and(|(_, _, known)| *known == changed_at) {
+            let is_same = seen.core.as_ref().is_some_and(|(_, _, known)| *known == changed_at);
+            if is_same && self.is_settled(changed_at) {
                 return Some(core);
             }
             self.cost += 10;
@@ -278,13 +346,13 @@ impl<'v> Visit<'v> {
                 self.tell("plugin", what, changed_at, &file, (None, None));
             }
             seen.core = Some((core.name.to_owned(), version, changed_at));
-            self.is_moved = true;
+            self.is_moved |= !is_same;
             return Some(core);
         }
         None
     }
 
-    fn look_at_shelf(&mut self, top: &Folder, shelf: &Shelf, seen: &mut Docroot) {
+    fn look_at_shelf(&mut self, top: &Folder, number: u8, shelf: &Shelf, seen: &mut Docroot) {
         self.cost += 4;
         let Ok(folder) = top.below(shelf.folder) else { return };
         let Ok(itself) = folder.itself() else { return };
@@ -295,7 +363,7 @@ impl<'v> Visit<'v> {
         if is_other {
             let Ok((names, n_seen)) = folder.names(PARTS_MAX) else { return };
             self.cost += 5 + n_seen / 10;
-            self.list_parts(shelf, &names, is_known, seen);
+            list_parts(number, &names, is_known, seen);
             match known {
                 Some(at) => seen.shelves[at].1 = changed_at,
                 None => seen.shelves.push((shelf.folder.to_owned(), changed_at)),
@@ -304,32 +372,11 @@ impl<'v> Visit<'v> {
         }
         for (ix, part) in seen.parts.iter_mut().enumerate() {
             let is_turn = is_other || part.is_missing || part.is_new || ix % TURNS == self.turn;
-            if part.shelf == shelf.folder && is_turn && self.cost < COST_MAX {
+            if part.shelf == number && is_turn && self.cost < COST_MAX {
                 self.look_at_part(&folder, shelf, part, is_known, is_other, changed_at);
             }
         }
         seen.parts.retain(|part| !part.name.is_empty());
-    }
-
-    /// Takes over the names of a folder of plugins.
-    fn list_parts(&mut self, shelf: &Shelf, names: &[String], is_known: bool, seen: &mut Docroot) {
-        for part in seen.parts.iter_mut().filter(|part| part.shelf == shelf.folder) {
-            if names.binary_search(&part.name).is_ok() {
-                part.is_missing = false;
-            }
-        }
-        for name in names {
-            let is_there = |part: &Part| part.shelf == shelf.folder && part.name == *name;
-            let n_there = seen.parts.iter().filter(|part| part.shelf == shelf.folder).count();
-            if n_there < PARTS_MAX && !seen.parts.iter().any(is_there) {
-                seen.parts.push(Part {
-                    shelf: shelf.folder.to_owned(),
-                    name: name.clone(),
-                    is_new: is_known,
-                    ..Part::default()
-                });
-            }
-        }
     }
 
     fn look_at_part(
@@ -343,29 +390,17 @@ impl<'v> Visit<'v> {
     ) {
         self.cost += 1;
         let path = match part.file.as_deref() {
-            None | Some("") => part.name.clone(),
+            None | Some("") => part.name.to_string(),
             Some(file) => format!("{}/{file}", part.name),
         };
         if folder.find(&part.name).is_err() {
-            // It may only be exchanged: told when it is missing at two visits.
-            if part.is_missing {
-                if part.file.is_some() && !part.is_new {
-                    let version = spaced(&part.version);
-                    let what =
-                        format!("{} {}{version} removed{}", shelf.word, part.name, self.place());
-                    let file = format!("{}/{}", shelf.folder, part.name);
-                    self.tell("plugin", what, shelf_changed_at, &file, (None, None));
-                }
-                part.name.clear();
-            }
-            part.is_missing = true;
-            self.is_moved = true;
+            self.miss(shelf, part, shelf_changed_at);
             return;
         }
         part.is_missing = false;
         let found = folder.find(&path).ok().filter(|found| found.is_file);
         let changed_at = found.map_or(0, |found| found.facts.changed_at);
-        if part.file.is_some() && changed_at == part.changed_at {
+        if part.file.is_some() && changed_at == part.changed_at && self.is_settled(changed_at) {
             return;
         }
         // Of what has no such file nothing is told; it is searched again when the folder changes.
@@ -374,30 +409,21 @@ impl<'v> Visit<'v> {
         }
         self.cost += 20;
         let Some((file, text)) = shelf.main_file(folder, &part.name) else { return };
+        self.cost += text.len() / 1024;
         let version = shelf.version(&text);
         let path =
-            if file.is_empty() { part.name.clone() } else { format!("{}/{file}", part.name) };
+            if file.is_empty() { part.name.to_string() } else { format!("{}/{file}", part.name) };
         let facts = folder.find(&path).map(|found| found.facts).unwrap_or_default();
         // Of a larger file only the version counts.
         let is_whole = facts.size <= text.len() as u64;
         let hash = if is_whole { hash(&text) } else { part.hash };
-        let what = if part.is_new {
-            Some(format!("{}{} installed", part.name, spaced(&version)))
-        } else if part.file.is_none() || !is_known {
-            None
-        } else if part.version == version && part.hash == hash {
-            None
-        } else if part.version == version {
-            Some(format!("{}{} changed", part.name, spaced(&version)))
-        } else {
-            Some(format!("{}{} to{}", part.name, spaced(&part.version), spaced(&version)))
-        };
+        let what = if is_known { part.becomes(&version, hash) } else { None };
         let hashes = (
             Some(part.hash).filter(|hash| *hash != 0 && !part.is_new),
             Some(hash).filter(|_| is_whole),
         );
-        part.file = Some(file);
-        (part.version, part.hash, part.changed_at) = (version, hash, facts.changed_at);
+        part.file = Some(file.into());
+        (part.version, part.hash, part.changed_at) = (version.into(), hash, facts.changed_at);
         part.is_new = false;
         self.is_moved = true;
         if let Some(what) = what {
@@ -405,6 +431,26 @@ impl<'v> Visit<'v> {
             let file = format!("{}/{path}", shelf.folder);
             self.tell("plugin", what, facts.changed_at, &file, hashes);
         }
+    }
+
+    /// False of a file changed so lately that it may have been written again at the same tick.
+    fn is_settled(&self, changed_at: i64) -> bool {
+        self.now.0 - changed_at > UNSETTLED_MS
+    }
+
+    /// It may only be exchanged: told when it is missing at two visits.
+    fn miss(&mut self, shelf: &Shelf, part: &mut Part, at_ms: i64) {
+        if part.is_missing {
+            if part.file.is_some() && !part.is_new {
+                let version = spaced(&part.version);
+                let what = format!("{} {}{version} removed{}", shelf.word, part.name, self.place());
+                let file = format!("{}/{}", shelf.folder, part.name);
+                self.tell("plugin", what, at_ms, &file, (None, None));
+            }
+            part.name = Box::default();
+        }
+        part.is_missing = true;
+        self.is_moved = true;
     }
 
     fn tell(
@@ -450,6 +496,23 @@ impl<'v> Visit<'v> {
             Some(site) => format!(" on {site}"),
             None => format!(" in {}", clean(&self.path.display().to_string())),
         }
+    }
+}
+
+/// Takes over the names of a folder of plugins.
+fn list_parts(shelf: u8, names: &[String], is_known: bool, seen: &mut Docroot) {
+    let mut known = BTreeSet::new();
+    for part in seen.parts.iter_mut().filter(|part| part.shelf == shelf) {
+        if names.binary_search_by(|name| name.as_str().cmp(&part.name)).is_ok() {
+            part.is_missing = false;
+        }
+        known.insert(part.name.clone());
+    }
+    let n_left = PARTS_MAX.saturating_sub(known.len());
+    let new = names.iter().filter(|name| !known.contains(name.as_str()));
+    for name in new.take(n_left) {
+        let name = name.as_str().into();
+        seen.parts.push(Part { shelf, name, is_new: is_known, ..Part::default() });
     }
 }
 

@@ -34,6 +34,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 const SWEEP_BLIND: Duration = Duration::from_secs(4);
 /// Without anything discovered for so long nothing will be: discovery is off.
 const DISCOVERY_WAIT: Duration = Duration::from_secs(60);
+/// File times are as coarse as a tick of the kernel's clock, ms.
+const TICK_MS: i64 = 12;
 /// Of an odd configuration so many things are told that may not be looked at.
 const REFUSED_MAX: usize = 100;
 
@@ -46,6 +48,13 @@ pub(super) struct Seen {
     swept_at: i64,
     /// What discovery asks for is among the marks.
     discovered: bool,
+}
+
+impl Seen {
+    /// True when all files were looked at once: from now on changes are told.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.swept_at > 0
+    }
 }
 
 /// What a file is watched for.
@@ -187,7 +196,7 @@ impl Configs {
             }
             let is_change = match known {
                 Some(known) => mark.differs(&known),
-                None => tells_new && mark.changed_at >= seen.swept_at,
+                None => tells_new && mark.changed_at + TICK_MS >= seen.swept_at,
             };
             // Several links may lead to the file that was edited.
             if is_change && told.insert((mark.inode, mark.hash, file.kind)) {
@@ -294,8 +303,8 @@ impl Configs {
         for certificate in &discovery.certificates {
             let file = Watched { kind: "certificate", site: certificate.site.clone() };
             let path = under(root, &certificate.path);
-            let is_key = |name: &str| !name.ends_with(".key");
-            match names_in(&path, is_key) {
+            let is_no_key = |name: &str| Path::new(name).extension().is_none_or(|end| end != "key");
+            match names_in(&path, is_no_key) {
                 Some(names) => {
                     let names = names.into_iter().map(|path| (path, file.clone()));
                     files.extend(names);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::applications::{Docroot, TURNS, Visit};
 use super::kept::Kept;
@@ -13,6 +14,7 @@ use super::touched::docroots;
 use super::{Look, cut};
 use crate::clock;
 use crate::discover::Discovery;
+use crate::logs::sources::permission_fix;
 use crate::window::Observation;
 
 /// Looks until all were visited.
@@ -22,6 +24,8 @@ const VISITS_MIN: usize = 8;
 const VISITS_MAX: usize = 120;
 /// A look ends when its visits have cost so much (`Visit::cost`): about 20 ms.
 const COST_MAX: usize = 16_000;
+/// What is kept of thousands of plugins is a megabyte or two: not written for each of their changes.
+const WRITE_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Document roots beyond these are not visited.
 const DOCROOTS_MAX: usize = 5_000;
 
@@ -30,19 +34,31 @@ pub(super) struct Docroots {
     kept: Kept,
     seen: BTreeMap<String, Docroot>,
     discovery: Arc<Discovery>,
-    docroots: Vec<(PathBuf, Option<String>)>,
+    folders: Vec<(PathBuf, Option<String>)>,
     /// The next one to visit.
     next: usize,
     /// Rounds over all of them.
     n_rounds: usize,
+    /// Those of the first round that may not be entered.
+    refused: Vec<PathBuf>,
 }
 
 impl Docroots {
     pub(super) fn new(state_dir: &Path) -> Self {
-        let kept = Kept::new(state_dir.join("applications.json"));
+        let kept = Kept::new(state_dir.join("applications.json"), WRITE_TOLD_EVERY);
         let seen = kept.load();
-        let docroots = Vec::new();
-        Self { kept, seen, discovery: Arc::default(), docroots, next: 0, n_rounds: 0 }
+        let folders = Vec::new();
+        let refused = Vec::new();
+        Self { kept, seen, discovery: Arc::default(), folders, next: 0, n_rounds: 0, refused }
+    }
+
+    /// Says once how many document roots may not be entered, with the command that grants one.
+    fn say_refused(&mut self) {
+        let refused = std::mem::take(&mut self.refused);
+        if let Some(path) = refused.first() {
+            let fix = permission_fix(path);
+            tracing::info!(n = refused.len(), path = %path.display(), fix, "document roots may not be entered: changes in them are not told");
+        }
     }
 
     /// Takes over what discovery found; forgets what no site is in any more.
@@ -55,15 +71,15 @@ impl Docroots {
         // JSON has texts for names.
         all.retain(|(path, _)| path.to_str().is_some());
         all.truncate(DOCROOTS_MAX);
-        if self.docroots == all {
+        if self.folders == all {
             return false;
         }
-        self.docroots = all;
+        self.folders = all;
         self.next = 0;
         let n_before = self.seen.len();
-        if !self.docroots.is_empty() {
+        if !self.folders.is_empty() {
             let known: std::collections::BTreeSet<&str> =
-                self.docroots.iter().filter_map(|(path, _)| path.to_str()).collect();
+                self.folders.iter().filter_map(|(path, _)| path.to_str()).collect();
             self.seen.retain(|path, _| known.contains(path.as_str()));
         }
         self.seen.len() != n_before
@@ -73,11 +89,11 @@ impl Docroots {
 impl Look for Docroots {
     fn look(&mut self, discovery: &Arc<Discovery>) -> Vec<Observation> {
         let mut is_moved = self.take_over(discovery);
-        let n = self.docroots.len();
+        let (n, is_first_round) = (self.folders.len(), self.n_rounds == 0);
         let n_visits = n.div_ceil(LOOKS).clamp(VISITS_MIN, VISITS_MAX).min(n);
         let (mut changes, mut cost) = (Vec::new(), 0);
         for _ in 0..n_visits {
-            let (path, site) = &self.docroots[self.next];
+            let (path, site) = &self.folders[self.next];
             let turn = self.n_rounds % TURNS;
             let mut visit = Visit::new(path, site.as_deref(), clock::now(), turn);
             let key = path.to_string_lossy();
@@ -90,6 +106,9 @@ impl Look for Docroots {
                 is_moved |= has_moved;
             }
             cost += visit.cost;
+            if visit.is_refused && is_first_round {
+                self.refused.push(path.clone());
+            }
             self.next += 1;
             if self.next == n {
                 self.next = 0;
@@ -99,7 +118,12 @@ impl Look for Docroots {
                 break;
             }
         }
-        self.kept.keep(&self.seen, is_moved, !changes.is_empty());
+        if is_first_round && self.n_rounds == 1 {
+            self.say_refused();
+            self.kept.write(&self.seen);
+        } else {
+            self.kept.keep(&self.seen, is_moved, !changes.is_empty());
+        }
         cut(changes, clock::now()).into_iter().map(Observation::Change).collect()
     }
 

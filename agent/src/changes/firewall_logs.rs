@@ -191,38 +191,38 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn check(firewall: Firewall, line: &str, want: Option<Said>) {
+    fn check(firewall: Firewall, line: &str, want: Option<&Said>) {
         let reading = Reading { zone: &TimeZone::UTC, now: UnixMillis(1_795_186_800_000) };
         let found = parse(firewall, line, &reading);
-        assert_eq!(found.map(|(_, said)| said), want, "{line}");
+        assert_eq!(found.as_ref().map(|(_, said)| said), want, "{line}");
     }
 
-    fn banned(jail: &str) -> Option<Said> {
-        Some(Said::Banned { jail: jail.to_owned(), address: "192.0.2.7".parse().unwrap() })
+    fn banned(jail: &str) -> Said {
+        Said::Banned { jail: jail.to_owned(), address: "192.0.2.7".parse().unwrap() }
     }
 
     #[test]
     fn logs_of_firewalls_tell_bans_and_failures() {
         let stamp = "2026-11-20 12:00:00";
         let f2b = |rest: &str| format!("{stamp},123 fail2ban.actions        [9]: NOTICE  {rest}");
-        check(Firewall::Fail2ban, &f2b("[sshd] Ban 192.0.2.7"), banned("sshd"));
+        check(Firewall::Fail2ban, &f2b("[sshd] Ban 192.0.2.7"), Some(&banned("sshd")));
         check(Firewall::Fail2ban, &f2b("[sshd] Unban 192.0.2.7"), None);
         check(Firewall::Fail2ban, &f2b("[s\u{1b}hd] Ban 192.0.2.7"), None);
         check(Firewall::Fail2ban, &f2b("[sshd] Ban everybody"), None);
         let lfd = |rest: &str| format!("Nov 20 12:00:01 web lfd[9]: {rest}");
         let blocked = "(sshd) Failed SSH login from 192.0.2.7 (US/United States/-): 5 in the last \
                        3600 secs - *Blocked in csf* [LF_SSHD]";
-        check(Firewall::Lfd, &lfd(blocked), banned("sshd"));
+        check(Firewall::Lfd, &lfd(blocked), Some(&banned("sshd")));
         check(
             Firewall::Lfd,
             &lfd("daemon started on web - csf v14.15 (generic)"),
-            Some(Said::Changed("lfd was started")),
+            Some(&Said::Changed("lfd was started")),
         );
         check(Firewall::Lfd, "", None);
         check(
             Firewall::Firewalld,
             &format!("{stamp} ERROR: COMMAND_FAILED: '/usr/sbin/iptables-restore -w -n' failed"),
-            Some(Said::Changed("firewalld could not set its rules")),
+            Some(&Said::Changed("firewalld could not set its rules")),
         );
         check(Firewall::Firewalld, &format!("{stamp} WARNING: ALREADY_ENABLED: x"), None);
     }

@@ -30,14 +30,24 @@ struct Content<T> {
 #[derive(Debug)]
 pub(super) struct Kept {
     path: PathBuf,
+    /// Time between two writes of what was told.
+    write_told_every: Duration,
     is_moved: bool,
+    is_told: bool,
     written: Option<Instant>,
     has_warned: bool,
 }
 
 impl Kept {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, is_moved: false, written: None, has_warned: false }
+    pub(super) fn new(path: PathBuf, write_told_every: Duration) -> Self {
+        Self {
+            path,
+            write_told_every,
+            is_moved: false,
+            is_told: false,
+            written: None,
+            has_warned: false,
+        }
     }
 
     /// What was kept; nothing when there is none.
@@ -70,20 +80,22 @@ impl Kept {
         }
     }
 
-    /// Notes that `seen` is another now. It is written at once when it was told of, lest that be told
+    /// Notes that `seen` is another now. It is written soon when it was told of, lest a crash tell that
     /// twice, else now and then.
     pub(super) fn keep(&mut self, seen: &impl Serialize, is_moved: bool, is_told: bool) {
         self.is_moved |= is_moved;
+        self.is_told |= is_told;
+        let every = if self.is_told { self.write_told_every } else { WRITE_EVERY };
         let now = clock::instant();
-        let is_due = self.written.is_none_or(|at| now.saturating_duration_since(at) >= WRITE_EVERY);
-        if self.is_moved && (is_due || is_told) {
+        let is_due = self.written.is_none_or(|at| now.saturating_duration_since(at) >= every);
+        if self.is_moved && is_due {
             self.write(seen);
         }
     }
 
     /// Writes it whatever was told. No fsync: after a power cut an older state only tells a change twice.
     pub(super) fn write(&mut self, seen: &impl Serialize) {
-        self.is_moved = false;
+        (self.is_moved, self.is_told) = (false, false);
         self.written = Some(clock::instant());
         let temporary = self.path.with_extension("json.tmp");
         let write = || -> io::Result<()> {
@@ -122,7 +134,7 @@ mod tests {
     fn what_is_torn_or_of_another_version_starts_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("changes.json");
-        let mut kept = Kept::new(path.clone());
+        let mut kept = Kept::new(path.clone(), Duration::ZERO);
         assert_eq!(kept.load::<Seen>(), Seen::default());
         let seen = Seen { a: 7, b: "x".to_owned() };
         kept.keep(&seen, true, false);
@@ -144,7 +156,7 @@ mod tests {
     #[test]
     fn what_told_nobody_anything_is_written_now_and_then() {
         let dir = tempfile::tempdir().unwrap();
-        let mut kept = Kept::new(dir.path().join("changes.json"));
+        let mut kept = Kept::new(dir.path().join("changes.json"), Duration::ZERO);
         let seen = |a| Seen { a, ..Seen::default() };
         kept.keep(&seen(1), true, false);
         kept.keep(&seen(2), true, false);
@@ -153,5 +165,10 @@ mod tests {
         assert_eq!(kept.load::<Seen>().a, 3);
         kept.write(&seen(4));
         assert_eq!(kept.load::<Seen>().a, 4);
+        // A large one is not written for each change.
+        let mut kept = Kept::new(dir.path().join("large.json"), WRITE_EVERY);
+        kept.keep(&seen(5), true, true);
+        kept.keep(&seen(6), true, true);
+        assert_eq!(kept.load::<Seen>().a, 5);
     }
 }

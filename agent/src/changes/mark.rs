@@ -20,7 +20,7 @@ pub(super) const HASHED_BYTES_MAX: u64 = 4 << 20;
 
 /// A file changed so lately is read even if its times are those we know: it may have been written
 /// again within the same tick of the file system's clock. Longer than the time between two looks.
-const UNSETTLED_MS: i64 = 5000;
+pub(super) const UNSETTLED_MS: i64 = 5000;
 
 /// One file as it was seen last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -51,7 +51,7 @@ enum Step {
 pub(super) type Parse = fn(&str, &Reading<'_>, &mut Scratch) -> Vec<Told>;
 
 /// Joins lines that speak of one package: `nginx 1.20 to 1.22`.
-pub(super) fn join(told: Vec<Told>) -> Vec<(UnixMillis, String)> {
+pub(super) fn join(told: &[Told]) -> Vec<(UnixMillis, String)> {
     let mut changes = Vec::new();
     let mut is_used = vec![false; told.len()];
     for (ix, Told { at, package, step }) in told.iter().enumerate() {
@@ -339,8 +339,9 @@ mod tests {
 
     fn read(parse: Parse, text: &str, scratch: &mut Scratch) -> Vec<(UnixMillis, String)> {
         let reading = Reading { zone: &TimeZone::UTC, now: NOW };
-        let told = text.lines().flat_map(|line| parse(line, &reading, scratch)).collect();
-        join(told)
+        let lines = text.lines();
+        let told: Vec<_> = lines.flat_map(|line| parse(line, &reading, scratch)).collect();
+        join(&told)
     }
 
     /// Checks the texts; `""` means that the lines are no change.

@@ -78,8 +78,10 @@ pub(super) fn look(root: &Path, seen: &mut Seen, now: UnixMillis) -> (Vec<Change
                 let mut scratch = known.map(|(_, scratch)| scratch.clone()).unwrap_or_default();
                 // The zone is read anew: it may have been set.
                 let reading = Reading { zone: &TimeZone::system(), now };
-                let told = text.lines().flat_map(|line| parse(line, &reading, &mut scratch));
-                for (at, what) in lines::join(told.collect()) {
+                let all = text.lines();
+                let told: Vec<_> =
+                    all.flat_map(|line| parse(line, &reading, &mut scratch)).collect();
+                for (at, what) in lines::join(&told) {
                     let at = at.min(now);
                     seen.told_at = seen.told_at.max(at.0);
                     changes.push(Change::new("package", what, at));

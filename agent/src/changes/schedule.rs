@@ -172,7 +172,7 @@ pub(super) fn look_at_stamps(root: &Path, seen: &mut Seen, now: UnixMillis) -> V
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries.take(STAMPS_MAX).filter_map(Result::ok) {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let timer = name.strip_prefix("stamp-").filter(|timer| timer.ends_with(".timer"));
+            let timer = name.strip_prefix("stamp-").filter(|timer| is_timer(timer));
             let Ok(metadata) = entry.metadata() else { continue };
             if !matters(&name) || !metadata.is_file() {
                 continue;
@@ -270,6 +270,10 @@ fn program(command: &str) -> Option<String> {
     None
 }
 
+fn is_timer(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|end| end == "timer")
+}
+
 fn matters(name: &str) -> bool {
     MATTERS.iter().any(|part| name.contains(part))
 }
@@ -314,7 +318,7 @@ mod tests {
         let names: Vec<_> = jobs.iter().map(|job| job.name.as_str()).collect();
         assert_eq!(names, ["cron.daily", "certbot"]);
         assert_eq!(jobs[0].zone, Some(TimeZone::UTC));
-        let own = parse_crontab("0 3 * * * /home/a/dump.sh", false, Path::new("/x"));
+        let own = parse_crontab("0 3 * * * /srv/a/dump.sh", false, Path::new("/x"));
         assert_eq!(own[0].name, "dump.sh");
     }
 

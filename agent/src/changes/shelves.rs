@@ -1,6 +1,8 @@
 //! Where applications keep their version, plugins and themes, and how these tell theirs; pure but for
 //! the reading of a folder that it is handed.
 
+use std::path::Path;
+
 use super::docroot::{Folder, version, version_behind};
 
 /// Read of a file for its version and its hash.
@@ -201,7 +203,7 @@ impl Shelf {
 }
 
 fn is_php(name: &str) -> bool {
-    name.len() > 4 && name.ends_with(".php")
+    Path::new(name).extension().is_some_and(|end| end == "php")
 }
 
 /// The beginning of a file that has the header of a plugin.
@@ -222,66 +224,54 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn shelf(word: &str, folder: &str) -> &'static Shelf {
-        let mut shelves = CORES.iter().flat_map(|core| core.shelves);
+    fn shelf(application: &str, word: &str, folder: &str) -> &'static Shelf {
+        let cores = CORES.iter().filter(|core| core.name == application);
+        let mut shelves = cores.flat_map(|core| core.shelves);
         shelves.find(|shelf| (shelf.word, shelf.folder) == (word, folder)).unwrap()
+    }
+
+    #[test]
+    fn folders_are_few_enough_to_be_numbered_and_themes_are_the_second_of_wordpress() {
+        assert!(CORES.iter().all(|core| core.shelves.len() < 250));
+        let themes = &CORES[0].shelves[1];
+        assert_eq!((CORES[0].name, themes.folder), ("WordPress", "wp-content/themes"));
     }
 
     #[test]
     fn each_kind_of_plugin_tells_its_version_in_its_own_way() {
         let dir = tempfile::tempdir().unwrap();
-        let check = |word: &str, folder: &str, name: &str, file: &str, text: &str, want: &str| {
+        let check = |of: (&str, &str, &str), name: &str, file: &str, text: &str, want: &str| {
+            let (application, word, folder) = of;
             let path = dir.path().join(folder).join(name).join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
-            let shelf = shelf(word, folder);
+            let shelf = shelf(application, word, folder);
             let top = Folder::open(&dir.path().join(folder)).unwrap();
             let found =
                 shelf.main_file(&top, name).map(|(file, text)| (file, shelf.version(&text)));
             assert_eq!(found, Some((file.to_owned(), want.to_owned())), "{word} {name}");
         };
-        let plugins = "wp-content/plugins";
+        let plugins = ("WordPress", "plugin", "wp-content/plugins");
         let header = "<?php\n/**\n * Plugin Name: Shop\n * Version: 8.2.0\n */";
-        check("plugin", plugins, "woocommerce", "woocommerce.php", header, "8.2.0");
-        check("plugin", plugins, "old-shop", "loader.php", header, "8.2.0");
-        check("plugin", plugins, "bare", "bare.php", "<?php /* Plugin Name: x */", "");
-        check(
-            "theme",
-            "wp-content/themes",
-            "twenty",
-            "style.css",
-            "/*\nTheme Name: T\nVersion: 1.3\n*/",
-            "1.3",
-        );
-        check(
-            "component",
-            "administrator/components",
-            "com_shop",
-            "shop.xml",
-            "<extension><version>4.1.2</version>",
-            "4.1.2",
-        );
-        check(
-            "module",
-            "modules/contrib",
-            "token",
-            "token.info.yml",
-            "name: Token\nversion: '8.x-1.15'\n",
-            "8.x-1.15",
-        );
-        check(
-            "module",
-            "modules",
-            "blockcart",
-            "config.xml",
-            "<module><version><![CDATA[2.1.0]]></version>",
-            "2.1.0",
-        );
+        check(plugins, "woocommerce", "woocommerce.php", header, "8.2.0");
+        check(plugins, "old-shop", "loader.php", header, "8.2.0");
+        check(plugins, "bare", "bare.php", "<?php /* Plugin Name: x */", "");
+        let themes = ("WordPress", "theme", "wp-content/themes");
+        check(themes, "twenty", "style.css", "/*\nTheme Name: T\nVersion: 1.3\n*/", "1.3");
+        let components = ("Joomla", "component", "administrator/components");
+        let text = "<extension><version>4.1.2</version></extension>";
+        check(components, "com_shop", "shop.xml", text, "4.1.2");
+        let modules = ("Drupal", "module", "modules/contrib");
+        let text = "name: Token\nversion: '8.x-1.15'\n";
+        check(modules, "token", "token.info.yml", text, "8.x-1.15");
+        let modules = ("PrestaShop", "module", "modules");
+        let text = "<module><version><![CDATA[2.1.0]]></version>";
+        check(modules, "blockcart", "config.xml", text, "2.1.0");
         // What stands in the folder and is none.
-        fs::write(dir.path().join(plugins).join("index.php"), "<?php // Silence").unwrap();
-        fs::write(dir.path().join(plugins).join("hello.php"), header).unwrap();
-        let top = Folder::open(&dir.path().join(plugins)).unwrap();
-        let shelf = shelf("plugin", plugins);
+        fs::write(dir.path().join(plugins.2).join("index.php"), "<?php // Silence").unwrap();
+        fs::write(dir.path().join(plugins.2).join("hello.php"), header).unwrap();
+        let top = Folder::open(&dir.path().join(plugins.2)).unwrap();
+        let shelf = shelf(plugins.0, plugins.1, plugins.2);
         assert_eq!(shelf.main_file(&top, "index.php"), None);
         assert_eq!(shelf.main_file(&top, "hello.php").map(|(file, _)| file), Some(String::new()));
         assert_eq!(shelf.main_file(&top, "gone"), None);

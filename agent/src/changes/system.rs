@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,7 @@ pub(super) struct System {
 
 impl System {
     pub(super) fn new(root: PathBuf, state_dir: &Path) -> Self {
-        let kept = Kept::new(state_dir.join("changes.json"));
+        let kept = Kept::new(state_dir.join("changes.json"), Duration::ZERO);
         let seen = kept.load();
         let configs = Configs::new(schedule::stamp_folders(&root));
         Self { root, kept, seen, configs, schedule: Schedule::default(), bans: Bans::default() }
@@ -47,6 +48,7 @@ impl Look for System {
     fn look(&mut self, discovery: &Arc<Discovery>) -> Vec<Observation> {
         let (root, seen, now) = (&self.root, &mut self.seen, clock::now());
         let (mut changes, mut is_moved) = packages::look(root, &mut seen.packages, now);
+        let is_first = !seen.configs.is_looked_at();
         let looked = self.configs.look(root, discovery, &mut seen.configs, clock::instant());
         is_moved |= looked.is_moved;
         changes.extend(looked.changes);
@@ -65,7 +67,8 @@ impl Look for System {
         let mut observations: Vec<_> =
             cut(changes, now).into_iter().map(Observation::Change).collect();
         observations.extend(said);
-        self.kept.keep(seen, is_moved, !observations.is_empty());
+        let is_first = is_first && seen.configs.is_looked_at();
+        self.kept.keep(seen, is_moved, is_first || !observations.is_empty());
         observations
     }
 

@@ -1,5 +1,6 @@
 //! Which site or pool a configuration file touches, when it touches one alone; pure.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::configs::under;
@@ -59,7 +60,7 @@ pub(super) fn source_file(source: &str) -> &Path {
 
 /// The names of the sites that have a document root, by it.
 pub(super) fn docroots(discovery: &Discovery) -> Vec<(PathBuf, Option<String>)> {
-    let mut found: std::collections::BTreeMap<PathBuf, Option<String>> = Default::default();
+    let mut found: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
     for site in &discovery.sites {
         let Some(docroot) = &site.docroot else { continue };
         found

@@ -501,10 +501,8 @@ impl Walk<'_> {
             let ports = main.listen.iter().filter_map(|listen| port_of(listen));
             vhost.listen.extend(ports.map(|port| format!("{host}:{port}")));
         }
-        vhost.certificates.clone_from(match scope.certificates.is_empty() {
-            true => &main.certificates,
-            false => &scope.certificates,
-        });
+        let own = if scope.certificates.is_empty() { main } else { scope };
+        vhost.certificates.clone_from(&own.certificates);
         if scope.is_tls {
             vhost.tls_at.clone_from(&vhost.listen);
         }

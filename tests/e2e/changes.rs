@@ -1,0 +1,249 @@
+//! What somebody changed on a server reaches the collector before the failures it explains: an edited
+//! vhost, packages, firewall rules, the resolver, a certificate, `.htaccess`, a plugin.
+
+use std::fs;
+use std::time::Duration;
+
+use harness::{AgentSpec, Fleet, Nginx, PhpFpm, Pool, Root, Vhost, eventually, get, now_ms, pause};
+use wire::v1::Change;
+
+use crate::farm::LIMIT;
+
+const SITES: [&str; 3] = ["www01.test", "www02.test", "www03.test"];
+
+/// Of `shop.test`, made with `openssl req -x509`, until 2027-02-28 and 2027-03-30; nobody has their keys.
+const OLD_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBfTCCASOgAwIBAgIUUAKL3Ib93a33khZgQ1xl+JuKuSQwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJc2hvcC50ZXN0MB4XDTI2MTEzMDEwMTI1NFoXDTI3MDIyODEw
+MTI1NFowFDESMBAGA1UEAwwJc2hvcC50ZXN0MFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEgVsdYGqu/wxyf7M9UlVkahF/7NfNUZL/hMOmLJmtp8itfdfh+4KJUMzD
+QwdrnY3hFNO0CYQaqs4rxC3P7B2R5KNTMFEwHQYDVR0OBBYEFMqlP1JQ5FgYunKK
+dvLR/X+I4h8+MB8GA1UdIwQYMBaAFMqlP1JQ5FgYunKKdvLR/X+I4h8+MA8GA1Ud
+EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAOc/1NCOyIMKh4y/dAAC/yry
+366Z2GCjJHwh0yQULfQuAiBiR1Ic+ATdHeeX3sZdvd74xbheegnbo2icqeag16oa
+pg==
+-----END CERTIFICATE-----
+";
+const NEW_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBfTCCASOgAwIBAgIUUhvNBA51KE2nhD5Lf9T2VA8bXwswCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJc2hvcC50ZXN0MB4XDTI2MTEzMDEwMTI1NFoXDTI3MDMzMDEw
+MTI1NFowFDESMBAGA1UEAwwJc2hvcC50ZXN0MFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEXa1KlxlY9Ywo3qPVcEP7jUD5q0IMuweVAWVgk56PT2+FgqArZW5K43LY
+T2EhpAe79uB0Abk0OFbXiY3T2CJN5qNTMFEwHQYDVR0OBBYEFItRlDCh5PHAaoC+
+E25p2Grmc/jwMB8GA1UdIwQYMBaAFItRlDCh5PHAaoC+E25p2Grmc/jwMA8GA1Ud
+EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAMaRsUzdchj8RHWh2fKeEz8O
+DWR544XuNzgujYOk+PPnAiAJ7rM8QXoh259ZluzonQOxqewtCxZ8qVHEpK+8JTBz
+VQ==
+-----END CERTIFICATE-----
+";
+
+/// As `sha256sum | cut -c1-16`.
+fn hash(text: &str) -> u64 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    u64::from_be_bytes(*digest.as_ref().first_chunk().expect("of 32 bytes"))
+}
+
+fn changes(fleet: &Fleet) -> Vec<Change> {
+    let bodies = fleet.db().bodies("web-1").unwrap_or_default();
+    bodies.into_iter().flat_map(|body| body.changes).collect()
+}
+
+/// Changes told from now on: what the agent has seen of this file is on disk.
+fn wait_for_first_look(fleet: &Fleet, file: &str, word: &str) {
+    let path = fleet.agent("web-1").dir().join("state").join(file);
+    eventually("the agent has looked at everything once", LIMIT, || {
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        if text.contains(word) { Ok(()) } else { Err(text) }
+    });
+}
+
+fn start(root: &Root) -> Fleet {
+    let agent = AgentSpec::new("web-1").root(root);
+    Fleet::builder().agent(agent).batch_interval("200ms").start()
+}
+
+#[test]
+fn a_vhost_edited_before_the_outage_is_named_by_the_incident() {
+    let root = Root::new();
+    let _php = PhpFpm::start(&root, &[Pool::new("www")]);
+    let nginx = Nginx::start(&root, &Vhost::many("www", SITES.len()));
+    let fleet = start(&root);
+    wait_for_first_look(&fleet, "changes.json", "sites-enabled/www02.test");
+    for site in SITES {
+        for _ in 0..30 {
+            assert_eq!(get(nginx.address(), site, "/index.php"), 200);
+        }
+    }
+    eventually("the past is stored", LIMIT, || {
+        let n = fleet.db().n_requests("web-1");
+        if n == 90 { Ok(()) } else { Err(format!("{n}")) }
+    });
+
+    let path = root.join("etc/nginx/sites-enabled/www02.test");
+    let before = fs::read_to_string(&path).expect("nginx has read it");
+    let after = before.replace("/run/php/www.sock", "/run/php/gone.sock");
+    assert_ne!(before, after);
+    let edited_ms = now_ms();
+    fs::write(&path, &after).expect("it is ours");
+    nginx.reload();
+    let incident = eventually("the incident names the edit", LIMIT, || {
+        assert_eq!(get(nginx.address(), "www02.test", "/index.php"), 502);
+        assert_eq!(get(nginx.address(), "www01.test", "/index.php"), 200);
+        pause(Duration::from_millis(250)); // the pace of the failing traffic
+        let all = fleet.incidents()?;
+        let named = all.iter().find(|i| i.is_top() && i.text("/change/kind") == "config");
+        named.cloned().ok_or_else(|| format!("{all:#?} {:#?}", changes(&fleet)))
+    });
+    assert_eq!(incident.sites(), ["www02.test"]);
+    assert_eq!(incident.text("/change/text"), path.to_str().expect("a plain path"));
+
+    let found: Vec<_> = changes(&fleet).into_iter().filter(|c| c.kind == "config").collect();
+    let [change] = &found[..] else { panic!("one edit is one change: {found:#?}") };
+    assert_eq!((change.site.as_str(), &*change.path), ("www02.test", &*path.to_string_lossy()));
+    assert_eq!([change.hash_before, change.hash_after], [hash(&before), hash(&after)]);
+    let bodies = fleet.db().bodies("web-1").expect("stored");
+    let errors = bodies.iter().flat_map(|body| &body.exemplars).map(|error| error.at_unix_ms);
+    let first_ms = errors.min().expect("nginx answered 502");
+    // The file system's clock is a tick behind, and the access log tells whole seconds.
+    let told_ms = change.at_unix_ms;
+    assert!(
+        (edited_ms - 50..=first_ms + 1000).contains(&told_ms),
+        "{edited_ms} {told_ms} {first_ms}"
+    );
+    let text = serde_json::to_string(incident.json()).expect("JSON");
+    assert!(!text.contains("fastcgi_pass"), "the content stays where it is: {text}");
+}
+
+fn plugin(version: &str) -> String {
+    format!("<?php\n/*\n * Plugin Name: WooCommerce\n * Version: {version}\n */\n")
+}
+
+/// A site with a document root and a certificate of its own, which nginx need not serve.
+fn write_shop(root: &Root) {
+    let dir = root.path().display();
+    root.write(
+        "etc/nginx/nginx.conf",
+        &format!("http {{ include {dir}/etc/nginx/sites-enabled/*; }}"),
+    );
+    let vhost = format!(
+        "server {{ server_name shop.test; root {dir}/srv/shop;\n\
+         ssl_certificate {dir}/etc/letsencrypt/live/shop.test/fullchain.pem;\n\
+         access_log {dir}/var/log/nginx/shop.test.log; }}\n"
+    );
+    root.write("etc/nginx/sites-enabled/shop.test", &vhost);
+    root.write("var/log/nginx/shop.test.log", "");
+    root.write("var/log/dpkg.log", "");
+    root.write("var/log/yum.log", "");
+    root.write("etc/nftables.conf", "flush ruleset\n");
+    root.write("etc/resolv.conf", "nameserver 192.0.2.1\n");
+    root.write("etc/mysql/my.cnf", "[mysqld]\n");
+    root.write("etc/cron.d/report", "0 3 * * * root /usr/local/bin/report\n");
+    root.write("etc/letsencrypt/live/shop.test/fullchain.pem", OLD_CERTIFICATE);
+    root.write("srv/shop/.htaccess", "RewriteEngine On\n");
+    root.write("srv/shop/wp-includes/version.php", "<?php\n$wp_version = '6.4.2';\n");
+    root.write("srv/shop/wp-content/plugins/woocommerce/woocommerce.php", &plugin("8.1.0"));
+}
+
+/// Kind, text, site, hash before and after.
+type Want = (&'static str, String, &'static str, u64, u64);
+
+fn change_everything(root: &Root) {
+    let at = jiff::Zoned::now();
+    let dpkg = at.strftime("%Y-%m-%d %H:%M:%S upgrade php8.2-fpm:amd64 8.2.7 8.2.29\n");
+    root.write("var/log/dpkg.log", &dpkg.to_string());
+    let yum = at.strftime("%b %e %H:%M:%S Updated: 1:nginx-1.20.1-1.el7.x86_64\n");
+    root.write("var/log/yum.log", &yum.to_string());
+    root.write("etc/nftables.conf", "table inet filter {}\n");
+    root.write("etc/resolv.conf", "nameserver 192.0.2.2\n");
+    root.write("etc/mysql/my.cnf", "[mysqld]\nmax_connections = 10\n");
+    root.write("etc/cron.d/report", "30 3 * * * root /usr/local/bin/report\n");
+    root.write("etc/letsencrypt/live/shop.test/fullchain.pem", NEW_CERTIFICATE);
+    root.write("srv/shop/.htaccess", "Deny from all\n");
+    // As WordPress updates: the new one takes the place of the old one.
+    fs::remove_dir_all(root.join("srv/shop/wp-content/plugins/woocommerce")).expect("ours");
+    root.write("srv/shop/wp-content/plugins/woocommerce/woocommerce.php", &plugin("8.2.0"));
+}
+
+fn wanted(root: &Root) -> Vec<Want> {
+    let below = |path: &str| root.join(path).display().to_string();
+    let certificate = below("etc/letsencrypt/live/shop.test/fullchain.pem");
+    // Kind, text, site, contents before and after.
+    let edited = |path: &str, kind: &'static str, site: &'static str, before, after| {
+        (kind, below(path), site, hash(before), hash(after))
+    };
+    let renewed = format!("{certificate} renewed, until 2027-03-30");
+    let (old, new) = (hash(OLD_CERTIFICATE), hash(NEW_CERTIFICATE));
+    let updated = "plugin woocommerce 8.1.0 to 8.2.0 on shop.test".to_owned();
+    vec![
+        ("package", "php8.2-fpm 8.2.7 to 8.2.29".to_owned(), "", 0, 0),
+        ("package", "nginx 1:1.20.1-1.el7 upgraded".to_owned(), "", 0, 0),
+        edited("etc/nftables.conf", "firewall", "", "flush ruleset\n", "table inet filter {}\n"),
+        edited("etc/resolv.conf", "dns", "", "nameserver 192.0.2.1\n", "nameserver 192.0.2.2\n"),
+        edited("etc/mysql/my.cnf", "config", "", "[mysqld]\n", "[mysqld]\nmax_connections = 10\n"),
+        edited(
+            "etc/cron.d/report",
+            "schedule",
+            "",
+            "0 3 * * * root /usr/local/bin/report\n",
+            "30 3 * * * root /usr/local/bin/report\n",
+        ),
+        edited(
+            "srv/shop/.htaccess",
+            "config",
+            "shop.test",
+            "RewriteEngine On\n",
+            "Deny from all\n",
+        ),
+        ("certificate", renewed, "shop.test", old, new),
+        ("plugin", updated, "shop.test", hash(&plugin("8.1.0")), hash(&plugin("8.2.0"))),
+    ]
+}
+
+#[test]
+fn every_kind_of_change_is_stored_with_its_site_and_its_hashes() {
+    let root = Root::new();
+    write_shop(&root);
+    let mut fleet = start(&root);
+    wait_for_first_look(&fleet, "changes.json", "resolv.conf");
+    wait_for_first_look(&fleet, "applications.json", "woocommerce");
+    assert!(changes(&fleet).is_empty(), "what is there at the first look is no change");
+    change_everything(&root);
+    let want = wanted(&root);
+    eventually("every change is stored", LIMIT, || {
+        let found = changes(&fleet);
+        let is_there = |(kind, what, site, before, after): &Want| {
+            found.iter().any(|change| {
+                (change.kind == *kind && change.what == *what && change.site == *site)
+                    && (change.hash_before, change.hash_after) == (*before, *after)
+            })
+        };
+        let missing: Vec<_> = want.iter().filter(|change| !is_there(change)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("no {missing:#?} in {found:#?}")) }
+    });
+    assert_eq!(changes(&fleet).len(), want.len(), "nothing is told twice: {:#?}", changes(&fleet));
+    let recent = |change: &Change| (0..180_000).contains(&(now_ms() - change.at_unix_ms));
+    assert!(changes(&fleet).iter().all(recent), "{:#?}", changes(&fleet));
+    restarts_tell_nothing_twice(&root, &mut fleet, want.len());
+}
+
+/// While the agent is stopped, and through one more restart.
+fn restarts_tell_nothing_twice(root: &Root, fleet: &mut Fleet, n_before: usize) {
+    fleet.agent_mut("web-1").stop();
+    root.write("etc/resolv.conf", "nameserver 192.0.2.3\n");
+    root.write("srv/shop/.htaccess", "Allow from all\n");
+    fleet.agent_mut("web-1").start();
+    let n = n_before + 2;
+    let all_told = |fleet: &Fleet| {
+        let found = changes(fleet);
+        if found.len() == n { Ok(()) } else { Err(format!("{found:#?}")) }
+    };
+    eventually("what happened meanwhile is told", LIMIT, || all_told(fleet));
+    fleet.agent_mut("web-1").stop();
+    fleet.agent_mut("web-1").start();
+    root.write("etc/mysql/my.cnf", "[mysqld]\n");
+    eventually("the next change is told", LIMIT, || {
+        let found = changes(fleet);
+        if found.len() > n { Ok(()) } else { Err(format!("{found:#?}")) }
+    });
+    assert_eq!(changes(fleet).len(), n + 1, "and none twice: {:#?}", changes(fleet));
+}
