@@ -51,8 +51,18 @@ pub(crate) struct Reading {
 pub(crate) struct OwnMemory {
     /// Where there is a limit.
     pub(crate) limit_and_used: Option<(u64, u64)>,
-    /// Where the kernel counts them for the container; the machine's would be everybody's.
-    pub(crate) n_oom_kills: Option<u64>,
+    pub(crate) oom_kills: OomKills,
+}
+
+/// Whose processes the kernel killed for want of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OomKills {
+    /// Everybody's: nothing counts for a container alone.
+    #[default]
+    OfMachine,
+    /// The container's, as far as they can be read now. The machine's never stand in for them: that
+    /// would look like a rise.
+    Own(Option<u64>),
 }
 
 /// Processors as the container has them.
@@ -72,6 +82,7 @@ pub(crate) struct Container {
     beancounters: Beancounters,
     last: Option<(Instant, Reading)>,
     share: Option<f64>,
+    has_own_oom_kills: bool,
 }
 
 impl Container {
@@ -83,6 +94,7 @@ impl Container {
             beancounters: Beancounters::new(root),
             last: None,
             share: None,
+            has_own_oom_kills: false,
         }
     }
 
@@ -108,8 +120,15 @@ impl Container {
         if detail == Detail::Full {
             self.beancounters.sample(out);
         }
-        let Some(reading) = self.lve.read().or_else(|| self.groups.read()) else {
-            return Default::default();
+        let reading = self.lve.read().or_else(|| self.groups.read());
+        self.has_own_oom_kills |=
+            reading.is_some_and(|own| own.has_all_oom_kills && own.n_oom_kills.is_some());
+        let oom_kills = match reading {
+            own if self.has_own_oom_kills => OomKills::Own(own.and_then(|own| own.n_oom_kills)),
+            _ => OomKills::OfMachine,
+        };
+        let Some(reading) = reading else {
+            return (OwnMemory { limit_and_used: None, oom_kills }, OwnCpu::default());
         };
         push_reading(reading, detail, out);
         match self.last {
@@ -122,10 +141,8 @@ impl Container {
                 }
             }
         }
-        let memory = OwnMemory {
-            limit_and_used: reading.memory_limit.zip(reading.memory_used),
-            n_oom_kills: reading.n_oom_kills.filter(|_| reading.has_all_oom_kills),
-        };
+        let limit_and_used = reading.memory_limit.zip(reading.memory_used);
+        let memory = OwnMemory { limit_and_used, oom_kills };
         let is_limited = reading.cpu_limit.is_some() && reading.cpu_ns.is_some();
         (memory, OwnCpu { is_limited, share: self.share.filter(|_| is_limited) })
     }
@@ -247,5 +264,37 @@ mod tests {
             told(full, full),
             (vec![("container.memory.limit", 0.0), ("container.memory.usage", 5.0),], None)
         );
+    }
+
+    #[test]
+    fn kills_of_the_machine_never_stand_in_for_those_of_the_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("proc/self/mountinfo", "35 24 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        write("proc/1/cgroup", "0::/\n");
+        write("sys/fs/cgroup/cgroup.events", "populated 1\n");
+        write("sys/fs/cgroup/memory.current", "5000\n");
+        let mut container = Container::new(dir.path());
+        let mut kills = || {
+            let (memory, _) =
+                container.sample(crate::clock::instant(), Detail::Core, &mut Values::new());
+            memory.oom_kills
+        };
+        assert_eq!(kills(), OomKills::OfMachine, "this kernel counts none");
+        write("sys/fs/cgroup/memory.events", "max 0\noom_kill 3\n");
+        let own = OomKills::Own(Some(3));
+        assert!((0..20).any(|_| kills() == own), "a file that comes late is found");
+        write("sys/fs/cgroup/memory.events", "");
+        assert_eq!(kills(), OomKills::Own(None));
+        let plain = Container::new(&dir.path().join("proc")).sample(
+            crate::clock::instant(),
+            Detail::Full,
+            &mut Values::new(),
+        );
+        assert_eq!(plain, Default::default());
     }
 }

@@ -1,7 +1,7 @@
 //! Memory and swap: how much is left, what holds it, and how often the kernel had to kill for want
 //! of it.
 
-use super::container::OwnMemory;
+use super::container::{OomKills, OwnMemory};
 use super::procfile::ProcFile;
 use super::{Detail, Values, push};
 
@@ -46,9 +46,11 @@ impl Memory {
             }
         }
         let vmstat = self.vmstat.read();
-        if let Some(n) =
-            own.n_oom_kills.or_else(|| vmstat.and_then(|text| counter(text, "oom_kill")))
-        {
+        let n_oom_kills = match own.oom_kills {
+            OomKills::Own(n) => n,
+            OomKills::OfMachine => vmstat.and_then(|text| counter(text, "oom_kill")),
+        };
+        if let Some(n) = n_oom_kills {
             push(out, "system.oom_kills", n as f64);
         }
         for (metric, name) in [
