@@ -155,6 +155,9 @@ pub const METRICS: &[Metric] = &[
     // Threads that run or wait for a processor; that wait for a disk.
     gauge("system.processes.running", "1", 1.0),
     gauge("system.processes.blocked", "1", 1.0),
+    // Processes that nothing can wake (a disk, a network file system), and dead ones nobody waited for.
+    gauge("system.processes.uninterruptible", "1", 1.0),
+    gauge("system.processes.zombie", "1", 1.0),
     // Threads of all processes, and their share of the lower of kernel.pid_max and threads-max.
     gauge("system.threads", "1", 1.0),
     ratio("system.threads.utilization"),
@@ -196,8 +199,6 @@ pub const METRICS: &[Metric] = &[
     counter("phpfpm.status.slow_requests", "1"),
     gauge("phpfpm.status.max_active_processes", "1", 1.0),
     gauge("phpfpm.status.max_listen_queue", "1", 1.0),
-    gauge("system.processes.blocked", "1", 1.0),
-    gauge("system.processes.zombie", "1", 1.0),
     ratio("process.cpu.utilization"),
     gauge("process.memory.usage", "By", 1.0),
     gauge("process.disk.io", "By/s", 1.0),

@@ -162,7 +162,7 @@ impl Pools {
     fn sample_processes(&mut self, at: UnixMillis, is_fast: bool, out: &mut Values) {
         let Some(census) = self.walk.look(is_fast) else { return };
         if !census.is_cut {
-            push(out, "system.processes.blocked", f64::from(census.n_blocked));
+            push(out, "system.processes.uninterruptible", f64::from(census.n_blocked));
             push(out, "system.processes.zombie", f64::from(census.n_zombies));
         }
         let pools: Vec<&Pool> = self.tracked.iter().map(|tracked| &tracked.pool).collect();
