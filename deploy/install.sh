@@ -553,7 +553,11 @@ RuntimeDirectory=gatewatch-agent
 RuntimeDirectoryMode=0750
 UMask=0077
 
-# A watcher must not be what takes the server down, and should outlive what does.
+# A watcher must not be what takes the server down, and should outlive what does. The agent keeps less
+# from [limits] memory_bytes_max (64 MiB) on; these come after it: raise them when you raise that.
+# Two arenas, and free memory back to the system early: what a flood needed is not kept.
+Environment=MALLOC_ARENA_MAX=2
+Environment=MALLOC_TRIM_THRESHOLD_=131072
 MemoryHigh=96M
 MemoryMax=160M
 CPUWeight=20
@@ -564,8 +568,10 @@ LimitNOFILE=16384
 OOMScoreAdjust=-500
 
 # Sees files and processes of all, changes nothing outside its two directories.
-# Homes are readable: hosting panels keep the logs of sites there. /proc stays whole: CPU, memory and
-# pressure are read from it, and the processes of services where D-Bus does not answer.
+# Homes are readable: hosting panels keep the logs of sites there. /proc stays whole (no ProcSubset, no
+# ProtectProc): CPU, memory and pressure are read from it, and the processes of services where D-Bus
+# does not answer. Users stay whole (no PrivateUsers): the groups of logs decide what may be read. Where
+# the collector is, only its configuration knows: IPAddressDeny can be set by `systemctl edit`.
 ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
@@ -588,7 +594,7 @@ RemoveIPC=yes
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
-# Netlink: the addresses of this machine, and name lookups.
+# Netlink: the addresses and sockets of this machine, and name lookups.
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 SystemCallArchitectures=native
 SystemCallFilter=@system-service

@@ -85,6 +85,25 @@ fn a_unit_that_fails_is_told_at_once_with_its_reason() {
     becomes(&fleet, "redis-server.service", "inactive");
 }
 
+/// Any user of a machine may send any signal on its system bus.
+#[test]
+fn a_failure_that_another_user_of_the_bus_makes_up_is_not_told() {
+    let root = server();
+    let systemd = Systemd::start(&root, 252);
+    let none = json!({});
+    systemd.set(FPM, "active", "running", &none);
+    systemd.set("nginx.service", "active", "running", &none);
+    let fleet = fleet(&root);
+    becomes(&fleet, FPM, "active");
+    becomes(&fleet, "nginx.service", "active");
+    systemd.forge_failure(FPM);
+    // What systemd itself says afterwards is told, so what came before it was read.
+    systemd.set("nginx.service", "failed", "failed", &none);
+    becomes(&fleet, "nginx.service", "failed");
+    let told: Vec<_> = states(&fleet, FPM).into_iter().map(|state| state.state).collect();
+    assert_eq!(told, ["active"]);
+}
+
 #[test]
 fn a_restart_loop_has_failed_until_it_rests() {
     let root = server();

@@ -277,7 +277,7 @@ fn firewalls_between_gateway_and_backend_are_told_apart() {
         await_value(&fleet, &up(&far(port)), |v| v == 0.0);
     }
     let all = values(&fleet);
-    assert!(!all.keys().any(|key| key.contains("locked")), "{:?}", all.keys());
+    assert!(!all.keys().any(|key| key.contains("locked.sock")), "{:?}", all.keys());
     let log = fleet.agent("web-1").log_text();
     let n = log.matches("locked.sock: the agent's user may not open it").count();
     assert_eq!(n, 1, "absent, and told once: {log}");

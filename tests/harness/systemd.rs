@@ -33,6 +33,22 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
 </busconfig>
 "#;
 
+const FORGERY: &str = r#"
+import sys, dbus, dbus.bus, dbus.lowlevel
+bus = dbus.bus.BusConnection(sys.argv[1])
+plain = "".join(c if c.isalnum() and c.isascii() else f"_{ord(c):02x}" for c in sys.argv[2])
+path = f"/org/freedesktop/systemd1/unit/{plain}"
+changed = dbus.Dictionary({"ActiveState": "failed", "SubState": "failed"}, signature="sv")
+for to in [None] + [name for name in bus.list_names() if name.startswith(":")]:
+    signal = dbus.lowlevel.SignalMessage(path, "org.freedesktop.DBus.Properties", "PropertiesChanged")
+    signal.append("org.freedesktop.systemd1.Unit", changed, dbus.Array([], signature="s"))
+    if to is not None:
+        signal.set_destination(to)
+    bus.send_message(signal)
+bus.flush()
+bus.close()
+"#;
+
 /// The bus and who answers on it; both end in `Drop`.
 #[derive(Debug)]
 pub struct Systemd {
@@ -131,6 +147,13 @@ impl Systemd {
     pub fn set_all(&self, wishes: Vec<Value>) {
         let wishes = format!("string:{}", Value::Array(wishes));
         self.call("gatewatch.StandIn.Change", &wishes).expect("the stand-in does as it is told");
+    }
+
+    /// Says as some other user of the bus that a unit has failed: to all, and to each one by its name.
+    pub fn forge_failure(&self, unit: &str) {
+        let mut command = Command::new(PYTHON);
+        command.args(["-c", FORGERY, &self.address(), unit]);
+        Output::of(&mut command).good().expect("anybody may send signals");
     }
 
     /// Forgets a unit, as systemd does with a stopped one that nothing wants.

@@ -124,6 +124,7 @@ async fn watch_bus(
     // Without the interface: a unit's signals come in order, first what its type says, then the unit.
     let rule = MatchRule::builder()
         .msg_type(zbus::message::Type::Signal)
+        .sender(SYSTEMD)
         .interface(PROPERTIES)
         .member("PropertiesChanged")
         .path_namespace("/org/freedesktop/systemd1/unit")
@@ -189,6 +190,8 @@ async fn within<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Resul
 /// One connection and what was learnt over it.
 struct Bus {
     connection: Connection,
+    /// Who answered the last listing: any user may send signals, only systemd's count.
+    owner: String,
     /// Watched units by object path.
     units: BTreeMap<String, Unit>,
     patterns: Vec<String>,
@@ -209,6 +212,7 @@ impl Bus {
     fn new(connection: Connection) -> Self {
         Self {
             connection,
+            owner: String::new(),
             units: BTreeMap::new(),
             patterns: Vec::new(),
             matcher: Matcher::default(),
@@ -310,7 +314,7 @@ impl Bus {
         if !self.lists_all {
             let body = (Vec::<String>::new(), &self.patterns);
             match self.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await {
-                Ok(answer) => return Row::parse_all(&answer),
+                Ok(answer) => return self.parse_rows(&answer),
                 Err(error) if is_refusal(&error) => {
                     tracing::info!(%error, "systemd lists no units by pattern: all are listed");
                     self.lists_all = true;
@@ -319,9 +323,15 @@ impl Bus {
             }
         }
         let answer = self.call(MANAGER_PATH, MANAGER, "ListUnits", &()).await?;
-        let mut rows = Row::parse_all(&answer)?;
+        let mut rows = self.parse_rows(&answer)?;
         rows.retain(|row| self.matcher.matches(&row.name));
         Ok(rows)
+    }
+
+    fn parse_rows(&mut self, answer: &Message) -> zbus::Result<Vec<Row>> {
+        // The bus itself writes who sent it.
+        self.owner = answer.header().sender().map(ToString::to_string).unwrap_or_default();
+        Row::parse_all(answer)
     }
 
     /// Tells what a listing says of one unit; asks for more where that is new or due. False when so much
@@ -395,6 +405,9 @@ impl Bus {
     /// Takes in what a unit says of itself. One that is not known and matters is listed soon.
     fn signal(&mut self, signal: &Message, watcher: &mut Watcher, outlet: &Outlet) {
         let header = signal.header();
+        if header.sender().is_none_or(|sender| sender.as_str() != self.owner) {
+            return;
+        }
         let Some(path) = header.path().map(zbus::ObjectPath::as_str) else { return };
         let Some(unit) = self.units.get_mut(path) else {
             self.is_stale |= unit_of_path(path).is_some_and(|name| self.matcher.matches(&name));
