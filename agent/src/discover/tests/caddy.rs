@@ -102,3 +102,17 @@ fn the_json_form_is_read_when_there_is_no_caddyfile() {
         "b.example > 127.0.0.1:3000 | var/log/c.log=caddy | "
     );
 }
+
+#[test]
+fn a_closed_home_is_told_only_where_caddy_is_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("root/.config/caddy");
+    fs::create_dir_all(&home).unwrap();
+    // What cannot be opened, whoever asks.
+    std::os::unix::fs::symlink("autosave.json", home.join("autosave.json")).unwrap();
+    let told = || discover(dir.path()).unreadable.len();
+    assert_eq!(told(), 0);
+    fs::create_dir_all(dir.path().join("usr/bin")).unwrap();
+    fs::write(dir.path().join("usr/bin/caddy"), "").unwrap();
+    assert_eq!(told(), 1);
+}
