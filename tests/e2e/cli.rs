@@ -38,6 +38,19 @@ fn both_programs_explain_themselves() {
 }
 
 #[test]
+fn a_machine_without_ca_certificates_asks_its_collector_all_the_same() {
+    let root = Root::new();
+    let config = root.path().join("collector.toml");
+    let data_dir = root.path().join("data");
+    std::fs::write(&config, format!("data_dir = {data_dir:?}\n")).expect("the root is writable");
+    let mut command = Command::new(program("gatewatch-collector"));
+    command.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", root.path());
+    command.arg("--config").arg(&config).args(["agent", "list"]);
+    let asked = Output::of(&mut command);
+    assert!(asked.stderr.contains("the collector is not running"), "{asked:?}");
+}
+
+#[test]
 fn a_good_configuration_is_said_to_be_good() {
     let dir = Root::new();
     for (run, name) in [(agent as fn(&[&str]) -> Output, "agent"), (collector, "collector")] {

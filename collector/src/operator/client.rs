@@ -58,7 +58,9 @@ pub struct Client {
 impl Client {
     /// The collector of this machine.
     pub fn local(socket: &Path) -> Result<Self, Failure> {
-        let http = client().unix_socket(socket.to_owned()).build().map_err(|e| no_client(&e))?;
+        // Nothing is encrypted on the socket: a machine without CA certificates will do.
+        let http = client().unix_socket(socket.to_owned()).tls_certs_only([]).build();
+        let http = http.map_err(|e| no_client(&e))?;
         let base = Url::parse("http://collector/").expect("a constant URL");
         Ok(Self { http, base, token: None, socket: Some(socket.to_owned()) })
     }
