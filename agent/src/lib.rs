@@ -56,6 +56,9 @@ use uplink::UplinkStatus;
 /// How often the spool's size is looked at for the agent's own series, and systemd is told that
 /// the agent lives.
 const PULSE: Duration = Duration::from_secs(5);
+/// Threads of the blocking pool at most: each stage has one look under way, and names a few. Well below
+/// what the unit allows (`TasksMax`), where one thread more would end the agent.
+const BLOCKING_THREADS_MAX: usize = 32;
 /// Wait for threads of the blocking pool that hang in a system call, at the very end.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -134,7 +137,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), RunError> {
     let bytes_max = config.limits.spool_bytes_max.0;
     let (spool, recovery) = Spool::open(&spool_dir, bytes_max, clock::now())?;
     tell_recovery(&recovery);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()?;
     let done = runtime.block_on(serve(config, reload, identity, Arc::new(Mutex::new(spool))));
     runtime.shutdown_timeout(THREADS_TIMEOUT);
     done
