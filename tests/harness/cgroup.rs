@@ -1,4 +1,4 @@
-//! A control group with a memory limit, of version 1 or 2, removed in `Drop` with all that runs in it.
+//! A control group with a memory limit or the name of a unit, of version 1 or 2, removed in `Drop` with all that runs in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,24 @@ impl Cgroup {
         let [v1, v2] = tried;
         v1.or_else(|old| v2.map_err(|new| format!("version 1: {old}; version 2: {new}")))
             .unwrap_or_else(|why| panic!("no control group can be limited here: {why}"))
+    }
+
+    /// Makes the group that systemd would make for this unit: what runs in it is of the unit.
+    ///
+    /// Panics where the kernel or the container allows none: root is needed, and a hierarchy that is
+    /// systemd's or of version 2.
+    #[must_use]
+    pub fn of_unit(unit: &str) -> Self {
+        let is_systemd = |kind: &str, options: &str| {
+            kind == "cgroup" && options.split(',').any(|option| option == "name=systemd")
+        };
+        let (mount, is_v2) = mounted(is_systemd)
+            .map(|mount| (mount, false))
+            .or_else(|_| mounted(|kind, _| kind == "cgroup2").map(|mount| (mount, true)))
+            .unwrap_or_else(|why| panic!("no control group can have the name of a unit: {why}"));
+        let dir = mount.join(unit);
+        fs::create_dir(&dir).unwrap_or_else(|e| panic!("cannot make {}: {e}", dir.display()));
+        Self { mount, dir, is_v2 }
     }
 
     fn of_v1() -> Result<Self, String> {

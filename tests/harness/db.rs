@@ -39,7 +39,19 @@ impl Db {
         Ok(self.packed(server)?.into_iter().map(|(_, body)| body).collect())
     }
 
-    /// The same, each with its bytes as it came.
+    /// When each of them came, on the collector's clock, in ms.
+    pub fn arrivals(&self, server: &str) -> Result<Vec<i64>, String> {
+        let db = self.open()?;
+        let mut select = db
+            .prepare(
+                "SELECT at FROM hot JOIN server USING (server_id) WHERE name = ?1 ORDER BY hot.id",
+            )
+            .map_err(|e| e.to_string())?;
+        let rows = select.query_map([server], |row| row.get(0)).map_err(|e| e.to_string())?;
+        rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
+    }
+
+    /// The same as [`Db::bodies`], each with its bytes as it came.
     pub fn packed(&self, server: &str) -> Result<Vec<(usize, BatchBody)>, String> {
         let db = self.open()?;
         let mut select = db

@@ -162,6 +162,12 @@ impl Systemd {
         self.call("gatewatch.StandIn.Forget", &unit).expect("the stand-in does as it is told");
     }
 
+    /// Before its next listing is answered a unit tells its state this many times.
+    pub fn burst(&self, unit: &str, n: u32) {
+        let burst = format!("string:{}", json!({ "unit": unit, "n": n }));
+        self.call("gatewatch.StandIn.Burst", &burst).expect("the stand-in does as it is told");
+    }
+
     /// Answers with other types than systemd's, or truly again.
     pub fn lie(&self, lies: bool) {
         let lies = format!("boolean:{lies}");

@@ -28,6 +28,7 @@ def load(mock, parameters):
     mock.version = int(parameters.get("version", 252))
     mock.subscribes = bool(parameters.get("subscribes", True))
     mock.lies = False
+    mock.burst = None
 
 
 def unknown_method(name):
@@ -45,6 +46,10 @@ def path_of(name):
 def rows(mock, patterns):
     if mock.lies:
         return dbus.Array([dbus.UInt32(7)], signature="u")
+    burst, mock.burst = mock.burst, None
+    if burst:
+        for _ in range(burst["n"]):
+            tell(mock, burst["unit"], TYPES[burst["unit"][burst["unit"].rindex("."):]])
     listed = []
     for name, path in mock.units.items():
         if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
@@ -169,6 +174,12 @@ def Change(self, wishes):
 def Forget(self, name):
     """As systemd forgets a stopped unit that nothing else wants."""
     self.RemoveObject(self.units.pop(name))
+
+
+@dbus.service.method(STAND_IN, in_signature="s")
+def Burst(self, burst):
+    """Signals of a unit while the next listing waits for its answer."""
+    self.burst = json.loads(burst)
 
 
 @dbus.service.method(STAND_IN, in_signature="b")

@@ -241,9 +241,10 @@ impl<T: Send + 'static> Aside<T> {
     }
 }
 
-/// True while the last gateway error is at most a minute old: every second counts.
-fn is_fast(error_at: Option<UnixMillis>, now: UnixMillis) -> bool {
-    error_at.is_some_and(|at| now.0 - at.0 <= FAST_FOR.as_millis() as i64)
+/// True while the last gateway error is at most a minute old: every second counts. One of the future is
+/// what a clock that was set back left: it must not count until that time has come.
+pub(crate) fn is_fast(error_at: Option<UnixMillis>, now: UnixMillis) -> bool {
+    error_at.is_some_and(|at| (0..=FAST_FOR.as_millis() as i64).contains(&(now.0 - at.0)))
 }
 
 /// Until the wall clock's next whole second, when the samples are taken: what is done then needs no
@@ -322,7 +323,7 @@ mod tests {
     use wire::catalog;
 
     #[test]
-    fn gateway_errors_speed_sampling_up_for_a_minute() {
+    fn gateway_errors_speed_sampling_up_for_a_minute_and_no_longer_when_the_clock_is_set_back() {
         let check = |error_at: Option<i64>, want: bool| {
             let got = is_fast(error_at.map(UnixMillis), UnixMillis(100_000));
             assert_eq!(got, want, "{error_at:?}");
@@ -331,7 +332,9 @@ mod tests {
         check(Some(99_000), true);
         check(Some(40_000), true);
         check(Some(39_999), false);
-        check(Some(101_000), true);
+        check(Some(100_000), true);
+        check(Some(100_001), false);
+        check(Some(86_400_000), false);
     }
 
     /// The values of a second look at this machine, all of which must fit the catalog.

@@ -5,12 +5,16 @@
 //! process ended only its parent learns, so that is absent.
 
 mod find;
+mod owners;
+mod read;
 mod workers;
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
@@ -21,7 +25,9 @@ use crate::clock;
 use crate::discover::{Discovery, Pool};
 use crate::timer::Ticker;
 use crate::window::{ServiceDetail, ServiceState};
-use find::{Answers, Service, Wanted, all_pids, find, is_alive, newest_pid, under, with_new};
+use find::{Answers, Service, Wanted, all_pids, find, is_gone, newest_pid, under, with_new};
+use owners::Owners;
+use read::read_regular;
 
 pub(crate) use workers::Workers;
 
@@ -38,6 +44,10 @@ const AWAITED_FOR: Duration = Duration::from_secs(600);
 /// file with its number behind: a clean stop removes them, a kill does not. One that lives but listens
 /// at none of its addresses is starting, and soon has failed.
 pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &CancellationToken) {
+    let root = watcher.root.clone();
+    let owners = tokio::task::spawn_blocking(move || Owners::read(&root)).await;
+    let owners = owners.unwrap_or_default();
+    let mut has_told_unreadable = false;
     let mut looks = Ticker::new(LOOK);
     let mut services = BTreeMap::<String, Service>::new();
     let mut listeners = Listeners::new(&watcher.root);
@@ -54,7 +64,7 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
         let proc = Path::new("/proc");
         look_at_workers(watcher, outlet, &mut services);
         let is_gone =
-            |service: &Service| !service.pids.iter().any(|&pid| is_alive(proc, pid, &service.name));
+            |service: &Service| service.pids.iter().all(|&pid| is_gone(proc, pid, &service.name));
         let is_due = walks.is_due(watcher.discovery.has_changed().unwrap_or(false));
         let is_awaited = missing.is_awaited(clock::instant()) && newest_pid(proc) != walks.last_pid;
         let is_moved = services.values().any(|one| one.is_deaf || is_gone(one));
@@ -65,24 +75,29 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
         if is_due {
             watcher.upstreams.look(&discovery).await;
         }
-        let wanted = wanted(watcher, &services, &missing);
-        let known = services.values().flat_map(|service| service.pids.iter().copied()).collect();
-        let last_pid = walks.last_pid;
+        let mut wanted = wanted(watcher, &services, &missing);
+        wanted.owners.clone_from(&owners);
+        wanted.discovery = discovery.clone();
+        let since = (!is_due).then_some(walks.last_pid);
         let walk = move || {
-            let proc = Path::new("/proc");
-            // Asked first: what starts meanwhile is new to the next look.
-            let newest = newest_pid(proc);
-            let pids = if is_due { all_pids(proc) } else { with_new(known, last_pid, newest) };
-            let mut found = find(proc, pids, &wanted);
-            for service in found.values_mut() {
-                service.is_deaf = is_deaf(service, &wanted.root, &discovery, &mut listeners);
-            }
-            (newest, found, listeners, discovery)
+            let walked = walk(Path::new("/proc"), since, &wanted, &services, &mut listeners);
+            (walked, services, listeners)
         };
         let Ok(done) = tokio::task::spawn_blocking(walk).await else { return };
-        let (newest, mut found, back, discovery) = done;
-        (walks.last_pid, listeners) = (newest, back);
-        is_told = report(watcher, outlet, &found, &services, &discovery);
+        let walked;
+        (walked, services, listeners) = done;
+        let Walked { newest, mut found, left_behind } = match walked {
+            Ok(walked) => walked,
+            Err(error) => {
+                if !std::mem::replace(&mut has_told_unreadable, true) {
+                    tracing::info!(%error, "cannot read the processes of this machine: services are as they were seen last");
+                }
+                is_told = false;
+                continue;
+            }
+        };
+        walks.last_pid = newest;
+        is_told = report(watcher, outlet, &found, &services, &left_behind, &discovery);
         for (unit, service) in &mut found {
             let before = services.get_mut(unit).filter(|before| before.run_id == service.run_id);
             if let Some(workers) = before.and_then(|before| before.workers.take()) {
@@ -96,6 +111,50 @@ pub(crate) async fn watch(watcher: &mut Watcher, outlet: &Outlet, stop: &Cancell
         services.extend(found);
         watcher.save().await;
     }
+}
+
+/// What one look at processes found.
+#[derive(Debug)]
+struct Walked {
+    newest: u32,
+    found: BTreeMap<String, Service>,
+    /// Services that are gone and did not clear up.
+    left_behind: BTreeSet<String>,
+}
+
+/// Looks at all processes, or at the known ones and those started `since` this one. On the blocking pool:
+/// what services name and leave behind may be on a file system that hangs.
+fn walk(
+    proc: &Path,
+    since: Option<u32>,
+    wanted: &Wanted,
+    before: &BTreeMap<String, Service>,
+    listeners: &mut Listeners,
+) -> io::Result<Walked> {
+    // Asked first: what starts meanwhile is new to the next look.
+    let newest = newest_pid(proc);
+    let known = || before.values().flat_map(|service| service.pids.iter().copied()).collect();
+    let pids = match since {
+        Some(last) => with_new(known(), last, newest),
+        None => all_pids(proc)?,
+    };
+    let mut found = find(proc, pids, wanted)?;
+    // Not there once /proc is no more, and then nor was anything else.
+    std::fs::read(proc.join("self/stat"))?;
+    for service in found.values_mut() {
+        service.is_deaf = is_deaf(service, &wanted.root, &wanted.discovery, listeners);
+    }
+    let gone = before.iter().filter(|(unit, _)| !found.contains_key(*unit));
+    let left = gone.filter(|(_, service)| leaves_behind(service, &wanted.root, &wanted.discovery));
+    let left_behind = left.map(|(unit, _)| unit.clone()).collect();
+    Ok(Walked { newest, found, left_behind })
+}
+
+fn leaves_behind(service: &Service, root: &Path, discovery: &Discovery) -> bool {
+    let pools = pools_of(service, root, &discovery.pools);
+    pools.iter().any(|pool| has_socket(root, &pool.listen))
+        || service.answers_at.as_ref().is_some_and(|at| has_socket(root, &at.address))
+        || has_pid_file(root, service)
 }
 
 fn look_at_workers(
@@ -154,7 +213,13 @@ fn wanted(watcher: &Watcher, services: &BTreeMap<String, Service>, missing: &Mis
     answers.extend(services.values().filter_map(|service| service.answers_at.clone()));
     let gone = missing.0.values().filter_map(|(answers, _)| answers.clone());
     answers.extend(gone.filter(|gone| holders.contains_key(&gone.address)));
-    Wanted { root: watcher.root.clone(), names: watcher.names().into_iter().collect(), answers }
+    Wanted {
+        root: watcher.root.clone(),
+        names: watcher.names().into_iter().collect(),
+        configured: watcher.configured.clone(),
+        answers,
+        ..Wanted::default()
+    }
 }
 
 /// True when none of the addresses that are known of it has a listener.
@@ -201,6 +266,7 @@ fn report(
     outlet: &Outlet,
     now: &BTreeMap<String, Service>,
     before: &BTreeMap<String, Service>,
+    left_behind: &BTreeSet<String>,
     discovery: &Discovery,
 ) -> bool {
     let root = watcher.root.clone();
@@ -211,7 +277,7 @@ fn report(
         is_told &= watcher.tell(outlet, ServiceState { unit, state, pool, at, detail });
     };
     for (unit, service) in now {
-        let (pool, _) = served(service, &root, discovery);
+        let pool = served(service, &root, discovery);
         watcher.running(outlet, unit, pool.as_deref(), &service.run());
         let age_ms = service.since.map_or(0, |since| clock::now().0 - since.0);
         let (state, at) = match service.is_deaf {
@@ -225,25 +291,22 @@ fn report(
         if now.contains_key(unit) {
             continue;
         }
-        let (pool, pools) = served(service, &root, discovery);
-        let left_behind = pools.iter().any(|pool| has_socket(&root, &pool.listen))
-            || service.answers_at.as_ref().is_some_and(|at| has_socket(&root, &at.address))
-            || has_pid_file(&root, service);
-        tell(watcher, unit, if left_behind { "failed" } else { "inactive" }, pool, None);
+        let pool = served(service, &root, discovery);
+        let state = if left_behind.contains(unit) { "failed" } else { "inactive" };
+        tell(watcher, unit, state, pool, None);
     }
     is_told
 }
 
-/// The pool or address a service serves if it is one alone, and all its pools.
-fn served(service: &Service, root: &Path, discovery: &Discovery) -> (Option<String>, Vec<Pool>) {
+/// The pool or address a service serves if it is one alone.
+fn served(service: &Service, root: &Path, discovery: &Discovery) -> Option<String> {
     let pools = pools_of(service, root, &discovery.pools);
-    let pool = if let [pool] = &pools[..] {
+    if let [pool] = &pools[..] {
         Some(pool.name.clone())
     } else {
         let answers = service.answers_at.as_ref().filter(|answers| answers.is_alone);
         answers.map(|answers| answers.address.clone())
-    };
-    (pool, pools)
+    }
 }
 
 fn has_socket(root: &Path, listen: &str) -> bool {
@@ -253,11 +316,18 @@ fn has_socket(root: &Path, listen: &str) -> bool {
 
 /// True when the file that names the main process outlived it.
 fn has_pid_file(root: &Path, service: &Service) -> bool {
-    let name = &service.name;
-    let places = [format!("run/{name}.pid"), format!("run/{name}/{name}.pid")];
     let names_it =
         |text: String| text.trim().parse().is_ok_and(|pid: u32| service.pids.contains(&pid));
-    places.iter().any(|place| find::read_head(&root.join(place), 32).is_some_and(names_it))
+    let read = |place: &PathBuf| read_regular(&root.join(place), 32, OFlags::NOFOLLOW);
+    pid_files(&service.name).iter().any(|place| read(place).is_some_and(names_it))
+}
+
+/// Where a process of this name may keep its number; a name that is a path keeps none.
+fn pid_files(name: &str) -> Vec<PathBuf> {
+    if name.contains('/') {
+        return Vec::new();
+    }
+    vec![format!("run/{name}.pid").into(), format!("run/{name}/{name}.pid").into()]
 }
 
 /// Pools a PHP-FPM master serves: those its configuration file defines or includes; where that file
@@ -340,8 +410,11 @@ mod tests {
         };
         let running = BTreeMap::from([("php-fpm".to_owned(), service("php-fpm"))]);
         let none = BTreeMap::new();
-        let mut states = |now, before, watcher: &mut Watcher| {
-            report(watcher, &outlet, now, before, &discovery);
+        let mut states = |now: &BTreeMap<_, _>, before: &BTreeMap<_, _>, watcher: &mut Watcher| {
+            let gone = before.iter().filter(|(unit, _)| !now.contains_key(*unit));
+            let left = gone.filter(|(_, one)| leaves_behind(one, Path::new("/"), &discovery));
+            let left = left.map(|(unit, _): (&String, _)| unit.clone()).collect();
+            report(watcher, &outlet, now, before, &left, &discovery);
             let told = rx.try_recv().ok();
             told.map(|told| match told {
                 Observation::Service(s) => (s.state, s.pool, s.at == UnixMillis(5)),
@@ -357,6 +430,41 @@ mod tests {
         fs::remove_file(&socket).unwrap();
         assert_eq!(states(&none, &running, &mut watcher), Some(("inactive", www(), false)));
         assert!(watcher.told_running().is_empty());
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_pid_file_and_a_name_that_is_a_path_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("run/my-app")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let make = |path: &str| {
+            let at = dir.path().join(path);
+            let kind = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, at, kind, mode, 0).unwrap();
+        };
+        make("run/my-app.pid");
+        make("evil.pid");
+        let service =
+            |name: &str| Service { name: name.into(), pids: vec![7], ..Service::default() };
+        assert!(!has_pid_file(dir.path(), &service("my-app")));
+        assert!(!has_pid_file(dir.path(), &service("../evil")));
+        fs::write(dir.path().join("run/my-app/my-app.pid"), "7\n").unwrap();
+        assert!(has_pid_file(dir.path(), &service("my-app")));
+        assert_eq!(pid_files("../evil"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn where_proc_is_no_more_nothing_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = BTreeMap::from([("nginx".to_owned(), Service::default())]);
+        let mut listeners = Listeners::new(Path::new("/"));
+        let mut look = |proc: &Path, since| {
+            walk(proc, since, &Wanted::default(), &before, &mut listeners)
+                .map(|walked| walked.found)
+        };
+        assert!(look(dir.path(), None).is_err(), "an empty directory has no process, nor this one");
+        assert!(look(dir.path(), Some(7)).is_err());
+        assert!(look(Path::new("/proc"), Some(u32::MAX)).is_ok());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
-use super::{FAST_FOR, Outlet, processes, systemd};
+use super::{Outlet, processes, systemd};
 use crate::changes::boot;
 use crate::clock;
 use crate::discover::Discovery;
@@ -26,7 +26,8 @@ use crate::gather::GatherStatus;
 use crate::window::{Change, Observation, ServiceState};
 
 pub(crate) use patterns::{
-    Matcher, is_php_fpm, is_service_process, pool_of_unit, unit_name, unit_patterns,
+    Matcher, is_named, is_php_fpm, is_service_process, is_transient, pool_of_unit, unit_name,
+    unit_patterns,
 };
 use restarts::Restarts;
 pub(crate) use restarts::Run;
@@ -99,9 +100,7 @@ impl Watcher {
 
     /// True while gateway errors flow and for a minute after: look more often.
     pub(crate) fn is_fast(&self) -> bool {
-        let now = clock::now().0;
-        let error_at = self.gather.borrow().gateway_error_at;
-        error_at.is_some_and(|at| now - at.0 <= FAST_FOR.as_millis() as i64)
+        super::is_fast(self.gather.borrow().gateway_error_at, clock::now())
     }
 
     /// Names of services beside the usual ones: discovered, configured, and found behind the sites.
@@ -133,11 +132,38 @@ impl Watcher {
         running.map(|(unit, _)| unit.clone()).collect()
     }
 
+    /// Units told that `all` does not hold: those that ran, and those that never come again.
+    pub(crate) fn told_missing(&self, all: &BTreeSet<&str>) -> Vec<String> {
+        let is_missing = |(unit, told): &(&String, &Told)| {
+            !all.contains(unit.as_str()) && (is_up(told.state.state) || is_transient(unit))
+        };
+        self.told.iter().filter(is_missing).map(|(unit, _)| unit.clone()).collect()
+    }
+
+    /// Drops all that is known of a unit that is gone for good.
+    pub(crate) fn forget(&mut self, unit: &str) {
+        self.told.remove(unit);
+        self.reloaded.remove(unit);
+        self.restarts.forget(unit);
+    }
+
+    /// Makes room for another unit: one that stopped is forgotten, the first one first.
+    fn forget_a_stopped_one(&mut self) {
+        let stopped = self.told.iter().filter(|(_, told)| told.state.state == "inactive");
+        let first = stopped.min_by_key(|(_, told)| told.when);
+        if let Some(unit) = first.map(|(unit, _)| unit.clone()) {
+            self.forget(&unit);
+        }
+    }
+
     /// Tells a state unless it was told already; again when more is known of it since. A unit that
     /// starts and dies again and again has failed.
     /// False when a full queue refused it.
     pub(crate) fn tell(&mut self, outlet: &Outlet, mut service: ServiceState) -> bool {
         let now = clock::instant();
+        if self.told.len() >= UNITS_MAX && !self.told.contains_key(&service.unit) {
+            self.forget_a_stopped_one();
+        }
         let detail = &service.detail;
         let waits = detail.sub_state.as_deref().is_some_and(|sub| sub.starts_with("auto-restart"));
         self.restarts.note_automatic(&service.unit, detail.n_restarts, waits, now);
@@ -179,6 +205,10 @@ impl Watcher {
     /// change.
     pub(crate) fn running(&mut self, outlet: &Outlet, unit: &str, pool: Option<&str>, run: &Run) {
         let now = clock::instant();
+        if self.restarts.is_full() {
+            let told = &self.told;
+            self.restarts.retain(|known| known == unit || told.contains_key(known));
+        }
         if !self.restarts.note(unit, run) || self.restarts.is_looping(unit, now) {
             return;
         }
@@ -195,6 +225,7 @@ impl Watcher {
     /// A unit took new settings without another life.
     pub(crate) fn reloaded(&mut self, outlet: &Outlet, unit: &str, at: UnixMillis) {
         let now = clock::instant();
+        self.reloaded.retain(|_, at| now.saturating_duration_since(*at) < RELOAD_AGAIN);
         let known = self.reloaded.get(unit);
         if known.is_some_and(|last| now.saturating_duration_since(*last) < RELOAD_AGAIN)
             || (known.is_none() && self.reloaded.len() >= UNITS_MAX)
@@ -372,5 +403,34 @@ mod tests {
             n += 1;
         }
         assert_eq!((n, watcher.told_running().len()), (UNITS_MAX, UNITS_MAX));
+    }
+
+    #[test]
+    fn units_that_come_and_go_leave_room_for_those_that_come_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watcher, outlet, mut rx) = scene(dir.path(), 8 * UNITS_MAX);
+        for ix in 0..2 * UNITS_MAX {
+            let unit = format!("docker-{ix}.scope");
+            let run = Run { id: ix.to_string(), at: UnixMillis(1) };
+            watcher.running(&outlet, &unit, None, &run);
+            assert!(watcher.tell(&outlet, state(&unit, "active")));
+            watcher.reloaded(&outlet, &unit, UnixMillis(1));
+            watcher.tell(&outlet, state(&unit, "inactive"));
+            let missing = watcher.told_missing(&BTreeSet::from(["nginx.service"]));
+            assert_eq!(missing, [unit.as_str()], "it is looked for until it is forgotten");
+            watcher.forget(&unit);
+        }
+        assert!(watcher.told.is_empty() && watcher.reloaded.is_empty());
+        assert_eq!(watcher.restarts.n_known(), (0, 0));
+        // Services that stopped and stay known give way to ones that run.
+        for ix in 0..2 * UNITS_MAX {
+            let unit = format!("app@{ix}.service");
+            watcher.tell(&outlet, state(&unit, "active"));
+            watcher.tell(&outlet, state(&unit, "inactive"));
+        }
+        while rx.try_recv().is_ok() {}
+        watcher.tell(&outlet, state("nginx.service", "active"));
+        assert_eq!(rx.try_recv(), Ok(Observation::Service(state("nginx.service", "active"))));
+        assert!(watcher.told.len() <= UNITS_MAX);
     }
 }

@@ -1,8 +1,10 @@
 //! Services as systemd units, over the system D-Bus. Needs no privilege: every user may look.
 //!
-//! Changes come as signals; a listing every 5 s (each second while gateway errors flow) finds new
-//! units and whatever a lost signal would have told.
+//! Changes come as signals; a listing every 5 s (each second while gateway errors flow, or where there
+//! are no signals) finds new units and whatever a lost signal would have told.
 
+mod kept;
+mod telling;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,13 +18,13 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedVariant};
 
-use super::processes::Workers;
 use super::services::{Matcher, UNITS_MAX, Watcher, unit_name, unit_patterns};
 use super::{Outlet, until_whole_second};
 use crate::clock;
 use crate::timer::Timer;
-use crate::window::{ServiceDetail, ServiceState};
-use units::{Mark, Row, Unit, parse_signal, state_of, unit_of_path};
+use kept::{Kept, is_of, sender_of};
+use telling::{tell, tell_missing, tell_state};
+use units::{Row, Unit, choose, parse_signal, state_of, unit_of_path};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -48,7 +50,8 @@ const UPSTREAMS: Duration = Duration::from_secs(20);
 /// Units asked for more than their state in one listing; further ones wait for the next.
 const ASKS_MAX: usize = 64;
 
-/// Signals waiting for us; a full queue only makes the bus connection wait.
+/// Signals waiting for us. A full queue stops the whole connection, answers too, so signals are taken
+/// while a listing waits for its answers; those of systemd are kept until it is done.
 const SIGNALS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
 
 /// True where systemd runs the machine below `root` (the test of `sd_booted`).
@@ -132,16 +135,15 @@ async fn watch_bus(
     let stream = MessageStream::for_match_rule(rule, &connection, Some(SIGNALS_MAX));
     let mut signals = within(stream).await?;
     let mut bus = Bus::new(connection);
-    bus.subscribe().await?;
-    bus.list(watcher, outlet).await?;
+    bus.list(&mut signals, watcher, outlet).await?;
     *is_good = true;
     let mut timer = Timer::new();
     loop {
-        let is_fast = watcher.is_fast() || bus.is_stale;
+        let is_fast = watcher.is_fast() || bus.is_stale || !bus.has_signals;
         let every = if is_fast { LISTING_FAST } else { LISTING };
         // Counted from the last listing: a unit that restarts for ever must not put it off.
         if bus.listed.elapsed() + EARLY >= every {
-            bus.list(watcher, outlet).await?;
+            bus.list(&mut signals, watcher, outlet).await?;
         }
         // Looked at again each second, because gateway errors may have begun meanwhile.
         // Cancel-safe on both sides: a signal is taken whole or not at all, and a timer.
@@ -150,11 +152,12 @@ async fn watch_bus(
             signal = signals.next() => signal,
             () = timer.wait(until_whole_second()) => continue,
         };
-        match signal {
-            Some(signal) => bus.signal(&signal?, watcher, outlet),
-            None => return Err(failed(ErrorKind::ConnectionAborted)),
-        }
+        bus.signal(&received(signal)?, watcher, outlet);
     }
+}
+
+fn received(signal: Option<zbus::Result<Message>>) -> zbus::Result<Message> {
+    signal.unwrap_or_else(|| Err(failed(ErrorKind::ConnectionAborted)))
 }
 
 fn failed(kind: ErrorKind) -> zbus::Error {
@@ -196,6 +199,8 @@ struct Bus {
     units: BTreeMap<String, Unit>,
     patterns: Vec<String>,
     matcher: Matcher,
+    /// The unit that a listing begins with: the first one that had to wait in the last one.
+    first: String,
     /// Primary names of units that were named by an alias.
     aliases: Vec<String>,
     /// systemd before 230, or a bus that forbids the question: all units are listed.
@@ -216,6 +221,7 @@ impl Bus {
             units: BTreeMap::new(),
             patterns: Vec::new(),
             matcher: Matcher::default(),
+            first: String::new(),
             aliases: Vec::new(),
             lists_all: false,
             has_signals: true,
@@ -243,11 +249,14 @@ impl Bus {
     /// Without it systemd sends no signals; refused on some hardened buses, where listings remain.
     async fn subscribe(&mut self) -> zbus::Result<()> {
         match self.call(MANAGER_PATH, MANAGER, "Subscribe", &()).await {
-            Ok(_) => self.has_signals = true,
+            Ok(answer) => {
+                self.owner = sender_of(&answer);
+                self.has_signals = true;
+            }
             Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => {}
             Err(error) if is_refusal(&error) => {
                 if std::mem::take(&mut self.has_signals) {
-                    tracing::info!(%error, "systemd sends no signals: services are listed every few seconds");
+                    tracing::info!(%error, "systemd sends no signals: services are listed every second");
                 }
             }
             Err(error) => return Err(error),
@@ -255,11 +264,41 @@ impl Bus {
         Ok(())
     }
 
-    /// Lists the units that matter and tells their states, with a limit for all it takes.
-    async fn list(&mut self, watcher: &mut Watcher, outlet: &Outlet) -> zbus::Result<()> {
-        let listing = self.list_now(watcher, outlet);
-        let done = tokio::time::timeout(ANSWERS, listing).await;
-        done.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut)))?;
+    /// Lists the units that matter and tells their states, with a limit for all it takes, then what
+    /// signals told meanwhile.
+    async fn list(
+        &mut self,
+        signals: &mut MessageStream,
+        watcher: &mut Watcher,
+        outlet: &Outlet,
+    ) -> zbus::Result<()> {
+        let owner = self.owner.clone();
+        let mut kept = Kept::default();
+        {
+            let listing = tokio::time::timeout(ANSWERS, self.list_now(watcher, outlet));
+            tokio::pin!(listing);
+            loop {
+                // Cancel-safe: the listing goes on in the next round, and a signal is taken whole or not.
+                let signal = tokio::select! {
+                    biased;
+                    done = &mut listing => {
+                        done.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut)))?;
+                        break;
+                    }
+                    signal = signals.next() => received(signal)?,
+                };
+                if is_of(&signal, &owner) {
+                    kept.take(signal);
+                }
+            }
+        }
+        for signal in &kept.signals {
+            self.signal(signal, watcher, outlet);
+        }
+        if kept.has_lost {
+            self.is_stale = true;
+            self.units.values_mut().for_each(|unit| unit.is_asked = false);
+        }
         self.listed = clock::instant();
         watcher.save().await;
         Ok(())
@@ -279,30 +318,27 @@ impl Bus {
             self.matcher = Matcher::new(&patterns);
             self.patterns = patterns;
         }
-        if is_refresh && self.refreshed.is_some() {
+        if is_refresh {
             self.subscribe().await?;
         }
         let mut rows = self.rows().await?;
-        rows.retain(|row| row.load == "loaded");
-        if rows.len() > UNITS_MAX {
-            tracing::debug!(n_units = rows.len(), n_max = UNITS_MAX, "more units than are watched");
-            rows.truncate(UNITS_MAX);
-        }
-        self.units.retain(|path, _| rows.iter().any(|row| row.path == *path));
+        rows.retain(Row::is_there);
+        let all: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        tell_missing(&all, watcher, outlet);
+        choose(&mut rows, |row| self.units.contains_key(&row.path));
+        let paths: BTreeSet<&str> = rows.iter().map(|row| row.path.as_str()).collect();
+        self.units.retain(|path, _| paths.contains(path.as_str()));
+        let begin = rows.iter().position(|row| row.name == self.first).unwrap_or(0);
+        rows.rotate_left(begin);
         let mut n_asked = 0;
-        let mut is_done = true;
+        let mut waiting = None;
         for row in &rows {
-            is_done &= self.row(row, is_refresh, &mut n_asked, watcher, outlet).await?;
-        }
-        // systemd forgets a stopped unit that nothing else wants.
-        for unit in watcher.told_running() {
-            if !rows.iter().any(|row| row.name == unit) {
-                let (state, at, pool) = ("inactive", clock::now(), watcher.pool_of(&unit));
-                let detail = ServiceDetail::default();
-                watcher.tell(outlet, ServiceState { unit, state, pool, at, detail });
+            if !self.row(row, is_refresh, &mut n_asked, watcher, outlet).await? {
+                waiting = waiting.or_else(|| Some(row.name.clone()));
             }
         }
-        self.is_stale = !is_done;
+        self.is_stale = waiting.is_some();
+        self.first = waiting.unwrap_or_default();
         if is_refresh {
             self.refreshed = Some(clock::instant());
             self.is_stale |= self.find_aliases(&names).await;
@@ -329,13 +365,12 @@ impl Bus {
     }
 
     fn parse_rows(&mut self, answer: &Message) -> zbus::Result<Vec<Row>> {
-        // The bus itself writes who sent it.
-        self.owner = answer.header().sender().map(ToString::to_string).unwrap_or_default();
+        self.owner = sender_of(answer);
         Row::parse_all(answer)
     }
 
     /// Tells what a listing says of one unit; asks for more where that is new or due. False when so much
-    /// was asked for others that this one has to wait for the next listing.
+    /// was asked for others that this one has to wait for the next listing: then its state is told alone.
     async fn row(
         &mut self,
         row: &Row,
@@ -351,7 +386,7 @@ impl Bus {
         let is_same = unit.state == Some(state) && unit.is_in(&row.sub);
         unit.state = Some(state);
         unit.detail.sub_state = Some(row.sub.clone()).filter(|sub| !sub.is_empty());
-        unit.is_asked &= is_same && !is_refresh && self.has_signals;
+        unit.is_asked &= is_same && !is_refresh;
         if !unit.is_asked && *n_asked < ASKS_MAX {
             *n_asked += 1;
             self.ask(&row.path, &mut unit).await?;
@@ -361,6 +396,9 @@ impl Bus {
         if is_done {
             tell(watcher, outlet, &mut unit, &before);
             unit.look_at_workers(watcher, outlet);
+        } else if !is_same {
+            unit.forget_details();
+            tell_state(watcher, outlet, &unit, state, clock::now());
         }
         self.units.insert(row.path.clone(), unit);
         Ok(is_done)
@@ -404,10 +442,10 @@ impl Bus {
 
     /// Takes in what a unit says of itself. One that is not known and matters is listed soon.
     fn signal(&mut self, signal: &Message, watcher: &mut Watcher, outlet: &Outlet) {
-        let header = signal.header();
-        if header.sender().is_none_or(|sender| sender.as_str() != self.owner) {
+        if self.owner.is_empty() || !is_of(signal, &self.owner) {
             return;
         }
+        let header = signal.header();
         let Some(path) = header.path().map(zbus::ObjectPath::as_str) else { return };
         let Some(unit) = self.units.get_mut(path) else {
             self.is_stale |= unit_of_path(path).is_some_and(|name| self.matcher.matches(&name));
@@ -448,40 +486,6 @@ impl Bus {
         let is_new = aliases != self.aliases;
         self.aliases = aliases;
         is_new
-    }
-}
-
-/// Tells the state of a unit, and whether it is another life or took new settings since `before`.
-fn tell(watcher: &mut Watcher, outlet: &Outlet, unit: &mut Unit, before: &Mark) {
-    let Some(state) = unit.state else { return };
-    let at = unit.since().unwrap_or_else(clock::now);
-    let pool = watcher.pool_of(&unit.name);
-    if state == "active" {
-        let run = unit.run();
-        watcher.running(outlet, &unit.name, pool.as_deref(), &run);
-        if unit.was_reloaded(before, &run) {
-            watcher.reloaded(outlet, &unit.name, at);
-        }
-    }
-    unit.is_reloading = state == "reloading";
-    let (name, detail) = (unit.name.clone(), unit.detail.clone());
-    watcher.tell(outlet, ServiceState { unit: name, state, pool, at, detail });
-}
-
-impl Unit {
-    /// A server that was told to reload by its own command has other workers, and systemd knows nothing.
-    fn look_at_workers(&mut self, watcher: &mut Watcher, outlet: &Outlet) {
-        if self.state != Some("active") || !Workers::tell_reloads(&self.name) {
-            return;
-        }
-        let Some(pid) = self.main_pid.filter(|_| watcher.root == Path::new("/")) else { return };
-        let workers = self.workers.get_or_insert_with(|| Workers::new(pid, &self.name));
-        if workers.pid != pid {
-            *workers = Workers::new(pid, &self.name);
-        }
-        if workers.look(Path::new("/proc")) {
-            watcher.reloaded(outlet, &self.name, clock::now());
-        }
     }
 }
 

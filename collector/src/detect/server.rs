@@ -324,7 +324,11 @@ impl Server {
         reason: Option<&str>,
     ) {
         if self.units.len() >= UNITS_MAX && !self.units.contains_key(name) {
-            return;
+            // Containers come and go: one that stopped gives way.
+            let stopped = self.units.iter().filter(|(_, unit)| unit.state == "inactive");
+            let first = stopped.min_by_key(|(_, unit)| unit.since).map(|(name, _)| name.clone());
+            let Some(first) = first else { return };
+            self.units.remove(&first);
         }
         let unit = self.units.entry(name.to_owned()).or_insert_with(|| Unit {
             state: String::new(),
@@ -350,7 +354,8 @@ impl Server {
         }
         state.clone_into(&mut unit.state);
         unit.reason = reason.map(str::to_owned);
-        if pool.is_some() {
+        // What stopped for good serves no pool any more: a container that another one replaced.
+        if pool.is_some() || state == "inactive" {
             unit.pool = pool.map(str::to_owned);
         }
         if announces && unit.is_gateway(name) {
@@ -494,13 +499,17 @@ impl Server {
     }
 
     /// A unit between visitors and pages of this pool (or of all) that went down at most `slack`
-    /// ms after `first`.
+    /// ms after `first`; none whose pool another unit serves that runs.
     #[must_use]
     pub fn unit_down(&self, pool: Option<&str>, first: i64, slack: i64) -> Option<(&str, &Unit)> {
+        let replaced = |unit: &Unit| {
+            let of_pool = |other: &&Unit| unit.pool.is_some() && other.pool == unit.pool;
+            self.units.values().filter(of_pool).any(|other| other.state == "active")
+        };
         let found = self.units.iter().find(|(name, unit)| {
             let serves = unit.pool.is_none() || pool.is_none() || unit.pool.as_deref() == pool;
             let down = unit.down_at.is_some_and(|at| at <= first + slack);
-            down && serves && unit.is_gateway(name)
+            down && serves && unit.is_gateway(name) && !replaced(unit)
         });
         found.map(|(name, unit)| (name.as_str(), unit))
     }
@@ -532,6 +541,42 @@ pub fn is_gateway_unit(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_that_another_one_replaced_is_no_cause_for_ever() {
+        let mut server = Server::new(ServerId(1));
+        let shop = Some("127.0.0.1:3000");
+        let cause = |server: &Server| {
+            server.unit_down(shop, 90_000, 0).map(|(name, unit)| format!("{name} {}", unit.state))
+        };
+        server.fold_service(1_000, "docker-0a.scope", "active", shop, None);
+        assert_eq!(cause(&server), None);
+        server.fold_service(2_000, "docker-0a.scope", "failed", shop, Some("oom-kill"));
+        assert_eq!(cause(&server).as_deref(), Some("docker-0a.scope failed"));
+        server.fold_service(3_000, "docker-0b.scope", "active", shop, None);
+        assert_eq!(cause(&server), None, "another one serves the pool");
+        server.fold_service(4_000, "docker-0b.scope", "failed", shop, None);
+        assert!(cause(&server).is_some(), "none serves it");
+        server.fold_service(5_000, "docker-0a.scope", "inactive", None, None);
+        server.fold_service(5_000, "docker-0b.scope", "inactive", None, None);
+        assert_eq!(cause(&server), None, "gone for good, and nothing says that they serve it");
+        // A service that was stopped is one still: it comes again under its name.
+        server.fold_service(6_000, "php8.2-fpm.service", "active", Some("www"), None);
+        server.fold_service(7_000, "php8.2-fpm.service", "inactive", Some("www"), None);
+        assert!(server.unit_down(Some("www"), 8_000, 0).is_some());
+    }
+
+    #[test]
+    fn dead_containers_leave_room_for_units_that_come_later() {
+        let mut server = Server::new(ServerId(1));
+        for ix in 0..2 * UNITS_MAX as i64 {
+            let name = format!("docker-{ix}.scope");
+            server.fold_service(ix, &name, "active", Some("127.0.0.1:3000"), None);
+            server.fold_service(ix, &name, "inactive", None, None);
+        }
+        server.fold_service(9_000, "nginx.service", "active", None, None);
+        assert!(server.units.contains_key("nginx.service") && server.units.len() <= UNITS_MAX);
+    }
 
     #[test]
     fn evidence_shows_the_value_that_held_not_the_one_after_it() {

@@ -1,15 +1,21 @@
-//! Main processes of services, found in /proc by their names. Total over whatever /proc shows.
+//! Main processes of services, found in /proc by their names. Total over whatever /proc shows: anybody
+//! may give a process any name, title and command line.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use wire::UnixMillis;
 
+use super::owners::Owners;
+use super::read::{read_proc, read_regular, with_blanks};
 use super::workers::Workers;
 use crate::clock;
-use crate::probes::services::{Run, is_php_fpm, is_service_process};
+use crate::discover::Discovery;
+use crate::probes::services::{Run, is_named, is_php_fpm, is_service_process};
 
 /// Most processes started since the last walk that are looked at before the next.
 pub(super) const NEW_PIDS_MAX: u32 = 1024;
@@ -17,9 +23,9 @@ pub(super) const NEW_PIDS_MAX: u32 = 1024;
 /// Processes remembered of one service; when none of them is left, a walk looks for others.
 const PIDS_MAX: usize = 4;
 
-/// Longest command line read, and any other text.
-const CMDLINE_BYTES_MAX: u64 = 4096;
 const CONF_BYTES_MAX: u64 = 1 << 20;
+/// Longest name of a service that is told.
+const UNIT_BYTES_MAX: usize = 255;
 
 /// One service: a main process, or several of the same name.
 #[derive(Debug, Default)]
@@ -54,6 +60,31 @@ pub(super) struct Answers {
 }
 
 impl Service {
+    fn new(proc: &Path, pid: u32, name: &str, start_ticks: Option<u64>) -> Self {
+        let workers = Workers::tell_reloads(name).then(|| {
+            let mut workers = Workers::new(pid, name);
+            workers.look(proc); // what later looks are compared with
+            workers
+        });
+        Self {
+            workers,
+            since: start_ticks.and_then(started_at),
+            run_id: start_ticks.map_or_else(String::new, |ticks| format!("{pid}:{ticks}")),
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Reads what its configuration includes, where that is one of this machine's.
+    fn with_includes(mut self, wanted: &Wanted) -> Self {
+        let root = wanted.root.as_path();
+        if let Some(conf) = self.conf.as_deref().filter(|conf| wanted.has_read(conf)) {
+            let text = read_regular(&under(root, conf), CONF_BYTES_MAX, OFlags::empty());
+            self.includes = text.map_or_else(Vec::new, |text| parse_includes(&text, root));
+        }
+        self
+    }
+
     pub(super) fn run(&self) -> Run {
         let at = self.since.unwrap_or_else(clock::now);
         Run { id: self.run_id.clone(), at }
@@ -67,39 +98,59 @@ pub(super) struct Wanted {
     pub(super) root: PathBuf,
     /// Names of services beside the usual ones.
     pub(super) names: Vec<String>,
+    /// Those of them that the configuration names: whoever they belong to.
+    pub(super) configured: Vec<String>,
+    pub(super) owners: Owners,
+    pub(super) discovery: Arc<Discovery>,
     /// Whoever answers for sites.
     pub(super) answers: Vec<Answers>,
 }
 
-/// The main processes of services among these, by the unit name they are told under.
-pub(super) fn find(proc: &Path, mut pids: Vec<u32>, wanted: &Wanted) -> BTreeMap<String, Service> {
+/// True for a command line that names a file below `root`, and not one beside it.
+fn names_root(cmdline: &str, root: &Path) -> bool {
+    let root = root.to_string_lossy();
+    let ends = |rest: &str| rest.chars().next().is_none_or(|c| matches!(c, '/' | ' ' | ')'));
+    root == "/" || cmdline.match_indices(&*root).any(|(at, _)| ends(&cmdline[at + root.len()..]))
+}
+
+/// The main processes of services among these, by the unit name they are told under. An error when /proc
+/// cannot be read: then nothing is known of what seems to be gone.
+pub(super) fn find(
+    proc: &Path,
+    mut pids: Vec<u32>,
+    wanted: &Wanted,
+) -> io::Result<BTreeMap<String, Service>> {
     let root = wanted.root.as_path();
     let mut found = BTreeMap::<String, Service>::new();
     let mut members = BTreeMap::<String, BTreeSet<u32>>::new();
     pids.sort_unstable();
     pids.dedup();
     for pid in pids {
-        let Some(name) = read_line(&proc.join(format!("{pid}/comm"))) else { continue };
+        let Some(name) = read_proc(&proc.join(format!("{pid}/comm")))? else { continue };
+        let name = name.trim_end().to_owned();
         let is_usual = is_service_process(&name, &wanted.names);
         let may_answer = |known: &Answers| known.pid == pid || known.name == name;
         if !is_usual && !wanted.answers.iter().any(may_answer) {
             continue;
         }
-        let Some(stat) = read_stat(proc, pid) else { continue };
+        let Some(stat) = read_stat(proc, pid)? else { continue };
         let stat = parse_stat(&stat);
         let Some(stat) = stat.filter(|stat| stat.name == name && stat.lives()) else { continue };
-        let cmdline = read_cmdline(&proc.join(format!("{pid}/cmdline")));
+        let cmdline = read_proc(&proc.join(format!("{pid}/cmdline")))?.unwrap_or_default();
+        let cmdline = with_blanks(&cmdline);
         let answers = wanted.answers.iter().find(|known| {
             known.pid == pid
                 || known.name == name && !known.cmdline.is_empty() && known.cmdline == cmdline
         });
+        let conf = master_conf(&cmdline);
         let is_usual = is_usual
             && !is_worker(&name, &cmdline)
-            && (root == Path::new("/") || cmdline.contains(&*root.to_string_lossy()));
-        let conf = master_conf(&cmdline);
+            && names_root(&cmdline, root)
+            && (is_named(&name, &wanted.configured)
+                || wanted.may_be(proc, pid, conf.as_deref())?);
         let unit = match answers {
             _ if is_usual => unit_name(&name, conf.as_deref()),
-            Some(answers) => format!("{name} {}", answers.address),
+            Some(answers) => clean(&format!("{name} {}", answers.address)),
             None => continue,
         };
         // A fork of a main process is none of its own.
@@ -110,34 +161,20 @@ pub(super) fn find(proc: &Path, mut pids: Vec<u32>, wanted: &Wanted) -> BTreeMap
             continue;
         }
         let service = found.entry(unit).or_insert_with(|| {
-            let text = conf.as_ref().and_then(|conf| read_head(&under(root, conf), CONF_BYTES_MAX));
-            let includes = text.map_or_else(Vec::new, |text| parse_includes(&text, root));
             let answers_at = answers.map(|answers| Answers {
                 pid,
                 name: name.clone(),
                 cmdline: cmdline.clone(),
                 ..answers.clone()
             });
-            Service {
-                workers: Workers::tell_reloads(&name).then(|| {
-                    let mut workers = Workers::new(pid, &name);
-                    workers.look(proc); // what later looks are compared with
-                    workers
-                }),
-                since: stat.start_ticks.and_then(started_at),
-                run_id: stat.start_ticks.map_or_else(String::new, |ticks| format!("{pid}:{ticks}")),
-                name: name.clone(),
-                conf,
-                includes,
-                answers_at,
-                ..Service::default()
-            }
+            Service { conf, answers_at, ..Service::new(proc, pid, &name, stat.start_ticks) }
+                .with_includes(wanted)
         });
         if service.pids.len() < PIDS_MAX {
             service.pids.push(pid);
         }
     }
-    found
+    Ok(found)
 }
 
 /// A path as seen from outside `root`; one that is there already stays.
@@ -161,16 +198,16 @@ pub(super) fn parse_includes(text: &str, root: &Path) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn all_pids(proc: &Path) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
-    let pid_of = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
-    entries.flatten().filter_map(pid_of).collect()
+pub(super) fn all_pids(proc: &Path) -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir(proc)?.collect::<io::Result<Vec<_>>>()?;
+    let pid_of = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    Ok(entries.iter().filter_map(pid_of).collect())
 }
 
 /// Number given to the newest process; 0 when /proc does not tell.
 pub(super) fn newest_pid(proc: &Path) -> u32 {
-    let line = read_line(&proc.join("loadavg")).unwrap_or_default();
-    line.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    let line = read_proc(&proc.join("loadavg")).ok().flatten().unwrap_or_default();
+    line.trim_end().rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 /// The known processes and those started since; none of these when the numbers began again from the
@@ -187,10 +224,16 @@ pub(super) fn with_new(mut known: Vec<u32>, last: u32, newest: u32) -> Vec<u32> 
 fn unit_name(name: &str, conf: Option<&Path>) -> String {
     match conf {
         Some(conf) if !conf.starts_with("/etc") && !conf.starts_with("/usr") => {
-            format!("{name} {}", conf.display())
+            clean(&format!("{name} {}", conf.display()))
         }
         _ => name.to_owned(),
     }
+}
+
+/// What is told of a name that anybody may have chosen.
+fn clean(name: &str) -> String {
+    let name = &name[..name.floor_char_boundary(UNIT_BYTES_MAX)];
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// True for processes that live and die under a main process.
@@ -208,14 +251,18 @@ fn master_conf(cmdline: &str) -> Option<PathBuf> {
     conf.starts_with('/').then(|| conf.into())
 }
 
-/// True while the process has this name and is no zombie.
-pub(super) fn is_alive(proc: &Path, pid: u32, name: &str) -> bool {
-    let stat = read_stat(proc, pid).unwrap_or_default();
-    parse_stat(&stat).is_some_and(|stat| stat.name == name && stat.lives())
+/// True once no process of this number and name lives. Where that cannot be read, for want of file
+/// handles or memory, nothing is known.
+pub(super) fn is_gone(proc: &Path, pid: u32, name: &str) -> bool {
+    match read_stat(proc, pid) {
+        Ok(None) => true,
+        Ok(Some(stat)) => parse_stat(&stat).is_some_and(|stat| stat.name != name || !stat.lives()),
+        Err(_) => false,
+    }
 }
 
-fn read_stat(proc: &Path, pid: u32) -> Option<String> {
-    read_head(&proc.join(format!("{pid}/stat")), CMDLINE_BYTES_MAX)
+fn read_stat(proc: &Path, pid: u32) -> io::Result<Option<String>> {
+    read_proc(&proc.join(format!("{pid}/stat")))
 }
 
 /// When a process started, from the ticks between boot and its start.
@@ -258,26 +305,11 @@ pub(super) fn parse_stat(stat: &str) -> Option<Stat<'_>> {
     Some(Stat { name, state, parent, n_faults, start_ticks })
 }
 
-fn read_line(path: &Path) -> Option<String> {
-    Some(read_head(path, CMDLINE_BYTES_MAX)?.trim_end().to_owned())
-}
-
-pub(super) fn read_head(path: &Path, bytes_max: u64) -> Option<String> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(bytes_max).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The command line with blanks between its arguments.
-pub(super) fn read_cmdline(path: &Path) -> String {
-    let text = read_head(path, CMDLINE_BYTES_MAX).unwrap_or_default().replace('\0', " ");
-    text.trim_end().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use crate::probes::processes::owners::owner;
+    use crate::probes::processes::read::says_gone;
 
     fn process(proc: &Path, pid: u32, name: &str, state: char, cmdline: &str) {
         let dir = proc.join(pid.to_string());
@@ -285,11 +317,17 @@ mod tests {
         fs::write(dir.join("comm"), format!("{name}\n")).unwrap();
         fs::write(dir.join("stat"), format!("{pid} ({name}) {state} 1 1\n")).unwrap();
         fs::write(dir.join("cmdline"), cmdline.replace(' ', "\0")).unwrap();
+        owned_by(proc, pid, 0);
+    }
+
+    fn owned_by(proc: &Path, pid: u32, uid: u32) {
+        let status = format!("Name:\tx\nUid:\t{uid}\t0\t0\t0\nGid:\t0\n");
+        fs::write(proc.join(format!("{pid}/status")), status).unwrap();
     }
 
     fn wanted(root: &str, names: &[&str]) -> Wanted {
         let names = names.iter().map(|&name| name.to_owned()).collect();
-        Wanted { root: root.into(), names, answers: Vec::new() }
+        Wanted { root: root.into(), names, ..Wanted::default() }
     }
 
     fn units(found: &BTreeMap<String, Service>) -> Vec<(&str, &[u32])> {
@@ -316,8 +354,8 @@ mod tests {
         process(proc, 60, "my-app", 'S', "/opt/my-app");
         fs::create_dir(proc.join("self")).unwrap();
         fs::create_dir(proc.join("99")).unwrap(); // vanished between the listing and the look
-        let all = || all_pids(proc);
-        let found = find(proc, all(), &wanted("/", &["my-app.service"]));
+        let all = || all_pids(proc).unwrap();
+        let found = find(proc, all(), &wanted("/", &["my-app.service"])).unwrap();
         let want: [(&str, &[u32]); 4] = [
             ("my-app", &[60]),
             ("nginx", &[10]),
@@ -325,11 +363,16 @@ mod tests {
             ("php-fpm8.2 /srv/b/fpm.conf", &[30]),
         ];
         assert_eq!(units(&found), want);
-        let found = find(proc, all(), &wanted("/srv/b", &[]));
-        assert_eq!(units(&found), [("php-fpm8.2 /srv/b/fpm.conf", &[30_u32][..])]);
+        let of_another_root = |root| {
+            let found = find(proc, all(), &wanted(root, &[])).unwrap();
+            units(&found).into_iter().map(|(unit, _)| unit.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_another_root("/srv/b"), ["php-fpm8.2 /srv/b/fpm.conf"]);
+        assert_eq!(of_another_root("/srv/bb"), [""; 0]);
+        assert_eq!(of_another_root("/srv/"), [""; 0], "a part of a name is none");
         fs::write(proc.join("loadavg"), "0.00 0.01 0.05 2/212 30\n").unwrap();
         let pids = with_new(vec![10], 20, newest_pid(proc));
-        let found = find(proc, pids, &wanted("/", &[]));
+        let found = find(proc, pids, &wanted("/", &[])).unwrap();
         let want: [(&str, &[u32]); 2] = [("nginx", &[10]), ("php-fpm8.2 /srv/b/fpm.conf", &[30])];
         assert_eq!(units(&found), want, "known, and started since");
     }
@@ -345,7 +388,7 @@ mod tests {
 
     #[test]
     fn this_process_started_before_now_and_after_boot() {
-        let stat = read_stat(Path::new("/proc"), std::process::id()).expect("it runs");
+        let stat = read_stat(Path::new("/proc"), std::process::id()).unwrap().expect("it runs");
         let ticks = parse_stat(&stat).and_then(|stat| stat.start_ticks).expect("linux tells");
         let at = started_at(ticks).expect("linux tells");
         let boot = sysinfo::System::boot_time().expect("linux tells") as i64 * 1000;
@@ -357,12 +400,12 @@ mod tests {
     fn a_reused_process_number_is_not_the_service() {
         let dir = tempfile::tempdir().unwrap();
         process(dir.path(), 10, "nginx", 'S', "");
-        assert!(is_alive(dir.path(), 10, "nginx"));
+        assert!(!is_gone(dir.path(), 10, "nginx"));
         process(dir.path(), 10, "cron", 'S', "");
-        assert!(!is_alive(dir.path(), 10, "nginx"));
+        assert!(is_gone(dir.path(), 10, "nginx"));
         process(dir.path(), 10, "nginx", 'Z', "");
-        assert!(!is_alive(dir.path(), 10, "nginx"));
-        assert!(!is_alive(dir.path(), 11, "nginx"));
+        assert!(is_gone(dir.path(), 10, "nginx"));
+        assert!(is_gone(dir.path(), 11, "nginx"));
         let brackets =
             Stat { name: "a) b", state: 'R', parent: Some(1), n_faults: None, start_ticks: None };
         assert_eq!(parse_stat("7 (a) b) R 1"), Some(brackets));
@@ -399,7 +442,7 @@ mod tests {
             cmdline: cmdline.into(),
         };
         wanted.answers.push(answers(21, ""));
-        let found = find(proc, all_pids(proc), &wanted);
+        let found = find(proc, all_pids(proc).unwrap(), &wanted).unwrap();
         let want: [(&str, &[u32]); 2] = [("apache2", &[10]), ("node 127.0.0.1:3000", &[21])];
         assert_eq!(units(&found), want);
         let known = found["node 127.0.0.1:3000"].answers_at.clone();
@@ -408,9 +451,94 @@ mod tests {
         fs::remove_dir_all(proc.join("21")).unwrap();
         process(proc, 31, "node", 'S', "node /srv/blog.js");
         wanted.answers.extend(known);
-        let found = find(proc, all_pids(proc), &wanted);
+        let found = find(proc, all_pids(proc).unwrap(), &wanted).unwrap();
         let want: [(&str, &[u32]); 2] = [("apache2", &[10]), ("node 127.0.0.1:3000", &[31])];
         assert_eq!(units(&found), want);
         assert!(Workers::tell_reloads("apache2") && found["apache2"].workers.is_some());
+    }
+
+    #[test]
+    fn processes_that_some_user_named_like_a_service_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        let own_conf = dir.path().join("fpm.conf");
+        fs::write(&own_conf, "include=/srv/own/*.conf\n").unwrap();
+        let uid = owner(&own_conf).unwrap();
+        let master = |conf: &Path| format!("php-fpm: master process ({})", conf.display());
+        process(proc, 10, "mysqld", 'S', "mysqld");
+        process(proc, 11, "mysqld", 'S', "mysqld");
+        process(proc, 12, "nginx", 'S', "nginx: master process nginx");
+        process(proc, 13, "php-fpm7.4", 'S', "php-fpm: master process (/etc/php/7.4/fpm.conf)");
+        process(proc, 14, "my-app", 'S', "/home/x/my-app");
+        process(proc, 15, "php-fpm8.2", 'S', &master(&own_conf));
+        for (pid, uid) in [(10, 27), (11, 4000), (12, 4000), (13, 4000), (14, 4000), (15, uid)] {
+            owned_by(proc, pid, uid);
+        }
+        let mut wanted = wanted("/", &["nginx.service", "my-app"]);
+        wanted.configured = vec!["my-app".into()];
+        wanted.owners.uid_min = uid.clamp(28, 1000);
+        let pids = |wanted: &Wanted| {
+            let found = find(proc, all_pids(proc).unwrap(), wanted).unwrap();
+            found.values().flat_map(|service| service.pids.clone()).collect::<BTreeSet<_>>()
+        };
+        let of_root = uid < 28; // the tests' own user, whose configuration is one of root's
+        let want = if of_root { vec![10, 14, 15] } else { vec![10, 14] };
+        assert_eq!(pids(&wanted), BTreeSet::from_iter(want));
+        wanted.discovery =
+            Arc::new(Discovery { config_files: vec![own_conf], ..Discovery::default() });
+        assert_eq!(pids(&wanted), BTreeSet::from([10, 14, 15]), "of its configuration's owner");
+        wanted.owners.own = vec![4000];
+        assert_eq!(pids(&wanted).len(), 6, "a developer's own");
+    }
+
+    #[test]
+    fn a_pipe_that_a_title_names_is_not_waited_for_and_no_other_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (proc, pipe) = (dir.path().join("proc"), dir.path().join("pipe"));
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let strange = dir.path().join("strange.conf");
+        fs::write(&strange, "include=/etc/*\n").unwrap();
+        let title = |path: &Path| format!("php-fpm: master process ({})", path.display());
+        process(&proc, 10, "php-fpm7.4", 'S', &title(&pipe));
+        process(&proc, 20, "php-fpm7.4", 'S', &title(&strange));
+        process(&proc, 30, "php-fpm7.4", 'S', "php-fpm: master process (/a\u{1b}[31m\nx)");
+        let mut wanted = wanted("/", &[]);
+        let includes = |wanted: &Wanted| {
+            let found = find(&proc, all_pids(&proc).unwrap(), wanted).unwrap();
+            assert!(found.keys().all(|unit| !unit.contains(char::is_control)), "{found:?}");
+            found.into_values().flat_map(|service| service.includes).collect::<Vec<_>>()
+        };
+        assert_eq!(includes(&wanted), [""; 0]);
+        let config_files = vec![pipe.clone(), strange];
+        wanted.discovery = Arc::new(Discovery { config_files, ..Discovery::default() });
+        assert_eq!(includes(&wanted), ["/etc/*"], "read by discovery, and a pipe among it");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("strange.conf"), &link).unwrap();
+        assert_eq!(read_regular(&link, 9, OFlags::NOFOLLOW), None);
+        assert_eq!(read_regular(&link, 9, OFlags::empty()).as_deref(), Some("include=/"));
+        assert_eq!(clean(&"x".repeat(5000)).len(), UNIT_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_unreadable_proc_is_not_the_end_of_all_services() {
+        let dir = tempfile::tempdir().unwrap();
+        process(dir.path(), 10, "nginx", 'S', "nginx: master process nginx");
+        // A directory cannot be read as a file: an error that does not say that the process is gone.
+        fs::remove_file(dir.path().join("10/stat")).unwrap();
+        fs::create_dir(dir.path().join("10/stat")).unwrap();
+        assert!(!is_gone(dir.path(), 10, "nginx"));
+        assert!(find(dir.path(), vec![10], &wanted("/", &[])).is_err());
+        assert!(all_pids(&dir.path().join("nowhere")).is_err());
+        let check = |errno: rustix::io::Errno, want| {
+            assert_eq!(says_gone(&errno.into()), want, "{errno:?}");
+        };
+        check(rustix::io::Errno::NOENT, true);
+        check(rustix::io::Errno::SRCH, true);
+        check(rustix::io::Errno::ACCESS, true);
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOMEM]
+        {
+            check(errno, false);
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! Workers of a main process, watched for a reload: another generation under the same master.
 //!
 //! nginx and Apache start new workers and let the old ones finish. PHP-FPM and HAProxy execute themselves
-//! anew, and of a master only its page faults tell every user so. Workers that all died at once look the
-//! same in nginx with two or more of them; of PHP-FPM the page faults tell these apart.
+//! anew, and of a master only its page faults tell every user so. Workers that all died or were replaced one
+//! by one look the same; the page faults of a master that reads its configuration tell these apart.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::find::{parse_stat, read_cmdline};
+use super::find::parse_stat;
+use super::read::read_cmdline;
 use crate::probes::services::is_php_fpm;
 
 /// Children looked at; a pool of more workers is watched by its first.
@@ -57,6 +58,9 @@ pub(crate) struct Workers {
     /// The generation that is compared with.
     base: BTreeSet<u32>,
     last: BTreeSet<u32>,
+    /// Workers of the last look, and how many others were seen to come since `base` was taken.
+    seen: BTreeSet<u32>,
+    n_forks: u64,
     n_faults: Option<u64>,
     /// Page faults since `base` was taken, and looks.
     n_more: u64,
@@ -73,6 +77,8 @@ impl Workers {
             kind: kind(name),
             base: BTreeSet::new(),
             last: BTreeSet::new(),
+            seen: BTreeSet::new(),
+            n_forks: 0,
             n_faults: None,
             n_more: 0,
             n_looks: 0,
@@ -112,9 +118,12 @@ impl Workers {
         is_changed: bool,
     ) -> bool {
         let Some(before) = self.n_faults.replace(n_faults) else {
+            self.seen.clone_from(&workers);
             self.base = workers;
             return false;
         };
+        self.n_forks += workers.difference(&self.seen).count() as u64;
+        self.seen.clone_from(&workers);
         self.n_more = self.n_more.saturating_add(n_faults.saturating_sub(before));
         if !is_changed && self.n_looks == 0 {
             // Apache reads its configuration a second before its workers change. A master that works by
@@ -135,8 +144,8 @@ impl Workers {
             // The old worker stays until its last connection ends.
             Kind::Haproxy => anew && n_fresh > 0,
             Kind::Nginx | Kind::Apache => {
-                let read = self.n_more >= FAULTS_OF_CONFIG + FAULTS_PER_FORK * n_fresh;
-                n_left == 0 && n_fresh > 0 && (n_base >= 2 || n_base == 1 && read)
+                let read = self.n_more >= FAULTS_OF_CONFIG + FAULTS_PER_FORK * self.n_forks;
+                n_left == 0 && n_fresh > 0 && n_base > 0 && read
             }
         };
         self.n_looks += 1;
@@ -144,7 +153,7 @@ impl Workers {
         let goes_on = n_fresh > 0 && workers.len() > n_base || workers.is_empty();
         if is_reload || !goes_on || self.n_looks >= LOOKS_MAX {
             self.base = workers;
-            (self.n_more, self.n_looks) = (0, 0);
+            (self.n_more, self.n_looks, self.n_forks) = (0, 0, 0);
         }
         is_reload
     }
@@ -197,6 +206,22 @@ mod tests {
         long_ago.extend([(&[2_u32][..], 950); 10]);
         long_ago.push((&[3], 962));
         check(Kind::Apache, &long_ago, 0);
+    }
+
+    #[test]
+    fn crashing_workers_and_children_that_are_recycled_while_more_come_are_no_reload() {
+        // All replaced between two looks, 12 or 13 page faults each.
+        check(Kind::Nginx, &[(&[2, 3], 440), (&[4, 5], 465), (&[6, 7], 490)], 0);
+        check(Kind::Nginx, &[(&[2, 3, 4, 5], 440), (&[6, 7, 8, 9], 490)], 0);
+        // Prefork grows for ten looks, and meanwhile all the first ones reached their last request.
+        let grows: Vec<Vec<u32>> = (0..12).map(|n| (2 + n..8 + 2 * n).collect()).collect();
+        let mut n_faults = 900;
+        let mut looks: Vec<(&[u32], u64)> = Vec::new();
+        for pids in &grows {
+            looks.push((pids, n_faults));
+            n_faults += 24; // two more each time
+        }
+        check(Kind::Apache, &looks, 0);
     }
 
     #[test]

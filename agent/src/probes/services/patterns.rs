@@ -129,6 +129,12 @@ pub(crate) fn is_type(unit: &str, kind: &str) -> bool {
     unit.rsplit_once('.').is_some_and(|(_, of)| of == kind)
 }
 
+/// True for units that live once, under a name that does not come again: containers, sessions, and
+/// commands that were run as a unit.
+pub(crate) fn is_transient(unit: &str) -> bool {
+    is_type(unit, "scope") || unit.starts_with("run-") || unit.starts_with("session-")
+}
+
 /// Patterns made ready to look many names up.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matcher {
@@ -152,10 +158,18 @@ impl Matcher {
 
 /// True for the name of a process (at most 15 bytes of it, as the kernel keeps) that is a service.
 pub(crate) fn is_service_process(name: &str, services: &[String]) -> bool {
-    let cut = |known: &str| !name.is_empty() && name == &known[..known.floor_char_boundary(15)];
-    PROCESS_NAMES.iter().any(|known| cut(known))
+    PROCESS_NAMES.iter().any(|known| is_cut(name, known))
         || is_php_fpm(name)
-        || services.iter().any(|service| cut(service.trim_end_matches(".service")))
+        || is_named(name, services)
+}
+
+/// True for the name of a process that is one of these services.
+pub(crate) fn is_named(name: &str, services: &[String]) -> bool {
+    services.iter().any(|service| is_cut(name, service.trim_end_matches(".service")))
+}
+
+fn is_cut(name: &str, known: &str) -> bool {
+    !name.is_empty() && name == &known[..known.floor_char_boundary(15)]
 }
 
 /// `php-fpm`, `php-fpm8.2`, `php-fpm82`.
@@ -245,6 +259,19 @@ mod tests {
         check("dbus.socket", false);
         check("ssh.service", false);
         check("-.mount", false);
+        check("", false);
+    }
+
+    #[test]
+    fn containers_and_sessions_never_come_again_under_their_name() {
+        let check = |unit: &str, want| assert_eq!(is_transient(unit), want, "{unit}");
+        check("docker-0f3a.scope", true);
+        check("libpod-0f3a.scope", true);
+        check("session-3.scope", true);
+        check("run-r0f3a.service", true);
+        check("run-u7.scope", true);
+        check("nginx.service", false);
+        check("runner.service", false);
         check("", false);
     }
 

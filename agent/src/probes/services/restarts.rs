@@ -68,6 +68,30 @@ impl Restarts {
         Self { file, kept, is_moved: false, rises: BTreeMap::new() }
     }
 
+    /// True when no further unit finds room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.kept.runs.len().max(self.rises.len()) >= UNITS_MAX
+    }
+
+    /// Forgets all other units.
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        let n_runs = self.kept.runs.len();
+        self.kept.runs.retain(|unit, _| is_wanted(unit));
+        self.is_moved |= n_runs != self.kept.runs.len();
+        self.rises.retain(|unit, _| is_wanted(unit));
+    }
+
+    pub(crate) fn forget(&mut self, unit: &str) {
+        self.is_moved |= self.kept.runs.remove(unit).is_some();
+        self.rises.remove(unit);
+    }
+
+    /// Units whose life is known, and whose restarts are counted.
+    #[cfg(test)]
+    pub(crate) fn n_known(&self) -> (usize, usize) {
+        (self.kept.runs.len(), self.rises.len())
+    }
+
     /// Notes the life that runs now; true when it is another than the one before.
     pub(crate) fn note(&mut self, unit: &str, run: &Run) -> bool {
         if run.id.is_empty() {

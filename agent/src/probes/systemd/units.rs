@@ -7,7 +7,7 @@ use zbus::{Message, OwnedObjectPath, OwnedVariant};
 
 use super::UNIT;
 use crate::probes::processes::Workers;
-use crate::probes::services::Run;
+use crate::probes::services::{Run, UNITS_MAX};
 use crate::window::{Ended, ServiceDetail};
 
 pub(super) const SERVICE: &str = "org.freedesktop.systemd1.Service";
@@ -59,6 +59,23 @@ impl Row {
             path: path.to_string(),
         };
         Ok(rows.into_iter().take(ROWS_MAX).filter(fits).map(row).collect())
+    }
+}
+
+impl Row {
+    /// False for one that others only name, or that was stopped and masked. One that runs stays what it
+    /// is while its file is broken, masked or gone.
+    pub(super) fn is_there(&self) -> bool {
+        self.load == "loaded" || self.active != "inactive"
+    }
+}
+
+/// Cuts more units than are watched, of all but the known ones.
+pub(super) fn choose(rows: &mut Vec<Row>, is_known: impl Fn(&Row) -> bool) {
+    if rows.len() > UNITS_MAX {
+        tracing::debug!(n_units = rows.len(), n_max = UNITS_MAX, "more units than are watched");
+        rows.sort_by_key(|row| !is_known(row));
+        rows.truncate(UNITS_MAX);
     }
 }
 
@@ -130,6 +147,13 @@ impl Unit {
 
     pub(super) fn is_in(&self, sub_state: &str) -> bool {
         self.detail.sub_state.as_deref().unwrap_or_default() == sub_state
+    }
+
+    /// It is in another state, of which nothing else is known yet.
+    pub(super) fn forget_details(&mut self) {
+        let sub_state = self.detail.sub_state.take();
+        self.detail = ServiceDetail { sub_state, ..ServiceDetail::default() };
+        (self.changed_at, self.ended_code, self.ended_status) = (None, None, None);
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -458,5 +482,42 @@ mod tests {
         check("a_zz", Some("a_zz"));
         check("_ff", None);
         assert_eq!(unit_of_path("/org/freedesktop/systemd1"), None);
+    }
+
+    fn row(name: &str, load: &str, active: &str) -> Row {
+        Row {
+            name: name.into(),
+            load: load.into(),
+            active: active.into(),
+            sub: String::new(),
+            path: format!("/unit/{name}"),
+        }
+    }
+
+    #[test]
+    fn a_unit_that_runs_is_there_whatever_became_of_its_file() {
+        let check = |load, active, want| {
+            assert_eq!(row("mysql.service", load, active).is_there(), want, "{load} {active}");
+        };
+        check("loaded", "active", true);
+        check("loaded", "inactive", true);
+        check("masked", "active", true);
+        check("bad-setting", "active", true);
+        check("not-found", "active", true);
+        check("not-found", "failed", true);
+        check("masked", "inactive", false);
+        check("not-found", "inactive", false);
+    }
+
+    #[test]
+    fn known_units_stay_when_there_are_more_than_are_watched() {
+        let all = |n: usize| (0..n).map(|ix| row(&format!("a@{ix}.service"), "loaded", "active"));
+        let mut rows: Vec<Row> = all(UNITS_MAX + 200).collect();
+        let known = format!("/unit/a@{}.service", UNITS_MAX + 199);
+        choose(&mut rows, |row| row.path == known);
+        assert_eq!((rows.len(), rows[0].path.as_str()), (UNITS_MAX, known.as_str()));
+        let mut rows: Vec<Row> = all(UNITS_MAX).collect();
+        choose(&mut rows, |_| false);
+        assert_eq!(rows, all(UNITS_MAX).collect::<Vec<_>>());
     }
 }
