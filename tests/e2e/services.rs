@@ -219,11 +219,11 @@ fn a_restart_while_the_agent_was_stopped_is_told_once_after_its_start() {
 /// The kernel's own words but for the time of boot.
 fn stat_of_a_boot_at(second: i64) -> String {
     let stat = std::fs::read_to_string("/proc/stat").expect("linux tells");
-    let lines = stat.lines().map(|line| match line.starts_with("btime ") {
-        true => format!("btime {second}\n"),
-        false => format!("{line}\n"),
-    });
-    lines.collect()
+    let line = |line: &str| {
+        let is_boot = line.starts_with("btime ");
+        if is_boot { format!("btime {second}\n") } else { format!("{line}\n") }
+    };
+    stat.lines().map(line).collect()
 }
 
 #[test]
@@ -281,6 +281,7 @@ fn sleeper(root: &Root, name: &str, uid: u32, title: &str) -> Process {
 #[test]
 fn processes_that_a_user_names_like_services_are_none_and_their_titles_stop_nothing() {
     let root = Root::new();
+    let _nginx = Nginx::start(&root, &Vhost::many("www", 1));
     let nobody = 65_534;
     let mut database = sleeper(&root, "mysqld", 0, &root.join("usr/mysqld").display().to_string());
     let forged = sleeper(&root, "redis-server", nobody, &root.path().display().to_string());
@@ -313,11 +314,12 @@ pub(crate) struct App {
 
 impl App {
     fn start(root: &Root) -> Self {
-        Self::start_in(root, Vec::new())
+        Self::start_in(root, 3000, Vec::new())
     }
 
-    /// Starts it through the words of a wrapper.
-    pub(crate) fn start_in(root: &Root, wrapper: Vec<String>) -> Self {
+    /// Starts it through the words of a wrapper. Nobody may see the sockets of others: the port tells
+    /// two of them apart.
+    pub(crate) fn start_in(root: &Root, port: u16, wrapper: Vec<String>) -> Self {
         let script = format!(
             "import http.server as h, os, sys, time\n\
              while os.path.exists('{}'): time.sleep(0.1)\n\
@@ -327,7 +329,7 @@ impl App {
         );
         root.write("srv/app.py", &script);
         let root = root.path().to_owned();
-        let mut app = Self { root, address: loopback(3000), wrapper, process: None };
+        let mut app = Self { root, address: loopback(port), wrapper, process: None };
         app.run();
         app.process.as_mut().expect("it runs").listens_on(app.address);
         app

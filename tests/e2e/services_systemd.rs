@@ -127,7 +127,8 @@ fn what_answers_for_sites_is_the_unit_of_its_process_and_a_container_that_ends_s
     let service = format!("gatewatch-shop-{id}.service");
     let scope = format!("docker-{id:016x}.scope");
     let groups = [&service, &scope].map(|unit| Cgroup::of_unit(unit));
-    let apps = groups.each_ref().map(|group| App::start_in(&root, group.wrapper()));
+    let apps = [(&groups[0], 3000), (&groups[1], 3100)]
+        .map(|(group, port)| App::start_in(&root, port, group.wrapper()));
     let sites = apps.iter().enumerate().map(|(ix, app)| {
         format!(
             "server {{ listen 127.0.0.1:80; server_name {ix}.test; access_log {}/var/log/{ix}.log;\n\
