@@ -21,6 +21,8 @@ needs=(
     "prlimit:util-linux"
     "systemd-analyze:systemd"
     "unshare:util-linux"
+    "nsenter:util-linux"
+    "mkfs.ext4:e2fsprogs"
     "faketime:faketime"
     "redis-server:redis-server"
     "memcached:memcached"

@@ -9,6 +9,7 @@ mod chains;
 mod changes;
 mod cli;
 mod crash;
+mod evidence;
 mod guest;
 mod incident;
 mod install;

@@ -223,7 +223,7 @@ fn a_mariadb_without_room_is_seen_from_outside_and_left_alone_while_it_has_some(
 }
 
 /// Sites of an nginx that passes each to another address; those with a variable resolve names late.
-fn far_blocks(
+pub(crate) fn far_blocks(
     root: &Root,
     at: std::net::SocketAddr,
     sites: &[(&str, String)],

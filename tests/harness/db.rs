@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use rusqlite::{Connection, OpenFlags};
+use wire::catalog;
 use wire::v1::BatchBody;
 
 /// Requests by (site, status); derived counters are statuses from 1000 on.
@@ -13,6 +14,19 @@ pub type Counts = BTreeMap<(String, u32), u64>;
 
 /// Gateway errors by (site, status, signal).
 pub type Signals = BTreeMap<(String, u32, Option<&'static str>), u64>;
+
+/// One value that an agent measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// When, milliseconds since the epoch.
+    pub at: i64,
+    /// Name in the catalog.
+    pub metric: String,
+    /// `""` or `key=value`.
+    pub attribute: String,
+    /// In the metric's unit.
+    pub value: f64,
+}
 
 /// A handle on `gatewatch.db`; each question opens it anew, read-only.
 #[derive(Clone, Debug)]
@@ -74,6 +88,30 @@ impl Db {
             bodies.push((body.len(), unpacked));
         }
         Ok(bodies)
+    }
+
+    /// Every value of these metrics of a server, in the order they were measured.
+    pub fn samples(&self, server: &str, metrics: &[&str]) -> Result<Vec<Sample>, String> {
+        let mut samples = Vec::new();
+        for body in self.bodies(server)? {
+            for tick in &body.ticks {
+                for (ix, scaled) in tick.series.iter().zip(&tick.value) {
+                    let series = &body.series[*ix as usize];
+                    if !metrics.contains(&series.metric.as_str()) {
+                        continue;
+                    }
+                    let row = catalog::find(&series.metric).ok_or("not in the catalog")?;
+                    samples.push(Sample {
+                        at: tick.at_unix_ms,
+                        metric: series.metric.clone(),
+                        attribute: series.attribute.clone(),
+                        value: row.from_wire(*scaled).ok_or("out of range")?,
+                    });
+                }
+            }
+        }
+        samples.sort_by_key(|sample| sample.at);
+        Ok(samples)
     }
 
     /// Requests of a server by site and status; empty while nothing is stored.

@@ -260,6 +260,7 @@ pub struct FleetBuilder {
     batch_interval: String,
     toml: String,
     wrapper: Option<fn(&Path) -> Vec<String>>,
+    inside: Vec<String>,
 }
 
 impl FleetBuilder {
@@ -298,13 +299,24 @@ impl FleetBuilder {
         self
     }
 
+    /// Runs the collector and the agents added before through words that lead into a namespace.
+    #[must_use]
+    pub fn inside(mut self, words: &[String]) -> Self {
+        self.inside = words.to_vec();
+        for agent in &mut self.agents {
+            agent.wrapper.splice(0..0, words.iter().cloned());
+        }
+        self
+    }
+
     /// Starts the collector, enrols and starts every agent, waits until each of them streams.
     #[must_use]
     pub fn start(self) -> Fleet {
         let root = Root::new();
         let (grpc, http) = (loopback(8502), loopback(8503));
         let data_dir = root.mkdir("collector/data");
-        let wrapper = self.wrapper.map(|words| words(&data_dir)).unwrap_or_default();
+        let mut wrapper = self.inside;
+        wrapper.extend(self.wrapper.map(|words| words(&data_dir)).unwrap_or_default());
         let toml = format!(
             "data_dir = \"{0}/collector/data\"\nsocket = \"{0}/collector/collector.sock\"\n\
              [grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n{1}",
@@ -348,6 +360,7 @@ impl Fleet {
             batch_interval: "1s".to_owned(),
             toml: String::new(),
             wrapper: None,
+            inside: Vec::new(),
         }
     }
 

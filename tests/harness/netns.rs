@@ -67,6 +67,13 @@ impl Machine {
         (self.ip(host), port).into()
     }
 
+    /// Words that run a command, which follows them, in it.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let nsenter = find_program(&["nsenter"], "util-linux").display().to_string();
+        vec![nsenter, format!("--net=/run/netns/{}", self.name)]
+    }
+
     /// Starts a web server in it that listens at this port of all its addresses.
     pub fn serve(&mut self, root: &Root, port: u16) {
         let mut command = Command::new(find_program(&["ip"], "iproute2"));

@@ -89,10 +89,23 @@ impl Nginx {
     /// listens at `address`.
     #[must_use]
     pub fn start_with(root: &Root, address: SocketAddr, blocks: &[(String, String)]) -> Self {
-        let program = find_program(&["nginx"], "nginx-light");
+        Self::start_inside(root, address, blocks, &[])
+    }
+
+    /// The same through the words of another program, which lead into a namespace.
+    #[must_use]
+    pub fn start_inside(
+        root: &Root,
+        address: SocketAddr,
+        blocks: &[(String, String)],
+        words: &[String],
+    ) -> Self {
+        let program = find_program(&["nginx"], "nginx-light").display().to_string();
         write_config(root, blocks);
-        let mut command = Command::new(program);
+        let words: Vec<_> = words.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .arg("-c")
             .arg(root.join("etc/nginx/nginx.conf"))
             .arg("-p")
