@@ -79,11 +79,8 @@ fn a_program_that_crashes_is_recorded_with_the_kernels_own_line() {
         "the kernel is to tell crashes: sysctl debug.exception-trace=1"
     );
     let root = Root::new();
-    let source = root.write("srv/crash.c", "int main(void) { return *(volatile int *)0; }\n");
-    let program = root.join("srv/gw-crasher");
-    let mut cc = Command::new(find_program(&["cc"], "gcc"));
-    cc.arg("-o").arg(&program).arg(source);
-    Output::of(&mut cc).good().expect("it compiles");
+    let source = "int main(void) { return *(volatile int *)0; }\n";
+    let program = compile(&root, "gw-crasher", source);
     let agent = AgentSpec::new(SERVER).toml(EACH_SECOND);
     let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
 
@@ -270,14 +267,14 @@ fn a_group_short_of_memory_is_recorded_as_pressure_and_as_a_container_without_me
     assert!(!full.is_empty(), "the share in which all stood still is told beside it");
     drop(fleet);
 
-    // A container of 256 MiB, of which 220 are taken.
+    // A container of 256 MiB, of which 230 are taken and some more is used.
     let group = Cgroup::with_memory_limit(256 * MIB);
     let words = group.container_wrapper();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let agent = AgentSpec::new(SERVER).toml(EACH_SECOND).wrapper(&words);
     let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
     sample(&fleet, "system.memory.available", |s| s.value > 0.5 * (256 * MIB) as f64);
-    let script = "import time\nkeep = b'x' * (222 << 20)\ntime.sleep(60)";
+    let script = "import time\nkeep = b'x' * (230 << 20)\ntime.sleep(60)";
     let _hog = python("hog", &group.wrapper(), script, &[], &root);
     sample(&fleet, "system.memory.available", |s| s.value < 0.08 * (256 * MIB) as f64);
     sample(&fleet, "system.memory.utilization", |s| s.value > 0.92);
@@ -482,15 +479,30 @@ fn write_at_once(path: &Path, text: &str) {
 }
 
 /// Writes the same few pages again and again, each time down to the disk; without rest for some seconds.
-const SYNC: &str = "
-import os, sys, time
-f = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
-until = time.monotonic() + 6
-while True:
-    os.pwrite(f, b'x' * 65536, 0)
-    os.fsync(f)
-    if time.monotonic() > until: time.sleep(0.1)
+const WRITER: &str = "
+#include <fcntl.h>
+#include <time.h>
+#include <unistd.h>
+int main(int n, char **words) {
+    static char pages[65536];
+    int f = open(words[1], O_WRONLY | O_CREAT, 0644);
+    for (time_t began = time(0); f >= 0;) {
+        if (pwrite(f, pages, sizeof pages, 0) < 0 || fsync(f) < 0) return 1;
+        if (time(0) > began + 6) usleep(100000);
+    }
+    return n;
+}
 ";
+
+/// Compiles a program in C; returns where it is.
+fn compile(root: &Root, name: &str, source: &str) -> String {
+    let source = root.write(&format!("srv/{name}.c"), source);
+    let program = root.join(&format!("srv/{name}"));
+    let mut cc = Command::new(find_program(&["cc"], "gcc"));
+    cc.arg("-o").arg(&program).arg(source);
+    Output::of(&mut cc).good().expect("it compiles");
+    program.display().to_string()
+}
 
 #[test]
 fn who_writes_to_the_disk_before_the_errors_is_recorded_by_name_and_as_pressure() {
@@ -504,16 +516,16 @@ fn who_writes_to_the_disk_before_the_errors_is_recorded_by_name_and_as_pressure(
     let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
     let dir = root.mkdir("srv/writes");
     rustix::fs::chown(&dir, Some(rustix::fs::Uid::from_raw(1)), None).expect("root may");
-    let setpriv = find_program(&["setpriv"], "util-linux").display().to_string();
-    // User 1 is `daemon` everywhere.
-    let words = [&setpriv, "--reuid=1", "--regid=1", "--clear-groups"].map(str::to_owned);
+    let program = compile(&root, "gw-writer", WRITER);
     let began = now_ms();
-    let writers: Vec<_> = (0..3)
-        .map(|n| {
-            let file = dir.join(n.to_string()).display().to_string();
-            python(&format!("writer-{n}"), &words, SYNC, &[&file], &root)
-        })
-        .collect();
+    let one = |n: usize| {
+        let mut command = Command::new(find_program(&["setpriv"], "util-linux"));
+        // User 1 is `daemon` everywhere.
+        command.args(["--reuid=1", "--regid=1", "--clear-groups", &program]);
+        command.arg(dir.join(n.to_string()));
+        Process::start("writer", &mut command, &root.join(&format!("run/writer-{n}.out")))
+    };
+    let mut writers: Vec<_> = (0..3).map(one).collect();
     // A walk over the processes comes every 10 s, and what they wrote is told between two.
     let n_walks = || {
         let walks = fleet.db().samples(SERVER, &["system.processes.zombie"]).unwrap_or_default();
@@ -523,10 +535,13 @@ fn who_writes_to_the_disk_before_the_errors_is_recorded_by_name_and_as_pressure(
         let n = n_walks();
         if n >= 3 { Ok(()) } else { Err(n.to_string()) }
     });
+    for writer in &mut writers {
+        assert_eq!(writer.exited(), None, "{}", writer.log_text());
+    }
     drop(writers);
     let onset = now_ms();
     assert_eq!(get(at, "closed.test", "/"), 502);
-    for who in ["process.owner=daemon", "process.executable.name=python3"] {
+    for who in ["process.owner=daemon", "process.executable.name=gw-writer"] {
         sample(&fleet, "process.disk.io", |s| {
             s.attribute.starts_with(who) && s.at < onset && s.value > 65_536.0
         });

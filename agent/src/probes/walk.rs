@@ -169,7 +169,9 @@ impl Walk {
         if self.is_hidden(&mut files) {
             return None;
         }
-        let reads_io = *self.reads_io.get_or_insert_with(|| files.io_bytes(1).is_some());
+        // In some containers not even root may look into the first process, but into the others.
+        let is_root = rustix::process::geteuid().is_root();
+        let reads_io = *self.reads_io.get_or_insert_with(|| is_root || files.io_bytes(1).is_some());
         self.n_walks = self.n_walks.wrapping_add(1);
         let span = self.walked_at.replace(now).map(|last| now.saturating_duration_since(last));
         let mut look = Look {
