@@ -315,8 +315,7 @@ fn classify_connection(text: &str) -> Option<Signal> {
         || has("from remote server")
         || has("read response failed from ");
     if has("is DOWN, reason:") {
-        let is_refused = has("info: \"Connection refused\"");
-        return Some(if is_refused { Signal::ConnectRefused } else { Signal::ServerDown });
+        return Some(Signal::ServerDown);
     }
     let unmade = has("failed to make connection to backend: ");
     if !upstream && !unmade {
@@ -503,6 +502,10 @@ mod tests {
             ),
             (
                 "Server be/s1 is DOWN, reason: Layer4 timeout, check duration: 2001ms",
+                Some(S::ServerDown),
+            ),
+            (
+                "Server be/s1 is DOWN, reason: Layer4 connection problem, info: \"Connection refused\", check duration: 0ms",
                 Some(S::ServerDown),
             ),
             ("backend be has no server available!", Some(S::NoLiveUpstreams)),

@@ -24,6 +24,7 @@ mod proxies;
 mod quickstart;
 mod resources;
 mod rotation;
+mod said;
 mod scan;
 mod servers;
 mod services;

@@ -48,13 +48,26 @@ impl Haproxy {
     /// Writes `etc/haproxy/haproxy.cfg` below `root` and starts it on an address of its own.
     #[must_use]
     pub fn start(root: &Root, sites: &[ProxySite], log: HaproxyLog) -> Self {
+        Self::start_with(root, sites, log, "")
+    }
+
+    /// The same, and it looks after its servers twice a second.
+    #[must_use]
+    pub fn start_checking(root: &Root, sites: &[ProxySite]) -> Self {
+        Self::start_with(root, sites, HaproxyLog::Traditional, "check inter 500ms")
+    }
+
+    fn start_with(root: &Root, sites: &[ProxySite], log: HaproxyLog, check: &str) -> Self {
         let program = find_program(&["haproxy"], "haproxy");
         let address = loopback(8080);
         root.mkdir("run");
         let syslog = Syslog::start(root, log);
         root.write("etc/rsyslog.d/49-haproxy.conf", RSYSLOG);
         let stats = root.join("run/haproxy.sock");
-        let text = config(&stats, address, syslog.address, sites, log);
+        let mut text = config(&stats, address, syslog.address, sites, log);
+        if !check.is_empty() {
+            text = text.replace("defaults\n", &format!("defaults\n  default-server {check}\n"));
+        }
         let config = root.write("etc/haproxy/haproxy.cfg", &text);
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(config);
