@@ -53,6 +53,16 @@ fn metrics(fleet: &Fleet, prefix: &str) -> BTreeSet<String> {
     series.map(|series| series.metric).filter(|metric| metric.starts_with(prefix)).collect()
 }
 
+/// Runs a process in the group that needs more memory than it may have.
+fn kill_for_want_of_memory(group: &Cgroup) {
+    let python = find_program(&["python3"], "python3");
+    let words = group.wrapper();
+    let mut hog = Command::new(&words[0]);
+    hog.args(&words[1..]).arg(python).args(["-c", "b = b'x' * (256 << 20)"]);
+    let done = Output::of(&mut hog);
+    assert_eq!(done.code, -1, "the kernel killed it: {done:?}");
+}
+
 #[test]
 fn a_process_killed_for_want_of_memory_is_recorded_with_the_kernels_own_line() {
     let group = Cgroup::with_memory_limit(48 * MIB);
@@ -60,13 +70,7 @@ fn a_process_killed_for_want_of_memory_is_recorded_with_the_kernels_own_line() {
     let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
     let before = sampled(&fleet, "system.oom_kills", 0, |_| true);
     let began = now_ms();
-
-    let python = find_program(&["python3"], "python3");
-    let words = group.wrapper();
-    let mut hog = Command::new(&words[0]);
-    hog.args(&words[1..]).arg(python).args(["-c", "b = b'x' * (256 << 20)"]);
-    let done = Output::of(&mut hog);
-    assert_eq!(done.code, -1, "the kernel killed it: {done:?}");
+    kill_for_want_of_memory(&group);
 
     sampled(&fleet, "system.oom_kills", began, |n| n > before);
     assert!(fs::File::open("/dev/kmsg").is_ok(), "root reads the kernel's messages");
@@ -156,4 +160,21 @@ fn a_container_reports_its_own_memory_limit_and_a_limited_service_that_of_the_ma
             assert!(log.contains("this is a container"), "{log}");
         }
     }
+}
+
+#[test]
+fn a_container_counts_the_kills_in_it_and_not_those_of_its_neighbour() {
+    let [group, neighbour] = [160, 48].map(|n| Cgroup::with_memory_limit(n * MIB));
+    let words = group.container_wrapper();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let agent = AgentSpec::new("web-1").toml(EACH_SECOND).wrapper(&words);
+    let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
+    let before = sampled(&fleet, "system.oom_kills", 0, |_| true);
+    kill_for_want_of_memory(&neighbour);
+    let after = now_ms() + 1000;
+    assert_eq!(sampled(&fleet, "system.oom_kills", after, |_| true), before, "not its own");
+    kill_for_want_of_memory(&group);
+    sampled(&fleet, "system.oom_kills", after, |n| n >= before + 1.0);
+    let all = series(&fleet, "system.oom_kills").expect("it is stored");
+    assert!(all.iter().all(|(_, n)| *n <= before + 1.0), "{all:?}");
 }

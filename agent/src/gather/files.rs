@@ -179,6 +179,9 @@ impl Files {
             discovering = clock::instant().saturating_duration_since(before);
         }
         self.saved_at = at;
+        let pools = self.discovery.pools.iter().map(|pool| pool.listen.as_str());
+        let sites = self.discovery.sites.iter().filter_map(|site| site.pool.as_deref());
+        self.listeners.remember(pools.chain(sites), now);
         let mut expansion = sources::expand(config, &self.discovery.logs);
         let first_start_at = self.first_start_at;
         let left_out = self.follow(expansion.logs, |born| {

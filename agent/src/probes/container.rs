@@ -24,9 +24,8 @@ pub(crate) struct Reading {
     pub(crate) memory_limit: Option<u64>,
     /// Without what the kernel only caches and gives back first.
     pub(crate) memory_used: Option<u64>,
+    /// In the container, its neighbours' not among them.
     pub(crate) n_oom_kills: Option<u64>,
-    /// The number of kills holds those in groups below, so that it can stand for the machine's.
-    pub(crate) has_all_oom_kills: bool,
     /// Times memory was at its limit.
     pub(crate) n_memory_failures: Option<u64>,
     /// Processors it may use, also parts of one.
@@ -57,11 +56,11 @@ pub(crate) struct OwnMemory {
 /// Whose processes the kernel killed for want of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OomKills {
-    /// Everybody's: nothing counts for a container alone.
+    /// Everybody's: this is no container.
     #[default]
     OfMachine,
-    /// The container's, as far as they can be read now. The machine's never stand in for them: that
-    /// would look like a rise.
+    /// The container's, as far as they can be read now. The machine's never stand in for them: they are
+    /// its neighbours' as well.
     Own(Option<u64>),
 }
 
@@ -82,7 +81,6 @@ pub(crate) struct Container {
     beancounters: Beancounters,
     last: Option<(Instant, Reading)>,
     share: Option<f64>,
-    has_own_oom_kills: bool,
 }
 
 impl Container {
@@ -94,7 +92,6 @@ impl Container {
             beancounters: Beancounters::new(root),
             last: None,
             share: None,
-            has_own_oom_kills: false,
         }
     }
 
@@ -120,12 +117,14 @@ impl Container {
         if detail == Detail::Full {
             self.beancounters.sample(out);
         }
-        let reading = self.lve.read().or_else(|| self.groups.read());
-        self.has_own_oom_kills |=
-            reading.is_some_and(|own| own.has_all_oom_kills && own.n_oom_kills.is_some());
-        let oom_kills = match reading {
-            own if self.has_own_oom_kills => OomKills::Own(own.and_then(|own| own.n_oom_kills)),
-            _ => OomKills::OfMachine,
+        let lve = self.lve.read();
+        // What others on the machine do is not this account's either.
+        let is_container = lve.is_some() || self.groups.is_container();
+        let reading = lve.or_else(|| self.groups.read());
+        let oom_kills = if is_container {
+            OomKills::Own(reading.and_then(|own| own.n_oom_kills))
+        } else {
+            OomKills::OfMachine
         };
         let Some(reading) = reading else {
             return (OwnMemory { limit_and_used: None, oom_kills }, OwnCpu::default());
@@ -284,7 +283,7 @@ mod tests {
                 container.sample(crate::clock::instant(), Detail::Core, &mut Values::new());
             memory.oom_kills
         };
-        assert_eq!(kills(), OomKills::OfMachine, "this kernel counts none");
+        assert_eq!(kills(), OomKills::Own(None), "this kernel counts none");
         write("sys/fs/cgroup/memory.events", "max 0\noom_kill 3\n");
         let own = OomKills::Own(Some(3));
         assert!((0..20).any(|_| kills() == own), "a file that comes late is found");

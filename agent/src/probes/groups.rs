@@ -3,6 +3,7 @@
 //! Of each controller the strictest limit between the container's own group and the top of what can
 //! be seen is the one in force, and its level is the one whose use counts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ use super::procfile::ProcFile;
 
 /// Version 1 writes the largest number of bytes it can count where there is no limit.
 const BYTES_UNLIMITED: u64 = 1 << 60;
+
+/// Groups below the container's that are looked at.
+const GROUPS_MAX: usize = 256;
 
 /// Looks left out on a machine that is no container: it hardly becomes one while the agent runs, and
 /// the list of mounts may be long.
@@ -39,8 +43,23 @@ struct Memory {
     is_v2: bool,
     usage: ProcFile,
     stat: ProcFile,
-    events: ProcFile,
     failures: ProcFile,
+    kills: Kills,
+}
+
+/// Kills for want of memory in the container's own group and those below it. Not at the level of the
+/// limit: above the container there are its neighbours as well.
+#[derive(Debug)]
+struct Kills {
+    dir: PathBuf,
+    is_v2: bool,
+    events: ProcFile,
+    /// Version 1 counts in each group those of this group alone: what each below it had last.
+    below: BTreeMap<PathBuf, u64>,
+    /// All that were counted there, also in groups that are gone.
+    n_below: u64,
+    /// There are too many groups below it.
+    is_cut: bool,
 }
 
 #[derive(Debug)]
@@ -107,10 +126,13 @@ impl Groups {
 
         let memory = memory.and_then(|(group, is_v2)| Memory::of(&group, is_v2));
         keep(&mut self.memory, memory, |old, new| {
-            let is_same = old.dir == new.dir && old.is_v2 == new.is_v2;
+            let is_same = old.dir == new.dir && old.kills.dir == new.kills.dir;
             old.limit = new.limit;
-            is_same
+            is_same && old.is_v2 == new.is_v2
         });
+        if let Some(memory) = &mut self.memory {
+            memory.kills.refresh();
+        }
         let cpu = cpu.and_then(|(group, v2)| Cpu::of(&group, cpuacct.as_ref(), v2, n_allowed));
         keep(&mut self.cpu, cpu, |old, new| {
             let is_same = old.dir == new.dir && old.is_v2 == new.is_v2;
@@ -132,6 +154,11 @@ impl Groups {
 
     fn is_none(&self) -> bool {
         self.memory.is_none() && self.cpu.is_none() && self.pids.is_none()
+    }
+
+    /// True when this is certainly a container.
+    pub(crate) fn is_container(&self) -> bool {
+        !self.is_none() || self.unified_dir.is_some()
     }
 
     /// Says once what is taken for the limits of the machine.
@@ -226,8 +253,8 @@ impl Memory {
             is_v2,
             usage: file("memory.current", "memory.usage_in_bytes"),
             stat: file("memory.stat", "memory.stat"),
-            events: file("memory.events", "memory.oom_control"),
             failures: file("memory.events", "memory.failcnt"),
+            kills: Kills::new(&group.dirs[0], is_v2),
         })
     }
 
@@ -237,21 +264,72 @@ impl Memory {
         let idle = self.stat.read().and_then(|text| counter(text, idle)).unwrap_or(0);
         reading.memory_limit = self.limit;
         reading.memory_used = usage.map(|bytes| bytes.saturating_sub(idle));
-        // Version 1 has it from kernel 4.13 on, and of this group alone.
-        reading.n_oom_kills = self.events.read().and_then(|text| counter(text, "oom_kill"));
-        reading.has_all_oom_kills = self.is_v2 || has_no_children(&self.dir);
+        reading.n_oom_kills = self.kills.read();
         reading.n_memory_failures = if self.is_v2 {
-            self.events.read().and_then(|text| counter(text, "max"))
+            self.failures.read().and_then(|text| counter(text, "max"))
         } else {
             self.failures.read_number()
         };
     }
 }
 
-/// A directory has a link from each one below it, beside its name and its own `.`.
-fn has_no_children(dir: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(dir).is_ok_and(|meta| meta.nlink() <= 2)
+impl Kills {
+    fn new(dir: &Path, is_v2: bool) -> Self {
+        let events = if is_v2 { "memory.events" } else { "memory.oom_control" };
+        let mut kills = Self {
+            dir: dir.to_owned(),
+            is_v2,
+            events: ProcFile::optional(dir.join(events)),
+            below: BTreeMap::new(),
+            n_below: 0,
+            is_cut: false,
+        };
+        kills.refresh();
+        kills
+    }
+
+    /// Looks which groups there are below.
+    fn refresh(&mut self) {
+        if self.is_v2 {
+            return;
+        }
+        let groups = groups_below(&self.dir);
+        self.is_cut = groups.len() > GROUPS_MAX;
+        self.below.retain(|dir, _| groups.contains(dir));
+        for dir in groups.into_iter().take(GROUPS_MAX) {
+            self.below.entry(dir).or_insert(0);
+        }
+    }
+
+    /// Version 1 has it from kernel 4.13 on. Cost there: a small file for each group.
+    fn read(&mut self) -> Option<u64> {
+        let n = self.events.read().and_then(|text| counter(text, "oom_kill"))?;
+        for (dir, last) in &mut self.below {
+            let text = fs::read_to_string(dir.join("memory.oom_control")).unwrap_or_default();
+            let Some(now) = counter(&text, "oom_kill") else { continue };
+            self.n_below = self.n_below.saturating_add(now.saturating_sub(*last));
+            *last = now;
+        }
+        (!self.is_cut).then(|| n.saturating_add(self.n_below))
+    }
+}
+
+/// All directories below one, at most one more than are looked at.
+fn groups_below(dir: &Path) -> BTreeSet<PathBuf> {
+    let (mut found, mut waiting) = (BTreeSet::new(), vec![dir.to_owned()]);
+    while let Some(dir) = waiting.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            if found.len() > GROUPS_MAX {
+                return found;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.insert(entry.path());
+                waiting.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 impl Cpu {
@@ -390,7 +468,6 @@ mod tests {
             memory_limit: Some(536_870_912),
             memory_used: Some(100_000_000),
             n_oom_kills: Some(2),
-            has_all_oom_kills: true,
             n_memory_failures: Some(41),
             cpu_limit: Some(1.5),
             cpu_ns: Some(7_000_000_000),
@@ -455,7 +532,6 @@ mod tests {
             memory_limit: Some(268_435_456),
             memory_used: Some(150_000_000),
             n_oom_kills: Some(5),
-            has_all_oom_kills: true,
             n_memory_failures: Some(77),
             cpu_limit: Some(0.5),
             cpu_ns: Some(8_123_456_789),
@@ -485,7 +561,42 @@ mod tests {
         ];
         let reading = Tree::new(V1, init, &files).read().expect("it is limited");
         assert_eq!((reading.memory_limit, reading.memory_used), (Some(1_000_000), Some(900_000)));
-        assert!(!reading.has_all_oom_kills, "kills below are counted there");
+    }
+
+    #[test]
+    fn kills_of_neighbours_do_not_count_and_those_in_groups_below_do() {
+        let kills = |n: u32| format!("oom_kill_disable 0\nunder_oom 0\noom_kill {n}\n");
+        let own = "sys/fs/cgroup/memory/lxc/web-1";
+        let tree = Tree::new(
+            V1,
+            "4:memory:/lxc/web-1\n",
+            &[
+                // The limit in force is one that the neighbour has part in.
+                ("memory/lxc/memory.limit_in_bytes", "1000000\n"),
+                ("memory/lxc/memory.oom_control", &kills(50)),
+                ("memory/lxc/web-2/memory.oom_control", &kills(50)),
+                ("memory/lxc/web-1/memory.oom_control", &kills(1)),
+            ],
+        );
+        let mut groups = Groups::new(tree.0.path());
+        let mut check = |want: u64, why: &str| {
+            groups.refresh();
+            let n = groups.read().and_then(|reading| reading.n_oom_kills);
+            assert_eq!(n, Some(want), "{why}");
+        };
+        check(1, "its own alone");
+        tree.write(&format!("{own}/system.slice/php.service/memory.oom_control"), &kills(2));
+        tree.write(&format!("{own}/system.slice/memory.oom_control"), &kills(0));
+        check(3, "and below");
+        tree.write(&format!("{own}/system.slice/php.service/memory.oom_control"), &kills(5));
+        check(6, "more");
+        fs::remove_dir_all(tree.0.path().join(own).join("system.slice")).unwrap();
+        check(6, "what was counted stays when the group is gone");
+        for ix in 0..=GROUPS_MAX {
+            fs::create_dir(tree.0.path().join(own).join(ix.to_string())).unwrap();
+        }
+        groups.refresh();
+        assert_eq!(groups.read().and_then(|reading| reading.n_oom_kills), None, "too many");
     }
 
     #[test]

@@ -4,32 +4,40 @@
 //! may read: then a backend that nobody serves is what explains the 503. Nothing is connected to.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use wire::v1::Signal;
 
-use crate::probes::procfile::ProcFile;
+use crate::probes::sockets::{Lists, Name, Seen, State, Wanted};
 
 /// What the kernel said is good for this long.
 const FRESH: Duration = Duration::from_secs(1);
-/// The kernel lists listening sockets before all others: with 100 bytes each, 2,500 of them.
-const TCP_BYTES: usize = 256 << 10;
-/// Unix sockets are listed in no order: of more than some 20,000 nothing can be told.
-const UNIX_BYTES: usize = 2 << 20;
-/// State of a listening socket.
-const LISTEN: &str = "0A";
+/// Sockets asked for, of which it is remembered that somebody listened.
+const SERVED_MAX: usize = 1024;
 
 /// See the module.
 pub(crate) struct Listeners {
     root: PathBuf,
-    tcp: [ProcFile; 2],
-    unix: ProcFile,
+    lists: Lists,
     read_at: Option<Instant>,
-    /// Address and port; `None` = not known.
-    ports: Option<BTreeSet<(IpAddr, u16)>>,
-    sockets: Option<BTreeSet<String>>,
+    /// `None` = cannot be told.
+    now: Option<Listening>,
+    /// Paths asked for that somebody listened at, here. The kernel lists the sockets of one network
+    /// namespace: of a file that was never served from here, the server may be in another one.
+    served: BTreeSet<String>,
+    is_told: bool,
+}
+
+#[derive(Debug, Default)]
+struct Listening {
+    ports: BTreeSet<(IpAddr, u16)>,
+    paths: BTreeSet<Vec<u8>>,
+    /// May be made up, or not.
+    doubtful: BTreeSet<Vec<u8>>,
 }
 
 impl Listeners {
@@ -37,18 +45,34 @@ impl Listeners {
     pub(crate) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            tcp: ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| ProcFile::head(path, TCP_BYTES)),
-            unix: ProcFile::head("/proc/net/unix", UNIX_BYTES),
+            lists: Lists::default(),
             read_at: None,
-            ports: None,
-            sockets: None,
+            now: None,
+            served: BTreeSet::new(),
+            is_told: false,
+        }
+    }
+
+    /// Remembers which of these sockets are served now; addresses of another kind do not matter.
+    ///
+    /// A socket whose server dies before anybody has asked for it would not be told as dead.
+    pub(crate) fn remember<'a>(&mut self, addresses: impl Iterator<Item = &'a str>, now: Instant) {
+        let addresses = addresses.map(|address| address.strip_prefix("unix:").unwrap_or(address));
+        let mut paths = addresses.filter(|address| address.starts_with('/')).peekable();
+        if paths.peek().is_some() {
+            self.refresh(now);
+            for path in paths.take(SERVED_MAX) {
+                if !self.served.contains(path) {
+                    self.is_served(path);
+                }
+            }
         }
     }
 
     /// Why a connection to this address must fail now: `ConnectRefused` or `NoSuchSocket`. `None` =
     /// somebody listens, or it cannot be told, as for addresses of other machines and names.
     ///
-    /// Cost: two small reads of /proc a second, only while somebody asks.
+    /// Cost: one list of those who listen a second, only while somebody asks.
     pub(crate) fn why_absent(&mut self, address: &str, now: Instant) -> Option<Signal> {
         self.refresh(now);
         let address = address.strip_prefix("unix:").unwrap_or(address);
@@ -56,7 +80,7 @@ impl Listeners {
             return self.why_no_socket(address);
         }
         let (ip, port) = local_address(address)?;
-        let ports = self.ports.as_ref()?;
+        let ports = &self.now.as_ref()?.ports;
         let is_asked = |(known, of): &(IpAddr, u16)| {
             *of == port && (known.is_unspecified() || *known == ip || ip.is_unspecified())
         };
@@ -73,18 +97,10 @@ impl Listeners {
     ) -> Option<Result<(), Signal>> {
         self.refresh(now);
         if address.starts_with('/') {
-            let sockets = self.sockets.as_ref()?;
-            let below = self.root.join(address.trim_start_matches('/'));
-            let candidates = [PathBuf::from(address), below];
-            let real = candidates.iter().filter_map(|path| path.canonicalize().ok());
-            // `/var/run` is `/run`, and a server names its socket as its configuration does.
-            let by_link =
-                address.strip_prefix("/run/").map(|rest| format!("/var/run/{rest}").into());
-            let mut names = candidates.iter().cloned().chain(real).chain(by_link);
-            if names.any(|path| sockets.contains(&*path.to_string_lossy())) {
-                return Some(Ok(()));
-            }
-            return self.why_no_socket(address).map(Err);
+            return match self.is_served(address)? {
+                true => Some(Ok(())),
+                false => self.why_no_socket(address).map(Err),
+            };
         }
         let (host, port) = address.rsplit_once(':')?;
         let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
@@ -94,42 +110,96 @@ impl Listeners {
         }
         let is_asked =
             |(known, of): &(IpAddr, u16)| *of == port && (known.is_unspecified() || *known == ip);
-        let is_there = self.ports.as_ref()?.iter().any(is_asked);
+        let is_there = self.now.as_ref()?.ports.iter().any(is_asked);
         Some(if is_there { Ok(()) } else { Err(Signal::ConnectRefused) })
     }
 
     fn refresh(&mut self, now: Instant) {
-        if self.read_at.is_none_or(|last| now.saturating_duration_since(last) >= FRESH) {
-            self.read_at = Some(now);
-            self.ports = ports(&mut self.tcp);
-            self.sockets = self.unix.read().filter(|text| text.len() < UNIX_BYTES).map(sockets);
+        if self.read_at.is_some_and(|last| now.saturating_duration_since(last) < FRESH) {
+            return;
         }
+        self.read_at = Some(now);
+        let all = Some(0..=u16::MAX);
+        let wanted = Wanted { listening_only: true, unix: true, ports: all, families: [true; 2] };
+        self.now = match self.lists.look(&wanted, now, Listening::default, Listening::note) {
+            Ok(listening) => Some(listening),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_told, true) {
+                    tracing::info!(%error, "sockets cannot be listed: who listens is not told");
+                }
+                None
+            }
+        };
     }
 
-    fn why_no_socket(&self, path: &str) -> Option<Signal> {
-        let sockets = self.sockets.as_ref()?;
-        let below = self.root.join(path.trim_start_matches('/'));
-        let candidates = [Path::new(path), &below];
-        if candidates.iter().any(|path| sockets.contains(&*path.to_string_lossy())) {
+    /// Whether somebody listens at this path, by whatever name; `None` = it cannot be told.
+    fn is_served(&mut self, path: &str) -> Option<bool> {
+        let listening = self.now.as_ref()?;
+        let candidates = self.candidates(path);
+        // `/var/run` is `/run`, and a server names its socket as its configuration does.
+        let by_link = path.strip_prefix("/run/").map(|rest| format!("/var/run/{rest}").into());
+        let is_in = |known: &BTreeSet<Vec<u8>>| {
+            let has = |path: &PathBuf| known.contains(path.as_os_str().as_bytes());
+            let real = || candidates.iter().filter_map(|path| path.canonicalize().ok());
+            !known.is_empty()
+                && (candidates.iter().chain(&by_link).any(has) || real().any(|path| has(&path)))
+        };
+        if is_in(&listening.doubtful) {
+            return None;
+        }
+        let is_served = is_in(&listening.paths);
+        if is_served && !self.served.contains(path) {
+            if self.served.len() >= SERVED_MAX {
+                self.served.retain(|path| Path::new(path).symlink_metadata().is_ok());
+            }
+            if self.served.len() < SERVED_MAX {
+                self.served.insert(path.to_owned());
+            }
+        }
+        Some(is_served)
+    }
+
+    fn candidates(&self, path: &str) -> [PathBuf; 2] {
+        [PathBuf::from(path), self.root.join(path.trim_start_matches('/'))]
+    }
+
+    fn why_no_socket(&mut self, path: &str) -> Option<Signal> {
+        if self.is_served(path)? {
             return None;
         }
         // What may not be looked at may be there.
         let mut is_there = false;
-        for path in candidates {
-            match path.symlink_metadata() {
-                // A link, or the socket of another file system: the kernel has another name for it.
+        for candidate in self.candidates(path) {
+            match candidate.symlink_metadata() {
+                // A link may lead to where the kernel has another name for it.
                 Ok(meta) if meta.file_type().is_symlink() => return None,
+                Ok(meta) if meta.file_type().is_socket() && !self.served.contains(path) => {
+                    return None;
+                }
                 Ok(_) => is_there = true,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(_) => return None,
             }
         }
-        // `/var/run` is `/run`: a directory on the way may have another name too.
-        let real = candidates.iter().filter_map(|path| path.canonicalize().ok());
-        if real.into_iter().any(|path| sockets.contains(&*path.to_string_lossy())) {
-            return None;
-        }
         Some(if is_there { Signal::ConnectRefused } else { Signal::NoSuchSocket })
+    }
+}
+
+impl Listening {
+    fn note(&mut self, name: Name<'_>, seen: Seen) {
+        match (name, seen.state) {
+            (Name::Tcp(ip, port), State::Listens { .. }) => {
+                self.ports.insert((ip, port));
+            }
+            (Name::Unix(path), state) if path.starts_with(b"/") => {
+                match state {
+                    State::Listens { .. } => self.paths.insert(path.to_vec()),
+                    State::Doubtful => self.doubtful.insert(path.to_vec()),
+                    _ => false,
+                };
+            }
+            _ => {}
+        }
     }
 }
 
@@ -144,64 +214,11 @@ pub(crate) fn local_address(address: &str) -> Option<(IpAddr, u16)> {
     ip.is_loopback().then_some((ip, port.parse().ok()?))
 }
 
-/// The listening sockets; `None` when there are too many to see all, or none can be seen.
-fn ports(files: &mut [ProcFile; 2]) -> Option<BTreeSet<(IpAddr, u16)>> {
-    let mut all = BTreeSet::new();
-    let mut is_known = false;
-    for file in files {
-        // A kernel without IPv6 has no second file.
-        let Some(text) = file.read() else { continue };
-        is_known = true;
-        let mut saw_end = text.len() < TCP_BYTES;
-        for line in text.lines().skip(1) {
-            let mut words = line.split_ascii_whitespace().skip(1);
-            let (Some(local), Some(state)) = (words.next(), words.nth(1)) else { continue };
-            if state != LISTEN {
-                saw_end = true;
-                break;
-            }
-            all.extend(hex_address(local));
-        }
-        if !saw_end {
-            return None;
-        }
-    }
-    is_known.then_some(all)
-}
-
-/// `0100007F:2328`: an address in words of the machine's byte order, and a port.
-pub(crate) fn hex_address(text: &str) -> Option<(IpAddr, u16)> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |at: usize| {
-        let word = u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    };
-    if address.len() == 8 {
-        return Some((Ipv4Addr::from(word(0)?).into(), port));
-    }
-    let mut bytes = [0; 16];
-    for (ix, part) in bytes.chunks_exact_mut(4).enumerate() {
-        part.copy_from_slice(&word(8 * ix)?);
-    }
-    Some((Ipv6Addr::from(bytes).to_canonical(), port))
-}
-
-/// Paths of the Unix sockets that accept connections (flag `__SO_ACCEPTCON`).
-fn sockets(text: &str) -> BTreeSet<String> {
-    let of_line = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
-        let path = words.nth(3)?;
-        (flags & 0x1_0000 != 0 && path.starts_with('/')).then(|| path.to_owned())
-    };
-    text.lines().skip(1).filter_map(of_line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::os::unix::net::UnixListener;
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
 
     use super::*;
     use crate::clock;
@@ -264,17 +281,36 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_kernel_are_read() {
-        let v4 = |text: &str| hex_address(text).map(|(ip, port)| format!("{ip} {port}"));
-        assert_eq!(v4("0100007F:2328").as_deref(), Some("127.0.0.1 9000"));
-        assert_eq!(
-            v4("00000000000000000000000001000000:0050").as_deref(),
-            Some("::1 80"),
-            "four words"
-        );
-        assert_eq!(v4("0000000000000000FFFF00000100007F:0050").as_deref(), Some("127.0.0.1 80"));
-        for broken in ["", ":", "0100007F", "01:1", "zz00007F:1", "0100007F:", "é100007F:1"] {
-            assert_eq!(v4(broken), None, "{broken}");
-        }
+    fn a_socket_that_was_never_served_from_this_network_namespace_is_not_told_as_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        // The file that a server in a container's network namespace would leave here.
+        let path = dir.path().join("a.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let text = path.display().to_string();
+        let (mut listeners, now) = (Listeners::new(Path::new("/")), clock::instant());
+        assert_eq!(listeners.why_absent(&text, now), None);
+        assert_eq!(listeners.look(&text, &[], now), None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(listeners.why_absent(&text, now), Some(Signal::NoSuchSocket));
+        let unix = UnixListener::bind(&path).unwrap();
+        listeners.remember(["127.0.0.1:80", &format!("unix:{text}")].into_iter(), now + FRESH);
+        drop(unix);
+        let later = now + 2 * FRESH;
+        assert_eq!(listeners.why_absent(&text, later), Some(Signal::ConnectRefused));
+    }
+
+    #[test]
+    fn a_user_cannot_make_up_a_listener_by_a_name_with_a_line_break() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        std::fs::write(&path, "").unwrap();
+        let line = format!("\nf: 00000002 00000000 00010000 0001 01 5 {}", path.display());
+        let name = SocketAddr::from_abstract_name(line).unwrap();
+        let _forged = UnixListener::bind_addr(&name).unwrap();
+        let text = std::fs::read_to_string("/proc/net/unix").unwrap();
+        let path = path.display().to_string();
+        assert!(text.lines().any(|line| line.ends_with(&path)), "the text is deceived: {text}");
+        let (mut listeners, now) = (Listeners::new(Path::new("/")), clock::instant());
+        assert_eq!(listeners.look(&path, &[], now), Some(Err(Signal::ConnectRefused)));
     }
 }

@@ -1,4 +1,4 @@
-//! Load averages, threads, processes and open files, and how near the kernel's limits they are.
+//! Load averages, threads and open files, and how near the kernel's limits they are.
 
 use super::procfile::ProcFile;
 use super::{Detail, Values, push};
@@ -64,14 +64,6 @@ fn parse_file_nr(text: &str) -> Option<(u64, u64)> {
     let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
     let (allocated, free, limit) = (words.next()?.ok()?, words.next()?.ok()?, words.next()?.ok()?);
     (limit > 0).then(|| (allocated.saturating_sub(free), limit))
-}
-
-/// Number of processes. Cost: the names of /proc, no file in it is opened.
-pub(crate) fn sample_processes(out: &mut Values) {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return };
-    let is_pid = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-    let n = entries.flatten().filter(|entry| is_pid(&entry.file_name())).count();
-    push(out, "system.processes", n as f64);
 }
 
 #[cfg(test)]

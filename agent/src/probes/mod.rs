@@ -25,6 +25,7 @@ mod processes;
 mod procfile;
 mod rise;
 mod services;
+pub(crate) mod sockets;
 mod systemd;
 mod tcp;
 mod top;
@@ -157,8 +158,10 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
     let ProbeInputs { config, root, discovery, gather, spool_bytes, .. } = inputs;
     let interval = config.interval.0;
     let mut sampler = Sampler::new(spool_bytes);
-    let mut usage = Aside::new(disk::Disk::new());
-    let mut pools = Aside::new(pools::Pools::new(root, discovery, gather.clone()));
+    let mut usage = Aside::new("use of filesystems", disk::Disk::new());
+    let (pools, crowd) = pools::new(root, discovery, gather.clone());
+    let mut pools = Aside::new("sockets of pools", pools);
+    let mut crowd = Aside::new("processes", crowd);
     let mut timer = Timer::new();
     // The first look only sets the baseline that shares of time are taken against.
     let mut last = clock::now();
@@ -194,12 +197,22 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
             };
             usage.look(outlet, look).await;
         }
+        if is_slow || is_fast {
+            let look = move |crowd: &mut pools::Crowd| {
+                let mut values = Values::new();
+                if is_slow {
+                    crowd.sample(at, &mut values);
+                }
+                let mut found = crowd.take_tops(at);
+                found.push((at, values));
+                found
+            };
+            crowd.look(outlet, look).await;
+        }
         let look = move |pools: &mut pools::Pools| {
             let mut values = Values::new();
             pools.sample(at, is_slow, &mut values);
-            let mut found = pools.take_tops(at);
-            found.push((at, values));
-            found
+            vec![(at, values)]
         };
         pools.look(outlet, look).await;
         outlet.send(Observation::Samples { at, values });
@@ -212,13 +225,19 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
 /// A probe that takes long or may hang, run on the blocking pool: then only its samples are missing.
 #[derive(Debug)]
 struct Aside<T> {
+    what: &'static str,
     probe: Option<T>,
     task: Option<JoinHandle<T>>,
+    began: Instant,
+    is_late_told: bool,
 }
 
+/// A look that takes longer hangs, which is worth a word.
+const HANGS_AFTER: Duration = Duration::from_secs(30);
+
 impl<T: Send + 'static> Aside<T> {
-    fn new(probe: T) -> Self {
-        Self { probe: Some(probe), task: None }
+    fn new(what: &'static str, probe: T) -> Self {
+        Self { what, probe: Some(probe), task: None, began: clock::instant(), is_late_told: false }
     }
 
     /// Begins a look, unless the last one has not ended; what it finds goes to `outlet`.
@@ -226,10 +245,15 @@ impl<T: Send + 'static> Aside<T> {
     where
         F: FnOnce(&mut T) -> Vec<(UnixMillis, Values)> + Send + 'static,
     {
+        let now = clock::instant();
         if let Some(task) = self.task.take_if(|task| task.is_finished()) {
             self.probe = task.await.ok();
         }
-        let Some(mut probe) = self.probe.take() else { return };
+        let Some(mut probe) = self.probe.take() else {
+            self.tell_if_late(now);
+            return;
+        };
+        self.began = now;
         let outlet = outlet.clone();
         self.task = Some(tokio::task::spawn_blocking(move || {
             let found = look(&mut probe).into_iter().filter(|(_, values)| !values.is_empty());
@@ -239,12 +263,27 @@ impl<T: Send + 'static> Aside<T> {
             probe
         }));
     }
+
+    fn tell_if_late(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.began);
+        if age >= HANGS_AFTER && !std::mem::replace(&mut self.is_late_told, true) {
+            tracing::warn!(
+                what = self.what,
+                since_s = age.as_secs(),
+                "a look at the machine hangs or failed: what it samples is absent until it ends"
+            );
+        }
+    }
 }
 
-/// True while the last gateway error is at most a minute old: every second counts. One of the future is
-/// what a clock that was set back left: it must not count until that time has come.
+/// Between the clock's reading and the error's there may be a little work.
+const SKEW_MS: i64 = 1000;
+
+/// True while the last gateway error is at most a minute old: every second counts. One of the future
+/// was read before the clock was set back.
 pub(crate) fn is_fast(error_at: Option<UnixMillis>, now: UnixMillis) -> bool {
-    error_at.is_some_and(|at| (0..=FAST_FOR.as_millis() as i64).contains(&(now.0 - at.0)))
+    let fast_ms = FAST_FOR.as_millis() as i64;
+    error_at.is_some_and(|at| (-SKEW_MS..=fast_ms).contains(&now.0.saturating_sub(at.0)))
 }
 
 /// Until the wall clock's next whole second, when the samples are taken: what is done then needs no
@@ -296,7 +335,6 @@ impl Sampler {
             self.slow_at = Some(at);
             self.container.refresh();
             self.network.refresh_interfaces();
-            load::sample_processes(out);
             selfstats::sample(self.spool_bytes.load(Ordering::Relaxed), out);
         }
         let (own_memory, own_cpu) = self.container.sample(now, detail, out);
@@ -332,9 +370,33 @@ mod tests {
         check(Some(99_000), true);
         check(Some(40_000), true);
         check(Some(39_999), false);
-        check(Some(100_000), true);
-        check(Some(100_001), false);
-        check(Some(86_400_000), false);
+        check(Some(101_000), true);
+        check(Some(101_001), false); // the clock was set back
+        check(Some(i64::MIN), false);
+    }
+
+    #[test]
+    fn a_look_that_hangs_is_told_once_and_holds_up_no_other_one() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (tx, mut sent) = mpsc::channel(8);
+        let outlet = Outlet::new(tx, Arc::default());
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let value = || vec![(UnixMillis(1), vec![("system.processes", String::new(), 1.0)])];
+        runtime.block_on(async {
+            let (mut stuck, mut other) = (Aside::new("a", ()), Aside::new("b", ()));
+            let hang = move |(): &mut ()| {
+                held.recv().ok();
+                Vec::new()
+            };
+            stuck.look(&outlet, hang).await;
+            other.look(&outlet, move |()| value()).await;
+            assert!(sent.recv().await.is_some(), "the other one is looked at");
+            stuck.look(&outlet, |()| unreachable!()).await;
+            assert!(!stuck.is_late_told);
+            stuck.tell_if_late(stuck.began + HANGS_AFTER);
+            assert!(stuck.is_late_told);
+            drop(release);
+        });
     }
 
     /// The values of a second look at this machine, all of which must fit the catalog.

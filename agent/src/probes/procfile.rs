@@ -19,8 +19,6 @@ const N_READS_LEFT_OUT: u8 = 9;
 #[derive(Debug)]
 pub(crate) struct ProcFile {
     path: PathBuf,
-    /// Stop reading here: only the first bytes are wanted.
-    head: usize,
     file: Option<File>,
     /// Never shrinks, so that reading again allocates nothing; the first `len` bytes are the text.
     buffer: Vec<u8>,
@@ -33,18 +31,12 @@ impl ProcFile {
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            head: TEXT_BYTES_MAX,
             file: None,
             buffer: Vec::new(),
             len: 0,
             told: false,
             n_left_out: 0,
         }
-    }
-
-    /// Reads only the first `head` bytes, for a long file whose first lines matter.
-    pub(crate) fn head(path: impl Into<PathBuf>, head: usize) -> Self {
-        Self { head, ..Self::new(path) }
     }
 
     /// A file that most machines do not have and do not miss: its absence is not worth a word.
@@ -84,9 +76,9 @@ impl ProcFile {
             None => File::open(&self.path)?,
         };
         self.len = 0;
-        while self.len < self.head {
+        while self.len < TEXT_BYTES_MAX {
             if self.len == self.buffer.len() {
-                let size = (self.buffer.len() * 2).max(TEXT_BYTES_MIN).min(self.head);
+                let size = (self.buffer.len() * 2).max(TEXT_BYTES_MIN).min(TEXT_BYTES_MAX);
                 self.buffer.resize(size, 0);
             }
             match file.read_at(&mut self.buffer[self.len..], self.len as u64) {
@@ -111,7 +103,6 @@ mod tests {
         let first = uptime.read().expect("linux has it").to_owned();
         assert!(first.contains('.'));
         assert!(uptime.read().is_some_and(|text| text.len().abs_diff(first.len()) < 8));
-        assert_eq!(ProcFile::head("/proc/stat", 3).read(), Some("cpu"));
         let mut none = ProcFile::new("/proc/no-such-file");
         assert_eq!(none.read(), None);
         assert_eq!(none.read(), None);

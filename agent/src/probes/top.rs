@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use wire::UnixMillis;
 
 use super::walk::{Census, Sum};
-use super::{FAST_FOR, Values};
+use super::{Values, is_fast};
 use crate::clock;
 
 /// Of each kind and each resource.
@@ -82,8 +82,7 @@ impl Tops {
     ) -> Vec<(UnixMillis, Values)> {
         // A clock that was set makes times of the future; they are of no use either.
         self.kept.retain(|(at, _)| (0..=KEEP_MS).contains(&(now.0 - at.0)));
-        let fast_ms = FAST_FOR.as_millis() as i64;
-        if error_at.is_none_or(|at| now.0 - at.0 > fast_ms) {
+        if !is_fast(error_at, now) {
             return Vec::new();
         }
         self.kept.drain(..).collect()
@@ -248,6 +247,8 @@ mod tests {
         assert_eq!(tops.take(Some(at(680)), at(680)).len(), 1, "before the next ones");
         tops.keep(at(900), &census(&[(7, 1000)]), &[]);
         assert!(tops.take(Some(at(800)), at(800)).is_empty(), "the clock was set back");
+        tops.keep(at(1000), &census(&[(7, 1000)]), &[]);
+        assert!(tops.take(Some(at(1200)), at(1000)).is_empty(), "set back since the error");
     }
 
     #[test]

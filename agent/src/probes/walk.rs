@@ -77,6 +77,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Arc<str>,
     /// Configuration of its master, where the master's title was read.
     pub(crate) conf: Option<Arc<str>>,
+    /// Who started that master.
+    pub(crate) master_uid: Option<u32>,
     /// What it used.
     pub(crate) sum: Sum,
     /// Resident memory it shares with nobody; see `own_bytes`.
@@ -88,6 +90,8 @@ pub(crate) struct Worker {
 pub(crate) struct Census {
     /// Time since the walk before; `None` in the first one, which knows no use of processors.
     pub(crate) span: Option<Duration>,
+    /// All of them.
+    pub(crate) n_processes: u32,
     /// Ended, and their parents do not ask.
     pub(crate) n_zombies: u32,
     /// In uninterruptible sleep: waiting for a disk or a server of files.
@@ -126,7 +130,8 @@ struct Known {
 #[derive(Clone, Debug)]
 enum Title {
     Other,
-    Master(Arc<str>),
+    /// Its configuration, and who started it.
+    Master(Arc<str>, Option<u32>),
     Worker(Arc<str>),
 }
 
@@ -192,6 +197,7 @@ impl Walk {
                 look.census.is_cut = true;
                 break;
             }
+            look.census.n_processes += 1;
             self.look_at(pid, &mut look);
         }
         let Look { mut census, workers, .. } = look;
@@ -248,6 +254,9 @@ impl Walk {
         // A worker has its master's title for a moment.
         if stat.is_php_fpm && (!known.is_settled || matches!(known.title, Title::Other)) {
             known.title = look.files.read(pid, "cmdline").map_or(Title::Other, Title::parse);
+            if let Title::Master(_, uid) = &mut known.title {
+                *uid = look.files.started_by(pid);
+            }
         }
         if matches!(known.title, Title::Worker(_)) && stat.state != b'Z' {
             let own = look.files.read(pid, "statm").and_then(own_bytes);
@@ -274,11 +283,11 @@ impl Walk {
         (pid, parent, sum, own_bytes): (u32, u32, Sum, Option<u64>),
     ) -> Option<Worker> {
         let Title::Worker(pool) = &self.known.get(&pid)?.title else { return None };
-        let conf = match self.known.get(&parent).map(|master| &master.title) {
-            Some(Title::Master(conf)) => Some(Arc::clone(conf)),
-            _ => None,
+        let (conf, master_uid) = match self.known.get(&parent).map(|master| &master.title) {
+            Some(Title::Master(conf, uid)) => (Some(Arc::clone(conf)), *uid),
+            _ => (None, None),
         };
-        Some(Worker { pool: Arc::clone(pool), conf, sum, own_bytes })
+        Some(Worker { pool: Arc::clone(pool), conf, master_uid, sum, own_bytes })
     }
 
     /// With `hidepid` or a like setting not even the first process can be seen; tells it once.
@@ -344,7 +353,7 @@ impl Title {
             return Self::Worker(pool.trim().into());
         }
         let conf = said.strip_prefix("master process (").and_then(|rest| rest.strip_suffix(')'));
-        conf.map_or(Self::Other, |conf| Self::Master(conf.into()))
+        conf.map_or(Self::Other, |conf| Self::Master(conf.into(), None))
     }
 }
 
@@ -372,6 +381,14 @@ impl Files {
     fn owner(&mut self, pid: u32) -> Option<u32> {
         self.set_path(pid, "");
         rustix::fs::statat(&self.dir, &*self.path, AtFlags::empty()).ok().map(|stat| stat.st_uid)
+    }
+
+    /// The real user. The owner of its directory may be another one: that of a process which nobody may
+    /// look into is root, and that of a program that changes its user on start is whom it changes to.
+    fn started_by(&mut self, pid: u32) -> Option<u32> {
+        let text = String::from_utf8_lossy(self.read(pid, "status")?);
+        let uids = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        uids.split_ascii_whitespace().next()?.parse().ok()
     }
 
     /// Bytes it has read from and written to disks so far.
@@ -493,7 +510,7 @@ mod tests {
         assert_eq!(worker(b"php-fpm: pool a.example   ").as_deref(), Some("a.example"));
         assert_eq!(worker(b"vim php-fpm: pool www"), None);
         let master = Title::parse(b"php-fpm: master process (/etc/php-fpm.conf)\0");
-        assert!(matches!(master, Title::Master(conf) if &*conf == "/etc/php-fpm.conf"));
+        assert!(matches!(master, Title::Master(conf, _) if &*conf == "/etc/php-fpm.conf"));
         assert_eq!(own_bytes(b"10000 2000 1500 10 0 50 0\n"), Some(500 * procfs::page_size()));
         assert_eq!(own_bytes(b"10000 2000"), None);
     }
@@ -571,6 +588,8 @@ mod tests {
         write(proc, 40, "php-fpm8.2", 'S', 5);
         let title = "php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)\0";
         fs::write(proc.join("1/cmdline"), title).unwrap();
+        let status = "Name:\tphp-fpm8.2\nState:\tS (sleeping)\nPPid:\t1\nUid:\t33\t0\t0\t0\n";
+        fs::write(proc.join("1/status"), status).unwrap();
         fs::write(proc.join("40/cmdline"), title).unwrap(); // a moment after the fork
         fs::write(proc.join("40/statm"), "9000 800 300 1 0 1 0").unwrap();
         let mut walk = Walk::new(proc.to_owned());
@@ -582,6 +601,7 @@ mod tests {
             let conf = worker.conf.as_deref();
             assert_eq!((&*worker.pool, conf), ("www", Some("/etc/php/8.2/fpm/php-fpm.conf")));
             assert_eq!(worker.own_bytes, Some(500 * procfs::page_size()));
+            assert_eq!(worker.master_uid, Some(33), "the real one");
         }
     }
 
@@ -605,7 +625,7 @@ mod tests {
         assert!(walk.look(true).is_some_and(|census| !census.is_cut) && !walk.is_cut_told);
         walk.processes_max = 6;
         let census = walk.look(true).expect("nothing is hidden");
-        assert!(census.is_cut && walk.is_cut_told);
+        assert!(census.is_cut && walk.is_cut_told && census.n_processes == 6);
         assert_eq!((census.users.len(), walk.known.len()), (1, 6));
     }
 

@@ -1,29 +1,29 @@
 //! PHP-FPM pools: their limits, how busy their sockets are, their workers; and who uses the machine.
+//! Sockets and processes are looked at apart.
 //!
 //! A pool is named by its configuration; where two masters have one of the same name, by name and
 //! version of PHP (`www@8.1`), or name and socket. A pool at rest is sampled once a minute while no
 //! gateway errors flow, so that hundreds of them cost nothing.
 
-mod diag;
+mod crowd;
 mod fastcgi;
-mod sockets;
 mod status;
-mod text;
+mod uses;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use wire::UnixMillis;
 
-use self::sockets::{Address, Sockets, Use};
+pub(super) use self::crowd::Crowd;
+use self::crowd::Manned;
 use self::status::{Page, Pages};
-use self::workers::{Here, Staff, staff};
-use super::top::Tops;
-use super::walk::Walk;
-use super::{FAST_FOR, Values, push};
+use self::uses::{Address, Sockets, Use};
+use super::{Values, is_fast};
 use crate::clock;
 use crate::discover::{Discovery, Pool};
 use crate::gather::GatherStatus;
@@ -33,17 +33,15 @@ const REPEAT_MS: i64 = 60_000;
 /// A pool with this share of its workers busy is not asked for its status page.
 const BUSY_SHARE: f64 = 0.8;
 
-/// See the module.
+/// The sockets; see the module.
 #[derive(Debug)]
 pub(super) struct Pools {
-    root: PathBuf,
     discovery: watch::Receiver<Arc<Discovery>>,
     gather: watch::Receiver<GatherStatus>,
     is_fresh: bool,
     tracked: Vec<Tracked>,
     sockets: Sockets,
-    walk: Walk,
-    tops: Tops,
+    manned: Manned,
     pages: Pages,
     n_unknown_told: usize,
 }
@@ -54,14 +52,15 @@ struct Tracked {
     /// `phpfpm.pool=NAME`
     attribute: String,
     pool: Pool,
+    /// Of this instant; `None` when nothing is known of it.
     used: Option<Use>,
-    staff: Option<Staff>,
     /// Times it was seen with every worker busy and connections waiting.
     n_exhausted: u64,
     is_exhausted: bool,
     said_use: Said<(u32, u32, u64)>,
     said_limits: Said<(Option<u32>, Option<u32>)>,
-    said_staff: Said<u32>,
+    /// A status page elsewhere was told of.
+    is_page_told: bool,
 }
 
 /// A value and when it was sent last.
@@ -81,53 +80,56 @@ impl<T: Copy + PartialEq> Said<T> {
     }
 }
 
-impl Pools {
-    pub(super) fn new(
-        root: PathBuf,
-        discovery: watch::Receiver<Arc<Discovery>>,
-        gather: watch::Receiver<GatherStatus>,
-    ) -> Self {
-        Self {
-            root,
-            discovery,
-            gather,
-            is_fresh: false,
-            tracked: Vec::new(),
-            sockets: Sockets::default(),
-            walk: Walk::new(PathBuf::from("/proc")),
-            tops: Tops::new(),
-            pages: Pages::default(),
-            n_unknown_told: 0,
-        }
-    }
+/// The two halves.
+pub(super) fn new(
+    root: PathBuf,
+    discovery: watch::Receiver<Arc<Discovery>>,
+    gather: watch::Receiver<GatherStatus>,
+) -> (Pools, Crowd) {
+    let manned = Manned::default();
+    let crowd = Crowd::new(root, discovery.clone(), gather.clone(), manned.clone());
+    let pools = Pools {
+        discovery,
+        gather,
+        is_fresh: false,
+        tracked: Vec::new(),
+        sockets: Sockets::default(),
+        manned,
+        pages: Pages::default(),
+        n_unknown_told: 0,
+    };
+    (pools, crowd)
+}
 
-    /// Samples the sockets; with `is_slow`, each 10 s, also the processes.
+impl Pools {
+    /// Samples the sockets; with `is_slow`, each 10 s, also status pages.
     pub(super) fn sample(&mut self, at: UnixMillis, is_slow: bool, out: &mut Values) {
         self.refresh();
-        let is_fast = self.error_at().is_some_and(|error_at| {
-            let fast_ms = FAST_FOR.as_millis() as i64;
-            at.0 - error_at.0 <= fast_ms
-        });
-        if let Some(uses) = self.sockets.look() {
-            for (tracked, used) in self.tracked.iter_mut().zip(uses) {
-                tracked.fold_use(used, at, is_fast, out);
-            }
-        }
+        let error_at = self.gather.borrow().gateway_error_at;
+        let is_fast = is_fast(error_at, at);
+        let uses = self.sockets.look(is_fast);
+        self.fold_uses(uses, at, is_fast, out);
         if is_slow {
-            self.sample_processes(at, is_fast, out);
             self.ask_for_pages();
         }
         out.extend(self.pages.take());
     }
 
-    /// Tops of the minutes before, while gateway errors flow, each with its time.
-    pub(super) fn take_tops(&mut self, now: UnixMillis) -> Vec<(UnixMillis, Values)> {
-        let error_at = self.error_at();
-        self.tops.take(error_at, now)
-    }
-
-    fn error_at(&self) -> Option<UnixMillis> {
-        self.gather.borrow().gateway_error_at
+    fn fold_uses(
+        &mut self,
+        uses: Option<Vec<Option<Use>>>,
+        at: UnixMillis,
+        is_fast: bool,
+        out: &mut Values,
+    ) {
+        let Some(uses) = uses else {
+            // A pool may have filled up since the last look.
+            self.tracked.iter_mut().for_each(|tracked| tracked.used = None);
+            return;
+        };
+        for (tracked, used) in self.tracked.iter_mut().zip(uses) {
+            tracked.fold_use(used, at, is_fast, out);
+        }
     }
 
     /// Takes over what discovery found; a pool that stays keeps its count.
@@ -159,32 +161,16 @@ impl Pools {
         self.n_unknown_told = n_unknown;
     }
 
-    fn sample_processes(&mut self, at: UnixMillis, is_fast: bool, out: &mut Values) {
-        let Some(census) = self.walk.look(is_fast) else { return };
-        if !census.is_cut {
-            push(out, "system.processes.uninterruptible", f64::from(census.n_blocked));
-            push(out, "system.processes.zombie", f64::from(census.n_zombies));
-        }
-        let pools: Vec<&Pool> = self.tracked.iter().map(|tracked| &tracked.pool).collect();
-        let discovery = Arc::clone(&self.discovery.borrow());
-        let here = Here { root: &self.root, config_files: &discovery.config_files };
-        let staffs = staff(&pools, &census.workers, here);
-        let mut sums = Vec::new();
-        for (tracked, staff) in self.tracked.iter_mut().zip(staffs) {
-            if staff.n > 0 {
-                sums.push((tracked.attribute.clone(), staff.sum));
-            }
-            // Of some processes the number of a pool's workers is not known.
-            tracked.staff = (!census.is_cut).then_some(staff);
-            tracked.tell_staff(at, out);
-        }
-        self.tops.keep(at, &census, &sums);
-    }
-
     fn ask_for_pages(&mut self) {
         let now = clock::instant();
         if self.pages.is_due(now) {
-            let pages = self.tracked.iter().filter_map(Tracked::page).collect();
+            let discovery = Arc::clone(&self.discovery.borrow());
+            let (manned, own) = (&self.manned, &discovery.addresses);
+            let page = |tracked: &mut Tracked| {
+                let has_worker = manned.has(&tracked.attribute, now);
+                tracked.page(has_worker, own)
+            };
+            let pages = self.tracked.iter_mut().filter_map(page).collect();
             self.pages.ask(pages, now);
         }
     }
@@ -196,12 +182,11 @@ impl Tracked {
             attribute,
             pool,
             used: None,
-            staff: None,
             n_exhausted: 0,
             is_exhausted: false,
             said_use: Said(None),
             said_limits: Said(None),
-            said_staff: Said(None),
+            is_page_told: false,
         }
     }
 
@@ -250,27 +235,12 @@ impl Tracked {
         Some(configured.min(text.trim().parse().ok()?))
     }
 
-    fn tell_staff(&mut self, at: UnixMillis, out: &mut Values) {
-        let Some(staff) = self.staff else { return };
-        let is_due = self.said_staff.is_due(staff.n, at);
-        if staff.n == 0 && !is_due {
-            return;
-        }
-        self.push(out, "phpfpm.total_processes", f64::from(staff.n));
-        if staff.n_known > 0 {
-            self.push(out, "phpfpm.memory", staff.own_bytes as f64);
-            let mean = staff.own_bytes as f64 / f64::from(staff.n_known);
-            self.push(out, "phpfpm.memory_per_process", mean);
-            self.push(out, "phpfpm.memory_per_process.max", staff.own_bytes_max as f64);
-        }
-    }
-
     /// The status page, unless asking for it could take what a visitor needs. One with an address of
-    /// its own has workers of its own.
-    fn page(&self) -> Option<Page> {
+    /// its own has workers of its own. No other machine is asked, whatever a configuration says: the
+    /// addresses of this one are `own_addresses`, and loopback.
+    fn page(&mut self, has_worker: bool, own_addresses: &[IpAddr]) -> Option<Page> {
         let path = self.pool.status_path.clone().filter(|path| path.starts_with('/'))?;
         let used = self.used?;
-        let has_worker = self.staff.is_some_and(|staff| staff.n > 0);
         let is_calm = used.n_waiting == 0
             && self
                 .pool
@@ -280,13 +250,38 @@ impl Tracked {
         if own.is_none() && !(has_worker && is_calm) {
             return None;
         }
+        let listen = own.unwrap_or_else(|| self.pool.listen.clone());
+        if !is_here(&listen, own_addresses) {
+            if !std::mem::replace(&mut self.is_page_told, true) {
+                let pool = &self.pool.name;
+                tracing::info!(
+                    %pool,
+                    %listen,
+                    fix = "pm.status_listen with an address of this machine, or a path",
+                    "status page of a pool is not asked for elsewhere: its counters are absent"
+                );
+            }
+            return None;
+        }
         Some(Page {
             attribute: self.attribute.clone(),
             pool: self.pool.name.clone(),
             path,
-            listen: own.unwrap_or_else(|| self.pool.listen.clone()),
+            listen,
             source: self.pool.source.clone(),
         })
+    }
+}
+
+/// True when the address is surely one of this machine.
+fn is_here(listen: &str, own: &[IpAddr]) -> bool {
+    match Address::parse(listen) {
+        Some(Address::Unix(_)) => true,
+        Some(Address::Tcp(ip, _)) => {
+            let ip = ip.to_canonical();
+            ip.is_loopback() || ip.is_unspecified() || own.contains(&ip)
+        }
+        None => false,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::fastcgi::{self, ANSWER_BYTES_MAX, AnswerError};
-use super::sockets::Address;
+use super::uses::Address;
 use crate::probes::Values;
 
 /// Time between two rounds.
@@ -69,6 +69,13 @@ enum PageError {
     Answer(#[from] AnswerError),
     #[error("the answer is no status page of this pool")]
     NoPage,
+}
+
+impl PageError {
+    /// A Unix socket whose queue is full does not let wait: it says "try again" (EAGAIN).
+    fn connect(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock { Self::Late } else { Self::Connect(error) }
+    }
 }
 
 /// See the module.
@@ -180,11 +187,11 @@ async fn ask(page: &Page) -> Result<Said, PageError> {
     let answer = match Address::parse(&page.listen) {
         Some(Address::Unix(_)) => {
             let path = PathBuf::from(page.listen.trim_start_matches("unix:"));
-            talk(UnixStream::connect(path).await.map_err(PageError::Connect)?, &page.path).await?
+            talk(UnixStream::connect(path).await.map_err(PageError::connect)?, &page.path).await?
         }
         Some(Address::Tcp(ip, port)) => {
             let ip: IpAddr = if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip };
-            let stream = TcpStream::connect((ip, port)).await.map_err(PageError::Connect)?;
+            let stream = TcpStream::connect((ip, port)).await.map_err(PageError::connect)?;
             talk(stream, &page.path).await?
         }
         None => return Err(PageError::NoPage),
@@ -293,6 +300,20 @@ mod tests {
         assert!(matches!(endless, Err(PageError::Answer(AnswerError::Cut))), "{endless:?}");
         let cut = ask(record(6, b"Status: 200\r\n"));
         assert!(matches!(cut, Err(PageError::Answer(AnswerError::Cut))), "{cut:?}");
+    }
+
+    #[test]
+    fn a_full_backlog_is_late_and_no_refusal() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&fd, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&fd, 0).unwrap();
+        let _waits = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = runtime.block_on(ask(&page(path.display().to_string())));
+        assert!(matches!(asked, Err(PageError::Late)), "{asked:?}");
     }
 
     #[test]

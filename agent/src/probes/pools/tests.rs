@@ -79,8 +79,8 @@ fn a_status_page_is_only_asked_for_when_it_takes_no_visitors_worker() {
         };
         let mut tracked = Tracked::new(String::new(), pool);
         tracked.used = used;
-        tracked.staff = Some(Staff { n, ..Staff::default() });
-        let listen = tracked.page().map(|page| page.listen);
+        let own = ["192.0.2.7".parse().unwrap()];
+        let listen = tracked.page(n > 0, &own).map(|page| page.listen);
         assert_eq!(listen.as_deref(), want, "{n} workers, {used:?}, at most {max:?}");
     };
     let own = Some("/run/www.sock");
@@ -92,6 +92,33 @@ fn a_status_page_is_only_asked_for_when_it_takes_no_visitors_worker() {
     check(None, 1, Some(used(0, 0)), None, None);
     check(None, 1, None, Some(5), None);
     check(Some("9001"), 5, Some(used(5, 9)), Some(5), Some("9001"));
+    // No other machine is asked, whatever a configuration says.
+    let full = Some(used(5, 9));
+    for here in ["127.0.0.1:9001", "[::1]:9001", "192.0.2.7:9001", "*:9001", "[::]:9001"] {
+        check(Some(here), 5, full, Some(5), Some(here));
+    }
+    for elsewhere in ["192.0.2.8:9001", "[2001:db8::1]:9001", "[::ffff:192.0.2.8]:1", "app:9001"] {
+        check(Some(elsewhere), 5, full, Some(5), None);
+    }
+}
+
+#[test]
+fn a_pool_that_was_not_looked_at_is_not_asked_for_its_status_page() {
+    let (_found, discovered) = watch::channel(Arc::new(Discovery {
+        pools: vec![Pool {
+            status_path: Some("/status".into()),
+            ..pool("www", None, "/run/www.sock")
+        }],
+        ..Discovery::default()
+    }));
+    let (_status, gather) = watch::channel(GatherStatus::default());
+    let (mut pools, _) = super::new(PathBuf::from("/"), discovered, gather);
+    pools.refresh();
+    let mut out = Values::new();
+    pools.fold_uses(Some(vec![Some(used(0, 0))]), UnixMillis(0), false, &mut out);
+    assert!(pools.tracked[0].page(true, &[]).is_some());
+    pools.fold_uses(None, UnixMillis(1000), false, &mut out);
+    assert!(pools.tracked[0].page(true, &[]).is_none(), "it may be full by now");
 }
 
 #[test]
@@ -105,15 +132,17 @@ fn a_pool_that_discovery_finds_is_sampled_on_its_real_socket() {
     };
     let (found, discovered) = watch::channel(Arc::new(Discovery::default()));
     let (_status, gather) = watch::channel(GatherStatus::default());
-    let mut pools = Pools::new(PathBuf::from("/"), discovered, gather);
+    let (mut pools, mut crowd) = super::new(PathBuf::from("/"), discovered, gather);
     let mut out = Values::new();
     pools.sample(UnixMillis(0), true, &mut out);
+    crowd.sample(UnixMillis(0), &mut out);
     assert!(out.iter().all(|(metric, ..)| !metric.starts_with("phpfpm.")), "{out:?}");
     found.send_replace(Arc::new(discovery));
     let clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
     out.clear();
     pools.sample(UnixMillis(10_000), true, &mut out);
+    crowd.sample(UnixMillis(10_000), &mut out);
     let get = |metric: &str| {
         let mut of_metric = out.iter().filter(|(m, ..)| *m == metric);
         of_metric.next().map(|(_, attribute, value)| (attribute.as_str(), *value))
@@ -129,6 +158,7 @@ fn a_pool_that_discovery_finds_is_sampled_on_its_real_socket() {
     }
     assert!(get("phpfpm.listen_queue.limit").is_some_and(|(_, limit)| limit >= 1.0));
     assert!(get("system.processes.zombie").is_some());
+    assert!(get("system.processes").is_some_and(|(_, n)| n >= 2.0), "{out:?}");
     for (metric, attribute, value) in &out {
         let row = catalog::find(metric).unwrap_or_else(|| panic!("{metric} is in the catalog"));
         assert!(row.to_wire(*value).is_some(), "{metric}{{{attribute}}} = {value}");

@@ -6,14 +6,18 @@
 //! services` helps. A container whose address is that of another machine is not found.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::clock;
 use crate::discover::Discovery;
-use crate::probes::listeners::{hex_address, local_address};
+use crate::probes::listeners::local_address;
+use crate::probes::sockets::{Lists, Name, Seen, State, Wanted};
 
 use super::patterns::{CONTAINER_UNITS, is_type};
 
@@ -21,7 +25,6 @@ const ADDRESSES_MAX: usize = 500;
 /// Links of open files looked at in one search; some 20 ms.
 const LINKS_MAX: usize = 20_000;
 const PROCESSES_MAX: usize = 32_768;
-const TABLE_BYTES_MAX: u64 = 1 << 20;
 const CMDLINE_BYTES_MAX: u64 = 4096;
 
 /// Who listens at an address.
@@ -43,6 +46,8 @@ pub(crate) struct Upstreams {
     /// Addresses with a socket whose process cannot be found, by its inode.
     unknown: BTreeMap<String, u64>,
     told: BTreeSet<String>,
+    lists: Lists,
+    is_unlisted_told: bool,
 }
 
 impl Upstreams {
@@ -89,10 +94,26 @@ impl Upstreams {
         }
         let before = self.holders.clone();
         let (root, unknown) = (self.root.clone(), self.unknown.clone());
+        let mut lists = std::mem::take(&mut self.lists);
         let found = tokio::task::spawn_blocking(move || {
-            look(Path::new("/proc"), &root, &addresses, before, &unknown)
+            let found = look(&mut lists, Path::new("/proc"), &root, &addresses, before, &unknown);
+            (found, lists)
         });
-        let Ok((holders, unknown)) = found.await else { return false };
+        let Ok((found, lists)) = found.await else { return false };
+        self.lists = lists;
+        let (holders, unknown) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_unlisted_told, true) {
+                    tracing::info!(
+                        %error,
+                        fix = "name the services of applications in [probes] services",
+                        "sockets cannot be listed: who answers for sites is not known"
+                    );
+                }
+                return false;
+            }
+        };
         for address in unknown.keys() {
             if self.told.len() < ADDRESSES_MAX && self.told.insert(address.clone()) {
                 tracing::info!(
@@ -136,15 +157,17 @@ struct Listening {
 
 type Found = (BTreeMap<String, Holder>, BTreeMap<String, u64>);
 
+/// An error says that it cannot be told: then what was known stays.
 fn look(
+    lists: &mut Lists,
     proc: &Path,
     root: &Path,
     addresses: &BTreeSet<String>,
     mut holders: BTreeMap<String, Holder>,
     unknown: &BTreeMap<String, u64>,
-) -> Found {
+) -> io::Result<Found> {
     holders.retain(|address, _| addresses.contains(address));
-    let listening = listening(proc, root, addresses);
+    let listening = listening(lists, root, addresses)?;
     let mut still_unknown = unknown.clone();
     still_unknown.retain(|address, inode| {
         listening.get(address.as_str()).is_some_and(|socket| socket.inode == *inode)
@@ -155,7 +178,7 @@ fn look(
             && !still_unknown.contains_key(*address)
     });
     if wanted.is_empty() {
-        return (holders, still_unknown);
+        return Ok((holders, still_unknown));
     }
     let pids = pids(proc);
     let mut found = by_socket(proc, &pids, &wanted);
@@ -167,66 +190,68 @@ fn look(
         }
     }
     holders.extend(found);
-    (holders, still_unknown)
+    Ok((holders, still_unknown))
 }
 
 /// Listening sockets of these addresses, from the kernel's lists.
 fn listening<'a>(
-    proc: &Path,
+    lists: &mut Lists,
     root: &Path,
     addresses: &'a BTreeSet<String>,
-) -> BTreeMap<&'a str, Listening> {
-    let mut found = BTreeMap::new();
+) -> io::Result<BTreeMap<&'a str, Listening>> {
     let ports: Vec<(&str, (IpAddr, u16))> =
         addresses.iter().filter_map(|text| Some((text.as_str(), ip_and_port(text)?))).collect();
-    let files: &[&str] = if ports.is_empty() { &[] } else { &["net/tcp", "net/tcp6"] };
-    for file in files {
-        let text = read_head(&proc.join(file), TABLE_BYTES_MAX);
-        for (ip, port, socket) in text.lines().filter_map(parse_tcp) {
-            let is_it =
-                |(of, at): &(IpAddr, u16)| *at == port && (*of == ip || ip.is_unspecified());
-            for (address, _) in ports.iter().filter(|(_, wanted)| is_it(wanted)) {
-                found.entry(*address).or_insert(socket);
-            }
+    let paths: Vec<(&str, PathBuf)> = addresses
+        .iter()
+        .filter(|text| text.starts_with('/'))
+        .map(|text| (text.as_str(), root.join(text.trim_start_matches('/'))))
+        .collect();
+    let numbers = || ports.iter().map(|(_, (_, port))| *port);
+    let wanted = Wanted {
+        listening_only: true,
+        unix: !paths.is_empty(),
+        ports: numbers().min().zip(numbers().max()).map(|(least, most)| least..=most),
+        families: [true; 2],
+    };
+    let note = |found: &mut BTreeMap<&'a str, Option<Listening>>, name: Name<'_>, seen: Seen| {
+        let Some(socket) = listening_of(name, seen) else { return };
+        let is_it = |of: IpAddr, at| match name {
+            Name::Tcp(ip, port) => at == port && (of == ip || ip.is_unspecified()),
+            Name::Unix(_) => false,
+        };
+        for (address, _) in ports.iter().filter(|(_, (of, at))| is_it(*of, *at)) {
+            found.entry(address).or_insert(socket);
         }
-    }
-    let paths: Vec<&str> =
-        addresses.iter().map(String::as_str).filter(|text| text.starts_with('/')).collect();
-    if !paths.is_empty() {
-        let text = read_head(&proc.join("net/unix"), TABLE_BYTES_MAX);
-        for (path, inode) in text.lines().filter_map(parse_unix) {
-            let at = Path::new(path);
-            let is_it = |wanted: &&&str| {
-                **wanted == path || root.join(wanted.trim_start_matches('/')) == at
+        let Name::Unix(path) = name else { return };
+        let is_it = |(wanted, below): &&(&str, PathBuf)| {
+            wanted.as_bytes() == path || below.as_os_str().as_bytes() == path
+        };
+        if let Some((wanted, _)) = paths.iter().find(is_it) {
+            // What is doubtful stays so.
+            let known = found.entry(wanted).or_insert(socket);
+            *known = known.and(socket);
+        }
+    };
+    let found = lists.look(&wanted, clock::instant(), BTreeMap::new, note)?;
+    Ok(found.into_iter().filter_map(|(address, socket)| Some((address, socket?))).collect())
+}
+
+/// `None` = it does not listen; within, that it is doubtful.
+fn listening_of(name: Name<'_>, seen: Seen) -> Option<Option<Listening>> {
+    match seen.state {
+        State::Listens { .. } if seen.inode > 0 => {
+            let uid = match name {
+                Name::Unix(path) => {
+                    let path = Path::new(OsStr::from_bytes(path));
+                    fs::symlink_metadata(path).map(|meta| meta.uid()).ok()
+                }
+                Name::Tcp(..) => seen.uid,
             };
-            if let Some(wanted) = paths.iter().find(is_it) {
-                let uid = fs::symlink_metadata(at).map(|meta| meta.uid()).ok();
-                found.entry(*wanted).or_insert(Listening { inode, uid });
-            }
+            Some(Some(Listening { inode: seen.inode, uid }))
         }
+        State::Doubtful => Some(None),
+        _ => None,
     }
-    found
-}
-
-/// `0: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000 0 31337 1 ...`
-fn parse_tcp(line: &str) -> Option<(IpAddr, u16, Listening)> {
-    let mut words = line.split_ascii_whitespace();
-    let (ip, port) = hex_address(words.nth(1)?)?;
-    if words.nth(1)? != "0A" {
-        return None;
-    }
-    let uid = words.nth(3)?.parse().ok()?;
-    let inode = words.nth(1)?.parse().ok().filter(|inode| *inode > 0)?;
-    Some((ip, port, Listening { inode, uid: Some(uid) }))
-}
-
-/// `0000000000000000: 00000002 00000000 00010000 0001 01 31338 /run/app.sock`
-fn parse_unix(line: &str) -> Option<(&str, u64)> {
-    let mut words = line.split_ascii_whitespace();
-    let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
-    let inode = words.nth(2)?.parse().ok()?;
-    let path = words.next()?;
-    (flags & 0x1_0000 != 0 && path.starts_with('/')).then_some((path, inode))
 }
 
 fn pids(proc: &Path) -> Vec<u32> {
@@ -422,22 +447,6 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_sockets_are_read() {
-        let line = "   0: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0000000000000000 100 0 0 10 0";
-        let (ip, port, socket) = parse_tcp(line).unwrap();
-        assert_eq!((ip.to_string().as_str(), port), ("127.0.0.1", 3000));
-        assert_eq!(socket, Listening { inode: 31337, uid: Some(1000) });
-        assert_eq!(parse_tcp(&line.replace(" 0A ", " 01 ")), None, "established");
-        for broken in ["", "sl  local_address rem_address   st", "0: 0100007F:0BB8 0:0 0A"] {
-            assert_eq!(parse_tcp(broken), None, "{broken}");
-        }
-        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 31338 /run/app.sock";
-        assert_eq!(parse_unix(line), Some(("/run/app.sock", 31338)));
-        assert_eq!(parse_unix(&line.replace("00010000", "00000000")), None);
-        assert_eq!(parse_unix("Num       RefCount Protocol Flags    Type St Inode Path"), None);
-    }
-
-    #[test]
     fn this_process_is_found_by_its_sockets_and_stays_known_when_they_are_closed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
@@ -459,8 +468,10 @@ mod tests {
         };
         let wanted = addresses(&discovery);
         assert_eq!(wanted.len(), 3, "{wanted:?}");
-        let look =
-            |before, unknown: &_| look(Path::new("/proc"), dir.path(), &wanted, before, unknown);
+        let look = |before, unknown: &_| {
+            let (mut lists, proc) = (Lists::default(), Path::new("/proc"));
+            look(&mut lists, proc, dir.path(), &wanted, before, unknown).unwrap()
+        };
         let (holders, unknown) = look(BTreeMap::new(), &BTreeMap::new());
         assert!(unknown.is_empty(), "{unknown:?}");
         let pids: Vec<_> = holders.values().map(|holder| holder.pid).collect();

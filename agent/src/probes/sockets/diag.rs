@@ -15,7 +15,7 @@ use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::sockets::{Seen, State};
+use super::{Name, Seen, State};
 
 /// One answer of the kernel holds at most this much.
 const BUFFER_BYTES: usize = 32 << 10;
@@ -67,30 +67,35 @@ impl Diag {
         Ok(Self { socket, buffer: vec![0; BUFFER_BYTES] })
     }
 
-    /// Every listening and connected Unix stream socket that has a path.
-    pub(super) fn unix(&mut self, take: &mut dyn FnMut(&[u8], Seen)) -> io::Result<()> {
-        self.dump(&unix_request(), &mut |message| {
-            if let Some((path, seen)) = parse_unix(message) {
-                take(path, seen);
+    /// Every listening and, unless these are not wanted, connected Unix stream socket that has a name.
+    pub(super) fn unix(
+        &mut self,
+        listening_only: bool,
+        take: &mut dyn FnMut(Name<'_>, Seen),
+    ) -> io::Result<()> {
+        self.dump(&unix_request(listening_only), &mut |message| {
+            if let Some((name, seen)) = parse_unix(message) {
+                take(Name::Unix(name), seen);
             }
         })
     }
 
-    /// Every listening and connected TCP socket with a local port in the range. Each of the two
-    /// families costs a walk of the kernel's table, whose size grows with the machine's memory.
+    /// Every such TCP socket with a local port in the range. Connections of each of the two families
+    /// cost a walk of the kernel's table, whose size grows with the machine's memory.
     pub(super) fn tcp(
         &mut self,
         families: [bool; 2],
         ports: &RangeInclusive<u16>,
-        take: &mut dyn FnMut((IpAddr, u16), Seen),
+        listening_only: bool,
+        take: &mut dyn FnMut(Name<'_>, Seen),
     ) -> io::Result<()> {
         for (family, is_asked) in [INET, INET6].into_iter().zip(families) {
             if !is_asked {
                 continue;
             }
-            self.dump(&inet_request(family, ports), &mut |message| {
-                if let Some((address, seen)) = parse_inet(message) {
-                    take(address, seen);
+            self.dump(&inet_request(family, ports, listening_only), &mut |message| {
+                if let Some(((ip, port), seen)) = parse_inet(message) {
+                    take(Name::Tcp(ip, port), seen);
                 }
             })?;
         }
@@ -146,8 +151,9 @@ fn with_header(body: &[u8]) -> Vec<u8> {
 }
 
 /// `struct unix_diag_req`.
-fn unix_request() -> Vec<u8> {
-    let states = 1_u32 << ESTABLISHED | 1 << LISTEN;
+fn unix_request(listening_only: bool) -> Vec<u8> {
+    let connected = if listening_only { 0 } else { 1_u32 << ESTABLISHED };
+    let states = connected | 1 << LISTEN;
     let mut body = vec![UNIX, 0, 0, 0];
     body.extend(states.to_ne_bytes());
     body.extend([0; 4]);
@@ -157,10 +163,11 @@ fn unix_request() -> Vec<u8> {
 }
 
 /// `struct inet_diag_req_v2` with a program that lets only these local ports through.
-fn inet_request(family: u8, ports: &RangeInclusive<u16>) -> Vec<u8> {
+fn inet_request(family: u8, ports: &RangeInclusive<u16>, listening_only: bool) -> Vec<u8> {
     /// The program ends with no byte left to accept, and 4 behind its end to refuse.
     const PROGRAM_BYTES: u16 = 16;
-    let states = 1_u32 << ESTABLISHED | 1 << CLOSE_WAIT | 1 << LISTEN;
+    let connected = if listening_only { 0 } else { 1_u32 << ESTABLISHED | 1 << CLOSE_WAIT };
+    let states = connected | 1 << LISTEN;
     let mut body = vec![family, TCP, 0, 0];
     body.extend(states.to_ne_bytes());
     body.extend([0; 48]);
@@ -184,6 +191,7 @@ fn parse_unix(message: &[u8]) -> Option<(&[u8], Seen)> {
         return None;
     }
     let state = *message.get(2)?;
+    let inode = number(message, 4)?.into();
     let (mut path, mut queue, mut limit) = (None, 0, None);
     let mut rest = message.get(UNIX_BYTES..)?;
     while let Some(len) = half(rest, 0).map(usize::from) {
@@ -200,7 +208,7 @@ fn parse_unix(message: &[u8]) -> Option<(&[u8], Seen)> {
         ESTABLISHED => State::Accepted,
         _ => return None,
     };
-    Some((path?, Seen(state)))
+    Some((path?, Seen { state, inode, uid: None }))
 }
 
 /// `struct inet_diag_msg`.
@@ -215,13 +223,14 @@ fn parse_inet(message: &[u8]) -> Option<((IpAddr, u16), Seen)> {
         INET6 => Ipv6Addr::from(source).to_canonical(),
         _ => return None,
     };
+    let (uid, inode) = (number(message, 64)?, number(message, 68)?);
     let state = match message[1] {
         LISTEN => State::Listens { queue: number(message, 56)?, limit: number(message, 60) },
         // Without an inode it waits in the listener's queue, which counts it.
-        ESTABLISHED | CLOSE_WAIT if number(message, 68)? != 0 => State::Accepted,
+        ESTABLISHED | CLOSE_WAIT if inode != 0 => State::Accepted,
         _ => return None,
     };
-    Some(((ip, port), Seen(state)))
+    Some(((ip, port), Seen { state, inode: inode.into(), uid: Some(uid) }))
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
@@ -258,15 +267,19 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn answers_of_the_kernel_are_read() {
-        let listens = |queue, limit| Seen(State::Listens { queue, limit: Some(limit) });
+        let of_unix = |state, inode| Seen { state, inode, uid: None };
+        let listens = |queue, limit| State::Listens { queue, limit: Some(limit) };
         let path = &b"/tmp/exp.sock"[..];
-        assert_eq!(parse_unix(&hex(LISTENER)), Some((path, listens(3, 7))));
-        assert_eq!(parse_unix(&hex(CONNECTION)), Some((path, Seen(State::Accepted))));
+        let listener = of_unix(listens(3, 7), 0x11_9bff);
+        assert_eq!(parse_unix(&hex(LISTENER)), Some((path, listener)));
+        let connection = of_unix(State::Accepted, 0x11_a005);
+        assert_eq!(parse_unix(&hex(CONNECTION)), Some((path, connection)));
         let address = (Ipv4Addr::LOCALHOST.into(), 33_185);
-        assert_eq!(parse_inet(&hex(TCP_LISTENER)), Some((address, listens(2, 5))));
+        let of_root = |state| Seen { state, inode: 0x11_a011, uid: Some(0) };
+        assert_eq!(parse_inet(&hex(TCP_LISTENER)), Some((address, of_root(listens(2, 5)))));
         let mut accepted = hex(TCP_LISTENER);
         accepted[1] = ESTABLISHED;
-        assert_eq!(parse_inet(&accepted), Some((address, Seen(State::Accepted))));
+        assert_eq!(parse_inet(&accepted), Some((address, of_root(State::Accepted))));
         accepted[68..72].fill(0);
         assert_eq!(parse_inet(&accepted), None, "nobody has accepted it yet");
     }

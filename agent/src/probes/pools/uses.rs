@@ -5,35 +5,24 @@
 //! server keeps open (`fastcgi_keep_conn`) occupies its worker too.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use super::diag::Diag;
-use super::text;
 use crate::clock;
+use crate::probes::sockets::{Lists, Name, Seen, State, Wanted};
 
-/// After a look that took long there is a pause of this many times its length: at most 0.3 % of a
-/// processor, 3 ms a second.
+/// After a look there is a pause of this many times the processor time it took: at most 0.3 % of a
+/// processor, 3 ms a second. How long it took by the clock says how busy the machine is, which is just
+/// when the next look is wanted.
 const PAUSE_TIMES: u32 = 300;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// After a refusal `sock_diag` is asked again, and what failed is tried again.
+/// No pause is shorter: the next look is a second later at the earliest.
+const PAUSE_MIN: Duration = Duration::from_millis(900);
+/// While gateway errors flow there is one look a second, whatever it takes.
+const PAUSE_FAST_MAX: Duration = PAUSE_MIN;
+/// What failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(600);
-
-/// One socket of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen(pub(super) State);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// Accepts connections; `queue` wait, of at most `limit` where it is told.
-    Listens { queue: u32, limit: Option<u32> },
-    /// Somebody has accepted it.
-    Accepted,
-    /// Waits in the queue; only the text of Unix sockets lists these.
-    Waits,
-}
 
 /// What one pool's socket has now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +35,8 @@ pub(super) struct Use {
     pub(super) limit: Option<u32>,
     /// Somebody accepts connections.
     pub(super) is_listening: bool,
+    /// It may be made up.
+    pub(super) is_doubtful: bool,
 }
 
 /// Where a pool listens, as the kernel names it.
@@ -86,14 +77,11 @@ fn everywhere(ip: IpAddr) -> IpAddr {
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     addresses: BTreeMap<Address, usize>,
-    ports: Option<RangeInclusive<u16>>,
-    /// Whether a socket of IPv4, of IPv6 can be one of the pools'.
-    families: [bool; 2],
-    has_unix: bool,
-    uses: Vec<Use>,
-    diag: Option<Diag>,
-    diag_refused_at: Option<Instant>,
-    rests_until: Option<Instant>,
+    n_pools: usize,
+    wanted: Wanted,
+    lists: Lists,
+    looked_at: Option<Instant>,
+    pause: Duration,
     is_told: bool,
 }
 
@@ -101,9 +89,9 @@ impl Sockets {
     /// Asks for these from now on; pools are told apart by their place in the list.
     pub(super) fn ask(&mut self, addresses: impl Iterator<Item = Option<Address>>) {
         self.addresses.clear();
-        self.uses.clear();
+        self.n_pools = 0;
         for (ix, address) in addresses.enumerate() {
-            self.uses.push(Use::default());
+            self.n_pools = ix + 1;
             if let Some(address) = address {
                 self.addresses.entry(address).or_insert(ix);
             }
@@ -112,7 +100,7 @@ impl Sockets {
             Address::Tcp(_, port) => Some(*port),
             Address::Unix(_) => None,
         });
-        self.ports = ports.fold(None, |range: Option<RangeInclusive<u16>>, port| {
+        let ports = ports.fold(None, |range: Option<RangeInclusive<u16>>, port| {
             let range = range.unwrap_or(port..=port);
             Some(port.min(*range.start())..=port.max(*range.end()))
         });
@@ -123,73 +111,52 @@ impl Sockets {
                 Address::Unix(_) => false,
             })
         };
-        self.families = [has(IpAddr::is_ipv4), has(IpAddr::is_ipv6)];
-        self.has_unix = self.addresses.keys().any(|address| matches!(address, Address::Unix(_)));
+        let families = [has(IpAddr::is_ipv4), has(IpAddr::is_ipv6)];
+        let unix = self.addresses.keys().any(|address| matches!(address, Address::Unix(_)));
+        self.wanted = Wanted { listening_only: false, unix, ports, families };
     }
 
     /// What each pool's socket has now; `None` for those without a listener, or altogether when it
     /// cannot be told or another look would cost too much.
-    pub(super) fn look(&mut self) -> Option<Vec<Option<Use>>> {
+    pub(super) fn look(&mut self, is_fast: bool) -> Option<Vec<Option<Use>>> {
         let began = clock::instant();
-        if self.addresses.is_empty() || self.rests_until.is_some_and(|until| began < until) {
+        if self.addresses.is_empty() || self.rests(began, is_fast) {
             return None;
         }
-        self.uses.fill(Use::default());
-        let looked = self.look_with_diag(began).unwrap_or_else(|| self.look_at_text());
-        let cost = clock::instant().saturating_duration_since(began);
-        let pause = cost.saturating_mul(PAUSE_TIMES).min(PAUSE_MAX);
-        self.rests_until = Some(began + pause);
-        if let Err(error) = looked {
-            if !std::mem::replace(&mut self.is_told, true) {
-                tracing::info!(%error, "sockets cannot be listed: use of pools is absent");
-            }
-            self.rests_until = Some(began + RETRY);
-            return None;
-        }
-        Some(self.uses.iter().map(|one| one.is_listening.then_some(*one)).collect())
-    }
-
-    /// `None` when the kernel, the container or the sandbox does not offer it.
-    fn look_with_diag(&mut self, now: Instant) -> Option<io::Result<()>> {
-        if self.diag_refused_at.is_some_and(|at| now < at + RETRY) {
-            return None;
-        }
-        let asked = self.diag.take().map_or_else(Diag::open, Ok).and_then(|mut diag| {
-            let (addresses, uses) = (&self.addresses, &mut self.uses);
-            if self.has_unix {
-                diag.unix(&mut |path, seen| note_unix(addresses, uses, path, seen))?;
-            }
-            if let Some(ports) = &self.ports {
-                let families = self.families;
-                let note = &mut |address, seen| note_tcp(addresses, uses, address, seen);
-                diag.tcp(families, ports, note)?;
-            }
-            Ok(diag)
-        });
-        match asked {
-            Ok(diag) => {
-                self.diag = Some(diag);
-                Some(Ok(()))
-            }
+        let cpu_time = clock::thread_cpu_time();
+        let (addresses, n_pools) = (&self.addresses, self.n_pools);
+        let start = || vec![Use::default(); n_pools];
+        let note = |uses: &mut Vec<Use>, name: Name<'_>, seen| match name {
+            Name::Unix(path) => note_unix(addresses, uses, path, seen),
+            Name::Tcp(ip, port) => note_tcp(addresses, uses, (ip, port), seen),
+        };
+        let looked = self.lists.look(&self.wanted, began, start, note);
+        self.looked_at = Some(began);
+        self.pause = pause(clock::thread_cpu_time().saturating_sub(cpu_time));
+        match looked {
+            Ok(uses) => Some(uses.into_iter().map(Use::told).collect()),
             Err(error) => {
-                tracing::debug!(%error, "sock_diag is not offered: /proc/net is read instead");
-                self.diag_refused_at = Some(now);
-                self.uses.fill(Use::default());
+                if !std::mem::replace(&mut self.is_told, true) {
+                    tracing::info!(%error, "sockets cannot be listed: use of pools is absent");
+                }
+                self.pause = RETRY;
                 None
             }
         }
     }
 
-    fn look_at_text(&mut self) -> io::Result<()> {
-        let (addresses, uses) = (&self.addresses, &mut self.uses);
-        if self.has_unix {
-            text::unix(&mut |path, seen| note_unix(addresses, uses, path, seen))?;
-        }
-        if self.ports.is_some() {
-            text::tcp(&mut |address, seen| note_tcp(addresses, uses, address, seen))?;
-        }
-        Ok(())
+    fn rests(&self, now: Instant, is_fast: bool) -> bool {
+        // What failed is not tried more often then.
+        let is_short = is_fast && self.pause <= PAUSE_MAX;
+        let pause = if is_short { self.pause.min(PAUSE_FAST_MAX) } else { self.pause };
+        self.looked_at.is_some_and(|at| now < at + pause)
     }
+}
+
+/// After a look that took so much of a processor.
+fn pause(cost: Duration) -> Duration {
+    let pause = cost.saturating_mul(PAUSE_TIMES).min(PAUSE_MAX);
+    if pause < PAUSE_MIN { Duration::ZERO } else { pause }
 }
 
 fn note_unix(addresses: &BTreeMap<Address, usize>, uses: &mut [Use], path: &[u8], seen: Seen) {
@@ -214,8 +181,8 @@ fn note_tcp(
     }
 }
 
-fn note(one: &mut Use, Seen(state): Seen) {
-    match state {
+fn note(one: &mut Use, seen: Seen) {
+    match seen.state {
         State::Listens { queue, limit } => {
             one.is_listening = true;
             one.n_waiting = one.n_waiting.saturating_add(queue);
@@ -223,6 +190,13 @@ fn note(one: &mut Use, Seen(state): Seen) {
         }
         State::Accepted => one.n_accepted = one.n_accepted.saturating_add(1),
         State::Waits => one.n_waiting = one.n_waiting.saturating_add(1),
+        State::Doubtful => one.is_doubtful = true,
+    }
+}
+
+impl Use {
+    fn told(self) -> Option<Self> {
+        (self.is_listening && !self.is_doubtful).then_some(self)
     }
 }
 
@@ -232,6 +206,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
+    use crate::probes::sockets::look_at_text;
 
     #[test]
     fn addresses_of_pools_are_understood() {
@@ -252,20 +227,29 @@ mod tests {
         }
     }
 
-    /// Two connections accepted, three waiting, one of either closed by its client.
-    fn check_both_ways(sockets: &mut Sockets, want: &[Option<Use>], why: &str) {
-        let now = clock::instant();
-        sockets.look_with_diag(now).expect("sock_diag is offered").unwrap();
-        let listening = |one: &Use| one.is_listening.then_some(*one);
-        let with_diag: Vec<_> = sockets.uses.iter().map(listening).collect();
-        assert_eq!(with_diag, want, "{why}, with sock_diag");
-        sockets.uses.fill(Use::default());
-        sockets.look_at_text().unwrap();
-        let with_text: Vec<_> = sockets.uses.iter().map(listening).collect();
-        let without_limit = |one: Use| Use { limit: None, ..one };
-        let want: Vec<_> = want.iter().map(|one| one.map(without_limit)).collect();
-        assert_eq!(with_text, want, "{why}, by text");
-        sockets.uses.fill(Use::default());
+    /// What netlink and the text tell, which must be the same but for the limit.
+    fn both_ways(sockets: &mut Sockets) -> Vec<Option<Use>> {
+        let addresses = sockets.addresses.clone();
+        let note = |uses: &mut [Use], name: Name<'_>, seen| match name {
+            Name::Unix(path) => note_unix(&addresses, uses, path, seen),
+            Name::Tcp(ip, port) => note_tcp(&addresses, uses, (ip, port), seen),
+        };
+        let mut with_diag = vec![Use::default(); sockets.n_pools];
+        let mut with_text = with_diag.clone();
+        let mut take = |name: Name<'_>, seen| note(&mut with_diag, name, seen);
+        let is_offered = sockets.lists.look_with_diag(&sockets.wanted, clock::instant(), &mut take);
+        assert!(is_offered, "sock_diag is offered");
+        look_at_text(&sockets.wanted, &mut |name, seen| note(&mut with_text, name, seen)).unwrap();
+        let with_diag: Vec<_> = with_diag.into_iter().map(Use::told).collect();
+        let with_text: Vec<_> = with_text.into_iter().map(Use::told).collect();
+        let without_limit = |one: &Option<Use>| one.map(|one| Use { limit: None, ..one });
+        let want: Vec<_> = with_diag.iter().map(without_limit).collect();
+        assert_eq!(with_text, want, "by text");
+        with_diag
+    }
+
+    fn used(n_accepted: u32, n_waiting: u32, limit: Option<u32>) -> Use {
+        Use { n_accepted, n_waiting, limit, is_listening: true, is_doubtful: false }
     }
 
     #[test]
@@ -278,18 +262,38 @@ mod tests {
         let clients: Vec<_> =
             (0..3).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
         let accepted = tcp.accept().unwrap();
-        let one = Use { n_accepted: 1, n_waiting: 2, is_listening: true, limit: None };
-        sockets.look_with_diag(clock::instant()).expect("sock_diag is offered").unwrap();
-        let seen = Use { limit: None, ..sockets.uses[0] };
-        assert_eq!((seen, sockets.families), (one, [true, true]));
-        sockets.uses.fill(Use::default());
-        sockets.look_at_text().unwrap();
-        assert_eq!(sockets.uses, [one]);
+        let seen = both_ways(&mut sockets)[0].map(|one| Use { limit: None, ..one });
+        assert_eq!((seen, sockets.wanted.families), (Some(used(1, 2, None)), [true, true]));
         drop((clients, accepted));
-        sockets.ask([Address::parse("127.0.0.1:9000"), Address::parse("/a.sock")].into_iter());
-        assert_eq!((sockets.families, sockets.has_unix), ([true, false], true));
-        sockets.ask([Address::parse("[::1]:9000")].into_iter());
-        assert_eq!((sockets.families, sockets.has_unix), ([false, true], false));
+        let mut check = |listens: [&str; 2], families, unix| {
+            sockets.ask(listens.iter().map(|listen| Address::parse(listen)));
+            assert_eq!((sockets.wanted.families, sockets.wanted.unix), (families, unix));
+        };
+        check(["127.0.0.1:9000", "/a.sock"], [true, false], true);
+        check(["[::1]:9000", "app:1"], [false, true], false);
+    }
+
+    #[test]
+    fn a_machine_that_is_saturated_does_not_make_the_looks_rarer() {
+        let ms = Duration::from_millis;
+        // However long it took by the clock: what counts is the processor's time.
+        for (cost, want, fast) in [
+            (ms(0), ms(0), ms(0)),
+            (ms(2), ms(0), ms(0)),
+            (ms(10), ms(3000), PAUSE_FAST_MAX),
+            (ms(900), PAUSE_MAX, PAUSE_FAST_MAX),
+        ] {
+            assert_eq!(pause(cost), want, "{cost:?}");
+            let now = clock::instant();
+            let looked_at = Some(now);
+            let sockets = Sockets { looked_at, pause: pause(cost), ..Sockets::default() };
+            for (is_fast, rest) in [(false, want), (true, fast)] {
+                assert!(!sockets.rests(now + rest, is_fast), "{cost:?}, fast {is_fast}");
+                let is_resting = rest > Duration::ZERO;
+                let before = (now + rest).checked_sub(ms(1)).unwrap().max(now);
+                assert_eq!(sockets.rests(before, is_fast), is_resting, "{cost:?}, {is_fast}");
+            }
+        }
     }
 
     #[test]
@@ -303,28 +307,27 @@ mod tests {
         let gone = dir.path().join("gone.sock").display().to_string();
         let listens = [path.display().to_string(), address.to_string(), gone];
         sockets.ask(listens.iter().map(|listen| Address::parse(listen)));
-        sockets.look_with_diag(clock::instant()).unwrap().unwrap();
-        let limits: Vec<_> = sockets.uses.iter().map(|one| one.limit).collect();
+        let limits: Vec<_> = both_ways(&mut sockets).iter().map(|one| (*one)?.limit).collect();
         assert!(limits[0] >= Some(1) && limits[1] >= Some(1), "{limits:?}");
-        sockets.uses.fill(Use::default());
-        let use_of = |ix: usize, n_accepted, n_waiting| {
-            Some(Use { limit: limits[ix], n_accepted, n_waiting, is_listening: true })
+        let want = |n_accepted, n_waiting| {
+            let of = |ix: usize| Some(used(n_accepted, n_waiting, limits[ix]));
+            [of(0), of(1), None]
         };
-        check_both_ways(&mut sockets, &[use_of(0, 0, 0), use_of(1, 0, 0), None], "idle");
+        assert_eq!(both_ways(&mut sockets), want(0, 0), "idle");
         let mut clients: Vec<_> = (0..5)
             .map(|_| (UnixStream::connect(&path).unwrap(), TcpStream::connect(address).unwrap()))
             .collect();
         let accepted: Vec<_> =
             (0..2).map(|_| (unix.accept().unwrap(), tcp.accept().unwrap())).collect();
-        check_both_ways(&mut sockets, &[use_of(0, 2, 3), use_of(1, 2, 3), None], "busy");
+        assert_eq!(both_ways(&mut sockets), want(2, 3), "busy");
         // Who hangs up leaves the worker its request, and the queue its place.
         clients.remove(4);
         clients.remove(0);
-        check_both_ways(&mut sockets, &[use_of(0, 2, 3), use_of(1, 2, 3), None], "hung up");
+        assert_eq!(both_ways(&mut sockets), want(2, 3), "hung up");
         drop((accepted, clients, unix));
-        let looked = sockets.look().expect("a look is due");
+        let looked = sockets.look(false).expect("a look is due");
         assert_eq!(looked[0], None, "nobody listens");
         assert!(looked[1].is_some());
-        assert!(sockets.rests_until.is_some_and(|until| until > clock::instant()));
+        assert!(sockets.look(true).is_some(), "such a look costs next to nothing");
     }
 }
