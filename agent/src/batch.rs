@@ -352,6 +352,7 @@ mod tests {
             gateway_503: false,
             retried: false,
             crawler: false,
+            own: false,
             exemplar,
             other: false,
             clamped: false,

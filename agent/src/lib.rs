@@ -13,6 +13,7 @@ pub mod config;
 pub mod files;
 pub mod discover;
 pub mod probes;
+pub(crate) mod own_requests;
 pub mod logs;
 pub mod changes;
 pub mod window;

@@ -369,10 +369,11 @@ impl Walk<'_> {
         vhost.docroot = parts.docroot;
         // A host matcher inside a site for many is a site of its own.
         for (names, backends) in parts.by_host {
-            let own = Vhost { names, backends, docroot: None, ..vhost.clone() };
+            let scripts = parts.scripts.clone();
+            let own = Vhost { names, backends, scripts, docroot: None, ..vhost.clone() };
             self.found.vhosts.push(own);
         }
-        vhost.backends = parts.backends;
+        (vhost.backends, vhost.scripts) = (parts.backends, parts.scripts);
         self.found.vhosts.push(vhost);
     }
 
@@ -427,6 +428,8 @@ fn format(log: &Node) -> &'static str {
 #[derive(Default)]
 struct Parts {
     backends: Vec<String>,
+    /// Those that are asked over FastCGI.
+    scripts: Vec<String>,
     docroot: Option<String>,
     /// Hosts by the name of a matcher.
     matchers: BTreeMap<String, Vec<String>>,
@@ -452,6 +455,13 @@ fn collect(block: &[Node], parts: &mut Parts, hosts: Option<&Vec<String>>, depth
         match node.name() {
             "reverse_proxy" | "php_fastcgi" => {
                 let targets: Vec<String> = targets(node).collect();
+                let is_fastcgi = |inner: &Node| {
+                    inner.name() == "transport"
+                        && inner.args().first().is_some_and(|word| word == "fastcgi")
+                };
+                if node.name() == "php_fastcgi" || node.block().iter().any(is_fastcgi) {
+                    parts.scripts.extend(targets.iter().cloned());
+                }
                 match hosts {
                     Some(hosts) => parts.by_host.push((hosts.clone(), targets)),
                     None if node.name() == "php_fastcgi" => {

@@ -62,6 +62,8 @@ struct Section {
     /// Of `bind` and `servers`: those that speak TLS, and those that want the PROXY line first.
     tls: Vec<String>,
     wrapped: Vec<String>,
+    /// Of `servers`: those that are asked over FastCGI.
+    scripts: Vec<String>,
     /// Path of the statistics, and whether they want a password.
     stats_uri: Option<String>,
     has_stats_password: bool,
@@ -249,6 +251,7 @@ impl Reader {
             backends.get(name).map(|section| section.servers.clone()).unwrap_or_default()
         };
         let tls: BTreeSet<&String> = self.sections.iter().flat_map(|s| &s.tls).collect();
+        let scripts: BTreeSet<&String> = self.sections.iter().flat_map(|s| &s.scripts).collect();
         found.status_pages.extend(self.pages.iter().cloned());
         for front in self.sections.iter().filter(|section| section.is_frontend) {
             found.status_pages.extend(stats_page(front));
@@ -293,6 +296,8 @@ impl Reader {
                 vhost.tls_at.clone_from(&front.tls);
                 vhost.wrapped_at.clone_from(&front.wrapped);
                 vhost.tls_to = backends.iter().filter(|to| tls.contains(to)).cloned().collect();
+                vhost.scripts =
+                    backends.iter().filter(|to| scripts.contains(to)).cloned().collect();
                 (vhost.names, vhost.backends) = (names, backends);
                 found.vhosts.push(vhost);
             }
@@ -352,6 +357,9 @@ fn note_addresses(section: &mut Section, first: &str, args: &[String]) {
 fn note_options(section: &mut Section, address: &str, options: &[String]) {
     if options.iter().any(|word| word == "ssl") {
         section.tls.push(address.to_owned());
+    }
+    if options.windows(2).any(|pair| pair[0] == "proto" && pair[1] == "fcgi") {
+        section.scripts.push(address.to_owned());
     }
     if options.iter().any(|word| word == "accept-proxy") {
         section.wrapped.push(address.to_owned());

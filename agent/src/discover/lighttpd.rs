@@ -51,6 +51,8 @@ pub(super) fn read(files: &mut Files, found: &mut Found, path: &Path, text: &str
         vhost.listen = listen(&scopes, chain);
         let backends = chain.get(|scope| Some(scope.backends.clone()).filter(|b| !b.is_empty()));
         vhost.backends = backends.unwrap_or_default();
+        let scripts = chain.get(|scope| Some(scope.scripts.clone()).filter(|s| !s.is_empty()));
+        vhost.scripts = scripts.unwrap_or_default();
         vhost.docroot = chain.get(|scope| scope.docroot.clone());
         if let Some(target) = chain.get(|scope| scope.access_log.clone()).filter(|t| !t.is_empty())
         {
@@ -83,6 +85,8 @@ struct Scope {
     error_log: Option<String>,
     docroot: Option<String>,
     backends: Vec<String>,
+    /// Those of `backends` that are asked over FastCGI or the like.
+    scripts: Vec<String>,
     source: String,
 }
 
@@ -252,6 +256,7 @@ impl Reader<'_> {
             "fastcgi.server" | "scgi.server" | "uwsgi.server" | "ajp13.server" => {
                 let mut before = Vec::new();
                 value.addresses(&mut before, 0);
+                scope.scripts.extend(before.iter().cloned());
                 scope.backends.splice(0..0, before);
             }
             _ => {}

@@ -60,15 +60,6 @@ impl StoreKind {
         }
     }
 
-    /// What it lets in when nothing is configured; of those that do not tell it themselves.
-    fn connections_max(self) -> Option<u64> {
-        match self {
-            Self::Mysql => Some(151),
-            Self::Postgres => Some(100),
-            Self::Redis | Self::Memcached => None,
-        }
-    }
-
     /// Where distributions put its socket.
     fn sockets(self) -> &'static [&'static str] {
         match self {
@@ -96,7 +87,9 @@ pub struct Store {
     pub port: Option<u16>,
     /// Host of `port`; `None` = loopback.
     pub bind: Option<String>,
-    /// Connections it lets in, as configured or by default.
+    /// `sockets` are those of the program's default: no configuration names them.
+    pub sockets_are_guessed: bool,
+    /// Connections it lets in, as configured.
     pub connections_max: Option<u64>,
     /// File it was found in; empty = where it usually is.
     pub source: String,
@@ -133,10 +126,14 @@ impl Store {
         self.port.is_none_or(|port| port == 0 || port == self.kind.port())
     }
 
-    /// How many clients it lets in, where its configuration or its default tells.
+    /// True for an address that its configuration names, false for one where it usually listens:
+    /// there anybody could.
     #[must_use]
-    pub fn limit(&self) -> Option<u64> {
-        self.connections_max.or(self.kind.connections_max())
+    pub fn names(&self, address: &str) -> bool {
+        if address.starts_with('/') {
+            return !self.sockets_are_guessed && self.sockets.iter().any(|own| own == address);
+        }
+        self.port.is_some()
     }
 
     /// One setting of MySQL.
@@ -152,7 +149,7 @@ impl Store {
     }
 
     fn postgres(text: &str) -> Self {
-        let mut store = Self::usual(StoreKind::Postgres);
+        let mut store = Self { sockets_are_guessed: true, ..Self::usual(StoreKind::Postgres) };
         let mut folders = vec!["/run/postgresql".to_owned(), "/tmp".to_owned()];
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default();
@@ -163,6 +160,7 @@ impl Store {
                 "max_connections" => store.connections_max = value.parse().ok(),
                 "listen_addresses" => store.bind = first_word(value),
                 "unix_socket_directories" => {
+                    store.sockets_are_guessed = false;
                     folders = value.split(',').map(|folder| folder.trim().to_owned()).collect();
                 }
                 _ => {}
@@ -269,7 +267,7 @@ mod tests {
     fn where_stores_listen_is_read_from_their_configurations() {
         let check = |store: &Store, addresses: &[&str], limit: Option<u64>| {
             assert_eq!(store.addresses(), addresses, "{store:?}");
-            assert_eq!(store.limit(), limit, "{store:?}");
+            assert_eq!(store.connections_max, limit, "{store:?}");
         };
         let mut mysql = Store::default();
         assert_eq!(mysql.addresses().last().map(String::as_str), Some("127.0.0.1:3306"));
@@ -311,6 +309,21 @@ mod tests {
             &["[::1]:11213"],
             None,
         );
+    }
+
+    #[test]
+    fn an_address_that_no_configuration_names_could_be_anybodys() {
+        let check = |store: &Store, want: &[bool]| {
+            let named: Vec<bool> = store.addresses().iter().map(|a| store.names(a)).collect();
+            assert_eq!(named, want, "{:?}", store.addresses());
+        };
+        check(&Store::usual(StoreKind::Mysql), &[false; 5]);
+        check(&Store::postgres("max_connections = 5\n"), &[false; 3]);
+        check(&Store::postgres("port = 5433\n"), &[false, false, true]);
+        check(&Store::postgres("unix_socket_directories = '/run/pg'\n"), &[true, false]);
+        check(&Store::redis("port 6379\nunixsocket /run/r.sock\n"), &[true, true]);
+        check(&Store::redis("maxclients 5\n"), &[false; 3]);
+        assert_eq!(Store::usual(StoreKind::Mysql).connections_max, None, "no limit is made up");
     }
 
     #[test]

@@ -451,7 +451,7 @@ impl Files {
             let listeners = &mut self.listeners;
             let mut why_absent = |address: &str| listeners.why_absent(address, now);
             judge.settle(at, &mut why_absent, &mut |request| {
-                has_error |= request.exemplar.is_some();
+                has_error |= request.exemplar.is_some() && !request.own;
                 windows.fold(request);
             });
             self.has_gateway_error |= has_error;

@@ -375,9 +375,12 @@ impl Sink for Fold<'_> {
         }
         let Self { windows, has_error, .. } = self;
         match line {
+            Line::Access(record) if self.judge.is_own_page(&record) => {
+                self.rejects.skip(Rejected::OwnRequest, self.at, || None);
+            }
             Line::Access(record) => {
                 let site = self.judge.access(self.source, &record, self.at, &mut |request| {
-                    *has_error |= request.exemplar.is_some();
+                    *has_error |= request.exemplar.is_some() && !request.own;
                     windows.fold(request);
                 });
                 let is_sampled = std::mem::take(&mut self.is_sampled);

@@ -7,6 +7,7 @@
 //! counts and read offsets can be saved together exactly then.
 
 mod lines;
+mod own;
 mod plain;
 mod refusals;
 mod visits;
@@ -106,6 +107,7 @@ struct Pending {
     upstream: String,
     n_attempts: usize,
     is_crawler: bool,
+    is_own: bool,
 }
 
 /// When a pool was down.
@@ -142,6 +144,7 @@ pub struct Judge {
     n_samples: usize,
     refusals: Refusals,
     backends: Backends,
+    own: own::Own,
     /// Of the last line that told of a refused request.
     blocked_last: Option<(i64, u32)>,
     /// A web server's log tells what ModSecurity refuses.
@@ -175,6 +178,7 @@ impl Judge {
             n_samples: 0,
             refusals: Refusals::default(),
             backends: Backends::of(discovery),
+            own: own::Own::of(discovery),
             blocked_last: None,
             has_error_log_blocks: false,
         }
@@ -197,6 +201,7 @@ impl Judge {
     pub fn rediscovered(&mut self, discovery: &Discovery) {
         self.sites.learn(discovery);
         self.backends = Backends::of(discovery);
+        self.own = own::Own::of(discovery);
         self.discovery = discovery.clone();
         self.error_logs.clear();
         self.sources.iter_mut().for_each(|source| source.default_site = None);
@@ -281,6 +286,7 @@ impl Judge {
                 gateway_503: false,
                 retried: record.hid_a_failure(),
                 crawler: false,
+                own: false,
                 exemplar: None,
                 other,
                 clamped,
@@ -313,6 +319,7 @@ impl Judge {
                 .unwrap_or_default(),
             n_attempts: record.attempts.len(),
             is_crawler: record.user_agent.as_deref().and_then(crawler).is_some(),
+            is_own: self.is_own(record),
         });
         Some(site)
     }
@@ -418,6 +425,7 @@ impl Judge {
             gateway_503: pending.status == 503 && explained,
             retried: false,
             crawler: explained && pending.is_crawler,
+            own: pending.is_own,
             exemplar: None,
             other: pending.other,
             clamped: pending.clamped,

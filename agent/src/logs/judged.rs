@@ -21,6 +21,8 @@ pub struct Request {
     pub retried: bool,
     /// A search engine's crawler got this gateway error, by its own word (counter `CRAWLER`).
     pub crawler: bool,
+    /// The agent made it itself: it counts, but shows no more than its own answer does.
+    pub own: bool,
     /// Set for every gateway error; the window keeps a bounded number of them.
     pub exemplar: Option<Exemplar>,
     /// Counted under the site `other`.

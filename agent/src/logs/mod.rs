@@ -165,6 +165,8 @@ pub enum Rejected {
     BadStatus,
     /// The time cannot be read.
     BadTime,
+    /// The agent's own question for a status page: nobody's visit.
+    OwnRequest,
 }
 
 impl Rejected {
@@ -179,6 +181,7 @@ impl Rejected {
             Self::TooLong => "too_long",
             Self::BadStatus => "bad_status",
             Self::BadTime => "bad_time",
+            Self::OwnRequest => "own_request",
         }
     }
 }

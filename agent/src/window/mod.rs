@@ -440,6 +440,7 @@ mod tests {
             gateway_503: false,
             retried: false,
             crawler: false,
+            own: false,
             exemplar: Some(exemplar),
             other: false,
             clamped: false,

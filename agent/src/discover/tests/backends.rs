@@ -131,7 +131,7 @@ fn stores_are_found_by_their_configurations_or_where_they_usually_are() {
     let of = |kind| found.stores.iter().find(|store| store.kind == kind).expect("one of each");
     let mysql = of(StoreKind::Mysql);
     assert_eq!(mysql.addresses(), ["/run/m.sock", "127.0.0.1:3306"]);
-    assert_eq!(mysql.limit(), Some(40));
+    assert_eq!(mysql.connections_max, Some(40));
     assert_eq!(of(StoreKind::Redis).addresses(), ["127.0.0.1:6380"]);
     assert_eq!(of(StoreKind::Memcached).addresses(), ["127.0.0.1:11212"]);
     let postgres = of(StoreKind::Postgres).addresses();

@@ -82,7 +82,7 @@ impl Judge {
         if its.inner_sites.contains(&site) {
             return Verdict::Inner;
         }
-        if self.sites.is_news(site, plain.upstream) {
+        if self.sites.is_news(site, plain.upstream) || self.own.may_be(plain) {
             return Verdict::Unsure;
         }
         if !plain.client.is_empty() {

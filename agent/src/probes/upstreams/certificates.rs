@@ -1,7 +1,7 @@
 //! Certificates of TLS backends, and those that the sites themselves show: when they end, and when
 //! they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::certificate::day;
 use super::connect::{Line, Subject};
 use super::dial::Target;
 use super::tls::Shown;
-use super::{Prober, Round};
+use super::{Budget, Prober, Round, STEP_LATE};
 use crate::clock;
 use crate::discover::Discovery;
 
@@ -47,6 +47,8 @@ struct Holder {
     /// `10.0.0.7:443`, `shop.example`.
     title: String,
     site: Option<String>,
+    /// The file of its certificate is watched, and what changes there is told.
+    is_watched: bool,
     /// Who is told of when the handshake fails; a site's own server has a state of its own.
     subject: Option<Subject>,
     name: String,
@@ -98,8 +100,9 @@ impl Prober {
             .filter(|holder| self.certificates.is_due(&holder.attribute, round.now))
             .take(ROUND_MAX)
             .collect();
+        let budget = Budget::of(STEP_LATE);
         for holder in due {
-            if round.is_late() {
+            if budget.is_spent() {
                 break;
             }
             self.ask_certificate(&holder, round).await;
@@ -117,6 +120,7 @@ impl Prober {
                 attribute: format!("upstream={}", backend.address),
                 title: backend.address.clone(),
                 site: None,
+                is_watched: false,
                 name: host.unwrap_or("localhost").to_owned(),
                 target: Target::of(&self.root, &backend.address)
                     .or_else(|| self.names.target(backend))?,
@@ -127,13 +131,16 @@ impl Prober {
                 }),
             })
         });
-        let sites = discovery.sites.iter().filter_map(|site| {
+        let watched = discovery.certificates.iter().filter_map(|file| file.site.as_deref());
+        let watched: BTreeSet<&str> = watched.collect();
+        let sites = discovery.sites.iter().filter_map(move |site| {
             let listen = site.listen.iter().find(|listen| listen.is_tls)?;
             let address: SocketAddr = listen.address;
             Some(Holder {
                 attribute: format!("site={}", site.name),
                 title: site.name.clone(),
                 site: Some(site.name.clone()),
+                is_watched: watched.contains(&*site.name),
                 subject: None,
                 name: site.name.clone(),
                 target: Target::Tcp(vec![address]),
@@ -166,17 +173,48 @@ impl Prober {
         let Holder { attribute, title, site, .. } = holder;
         let (warning, change) = self.certificates.fold(attribute, title, &shown, at, round.now);
         if let Some(message) = warning {
-            self.tell(Line { message, signal: Some(Signal::Tls), pool: None });
+            let signal = signal_of(holder, &shown, at);
+            self.tell(Line { message, signal, pool: None });
         }
-        if let Some(what) = change {
+        if let Some(what) = change.filter(|_| !holder.is_watched) {
             self.tell_change("certificate", &what, site.clone());
         }
     }
 }
 
+/// What a warning means to those who look for the cause of gateway errors: only a server that a
+/// gateway asks over TLS makes them, and only once its certificate has ended.
+fn signal_of(holder: &Holder, shown: &Shown, at: UnixMillis) -> Option<Signal> {
+    (holder.subject.is_some() && shown.not_after.0 <= at.0).then_some(Signal::Tls)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discover::backends::Backend;
+
+    #[test]
+    fn only_an_ended_certificate_of_an_upstream_is_a_cause_of_gateway_errors() {
+        let holder = |is_upstream: bool| Holder {
+            attribute: String::new(),
+            title: String::new(),
+            site: None,
+            is_watched: false,
+            subject: is_upstream.then(|| Subject::of(&Backend::default())),
+            name: String::new(),
+            target: Target::Tcp(Vec::new()),
+        };
+        for (is_upstream, left_days, want) in [
+            (true, -1, Some(Signal::Tls)),
+            (true, 13, None),
+            (false, -1, None),
+            (false, 13, None),
+        ] {
+            let shown = Shown { not_after: UnixMillis(left_days * DAY_MS), fingerprint: [0; 32] };
+            let got = signal_of(&holder(is_upstream), &shown, UnixMillis(0));
+            assert_eq!(got, want, "{is_upstream} {left_days}");
+        }
+    }
 
     #[test]
     fn an_end_is_told_once_a_day_and_another_certificate_at_once() {

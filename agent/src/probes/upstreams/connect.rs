@@ -95,13 +95,20 @@ impl Ledger {
         if signal == state.told || is_early {
             return Verdict { is_up: state.is_up, ..Verdict::default() };
         }
-        (state.told, state.told_at) = (signal, Some(now));
+        let told = std::mem::replace(&mut state.told, signal);
+        state.told_at = Some(now);
         let Subject { title, used_by, .. } = subject;
-        let message = if let Some((_, words)) = failed {
-            format!("cannot connect to {title} ({words}){used_by}")
-        } else {
-            let s = down_for.unwrap_or_default().as_secs();
-            format!("{title} can be connected to again after {s} s{used_by}")
+        let message = match (failed, told) {
+            (Some((signal, words)), _) if is_silence(signal) => {
+                format!("{title} does not answer ({words}){used_by}")
+            }
+            (Some((_, words)), _) => format!("cannot connect to {title} ({words}){used_by}"),
+            (None, told) => {
+                let s = down_for.unwrap_or_default().as_secs();
+                let is_silence = told.is_some_and(is_silence);
+                let what = if is_silence { "answers" } else { "can be connected to" };
+                format!("{title} {what} again after {s} s{used_by}")
+            }
         };
         let line = Line { message, signal, pool: subject.pool.clone() };
         Verdict { is_up: state.is_up, line: Some(line), note: None }
@@ -116,6 +123,11 @@ impl Ledger {
     pub(super) fn keep(&mut self, is_known: impl Fn(&str) -> bool) {
         self.states.retain(|address, _| is_known(address));
     }
+}
+
+/// It could be connected to, but is not well.
+fn is_silence(signal: Signal) -> bool {
+    matches!(signal, Signal::TimeoutRead | Signal::PrematureClose | Signal::Reset | Signal::Other)
 }
 
 impl State {
@@ -167,6 +179,20 @@ mod tests {
         assert_eq!(look(43, refused()), (Some(false), None), "too soon after the last line");
         assert_eq!(look(44, Ok(())), (Some(true), None));
         assert_eq!(look(60, Ok(())), (Some(true), None), "nothing was told in between");
+    }
+
+    #[test]
+    fn what_was_connected_to_and_said_nothing_is_not_told_as_a_failed_connection() {
+        let (mut ledger, now) = (Ledger::default(), clock::instant());
+        let silent = Err(Failure::no_answer(Duration::from_millis(500)));
+        let told = |verdict: Verdict| verdict.line.map(|line| line.message).unwrap();
+        let first = told(ledger.fold(&subject(), &silent, now));
+        assert_eq!(
+            first,
+            "10.0.0.7:3000 does not answer (no answer within 0.5 s), used by 3 sites"
+        );
+        let then = ledger.fold(&subject(), &Ok(()), now + Duration::from_secs(20));
+        assert_eq!(told(then), "10.0.0.7:3000 answers again after 20 s, used by 3 sites");
     }
 
     #[test]

@@ -2,17 +2,23 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use wire::v1::Signal;
 
 /// Longest wait for a connection: what takes longer is of no use to a visitor either.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Threads that follow the paths of sockets at one time: a file system that hangs keeps its thread.
+static LOOKUPS: Semaphore = Semaphore::const_new(4);
 
 /// A connection, whatever it is made of.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -24,15 +30,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(super) enum Target {
     /// Any of these, the first that answers.
     Tcp(Vec<SocketAddr>),
-    Unix(PathBuf),
+    /// The first of these that is there.
+    Unix(Vec<PathBuf>),
 }
 
 impl Target {
     /// The socket of a configuration below the root of discovery, or where it is written.
     pub(super) fn socket(root: &Path, path: &str) -> Self {
-        let below = root.join(path.trim_start_matches('/'));
-        let is_below = below.symlink_metadata().is_ok();
-        Self::Unix(if is_below { below } else { PathBuf::from(path) })
+        let mut paths = vec![root.join(path.trim_start_matches('/')), PathBuf::from(path)];
+        paths.dedup();
+        Self::Unix(paths)
     }
 
     /// An address of numbers or a socket; `None` for a name.
@@ -105,11 +112,7 @@ impl Failure {
 /// Connects and says nothing yet.
 pub(super) async fn dial(target: &Target) -> Result<Box<dyn Stream>, Failure> {
     match target {
-        Target::Unix(path) => match timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(Failure::of(&error, true)),
-            Err(_) => Err(Failure::timed_out(CONNECT_TIMEOUT)),
-        },
+        Target::Unix(paths) => dial_unix(&LOOKUPS, CONNECT_TIMEOUT, paths.clone()).await,
         Target::Tcp(addresses) => {
             let mut failure = Failure::ours("it has no address");
             for address in addresses {
@@ -122,6 +125,39 @@ pub(super) async fn dial(target: &Target) -> Result<Box<dyn Stream>, Failure> {
             Err(failure)
         }
     }
+}
+
+/// On a thread: a path may lead over a file system that hangs, and would take everything with it.
+async fn dial_unix(
+    lookups: &'static Semaphore,
+    limit: Duration,
+    paths: Vec<PathBuf>,
+) -> Result<Box<dyn Stream>, Failure> {
+    let connected = async {
+        let permit = lookups.acquire().await;
+        let made = tokio::task::spawn_blocking(move || {
+            let made = connect_unix(&paths);
+            drop(permit); // also when nobody waits for it any more
+            made
+        });
+        let made = made.await.map_err(|_| Failure::ours("the thread that connects died"))?;
+        let made = made.map_err(|error| Failure::of(&error, true))?;
+        UnixStream::from_std(made).map_err(|error| Failure::ours(error.to_string()))
+    };
+    // A connection to a socket is there at once or never: what takes time is the way to its file.
+    match timeout(limit, connected).await {
+        Ok(stream) => Ok(Box::new(stream?)),
+        Err(_) => Err(Failure::ours("the file system of its path does not answer")),
+    }
+}
+
+fn connect_unix(paths: &[PathBuf]) -> io::Result<StdStream> {
+    let there = paths.iter().find(|path| path.symlink_metadata().is_ok()).or(paths.last());
+    let address = SocketAddrUnix::new(there.ok_or(Errno::NOENT)?.as_path())?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    Ok(StdStream::from(socket))
 }
 
 /// Connects, sends a question, and reads until `is_whole` or the end, at most `n_bytes_max`.
@@ -194,6 +230,27 @@ mod tests {
         check(Errno::MFILE, false, None);
         let other = Failure::of(&io::Error::other("odd"), false);
         assert_eq!((other.signal, other.words.as_str()), (Some(Signal::Other), "odd"));
+    }
+
+    #[tokio::test]
+    async fn the_path_of_a_socket_is_followed_on_a_thread_and_for_a_limited_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let lookups: &Semaphore = Box::leak(Box::new(Semaphore::new(1)));
+        let limit = Duration::from_millis(200);
+        let paths = || vec![dir.path().join("none.sock"), path.clone()];
+        let Target::Unix(known) = Target::socket(dir.path(), "/a.sock") else { panic!() };
+        assert_eq!(known, [path.clone(), "/a.sock".into()]);
+        assert!(dial_unix(lookups, Duration::from_secs(20), paths()).await.is_ok());
+        let none = dial_unix(lookups, Duration::from_secs(20), vec!["/none/a.sock".into()]).await;
+        assert_eq!(none.err().and_then(|f| f.signal), Some(Signal::NoSuchSocket));
+        // All threads hang: nothing is known of the socket.
+        let hung = lookups.acquire().await.unwrap();
+        let failed = dial_unix(lookups, limit, paths()).await.err().unwrap();
+        assert_eq!(failed, Failure::ours("the file system of its path does not answer"));
+        drop(hung);
+        assert!(dial_unix(lookups, Duration::from_secs(20), paths()).await.is_ok());
     }
 
     #[test]

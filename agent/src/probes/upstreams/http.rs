@@ -1,10 +1,9 @@
 //! As much of HTTP as a question to a server of this machine needs: one request, one short answer.
 
 use super::dial::Failure;
+use crate::own_requests::user_agent;
 use wire::v1::Signal;
 
-/// What the agent calls itself; operators find its requests by it in their logs.
-const USER_AGENT: &str = "gatewatch-probe";
 /// Longest host that is asked for.
 const HOST_BYTES_MAX: usize = 253;
 
@@ -15,8 +14,9 @@ pub(super) fn request(method: &str, path: &str, host: &str) -> Option<Vec<u8>> {
         return None;
     }
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n\
-         Accept: */*\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: {}\r\n\
+         Accept: */*\r\nConnection: close\r\n\r\n",
+        user_agent()
     );
     Some(request.into_bytes())
 }

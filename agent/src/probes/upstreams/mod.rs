@@ -8,6 +8,7 @@
 //! take the connection, which is what a saturated pool lacks. Whether they listen the kernel tells.
 
 mod apache_status;
+mod beside;
 mod certificate;
 mod certificates;
 mod connect;
@@ -29,7 +30,8 @@ mod tls;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -48,10 +50,12 @@ use crate::gather::GatherStatus;
 use crate::timer::{Timer, next_due};
 use crate::window::{Change, LogEvidence, Observation};
 
+use beside::{Shared, beside};
 use certificates::Certificates;
 use connect::{Ledger, Line, Subject};
 use dial::{Failure, Target, dial, printable};
 use heads::Heads;
+use held::Held;
 use names::Names;
 use pages::Pages;
 use stores::Stores;
@@ -67,8 +71,15 @@ const FAILING_IN_FLIGHT_MAX: usize = 32;
 const ROUND_MAX: usize = 200;
 /// Of those that fail so many are asked in each round beside the others.
 const FAILING_MAX: usize = 100;
-/// A round that took this long starts nothing more that can wait.
+/// Of a round so many may get no answer at all until the others are given less patience: then a
+/// switch or a machine with many of them is gone.
+const UNANSWERED_MAX: usize = 4;
+/// Connections that took this long to make start no more of them: the rest waits for its turn.
 const LATE: Duration = Duration::from_secs(4);
+/// The same for each of the steps that ask others than backends: names, sites, certificates.
+const STEP_LATE: Duration = Duration::from_secs(2);
+/// What was measured is handed on at least this often, with the time it was measured at.
+const PORTION: Duration = Duration::from_secs(1);
 /// A line of evidence is cut here.
 const MESSAGE_CHARS_MAX: usize = 300;
 
@@ -94,12 +105,31 @@ struct Round {
     /// All are asked, not only those that fail.
     is_full: bool,
     values: Values,
+    /// When values were handed on last.
+    sent_at: Instant,
+}
+
+/// Time in which one step of a round may start something: each has its own, so that one that hangs
+/// leaves the others theirs.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    from: Instant,
+    limit: Duration,
+}
+
+impl Budget {
+    fn of(limit: Duration) -> Self {
+        Self { from: clock::instant(), limit }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.from.elapsed() > self.limit
+    }
 }
 
 impl Round {
-    /// It has taken so long that what can wait waits for the next one.
-    fn is_late(&self) -> bool {
-        clock::instant().saturating_duration_since(self.now) > LATE
+    fn new(at: UnixMillis, now: Instant, is_fast: bool, is_full: bool) -> Self {
+        Self { at, now, is_fast, is_full, values: Values::new(), sent_at: clock::instant() }
     }
 
     fn push(&mut self, metric: &'static str, attribute: String, value: f64) {
@@ -144,8 +174,7 @@ pub(crate) async fn run(mut inputs: UpstreamInputs, outlet: Outlet, stop: Cancel
             full_at = Some(due);
         }
         was_fast = is_fast;
-        let round =
-            Round { at: due, now: clock::instant(), is_fast, is_full, values: Values::new() };
+        let round = Round::new(due, clock::instant(), is_fast, is_full);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -162,16 +191,17 @@ struct Prober {
     discovery: watch::Receiver<Arc<Discovery>>,
     outlet: Outlet,
     ledger: Ledger,
-    /// `None` while a thread has it.
-    listeners: Option<Listeners>,
+    listeners: Shared<Listeners>,
+    held: Shared<Held>,
     names: Names,
     pages: Pages,
     stores: Stores,
     certificates: Certificates,
     heads: Heads,
     handshaker: Handshaker,
-    /// First of the backends whose turn it is.
+    /// First of the backends whose turn it is, and of those that fail.
     turn: usize,
+    failing_turn: usize,
 }
 
 impl Prober {
@@ -182,7 +212,8 @@ impl Prober {
             discovery: inputs.discovery.clone(),
             outlet,
             ledger: Ledger::default(),
-            listeners: Some(Listeners::new(&inputs.root)),
+            listeners: Arc::new(Mutex::new(Listeners::new(&inputs.root))),
+            held: Arc::new(Mutex::new(Held::new(&inputs.root))),
             names: Names::new(),
             pages: Pages::default(),
             stores: Stores::default(),
@@ -190,6 +221,7 @@ impl Prober {
             heads: Heads::new(&inputs.config),
             handshaker: Handshaker::new(),
             turn: 0,
+            failing_turn: 0,
         }
     }
 
@@ -207,18 +239,42 @@ impl Prober {
         if round.is_full {
             self.ask_heads(&discovery, &mut round).await;
             self.ask_certificates(&discovery, &mut round).await;
-            let known = |address: &str| discovery.backends.iter().any(|b| b.address == address);
-            let stores = &self.stores;
-            self.ledger.keep(|key| known(key) || key.contains(' ') || stores.has(key));
+            self.forget(&discovery);
         }
         self.send(&mut round);
+    }
+
+    /// Forgets whom nothing names any more.
+    fn forget(&mut self, discovery: &Discovery) {
+        let backends: BTreeSet<&str> = discovery.backends.iter().map(|b| &*b.address).collect();
+        let hosts: BTreeSet<&str> = names::hosts(&discovery.backends).collect();
+        let sites: BTreeSet<&str> = discovery.sites.iter().map(|site| &*site.name).collect();
+        let stores = &self.stores;
+        self.ledger.keep(|key| match key.split_once(' ') {
+            Some(("name", host)) => hosts.contains(host),
+            Some(("site", site)) => sites.contains(site),
+            Some(("tls", address)) => backends.contains(address),
+            _ => backends.contains(key) || stores.has(key),
+        });
     }
 
     /// Hands on what was measured so far.
     fn send(&self, round: &mut Round) {
         let values = std::mem::take(&mut round.values);
+        let now = clock::instant();
+        // What was measured at once has the instant of the samples.
+        let is_prompt = now.saturating_duration_since(round.now) < PORTION;
+        let at = if is_prompt { round.at } else { clock::now() };
+        round.sent_at = now;
         if !values.is_empty() {
-            self.outlet.send(Observation::Samples { at: round.at, values });
+            self.outlet.send(Observation::Samples { at, values });
+        }
+    }
+
+    /// The same where it is time.
+    fn send_portion(&self, round: &mut Round) {
+        if round.sent_at.elapsed() >= PORTION {
+            self.send(round);
         }
     }
 
@@ -234,8 +290,13 @@ impl Prober {
         let known: BTreeSet<&str> = picked.iter().map(|backend| &*backend.address).collect();
         let is_new = |backend: &&Backend| !known.contains(&*backend.address);
         let down = backends.iter().filter(|backend| self.ledger.is_down(&backend.address));
-        let down: Vec<&Backend> = down.filter(is_new).take(FAILING_MAX).collect();
-        picked.extend(down);
+        let down: Vec<&Backend> = down.filter(is_new).collect();
+        if !down.is_empty() {
+            let from = self.failing_turn % down.len();
+            let n = FAILING_MAX.min(down.len());
+            picked.extend(down.iter().cycle().skip(from).take(n));
+            self.failing_turn = from + n;
+        }
         picked.into_iter().cloned().collect()
     }
 
@@ -247,18 +308,25 @@ impl Prober {
         let seen = self.look(scripts, discovery).await;
         let mut dialled = Vec::new();
         for backend in wanted {
-            let found = seen.iter().find(|(address, _)| *address == backend.address);
-            if let Some((_, Some(result))) = found {
-                self.note(&Subject::of(backend), &heard(*result), None, round);
-            } else if let Some(target) = Target::of(&self.root, &backend.address) {
-                // A socket that only the kernel could speak of stays unknown.
-                let is_socket = matches!(target, Target::Unix(_));
-                if !(backend.is_script && is_socket) {
-                    dialled.push((backend.clone(), target));
+            // Whoever runs scripts is never dialled: where the kernel cannot tell, nothing is known.
+            if backend.is_script {
+                let found = seen.iter().find(|(address, _)| *address == backend.address);
+                if let Some((_, Some(result))) = found {
+                    self.note(&Subject::of(backend), &heard(*result), None, round);
                 }
+            } else if let Some(target) = Target::of(&self.root, &backend.address) {
+                dialled.push((backend.clone(), target));
             }
         }
-        self.dial_all(dialled, round).await;
+        let Some(left) = self.dial_all(dialled, Budget::of(LATE), discovery, round).await else {
+            return;
+        };
+        // Those that had no turn are the next ones; behind them come those that fail.
+        let n_in_turn = if round.is_full { ROUND_MAX.min(wanted.len()) } else { 0 };
+        if wanted[..n_in_turn].iter().any(|backend| backend.address == left) {
+            let at = discovery.backends.iter().position(|backend| backend.address == left);
+            self.turn = at.unwrap_or(self.turn);
+        }
     }
 
     /// Whether somebody listens at these addresses, as the kernel sees it.
@@ -270,45 +338,76 @@ impl Prober {
         if addresses.is_empty() {
             return Vec::new();
         }
-        let Some(mut listeners) = self.listeners.take() else { return Vec::new() };
         let own = discovery.addresses.clone();
         // A socket may lie on a disk that hangs.
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = beside(&self.listeners, move |listeners| {
             let now = clock::instant();
             let look = |address: String| {
                 let found = listeners.look(&address, &own, now);
                 (address, found)
             };
-            let seen: Vec<_> = addresses.into_iter().map(look).collect();
-            (listeners, seen)
+            addresses.into_iter().map(look).collect()
         });
-        let Ok((listeners, seen)) = looked.await else { return Vec::new() };
-        self.listeners = Some(listeners);
-        seen
+        looked.await.unwrap_or_default()
     }
 
-    /// Connects to all of them, a few at a time.
-    async fn dial_all(&mut self, wanted: Vec<(Backend, Target)>, round: &mut Round) {
+    /// Connects to all of them, a few at a time; returns the first for whom there was no time.
+    async fn dial_all(
+        &mut self,
+        wanted: Vec<(Backend, Target)>,
+        budget: Budget,
+        discovery: &Discovery,
+        round: &mut Round,
+    ) -> Option<String> {
         let mut wanted = wanted.into_iter().peekable();
         let mut running = JoinSet::new();
+        let n_unanswered = Arc::new(AtomicUsize::new(0));
+        let mut missing = Vec::new();
         loop {
-            while let Some((backend, _)) = wanted.peek() {
+            while let Some((backend, _)) = wanted.peek().filter(|_| !budget.is_spent()) {
                 let is_down = self.ledger.is_down(&backend.address);
-                let most = if is_down { FAILING_IN_FLIGHT_MAX } else { IN_FLIGHT_MAX };
+                let is_bad = n_unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX;
+                let most = if is_down || is_bad { FAILING_IN_FLIGHT_MAX } else { IN_FLIGHT_MAX };
                 if running.len() >= most {
                     break;
                 }
                 let Some((backend, target)) = wanted.next() else { break };
+                let n_unanswered = Arc::clone(&n_unanswered);
                 running.spawn(async move {
-                    let (result, took) = timed(&target, is_down).await;
+                    let (result, took) = timed(&target, is_down, &n_unanswered).await;
                     (backend, result, took)
                 });
             }
             // A task that died measured nothing.
             let Some(done) = running.join_next().await else { break };
             if let Ok((backend, result, took)) = done {
-                self.note(&Subject::of(&backend), &result, Some(took), round);
+                if matches!(&result, Err(f) if f.signal == Some(Signal::NoSuchSocket)) {
+                    missing.push((backend, result, took));
+                } else {
+                    self.note(&Subject::of(&backend), &result, Some(took), round);
+                }
             }
+            self.send_portion(round);
+        }
+        self.note_missing(missing, discovery, round).await;
+        wanted.next().map(|(backend, _)| backend.address)
+    }
+
+    /// Takes in sockets that are not there. One that the kernel lists all the same lies in a file
+    /// system that only others see: a `/tmp` of their own, a container.
+    async fn note_missing(
+        &mut self,
+        missing: Vec<(Backend, Result<(), Failure>, Duration)>,
+        discovery: &Discovery,
+        round: &mut Round,
+    ) {
+        let addresses = missing.iter().map(|(backend, ..)| backend.address.clone()).collect();
+        let seen = self.look(addresses, discovery).await;
+        for (backend, result, took) in missing {
+            let found = seen.iter().find(|(address, _)| *address == backend.address);
+            let is_elsewhere = matches!(found, Some((_, Some(Ok(())))));
+            let result = if is_elsewhere { Err(out_of_sight()) } else { result };
+            self.note(&Subject::of(&backend), &result, Some(took), round);
         }
     }
 
@@ -363,14 +462,27 @@ fn heard(result: Result<(), Signal>) -> Result<(), Failure> {
     })
 }
 
+/// Somebody listens at a socket whose file the agent does not see.
+fn out_of_sight() -> Failure {
+    Failure::ours("its socket lies where the agent does not see it: a private /tmp or a container")
+}
+
 /// One connection, and how long it took. A packet may get lost: what was well before is tried twice
-/// before it counts as failed.
-async fn timed(target: &Target, is_down: bool) -> (Result<(), Failure>, Duration) {
+/// before it counts as failed, unless too many others get no answer either.
+async fn timed(
+    target: &Target,
+    is_down: bool,
+    n_unanswered: &AtomicUsize,
+) -> (Result<(), Failure>, Duration) {
     let started = clock::instant();
     let result = dial(target).await.map(drop);
     let took = started.elapsed();
     let is_lost = matches!(&result, Err(f) if f.signal == Some(Signal::ConnectTimeout));
-    if !is_lost || is_down {
+    if !is_lost {
+        return (result, took);
+    }
+    let n_before = n_unanswered.fetch_add(1, Ordering::Relaxed);
+    if is_down || n_before >= UNANSWERED_MAX {
         return (result, took);
     }
     let started = clock::instant();

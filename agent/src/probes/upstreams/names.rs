@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::connect::Subject;
 use super::dial::{Failure, Target};
 use super::resolve::{Answer, Answers, Resolver, listed};
-use super::{Prober, Round};
+use super::{Budget, Prober, Round, STEP_LATE};
 use crate::discover::Discovery;
 use crate::discover::backends::Backend;
 
@@ -18,6 +18,10 @@ const NAMES_MAX: usize = 8;
 const SITES_MAX: usize = 4;
 /// Time between two questions for the name of one site.
 const SITE_GAP: Duration = Duration::from_secs(3600);
+/// The same while an answer that says something new waits for a second one: longer than most are kept.
+const CONFIRM_GAP: Duration = Duration::from_secs(600);
+/// A name whose answers come and go is told nothing of for this long.
+const ROTATES_FOR: Duration = Duration::from_secs(86_400);
 /// Addresses of one name that are connected to until one answers.
 const TRIED_MAX: usize = 2;
 
@@ -33,6 +37,41 @@ pub(super) struct Names {
 struct SiteName {
     asked_at: Instant,
     points_here: Option<bool>,
+    /// An answer that says otherwise; one that comes twice is believed.
+    doubted: Option<BTreeSet<IpAddr>>,
+    rotates_until: Option<Instant>,
+}
+
+impl SiteName {
+    fn new(asked_at: Instant) -> Self {
+        Self { asked_at, points_here: None, doubted: None, rotates_until: None }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let gap = if self.doubted.is_some() { CONFIRM_GAP } else { SITE_GAP };
+        now.saturating_duration_since(self.asked_at) >= gap
+    }
+
+    /// Takes in an answer; true when it is a change to be told.
+    fn fold(&mut self, points_here: bool, found: &BTreeSet<IpAddr>, now: Instant) -> bool {
+        let Some(before) = self.points_here else {
+            self.points_here = Some(points_here);
+            return false;
+        };
+        if before == points_here {
+            // It said otherwise in between: a name server that gives its addresses in turns.
+            if self.doubted.take().is_some() {
+                self.rotates_until = Some(now + ROTATES_FOR);
+            }
+            return false;
+        }
+        if self.doubted.as_ref() != Some(found) {
+            self.doubted = Some(found.clone());
+            return false;
+        }
+        (self.doubted, self.points_here) = (None, Some(points_here));
+        self.rotates_until.is_none_or(|until| now >= until)
+    }
 }
 
 impl Names {
@@ -57,25 +96,32 @@ impl Prober {
         round: &mut Round,
     ) {
         let named: Vec<(&Backend, &str, u16)> = wanted.iter().filter_map(host_and_port).collect();
-        let mut asked = BTreeSet::new();
-        for (backend, host, _) in &named {
-            // A name server that hangs must not hold up the rounds of each second.
-            let most = if round.is_full { NAMES_MAX } else { 1 };
-            let is_new = !asked.contains(host) && asked.len() < most && !round.is_late();
-            if is_new && self.names.answers.is_due(host, round.is_fast, round.now) {
-                asked.insert(*host);
-                self.ask_upstream(backend, host, round).await;
+        // A name server that hangs must not hold up the rounds of each second.
+        let most = if round.is_full { NAMES_MAX } else { 1 };
+        let answers = &self.names.answers;
+        let mut due: Vec<_> = named
+            .iter()
+            .filter(|(_, host, _)| answers.is_due(host, round.is_fast, round.now))
+            .collect();
+        // First who waited longest, so that names that time out take nobody's turn.
+        due.sort_by_key(|(_, host, _)| (answers.asked_at(host), *host));
+        due.dedup_by_key(|(_, host, _)| *host);
+        let budget = Budget::of(STEP_LATE);
+        for (backend, host, _) in due.into_iter().take(most) {
+            if budget.is_spent() {
+                break;
             }
+            self.ask_upstream(backend, host, round).await;
         }
         let dialled = named
             .iter()
+            .filter(|(backend, ..)| !backend.is_script)
             .filter_map(|(backend, ..)| Some(((*backend).clone(), self.names.target(backend)?)));
         let dialled = dialled.collect();
-        self.dial_all(dialled, round).await;
+        self.dial_all(dialled, Budget::of(STEP_LATE), discovery, round).await;
         if round.is_full && !round.is_fast {
             self.ask_sites(discovery, round).await;
-            let names = discovery.backends.iter().filter_map(host_and_port);
-            let names: BTreeSet<&str> = names.map(|(_, host, _)| host).collect();
+            let names: BTreeSet<&str> = hosts(&discovery.backends).collect();
             self.names.answers.keep(|name| names.contains(name));
         }
     }
@@ -114,13 +160,14 @@ impl Prober {
     async fn ask_sites(&mut self, discovery: &Discovery, round: &mut Round) {
         let is_due = |name: &str| {
             let known = self.names.sites.get(name);
-            known.is_none_or(|k| round.now.saturating_duration_since(k.asked_at) >= SITE_GAP)
+            known.is_none_or(|known| known.is_due(round.now))
         };
         let names = discovery.sites.iter().map(|site| site.name.as_str());
         let due = names.filter(|name| is_public_name(name) && is_due(name));
         let due: Vec<String> = due.take(SITES_MAX).map(str::to_owned).collect();
+        let budget = Budget::of(STEP_LATE);
         for name in due {
-            if round.is_late() {
+            if budget.is_spent() {
                 break;
             }
             let Some((answer, _)) = self.names.resolver.ask(&name).await else { break };
@@ -129,17 +176,17 @@ impl Prober {
                 .names
                 .sites
                 .entry(name.clone())
-                .or_insert(SiteName { asked_at: round.now, points_here: None });
+                .or_insert_with(|| SiteName::new(round.now));
             known.asked_at = round.now;
-            let Some(points_here) = points_here else { continue };
-            let before = known.points_here.replace(points_here);
+            let (Some(points_here), Ok(found)) = (points_here, &answer) else { continue };
+            let is_news = known.fold(points_here, found, round.now);
             round.push(
                 "gatewatch.dns.points_here",
                 format!("site={name}"),
                 f64::from(u8::from(points_here)),
             );
-            if before.is_some_and(|before| before != points_here) {
-                let now = answer.as_ref().map(listed).unwrap_or_default();
+            if is_news {
+                let now = listed(found);
                 let how = if points_here { "points here again" } else { "no longer points here" };
                 self.tell_change("dns", &format!("{name} {how}: {now}"), Some(name.clone()));
             }
@@ -147,6 +194,11 @@ impl Prober {
         let is_known = |name: &String| discovery.sites.iter().any(|site| site.name == *name);
         self.names.sites.retain(|name, _| is_known(name));
     }
+}
+
+/// Hosts of all that are known by name.
+pub(super) fn hosts(backends: &[Backend]) -> impl Iterator<Item = &str> {
+    backends.iter().filter_map(host_and_port).map(|(_, host, _)| host)
 }
 
 /// Backend, host and port of one that is known by name.
@@ -158,13 +210,16 @@ fn host_and_port(backend: &Backend) -> Option<(&Backend, &str, u16)> {
 }
 
 /// Whether one of the addresses is this machine's; `None` when that cannot be told: behind a router
-/// that translates addresses a machine does not know its own.
+/// that translates addresses a machine does not know its own, be it only those of one family.
 fn points_here(answer: &Answer, own: &[IpAddr]) -> Option<bool> {
     let found = answer.as_ref().ok()?;
     if found.iter().any(|ip| own.contains(ip) || ip.is_loopback()) {
         return Some(true);
     }
-    own.iter().any(is_public).then_some(false)
+    let is_told = |ip: &IpAddr| {
+        own.iter().any(|own| own.is_ipv4() == ip.is_ipv4() && is_public(own))
+    };
+    found.iter().any(is_told).then_some(false)
 }
 
 fn is_public(ip: &IpAddr) -> bool {
@@ -180,11 +235,13 @@ fn is_public(ip: &IpAddr) -> bool {
 
 /// True for the name of a site that somebody could have in DNS.
 fn is_public_name(name: &str) -> bool {
+    name.contains('.') && is_host_name(name) && name.parse::<IpAddr>().is_err()
+}
+
+/// True for what can be asked for as a host, which wildcards and patterns cannot.
+pub(super) fn is_host_name(name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    name.contains('.')
-        && name.len() <= 253
-        && name.chars().all(is_part)
-        && name.parse::<IpAddr>().is_err()
+    !name.is_empty() && name.len() <= 253 && name.chars().all(is_part)
 }
 
 #[cfg(test)]
@@ -205,9 +262,37 @@ mod tests {
         check(&["203.0.113.1"], &["198.51.100.7"], Some(false));
         check(&["203.0.113.1"], &["10.0.0.5", "fe80::1", "fd00::1", "100.64.0.1"], None);
         check(&["203.0.113.1"], &[], None);
+        // Behind a router for IPv4, with an address of its own for IPv6.
+        check(&["203.0.113.1"], &["10.0.0.5", "2001:db8::7"], None);
+        check(&["203.0.113.1", "2001:db8::9"], &["10.0.0.5", "2001:db8::7"], Some(false));
+        check(&["2001:db8::9"], &["198.51.100.7", "fe80::1"], None);
         check(&["127.0.0.1"], &["198.51.100.7"], Some(true));
         let gone = Err(Failure::new(Signal::Dns, "x"));
         assert_eq!(points_here(&gone, &["198.51.100.7".parse().unwrap()]), None);
+    }
+
+    #[test]
+    fn addresses_in_turns_are_no_change_and_a_new_one_is_told_when_it_comes_twice() {
+        let start = crate::clock::instant();
+        let at = |hours: u64| start + Duration::from_secs(hours * 3600);
+        let found = |ip: &str| BTreeSet::from([ip.parse::<IpAddr>().unwrap()]);
+        let (here, there) = (found("198.51.100.7"), found("203.0.113.1"));
+        let mut name = SiteName::new(start);
+        assert!(!name.fold(true, &here, at(0)), "the first answer");
+        assert!(!name.fold(false, &there, at(1)));
+        assert!(name.is_due(start + CONFIRM_GAP), "a new answer is asked about sooner");
+        assert!(!name.fold(false, &found("203.0.113.2"), at(2)), "another one again");
+        assert!(name.fold(false, &found("203.0.113.2"), at(3)), "twice the same");
+        assert!(!name.is_due(start + CONFIRM_GAP));
+        // Now it rotates.
+        let mut n_told = 0;
+        for hour in 4..24 {
+            let points_here = hour % 2 == 0;
+            n_told += u32::from(name.fold(points_here, if points_here { &here } else { &there }, at(hour)));
+        }
+        assert_eq!(n_told, 0);
+        assert!(!name.fold(true, &here, at(24)) && !name.fold(true, &here, at(25)), "not yet");
+        assert!(!name.fold(false, &there, at(60)) && name.fold(false, &there, at(61)));
     }
 
     #[test]

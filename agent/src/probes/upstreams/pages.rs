@@ -1,4 +1,7 @@
 //! Status pages of nginx, Apache and HAProxy: asked where a configuration has one.
+//!
+//! Each question for a page is a line of the server's log, so pages are only asked in full rounds;
+//! the socket of HAProxy, which logs none, in each round while errors flow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,7 +49,8 @@ impl Prober {
         for name in ["nginx", "apache", "haproxy"] {
             let of = discovery.status_pages.iter().filter(|page| server(page.kind) == name);
             let good = self.pages.good.get(name);
-            let mut pages: Vec<&StatusPage> = of.collect();
+            let is_now = |page: &&StatusPage| round.is_full || page.kind == StatusKind::HaproxySocket;
+            let mut pages: Vec<&StatusPage> = of.filter(is_now).collect();
             // One that did not answer is not waited for each second.
             let is_mute = self.pages.told.contains(name);
             if pages.is_empty() || is_mute && !round.is_full {

@@ -2,7 +2,7 @@
 
 use wire::v1::Signal;
 
-use super::dial::{Failure, printable};
+use super::dial::Failure;
 
 /// Inline commands, each one line of an answer: `PONG`, then a text of stated length. `QUIT` ends it.
 pub(super) const QUESTION: &[u8] = b"PING\r\nINFO clients\r\nQUIT\r\n";
@@ -29,11 +29,17 @@ pub(super) fn parse(answer: &[u8]) -> Result<Clients, Failure> {
     let first = text.lines().next().unwrap_or_default();
     let error = first.strip_prefix('-');
     if error.is_some_and(|error| error.contains("max number of clients")) {
-        let words = printable(first.trim_start_matches('-'), 100);
+        let words = "max number of clients reached";
         return Err(Failure::new(Signal::TooManyConnections, words));
     }
-    if error.is_some_and(|e| e.starts_with("LOADING") || e.starts_with("MASTERDOWN")) {
-        return Err(Failure::new(Signal::Other, printable(first.trim_start_matches('-'), 100)));
+    // Its own text is not quoted: whoever listens there could write anything.
+    for (start, words) in [
+        ("LOADING", "it is loading its data set"),
+        ("MASTERDOWN", "its link to the master is down"),
+    ] {
+        if error.is_some_and(|error| error.starts_with(start)) {
+            return Err(Failure::new(Signal::Other, words));
+        }
     }
     if !first.starts_with(['+', '-']) {
         return Err(Failure::new(Signal::Other, "it does not speak as Redis does"));
@@ -71,6 +77,8 @@ mod tests {
     fn a_redis_without_room_says_so() {
         let full = parse(b"-ERR max number of clients reached\r\n").unwrap_err();
         assert_eq!(full.signal, Some(Signal::TooManyConnections));
+        let forged = parse(b"-ERR max number of clients reached by bob\r\n").unwrap_err();
+        assert_eq!(forged.words, "max number of clients reached");
         let loading = parse(b"-LOADING Redis is loading the dataset in memory\r\n").unwrap_err();
         assert_eq!(loading.signal, Some(Signal::Other));
         for odd in [&b""[..], b"HTTP/1.1 400\r\n", b"\xff\xfe", b"ERROR\r\n"] {

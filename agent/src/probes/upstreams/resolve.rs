@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const IN_FLIGHT_MAX: usize = 2;
 /// Addresses of one name that are kept.
 const ADDRESSES_MAX: usize = 16;
-/// A good answer is used for this long.
+/// A name is asked for again after this time, whatever the answer; sooner while errors flow.
 const FRESH: Duration = Duration::from_secs(55);
 /// Of a name whose answers come and go a change is told at most this often.
 const CHANGE_GAP: Duration = Duration::from_secs(600);
@@ -73,7 +73,6 @@ fn reason(text: &str) -> String {
 #[derive(Debug)]
 struct Known {
     addresses: BTreeSet<IpAddr>,
-    is_good: bool,
     asked_at: Instant,
     changed_at: Option<Instant>,
 }
@@ -85,12 +84,18 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// True when the name should be asked again: a good answer lasts, a bad one does not.
+    /// True when the name should be asked again. One that does not resolve waits as long as the
+    /// others: each question for it may take the whole of the time there is.
     pub(super) fn is_due(&self, name: &str, is_fast: bool, now: Instant) -> bool {
         self.known.get(name).is_none_or(|known| {
             let age = now.saturating_duration_since(known.asked_at);
-            !known.is_good || age >= if is_fast { FRESH / 6 } else { FRESH }
+            age >= if is_fast { FRESH / 6 } else { FRESH }
         })
+    }
+
+    /// When it was asked for last.
+    pub(super) fn asked_at(&self, name: &str) -> Option<Instant> {
+        self.known.get(name).map(|known| known.asked_at)
     }
 
     /// The last good answer.
@@ -101,9 +106,9 @@ impl Answers {
     /// Takes in an answer; the text is what changed since the last good one.
     pub(super) fn fold(&mut self, name: &str, answer: &Answer, now: Instant) -> Option<String> {
         let fresh =
-            Known { addresses: BTreeSet::new(), is_good: false, asked_at: now, changed_at: None };
+            Known { addresses: BTreeSet::new(), asked_at: now, changed_at: None };
         let known = self.known.entry(name.to_owned()).or_insert(fresh);
-        (known.asked_at, known.is_good) = (now, answer.is_ok());
+        known.asked_at = now;
         let Ok(addresses) = answer else { return None };
         if known.addresses == *addresses {
             return None;
@@ -152,7 +157,8 @@ mod tests {
         assert_eq!(answers.fold(name, &found(&["10.0.0.7"]), at(60)), None);
         let gone = Err(Failure::new(Signal::Dns, "x"));
         assert_eq!(answers.fold(name, &gone, at(120)), None);
-        assert!(answers.is_due(name, false, at(121)), "a failure is asked about again");
+        assert!(!answers.is_due(name, false, at(121)), "a bad name must not starve the others");
+        assert!(answers.is_due(name, true, at(130)) && answers.is_due(name, false, at(180)));
         assert_eq!(answers.of(name).unwrap().len(), 1, "the last good answer is still of use");
         let told = answers.fold(name, &found(&["10.0.0.9"]), at(180));
         assert_eq!(told.as_deref(), Some("app.internal 10.0.0.7 to 10.0.0.9"));

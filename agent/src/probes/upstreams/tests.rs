@@ -34,7 +34,7 @@ impl Bench {
     async fn round(&mut self, is_full: bool, after_s: u64) -> (Vec<String>, Vec<LogEvidence>) {
         let now = clock::instant() + Duration::from_secs(after_s);
         let at = UnixMillis(0);
-        let round = Round { at, now, is_fast: !is_full, is_full, values: Values::new() };
+        let round = Round::new(at, now, !is_full, is_full);
         self.prober.round(round).await;
         let (mut values, mut lines) = (Vec::new(), Vec::new());
         while let Ok(observation) = self.sent.try_recv() {
@@ -137,7 +137,8 @@ async fn backends_are_connected_to_but_a_worker_of_php_is_never_taken() {
     let (values, lines) = bench.round(false, 1).await;
     assert_eq!((values.len(), lines.len()), (2, 0), "{values:?}");
     let _alive = UnixListener::bind(path("none.sock")).unwrap();
-    bench.prober.listeners = Some(Listeners::new("/".as_ref())); // what it knows is good for 1 s
+    // What it knows is good for 1 s.
+    *bench.prober.listeners.lock().unwrap() = Listeners::new("/".as_ref());
     let (values, lines) = bench.round(false, 61).await;
     assert!(values.contains(&up(&path("none.sock"), 1)), "{values:?}");
     assert_eq!(lines.len(), 1);
