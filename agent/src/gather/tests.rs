@@ -707,3 +707,34 @@ fn requests_that_modsecurity_refused_are_counted_and_told_in_one_line() {
     assert_eq!(lines[0].message, said);
     agent.stop();
 }
+
+/// A line of a request of this machine with the name of the agent's own requests, or another.
+fn own_line(request: &str, status: u16, agent: &str) -> String {
+    let now = jiff::Zoned::now().strftime("%d/%b/%Y:%H:%M:%S %z").to_string();
+    format!("127.0.0.1 - - [{now}] \"{request} HTTP/1.0\" {status} 12 \"-\" \"{agent}\"\n")
+}
+
+#[test]
+fn own_questions_keep_nobody_in_haste_and_those_for_status_pages_are_no_visits() {
+    let mut agent = Agent::new();
+    let log = agent.path("access.log");
+    append(&log, "");
+    agent.sources.push(source(&log, "access", Some("a.example")));
+    agent.start();
+    let own = crate::own_requests::user_agent();
+    append(&log, &own_line("HEAD /", 502, own));
+    append(&log, &own_line("GET /server-status?auto", 200, own));
+    append(&log, &own_line("GET /server-status?auto", 503, own));
+    append(&log, &own_line("GET /", 201, "gatewatch-probe/0000000000000000"));
+    agent.eventually_n(502, 1);
+    agent.eventually_n(201, 1);
+    assert_eq!(agent.n(200) + agent.n(503), 0, "they are no visits");
+    agent.eventually("both are told as skipped", |agent| {
+        let files = agent.status().files;
+        (files.first()?.rejects.n_skipped.get("own_request") == Some(&2)).then_some(())
+    });
+    assert_eq!(agent.status().gateway_error_at, None, "only its own request failed");
+    append(&log, &own_line("HEAD /", 502, "gatewatch-probe/0000000000000000"));
+    agent.eventually_n(502, 2);
+    assert!(agent.status().gateway_error_at.is_some(), "nobody hides behind its name");
+}

@@ -118,6 +118,39 @@ fn haproxy_names_its_servers_and_where_it_tells_statistics() {
 }
 
 #[test]
+fn whoever_is_asked_over_fastcgi_is_a_script_whatever_server_asks() {
+    let check = |path: &str, text: &str, want: &[&str]| {
+        let root = root(&[(path, text)]);
+        assert_eq!(backends(&discover(root.path())), want, "{path}");
+    };
+    check(
+        "etc/caddy/Caddyfile",
+        "a.example {\n\tphp_fastcgi 10.0.0.7:9000\n\treverse_proxy /api/* 10.0.0.8:3000\n}\n\
+         b.example {\n\treverse_proxy 10.0.0.9:9000 {\n\t\ttransport fastcgi\n\t}\n}\n",
+        &[
+            "10.0.0.7:9000 script for a.example",
+            "10.0.0.8:3000 for a.example",
+            "10.0.0.9:9000 script for b.example",
+        ],
+    );
+    check(
+        "etc/lighttpd/lighttpd.conf",
+        "$HTTP[\"host\"] == \"a.example\" {\n\
+         fastcgi.server = ( \".php\" => (( \"host\" => \"10.0.0.7\", \"port\" => 9000 )) )\n}\n\
+         $HTTP[\"host\"] == \"b.example\" {\n\
+         proxy.server = ( \"\" => (( \"host\" => \"10.0.0.8\", \"port\" => 3000 )) )\n}\n",
+        &["10.0.0.7:9000 script for a.example", "10.0.0.8:3000 for b.example"],
+    );
+    check(
+        "etc/haproxy/haproxy.cfg",
+        "frontend in\n  bind :80\n  use_backend php if { hdr(host) -i c.example }\n\
+         backend php\n  use-fcgi-app fpm\n  server s1 10.0.0.7:9000 proto fcgi\n\
+         fcgi-app fpm\n  docroot /srv\n",
+        &["10.0.0.7:9000 script for c.example"],
+    );
+}
+
+#[test]
 fn stores_are_found_by_their_configurations_or_where_they_usually_are() {
     let root = root(&[
         (

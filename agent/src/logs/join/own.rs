@@ -61,3 +61,42 @@ impl Judge {
         record.method.as_deref() == Some("GET") && self.is_own(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::backends::StatusPage;
+
+    #[test]
+    fn only_lines_of_who_asks_for_status_pages_are_looked_at_more_closely() {
+        let page = |kind, address: &str| StatusPage {
+            kind,
+            address: address.to_owned(),
+            path: "/s".to_owned(),
+            host: "localhost".to_owned(),
+            is_tls: false,
+            source: String::new(),
+        };
+        let of = |status_pages| Own::of(&Discovery { status_pages, ..Discovery::default() });
+        let may_be = |own: &Own, client: &str, agent: &str| {
+            let raw = format!("{client} - - [x] \"GET /s HTTP/1.0\" 200 1 \"-\" \"{agent}\"");
+            own.may_be(&Plain {
+                raw: raw.as_bytes(),
+                host: b"",
+                client: client.as_bytes(),
+                upstream: b"",
+                second: None,
+                status: 200,
+            })
+        };
+        let own = of(vec![
+            page(StatusKind::Nginx, "127.0.0.8:8080"),
+            page(StatusKind::Apache, "192.0.2.7:80"),
+            page(StatusKind::HaproxySocket, "/run/haproxy.sock"),
+        ]);
+        let name = user_agent();
+        assert!(may_be(&own, "127.0.0.1", name) && may_be(&own, "192.0.2.7", name));
+        assert!(!may_be(&own, "127.0.0.1", "curl/8") && !may_be(&own, "198.51.100.7", name));
+        assert!(!may_be(&of(Vec::new()), "127.0.0.1", name), "it asks for none");
+    }
+}

@@ -47,7 +47,7 @@ mod tests {
         let short = Duration::from_millis(50);
         let step = move |n: &mut u32| {
             *n += 1;
-            drop(hung.recv());
+            assert!(hung.recv().is_err(), "until nobody holds it");
         };
         assert_eq!(within(short, &shared, step).await, None, "it hangs");
         assert_eq!(beside(&shared, |n| *n).await, None, "and is not waited for again");

@@ -204,12 +204,9 @@ mod tests {
             name: String::new(),
             target: Target::Tcp(Vec::new()),
         };
-        for (is_upstream, left_days, want) in [
-            (true, -1, Some(Signal::Tls)),
-            (true, 13, None),
-            (false, -1, None),
-            (false, 13, None),
-        ] {
+        for (is_upstream, left_days, want) in
+            [(true, -1, Some(Signal::Tls)), (true, 13, None), (false, -1, None), (false, 13, None)]
+        {
             let shown = Shown { not_after: UnixMillis(left_days * DAY_MS), fingerprint: [0; 32] };
             let got = signal_of(&holder(is_upstream), &shown, UnixMillis(0));
             assert_eq!(got, want, "{is_upstream} {left_days}");

@@ -67,8 +67,8 @@ impl Held {
         if !lists.ports.is_empty() {
             let v4 = open("/proc/net/tcp").and_then(|list| each(list, |line| lists.tcp(line)));
             // A kernel without IPv6 has no second list.
-            let v6 = open("/proc/net/tcp6")
-                .map_or(Some(0), |list| each(list, |line| lists.tcp(line)));
+            let v6 =
+                open("/proc/net/tcp6").map_or(Some(0), |list| each(list, |line| lists.tcp(line)));
             lists.is_tcp_whole = v4.is_some() && v6.is_some();
             n_bytes += v4.unwrap_or(BYTES_MAX) + v6.unwrap_or(BYTES_MAX);
         }
@@ -273,7 +273,8 @@ Num       RefCount Protocol Flags    Type St Inode Path
             assert_eq!(read_tcp(&tcp(uid)).unwrap().is_of_system, want, "{uid}");
         }
         // One at the address itself beside that of the system at all addresses.
-        let both = format!("{}{}", tcp(1000), tcp(0).replace("0100007F:0CEA 00", "00000000:0CEA 00"));
+        let both =
+            format!("{}{}", tcp(1000), tcp(0).replace("0100007F:0CEA 00", "00000000:0CEA 00"));
         assert!(!read_tcp(&both).unwrap().is_of_system);
     }
 

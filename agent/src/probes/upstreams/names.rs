@@ -172,11 +172,8 @@ impl Prober {
             }
             let Some((answer, _)) = self.names.resolver.ask(&name).await else { break };
             let points_here = points_here(&answer, &discovery.addresses);
-            let known = self
-                .names
-                .sites
-                .entry(name.clone())
-                .or_insert_with(|| SiteName::new(round.now));
+            let known =
+                self.names.sites.entry(name.clone()).or_insert_with(|| SiteName::new(round.now));
             known.asked_at = round.now;
             let (Some(points_here), Ok(found)) = (points_here, &answer) else { continue };
             let is_news = known.fold(points_here, found, round.now);
@@ -216,9 +213,8 @@ fn points_here(answer: &Answer, own: &[IpAddr]) -> Option<bool> {
     if found.iter().any(|ip| own.contains(ip) || ip.is_loopback()) {
         return Some(true);
     }
-    let is_told = |ip: &IpAddr| {
-        own.iter().any(|own| own.is_ipv4() == ip.is_ipv4() && is_public(own))
-    };
+    let is_told =
+        |ip: &IpAddr| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4() && is_public(own));
     found.iter().any(is_told).then_some(false)
 }
 
@@ -288,7 +284,11 @@ mod tests {
         let mut n_told = 0;
         for hour in 4..24 {
             let points_here = hour % 2 == 0;
-            n_told += u32::from(name.fold(points_here, if points_here { &here } else { &there }, at(hour)));
+            n_told += u32::from(name.fold(
+                points_here,
+                if points_here { &here } else { &there },
+                at(hour),
+            ));
         }
         assert_eq!(n_told, 0);
         assert!(!name.fold(true, &here, at(24)) && !name.fold(true, &here, at(25)), "not yet");

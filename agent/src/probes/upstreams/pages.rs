@@ -49,7 +49,8 @@ impl Prober {
         for name in ["nginx", "apache", "haproxy"] {
             let of = discovery.status_pages.iter().filter(|page| server(page.kind) == name);
             let good = self.pages.good.get(name);
-            let is_now = |page: &&StatusPage| round.is_full || page.kind == StatusKind::HaproxySocket;
+            let is_now =
+                |page: &&StatusPage| round.is_full || page.kind == StatusKind::HaproxySocket;
             let mut pages: Vec<&StatusPage> = of.filter(is_now).collect();
             // One that did not answer is not waited for each second.
             let is_mute = self.pages.told.contains(name);

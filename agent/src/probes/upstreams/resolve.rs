@@ -105,8 +105,7 @@ impl Answers {
 
     /// Takes in an answer; the text is what changed since the last good one.
     pub(super) fn fold(&mut self, name: &str, answer: &Answer, now: Instant) -> Option<String> {
-        let fresh =
-            Known { addresses: BTreeSet::new(), asked_at: now, changed_at: None };
+        let fresh = Known { addresses: BTreeSet::new(), asked_at: now, changed_at: None };
         let known = self.known.entry(name.to_owned()).or_insert(fresh);
         known.asked_at = now;
         let Ok(addresses) = answer else { return None };

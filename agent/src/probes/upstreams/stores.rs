@@ -18,9 +18,7 @@ use wire::v1::Signal;
 use super::connect::Subject;
 use super::dial::{Failure, Target, ask};
 use super::held::Place;
-use super::{
-    Prober, Round, beside, heard, memcached, mysql, out_of_sight, postgres, redis,
-};
+use super::{Prober, Round, beside, heard, memcached, mysql, out_of_sight, postgres, redis};
 use crate::clock;
 use crate::discover::Discovery;
 use crate::discover::stores::{Store, StoreKind};
@@ -101,8 +99,11 @@ impl Prober {
     pub(super) async fn ask_stores(&mut self, discovery: &Discovery, round: &mut Round) {
         let addresses = discovery.stores.iter().flat_map(Store::addresses).collect();
         let looked: BTreeMap<_, _> = self.look(addresses, discovery).await.into_iter().collect();
-        let there: Vec<String> =
-            looked.iter().filter(|(_, found)| **found == Some(Ok(()))).map(|(a, _)| a.clone()).collect();
+        let there: Vec<String> = looked
+            .iter()
+            .filter(|(_, found)| **found == Some(Ok(())))
+            .map(|(a, _)| a.clone())
+            .collect();
         let mut places = BTreeMap::new();
         if !there.is_empty() {
             let look = beside(&self.held, move |held| held.look(&there, clock::instant()));
@@ -207,8 +208,7 @@ impl Prober {
             let took = started.elapsed();
             // The kernel says that somebody listens.
             let is_hidden = |f: &Failure| f.signal == Some(Signal::NoSuchSocket);
-            let answer =
-                answer.map_err(|f| if is_hidden(&f) { out_of_sight() } else { f });
+            let answer = answer.map_err(|f| if is_hidden(&f) { out_of_sight() } else { f });
             let known = self.stores.known.entry(name.to_owned()).or_default();
             known.last = answer.as_ref().err().filter(|f| f.signal.is_some()).cloned();
             let answer = answer.map(|answer| {
@@ -221,9 +221,9 @@ impl Prober {
             // What it said last holds as long as it would not be asked again.
             let result = match known.last.clone() {
                 None => Ok(()),
-                Some(_) if age.is_none_or(|age| age >= STALE) => {
-                    Err(Failure::ours("it was asked as often as it takes without blocking this host"))
-                }
+                Some(_) if age.is_none_or(|age| age >= STALE) => Err(Failure::ours(
+                    "it was asked as often as it takes without blocking this host",
+                )),
                 Some(last) => Err(last),
             };
             (result, None)

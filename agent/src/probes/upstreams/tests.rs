@@ -238,3 +238,174 @@ async fn no_site_is_asked_for_its_page_unless_it_is_named() {
     assert_eq!(bench.round(true, 10).await.0, [""; 0], "once a minute");
     assert_eq!(n.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn a_socket_in_a_folder_that_only_others_see_is_unknown_and_never_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sock");
+    let _app = UnixListener::bind(&path).unwrap();
+    // Its file is gone from sight, as under a private /tmp; the kernel still lists it.
+    std::fs::remove_file(&path).unwrap();
+    let address = path.display().to_string();
+    let store = Store {
+        sockets: vec![address.clone()],
+        port: Some(0),
+        ..Store::usual(StoreKind::Postgres)
+    };
+    let discovery = Discovery {
+        backends: vec![backend(&address, false)],
+        stores: vec![store],
+        ..Discovery::default()
+    };
+    let mut bench = Bench::new(discovery);
+    let (values, lines) = bench.round(true, 0).await;
+    let counted = "db.client.connections.usage{service=postgresql} 0".to_owned();
+    assert_eq!((values, lines), (vec![counted], Vec::new()), "only what the kernel tells");
+}
+
+#[tokio::test]
+async fn whoever_runs_scripts_is_not_dialled_when_the_kernel_cannot_tell_either() {
+    let (php, n_php) = answers(b"");
+    let backends = vec![backend(&php.to_string(), true), backend("app.internal:9000", true)];
+    let mut bench = Bench::new(Discovery { backends, ..Discovery::default() });
+    // The kernel's lists are out of reach.
+    let listeners = Arc::clone(&bench.prober.listeners);
+    let (release, hung) = std::sync::mpsc::channel::<()>();
+    let (tell, is_held) = std::sync::mpsc::channel::<()>();
+    let hanging = std::thread::spawn(move || {
+        let _held = listeners.lock().unwrap();
+        tell.send(()).unwrap();
+        assert!(hung.recv().is_err());
+    });
+    is_held.recv().unwrap();
+    let seen = bench.round(true, 0).await;
+    drop(release);
+    hanging.join().unwrap();
+    assert_eq!(seen, (Vec::new(), Vec::new()));
+    assert_eq!(n_php.load(Ordering::Relaxed), 0);
+}
+
+/// A port of all addresses of loopback whose backlog is full: connections get no answer.
+fn deaf() -> (TcpListener, Vec<std::net::TcpStream>) {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+    let limit = Duration::from_millis(300);
+    let mut held = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, limit) {
+        held.push(stream);
+        assert!(held.len() < 100, "it takes any number");
+    }
+    (listener, held)
+}
+
+#[tokio::test]
+async fn hundreds_of_backends_behind_one_dead_switch_do_not_block_a_round_for_a_minute() {
+    let (listener, _held) = deaf();
+    let port = listener.local_addr().unwrap().port();
+    let backends: Vec<_> =
+        (1..=200).map(|n| backend(&format!("127.0.0.{n}:{port}"), false)).collect();
+    let mut bench = Bench::new(Discovery { backends, ..Discovery::default() });
+    let started = clock::instant();
+    let (first, _) = bench.round(true, 0).await;
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}: one try each would take 25 s");
+    let asked = |values: &[String]| -> BTreeSet<String> { values.iter().cloned().collect() };
+    let first = asked(&first);
+    assert!((8..200).contains(&first.len()), "the rest waits: {}", first.len());
+    assert!(first.iter().all(|value| value.ends_with(" 0")), "{first:?}");
+    let picked = bench.prober.pick(&bench.discovery.borrow().backends.clone(), true);
+    let next = format!("gatewatch.upstream.up{{upstream={}}} 0", picked[0].address);
+    assert!(!first.contains(&next), "those that waited come first: {next}");
+}
+
+#[tokio::test]
+async fn a_local_user_at_a_usual_socket_is_no_database() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tmp");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let path = folder.join("mysql.sock").display().to_string();
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let store = |sockets_are_guessed| Store {
+        sockets: vec![path.clone()],
+        sockets_are_guessed,
+        port: Some(0),
+        ..Store::usual(StoreKind::Mysql)
+    };
+    let found = |store| Discovery { stores: vec![store], ..Discovery::default() };
+    let mut bench = Bench::new(found(store(true)));
+    assert_eq!(bench.round(false, 0).await, (Vec::new(), Vec::new()));
+    assert!(listener.accept().is_err(), "it is not even asked");
+    let mut bench = Bench::new(found(store(false)));
+    let (values, lines) = bench.round(true, 0).await;
+    let want = [
+        format!("gatewatch.upstream.up{{upstream={path}}} 1"),
+        "db.client.connections.usage{service=mysql} 0".to_owned(),
+    ];
+    assert_eq!((values, lines), (want.to_vec(), Vec::new()), "no limit is made up");
+}
+
+#[tokio::test]
+async fn status_pages_are_not_asked_each_second_and_a_bad_site_name_is_no_answer() {
+    use crate::discover::backends::{Listen, StatusKind, StatusPage};
+    let (page, n_page) = answers(b"HTTP/1.0 200 OK\r\n\r\nActive connections: 7 \n");
+    let status_page = StatusPage {
+        kind: StatusKind::Nginx,
+        address: page.to_string(),
+        path: "/s".into(),
+        host: "localhost".into(),
+        is_tls: false,
+        source: String::new(),
+    };
+    let listen = vec![Listen { address: page, is_tls: false }];
+    let site = Site { name: "*.shop.example".into(), listen, ..Site::default() };
+    let discovery =
+        Discovery { status_pages: vec![status_page], sites: vec![site], ..Discovery::default() };
+    let mut bench = Bench::new(discovery);
+    let config = ProbesConfig { loopback_head: vec!["*".into()], ..ProbesConfig::default() };
+    bench.prober.heads = Heads::new(&config);
+    for (is_full, want) in [(true, 1), (false, 1), (false, 1), (true, 2)] {
+        let (values, _) = bench.round(is_full, 0).await;
+        assert_eq!(n_page.load(Ordering::Relaxed), want);
+        assert!(!values.iter().any(|value| value.starts_with("http.")), "{values:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_fails_by_our_own_fault_is_no_answer_of_the_site() {
+    use crate::discover::backends::Listen;
+    // A name that TLS cannot ask for.
+    let (address, _) = answers(b"");
+    let listen = vec![Listen { address, is_tls: true }];
+    let site = Site { name: "a..example".into(), listen, ..Site::default() };
+    let discovery = Discovery { sites: vec![site], ..Discovery::default() };
+    let mut bench = Bench::new(discovery);
+    let config = ProbesConfig { loopback_head: vec!["*".into()], ..ProbesConfig::default() };
+    bench.prober.heads = Heads::new(&config);
+    assert_eq!(bench.round(true, 0).await, (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn states_of_who_is_gone_are_forgotten_whatever_they_are_called() {
+    let dead = "127.0.0.1:1";
+    let backends = vec![backend(dead, false)];
+    let mut bench = Bench::new(Discovery { backends, ..Discovery::default() });
+    let now = clock::instant();
+    let gone = ["name app.internal", "site old.example", "tls 10.0.0.7:443", "10.0.0.7:443"];
+    let kept = format!("tls {dead}");
+    for address in gone.iter().copied().chain([kept.as_str()]) {
+        let subject = Subject {
+            address: address.to_owned(),
+            title: String::new(),
+            used_by: String::new(),
+            pool: None,
+        };
+        bench.prober.ledger.fold(&subject, &Err(Failure::no_answer(LATE)), now);
+    }
+    bench.round(true, 0).await;
+    assert!(gone.iter().all(|address| !bench.prober.ledger.is_down(address)));
+    assert!(bench.prober.ledger.is_down(dead) && bench.prober.ledger.is_down(&kept));
+}
