@@ -17,6 +17,7 @@ needs=(
     "varnishncsa:varnish"
     "caddy:caddy"
     "lighttpd:lighttpd"
+    "dpkg-deb:dpkg"
     "setpriv:util-linux"
     "prlimit:util-linux"
     "systemd-analyze:systemd"

@@ -36,7 +36,6 @@ use crate::discover::Discovery;
 use crate::logs::checkpoint::{Checkpoint, Position};
 use crate::logs::join::{Judge, OTHER};
 use crate::logs::watch::Watch;
-use crate::logs::wordfence::Wordfence;
 use crate::spool::{Pos, Spool, SpoolError, Volume};
 use crate::timer::{self, Timer};
 use crate::window::{Loss, Observation, Windows};
@@ -149,7 +148,6 @@ struct Gather {
     shares_since: Instant,
     /// Memory is short.
     is_lean: bool,
-    wordfence: Wordfence,
 }
 
 impl Gather {
@@ -195,7 +193,6 @@ impl Gather {
             clocks: ClockWatch::new(now, clock::since_boot(), at),
             shares_since: now,
             is_lean: false,
-            wordfence: Wordfence::default(),
             inputs,
         };
         gather.files.watch_configs(&mut gather.watch);
@@ -326,6 +323,7 @@ impl Gather {
         match &observation {
             Observation::Service(state) => self.judge.service(state),
             Observation::Dropped(dropped) => self.judge.dropped(*dropped, clock::now()),
+            Observation::Attacked { site, n } => self.judge.recorded(site, *n, clock::now()),
             _ => {}
         }
         self.windows.observe(observation);

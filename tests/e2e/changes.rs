@@ -1,10 +1,16 @@
 //! What somebody changed on a server reaches the collector before the failures it explains: an edited
-//! vhost, packages, firewall rules, the resolver, a certificate, `.htaccess`, a plugin.
+//! vhost, packages, firewall rules, the resolver, a certificate, `.htaccess`, an application.
 
 use std::fs;
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
-use harness::{AgentSpec, Fleet, Nginx, PhpFpm, Pool, Root, Vhost, eventually, get, now_ms, pause};
+use harness::{
+    AgentSpec, Fleet, Nginx, Output, PhpFpm, Pool, Root, Vhost, eventually, find_program, get,
+    is_root, now_ms, pause,
+};
 use wire::v1::Change;
 
 use crate::farm::LIMIT;
@@ -58,7 +64,7 @@ fn wait_for_first_look(fleet: &Fleet, file: &str, word: &str) {
 }
 
 fn start(root: &Root) -> Fleet {
-    let agent = AgentSpec::new("web-1").root(root);
+    let agent = AgentSpec::new("web-1").root(root).unprivileged();
     Fleet::builder().agent(agent).batch_interval("200ms").start()
 }
 
@@ -118,30 +124,141 @@ fn plugin(version: &str) -> String {
     format!("<?php\n/*\n * Plugin Name: WooCommerce\n * Version: {version}\n */\n")
 }
 
-/// A site with a document root and a certificate of its own, which nginx need not serve.
+fn theme(version: &str) -> String {
+    format!("/*\nTheme Name: Shop\nVersion: {version}\n*/\n")
+}
+
+fn wordpress(version: &str) -> String {
+    format!("<?php\n$wp_version = '{version}';\n")
+}
+
+fn joomla(version: &str) -> String {
+    format!("<extension><version>{version}</version></extension>\n")
+}
+
+fn drupal(version: &str) -> String {
+    format!("<?php class Drupal {{ const VERSION = '{version}'; }}\n")
+}
+
+const VERSIONS: [(&str, fn(&str) -> String, &str, &str); 4] = [
+    ("srv/shop/wp-includes/version.php", wordpress, "6.4.2", "6.5"),
+    ("srv/shop/wp-content/themes/shop/style.css", theme, "1.3", "1.4"),
+    ("srv/joomla/administrator/manifests/files/joomla.xml", joomla, "5.0.1", "5.1.0"),
+    ("srv/drupal/core/lib/Drupal.php", drupal, "10.2.1", "10.2.2"),
+];
+
+const RPM_DATABASE: &str = "var/lib/rpm/rpmdb.sqlite";
+/// What only root may read on most servers: nothing is told of them, which is said once each.
+const REFUSED: [&str; 2] = ["var/log/yum.log", "var/spool/cron"];
+
+/// Sites with document roots of their own, which nginx need not serve, on a server with files as its
+/// packages leave them.
 fn write_shop(root: &Root) {
     let dir = root.path().display();
     root.write(
         "etc/nginx/nginx.conf",
         &format!("http {{ include {dir}/etc/nginx/sites-enabled/*; }}"),
     );
-    let vhost = format!(
-        "server {{ server_name shop.test; root {dir}/srv/shop;\n\
-         ssl_certificate {dir}/etc/letsencrypt/live/shop.test/fullchain.pem;\n\
-         access_log {dir}/var/log/nginx/shop.test.log; }}\n"
-    );
-    root.write("etc/nginx/sites-enabled/shop.test", &vhost);
-    root.write("var/log/nginx/shop.test.log", "");
-    root.write("var/log/dpkg.log", "");
-    root.write("var/log/yum.log", "");
+    for name in ["shop", "joomla", "drupal"] {
+        let certificate = if name == "shop" {
+            format!("ssl_certificate {dir}/etc/letsencrypt/live/shop.test/fullchain.pem;")
+        } else {
+            String::new()
+        };
+        let vhost = format!(
+            "server {{ server_name {name}.test; root {dir}/srv/{name};\n{certificate}\n\
+             access_log {dir}/var/log/nginx/{name}.test.log; }}\n"
+        );
+        root.write(&format!("etc/nginx/sites-enabled/{name}.test"), &vhost);
+        root.write(&format!("var/log/nginx/{name}.test.log"), "");
+    }
+    for file in ["dpkg.log", "dnf.rpm.log", "yum.log", "fail2ban.log"] {
+        root.write(&format!("var/log/{file}"), "");
+    }
+    root.write(RPM_DATABASE, "");
     root.write("etc/nftables.conf", "flush ruleset\n");
     root.write("etc/resolv.conf", "nameserver 192.0.2.1\n");
     root.write("etc/mysql/my.cnf", "[mysqld]\n");
+    root.write("etc/php/8.2/fpm/php.ini", "memory_limit = 128M\n");
+    root.write("etc/php/8.2/fpm/pool.d/www.conf", "[www]\nlisten = /run/php/www.sock\n");
     root.write("etc/cron.d/report", "0 3 * * * root /usr/local/bin/report\n");
     root.write("etc/letsencrypt/live/shop.test/fullchain.pem", OLD_CERTIFICATE);
     root.write("srv/shop/.htaccess", "RewriteEngine On\n");
-    root.write("srv/shop/wp-includes/version.php", "<?php\n$wp_version = '6.4.2';\n");
+    root.write("srv/shop/wp-config.php", "<?php\n");
     root.write("srv/shop/wp-content/plugins/woocommerce/woocommerce.php", &plugin("8.1.0"));
+    for (path, text, before, _) in VERSIONS {
+        root.write(path, &text(before));
+    }
+    root.mkdir("var/spool/cron");
+    if is_root() {
+        let set = |path: &str, mode| {
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(root.join(path), mode).expect("root may chmod");
+        };
+        set("var/log/yum.log", 0o600);
+        set("var/spool/cron", 0o700);
+        set("srv/shop/wp-config.php", 0o600);
+        set("var/log/fail2ban.log", 0o640);
+        let adm = Some(rustix::fs::Gid::from_raw(4));
+        rustix::fs::chown(root.join("var/log/fail2ban.log"), None, adm).expect("root may chown");
+    }
+}
+
+/// Installs a package made here with the real dpkg, into the root.
+fn install_package(root: &Root) {
+    let build = root.mkdir("build/gatewatch-probe-test");
+    root.write(
+        "build/gatewatch-probe-test/DEBIAN/control",
+        "Package: gatewatch-probe-test\nVersion: 1.0\nArchitecture: all\n\
+         Maintainer: Nobody <nobody@shop.test>\nDescription: a package of a test\n",
+    );
+    root.write("build/gatewatch-probe-test/usr/share/gatewatch-probe-test/file", "x\n");
+    let package = root.join("build/x.deb");
+    let deb = find_program(&["dpkg-deb"], "dpkg");
+    let mut command = Command::new(deb);
+    command.args([Path::new("--build"), Path::new("--root-owner-group"), &build, &package]);
+    Output::of(&mut command).good().expect("a package is made");
+    for folder in ["updates", "info"] {
+        root.mkdir(format!("var/lib/dpkg/{folder}"));
+    }
+    for file in ["status", "available"] {
+        root.write(&format!("var/lib/dpkg/{file}"), "");
+    }
+    let dir = root.path().display();
+    let mut command = Command::new(find_program(&["dpkg"], "dpkg"));
+    command.args([format!("--root={dir}"), format!("--log={dir}/var/log/dpkg.log")]);
+    command.args(["--force-not-root", "--force-script-chrootless", "-i"]).arg(&package);
+    Output::of(&mut command).good().expect("it is installed");
+}
+
+fn change_everything(root: &Root) {
+    let at = jiff::Zoned::now();
+    install_package(root);
+    let dnf = at.strftime("%Y-%m-%dT%H:%M:%S%z SUBDEBUG Installed: vim-2:9.0-1.el8.x86_64\n");
+    root.write("var/log/dnf.rpm.log", &dnf.to_string());
+    let yum = at.strftime("%b %e %H:%M:%S Updated: 1:nginx-1.20.1-1.el7.x86_64\n");
+    root.write("var/log/yum.log", &yum.to_string());
+    let ban =
+        at.strftime("%Y-%m-%d %H:%M:%S,1 fail2ban.actions [9]: NOTICE  [web] Ban 127.0.0.1\n");
+    root.write("var/log/fail2ban.log", &ban.to_string());
+    // Two minutes away from what the logs tell.
+    let database = fs::File::options().write(true).open(root.join(RPM_DATABASE)).expect("ours");
+    database.set_modified(SystemTime::now() - Duration::from_secs(120)).expect("ours");
+    root.write("etc/nftables.conf", "table inet filter {}\n");
+    root.write("etc/resolv.conf", "nameserver 192.0.2.2\n");
+    root.write("etc/mysql/my.cnf", "[mysqld]\nmax_connections = 10\n");
+    root.write("etc/php/8.2/fpm/php.ini", "memory_limit = 64M\n");
+    root.write("etc/php/8.2/fpm/pool.d/www.conf", "[www]\nlisten = /run/php/w.sock\n");
+    root.write("etc/cron.d/report", "30 3 * * * root /usr/local/bin/report\n");
+    root.write("etc/letsencrypt/live/shop.test/fullchain.pem", NEW_CERTIFICATE);
+    root.write("srv/shop/.htaccess", "Deny from all\n");
+    root.write("srv/shop/wp-config.php", "<?php // longer\n");
+    // As WordPress updates: the new one takes the place of the old one.
+    fs::remove_dir_all(root.join("srv/shop/wp-content/plugins/woocommerce")).expect("ours");
+    root.write("srv/shop/wp-content/plugins/woocommerce/woocommerce.php", &plugin("8.2.0"));
+    for (path, text, _, after) in VERSIONS {
+        root.write(path, &text(after));
+    }
 }
 
 /// Kind, text, site, hash before and after.
@@ -174,12 +291,35 @@ fn wanted(root: &Root) -> Vec<Want> {
     let renewed = format!("{certificate} renewed, until 2027-03-30");
     let (old, new) = (hash(OLD_CERTIFICATE), hash(NEW_CERTIFICATE));
     let updated = "plugin woocommerce 8.1.0 to 8.2.0 on shop.test".to_owned();
+    // What the agent may not read has no hash.
+    let secret = |text: &str| if is_root() { 0 } else { hash(text) };
+    let config = below("srv/shop/wp-config.php");
+    let (config_before, config_after) = (secret("<?php\n"), secret("<?php // longer\n"));
+    let (theme_before, theme_after) = (hash(&theme("1.3")), hash(&theme("1.4")));
+    let told =
+        |kind: &'static str, what: &str, site: &'static str| (kind, what.to_owned(), site, 0, 0);
     vec![
-        ("package", "php8.2-fpm 8.2.7 to 8.2.29".to_owned(), "", 0, 0),
-        ("package", "nginx 1:1.20.1-1.el7 upgraded".to_owned(), "", 0, 0),
+        told("package", "gatewatch-probe-test 1.0 installed", ""),
+        told("package", "vim 2:9.0-1.el8 installed", ""),
+        told("package", "packages changed (rpm database written)", ""),
+        told("firewall", "an address of this server or of a backend was banned (web)", ""),
         edited("etc/nftables.conf", "firewall", "", "flush ruleset\n", "table inet filter {}\n"),
         edited("etc/resolv.conf", "dns", "", "nameserver 192.0.2.1\n", "nameserver 192.0.2.2\n"),
         edited("etc/mysql/my.cnf", "config", "", "[mysqld]\n", "[mysqld]\nmax_connections = 10\n"),
+        edited(
+            "etc/php/8.2/fpm/php.ini",
+            "config",
+            "",
+            "memory_limit = 128M\n",
+            "memory_limit = 64M\n",
+        ),
+        edited(
+            "etc/php/8.2/fpm/pool.d/www.conf",
+            "config",
+            "",
+            "[www]\nlisten = /run/php/www.sock\n",
+            "[www]\nlisten = /run/php/w.sock\n",
+        ),
         edited(
             "etc/cron.d/report",
             "schedule",
@@ -194,9 +334,34 @@ fn wanted(root: &Root) -> Vec<Want> {
             "RewriteEngine On\n",
             "Deny from all\n",
         ),
+        ("config", config, "shop.test", config_before, config_after),
         ("certificate", renewed, "shop.test", old, new),
         ("plugin", updated, "shop.test", hash(&plugin("8.1.0")), hash(&plugin("8.2.0"))),
+        told("plugin", "WordPress 6.4.2 to 6.5 on shop.test", "shop.test"),
+        (
+            "plugin",
+            "theme shop 1.3 to 1.4 on shop.test".to_owned(),
+            "shop.test",
+            theme_before,
+            theme_after,
+        ),
+        told("plugin", "Joomla 5.0.1 to 5.1.0 on joomla.test", "joomla.test"),
+        told("plugin", "Drupal 10.2.1 to 10.2.2 on drupal.test", "drupal.test"),
     ]
+}
+
+/// What may not be read is said, with the fix, and not at each look.
+fn assert_refusals_are_said_once(root: &Root, fleet: &Fleet) {
+    if !is_root() {
+        return; // the files are our own
+    }
+    let log = fleet.agent("web-1").log_text();
+    for path in REFUSED {
+        let path = root.join(path).display().to_string();
+        let said: Vec<_> = log.lines().filter(|line| line.contains(&path)).collect();
+        let [line] = &said[..] else { panic!("{path}: {said:#?} in {log}") };
+        assert!(line.contains("may not be read") && line.contains("setfacl"), "{line}");
+    }
 }
 
 #[test]
@@ -221,8 +386,9 @@ fn every_kind_of_change_is_stored_with_its_site_and_its_hashes() {
         if missing.is_empty() { Ok(()) } else { Err(format!("no {missing:#?} in {found:#?}")) }
     });
     assert_eq!(changes(&fleet).len(), want.len(), "nothing is told twice: {:#?}", changes(&fleet));
-    let recent = |change: &Change| (0..180_000).contains(&(now_ms() - change.at_unix_ms));
+    let recent = |change: &Change| (0..400_000).contains(&(now_ms() - change.at_unix_ms));
     assert!(changes(&fleet).iter().all(recent), "{:#?}", changes(&fleet));
+    assert_refusals_are_said_once(&root, &fleet);
     restarts_tell_nothing_twice(&root, &mut fleet, want.len());
 }
 
@@ -246,4 +412,56 @@ fn restarts_tell_nothing_twice(root: &Root, fleet: &mut Fleet, n_before: usize) 
         if found.len() > n { Ok(()) } else { Err(format!("{found:#?}")) }
     });
     assert_eq!(changes(fleet).len(), n + 1, "and none twice: {:#?}", changes(fleet));
+}
+
+/// Jobs for each of the next minutes, one of them on a condition that does not hold.
+fn crontab() -> String {
+    let now = jiff::Zoned::now();
+    let lines = (1..=5).map(|minutes| {
+        let when = (&now + jiff::Span::new().minutes(minutes)).strftime("%M %H * * *").to_string();
+        format!(
+            "{when} root test -x /usr/local/bin/backup -a \\! -d /run/none && /usr/local/bin/backup\n\
+             {when} root [ -d /run/none ] && /usr/local/bin/mysqldump\n"
+        )
+    });
+    lines.collect()
+}
+
+#[test]
+fn jobs_that_are_due_bans_and_the_history_of_apt_are_told() {
+    let root = Root::new();
+    let program = root.write("usr/local/bin/backup", "#!/bin/sh\nexit 1\n");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("ours");
+    let crontab = root.write("etc/cron.d/night", &crontab());
+    root.write("var/log/apt/history.log", "");
+    root.write("var/log/fail2ban.log", "");
+    root.write("var/log/firewalld", "");
+    root.write("etc/nginx/nginx.conf", "http { server { server_name a.test; } }\n");
+    let fleet = start(&root);
+    wait_for_first_look(&fleet, "changes.json", "cron.d/night");
+    let at = jiff::Zoned::now();
+    let apt =
+        at.strftime("\nStart-Date: %Y-%m-%d  %H:%M:%S\nUpgrade: nginx:amd64 (1.22.1, 1.26.0)\n");
+    root.write("var/log/apt/history.log", &apt.to_string());
+    let stamp = at.strftime("%Y-%m-%d %H:%M:%S");
+    let ban = |address| format!("{stamp},1 fail2ban.actions [9]: NOTICE  [sshd] Ban {address}\n");
+    root.write("var/log/fail2ban.log", &(ban("192.0.2.7") + &ban("10.0.0.9")));
+    root.write("var/log/firewalld", &format!("{stamp} ERROR: COMMAND_FAILED: x\n"));
+    let due = format!("backup is due by schedule ({})", crontab.display());
+    let changes = eventually("the job is due", 3 * LIMIT, || {
+        let found = changes(&fleet);
+        let is_due = found.iter().any(|change| change.what == due && change.kind == "schedule");
+        if is_due { Ok(found) } else { Err(format!("{found:#?}")) }
+    });
+    let others: Vec<_> = changes.iter().filter(|change| change.what != due).collect();
+    let [package] = &others[..] else { panic!("neither bans nor errors are changes: {others:#?}") };
+    assert_eq!((&*package.kind, &*package.what), ("package", "nginx 1.22.1 to 1.26.0"));
+    eventually("bans and errors are context", 3 * LIMIT, || {
+        let bodies = fleet.db().bodies("web-1").unwrap_or_default();
+        let lines: Vec<_> = bodies.into_iter().flat_map(|body| body.log_lines).collect();
+        let has = |text: &str| lines.iter().any(|line| line.message == text);
+        let has_both = has("2 addresses banned within a minute: sshd 2")
+            && has("firewalld could not set its rules");
+        if has_both { Ok(()) } else { Err(format!("{lines:#?}")) }
+    });
 }

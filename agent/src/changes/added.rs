@@ -28,6 +28,7 @@ pub(super) fn read_added(path: &Path, known: Option<Mark>) -> io::Result<(Mark, 
     }
     let (inode, size) = (metadata.ino(), metadata.len());
     let Some(known) = known else {
+        open(path)?; // one that may not be read is refused now, not when it grows
         return Ok((Mark { inode, offset: size }, String::new()));
     };
     let mut mark = known;
@@ -37,8 +38,7 @@ pub(super) fn read_added(path: &Path, known: Option<Mark>) -> io::Result<(Mark, 
     if mark.offset == size {
         return Ok((mark, String::new()));
     }
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let mut file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    let mut file = open(path)?;
     file.seek(SeekFrom::Start(mark.offset))?;
     let mut bytes = Vec::new();
     file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -50,6 +50,11 @@ pub(super) fn read_added(path: &Path, known: Option<Mark>) -> io::Result<(Mark, 
     };
     mark.offset += whole as u64;
     Ok((mark, String::from_utf8_lossy(&bytes[..whole]).into_owned()))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    File::options().read(true).custom_flags(nonblocking).open(path)
 }
 
 impl Mark {

@@ -16,7 +16,9 @@ use wire::UnixMillis;
 
 use super::docroot::Folder;
 use super::mark::{Facts, Mark, UNSETTLED_MS, hash};
+use super::quota::Quota;
 use super::shelves::{CORES, Core, HEAD_BYTES_MAX, Shelf};
+use super::wordfence::Attacks;
 use crate::window::Change;
 
 /// Plugins, themes and the like of one folder that are looked at.
@@ -29,8 +31,9 @@ const SUBFOLDERS_MAX: usize = 24;
 const WORDPRESS_THEMES: u8 = 1;
 /// Of a larger file of a document root time and size tell whether it changed.
 const FILE_BYTES_MAX: u64 = 512 << 10;
-/// Changes of one visit told one by one.
-const CHANGES_MAX: usize = 20;
+/// Sites of one document root that a change is told of, each by itself; also named in its text.
+const SITES_TOLD_MAX: usize = 5;
+const SITES_NAMED_MAX: usize = 3;
 /// Of one visit, see `Visit::cost`: an owner with more plugins than this has them looked at later.
 const COST_MAX: usize = 8_000;
 
@@ -70,6 +73,13 @@ pub(super) struct Docroot {
     parts: Vec<Part>,
     /// Change time of each folder of plugins.
     shelves: Vec<(String, i64)>,
+    /// Device and inode of the folder above.
+    pub(super) above: (u64, u64),
+    /// What its owner can make the agent tell.
+    #[serde(skip)]
+    quota: Quota,
+    #[serde(skip)]
+    attacks: Attacks,
 }
 
 /// A plugin or theme. There may be tens of thousands, so they are kept as short rows.
@@ -127,7 +137,10 @@ impl From<Part> for Row {
 /// One visit.
 pub(super) struct Visit<'v> {
     pub(super) path: &'v Path,
-    pub(super) site: Option<&'v str>,
+    /// At least one.
+    pub(super) sites: &'v [String],
+    /// No other document root is in the folder above, so what is there is this one's.
+    pub(super) is_alone: bool,
     pub(super) now: UnixMillis,
     /// Which tenth of the plugins is looked at.
     pub(super) turn: usize,
@@ -135,6 +148,9 @@ pub(super) struct Visit<'v> {
     pub(super) cost: usize,
     /// The document root may not be entered.
     pub(super) is_refused: bool,
+    /// Its Wordfence recorded so many attacks, or may not be asked.
+    pub(super) n_attacks: u32,
+    pub(super) is_attack_log_refused: bool,
     changes: Vec<Change>,
     is_moved: bool,
     /// What was seen is the first: nothing is told.
@@ -142,15 +158,24 @@ pub(super) struct Visit<'v> {
 }
 
 impl<'v> Visit<'v> {
-    pub(super) fn new(path: &'v Path, site: Option<&'v str>, now: UnixMillis, turn: usize) -> Self {
+    pub(super) fn new(
+        path: &'v Path,
+        sites: &'v [String],
+        is_alone: bool,
+        now: UnixMillis,
+        turn: usize,
+    ) -> Self {
         let changes = Vec::new();
         Self {
             path,
-            site,
+            sites,
+            is_alone,
             now,
             turn,
             cost: 0,
             is_refused: false,
+            n_attacks: 0,
+            is_attack_log_refused: false,
             changes,
             is_moved: false,
             is_first: false,
@@ -171,25 +196,52 @@ impl<'v> Visit<'v> {
         let Ok(itself) = top.itself() else { return (Vec::new(), false) };
         self.is_first = seen.inode == 0;
         self.look_at_itself(itself.facts, seen);
-        if self.is_first || seen.changed_at != itself.facts.changed_at {
+        let changed_at = itself.facts.changed_at;
+        let is_other = self.is_first || seen.changed_at != changed_at;
+        if is_other || !self.is_settled(changed_at) {
             self.list_subfolders(&top, seen);
-            seen.changed_at = itself.facts.changed_at;
-            self.is_moved = true;
+            seen.changed_at = changed_at;
+            self.is_moved |= is_other;
         }
+        seen.above =
+            top.above().and_then(|above| above.itself()).map_or((0, 0), |above| above.id());
         self.look_at_files(&top, seen);
+        self.look_at_attacks(&top, seen);
         if let Some(core) = self.look_at_core(&top, seen) {
             for (number, shelf) in (0..).zip(core.shelves) {
                 self.look_at_shelf(&top, number, shelf, seen);
             }
         }
         let mut changes = std::mem::take(&mut self.changes);
-        if changes.len() > CHANGES_MAX {
-            let n_more = changes.len() - CHANGES_MAX;
-            changes.truncate(CHANGES_MAX);
-            let what = format!("and {n_more} further changes at once{}", self.place());
-            changes.push(self.change("plugin", what, self.now, String::new(), (None, None)));
+        if let Some(n_more) = seen.quota.cut(&mut changes, self.now) {
+            let what = format!("and {n_more} further changes{}", self.place());
+            changes.push(Change::new("plugin", what, self.now));
         }
-        (changes, self.is_moved)
+        (self.of_each_site(&changes), self.is_moved)
+    }
+
+    /// Each change as one of every site that is served from here: what an owner does to the own sites
+    /// is never one of the server.
+    fn of_each_site(&self, changes: &[Change]) -> Vec<Change> {
+        let sites = &self.sites[..self.sites.len().min(SITES_TOLD_MAX)];
+        let mut told = Vec::with_capacity(changes.len() * sites.len());
+        for change in changes {
+            let of = |site: &String| Change { site: Some(site.clone()), ..change.clone() };
+            told.extend(sites.iter().map(of));
+        }
+        told
+    }
+
+    fn look_at_attacks(&mut self, top: &Folder, seen: &mut Docroot) {
+        if seen.core.as_ref().is_some_and(|(name, ..)| name == "WordPress") {
+            self.cost += 5;
+            match seen.attacks.look(top) {
+                Ok(n) => self.n_attacks = n,
+                Err(error) => {
+                    self.is_attack_log_refused = error.kind() == io::ErrorKind::PermissionDenied;
+                }
+            }
+        }
     }
 
     /// A deployment exchanges a link on the way, or the folder itself.
@@ -232,6 +284,7 @@ impl<'v> Visit<'v> {
     fn look_at_files(&mut self, top: &Folder, seen: &mut Docroot) {
         let mut wanted: Vec<(String, &'static str)> =
             FILES.iter().map(|(file, kind)| ((*file).to_owned(), *kind)).collect();
+        wanted.retain(|(file, _)| self.is_alone || !file.starts_with("../"));
         let folders = seen.subfolders.iter();
         wanted.extend(folders.map(|folder| (format!("{folder}/.htaccess"), "config")));
         // What a theme does is in there, and it is edited in place.
@@ -294,7 +347,8 @@ impl<'v> Visit<'v> {
         let is_change = match known {
             Some(known) => mark.differs(&known),
             // A theme that was installed says so itself.
-            None => !file.starts_with("wp-content/themes/"),
+            // Nor is one new that was there while others had it above them as well.
+            None => !file.starts_with("wp-content/themes/") && !file.starts_with("../"),
         };
         match at {
             Some(at) => seen.files[at].1 = mark,
@@ -466,20 +520,10 @@ impl<'v> Visit<'v> {
                 if file.is_empty() { self.path.into() } else { self.path.join(file) };
             let at = UnixMillis(at_ms).min(self.now);
             let path = clean(&path.display().to_string());
-            self.changes.push(self.change(kind, what, at, path, hashes));
+            let (hash_before, hash_after) = hashes;
+            let change = Change::new(kind, what, at);
+            self.changes.push(Change { path, hash_before, hash_after, ..change });
         }
-    }
-
-    fn change(
-        &self,
-        kind: &'static str,
-        what: String,
-        at: UnixMillis,
-        path: String,
-        (hash_before, hash_after): (Option<u64>, Option<u64>),
-    ) -> Change {
-        let site = self.site.map(str::to_owned);
-        Change { kind, what, site, pool: None, at, path, hash_before, hash_after }
     }
 
     fn shown(&self, file: &str) -> String {
@@ -490,11 +534,13 @@ impl<'v> Visit<'v> {
         clean(&path.display().to_string())
     }
 
-    /// ` on shop.example`, else ` in /srv/www`.
+    /// ` on shop.example`, ` on a.example, b.example, c.example and 4 more`.
     fn place(&self) -> String {
-        match self.site {
-            Some(site) => format!(" on {site}"),
-            None => format!(" in {}", clean(&self.path.display().to_string())),
+        let n_named = self.sites.len().min(SITES_NAMED_MAX);
+        let named = self.sites[..n_named].join(", ");
+        match self.sites.len() - n_named {
+            0 => format!(" on {named}"),
+            n_more => format!(" on {named} and {n_more} more"),
         }
     }
 }

@@ -18,10 +18,10 @@ use super::certificates;
 use super::folders::{Folders, Happened, folders_of};
 use super::mark::{self, Mark, inspect};
 use super::places::{self, is_leaving};
+use super::refused::Refused;
 use super::touched::touched;
 use crate::clock;
 use crate::discover::Discovery;
-use crate::logs::sources::permission_fix;
 use crate::window::Change;
 
 /// Files beyond these are not watched.
@@ -36,8 +36,8 @@ const SWEEP_BLIND: Duration = Duration::from_secs(4);
 const DISCOVERY_WAIT: Duration = Duration::from_secs(60);
 /// File times are as coarse as a tick of the kernel's clock, ms.
 const TICK_MS: i64 = 12;
-/// Of an odd configuration so many things are told that may not be looked at.
-const REFUSED_MAX: usize = 100;
+/// What is missing where something may not be looked at.
+const REFUSED: &str = "its changes are";
 
 /// What is kept over a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,8 +81,7 @@ pub(super) struct Configs {
     discovery: Arc<Discovery>,
     started: Instant,
     swept: Option<Instant>,
-    /// Commands that would grant what is refused; each is told once.
-    refused: BTreeSet<String>,
+    refused: Refused,
 }
 
 /// What one look found.
@@ -110,7 +109,7 @@ impl Configs {
             discovery: Arc::default(),
             started: clock::instant(),
             swept: None,
-            refused: BTreeSet::new(),
+            refused: Refused::default(),
         }
     }
 
@@ -176,7 +175,6 @@ impl Configs {
         // A file newly asked for is a change only if it is younger than the last look at all.
         let tells_new = seen.swept_at > 0 && (seen.discovered || is_blank);
         let mut told = BTreeSet::new();
-        let mut refused = Vec::new();
         for (path, file) in &self.files {
             let known = seen.marks.get(path).copied();
             if known.is_some() && only.is_some_and(|dirty| !self.is_in(path, dirty)) {
@@ -185,9 +183,7 @@ impl Configs {
             let mark = match inspect(path, known.as_ref(), now.0) {
                 Ok(mark) => mark,
                 Err(error) => {
-                    if error.kind() == io::ErrorKind::PermissionDenied {
-                        refused.push(path.clone());
-                    }
+                    self.refused.say(path, &error, REFUSED);
                     continue;
                 }
             };
@@ -209,7 +205,6 @@ impl Configs {
             looked.has_schedules |= file.kind == "schedule";
             seen.marks.insert(path.clone(), mark);
         }
-        self.refuse(refused);
         self.forget(root, seen, is_blank, only, &mut looked);
         if only.is_none() {
             seen.swept_at = now.0;
@@ -318,7 +313,9 @@ impl Configs {
             files.entry(path).or_insert(Watched { kind, site: None });
         }
         folders.extend(places.folders);
-        self.refuse(places.refused);
+        for path in places.refused {
+            self.refused.say(&path, &io::ErrorKind::PermissionDenied.into(), REFUSED);
+        }
         // What is kept is JSON, which has texts for names.
         files.retain(|path, _| path.to_str().is_some());
         while files.len() > FILES_MAX {
@@ -343,19 +340,6 @@ impl Configs {
         }
         self.folders.watch(&self.watched);
     }
-
-    /// Says once what may not be looked at, with the command that grants it.
-    fn refuse(&mut self, paths: Vec<PathBuf>) {
-        for path in paths {
-            if self.refused.len() >= REFUSED_MAX {
-                return;
-            }
-            let fix = permission_fix(&path);
-            if self.refused.insert(fix.clone()) {
-                tracing::info!(path = %path.display(), fix, "may not be looked at: its changes are not told");
-            }
-        }
-    }
 }
 
 /// Of a file that is not asked for any more because it is gone.
@@ -378,10 +362,11 @@ fn kind_of(path: &Path) -> &'static str {
 fn words(path: &Path, file: &Watched, is_new: bool) -> String {
     let shown = path.display();
     if file.kind == "certificate" {
+        let done = if is_new { "added" } else { "renewed" };
         let pem = mark::read(path, mark::HASHED_BYTES_MAX).unwrap_or_default();
         return match certificates::valid_until(&pem) {
-            Some(until) => format!("{shown} renewed, until {}", &until.to_rfc3339()[..10]),
-            None => format!("{shown} renewed"),
+            Some(until) => format!("{shown} {done}, until {}", &until.to_rfc3339()[..10]),
+            None => format!("{shown} {done}"),
         };
     }
     if is_new { format!("{shown} added") } else { shown.to_string() }

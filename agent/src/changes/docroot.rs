@@ -24,6 +24,14 @@ pub(super) struct Found {
     pub(super) facts: Facts,
     pub(super) is_file: bool,
     pub(super) is_folder: bool,
+    device: u64,
+}
+
+impl Found {
+    /// Device and inode: no other file or folder has these.
+    pub(super) fn id(&self) -> (u64, u64) {
+        (self.device, self.facts.inode)
+    }
 }
 
 // Enough to go on from; a folder need not be readable to be passed.
@@ -105,7 +113,7 @@ fn found(stat: &Stat) -> Found {
         size: u64::try_from(stat.st_size).unwrap_or(u64::MAX),
         inode: stat.st_ino,
     };
-    Found { facts, is_file: kind.is_file(), is_folder: kind.is_dir() }
+    Found { facts, is_file: kind.is_file(), is_folder: kind.is_dir(), device: stat.st_dev }
 }
 
 /// Names of plugins and the like; of all others nothing is told.

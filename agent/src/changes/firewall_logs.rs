@@ -1,8 +1,9 @@
-//! What firewalls write of themselves: failed and new rule sets, and addresses they ban.
+//! What firewalls write of themselves: addresses they ban, starts and errors.
 //!
 //! Bans of visitors are no change of the firewall: a server on the internet has them all day. They are
-//! counted for a minute and told as context. A ban of an address of our own network is one: it may be
-//! the gateway or the backend that is shut out. No address leaves the server.
+//! counted for a minute and told as context, as are starts and errors. A ban of an address of this
+//! server, or of a backend, is a change: gateway and backend are shut out from each other. No address
+//! leaves the server.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use wire::UnixMillis;
 
 use super::added::{Mark, read_added};
 use super::package_lines::{Reading, wall, without_year};
+use super::refused::Refused;
 use crate::discover::Discovery;
 use crate::window::{Change, LogEvidence, Observation};
 
@@ -47,13 +49,20 @@ pub(super) struct Seen {
 pub(super) struct Bans {
     by_jail: BTreeMap<String, u32>,
     since: Option<UnixMillis>,
+    /// Starts and errors, by when they were told last.
+    told: BTreeMap<&'static str, UnixMillis>,
+    refused: Refused,
 }
 
 /// What one line says.
 #[derive(Clone, Debug, PartialEq)]
 enum Said {
-    Banned { jail: String, address: IpAddr },
-    Changed(&'static str),
+    Banned {
+        jail: String,
+        address: IpAddr,
+    },
+    /// No rule is another one for it.
+    Context(&'static str),
 }
 
 impl Bans {
@@ -70,7 +79,13 @@ impl Bans {
         for (name, firewall) in LOGS {
             let path = root.join(name);
             let known = seen.logs.get(&path).copied();
-            let Ok((mark, text)) = read_added(&path, known) else { continue };
+            let (mark, text) = match read_added(&path, known) {
+                Ok(added) => added,
+                Err(error) => {
+                    self.refused.say(&path, &error, "bans and errors of this firewall are");
+                    continue;
+                }
+            };
             if known == Some(mark) {
                 continue;
             }
@@ -80,9 +95,12 @@ impl Bans {
             for line in text.lines() {
                 let Some((at, said)) = parse(firewall, line, &reading) else { continue };
                 let what = match said {
-                    Said::Changed(what) => what.to_owned(),
+                    Said::Context(what) => {
+                        found.extend(self.tell(what, at.min(now), now).map(Observation::Log));
+                        continue;
+                    }
                     Said::Banned { jail, address } if is_own(address, discovery) => {
-                        format!("an address of the own network was banned ({jail})")
+                        format!("an address of this server or of a backend was banned ({jail})")
                     }
                     Said::Banned { jail, .. } => {
                         self.count(jail, now);
@@ -100,6 +118,16 @@ impl Bans {
         }
         found.extend(self.take(now).map(Observation::Log));
         (found, is_moved)
+    }
+
+    /// The same only once a minute.
+    fn tell(&mut self, what: &'static str, at: UnixMillis, now: UnixMillis) -> Option<LogEvidence> {
+        let is_told = self.told.get(what).is_some_and(|last| now.0 - last.0 < COUNT_MS);
+        if is_told {
+            return None;
+        }
+        self.told.insert(what, now);
+        Some(LogEvidence { source: "syslog", message: what.into(), at, signal: None, pool: None })
     }
 
     fn count(&mut self, jail: String, now: UnixMillis) {
@@ -122,20 +150,18 @@ impl Bans {
     }
 }
 
-/// True for an address of a private network, of this machine, or of a backend.
+/// True for an address of this machine or of a backend. Visitors may have one of a private network.
 fn is_own(address: IpAddr, discovery: &Discovery) -> bool {
-    let is_private = match address {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    };
-    let text = address.to_string();
-    let is_backend = |upstream: &String| {
+    let is_of = |upstream: &String| {
         let host = upstream.rsplit_once(':').map_or(upstream.as_str(), |(host, _)| host);
-        host.trim_matches(['[', ']']) == text
+        host.trim_matches(['[', ']']).parse() == Ok(address)
     };
-    is_private
+    let mut backends = discovery.backends.iter().map(|backend| &backend.address);
+    let mut upstreams = discovery.sites.iter().filter_map(|site| site.upstream.as_ref());
+    address.is_loopback()
         || discovery.addresses.contains(&address)
-        || discovery.sites.iter().filter_map(|site| site.upstream.as_ref()).any(is_backend)
+        || backends.any(is_of)
+        || upstreams.any(is_of)
 }
 
 fn parse(firewall: Firewall, line: &str, reading: &Reading<'_>) -> Option<(UnixMillis, Said)> {
@@ -156,7 +182,7 @@ fn parse(firewall: Firewall, line: &str, reading: &Reading<'_>) -> Option<(UnixM
         Firewall::Lfd => {
             let at = without_year(line.get(..15)?, reading)?;
             if line.contains("daemon started") {
-                return Some((at, Said::Changed("lfd was started")));
+                return Some((at, Said::Context("lfd was started")));
             }
             if !line.contains("*Blocked in csf*") {
                 return None;
@@ -175,7 +201,7 @@ fn parse(firewall: Firewall, line: &str, reading: &Reading<'_>) -> Option<(UnixM
             } else {
                 "firewalld reports an error"
             };
-            Some((dated()?, Said::Changed(what)))
+            Some((dated()?, Said::Context(what)))
         }
     }
 }
@@ -189,6 +215,7 @@ fn plain(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discover::backends::Backend;
     use std::fs;
 
     fn check(firewall: Firewall, line: &str, want: Option<&Said>) {
@@ -216,19 +243,19 @@ mod tests {
         check(
             Firewall::Lfd,
             &lfd("daemon started on web - csf v14.15 (generic)"),
-            Some(&Said::Changed("lfd was started")),
+            Some(&Said::Context("lfd was started")),
         );
         check(Firewall::Lfd, "", None);
         check(
             Firewall::Firewalld,
             &format!("{stamp} ERROR: COMMAND_FAILED: '/usr/sbin/iptables-restore -w -n' failed"),
-            Some(&Said::Changed("firewalld could not set its rules")),
+            Some(&Said::Context("firewalld could not set its rules")),
         );
         check(Firewall::Firewalld, &format!("{stamp} WARNING: ALREADY_ENABLED: x"), None);
     }
 
     #[test]
-    fn bans_of_visitors_are_counted_and_one_of_the_own_network_is_a_change() {
+    fn bans_of_visitors_are_counted_and_one_of_a_backend_is_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("var/log/fail2ban.log");
         fs::create_dir_all(log.parent().unwrap()).unwrap();
@@ -238,21 +265,58 @@ mod tests {
         };
         let mut seen = Seen::default();
         let mut bans = Bans::default();
-        let discovery = Discovery::default();
+        let backend = |address: &str| Backend { address: address.into(), ..Backend::default() };
+        let discovery = Discovery {
+            backends: vec![backend("/run/app.sock"), backend("10.0.0.7:3000")],
+            addresses: vec!["192.0.2.80".parse().unwrap()],
+            ..Discovery::default()
+        };
         let start = crate::clock::now().0;
         let mut look =
             |after: i64| bans.look(dir.path(), &discovery, &mut seen, UnixMillis(start + after)).0;
         assert!(look(0).is_empty());
-        let text = ban("sshd", "192.0.2.1") + &ban("sshd", "192.0.2.2") + &ban("web", "10.0.0.7");
-        fs::write(&log, text).unwrap();
+        let visitors = ban("sshd", "192.0.2.1") + &ban("sshd", "10.0.0.9");
+        fs::write(&log, visitors + &ban("web", "10.0.0.7") + &ban("ssh", "192.0.2.80")).unwrap();
         let found = look(2000);
-        let [Observation::Change(change)] = &found[..] else { panic!("{found:?}") };
-        assert_eq!(change.kind, "firewall");
-        assert_eq!(change.what, "an address of the own network was banned (web)");
+        let changes = found.iter().map(|observation| match observation {
+            Observation::Change(change) => (change.kind, change.what.as_str()),
+            other => panic!("{other:?}"),
+        });
+        let what =
+            |jail: &str| format!("an address of this server or of a backend was banned ({jail})");
+        let (ssh, web) = (what("ssh"), what("web"));
+        assert_eq!(changes.collect::<Vec<_>>(), [("firewall", &*ssh), ("firewall", &*web)]);
         assert!(look(4000).is_empty());
         let found = look(62_000);
         let [Observation::Log(line)] = &found[..] else { panic!("{found:?}") };
         assert_eq!(line.message, "2 addresses banned within a minute: sshd 2");
         assert!(look(64_000).is_empty());
+    }
+
+    #[test]
+    fn a_start_and_errors_of_a_firewall_are_context_once_a_minute_and_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("var/log/firewalld");
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        fs::write(&log, "").unwrap();
+        let (mut seen, mut bans) = (Seen::default(), Bans::default());
+        let start = crate::clock::now().0;
+        let mut look = |after: i64| {
+            let now = UnixMillis(start + after);
+            bans.look(dir.path(), &Discovery::default(), &mut seen, now).0
+        };
+        assert!(look(0).is_empty());
+        let mut text = String::new();
+        for (after, want) in [(2000, 1), (4000, 0), (62_000, 1)] {
+            text += "2026-11-20 12:00:00 ERROR: COMMAND_FAILED: x\n2026-11-20 12:00:00 ERROR: \
+                     COMMAND_FAILED: y\n";
+            fs::write(&log, &text).unwrap();
+            let found = look(after);
+            let is_context = |seen: &Observation| {
+                matches!(seen, Observation::Log(line)
+                if line.message == "firewalld could not set its rules")
+            };
+            assert!(found.len() == want && found.iter().all(is_context), "{after} {found:?}");
+        }
     }
 }

@@ -23,12 +23,17 @@ mod mark;
 mod package_lines;
 mod packages;
 mod places;
+mod quota;
+mod refused;
 mod schedule;
+mod shell;
 mod shelves;
 mod stack;
 mod system;
 mod touched;
+mod wordfence;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,8 +84,8 @@ pub fn spawn(inputs: ChangeInputs, outlet: Outlet, stop: CancellationToken) -> J
         tracing::info!(kind = boot.kind, what = boot.what, "changed on this server");
         outlet.send(Observation::Change(boot));
     }
-    let system = system::System::new(root, &state_dir);
-    let docroots = docroots::Docroots::new(&state_dir);
+    let system = system::System::new(root.clone(), &state_dir);
+    let docroots = docroots::Docroots::new(root, &state_dir);
     let system = run(system, SYSTEM_LOOK, discovery.clone(), outlet.clone(), stop.clone());
     let docroots = run(docroots, DOCROOTS_LOOK, discovery, outlet, stop);
     tokio::spawn(async move {
@@ -144,19 +149,36 @@ fn until_next(now: UnixMillis, period: Duration) -> Duration {
 }
 
 /// Cuts a flood: what answers requests comes first, the rest is summed up.
-fn cut(mut changes: Vec<Change>, now: UnixMillis) -> Vec<Change> {
+fn cut(changes: Vec<Change>, now: UnixMillis) -> Vec<Change> {
     if changes.len() <= CHANGES_MAX {
         return changes;
     }
-    changes.sort_by_key(|change| match change.kind {
-        "package" => !stack::is_of_stack(&change.what),
-        "plugin" => true,
-        _ => false,
-    });
+    // Of one site that changes a lot the first ones: the others' stay.
+    let mut n_by_site: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    let mut sorted: Vec<((bool, usize), Change)> = Vec::with_capacity(changes.len());
+    for change in changes {
+        let n_before = match &change.site {
+            Some(_) => {
+                let n = n_by_site.entry(change.site.clone()).or_default();
+                std::mem::replace(n, *n + 1)
+            }
+            None => 0,
+        };
+        let is_minor = match change.kind {
+            "package" => !stack::is_of_stack(&change.what),
+            "plugin" => true,
+            _ => false,
+        };
+        sorted.push(((is_minor, n_before), change));
+    }
+    sorted.sort_by_key(|(rank, _)| *rank);
+    let mut changes: Vec<_> = sorted.into_iter().map(|(_, change)| change).collect();
     let rest = changes.split_off(CHANGES_MAX);
-    let kind = rest.first().map_or("package", |change| change.kind);
     let what = format!("and {} further changes at once", rest.len());
-    changes.push(Change::new(kind, what, now));
+    // Where all are of sites, their sum is none of the server.
+    let first = rest.iter().find(|change| change.site.is_none()).or(rest.first());
+    let (kind, site) = first.map_or(("package", None), |first| (first.kind, first.site.clone()));
+    changes.push(Change { site, ..Change::new(kind, what, now) });
     changes
 }
 
@@ -176,6 +198,20 @@ mod tests {
         assert_eq!(told[CHANGES_MAX].what, "and 51 further changes at once");
         all.truncate(CHANGES_MAX);
         assert_eq!(cut(all.clone(), UnixMillis(2)), all);
+    }
+
+    #[test]
+    fn a_site_that_changes_a_lot_takes_no_place_of_another_ones_update() {
+        let change = |kind, site: &str, n: usize| {
+            let change = Change::new(kind, format!("{n}"), UnixMillis(1));
+            Change { site: Some(site.to_owned()), ..change }
+        };
+        let mut all: Vec<_> = (0..300).map(|n| change("plugin", "loud.example", n)).collect();
+        all.extend((0..5).map(|n| change("plugin", "calm.example", n)));
+        let told = cut(all, UnixMillis(2));
+        let of = |site: &str| told.iter().filter(|c| c.site.as_deref() == Some(site)).count();
+        assert_eq!((of("calm.example"), of("loud.example")), (5, CHANGES_MAX - 5 + 1));
+        assert_eq!(told[CHANGES_MAX].what, "and 105 further changes at once");
     }
 
     #[test]

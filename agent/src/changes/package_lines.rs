@@ -117,8 +117,11 @@ pub(super) fn wall(date: &str, time: &str, zone: &TimeZone) -> Option<UnixMillis
     Some(UnixMillis(at.timestamp().as_millisecond()))
 }
 
-/// A time with its offset, `2026-11-20T14:47:36+0100`.
+/// A time with its offset, `2026-11-20T14:47:36+0100`; dnf of EL 8.0 to 8.3 writes `Z` instead.
 fn with_offset(text: &str) -> Option<UnixMillis> {
+    if let Some((date, time)) = text.strip_suffix('Z').and_then(|text| text.split_once('T')) {
+        return wall(date, time, &TimeZone::UTC);
+    }
     let at = jiff::fmt::strtime::parse("%Y-%m-%dT%H:%M:%S%z", text).ok()?.to_timestamp().ok()?;
     Some(UnixMillis(at.as_millisecond()))
 }
@@ -408,6 +411,10 @@ mod tests {
             "2026-11-20T14:47:36+0100 SUBDEBUG Erase: nginx-1:1.20.1-13.el9.x86_64",
             "nginx 1:1.20.1-13.el9 removed",
         );
+        check(
+            "2019-02-26T18:27:00Z SUBDEBUG Installed: nginx-1:1.14.1-9.module_el8.x86_64",
+            "nginx 1:1.14.1-9.module_el8 installed",
+        );
         check("2026-11-20T14:47:36+0100 INFO --- logging initialized ---", "");
         check("yesterday SUBDEBUG Upgrade: nginx-1-1.x86_64", "");
     }
@@ -486,6 +493,8 @@ mod tests {
         let berlin = TimeZone::posix("CET-1").expect("a POSIX zone");
         assert_eq!(wall("1970-01-01", "01:00:05", &berlin), Some(UnixMillis(5000)));
         assert_eq!(with_offset("1970-01-01T01:00:05+0100"), Some(UnixMillis(5000)));
+        assert_eq!(with_offset("1970-01-01T00:00:05Z"), Some(UnixMillis(5000)));
+        assert_eq!(with_offset("1970-01-01T00:00:05"), None);
         assert_eq!(wall("1970-13-01", "01:00:05", &berlin), None);
         let text = "Start-Date: 1970-01-01  00:00:07\nUpgrade: a:all (1, 2)";
         let found = read(parse_apt, text, &mut Scratch::default());

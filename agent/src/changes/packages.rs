@@ -16,6 +16,7 @@ use wire::UnixMillis;
 use super::added::{Mark, read_added};
 use super::mark::Facts;
 use super::package_lines::{self as lines, Parse, Reading, Scratch};
+use super::refused::Refused;
 use crate::window::Change;
 
 /// A change of rpm's database belongs to the packages that a log tells this close to it, ms.
@@ -58,7 +59,12 @@ pub(super) struct Seen {
 
 /// Reads what was added to each log since the last look. The first look at a log tells nothing. Also
 /// says whether `seen` is another now.
-pub(super) fn look(root: &Path, seen: &mut Seen, now: UnixMillis) -> (Vec<Change>, bool) {
+pub(super) fn look(
+    root: &Path,
+    seen: &mut Seen,
+    refused: &mut Refused,
+    now: UnixMillis,
+) -> (Vec<Change>, bool) {
     let mut changes = Vec::new();
     let mut is_moved = false;
     let mut group_read = "";
@@ -96,10 +102,7 @@ pub(super) fn look(root: &Path, seen: &mut Seen, now: UnixMillis) -> (Vec<Change
                     group_read = group;
                 }
             }
-            // Told by discovery, with its fix, when it matters; here it is only no news.
-            Err(error) => {
-                tracing::debug!(path = %path.display(), %error, "cannot read package log");
-            }
+            Err(error) => refused.say(&path, &error, "packages that it names are"),
         }
     }
     is_moved |= look_at_databases(root, seen, now, &mut changes);
@@ -143,7 +146,8 @@ mod tests {
     use crate::clock;
 
     fn told(root: &Path, seen: &mut Seen) -> Vec<String> {
-        look(root, seen, clock::now()).0.into_iter().map(|change| change.what).collect()
+        let refused = &mut Refused::default();
+        look(root, seen, refused, clock::now()).0.into_iter().map(|change| change.what).collect()
     }
 
     #[test]
@@ -205,7 +209,8 @@ mod tests {
             file.set_modified(at).unwrap();
         };
         let mut look_at = |now: i64| -> Vec<(String, i64)> {
-            let (changes, _) = look(dir.path(), &mut seen, UnixMillis(now));
+            let (changes, _) =
+                look(dir.path(), &mut seen, &mut Refused::default(), UnixMillis(now));
             changes.into_iter().map(|change| (change.what, change.at.0)).collect()
         };
         let written = |at| vec![("packages changed (rpm database written)".to_owned(), at)];

@@ -11,7 +11,8 @@ use super::stack::is_of_stack;
 /// Names of one folder that are compared with a pattern.
 const NAMES_MAX: usize = 5_000;
 
-/// Kind and pattern, without the leading `/`; a `*` stands for a part of one name.
+/// Kind and pattern, without the leading `/`; a `*` stands for a part of one name. Not among them is
+/// what a daemon appends to at each ban: `csf.deny`, `hosts.deny`.
 const PLACES: [(&str, &[&str]); 5] = [
     (
         "config",
@@ -107,14 +108,12 @@ const PLACES: [(&str, &[&str]); 5] = [
             "etc/firewalld/*/*.xml",
             "etc/csf/csf.conf",
             "etc/csf/csf.allow",
-            "etc/csf/csf.deny",
             "etc/csf/csf.ignore",
             "etc/fail2ban/jail.conf",
             "etc/fail2ban/jail.local",
             "etc/fail2ban/jail.d/*",
             "etc/shorewall/*",
             "etc/hosts.allow",
-            "etc/hosts.deny",
         ],
     ),
     (
@@ -289,7 +288,9 @@ mod tests {
             "etc/systemd/system/printer.service",
             "etc/systemd/system/backup.timer",
             "etc/firewalld/zones/public.xml",
+            "etc/csf/csf.conf",
             "etc/csf/csf.deny",
+            "etc/hosts.deny",
             "etc/bind/named.conf.local",
             "etc/cron.d/site",
         ] {
@@ -310,7 +311,7 @@ mod tests {
             ("config", "opt/cpanel/ea-php81/root/etc/php.ini"),
             ("config", "etc/mysql/mariadb.conf.d/50-server.cnf"),
             ("firewall", "etc/firewalld/zones/public.xml"),
-            ("firewall", "etc/csf/csf.deny"),
+            ("firewall", "etc/csf/csf.conf"),
             ("dns", "etc/bind/named.conf.local"),
             ("schedule", "etc/cron.d/site"),
             ("schedule", "etc/systemd/system/backup.timer"),

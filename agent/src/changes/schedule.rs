@@ -13,6 +13,7 @@ use wire::UnixMillis;
 
 use super::cron::Cron;
 use super::mark::{self, Facts};
+use super::shell;
 use crate::window::Change;
 
 /// Parts of the names of programs that load a server or restart something.
@@ -85,7 +86,8 @@ pub(super) struct Seen {
 /// A job that matters.
 #[derive(Clone, Debug, PartialEq)]
 struct Job {
-    name: String,
+    /// Stays here; what it starts is decided when it is due.
+    command: String,
     when: Cron,
     /// `CRON_TZ`, else the machine's.
     zone: Option<TimeZone>,
@@ -122,7 +124,7 @@ impl Schedule {
     }
 
     /// Jobs that started since the last call. Also says whether `seen` is another now.
-    pub(super) fn starts(&self, seen: &mut Seen, now: UnixMillis) -> Vec<Change> {
+    pub(super) fn starts(&self, root: &Path, seen: &mut Seen, now: UnixMillis) -> Vec<Change> {
         let minute = now.0.div_euclid(60_000);
         let last = std::mem::replace(&mut seen.minute, minute);
         if last == 0 || minute <= last || self.jobs.is_empty() {
@@ -131,12 +133,12 @@ impl Schedule {
         let system = TimeZone::system();
         let mut changes = Vec::new();
         for minute in (last + 1).max(minute - MINUTES_MAX + 1)..=minute {
-            changes.extend(self.starts_at(minute, &system));
+            changes.extend(self.starts_at(root, minute, &system));
         }
         changes
     }
 
-    fn starts_at(&self, minute: i64, system: &TimeZone) -> Vec<Change> {
+    fn starts_at(&self, root: &Path, minute: i64, system: &TimeZone) -> Vec<Change> {
         let Ok(at) = jiff::Timestamp::from_second(minute * 60) else { return Vec::new() };
         let here = at.to_zoned(system.clone()).datetime();
         let mut told = BTreeSet::new();
@@ -146,19 +148,19 @@ impl Schedule {
                 None => here,
             };
             if job.when.runs_at(wall) {
-                told.insert((&job.name, &job.path));
+                told.extend(program(&job.command, root).map(|name| (name, &job.path)));
             }
         }
         let at = UnixMillis(minute * 60_000);
         let n_more = told.len().saturating_sub(STARTS_MAX);
-        let start = |(name, path): (&String, &PathBuf)| {
+        let start = |(name, path): (String, &PathBuf)| {
             let path = path.display().to_string();
-            let what = format!("{name} starts by schedule ({path})");
+            let what = format!("{name} is due by schedule ({path})");
             Change { path, ..Change::new("schedule", what, at) }
         };
         let mut changes: Vec<_> = told.into_iter().take(STARTS_MAX).map(start).collect();
         if n_more > 0 {
-            let what = format!("{n_more} further jobs start by schedule");
+            let what = format!("{n_more} further jobs are due by schedule");
             changes.push(Change::new("schedule", what, at));
         }
         changes
@@ -193,7 +195,7 @@ pub(super) fn look_at_stamps(root: &Path, seen: &mut Seen, now: UnixMillis) -> V
     changes
 }
 
-/// The jobs of a crontab that matter.
+/// The jobs of a crontab that may matter.
 fn parse_crontab(text: &str, has_user: bool, path: &Path) -> Vec<Job> {
     let mut zone = None;
     let mut jobs = Vec::new();
@@ -223,8 +225,9 @@ fn parse_crontab(text: &str, has_user: bool, path: &Path) -> Vec<Job> {
             next();
         }
         let Some(when) = when.filter(|when| when.n_a_day() <= STARTS_A_DAY_MAX) else { continue };
-        if let Some(name) = program(rest) {
-            jobs.push(Job { name, when, zone: zone.clone(), path: path.to_owned() });
+        if rest.contains("wp cron ") || matters(rest) {
+            let (command, zone) = (rest.to_owned(), zone.clone());
+            jobs.push(Job { command, when, zone, path: path.to_owned() });
         }
     }
     jobs
@@ -239,30 +242,30 @@ fn variable(line: &str) -> Option<(&str, &str)> {
         .then_some((key, value.trim()))
 }
 
-/// The first program of a command that matters; of its arguments only paths count.
-fn program(command: &str) -> Option<String> {
-    if command.contains("wp-cron.php") || command.contains("wp cron ") {
+/// The first program of a command line that matters, of those that it starts here.
+fn program(command: &str, root: &Path) -> Option<String> {
+    shell::started(command, root).iter().find_map(|words| program_of(words))
+}
+
+/// The program of one command; of its arguments only paths count.
+fn program_of(words: &[String]) -> Option<String> {
+    let whole = words.join(" ");
+    if whole.contains("wp-cron.php") || whole.contains("wp cron ") {
         return Some("wp-cron".to_owned());
     }
     let mut is_command = true;
-    // Shells take more for a separator; these are enough to find where a command starts.
-    let spaced = command.replace([';', '&', '|', '(', ')', '{', '}'], " ; ");
-    for word in spaced.split_whitespace() {
-        if word == ";" {
-            is_command = true;
-            continue;
-        }
+    for word in words {
         let is_assignment = is_command && variable(word).is_some();
         let starts = is_command && !is_assignment;
         // What `nice` and the like run is a command as well.
-        let is_wrapper = matches!(word, "nice" | "ionice" | "exec" | "sudo" | "cd" | "test");
+        let is_wrapper = matches!(word.as_str(), "nice" | "ionice" | "exec" | "sudo");
         if starts && !is_wrapper {
             is_command = false;
         }
         if !starts && !word.starts_with('/') {
             continue;
         }
-        let base = word.trim_matches(['"', '\'']).rsplit('/').next().unwrap_or_default();
+        let base = word.rsplit('/').next().unwrap_or_default();
         if matters(base) && is_plain(base) {
             return Some(base.to_owned());
         }
@@ -289,6 +292,7 @@ mod tests {
 
     #[test]
     fn only_the_name_of_a_program_that_matters_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
         for (command, want) in [
             ("/usr/local/bin/backup.sh --all", Some("backup.sh")),
             ("mysqldump -pbackup-secret shop | gzip > /srv/x.gz", Some("mysqldump")),
@@ -299,13 +303,16 @@ mod tests {
                 "test -x /usr/sbin/anacron || { cd / && run-parts --report /etc/cron.daily; }",
                 Some("cron.daily"),
             ),
+            ("test -x /usr/bin/certbot -a \\! -d /run/systemd/system && certbot -q renew", None),
+            ("[ -d /backup ] || mail -s none root", None),
+            ("\"/opt/my backup\" now", None),
             ("nice -n 19 rsync -a /a /b", None),
             ("nice rsync -a /a /b", Some("rsync")),
             ("php artisan schedule:run", None),
             ("/x/backup\u{1b}[31m", None),
             ("", None),
         ] {
-            assert_eq!(program(command).as_deref(), want, "{command}");
+            assert_eq!(program(command, dir.path()).as_deref(), want, "{command}");
         }
     }
 
@@ -315,11 +322,11 @@ mod tests {
                     @daily root /usr/bin/certbot renew\n*/5 * * * * root /bin/backup\n\
                     bad * * * * root /bin/backup\n17 * * * *\n";
         let jobs = parse_crontab(text, true, Path::new("/etc/crontab"));
-        let names: Vec<_> = jobs.iter().map(|job| job.name.as_str()).collect();
-        assert_eq!(names, ["cron.daily", "certbot"]);
+        let commands: Vec<_> = jobs.iter().map(|job| job.command.as_str()).collect();
+        assert_eq!(commands, ["run-parts /etc/cron.daily", "/usr/bin/certbot renew"]);
         assert_eq!(jobs[0].zone, Some(TimeZone::UTC));
         let own = parse_crontab("0 3 * * * /srv/a/dump.sh", false, Path::new("/x"));
-        assert_eq!(own[0].name, "dump.sh");
+        assert_eq!(own[0].command, "/srv/a/dump.sh");
     }
 
     #[test]
@@ -335,8 +342,10 @@ mod tests {
         let start = 1_795_141_798_000;
         let mut seen = Seen::default();
         let mut told = |after_s: i64| -> Vec<(String, i64)> {
-            let changes = schedule.starts(&mut seen, UnixMillis(start + after_s * 1000));
-            let first = |what: &str| what.split(' ').next().unwrap().to_owned();
+            let changes =
+                schedule.starts(dir.path(), &mut seen, UnixMillis(start + after_s * 1000));
+            let place = format!(" is due by schedule ({})", path.display());
+            let first = |what: &str| what.strip_suffix(&*place).unwrap().to_owned();
             changes.iter().map(|c| (first(&c.what), c.at.0 - start)).collect()
         };
         assert!(told(0).is_empty(), "the first look");

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::configs::{self, Configs};
 use super::firewall_logs::{self, Bans};
 use super::kept::Kept;
+use super::refused::Refused;
 use super::schedule::{self, Schedule};
 use super::{Look, cut, packages};
 use crate::clock;
@@ -33,6 +34,8 @@ pub(super) struct System {
     configs: Configs,
     schedule: Schedule,
     bans: Bans,
+    /// Logs of packages.
+    refused: Refused,
 }
 
 impl System {
@@ -40,14 +43,16 @@ impl System {
         let kept = Kept::new(state_dir.join("changes.json"), Duration::ZERO);
         let seen = kept.load();
         let configs = Configs::new(schedule::stamp_folders(&root));
-        Self { root, kept, seen, configs, schedule: Schedule::default(), bans: Bans::default() }
+        let (schedule, bans, refused) = <(Schedule, Bans, Refused)>::default();
+        Self { root, kept, seen, configs, schedule, bans, refused }
     }
 }
 
 impl Look for System {
     fn look(&mut self, discovery: &Arc<Discovery>) -> Vec<Observation> {
         let (root, seen, now) = (&self.root, &mut self.seen, clock::now());
-        let (mut changes, mut is_moved) = packages::look(root, &mut seen.packages, now);
+        let (mut changes, mut is_moved) =
+            packages::look(root, &mut seen.packages, &mut self.refused, now);
         let is_first = !seen.configs.is_looked_at();
         let looked = self.configs.look(root, discovery, &mut seen.configs, clock::instant());
         is_moved |= looked.is_moved;
@@ -61,7 +66,7 @@ impl Look for System {
             changes.extend(stamps);
         }
         // The minute alone is not worth a write.
-        changes.extend(self.schedule.starts(&mut seen.schedule, now));
+        changes.extend(self.schedule.starts(root, &mut seen.schedule, now));
         let (said, has_read) = self.bans.look(root, discovery, &mut seen.firewall_logs, now);
         is_moved |= has_read;
         let mut observations: Vec<_> =

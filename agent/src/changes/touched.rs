@@ -58,15 +58,15 @@ pub(super) fn source_file(source: &str) -> &Path {
     Path::new(numbered.map_or(source, |(file, _)| file))
 }
 
-/// The names of the sites that have a document root, by it.
-pub(super) fn docroots(discovery: &Discovery) -> Vec<(PathBuf, Option<String>)> {
-    let mut found: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
+/// The names of the sites that have a document root, by it; none outside of `root`.
+pub(super) fn docroots(root: &Path, discovery: &Discovery) -> Vec<(PathBuf, Vec<String>)> {
+    let mut found: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for site in &discovery.sites {
         let Some(docroot) = &site.docroot else { continue };
-        found
-            .entry(docroot.clone())
-            .and_modify(|known| *known = None)
-            .or_insert_with(|| Some(site.name.clone()));
+        let sites = found.entry(under(root, docroot)).or_default();
+        if !sites.contains(&site.name) {
+            sites.push(site.name.clone());
+        }
     }
     found.into_iter().collect()
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_root_of_several_sites_is_no_sites_own() {
+    fn a_document_root_of_several_sites_is_that_of_each() {
         let site = |name: &str, docroot: &str| Site {
             name: name.into(),
             docroot: Some(docroot.into()),
@@ -122,7 +122,12 @@ mod tests {
             sites: vec![site("a", "/srv/a"), site("b", "/srv/all"), site("c", "/srv/all")],
             ..Discovery::default()
         };
-        let want = [("/srv/a".into(), Some("a".to_owned())), ("/srv/all".into(), None)];
-        assert_eq!(docroots(&discovery), want);
+        let want = |root: &str| {
+            let sites = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let path = |path: &str| Path::new(root).join(path);
+            [(path("srv/a"), sites(&["a"])), (path("srv/all"), sites(&["b", "c"]))]
+        };
+        assert_eq!(docroots(Path::new("/"), &discovery), want("/"));
+        assert_eq!(docroots(Path::new("/host"), &discovery), want("/host"), "none outside");
     }
 }

@@ -43,11 +43,6 @@ impl Gather {
 
     /// What was refused, in a few lines; with `all` also what could wait for more.
     pub(super) fn tell_refusals(&mut self, at: UnixMillis, all: bool) {
-        let root = &self.inputs.config.logs.root;
-        let recorded = self.wordfence.look(self.files.discovery(), root, clock::instant());
-        for (site, n) in recorded {
-            self.judge.recorded(site, n, at);
-        }
         for line in self.judge.take_refusals(at, all) {
             self.windows.observe(Observation::Log(line));
         }

@@ -28,7 +28,6 @@ mod refused;
 pub mod scan;
 pub(crate) mod sites;
 pub(crate) mod slow;
-pub mod wordfence;
 
 /// When a line says it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,6 +33,13 @@ pub enum Observation {
     LinesLost(u64),
     /// Packets that a firewall dropped between a gateway and a backend (kernel messages).
     Dropped(Dropped),
+    /// Attacks that the firewall inside of a site's application recorded since it was looked at last.
+    Attacked {
+        /// Which site.
+        site: String,
+        /// How many.
+        n: u32,
+    },
 }
 
 /// Packets that a firewall dropped.
@@ -214,6 +221,8 @@ pub const EXEMPLARS_PER_SITE_MAX: u32 = 5;
 pub const EXEMPLARS_PER_SECOND_MAX: u32 = 50;
 /// Lines of system logs in one batch; further ones are dropped and counted.
 const LOG_LINES_MAX: usize = 500;
+/// Changes in one batch; further ones are dropped and counted.
+const CHANGES_MAX: usize = 500;
 /// While memory is short each of these limits is divided by this.
 const LEAN: u32 = 5;
 /// Seconds whose exemplar tallies are remembered after a close, so that the limits hold although a
@@ -350,13 +359,18 @@ impl Windows {
                 self.n_bytes += line.message.len();
                 self.open.log_lines.push(line);
             }
+            Observation::Change(_)
+                if self.open.changes.len() >= self.limit(CHANGES_MAX as u32) as usize =>
+            {
+                self.open.loss.n_events_dropped += 1;
+            }
             Observation::Change(change) => {
                 self.n_bytes += change.what.len() + change.path.len();
                 self.open.changes.push(change);
             }
             Observation::LinesLost(n_lines) => self.open.loss.n_lines_lost += n_lines,
             // The judge makes a summary of them, which comes by as a line.
-            Observation::Dropped(_) => {}
+            Observation::Dropped(_) | Observation::Attacked { .. } => {}
         }
     }
 
@@ -532,6 +546,17 @@ mod tests {
         }
         let closed = windows.close();
         assert_eq!((closed.log_lines.len(), closed.loss.n_events_dropped), (LOG_LINES_MAX, 7));
+    }
+
+    #[test]
+    fn a_flood_of_changes_is_cut_and_counted() {
+        let mut windows = Windows::default();
+        let change = Change::new("plugin", "x".to_owned(), UnixMillis(1));
+        for _ in 0..CHANGES_MAX + 7 {
+            windows.observe(Observation::Change(change.clone()));
+        }
+        let closed = windows.close();
+        assert_eq!((closed.changes.len(), closed.loss.n_events_dropped), (CHANGES_MAX, 7));
     }
 
     #[test]

@@ -178,3 +178,28 @@ fn a_change_just_before_is_named_and_one_after_never() {
         .only();
     assert_eq!(after.change, None);
 }
+
+#[test]
+fn a_change_of_one_site_accuses_no_other_one() {
+    let evidence = |incident: &crate::model::Incident| {
+        let is_change = |e: &&crate::model::Evidence| e.kind == "change";
+        incident.cause.evidence.iter().filter(is_change).count()
+    };
+    for kind in ["config", "plugin", "firewall", "package"] {
+        let shop = |script: Script| script.change_of(19, "shop03.test", kind, "/srv/x/.htaccess");
+        // Its pool, or its whole server, fails: an owner's edit is no reason.
+        for place in ["shop", "*"] {
+            let outage = outage(two_pools(), place, (20, 60, 60), REFUSED);
+            let without = outage.play(50).only();
+            let with = shop(outage).play(50).only();
+            assert_eq!((&with.change, evidence(&with)), (&None, 0), "{kind} {place}");
+            assert_eq!(with.cause, without.cause, "{kind} {place}");
+        }
+        // Another site fails.
+        let other = shop(outage(two_pools(), "shop02.test", (20, 60, 60), REFUSED)).play(50).only();
+        assert_eq!((&other.change, evidence(&other)), (&None, 0), "{kind}");
+        // The site itself fails.
+        let own = shop(outage(two_pools(), "shop03.test", (20, 60, 60), REFUSED)).play(50).only();
+        assert_eq!(own.change.map(|c| c.kind).as_deref(), Some(kind));
+    }
+}

@@ -45,13 +45,7 @@ pub fn rows<'a>(
     for server in servers(fleet, members) {
         for change in server.changes.iter().rev().filter(|change| is_before(change, first)) {
             let Some((row, _)) = row(change) else { continue };
-            let touches = members
-                .iter()
-                .map(|ix| fleet.site(*ix))
-                .any(|site| site.server == server.id && touched(change, site));
-            // A plugin explains its own site, not a whole box.
-            let own = change.kind != "plugin" || (members.len() == 1 && change.site.is_some());
-            if touches && own && kinds.insert(change.kind.as_str()) {
+            if explains(fleet, server, change, members) && kinds.insert(change.kind.as_str()) {
                 let age_s = (first - change.at).max(0) as f64 / 1000.0;
                 found.push((row, change, age_s, server.name.as_str()));
             }
@@ -71,14 +65,14 @@ pub fn before(fleet: &Fleet, members: &[u32], first: i64) -> Option<ChangeBefore
     for server in servers(fleet, members) {
         for change in server.changes.iter().filter(|change| is_before(change, first)) {
             let Some((_, nats)) = row(change) else { continue };
+            if !explains(fleet, server, change, members) {
+                continue;
+            }
             let (mut n, mut n_failed) = ([0.0, 0.0], [0.0, 0.0]);
             for ix in &server.sites {
                 let group = usize::from(touched(change, fleet.site(*ix)));
                 n[group] += 1.0;
                 n_failed[group] += f64::from(u8::from(failing.contains(ix)));
-            }
-            if n_failed[1] == 0.0 {
-                continue;
             }
             let share = |group: usize| (n_failed[group] + 0.5_f64) / (n[group] + 1.0);
             let lift = if n[0] > 0.0 { (share(1) / share(0)).ln() } else { 0.0 };
@@ -107,6 +101,19 @@ fn servers<'a>(fleet: &'a Fleet, members: &[u32]) -> Vec<&'a Server> {
 fn is_before(change: &Changed, first: i64) -> bool {
     let age_max = if change.kind == "package" { PACKAGE_AGE_MAX_MS } else { AGE_MAX_MS };
     change.at <= first + SLACK_MS && change.at >= first - age_max
+}
+
+/// Whether a change of this server may explain failures of these sites: of a change of one site, its
+/// own failures alone. Whoever owns a site may change it at any time, and explains no other one's.
+fn explains(fleet: &Fleet, server: &Server, change: &Changed, members: &[u32]) -> bool {
+    let mut sites = members.iter().map(|ix| fleet.site(*ix));
+    let touches = |site: &Site| site.server == server.id && touched(change, site);
+    match (&change.site, change.kind.as_str()) {
+        (Some(_), _) => !members.is_empty() && sites.all(touches),
+        // A plugin explains its own site, not a whole box.
+        (None, "plugin") => false,
+        (None, _) => sites.any(touches),
+    }
 }
 
 fn touched(change: &Changed, site: &Site) -> bool {

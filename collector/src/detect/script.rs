@@ -236,6 +236,15 @@ impl Script {
         self
     }
 
+    /// A change that touches one site alone.
+    pub(crate) fn change_of(mut self, second: i64, site: &str, kind: &str, what: &str) -> Self {
+        self = self.change(second, 1, kind, what);
+        if let Some((_, Record::Change { site: of, .. })) = self.records.last_mut() {
+            *of = Some(site.to_owned());
+        }
+        self
+    }
+
     /// A resource sample.
     pub(crate) fn sample(
         mut self,

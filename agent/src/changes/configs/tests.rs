@@ -166,7 +166,7 @@ fn every_kind_of_file_is_told_as_its_kind() {
     };
     let files = [
         ("etc/mysql/my.cnf", "config: etc/mysql/my.cnf"),
-        ("etc/csf/csf.deny", "firewall: etc/csf/csf.deny"),
+        ("etc/csf/csf.conf", "firewall: etc/csf/csf.conf"),
         ("etc/resolv.conf", "dns: etc/resolv.conf"),
         ("etc/cron.d/job", "schedule: etc/cron.d/job"),
         ("etc/ssl/a.pem", "certificate: etc/ssl/a.pem renewed, until 2028-02-01"),
@@ -191,6 +191,10 @@ fn every_kind_of_file_is_told_as_its_kind() {
         let site = (change.kind == "certificate").then_some("a.example");
         assert_eq!(change.site.as_deref(), site);
     }
+    fs::remove_file(watch.path("etc/ssl/a.pem")).unwrap();
+    assert_eq!(watch.told(), ["certificate: etc/ssl/a.pem removed"]);
+    watch.write("etc/ssl/a.pem", &renewed);
+    assert_eq!(watch.told(), ["certificate: etc/ssl/a.pem added, until 2028-02-01"]);
     fs::remove_file(watch.path("etc/cron.d/job")).unwrap();
     assert_eq!(watch.told(), ["schedule: etc/cron.d/job removed"]);
 }

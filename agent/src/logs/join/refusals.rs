@@ -96,8 +96,8 @@ impl Judge {
     }
 
     /// Attacks on a site that Wordfence recorded since the last look at its log.
-    pub fn recorded(&mut self, site: String, n: u32, now: UnixMillis) {
-        self.refusals.note(Refused::Recorded(site), 0, n, now, now);
+    pub fn recorded(&mut self, site: &str, n: u32, now: UnixMillis) {
+        self.refusals.note(Refused::Recorded(site.to_owned()), 0, n, now, now);
     }
 
     /// Second and site of the request that was refused by the last line, once.
