@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use diag::Diag;
+pub(crate) use text::hex_address;
 
 /// After a refusal `sock_diag` is asked again.
 const RETRY: Duration = Duration::from_secs(600);

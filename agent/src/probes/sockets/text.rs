@@ -188,7 +188,7 @@ fn parse_tcp(line: &[u8]) -> Option<((IpAddr, u16), Seen)> {
 }
 
 /// `0100007F:2328`: an address in words of the machine's byte order, and a port.
-fn hex_address(text: &str) -> Option<(IpAddr, u16)> {
+pub(crate) fn hex_address(text: &str) -> Option<(IpAddr, u16)> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |at: usize| {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::probes::listeners::hex_address;
+use crate::probes::sockets::hex_address;
 
 /// Bytes of one list that are read: some 14,000 connections. Longer ones cost more than they tell.
 const BYTES_MAX: u64 = 2 << 20;
