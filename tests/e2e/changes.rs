@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use harness::{
     AgentSpec, Fleet, Nginx, Output, PhpFpm, Pool, Root, Vhost, eventually, find_program, get,
@@ -140,7 +140,10 @@ fn drupal(version: &str) -> String {
     format!("<?php class Drupal {{ const VERSION = '{version}'; }}\n")
 }
 
-const VERSIONS: [(&str, fn(&str) -> String, &str, &str); 4] = [
+/// A file, how it tells a version, and the versions before and after.
+type Versioned = (&'static str, fn(&str) -> String, &'static str, &'static str);
+
+const VERSIONS: [Versioned; 4] = [
     ("srv/shop/wp-includes/version.php", wordpress, "6.4.2", "6.5"),
     ("srv/shop/wp-content/themes/shop/style.css", theme, "1.3", "1.4"),
     ("srv/joomla/administrator/manifests/files/joomla.xml", joomla, "5.0.1", "5.1.0"),
@@ -243,7 +246,8 @@ fn change_everything(root: &Root) {
     root.write("var/log/fail2ban.log", &ban.to_string());
     // Two minutes away from what the logs tell.
     let database = fs::File::options().write(true).open(root.join(RPM_DATABASE)).expect("ours");
-    database.set_modified(SystemTime::now() - Duration::from_secs(120)).expect("ours");
+    let two_minutes_ago = UNIX_EPOCH + Duration::from_millis(now_ms() as u64 - 120_000);
+    database.set_modified(two_minutes_ago).expect("ours");
     root.write("etc/nftables.conf", "table inet filter {}\n");
     root.write("etc/resolv.conf", "nameserver 192.0.2.2\n");
     root.write("etc/mysql/my.cnf", "[mysqld]\nmax_connections = 10\n");
@@ -263,23 +267,6 @@ fn change_everything(root: &Root) {
 
 /// Kind, text, site, hash before and after.
 type Want = (&'static str, String, &'static str, u64, u64);
-
-fn change_everything(root: &Root) {
-    let at = jiff::Zoned::now();
-    let dpkg = at.strftime("%Y-%m-%d %H:%M:%S upgrade php8.2-fpm:amd64 8.2.7 8.2.29\n");
-    root.write("var/log/dpkg.log", &dpkg.to_string());
-    let yum = at.strftime("%b %e %H:%M:%S Updated: 1:nginx-1.20.1-1.el7.x86_64\n");
-    root.write("var/log/yum.log", &yum.to_string());
-    root.write("etc/nftables.conf", "table inet filter {}\n");
-    root.write("etc/resolv.conf", "nameserver 192.0.2.2\n");
-    root.write("etc/mysql/my.cnf", "[mysqld]\nmax_connections = 10\n");
-    root.write("etc/cron.d/report", "30 3 * * * root /usr/local/bin/report\n");
-    root.write("etc/letsencrypt/live/shop.test/fullchain.pem", NEW_CERTIFICATE);
-    root.write("srv/shop/.htaccess", "Deny from all\n");
-    // As WordPress updates: the new one takes the place of the old one.
-    fs::remove_dir_all(root.join("srv/shop/wp-content/plugins/woocommerce")).expect("ours");
-    root.write("srv/shop/wp-content/plugins/woocommerce/woocommerce.php", &plugin("8.2.0"));
-}
 
 fn wanted(root: &Root) -> Vec<Want> {
     let below = |path: &str| root.join(path).display().to_string();
@@ -357,7 +344,7 @@ fn assert_refusals_are_said_once(root: &Root, fleet: &Fleet) {
     }
     let log = fleet.agent("web-1").log_text();
     for path in REFUSED {
-        let path = root.join(path).display().to_string();
+        let path = format!("path={} ", root.join(path).display());
         let said: Vec<_> = log.lines().filter(|line| line.contains(&path)).collect();
         let [line] = &said[..] else { panic!("{path}: {said:#?} in {log}") };
         assert!(line.contains("may not be read") && line.contains("setfacl"), "{line}");

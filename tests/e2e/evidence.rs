@@ -413,7 +413,9 @@ fn a_full_table_of_connections_is_recorded_and_the_kernels_line_beside_it() {
     assert_eq!(line.source, "kernel");
     assert!(line.message.contains("table full"), "{line:?}");
     sample(&fleet, "system.conntrack.utilization", |s| s.value > 0.99);
-    sample(&fleet, "system.conntrack.drops", |s| s.at > began && s.value > 0.0);
+    if Path::new("/proc/net/stat/nf_conntrack").exists() {
+        sample(&fleet, "system.conntrack.drops", |s| s.at > began && s.value > 0.0);
+    }
 }
 
 #[test]

@@ -99,11 +99,9 @@ fn proxy(name: &str, to: impl Into<String>) -> (String, String) {
     (name.to_owned(), to.into())
 }
 
-#[test]
-fn servers_databases_and_caches_tell_how_they_are() {
-    let root = Root::new();
-    let (plain, secure) = (loopback(8080), loopback(8443));
-    let (cert, key) = certificate(&root, "secure.test", 3);
+/// Sites that are asked, one over TLS behind another, and a status page.
+fn asked_blocks(root: &Root, plain: SocketAddr, secure: SocketAddr) -> Vec<(String, String)> {
+    let (cert, key) = certificate(root, "secure.test", 3);
     let logs = root.join("var/log/nginx").display().to_string();
     let site = |name: &str, inside: &str| {
         let log = format!("access_log {logs}/{name}.log combined;");
@@ -122,13 +120,30 @@ fn servers_databases_and_caches_tell_how_they_are() {
         "server {{ listen {plain}; server_name status.test; access_log off;\n\
          location = /nginx_status {{ stub_status; allow 127.0.0.0/8; deny all; }} }}"
     );
-    let blocks = [
+    vec![
         site("asked.test", "return 204;"),
         site("other.test", "return 204;"),
         site("front.test", &format!("proxy_pass https://{secure};")),
         proxy("secure.test", tls),
         proxy("status.test", status),
-    ];
+    ]
+}
+
+/// Clients that say this and wait.
+fn hold(address: SocketAddr, n: usize, text: &str) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(text.as_bytes()).expect("it reads");
+        stream
+    };
+    (0..n).map(open).collect()
+}
+
+#[test]
+fn servers_databases_and_caches_tell_how_they_are() {
+    let root = Root::new();
+    let (plain, secure) = (loopback(8080), loopback(8443));
+    let blocks = asked_blocks(&root, plain, secure);
     let _nginx = Nginx::start_with(&root, plain, &blocks);
     let apache = Apache::start_status(&root);
     let slow = slow_server();
@@ -136,20 +151,13 @@ fn servers_databases_and_caches_tell_how_they_are() {
     let haproxy = Haproxy::start(&root, &sites, HaproxyLog::Traditional);
     let mut redis = Redis::start(&root, 77);
     let memcached = Memcached::start(&root, 64);
-    let agent = AgentSpec::new("web-1").root(&root).unprivileged().toml(
+    // As root: HAProxy's socket lets nobody else in.
+    let agent = AgentSpec::new("web-1").root(&root).toml(
         "[probes]\nloopback_head = [\"asked.*\", \"secure.test\"]\nloopback_interval = \"10s\"\n",
     );
     let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
     let at_least = |n: f64| move |value: f64| value >= n;
     // Clients that are seen in the numbers: requests that never end, and idle connections.
-    let hold = |address, n: usize, text: &str| -> Vec<TcpStream> {
-        let open = |_| {
-            let mut stream = TcpStream::connect(address).expect("it listens");
-            stream.write_all(text.as_bytes()).expect("it reads");
-            stream
-        };
-        (0..n).map(open).collect()
-    };
     let _held = [
         hold(apache.address(), 3, "GET / HTTP/1.1\r\n"),
         hold(haproxy.address(), 2, "GET / HTTP/1.1\r\nHost: far.test\r\n\r\n"),

@@ -9,6 +9,7 @@ use std::io;
 use std::iter::Peekable;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::str::Chars;
 use std::vec::IntoIter;
 
 /// Commands in brackets within others.
@@ -99,7 +100,7 @@ impl Reading<'_> {
         while let Some(Token::Word(word)) = self.tokens.next_if(|t| matches!(t, Token::Word(_))) {
             words.push(word);
         }
-        let Some(first) = words.first().map(String::as_str) else { return None };
+        let first = words.first().map(String::as_str)?;
         if KEYWORDS.contains(&first) {
             self.is_lost = true;
             return None;
@@ -124,19 +125,19 @@ impl Reading<'_> {
 /// `-x FILE -a ! -d DIR -o …`; without brackets.
 fn condition(words: &[String], root: &Path) -> Status {
     let all = |words: &[String]| {
-        let each = words.split(|word| word == "-a").map(|words| one(words, root));
-        each.fold(Some(true), |all, one| match (all, one) {
-            (Some(false), _) | (_, Some(false)) => Some(false),
-            (Some(true), Some(true)) => Some(true),
-            _ => None,
-        })
+        let each: Vec<_> = words.split(|word| word == "-a").map(|words| one(words, root)).collect();
+        decide(&each, false)
     };
-    let any = words.split(|word| word == "-o").map(all);
-    any.fold(Some(false), |any, one| match (any, one) {
-        (Some(true), _) | (_, Some(true)) => Some(true),
-        (Some(false), Some(false)) => Some(false),
-        _ => None,
-    })
+    let any: Vec<_> = words.split(|word| word == "-o").map(all).collect();
+    decide(&any, true)
+}
+
+/// One part of this value decides; else all must be known.
+fn decide(parts: &[Status], deciding: bool) -> Status {
+    if parts.contains(&Some(deciding)) {
+        return Some(deciding);
+    }
+    parts.iter().all(Option::is_some).then_some(!deciding)
 }
 
 fn one(words: &[String], root: &Path) -> Status {
@@ -177,65 +178,57 @@ fn tokens(line: &str) -> Vec<Token> {
     let mut quote = None;
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
-        match (quote, c) {
-            (_, '%') => break,
-            (_, '\\') if chars.peek() == Some(&'%') => {
-                word.get_or_insert_default().extend(chars.next());
-            }
-            (Some(open), c) if c == open => quote = None,
-            (Some('"') | None, '\\') => word.get_or_insert_default().extend(chars.next()),
-            (Some(_), c) => word.get_or_insert_default().push(c),
-            (None, '"' | '\'') => {
+        let next = chars.peek().copied();
+        let is_escape = c == '\\' && (quote != Some('\'') || next == Some('%'));
+        match c {
+            '%' => break,
+            _ if is_escape => word.get_or_insert_default().extend(chars.next()),
+            c if quote == Some(c) => quote = None,
+            c if quote.is_some() => word.get_or_insert_default().push(c),
+            '"' | '\'' => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
-            // What another command prints is part of a word.
-            (None, '$') if chars.peek() == Some(&'(') => {
-                let word = word.get_or_insert_default();
-                word.push(c);
-                let mut n_open = 0_u32;
-                for c in chars.by_ref() {
-                    word.push(c);
-                    match c {
-                        '(' => n_open += 1,
-                        ')' => n_open = n_open.saturating_sub(1),
-                        _ => continue,
-                    }
-                    if n_open == 0 {
-                        break;
-                    }
-                }
+            '`' => substitution(c, &mut chars, word.get_or_insert_default()),
+            '$' if next == Some('(') => {
+                substitution(c, &mut chars, word.get_or_insert_default());
             }
-            (None, '`') => {
-                let word = word.get_or_insert_default();
-                word.push(c);
-                word.extend(chars.by_ref().take_while(|c| *c != '`'));
-            }
-            (None, '#') if word.is_none() => break,
+            '#' if word.is_none() => break,
             // `2>&1` is no command in the background.
-            (None, '&') if word.as_ref().is_some_and(|word| word.ends_with('>')) => {
+            '&' if word.as_ref().is_some_and(|word| word.ends_with('>')) => {
                 word.get_or_insert_default().push(c);
             }
-            (None, '&' | '|' | ';' | '(' | ')' | '\n') => {
-                let double = match (c, chars.peek()) {
-                    ('&', Some('&')) => Some("&&"),
-                    ('|', Some('|')) => Some("||"),
-                    _ => None,
-                };
+            '&' | '|' | ';' | '(' | ')' | '\n' => {
                 tokens.extend(word.take().map(Token::Word));
-                if double.is_some() {
+                let is_double = matches!(c, '&' | '|') && next == Some(c);
+                if is_double {
                     chars.next();
                 }
-                let is_it = |operator: &&&str| operator.starts_with(c) && operator.len() == 1;
-                let single = || OPERATORS.iter().find(is_it).copied();
-                tokens.extend(double.or_else(single).map(Token::Operator));
+                let len = if is_double { 2 } else { 1 };
+                let is_it = |operator: &&&str| operator.starts_with(c) && operator.len() == len;
+                tokens.extend(OPERATORS.iter().find(is_it).copied().map(Token::Operator));
             }
-            (None, c) if c.is_whitespace() => tokens.extend(word.take().map(Token::Word)),
-            (None, c) => word.get_or_insert_default().push(c),
+            c if c.is_whitespace() => tokens.extend(word.take().map(Token::Word)),
+            c => word.get_or_insert_default().push(c),
         }
     }
     tokens.extend(word.map(Token::Word));
     tokens
+}
+
+/// What another command prints is part of a word; it is kept as it is written.
+fn substitution(start: char, chars: &mut Peekable<Chars<'_>>, word: &mut String) {
+    word.push(start);
+    let mut n_open = 0_u32;
+    for c in chars {
+        word.push(c);
+        match (start, c) {
+            ('$', '(') => n_open += 1,
+            ('$', ')') if n_open > 1 => n_open -= 1,
+            ('`', '`') | ('$', ')') => return,
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -282,7 +275,7 @@ mod tests {
             ("if [ -x /run/program ]; then a; fi", ""),
             ("[ -x /run/program ] && if [ -d /x ]; then a; fi", ""),
             ("a x-$(date +\\%F; (b)).sql | c", "a x-$(date +\\%F; (b)).sql, c"),
-            ("a `b; c` && d `e", "a `b; c, d `e"),
+            ("a `b; c` && d `e", "a `b; c`, d `e"),
             // Quotes, redirections, and what cron takes for its own.
             ("'a b' \"c;d\" > /dev/null 2>&1 && e", "a b c;d > /dev/null 2>&1, e"),
             ("a %b && c", "a"),

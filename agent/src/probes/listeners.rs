@@ -97,10 +97,10 @@ impl Listeners {
     ) -> Option<Result<(), Signal>> {
         self.refresh(now);
         if address.starts_with('/') {
-            return match self.is_served(address)? {
-                true => Some(Ok(())),
-                false => self.why_no_socket(address).map(Err),
-            };
+            if self.is_served(address)? {
+                return Some(Ok(()));
+            }
+            return self.why_no_socket(address).map(Err);
         }
         let (host, port) = address.rsplit_once(':')?;
         let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;

@@ -211,7 +211,7 @@ async fn sample_until(inputs: ProbeInputs, outlet: &Outlet, stop: &CancellationT
         }
         let look = move |pools: &mut pools::Pools| {
             let mut values = Values::new();
-            pools.sample(at, is_slow, &mut values);
+            pools.sample(at, &mut values);
             vec![(at, values)]
         };
         pools.look(outlet, look).await;

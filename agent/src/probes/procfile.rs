@@ -78,7 +78,7 @@ impl ProcFile {
         self.len = 0;
         while self.len < TEXT_BYTES_MAX {
             if self.len == self.buffer.len() {
-                let size = (self.buffer.len() * 2).max(TEXT_BYTES_MIN).min(TEXT_BYTES_MAX);
+                let size = (self.buffer.len() * 2).clamp(TEXT_BYTES_MIN, TEXT_BYTES_MAX);
                 self.buffer.resize(size, 0);
             }
             match file.read_at(&mut self.buffer[self.len..], self.len as u64) {

@@ -554,6 +554,31 @@ mod tests {
     }
 
     #[test]
+    fn root_reads_what_others_write_where_the_first_process_is_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        let wrote = |n: u64| {
+            write(proc, 20, "mysqld", 'R', n);
+            let io = format!("wchar: 9\nread_bytes: 1000\nwrite_bytes: {n}\n");
+            fs::write(proc.join("20/io"), io).unwrap();
+        };
+        write(proc, 1, "init", 'S', 5);
+        wrote(10);
+        let mut walk = Walk::new(proc.to_owned());
+        walk.look(true).expect("nothing is hidden");
+        wrote(510);
+        let bytes = walk.look(true).unwrap().names[&Name::new(b"mysqld", false)].io_bytes;
+        let is_root = rustix::process::geteuid().is_root();
+        assert_eq!(bytes, if is_root { 500 } else { 0 }, "root {is_root}");
+        fs::write(proc.join("1/io"), "read_bytes: 0\nwrite_bytes: 0\n").unwrap();
+        let mut walk = Walk::new(proc.to_owned());
+        walk.look(true).unwrap();
+        wrote(710);
+        let bytes = walk.look(true).unwrap().names[&Name::new(b"mysqld", false)].io_bytes;
+        assert_eq!(bytes, 200, "whoever may look into the first one may into all");
+    }
+
+    #[test]
     fn what_sleeps_is_read_in_one_walk_of_three_and_what_it_did_is_spread_over_them() {
         let dir = tempfile::tempdir().unwrap();
         let proc = dir.path();

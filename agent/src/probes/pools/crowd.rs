@@ -50,7 +50,10 @@ impl Crowd {
     /// Walks over the processes, each 10 s and never more often.
     pub(crate) fn sample(&mut self, at: UnixMillis, out: &mut Values) {
         let error_at = self.error_at();
-        let Some(census) = self.walk.look(is_fast(error_at, at)) else { return };
+        let Some(census) = self.walk.look(is_fast(error_at, at)) else {
+            self.manned.set(clock::instant(), BTreeSet::new());
+            return;
+        };
         if !census.is_cut {
             push(out, "system.processes", f64::from(census.n_processes));
             push(out, "system.processes.uninterruptible", f64::from(census.n_blocked));
@@ -108,11 +111,19 @@ fn tell(attribute: &str, staff: Staff, is_due: bool, out: &mut Values) {
 
 /// Pools that had a worker at the last walk, by attribute, for whoever would need one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Manned(Arc<Mutex<Option<(Instant, BTreeSet<String>)>>>);
+pub(super) struct Manned(Arc<Mutex<Option<Walked>>>);
+
+/// When, and what was seen.
+type Walked = (Instant, BTreeSet<String>);
 
 impl Manned {
     fn set(&self, now: Instant, attributes: BTreeSet<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, attributes));
+    }
+
+    /// True after the first walk, also one that saw nobody.
+    pub(super) fn is_known(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// False also when the last walk is long ago, or has not ended.
@@ -131,7 +142,7 @@ mod tests {
     #[test]
     fn what_a_walk_saw_long_ago_is_not_taken_for_now() {
         let (manned, now) = (Manned::default(), clock::instant());
-        assert!(!manned.has("a", now));
+        assert!(!manned.has("a", now) && !manned.is_known());
         manned.set(now, BTreeSet::from(["a".to_owned()]));
         assert!(manned.has("a", now + FRESH) && !manned.has("b", now));
         assert!(!manned.has("a", now + FRESH + Duration::from_millis(1)), "the walk hangs");

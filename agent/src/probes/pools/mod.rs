@@ -102,16 +102,14 @@ pub(super) fn new(
 }
 
 impl Pools {
-    /// Samples the sockets; with `is_slow`, each 10 s, also status pages.
-    pub(super) fn sample(&mut self, at: UnixMillis, is_slow: bool, out: &mut Values) {
+    /// Samples the sockets, and now and then status pages.
+    pub(super) fn sample(&mut self, at: UnixMillis, out: &mut Values) {
         self.refresh();
         let error_at = self.gather.borrow().gateway_error_at;
         let is_fast = is_fast(error_at, at);
         let uses = self.sockets.look(is_fast);
         self.fold_uses(uses, at, is_fast, out);
-        if is_slow {
-            self.ask_for_pages();
-        }
+        self.ask_for_pages();
         out.extend(self.pages.take());
     }
 
@@ -163,15 +161,18 @@ impl Pools {
 
     fn ask_for_pages(&mut self) {
         let now = clock::instant();
-        if self.pages.is_due(now) {
+        // A page needs a worker, and only a walk over the processes tells of them.
+        if self.pages.is_due(now) && self.manned.is_known() {
             let discovery = Arc::clone(&self.discovery.borrow());
             let (manned, own) = (&self.manned, &discovery.addresses);
             let page = |tracked: &mut Tracked| {
                 let has_worker = manned.has(&tracked.attribute, now);
                 tracked.page(has_worker, own)
             };
-            let pages = self.tracked.iter_mut().filter_map(page).collect();
-            self.pages.ask(pages, now);
+            let pages: Vec<Page> = self.tracked.iter_mut().filter_map(page).collect();
+            if !pages.is_empty() {
+                self.pages.ask(pages, now);
+            }
         }
     }
 }

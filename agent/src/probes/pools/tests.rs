@@ -134,14 +134,14 @@ fn a_pool_that_discovery_finds_is_sampled_on_its_real_socket() {
     let (_status, gather) = watch::channel(GatherStatus::default());
     let (mut pools, mut crowd) = super::new(PathBuf::from("/"), discovered, gather);
     let mut out = Values::new();
-    pools.sample(UnixMillis(0), true, &mut out);
+    pools.sample(UnixMillis(0), &mut out);
     crowd.sample(UnixMillis(0), &mut out);
     assert!(out.iter().all(|(metric, ..)| !metric.starts_with("phpfpm.")), "{out:?}");
     found.send_replace(Arc::new(discovery));
     let clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
     out.clear();
-    pools.sample(UnixMillis(10_000), true, &mut out);
+    pools.sample(UnixMillis(10_000), &mut out);
     crowd.sample(UnixMillis(10_000), &mut out);
     let get = |metric: &str| {
         let mut of_metric = out.iter().filter(|(m, ..)| *m == metric);

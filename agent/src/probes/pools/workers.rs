@@ -47,7 +47,9 @@ pub(super) fn staff(pools: &[&Pool], workers: &[Worker], here: Here<'_>) -> Vec<
         let Some(candidates) = by_name.get(&*worker.pool) else { continue };
         let Some(conf) = worker.conf.as_deref() else {
             // Its master is gone or hidden, or there is none: anybody may give a process such a title.
-            candidates.iter().for_each(|ix| is_doubtful[*ix] = true);
+            for ix in candidates {
+                is_doubtful[*ix] = true;
+            }
             continue;
         };
         let uid = worker.master_uid;

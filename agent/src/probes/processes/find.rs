@@ -469,7 +469,7 @@ mod tests {
         process(proc, 11, "mysqld", 'S', "mysqld");
         process(proc, 12, "nginx", 'S', "nginx: master process nginx");
         process(proc, 13, "php-fpm7.4", 'S', "php-fpm: master process (/etc/php/7.4/fpm.conf)");
-        process(proc, 14, "my-app", 'S', "/home/x/my-app");
+        process(proc, 14, "my-app", 'S', "/srv/x/my-app");
         process(proc, 15, "php-fpm8.2", 'S', &master(&own_conf));
         for (pid, uid) in [(10, 27), (11, 4000), (12, 4000), (13, 4000), (14, 4000), (15, uid)] {
             owned_by(proc, pid, uid);

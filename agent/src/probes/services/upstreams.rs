@@ -214,44 +214,36 @@ fn listening<'a>(
         families: [true; 2],
     };
     let note = |found: &mut BTreeMap<&'a str, Option<Listening>>, name: Name<'_>, seen: Seen| {
-        let Some(socket) = listening_of(name, seen) else { return };
-        let is_it = |of: IpAddr, at| match name {
-            Name::Tcp(ip, port) => at == port && (of == ip || ip.is_unspecified()),
-            Name::Unix(_) => false,
+        let is_doubtful = match seen.state {
+            State::Listens { .. } if seen.inode > 0 => false,
+            State::Doubtful => true,
+            _ => return,
         };
-        for (address, _) in ports.iter().filter(|(_, (of, at))| is_it(*of, *at)) {
-            found.entry(address).or_insert(socket);
-        }
-        let Name::Unix(path) = name else { return };
-        let is_it = |(wanted, below): &&(&str, PathBuf)| {
-            wanted.as_bytes() == path || below.as_os_str().as_bytes() == path
-        };
-        if let Some((wanted, _)) = paths.iter().find(is_it) {
-            // What is doubtful stays so.
-            let known = found.entry(wanted).or_insert(socket);
-            *known = known.and(socket);
+        match name {
+            Name::Tcp(ip, port) => {
+                let is_it =
+                    |(of, at): &(IpAddr, u16)| *at == port && (*of == ip || ip.is_unspecified());
+                for (address, _) in ports.iter().filter(|(_, wanted)| is_it(wanted)) {
+                    let socket = Listening { inode: seen.inode, uid: seen.uid };
+                    found.entry(address).or_insert(Some(socket));
+                }
+            }
+            Name::Unix(path) => {
+                let is_it = |(wanted, below): &&(&str, PathBuf)| {
+                    wanted.as_bytes() == path || below.as_os_str().as_bytes() == path
+                };
+                if let Some((wanted, _)) = paths.iter().find(is_it) {
+                    let path = Path::new(OsStr::from_bytes(path));
+                    let uid = fs::symlink_metadata(path).map(|meta| meta.uid()).ok();
+                    let socket = Some(Listening { inode: seen.inode, uid });
+                    let known = found.entry(wanted).or_insert(socket);
+                    *known = known.filter(|_| !is_doubtful); // for good
+                }
+            }
         }
     };
     let found = lists.look(&wanted, clock::instant(), BTreeMap::new, note)?;
     Ok(found.into_iter().filter_map(|(address, socket)| Some((address, socket?))).collect())
-}
-
-/// `None` = it does not listen; within, that it is doubtful.
-fn listening_of(name: Name<'_>, seen: Seen) -> Option<Option<Listening>> {
-    match seen.state {
-        State::Listens { .. } if seen.inode > 0 => {
-            let uid = match name {
-                Name::Unix(path) => {
-                    let path = Path::new(OsStr::from_bytes(path));
-                    fs::symlink_metadata(path).map(|meta| meta.uid()).ok()
-                }
-                Name::Tcp(..) => seen.uid,
-            };
-            Some(Some(Listening { inode: seen.inode, uid }))
-        }
-        State::Doubtful => Some(None),
-        _ => None,
-    }
 }
 
 fn pids(proc: &Path) -> Vec<u32> {

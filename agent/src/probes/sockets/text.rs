@@ -45,14 +45,13 @@ fn fold_unix(
         };
         last.clear();
         last.extend_from_slice(name);
-        match seen {
-            _ if std::mem::take(&mut is_doubtful) => take(name, DOUBTFUL),
-            Some(seen) if !name.is_empty() => {
-                if !listening_only || matches!(seen.state, State::Listens { .. }) {
-                    take(name, seen);
-                }
-            }
-            _ => {}
+        if std::mem::take(&mut is_doubtful) {
+            take(name, DOUBTFUL);
+        } else if let Some(seen) = seen
+            && !name.is_empty()
+            && (!listening_only || matches!(seen.state, State::Listens { .. }))
+        {
+            take(name, seen);
         }
         true
     })
@@ -97,9 +96,9 @@ pub(super) fn tcp(
 }
 
 fn is_no_listener(line: &[u8]) -> bool {
-    let words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
-    words.clone().next().is_some_and(|word| word.ends_with(b":"))
-        && words.skip(3).next().is_some_and(|state| state != b"0A")
+    let mut words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    words.next().is_some_and(|word| word.ends_with(b":"))
+        && words.nth(2).is_some_and(|state| state != b"0A")
 }
 
 /// Whole lines, with the memory of one chunk, until `take` has enough.

@@ -149,7 +149,7 @@ impl Prober {
                 (known.address.clone(), (*looked.get(&known.address)?)?)
             }
             _ => {
-                self.note_stranger(name, *strange.first()?);
+                self.note_stranger(name, strange.first()?);
                 return None;
             }
         };
