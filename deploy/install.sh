@@ -145,6 +145,17 @@ set_paths() {
 is_root() { [ "$(id -u)" -eq 0 ]; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# True where systemd is older than 239: it takes the names of groups of system calls that it does not
+# know for an empty list of what is allowed, and the agent would not even start. A staged root may be
+# for another machine: it gets the unit as it is.
+is_systemd_old() {
+    if [ -n "$root" ] || ! have systemctl; then
+        return 1
+    fi
+    version=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9][0-9]*\).*/\1/p')
+    [ -n "$version" ] && [ "$version" -lt 239 ]
+}
+
 # True where systemd runs this machine and we install for it.
 on_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ] && have systemctl; }
 
@@ -328,13 +339,16 @@ install_unit() {
     begin "installing the service"
     make_dir "${unit%/*}"
     unit_differs=no
-    if [ -f "$unit" ] && unit_text | cmp -s - "$unit"; then
+    if [ -f "$unit" ] && unit_for_here | cmp -s - "$unit"; then
         return
     fi
     # In the last part of a pipe, a failure ends only that part.
-    unit_text | put "$unit" || exit 1
+    unit_for_here | put "$unit" || exit 1
     unit_differs=yes
     changed "installed $unit"
+    if is_systemd_old; then
+        say "this systemd knows no groups of system calls: the service runs without a filter of them"
+    fi
     if on_systemd; then
         systemctl daemon-reload || fail "systemctl daemon-reload failed" "systemctl status"
     fi
@@ -516,6 +530,15 @@ uninstall() {
     say "the collector still lists this server: \`gatewatch-collector agent revoke NAME\` ends its certificate"
 }
 
+# The unit as this machine's systemd can take it.
+unit_for_here() {
+    if is_systemd_old; then
+        unit_text | sed -e '/^SystemCallFilter=/d' -e '/^SystemCallErrorNumber=/d'
+    else
+        unit_text
+    fi
+}
+
 # The unit as it is in deploy/systemd; a test holds the two equal.
 unit_text() {
     cat <<'UNIT'
@@ -571,10 +594,10 @@ OOMScoreAdjust=-500
 # Homes are readable: hosting panels keep the logs of sites there. /proc stays whole (no ProcSubset, no
 # ProtectProc): CPU, memory and pressure are read from it, and the processes of services where D-Bus
 # does not answer. Users stay whole (no PrivateUsers): the groups of logs decide what may be read. Where
-# the collector is, only its configuration knows: IPAddressDeny can be set by `systemctl edit`.
+# the collector is, only its configuration knows: IPAddressDeny can be set by `systemctl edit`. /tmp
+# is that of all (no PrivateTmp): backends have their sockets there, and ProtectSystem keeps it read-only.
 ProtectSystem=strict
 ProtectHome=read-only
-PrivateTmp=yes
 PrivateDevices=yes
 PrivateMounts=yes
 DevicePolicy=closed

@@ -30,7 +30,6 @@ needs=(
     "mariadbd:mariadb-server-core"
     "ip:iproute2"
     "nft:nftables"
-    "unshare:util-linux"
     "openssl:openssl"
     "curl:curl"
     "python3:python3"

@@ -278,6 +278,18 @@ fn pure_modules_name_nothing_impure() {
 /// The only file of the agent that starts a program: `journalctl`, with fixed arguments.
 const STARTS_PROGRAMS: &str = "agent/src/logs/kernel/journal.rs";
 
+/// Ways to open a port. A `UnixListener` is none.
+const LISTENS: [&str; 8] = [
+    "TcpListener",
+    "TcpSocket",
+    "UdpSocket::bind",
+    "net::listen",
+    "net::bind",
+    "rustix::net::*",
+    "socket2",
+    "serve_with_incoming",
+];
+
 #[test]
 fn the_agent_listens_on_no_port_and_starts_one_program_alone() {
     let is_test = |path: &str| {
@@ -298,7 +310,7 @@ fn the_agent_listens_on_no_port_and_starts_one_program_alone() {
                     broken.push(format!("{path}:{n} starts a program"));
                 }
             }
-            for word in ["TcpListener", "serve_with_incoming"] {
+            for word in LISTENS {
                 if names(&line, word) {
                     broken.push(format!("{path}:{n} names {word}"));
                 }
@@ -523,6 +535,9 @@ fn the_checks_see_what_they_look_for() {
         ("let now = clock::now();", "clock::", true),
         ("let o = oclock::now();", "clock::", false),
         ("say(\"tokio\"); // tokio", "tokio", false),
+        ("rustix::net::listen(&socket, 8)?;", "net::listen", true),
+        ("let s = UdpSocket::bind(any).await?;", "UdpSocket::bind", true),
+        ("let s = TcpSocket::new_v4()?;", "TcpSocket", true),
     ] {
         assert_eq!(names(&without_words(line), word), seen, "{line}");
     }

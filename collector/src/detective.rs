@@ -676,6 +676,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_last_failures_are_counted_also_when_nothing_follows_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 1).await;
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
+        detective.start(UnixMillis(NOON)).await.unwrap();
+        // The server falls silent after its last failure; 11 s later the clock alone has told it.
+        for quarter in 0..FAILS.end + 44 {
+            if quarter < FAILS.end {
+                store.append(batch(quarter)).await.unwrap().await.unwrap().unwrap();
+            }
+            let now = UnixMillis(NOON + quarter * 250 + 300);
+            detective.try_work(Some(now)).await.unwrap();
+        }
+        let seen = seen(&store).await;
+        let [(_, state, _, n_502, _)] = &seen.incidents[..] else { panic!("{seen:?}") };
+        assert_ne!(state, "resolved");
+        assert_eq!(*n_502, (FAILS.end - FAILS.start) as u64 * SITES as u64 * 2);
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test]
     async fn the_position_is_stored_also_while_nothing_happens() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();

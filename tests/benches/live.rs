@@ -4,6 +4,7 @@
 //! one `write` a request, to the log of one site after the other in random order, at a steady rate.
 //! Agent and mtail share one processor; writer and collector have the others.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ impl Server {
     pub(crate) fn start(n_files: u32, more_toml: &str) -> Self {
         let root = Root::new();
         let path = |n| root.write(&format!("srv/www.site-{n}.example.log"), "");
+        crate::hosting::write(&root);
         let files: Vec<PathBuf> = (0..n_files).map(path).collect();
         let toml = format!(
             "\n[[logs.source]]\npath = \"{}/srv/*.log\"\nkind = \"access\"\nformat = \"combined\"\n\
@@ -62,14 +64,27 @@ impl Server {
         let relay = Relay::start(fleet.address());
         let through = format!("GATEWATCH_COLLECTOR_ADDRESS={}", relay.address);
         let wrapper = ["env", &through, "taskset", "-c", "0"];
-        let agent = AgentSpec::new(NAME).toml(&toml).wrapper(&wrapper).heartbeat("5s");
+        let agent = AgentSpec::new(NAME).root(&root).toml(&toml).wrapper(&wrapper).heartbeat("5s");
         fleet.add_agent(agent, "10s");
         let server = Self { root, files, fleet, relay };
-        let n_wanted = n_files as usize + 1; // and the log of the harness
-        eventually("the agent follows every log", LIMIT, || {
+        eventually("the agent follows every log and knows every site", LIMIT, || {
             let status = server.fleet.agent(NAME).status()?;
-            let n = status["files"].as_array().map_or(0, Vec::len);
-            if n == n_wanted { Ok(()) } else { Err(format!("{n} of {n_wanted} files")) }
+            let files = status["files"].as_array().map_or(&[][..], Vec::as_slice);
+            let is_ours = |file: &&serde_json::Value| {
+                file["path"].as_str().is_some_and(|path| path.contains("/srv/www.site-"))
+            };
+            let n = files.iter().filter(is_ours).count();
+            if n == n_files as usize { Ok(()) } else { Err(format!("{n} of {n_files} files")) }
+        });
+        eventually("the agent knows every pool", LIMIT, || {
+            let bodies = server.fleet.db().bodies(NAME)?;
+            let of_pools = |body: &BatchBody| {
+                let its = body.series.iter().filter(|of| of.metric == "phpfpm.max_children");
+                its.map(|of| of.attribute.clone()).collect::<Vec<_>>()
+            };
+            let pools: BTreeSet<String> = bodies.iter().flat_map(of_pools).collect();
+            let n = pools.len();
+            if n == crate::hosting::N_VHOSTS { Ok(()) } else { Err(format!("{n} pools")) }
         });
         server
     }

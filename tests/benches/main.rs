@@ -5,6 +5,7 @@
 
 mod discovery;
 mod generate;
+mod hosting;
 mod live;
 mod measure;
 mod relay;

@@ -11,7 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{AgentSpec, Fleet, Output, Root, eventually, find_program, now_s, pause, program};
+use harness::{
+    AgentSpec, Fleet, Output, Root, eventually, find_program, instant, is_root, now_s, pause,
+    program,
+};
 
 /// A flood takes its time on two processors that other tests use too.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -21,6 +24,8 @@ const MIB: u64 = 1 << 20;
 const MEMORY_MIB_MAX: u64 = 64;
 /// What comes between two looks at the memory, which are 5 s apart, and pages of the program itself.
 const MEMORY_MIB_SLACK: u64 = 16;
+/// What an agent that is to run short of memory may need beside what it needs at rest.
+const MEMORY_KIB_MORE: u64 = 6 * 1024;
 const SPOOL_MIB_MAX: u64 = 8;
 /// A segment that is being written while the oldest one is deleted.
 const SPOOL_MIB_SLACK: u64 = 1;
@@ -29,6 +34,10 @@ const FDS_MAX: u64 = 1024;
 const VHOSTS: usize = 3_000;
 const HOSTS: usize = 100_000;
 const NEW_LOGS: usize = 5_000;
+/// Upstreams of these tests are other machines, which nobody asked to be part of them.
+const NO_PACKETS: &str = "[probes]\nupstreams = false\n";
+/// User of the crowd: an ordinary one.
+const CROWD_UID: u32 = 12_345;
 
 #[test]
 fn an_agent_under_attack_stays_inside_its_limits_and_says_what_it_dropped() {
@@ -48,7 +57,7 @@ fn an_agent_under_attack_stays_inside_its_limits_and_says_what_it_dropped() {
         eventually("the flood is read to its end", LIMIT, || {
             let status = fleet.agent(NAME).status()?;
             let seen = status["ledger"]["n_bytes_seen"].as_u64().unwrap_or(0);
-            let is_read = seen >= n_bytes && is_read_to_the_end(&status);
+            let is_read = seen >= n_bytes && is_read_to_the_end(&root, &status);
             if is_read { Ok(()) } else { Err(format!("{seen} of {n_bytes} bytes")) }
         });
         drop(crowd);
@@ -65,6 +74,7 @@ fn an_agent_under_attack_stays_inside_its_limits_and_says_what_it_dropped() {
     assert!(most.children.is_empty(), "it started programs: {most:?}");
     assert!(cpu < bound, "{cpu:.1} s of a processor for {n_bytes} bytes");
     assert_says_what_it_dropped(&fleet);
+    assert_says_nothing_of_the_crowd(&root, &fleet);
     eventually("the collector knows what was no record", LIMIT, || {
         let row = fleet.listed(NAME)?;
         let n_sites = row["n_sites"].as_u64().unwrap_or(u64::MAX);
@@ -83,12 +93,12 @@ fn besieged(root: &Root) -> AgentSpec {
          [[logs.source]]\npath = \"{dir}/odd/directory.log\"\nkind = \"access\"\n\
          [[logs.source]]\npath = \"{dir}/odd/*.err\"\nkind = \"error\"\n\
          [limits]\nmemory_bytes_max = \"{MEMORY_MIB_MAX}MiB\"\n\
-         spool_bytes_max = \"{SPOOL_MIB_MAX}MiB\"\nsites_max = {SITES_MAX}\n"
+         spool_bytes_max = \"{SPOOL_MIB_MAX}MiB\"\nsites_max = {SITES_MAX}\n{NO_PACKETS}"
     );
     let limit = format!("--nofile={FDS_MAX}:{FDS_MAX}");
     let prlimit = find_program(&["prlimit"], "util-linux");
     let prlimit = prlimit.display().to_string();
-    AgentSpec::new(NAME).root(root).toml(&toml).wrapper(&[&prlimit, &limit])
+    AgentSpec::new(NAME).root(root).unprivileged().toml(&toml).wrapper(&[&prlimit, &limit])
 }
 
 /// More vhosts than the agent may tell apart, all with one log.
@@ -173,14 +183,43 @@ fn error_line(n: usize) -> String {
     )
 }
 
-fn is_read_to_the_end(status: &serde_json::Value) -> bool {
+/// Each of the large files, to its last byte.
+fn is_read_to_the_end(root: &Root, status: &serde_json::Value) -> bool {
     let files = status["files"].as_array().map_or(&[][..], Vec::as_slice);
     let is_read = |name: &str| {
-        let its =
-            files.iter().filter(|file| file["path"].as_str().is_some_and(|p| p.ends_with(name)));
-        its.clone().count() == 1 && its.clone().all(|file| file["read"].as_u64() >= Some(1))
+        let path = root.join(name);
+        let size = fs::metadata(&path).expect("it was written").len();
+        let its = files.iter().filter(|file| file["path"].as_str().map(Path::new) == Some(&path));
+        its.clone().count() == 1 && its.clone().all(|file| file["read"].as_u64() == Some(size))
     };
-    ["odd/long.log", "odd/hosts.log", "odd/errors.err"].iter().all(|name| is_read(name))
+    ["odd/long.log", "odd/binary.log", "odd/hosts.log", "odd/errors.err"]
+        .iter()
+        .all(|name| is_read(name))
+}
+
+/// Nobody of an ordinary user becomes a service or a pool by its name, and no terminal sees it.
+fn assert_says_nothing_of_the_crowd(root: &Root, fleet: &Fleet) {
+    let is_hostile = |text: &str| {
+        let words = ["\u{1b}", "passwd", "pool (", "process\n", "usr/sbin/"];
+        words.iter().any(|word| text.contains(word)) || text.contains(&"x".repeat(100))
+    };
+    let bodies = fleet.db().bodies(NAME).expect("the database can be read");
+    assert!(!bodies.is_empty());
+    let own = root.path().display().to_string();
+    for body in bodies {
+        for service in &body.services {
+            // Servers of other tests name the file of their configuration.
+            let is_of_crowd = matches!(&*service.unit, "php-fpm8.2" | "mysqld");
+            let is_told = service.unit.contains(&own) || is_hostile(&service.unit);
+            assert!(!is_of_crowd && !is_told && !is_hostile(&service.pool), "{service:?}");
+        }
+        for series in body.series.iter().filter(|series| series.metric.starts_with("phpfpm.")) {
+            assert!(!is_hostile(&series.attribute), "{series:?}");
+        }
+    }
+    let log = fleet.agent(NAME).log_text();
+    let told: Vec<&str> = log.lines().filter(|line| is_hostile(line)).collect();
+    assert!(told.is_empty(), "{told:?}");
 }
 
 /// What the agent held at most, looked at ten times a second.
@@ -249,6 +288,9 @@ impl Crowd {
             for n in 0..50 {
                 let mut command = Command::new(&copy);
                 command.arg0(&titles[(at + n) % titles.len()]).arg("600");
+                if is_root() {
+                    command.uid(CROWD_UID).gid(CROWD_UID);
+                }
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
                 all.push(command.spawn().expect("a process can be started"));
             }
@@ -301,30 +343,82 @@ fn assert_says_what_it_dropped(fleet: &Fleet) {
 fn a_flood_that_needs_more_memory_than_allowed_makes_the_agent_keep_less_and_count_on() {
     let dir = Root::new();
     let errors = dir.write("error.log", "");
-    let toml = format!(
-        "[[logs.source]]\npath = \"{}\"\nkind = \"error\"\n[limits]\n\
-         memory_bytes_max = \"16MiB\"\n",
-        errors.display()
-    );
+    let source = format!("[[logs.source]]\npath = \"{}\"\nkind = \"error\"\n", errors.display());
+    let idle_kib = {
+        let fleet = Fleet::builder().agent(AgentSpec::new(NAME).toml(&source)).start();
+        eventually("the collector hears of an agent at rest", LIMIT, || {
+            if fleet.db().bodies(NAME)?.len() > 2 { Ok(()) } else { Err("no batches".to_owned()) }
+        });
+        memory_kib(fleet.agent(NAME).process().pid(), "VmRSS:")
+    };
+    let limit_bytes = (idle_kib + MEMORY_KIB_MORE) * 1024;
+    let toml = format!("{source}[limits]\nmemory_bytes_max = {limit_bytes}\n");
     let spec = AgentSpec::new(NAME).toml(&toml);
     let mut fleet = Fleet::builder().agent(spec).batch_interval("200ms").start();
+    let pid = fleet.agent(NAME).process().pid();
+    // The agent looks at its memory every 5 s.
+    let began = instant();
+    eventually("an agent at rest has looked at its memory", LIMIT, || {
+        if began.elapsed() > Duration::from_secs(7) { Ok(()) } else { Err("too early".to_owned()) }
+    });
+    let log = fleet.agent(NAME).log_text();
+    assert!(!log.contains("memory_bytes_max"), "nothing came yet: {log}");
     let mut errors = File::options().append(true).open(errors).expect("ours");
     let mut n = 0;
-    eventually("the agent says that memory is short", LIMIT, || {
+    let mut flood = |fleet: &mut Fleet| {
         let text: String = (n..n + 2_000).map(|n| error_line(n as usize)).collect();
         errors.write_all(text.as_bytes()).expect("the disk has room");
         for at in n..n + 2_000 {
-            fleet.log(NAME).requests(&format!("{at}.{}.example", "x".repeat(60)), 1, 200);
+            let status = if at % 4 == 0 { 502 } else { 200 };
+            fleet.log(NAME).requests(&format!("{at}.{}.example", "x".repeat(60)), 1, status);
         }
         n += 2_000;
+        n
+    };
+    let dropped = |fleet: &Fleet| -> Result<u64, String> {
+        let loss = &fleet.agent(NAME).status()?["loss"];
+        let of = |key: &str| loss[key].as_u64().unwrap_or(0);
+        Ok(of("n_exemplars_dropped") + of("n_events_dropped"))
+    };
+    eventually("the agent says that memory is short", LIMIT, || {
+        let n = flood(&mut fleet);
         let log = fleet.agent(NAME).log_text();
-        let is_told = log.contains("memory is short");
+        let is_told = log.contains("memory is short") && log.contains("more memory than");
         if is_told { Ok(()) } else { Err(format!("after {n}: {}", fleet.agent(NAME).status()?)) }
     });
-    eventually("every request is counted", LIMIT, || {
-        let counted = fleet.db().n_status(NAME, 200);
-        if counted == n { Ok(()) } else { Err(format!("{counted} of {n}")) }
+    let before = dropped(&fleet).expect("it answers");
+    let mut n = 0;
+    eventually("less is kept and it is said", LIMIT, || {
+        n = flood(&mut fleet);
+        let now = dropped(&fleet)?;
+        if now > before { Ok(()) } else { Err(format!("{now} dropped, {before} before")) }
     });
+    eventually("every request is counted", LIMIT, || {
+        let (good, failed) = (fleet.db().n_status(NAME, 200), fleet.db().n_status(NAME, 502));
+        if (good, failed) == (n / 4 * 3, n / 4) {
+            Ok(())
+        } else {
+            Err(format!("{good}, {failed} of {n}"))
+        }
+    });
+    let peak_kib = memory_kib(pid, "VmHWM:");
+    eprintln!(
+        "{n} requests: at rest {idle_kib} KiB, limit {} KiB, peak {peak_kib} KiB",
+        limit_bytes / 1024
+    );
+    assert!(peak_kib <= limit_bytes / 1024 + MEMORY_MIB_SLACK * 1024, "{peak_kib} KiB");
+    eventually("what was kept is given back", LIMIT, || {
+        let log = fleet.agent(NAME).log_text();
+        let kib = memory_kib(pid, "VmRSS:");
+        if log.contains("back below memory_bytes_max") { Ok(()) } else { Err(format!("{kib} KiB")) }
+    });
+}
+
+/// A line of a process's memory.
+fn memory_kib(pid: u32, label: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(label)).expect("linux tells");
+    line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
 #[test]
@@ -391,7 +485,7 @@ fn packets_that_a_firewall_keeps_from_a_backend_are_told_in_one_line() {
     );
     root.write("var/log/nginx/access.log", "");
     let kernel = root.write("var/log/kern.log", "");
-    let agent = AgentSpec::new(NAME).root(&root);
+    let agent = AgentSpec::new(NAME).root(&root).toml(NO_PACKETS);
     let fleet = Fleet::builder().agent(agent).batch_interval("200ms").start();
     let at = jiff::Timestamp::from_second(now_s()).expect("in range");
     let line = |target: &str, port: u16| {

@@ -165,6 +165,42 @@ fn the_installer_is_clean_posix_shell_and_carries_the_unit_it_installs() {
 }
 
 #[test]
+fn an_old_systemd_gets_the_unit_without_groups_of_system_calls_that_it_does_not_know() {
+    let fleet = Fleet::builder().start();
+    for (version, has_filter) in [
+        ("systemd 219\n+PAM +AUDIT", false),
+        ("systemd 238", false),
+        ("systemd 239 (239-82.el8)", true),
+        ("systemd 252 (252.39-1~deb12u1)\n+PAM", true),
+        ("no version", true),
+    ] {
+        let machine = Machine::new(is_root());
+        let name = version.split_whitespace().nth(1).unwrap_or("none");
+        machine.root.write("etc/gatewatch/agent.toml", &format!("[host]\nname = \"{name}\"\n"));
+        let (token, hash) = fleet.token(&BTreeMap::new());
+        let (address, agent) = (fleet.address().to_string(), machine.agent());
+        let systemctl = machine.root.write(
+            "local/bin/systemctl",
+            &format!("#!/bin/sh\n[ \"$*\" = --version ] && printf '{version}\\n'\n"),
+        );
+        fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let mut words = vec!["--collector", &address, "--ca-hash", &hash, "--token", &token];
+        words.extend(["--binary", &agent, "--no-start"]);
+        let first = machine.install(&words);
+        check(&first, 0, &["installed"]);
+        // What is staged as another user may be for another machine.
+        let is_whole = has_filter || !machine.chroot;
+        assert_eq!(first.stderr.contains("without a filter"), !is_whole, "{}", first.stderr);
+        let unit = fs::read_to_string(machine.path(UNIT)).expect("it was installed");
+        let n = |word: &str| unit.lines().filter(|line| line.starts_with(word)).count();
+        assert_eq!(n("SystemCallFilter="), if is_whole { 2 } else { 0 }, "{version}");
+        assert_eq!(n("SystemCallErrorNumber="), usize::from(is_whole), "{version}");
+        assert_eq!((n("SystemCallArchitectures="), n("WantedBy=")), (1, 1), "{version}");
+        check(&machine.install(&words), 0, &["everything was in place already"]);
+    }
+}
+
+#[test]
 fn a_server_is_installed_by_one_command_and_taken_back_by_another() {
     install_repeat_and_take_back(&Machine::new(is_root()));
 }

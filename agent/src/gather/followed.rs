@@ -30,6 +30,8 @@ const HOT_ROUNDS: u8 = 5;
 const HOT_GAP: Duration = Duration::from_millis(50);
 /// A log that rotates may be missing for a moment.
 const MISSING_GRACE: Duration = Duration::from_secs(5);
+/// Requests older than this are a backlog, and none of those that ask now.
+const SHARES_AGE_S_MAX: u64 = 60;
 
 pub(super) struct Followed {
     pub(super) tail: Tail,
@@ -333,6 +335,11 @@ impl Fold<'_> {
         self.tally.n_bytes += raw.len() as u64 + 1;
     }
 
+    /// True for a request of now: shares are told of the time of reading, and a backlog is older.
+    fn is_fresh(&self, second: i64) -> bool {
+        self.at.second().abs_diff(second) <= SHARES_AGE_S_MAX
+    }
+
     /// Sends what a slow log has to say after this step.
     fn tell_slow(&mut self, step: impl FnOnce(&mut SlowLog) -> Option<LogEvidence>) {
         if let Some(evidence) = self.slow.as_deref_mut().and_then(step) {
@@ -347,7 +354,9 @@ impl Sink for Fold<'_> {
         match self.judge.plain(self.source, plain, self.at) {
             Verdict::Unsure => return false,
             Verdict::Inner => {}
-            Verdict::Counted { .. } if self.cells.clients.count() => {
+            Verdict::Counted { second, .. }
+                if self.is_fresh(second) && self.cells.clients.count() =>
+            {
                 self.is_sampled = true;
                 return false;
             }
@@ -379,13 +388,13 @@ impl Sink for Fold<'_> {
                 self.rejects.skip(Rejected::OwnRequest, self.at, || None);
             }
             Line::Access(record) => {
-                let site = self.judge.access(self.source, &record, self.at, &mut |request| {
+                let counted = self.judge.access(self.source, &record, self.at, &mut |request| {
                     *has_error |= request.exemplar.is_some() && !request.own;
                     windows.fold(request);
                 });
                 let is_sampled = std::mem::take(&mut self.is_sampled);
-                if let Some(site) = site
-                    && (is_sampled || self.cells.clients.count())
+                if let Some((site, second)) = counted
+                    && (is_sampled || self.is_fresh(second) && self.cells.clients.count())
                 {
                     self.cells.clients.take(self.judge.visit(site, &record));
                 }

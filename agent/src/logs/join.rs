@@ -147,8 +147,8 @@ pub struct Judge {
     own: own::Own,
     /// Of the last line that told of a refused request.
     blocked_last: Option<(i64, u32)>,
-    /// A web server's log tells what ModSecurity refuses.
-    has_error_log_blocks: bool,
+    /// By site: when a web server's log told last what ModSecurity refused.
+    error_log_blocks: BTreeMap<Option<u32>, UnixMillis>,
 }
 
 impl Judge {
@@ -180,7 +180,7 @@ impl Judge {
             backends: Backends::of(discovery),
             own: own::Own::of(discovery),
             blocked_last: None,
-            has_error_log_blocks: false,
+            error_log_blocks: BTreeMap::new(),
         }
     }
 
@@ -253,14 +253,15 @@ impl Judge {
     }
 
     /// One line of an access log. Requests that need no error line come out at once, the others
-    /// wait for [`Judge::settle`]. Returns the site it counts for; `None` = another log counts it.
+    /// wait for [`Judge::settle`]. Returns the site it counts for, and the second; `None` = another log
+    /// counts it.
     pub fn access(
         &mut self,
         source: usize,
         record: &AccessRecord<'_>,
         now: UnixMillis,
         out: &mut dyn FnMut(Request),
-    ) -> Option<u32> {
+    ) -> Option<(u32, i64)> {
         let status = record.status?;
         let (site, other) = self.site_of(source, record);
         let peer = record.client.as_deref().unwrap_or_default();
@@ -291,10 +292,10 @@ impl Judge {
                 other,
                 clamped,
             });
-            return Some(site);
+            return Some((site, at.second()));
         }
         let behind_proxy = peer_is_own || peer_address.is_none_or(is_private);
-        let client = record.forwarded_for.as_deref().filter(|_| behind_proxy).unwrap_or(peer);
+        let client = record.forwarded_first().filter(|_| behind_proxy).unwrap_or(peer);
         let slack_ms = if record.request_time.is_some() { SLACK_MS } else { UNKNOWN_DURATION_MS };
         self.pending.push(Pending {
             source,
@@ -321,7 +322,7 @@ impl Judge {
             is_crawler: record.user_agent.as_deref().and_then(crawler).is_some(),
             is_own: self.is_own(record),
         });
-        Some(site)
+        Some((site, at.second()))
     }
 
     fn site_of(&mut self, source: usize, record: &AccessRecord<'_>) -> (u32, bool) {

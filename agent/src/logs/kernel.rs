@@ -38,8 +38,10 @@ use crate::window::{Dropped, LogEvidence, Observation};
 const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
 /// Evidence lines let through per second and kind, the first ones: the rest says the same.
 const EVIDENCE_PER_SECOND_MAX: u32 = 5;
-/// Backends whose refused packets are counted apart.
+/// Backends whose refused packets are counted apart; more of them in a second are told sooner.
 const BACKENDS_MAX: usize = 256;
+/// Until what was counted is told when nothing more comes.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// Waits between two tries to read; what was read for the longer of them was sound.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Wait for the first discovery, which tells whether files have the messages.
@@ -150,10 +152,14 @@ impl Kernel {
             let began = clock::instant();
             let ended = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    self.sink.tell_dropped();
+                    return;
+                }
                 // Dropping it closes the device, or ends the program it started.
                 ended = self.follow() => ended,
             };
+            self.sink.tell_dropped();
             if began.elapsed() >= retry.1 {
                 backoff.reset();
             }
@@ -241,8 +247,8 @@ struct Sink {
     discovery: Discoveries,
     /// As the newest discovery has them.
     backends: Backends,
-    /// By backend: the second in which packets were told last, and those not told yet.
-    dropped: BTreeMap<SocketAddr, (i64, u32)>,
+    /// Second of reading, and packets of it by backend: their number, and when the first was.
+    dropped: (i64, BTreeMap<SocketAddr, (u32, UnixMillis)>),
 }
 
 impl Sink {
@@ -250,7 +256,7 @@ impl Sink {
         let privacy = Privacy::new(config.borrow().privacy);
         let clock = EventClock::new(TimeZone::UTC);
         let backends = Backends::of(&discovery.borrow());
-        let (sent, dropped) = ((0, BTreeMap::new()), BTreeMap::new());
+        let (sent, dropped) = ((0, BTreeMap::new()), (0, BTreeMap::new()));
         Self { config, privacy, clock, outlet, sent, discovery, backends, dropped }
     }
 
@@ -284,24 +290,44 @@ impl Sink {
         self.outlet.send(Observation::Log(evidence));
     }
 
-    /// Tells of packets that a firewall refused between a gateway and a backend: once a second for
-    /// each backend. What comes after that in a second waits for the next packet.
+    /// Counts packets that a firewall refused between a gateway and a backend; they are told once a
+    /// second for each backend.
     fn packet(&mut self, record: &ErrorRecord<'_>, now: UnixMillis) {
         let Some(packet) = firewall::refused(&record.message) else { return };
         if self.discovery.has_changed().unwrap_or(false) {
             self.backends = Backends::of(&self.discovery.borrow_and_update());
         }
         let Some(backend) = self.backends.of_packet(&packet) else { return };
-        if self.dropped.len() >= BACKENDS_MAX && !self.dropped.contains_key(&backend) {
-            self.dropped.clear();
+        self.tell_older(now);
+        if self.dropped.1.len() >= BACKENDS_MAX && !self.dropped.1.contains_key(&backend) {
+            self.tell_dropped();
         }
-        let (told, n) = self.dropped.entry(backend).or_default();
-        *n += 1;
-        if *told != now.second() {
-            let (at, _) = self.clock.resolve(record.time, 0, now);
-            let dropped = Dropped { backend, n: std::mem::take(n), at };
-            *told = now.second();
-            self.outlet.send(Observation::Dropped(dropped));
+        let (at, _) = self.clock.resolve(record.time, 0, now);
+        self.dropped.0 = now.second();
+        let (n, first) = self.dropped.1.entry(backend).or_insert((0, at));
+        *n = n.saturating_add(1);
+        *first = at.min(*first);
+    }
+
+    /// Waits until packets are to be told of after which nothing came; for ever while there are none.
+    async fn is_quiet(&self) {
+        if self.dropped.1.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        sleep(TOLD_AFTER).await;
+    }
+
+    /// Tells of the packets of a second that is over.
+    fn tell_older(&mut self, now: UnixMillis) {
+        if self.dropped.0 != now.second() {
+            self.tell_dropped();
+        }
+    }
+
+    /// Tells of all packets that are not told yet.
+    fn tell_dropped(&mut self) {
+        for (backend, (n, at)) in std::mem::take(&mut self.dropped.1) {
+            self.outlet.send(Observation::Dropped(Dropped { backend, n, at }));
         }
     }
 

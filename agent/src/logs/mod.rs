@@ -54,7 +54,7 @@ pub struct AccessRecord<'a> {
     pub host: Option<Cow<'a, str>>,
     /// Client address.
     pub client: Option<Cow<'a, str>>,
-    /// First address of X-Forwarded-For.
+    /// X-Forwarded-For: the first address is the client's own word, each proxy added one behind it.
     pub forwarded_for: Option<Cow<'a, str>>,
     /// Request method.
     pub method: Option<Cow<'a, str>>,
@@ -112,6 +112,15 @@ impl AccessRecord<'_> {
     }
 }
 
+impl AccessRecord<'_> {
+    /// The first address of X-Forwarded-For.
+    #[must_use]
+    pub fn forwarded_first(&self) -> Option<&str> {
+        let first = self.forwarded_for.as_deref()?.split(',').next()?.trim();
+        (!first.is_empty() && first != "-").then_some(first)
+    }
+}
+
 /// One line of an error log or system log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ErrorRecord<'a> {
@@ -119,6 +128,8 @@ pub struct ErrorRecord<'a> {
     pub time: Option<LineTime>,
     /// Level as written.
     pub level: Option<Cow<'a, str>>,
+    /// Module of Apache that wrote the line, where it is told.
+    pub module: Option<Cow<'a, str>>,
     /// What it says, without the prefix.
     pub message: Cow<'a, str>,
     /// What happened, when the text tells.

@@ -85,9 +85,10 @@ impl Refusals {
     pub(crate) fn take_due(&mut self, now: UnixMillis, all: bool) -> Vec<LogEvidence> {
         let mut told = Vec::new();
         self.0.retain(|what, untold| {
-            let again = untold.told_at.map_or(UnixMillis(i64::MIN), |at| at.plus(TOLD_EVERY));
+            // A clock set back would keep them until it is there again.
+            let told_at = untold.told_at.filter(|at| *at <= now);
+            let again = told_at.map_or(UnixMillis(i64::MIN), |at| at.plus(TOLD_EVERY));
             let due = untold.first_read_at.plus(FIRST_AFTER).max(again);
-            // A clock set back would keep them for ever.
             let is_due = now >= due || now < untold.first_read_at;
             if untold.n == 0 {
                 return now < again;
@@ -222,6 +223,22 @@ mod tests {
         );
         assert_eq!((told[1].source, told[1].at), ("modsecurity", at(11)));
         assert!(refusals.take_due(at(500), true).is_empty() && refusals.0.is_empty());
+    }
+
+    #[test]
+    fn a_clock_set_back_holds_no_summary() {
+        let mut refusals = Refusals::default();
+        let site = || Refused::Site("a.example".to_owned());
+        let (later, now) = (UnixMillis::from_second(90_000), UnixMillis::from_second(1_000));
+        refusals.note(site(), 7, 3, later, later);
+        assert_eq!(refusals.take_due(later, true).len(), 1, "told by the clock of before");
+        refusals.note(site(), 7, 2, now, now);
+        assert!(refusals.take_due(now, false).is_empty(), "more may come");
+        assert_eq!(refusals.take_due(now.plus(FIRST_AFTER), false).len(), 1);
+        // What was told in the future and has nothing more to tell is forgotten.
+        refusals.note(site(), 7, 3, later, later);
+        assert_eq!(refusals.take_due(later, true).len(), 1);
+        assert!(refusals.take_due(now, false).is_empty() && refusals.0.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The uplink against a collector that lies: whatever it says, the agent stays within its bounds, loses
 //! no batch that was not committed, and writes nothing outside of its own directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -104,13 +104,35 @@ async fn acks_and_rewinds_beyond_what_there_is_lose_nothing_that_comes_later() {
 
 #[tokio::test]
 async fn a_welcome_of_any_text_and_number_writes_no_file_and_ends_no_agent() {
+    // The agent's directory lies deep in a world of its own, into which the names lead.
     let world = tempfile::tempdir().unwrap();
-    let before = tree(world.path());
+    let inner = world.path().join("a/b");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(world.path().join("a/x"), "as it was").unwrap();
     let collector = FakeCollector::start().await;
-    let mut agent = Agent::of(&collector).await;
+    let state = tempfile::Builder::new().prefix("state").tempdir_in(&inner).unwrap();
+    let mut agent = Agent::in_dir(&collector, state).await;
     agent.append(1, 2);
+    let of_agent = agent.dir.path().strip_prefix(world.path()).unwrap().to_owned();
+    let outside = || -> BTreeMap<String, Vec<u8>> {
+        let paths =
+            tree(world.path()).into_iter().filter(|path| !Path::new(path).starts_with(&of_agent));
+        paths
+            .map(|path| (path.clone(), fs::read(world.path().join(&path)).unwrap_or_default()))
+            .collect()
+    };
+    let before = outside();
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["a", "a/b", "a/x"]);
     let long = "x".repeat(1 << 20);
-    let names = ["../../../tmp/x", "a\nb\r\0\u{1b}[31m", "", long.as_str(), "/etc/passwd", "$(id)"];
+    let absolute = world.path().join("absolute").display().to_string();
+    let names = [
+        "../../x",
+        "../y\nb\r\0\u{1b}[31m",
+        "",
+        long.as_str(),
+        absolute.as_str(),
+        "../../../$(id)",
+    ];
     collector.with(|c| {
         let odd = ODD.into_iter().zip(names);
         c.welcomes = odd.map(|(jitter, name)| welcome(0, u64::MAX, jitter, name)).collect();
@@ -130,7 +152,7 @@ async fn a_welcome_of_any_text_and_number_writes_no_file_and_ends_no_agent() {
     let files = tree(agent.dir.path());
     let foreign: Vec<&String> = files.iter().filter(|path| !is_own(path)).collect();
     assert!(foreign.is_empty(), "{foreign:?}");
-    assert_eq!(tree(world.path()), before);
+    assert_eq!(outside(), before);
     let spool_bytes: u64 = files
         .iter()
         .filter_map(|path| fs::metadata(agent.dir.path().join(path)).ok())

@@ -29,7 +29,11 @@ pub(super) struct Agent {
 impl Agent {
     /// Enrolled, with an empty spool; `start` starts the uplink.
     pub(super) async fn of(collector: &FakeCollector) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::in_dir(collector, tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same, with its state in this directory.
+    pub(super) async fn in_dir(collector: &FakeCollector, dir: tempfile::TempDir) -> Self {
         let ask = collector.enrolment(dir.path());
         let Enrolled::New(known) = identity::enroll(&ask, clock::now()).await.unwrap() else {
             panic!("nothing was there")

@@ -252,10 +252,26 @@ mod tests {
                 assert_eq!(network.to_string(), "198.51.100.0/24", "{n}, order {order}");
                 assert!(near(share, 0.7), "{share} of {n}, order {order}");
                 assert_eq!((shares.n, shares.networks.len()), (n, 1), "small ones are not named");
-                assert_eq!(shares.sites.len(), usize::from(n >= 100), "{shares:?}");
-                assert!(shares.sites.iter().all(|(site, share)| (*site, *share) == (0, 1.0)));
+                assert_eq!(shares.sites, [(0, 1.0)], "{n}, order {order}");
             }
         }
+    }
+
+    #[test]
+    fn a_site_shows_its_share_when_enough_of_its_requests_were_looked_at() {
+        // Of 100 requests all are in the sample.
+        for (n_its, want) in [(SITE_SAMPLE_MIN as u64 - 1, vec![]), (50, vec![(7, 1.0)])] {
+            let mut clients = Clients::new(n_its);
+            feed(&mut clients, REQUESTS_MIN, |at| match at {
+                at if at < n_its => visit(7, "198.51.100.7", None),
+                at => visit(at as u32 + 100, &format!("203.0.{at}.9"), None),
+            });
+            assert_eq!(clients.shares().unwrap().sites, want, "{n_its} of site 7");
+        }
+        // Enough of them, and from nobody in particular.
+        let mut clients = Clients::new(5);
+        feed(&mut clients, 400, |at| visit(7, &format!("203.0.{}.9", at % 200), None));
+        assert_eq!(clients.shares().unwrap().sites, []);
     }
 
     #[test]

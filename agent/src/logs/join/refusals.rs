@@ -1,5 +1,7 @@
 //! The judge's count of what was refused: requests by ModSecurity, packets by a firewall.
 
+use std::time::Duration;
+
 use wire::UnixMillis;
 
 use super::{Judge, OTHER};
@@ -8,6 +10,19 @@ use crate::logs::ErrorRecord;
 use crate::logs::parse::{firewall, modsecurity};
 use crate::logs::refused::Refused;
 use crate::window::{Dropped, LogEvidence};
+
+/// How long the audit log of a site is not counted after a line of the web server's log.
+const ERROR_LOG_COUNTS: Duration = Duration::from_secs(3600);
+
+/// False for a line that an application may have written: what PHP and scripts say goes into the same
+/// log. Apache tells the module; versions that do not have the request's id behind it; what nginx says
+/// of ModSecurity begins with the client, and what it relays does not.
+fn is_of_modsecurity(record: &ErrorRecord<'_>) -> bool {
+    match record.module.as_deref() {
+        Some(module) => matches!(module, "security2" | "security3"),
+        None => record.message.starts_with("[client ") || record.message.contains("[unique_id \""),
+    }
+}
 
 impl Judge {
     /// Takes a line that tells of something refused; true when it was one.
@@ -19,14 +34,18 @@ impl Judge {
         now: UnixMillis,
     ) -> bool {
         match self.sources[source].kind {
-            LogKind::Error | LogKind::Modsecurity | LogKind::Syslog => {
-                let Some(rule) = modsecurity::blocked(&record.message) else {
-                    return self.packet(source, record, at, now);
-                };
-                self.blocked(source, record, rule, at, now);
-                true
-            }
-            LogKind::Kernel => self.packet(source, record, at, now),
+            // Not from syslog: any user may write there, in anybody's name.
+            LogKind::Error if !is_of_modsecurity(record) => false,
+            LogKind::Error | LogKind::Modsecurity => match modsecurity::blocked(&record.message) {
+                Some(rule) => {
+                    self.blocked(source, record, rule, at, now);
+                    true
+                }
+                None => false,
+            },
+            // The kernel's own log, into which syslog daemons let nobody else write; the others hold
+            // what `logger -t kernel` says, too.
+            LogKind::Kernel => self.packet(record, at, now),
             _ => false,
         }
     }
@@ -41,11 +60,6 @@ impl Judge {
         now: UnixMillis,
     ) {
         let is_audit = self.sources[source].kind == LogKind::Modsecurity;
-        // Both logs tell of the same request: that of the web server counts where there is one.
-        if is_audit && self.has_error_log_blocks {
-            return;
-        }
-        self.has_error_log_blocks |= !is_audit;
         let named = [&record.host, &record.server_name].into_iter().flatten();
         let hosts = named.map(|host| &**host).chain(modsecurity::hostname(&record.message));
         let mut site = hosts.map(|host| self.sites.find_host(host)).find_map(|site| site);
@@ -53,6 +67,15 @@ impl Judge {
             site = self.sites.find_host(name);
         }
         let site = site.or_else(|| self.only_site_of(source));
+        // Both logs tell of the same request: that of the web server counts where there is one.
+        if is_audit {
+            let told = self.error_log_blocks.get(&site);
+            if told.is_some_and(|at| *at <= now && now < at.plus(ERROR_LOG_COUNTS)) {
+                return;
+            }
+        } else {
+            self.error_log_blocks.insert(site, now);
+        }
         let name = site.map(|site| self.sites.infos()[site as usize].name.clone());
         let what = name.filter(|name| name != OTHER).map_or(Refused::Sites, Refused::Site);
         self.refusals.note(what, rule, 1, at, now);
@@ -71,19 +94,9 @@ impl Judge {
         }
     }
 
-    /// A packet that a firewall refused, of a log that has the kernel's messages.
-    fn packet(
-        &mut self,
-        source: usize,
-        record: &ErrorRecord<'_>,
-        at: UnixMillis,
-        now: UnixMillis,
-    ) -> bool {
-        let kind = self.sources[source].kind;
-        let is_kernels = kind == LogKind::Kernel
-            || kind == LogKind::Syslog && record.message.starts_with("kernel: ");
-        let packet = if is_kernels { firewall::refused(&record.message) } else { None };
-        let Some(packet) = packet else { return false };
+    /// A packet that a firewall refused.
+    fn packet(&mut self, record: &ErrorRecord<'_>, at: UnixMillis, now: UnixMillis) -> bool {
+        let Some(packet) = firewall::refused(&record.message) else { return false };
         if let Some(backend) = self.backends.of_packet(&packet) {
             self.refusals.note(Refused::Backend(backend), 0, 1, at, now);
         }

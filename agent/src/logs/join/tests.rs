@@ -601,6 +601,86 @@ fn every_kind_of_system_log_gives_evidence_under_its_own_name() {
     }
 }
 
+/// The lines told of what such lines say was refused.
+fn refusals_of(s: &mut Scene, path: &str, kind: LogKind, lines: &[&str]) -> Vec<String> {
+    let source = source(path, kind, "auto", false);
+    let ix = s.judge.add_source(&source);
+    for line in lines {
+        if let Line::Error(record) = Parser::for_source(&source, &[]).parse(line.as_bytes()) {
+            s.judge.error(ix, &record, s.now);
+        }
+    }
+    s.judge.take_refusals(s.now, true).into_iter().map(|line| line.message).collect()
+}
+
+#[test]
+fn refusals_that_a_user_of_the_machine_makes_up_are_not_told() {
+    let said =
+        r#"ModSecurity: Access denied with code 403 (phase 2). [id "1"] [hostname "a.example"]"#;
+    let apache = |module: &str, said: &str| {
+        format!("[Fri Nov 20 12:00:20.1 2026] {module}[pid 7:tid 8] [client 198.51.100.7:5] {said}")
+    };
+    let with_id = format!(r#"{said} [unique_id "Zq@x1"]"#);
+    let nginx = format!("2026/11/20 12:00:20 [error] 7#7: *1 [client 198.51.100.7] {said}");
+    let relayed = format!(
+        r#"2026/11/20 12:00:20 [error] 7#7: *1 FastCGI sent in stderr: "PHP message: {said}" while reading response header from upstream, client: 198.51.100.7"#
+    );
+    let packet = "[12345.678901] [UFW BLOCK] IN= OUT=eth0 SRC=10.0.0.5 DST=10.0.0.7 LEN=60 \
+                  PROTO=TCP SPT=40000 DPT=9000 SYN";
+    let kernels = format!("Nov 20 12:00:20 web kernel: {packet}");
+    for (kind, line, is_told) in [
+        (LogKind::Error, apache("[security2:error] ", said), true),
+        (LogKind::Error, apache("[error] ", &with_id), true),
+        (LogKind::Error, nginx, true),
+        // `error_log` of PHP as a module of Apache, a script, PHP behind nginx, `logger`.
+        (LogKind::Error, apache("[php:notice] ", &with_id), false),
+        (LogKind::Error, apache("[cgi:error] ", &with_id), false),
+        (LogKind::Error, apache("[error] ", said), false),
+        (LogKind::Error, relayed, false),
+        (LogKind::Syslog, format!("Nov 20 12:00:20 web app: {said}"), false),
+        (
+            LogKind::Syslog,
+            format!("Nov 20 12:00:20 web apache2: [security2:error] [pid 7] {with_id}"),
+            false,
+        ),
+        (LogKind::Kernel, kernels.clone(), true),
+        (LogKind::Syslog, kernels, false),
+        (LogKind::Error, format!("[Fri Nov 20 12:00:20 2026] [error] [pid 7] {packet}"), false),
+    ] {
+        let mut s = Scene::new();
+        s.judge.backends = Backends::of(&Discovery {
+            sites: vec![Site { upstream: Some("10.0.0.7:9000".to_owned()), ..Site::default() }],
+            ..Discovery::default()
+        });
+        let told = refusals_of(&mut s, "/log/some.log", kind, &[&line]);
+        assert_eq!(told.len(), usize::from(is_told), "{kind:?} {line}: {told:?}");
+    }
+}
+
+#[test]
+fn an_audit_log_counts_for_the_sites_whose_error_log_is_silent() {
+    let error = |host: &str| {
+        format!(
+            r#"[Fri Nov 20 12:00:20.1 2026] [security2:error] [pid 7:tid 8] [client 198.51.100.7:5] ModSecurity: Access denied with code 403 (phase 2). [id "1"] [hostname "{host}"]"#
+        )
+    };
+    let audit = |host: &str| {
+        format!(
+            r#"{{"transaction":{{"time":"20/Nov/2026:12:00:20 +0000","transaction_id":"x","remote_address":"198.51.100.7"}},"request":{{"request_line":"GET /x HTTP/1.1","headers":{{"Host":"{host}"}}}},"audit_data":{{"messages":["Access denied with code 403 (phase 2). [id \"1\"]"]}}}}"#
+        )
+    };
+    let mut s = Scene::new();
+    let told = refusals_of(&mut s, "/log/error.log", LogKind::Error, &[&error("a.example")]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let both = [&*audit("a.example"), &*audit("b.example")];
+    let told = refusals_of(&mut s, "/log/audit.log", LogKind::Modsecurity, &both);
+    assert!(told.len() == 1 && told[0].contains("b.example"), "{told:?}");
+    // The web server's log falls silent.
+    s.now = s.now.plus(std::time::Duration::from_secs(4_000));
+    let told = refusals_of(&mut s, "/log/audit.log", LogKind::Modsecurity, &both);
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
 #[test]
 fn an_error_line_that_went_to_syslog_explains_its_request() {
     let mut s = Scene::new();

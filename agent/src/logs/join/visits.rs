@@ -1,6 +1,6 @@
 //! Who a request came from, for the shares of clients: as far as the operator allows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire::UnixMillis;
 
@@ -10,15 +10,34 @@ use crate::logs::AccessRecord;
 use crate::logs::crawler::any_crawler;
 use crate::window::clients::{Network, Shares, Visit};
 
+/// Addresses of a list that are looked at, from its end.
+const PROXIES_MAX: usize = 16;
+
+/// An address of X-Forwarded-For, which may have a port; in W3C logs blanks are escaped.
+fn forwarded(entry: &str) -> Option<IpAddr> {
+    let entry = entry.trim().trim_start_matches(['+', ' ']);
+    let entry = entry.strip_prefix("%20").unwrap_or(entry);
+    let with_port = || Some(entry.parse::<SocketAddr>().ok()?.ip());
+    entry.parse().ok().or_else(with_port)
+}
+
 impl Judge {
     /// What the sample keeps of a request: behind a proxy of ours the client that the proxy names.
     #[must_use]
     pub fn visit(&self, site: u32, record: &AccessRecord<'_>) -> Visit {
         let peer = record.client.as_deref().unwrap_or_default();
         let address = peer.parse::<IpAddr>().ok();
-        let is_own = address.is_none_or(|ip| self.sites.is_own(ip) || is_private(ip));
-        let forwarded = record.forwarded_for.as_deref().filter(|_| is_own);
-        let client = forwarded.and_then(|text| text.parse().ok()).or(address);
+        let is_inner = |ip: &IpAddr| self.sites.is_own(*ip) || is_private(ip.to_canonical());
+        let client = match address.filter(|ip| !is_inner(ip)) {
+            Some(address) => Some(address),
+            // A proxy of ours is nobody's client. What stands first in the list is the client's own
+            // word: the last address that is not ours was seen by a proxy of ours.
+            None => {
+                let list = record.forwarded_for.as_deref().unwrap_or_default();
+                let mut named = list.rsplit(',').take(PROXIES_MAX).filter_map(forwarded);
+                named.find(|ip| !is_inner(ip))
+            }
+        };
         Visit {
             site,
             network: client.map(Network::of),
@@ -110,9 +129,18 @@ mod tests {
             ("127.0.0.1", Some("203.0.113.9"), Some("203.0.113.0/24")),
             ("192.0.2.1", Some("203.0.113.9"), Some("203.0.113.0/24")),
             ("10.0.0.7", Some("2001:db8:1::9"), Some("2001:db8:1::/48")),
-            ("10.0.0.7", Some("unknown"), Some("10.0.0.0/24")),
-            ("10.0.0.7", None, Some("10.0.0.0/24")),
             ("unix:", Some("203.0.113.9"), Some("203.0.113.0/24")),
+            // The client invents what stands first; our proxies add who asked them.
+            ("10.0.0.7", Some("8.8.8.8, 203.0.113.9"), Some("203.0.113.0/24")),
+            ("127.0.0.1", Some("8.8.8.8, 203.0.113.9, 10.0.0.3"), Some("203.0.113.0/24")),
+            ("127.0.0.1", Some("8.8.8.8,203.0.113.9,+192.0.2.1"), Some("203.0.113.0/24")),
+            ("127.0.0.1", Some("203.0.113.9:4711"), Some("203.0.113.0/24")),
+            ("::ffff:10.0.0.7", Some("[2001:db8:1::9]:80"), Some("2001:db8:1::/48")),
+            // A proxy of ours is no client.
+            ("10.0.0.7", Some("unknown"), None),
+            ("10.0.0.7", Some("10.0.0.9"), None),
+            ("10.0.0.7", None, None),
+            ("192.0.2.1", None, None),
             ("unix:", None, None),
         ] {
             let record = AccessRecord {

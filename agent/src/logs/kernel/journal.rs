@@ -42,7 +42,16 @@ async fn try_follow(program: &Path, sink: &mut Sink) -> io::Result<ExitStatus> {
     let mut entries = Entries::default();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let n = output.read(&mut buffer).await?;
+        let n = tokio::select! {
+            biased;
+            // Cancel-safe: what is not read stays in the pipe.
+            n = output.read(&mut buffer) => n?,
+            // Cancel-safe: a timer.
+            () = sink.is_quiet() => {
+                sink.tell_dropped();
+                continue;
+            }
+        };
         if n == 0 {
             return running.ended().await;
         }
@@ -50,6 +59,7 @@ async fn try_follow(program: &Path, sink: &mut Sink) -> io::Result<ExitStatus> {
             sink.line(&journald::parse(entry), clock::now());
         });
         sink.lost(n_too_long);
+        sink.tell_older(clock::now());
     }
 }
 

@@ -45,9 +45,17 @@ pub(super) async fn follow(device: File, sink: &mut Sink) -> io::Error {
     let mut buffer = vec![0; RECORD_BYTES_MAX];
     let mut next_seq = None;
     loop {
-        // Cancel-safe: nothing is read before it is ready.
-        if let Err(error) = device.readable().await {
-            return error;
+        tokio::select! {
+            biased;
+            // Cancel-safe: nothing is read before it is ready.
+            ready = device.readable() => if let Err(error) = ready {
+                return error;
+            },
+            // Cancel-safe: a timer.
+            () = sink.is_quiet() => {
+                sink.tell_dropped();
+                continue;
+            }
         }
         for _ in 0..RECORDS_AT_ONCE {
             match device.try_read(&mut buffer) {
@@ -63,6 +71,7 @@ pub(super) async fn follow(device: File, sink: &mut Sink) -> io::Error {
                 },
             }
         }
+        sink.tell_older(clock::now());
         tokio::task::yield_now().await;
     }
 }

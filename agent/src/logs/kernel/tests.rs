@@ -31,7 +31,7 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (tx, observations) = mpsc::channel(100);
+        let (tx, observations) = mpsc::channel(2000);
         let (config_tx, config) = watch::channel(Arc::new(Config::default()));
         let (discovery_tx, discovery) = watch::channel(Arc::new(Discovery::default()));
         let kmsg = dir.path().join("kmsg");
@@ -132,9 +132,61 @@ async fn packets_that_a_firewall_kept_from_a_backend_are_counted() {
     // Of a program, of another machine.
     device.write_all(packet(1, 1, "10.0.0.7").as_bytes()).unwrap();
     device.write_all(packet(2, 0, "10.0.0.8").as_bytes()).unwrap();
-    device.write_all(packet(3, 0, "10.0.0.7").as_bytes()).unwrap();
-    let Observation::Dropped(first) = stage.next().await else { panic!("no packet") };
-    assert_eq!((first.backend.to_string().as_str(), first.n), ("10.0.0.7:9000", 1));
+    // The last ones are told although nothing comes after them.
+    let mut n = 0;
+    for burst in [1, 3, 100] {
+        for at in 0..burst {
+            device.write_all(packet(3 + n + at, 0, "10.0.0.7").as_bytes()).unwrap();
+        }
+        let mut n_told = 0;
+        while n_told < burst {
+            let Observation::Dropped(told) = stage.next().await else { panic!("no packet") };
+            assert_eq!(told.backend.to_string(), "10.0.0.7:9000");
+            n_told += told.n;
+        }
+        assert_eq!(n_told, burst, "a burst was over a second or two");
+        n += burst;
+    }
+    // What is counted when the agent stops is told as well.
+    device.write_all(packet(3 + n, 0, "10.0.0.7").as_bytes()).unwrap();
+    device.write_all(format!("3,{},1,-;{OOM}\n", 4 + n).as_bytes()).unwrap();
+    assert_eq!(stage.next_line().await.signal, Some(Signal::Oom));
+    stage.stop.cancel();
+    let Observation::Dropped(last) = stage.next().await else { panic!("no packet") };
+    assert_eq!(last.n, 1);
+    stage.stopped().await;
+}
+
+#[tokio::test]
+async fn packets_of_more_backends_than_are_counted_apart_are_all_told() {
+    let mut stage = Stage::new();
+    let mut device = stage.pipe();
+    let backend = |n: usize| format!("10.0.{}.{}", n / 100, n % 100 + 1);
+    let site = |n: usize| crate::discover::Site {
+        upstream: Some(format!("{}:9000", backend(n))),
+        ..crate::discover::Site::default()
+    };
+    let n_backends = BACKENDS_MAX + 44;
+    let sites = (0..n_backends).map(site).collect();
+    stage.start(Discovery { sites, ..Discovery::default() });
+    for at in 0..2 * n_backends {
+        let target = backend(at % n_backends);
+        let text = format!(
+            "4,{at},{at},-;[UFW BLOCK] IN= OUT=eth0 SRC=10.9.0.5 DST={target} LEN=60 PROTO=TCP SPT=4000 DPT=9000 SYN\n"
+        );
+        device.write_all(text.as_bytes()).unwrap();
+        // A pipe may cut a record in two where a read ends; the device does not.
+        while at % 50 == 49 && rustix::io::ioctl_fionread(&device).unwrap() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let mut told: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+    while told.values().sum::<u32>() < 2 * n_backends as u32 {
+        let Observation::Dropped(dropped) = stage.next().await else { panic!("no packet") };
+        *told.entry(dropped.backend).or_default() += dropped.n;
+    }
+    assert_eq!(told.len(), n_backends);
+    assert!(told.values().all(|n| *n == 2), "{told:?}");
     stage.stopped().await;
 }
 

@@ -117,7 +117,7 @@ pub(crate) fn record<'l>(
         time,
         host: spans.get(Slot::Host).map(text),
         client: spans.get(Slot::Client).map(text),
-        forwarded_for: spans.get(Slot::ForwardedFor).and_then(first_of_list).map(text),
+        forwarded_for: spans.get(Slot::ForwardedFor).and_then(said_list).map(text),
         method: spans.get(Slot::Method).map(text).or(method),
         path,
         status: Some(status),
@@ -252,9 +252,9 @@ pub(crate) fn request_line(request: &[u8]) -> Option<(Cow<'_, str>, Cow<'_, str>
     Some((text(method), text(&request[method_end + 1..version])))
 }
 
-fn first_of_list(list: &[u8]) -> Option<&[u8]> {
-    let first = list.split(|b| *b == b',').next()?.trim_ascii();
-    (!first.is_empty() && first != b"-").then_some(first)
+fn said_list(list: &[u8]) -> Option<&[u8]> {
+    let list = list.trim_ascii();
+    (!list.is_empty() && list != b"-").then_some(list)
 }
 
 /// `$upstream_addr`, `$upstream_status` and `$upstream_response_time`: `, ` before the next

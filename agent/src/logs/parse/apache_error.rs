@@ -82,6 +82,7 @@ pub(super) fn body(text: &[u8]) -> Option<ErrorRecord<'_>> {
     is_told.then_some(())?;
     let parts = Parts::of(rest, &mut record);
     record.message = access::text(parts.message);
+    record.module = module.map(access::text);
     judge(&parts, module, &mut record);
     Some(record)
 }

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use wire::signal::classify;
 use wire::v1::Signal;
 
-use crate::logs::parse::json::first_of_list;
 use crate::logs::parse::json::form::{Role, Server};
+use crate::logs::parse::json::said_list;
 use crate::logs::parse::json::values::{Values, any_time};
 use crate::logs::parse::{access, envelope, time};
 use crate::logs::scan::shape::{Keep, Value};
@@ -190,7 +190,7 @@ fn access_record<'l>(head: &Head<'l>, values: &Values<'l>) -> Result<AccessRecor
         time: head.time,
         host: values.text(HOST),
         client: client(values),
-        forwarded_for: values.text(FORWARDED_FOR).and_then(first_of_list),
+        forwarded_for: values.text(FORWARDED_FOR).and_then(said_list),
         method: values.text(METHOD),
         path: values.text(URI),
         status,

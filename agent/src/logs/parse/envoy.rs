@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use wire::v1::Signal;
 
-use crate::logs::parse::json::first_of_list;
 use crate::logs::parse::json::form::{Role, Server};
+use crate::logs::parse::json::said_list;
 use crate::logs::parse::json::values::{Values, any_time, read_line};
 use crate::logs::parse::requests::{is_count, is_digits, request, rsplit, word};
 use crate::logs::parse::traefik::EARLIER_MAX;
@@ -51,7 +51,7 @@ fn text(line: &[u8]) -> Result<AccessRecord<'_>, Rejected> {
         time_is_start: true,
         host: said(tail.authority).map(Cow::Borrowed),
         client: client.map(access::without_port).map(Cow::Borrowed),
-        forwarded_for: forwarded.map(Cow::Borrowed).and_then(first_of_list),
+        forwarded_for: forwarded.map(Cow::Borrowed).and_then(said_list),
         method,
         path,
         status,
@@ -250,7 +250,7 @@ fn json<'l>(values: &Values<'l>) -> Result<AccessRecord<'l>, Rejected> {
         time_is_start: true,
         host: first(&[authority_header, authority]),
         client: peer.filter(|peer| !peer.is_empty() && peer != "-"),
-        forwarded_for: first(&[forwarded_header, forwarded]).and_then(first_of_list),
+        forwarded_for: first(&[forwarded_header, forwarded]).and_then(said_list),
         method: values.text(method),
         path: first(&[original_path, origin_path, path, path_header]),
         status,
@@ -347,7 +347,7 @@ mod tests {
                 );
                 assert_eq!(
                     (r.client.as_deref(), r.forwarded_for.as_deref()),
-                    (Some("10.0.0.9"), Some("198.51.100.7"))
+                    (Some("10.0.0.9"), Some("198.51.100.7, 10.0.0.9"))
                 );
                 assert_eq!((r.attempts.len(), r.request_time), (1, Some(0.012)), "{line}");
                 assert_eq!(r.user_agent.as_deref(), Some("curl"));

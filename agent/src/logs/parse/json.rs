@@ -189,7 +189,7 @@ fn record<'l>(keys: &Keys, values: &Values<'l>) -> Result<AccessRecord<'l>, Reje
         time: record_time(keys, values),
         host: get(Field::Host),
         client: get(Field::Client),
-        forwarded_for: get(Field::ForwardedFor).and_then(first_of_list),
+        forwarded_for: get(Field::ForwardedFor).and_then(said_list),
         method: get(Field::Method).or(method),
         path: get(Field::Path).or(target),
         status: Some(status),
@@ -228,6 +228,15 @@ pub(crate) fn request_line(request: Cow<'_, str>) -> Option<(Cow<'_, str>, Cow<'
         Cow::Owned(line) => access::request_line(line.as_bytes())
             .map(|(method, target)| (own(method).into(), own(target).into())),
     }
+}
+
+/// A list of addresses that says something.
+pub(crate) fn said_list(list: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    let text: Cow<'_, str> = match list {
+        Cow::Borrowed(list) => list.trim().into(),
+        Cow::Owned(list) => list.trim().to_owned().into(),
+    };
+    (!text.is_empty() && text != "-").then_some(text)
 }
 
 /// The first address of a list.
@@ -278,7 +287,8 @@ mod tests {
         let want = [("10.0.0.1:80", Some(504), Some(1.0)), ("10.0.0.2:80", Some(502), Some(0.5))];
         assert_eq!(attempts, want);
         assert_eq!(r.user_agent.as_deref(), Some("curl"));
-        assert_eq!(r.forwarded_for.as_deref(), Some("203.0.113.7"));
+        assert_eq!(r.forwarded_for.as_deref(), Some("203.0.113.7, 10.0.0.9"));
+        assert_eq!(r.forwarded_first(), Some("203.0.113.7"));
         assert_eq!(r.request_time, Some(1.5));
     }
 

@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use wire::v1::Signal;
 
 use crate::logs::parse::brief::Times;
-use crate::logs::parse::json::first_of_list;
 use crate::logs::parse::json::form::{Role, Server};
 use crate::logs::parse::json::values::{Value, Values, any_time, read_line};
+use crate::logs::parse::json::{first_of_list, said_list};
 use crate::logs::parse::requests::{is_count, is_digits, request, rsplit, word};
 use crate::logs::parse::{access, clf, envelope};
 use crate::logs::scan::program::is_status;
@@ -197,7 +197,7 @@ fn json<'l>(values: &Values<'l>) -> Result<AccessRecord<'l>, Rejected> {
         time_is_start: true,
         host: values.text(host),
         client: values.text(client).and_then(first_of_list),
-        forwarded_for: values.text(forwarded).and_then(first_of_list),
+        forwarded_for: values.text(forwarded).and_then(said_list),
         method: values.text(method),
         path: values.text(path),
         status,

@@ -134,9 +134,7 @@ impl W3c {
             time: Some(time),
             host: text(Column::Host).or_else(|| text(Column::OwnHost)),
             client: text(Column::Client),
-            forwarded_for: get(Column::ForwardedFor)
-                .and_then(|list| list.split(|byte| *byte == b',').next())
-                .map(access::text),
+            forwarded_for: text(Column::ForwardedFor),
             method: text(Column::Method),
             path,
             status,

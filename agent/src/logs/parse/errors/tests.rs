@@ -154,6 +154,7 @@ fn owned(record: &ErrorRecord<'_>) -> ErrorRecord<'static> {
     ErrorRecord {
         time: record.time,
         level: own(&record.level),
+        module: own(&record.module),
         message: record.message.clone().into_owned().into(),
         signal: record.signal,
         gateway: record.gateway,

@@ -108,7 +108,7 @@ fn apache_formats_tell_what_they_hold() {
         (
             r#"%v %V %p %{c}a %a %t "%r" %>s %I %O %{UNIQUE_ID}e %{us}T "%{X-Forwarded-For}i""#,
             r#"a.example b.example 443 198.51.100.7 198.51.100.8 [20/Nov/2026:12:00:00 +0000] "GET /p HTTP/1.1" 503 10 20 Zx1 1500000 "203.0.113.7, 10.0.0.2""#,
-            ("a.example", "198.51.100.7", Some("203.0.113.7"), 503, Some(1.5)),
+            ("a.example", "198.51.100.7", Some("203.0.113.7, 10.0.0.2"), 503, Some(1.5)),
         ),
         (
             r#"%{Host}i %h %t \"%r\" %s %b %T"#,
