@@ -32,8 +32,8 @@ pub(crate) fn write(root: &Root) {
     let mut passwd = String::from("root:x:0:0::/root:/bin/sh\n");
     for n in 0..N_VHOSTS {
         let (name, user) = (format!("www.site-{n}.example"), format!("user{n}"));
-        let docroot = format!("{dir}/home/{user}/public");
-        writeln!(passwd, "{user}:x:{0}:{0}::/home/{user}:/bin/sh", 10_000 + n).expect("text");
+        let docroot = format!("{dir}/srv/{user}/public");
+        writeln!(passwd, "{user}:x:{0}:{0}::/srv/{user}:/bin/sh", 10_000 + n).expect("text");
         root.write(
             &format!("etc/nginx/sites-enabled/{name}"),
             &format!(
@@ -52,12 +52,11 @@ pub(crate) fn write(root: &Root) {
             ),
         );
         let version = "<?php\n$wp_version = '6.4.2';\n";
-        root.write(&format!("home/{user}/public/wp-includes/version.php"), version);
-        root.write(&format!("home/{user}/public/wp-config.php"), "<?php\n");
+        root.write(&format!("srv/{user}/public/wp-includes/version.php"), version);
+        root.write(&format!("srv/{user}/public/wp-config.php"), "<?php\n");
         for plugin in 0..PLUGINS {
-            let path = format!(
-                "home/{user}/public/wp-content/plugins/plugin-{plugin}/plugin-{plugin}.php"
-            );
+            let path =
+                format!("srv/{user}/public/wp-content/plugins/plugin-{plugin}/plugin-{plugin}.php");
             root.write(&path, "<?php\n/*\nPlugin Name: Some plugin\nVersion: 1.2.3\n*/\n");
         }
     }

@@ -351,8 +351,8 @@ fn a_flood_that_needs_more_memory_than_allowed_makes_the_agent_keep_less_and_cou
         });
         memory_kib(fleet.agent(NAME).process().pid(), "VmRSS:")
     };
-    let limit_bytes = (idle_kib + MEMORY_KIB_MORE) * 1024;
-    let toml = format!("{source}[limits]\nmemory_bytes_max = {limit_bytes}\n");
+    let limit_kib = idle_kib + MEMORY_KIB_MORE;
+    let toml = format!("{source}[limits]\nmemory_bytes_max = \"{limit_kib}KiB\"\n");
     let spec = AgentSpec::new(NAME).toml(&toml);
     let mut fleet = Fleet::builder().agent(spec).batch_interval("200ms").start();
     let pid = fleet.agent(NAME).process().pid();
@@ -402,11 +402,8 @@ fn a_flood_that_needs_more_memory_than_allowed_makes_the_agent_keep_less_and_cou
         }
     });
     let peak_kib = memory_kib(pid, "VmHWM:");
-    eprintln!(
-        "{n} requests: at rest {idle_kib} KiB, limit {} KiB, peak {peak_kib} KiB",
-        limit_bytes / 1024
-    );
-    assert!(peak_kib <= limit_bytes / 1024 + MEMORY_MIB_SLACK * 1024, "{peak_kib} KiB");
+    eprintln!("{n} requests: at rest {idle_kib} KiB, limit {limit_kib}, peak {peak_kib}");
+    assert!(peak_kib <= limit_kib + MEMORY_MIB_SLACK * 1024, "{peak_kib} KiB");
     eventually("what was kept is given back", LIMIT, || {
         let log = fleet.agent(NAME).log_text();
         let kib = memory_kib(pid, "VmRSS:");
@@ -520,8 +517,9 @@ fn packets_that_a_firewall_keeps_from_a_backend_are_told_in_one_line() {
     });
 }
 
-/// Exposure of the unit, 0 (sandboxed) to 10, as systemd rates it.
-const EXPOSURE_MAX: f64 = 1.6;
+/// Exposure of the unit, 0 (sandboxed) to 10, as systemd rates it; 0.2 of it is the /tmp of all, where
+/// backends have their sockets.
+const EXPOSURE_MAX: f64 = 1.8;
 
 #[test]
 fn the_unit_is_sandboxed_to_what_the_agent_needs() {
@@ -544,10 +542,15 @@ fn the_unit_is_sandboxed_to_what_the_agent_needs() {
     ] {
         assert!(sets(line), "the unit does not say {line}");
     }
-    // What it must see: all of /proc and its processes, and the network of the machine.
-    for word in
-        ["ProcSubset=", "ProtectProc=", "PrivateNetwork=", "PrivateUsers=", "IPAddressDeny="]
-    {
+    // What it must see: all of /proc and its processes, the network of the machine, sockets in /tmp.
+    for word in [
+        "ProcSubset=",
+        "ProtectProc=",
+        "PrivateNetwork=",
+        "PrivateUsers=",
+        "PrivateTmp=",
+        "IPAddressDeny=",
+    ] {
         assert!(!text.lines().any(|line| line.starts_with(word)), "{word} would blind it");
     }
     let analyze = find_program(&["systemd-analyze"], "systemd");

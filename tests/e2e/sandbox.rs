@@ -77,8 +77,8 @@ fn an_agent_in_its_sandbox_records_resources_pools_and_services() {
     assert_eq!(names, ["full", "null", "random", "shm", "urandom", "zero"]);
     let mounts = read("mountinfo");
     let options = |at: &str| {
-        let its = mounts.lines().filter(|line| line.split(' ').nth(4) == Some(at));
-        its.last().and_then(|line| line.split(' ').nth(5)).unwrap_or_default().to_owned()
+        let mut its = mounts.lines().filter(|line| line.split(' ').nth(4) == Some(at));
+        its.next_back().and_then(|line| line.split(' ').nth(5)).unwrap_or_default().to_owned()
     };
     assert!(options("/").starts_with("ro"), "{mounts}");
 

@@ -28,15 +28,17 @@ impl Judge {
         let peer = record.client.as_deref().unwrap_or_default();
         let address = peer.parse::<IpAddr>().ok();
         let is_inner = |ip: &IpAddr| self.sites.is_own(*ip) || is_private(ip.to_canonical());
-        let client = match address.filter(|ip| !is_inner(ip)) {
-            Some(address) => Some(address),
-            // A proxy of ours is nobody's client. What stands first in the list is the client's own
-            // word: the last address that is not ours was seen by a proxy of ours.
-            None => {
-                let list = record.forwarded_for.as_deref().unwrap_or_default();
-                let mut named = list.rsplit(',').take(PROXIES_MAX).filter_map(forwarded);
-                named.find(|ip| !is_inner(ip))
-            }
+        // A proxy of ours is nobody's client. What stands first in the list is the client's own word:
+        // the last address that is not ours was seen by a proxy of ours.
+        let named = || {
+            let list = record.forwarded_for.as_deref().unwrap_or_default();
+            let mut named = list.rsplit(',').take(PROXIES_MAX).filter_map(forwarded);
+            named.find(|ip| !is_inner(ip))
+        };
+        let client = match address {
+            None => named(),
+            Some(peer) if is_inner(&peer) => named(),
+            Some(peer) => Some(peer),
         };
         Visit {
             site,
