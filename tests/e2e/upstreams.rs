@@ -129,6 +129,10 @@ fn asked_blocks(root: &Root, plain: SocketAddr, secure: SocketAddr) -> Vec<(Stri
     ]
 }
 
+/// The tests' HAProxy wants to know who asks.
+const BEHIND_A_PROXY: &str =
+    "PROXY TCP4 198.51.100.7 127.0.0.1 40000 80\r\nGET / HTTP/1.1\r\nHost: far.test\r\n\r\n";
+
 /// Clients that say this and wait.
 fn hold(address: SocketAddr, n: usize, text: &str) -> Vec<TcpStream> {
     let open = |_| {
@@ -160,7 +164,7 @@ fn servers_databases_and_caches_tell_how_they_are() {
     // Clients that are seen in the numbers: requests that never end, and idle connections.
     let _held = [
         hold(apache.address(), 3, "GET / HTTP/1.1\r\n"),
-        hold(haproxy.address(), 2, "GET / HTTP/1.1\r\nHost: far.test\r\n\r\n"),
+        hold(haproxy.address(), 2, BEHIND_A_PROXY),
         hold(redis.address(), 5, ""),
         hold(memcached.address(), 4, ""),
     ];
