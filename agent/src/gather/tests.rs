@@ -67,7 +67,11 @@ impl Agent {
 
     fn config(&self) -> Arc<Config> {
         let source = self.sources.clone();
-        let logs = LogsConfig { discover: false, source, ..LogsConfig::default() };
+        let root = self.path("root");
+        let logs = match root.exists() {
+            true => LogsConfig { root, source, ..LogsConfig::default() },
+            false => LogsConfig { discover: false, source, ..LogsConfig::default() },
+        };
         Arc::new(Config { state_dir: self.path("state"), logs, ..Config::default() })
     }
 
@@ -720,14 +724,21 @@ fn own_questions_keep_nobody_in_haste_and_those_for_status_pages_are_no_visits()
     let log = agent.path("access.log");
     append(&log, "");
     agent.sources.push(source(&log, "access", Some("a.example")));
+    fs::create_dir_all(agent.path("root/etc/nginx")).unwrap();
+    append(
+        &agent.path("root/etc/nginx/nginx.conf"),
+        "http { server { listen 127.0.0.1:8080; location = /server-status { stub_status; } } }\n",
+    );
     agent.start();
     let own = crate::own_requests::user_agent();
     append(&log, &own_line("HEAD /", 502, own));
+    append(&log, &own_line("GET /other", 204, own));
     append(&log, &own_line("GET /server-status?auto", 200, own));
     append(&log, &own_line("GET /server-status?auto", 503, own));
     append(&log, &own_line("GET /", 201, "gatewatch-probe/0000000000000000"));
     agent.eventually_n(502, 1);
     agent.eventually_n(201, 1);
+    agent.eventually_n(204, 1); // no status page: a site knows the name from its own `HEAD`
     assert_eq!(agent.n(200) + agent.n(503), 0, "they are no visits");
     agent.eventually("both are told as skipped", |agent| {
         let files = agent.status().files;

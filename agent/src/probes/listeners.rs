@@ -18,6 +18,8 @@ use crate::probes::sockets::{Lists, Name, Seen, State, Wanted};
 const FRESH: Duration = Duration::from_secs(1);
 /// Sockets asked for, of which it is remembered that somebody listened.
 const SERVED_MAX: usize = 1024;
+/// Between two looks for sockets that nobody serves.
+const REMEMBER_GAP: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(crate) struct Listeners {
@@ -29,6 +31,9 @@ pub(crate) struct Listeners {
     /// Paths asked for that somebody listened at, here. The kernel lists the sockets of one network
     /// namespace: of a file that was never served from here, the server may be in another one.
     served: BTreeSet<String>,
+    /// What [`Listeners::remember`] last looked for, and when.
+    unserved: BTreeSet<String>,
+    tried_at: Option<Instant>,
     is_told: bool,
 }
 
@@ -49,6 +54,8 @@ impl Listeners {
             read_at: None,
             now: None,
             served: BTreeSet::new(),
+            unserved: BTreeSet::new(),
+            tried_at: None,
             is_told: false,
         }
     }
@@ -58,15 +65,26 @@ impl Listeners {
     /// A socket whose server dies before anybody has asked for it would not be told as dead.
     pub(crate) fn remember<'a>(&mut self, addresses: impl Iterator<Item = &'a str>, now: Instant) {
         let addresses = addresses.map(|address| address.strip_prefix("unix:").unwrap_or(address));
-        let mut paths = addresses.filter(|address| address.starts_with('/')).peekable();
-        if paths.peek().is_some() {
-            self.refresh(now);
-            for path in paths.take(SERVED_MAX) {
-                if !self.served.contains(path) {
-                    self.is_served(path);
-                }
-            }
+        let paths = addresses.filter(|address| address.starts_with('/'));
+        let new = paths.filter(|path| !self.served.contains(*path)).take(SERVED_MAX);
+        let new: BTreeSet<String> = new.map(str::to_owned).collect();
+        let is_early = |at: Instant| now.saturating_duration_since(at) < REMEMBER_GAP;
+        if new.is_empty() || new == self.unserved && self.tried_at.is_some_and(is_early) {
+            return;
         }
+        self.refresh(now);
+        let Some(listening) = &self.now else { return };
+        // By name alone: to follow links may hang on the file system of somebody's socket.
+        let is_listed = |path: &String| {
+            let by_link = path.strip_prefix("/run/").map(|rest| format!("/var/run/{rest}").into());
+            let mut names = self.candidates(path).into_iter().chain(by_link);
+            names.any(|name: PathBuf| listening.paths.contains(name.as_os_str().as_bytes()))
+        };
+        let room = SERVED_MAX.saturating_sub(self.served.len());
+        let found: Vec<String> =
+            new.iter().filter(|path| is_listed(path)).take(room).cloned().collect();
+        self.served.extend(found);
+        (self.unserved, self.tried_at) = (new, Some(now));
     }
 
     /// Why a connection to this address must fail now: `ConnectRefused` or `NoSuchSocket`. `None` =

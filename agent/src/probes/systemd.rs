@@ -44,6 +44,8 @@ const LISTING_FAST: Duration = Duration::from_secs(1);
 const EARLY: Duration = Duration::from_millis(500);
 /// Between two looks at everything of every unit: what signals are for, should one be lost.
 const REFRESH: Duration = Duration::from_secs(60);
+/// The same where no signal tells of a restart between two listings.
+const REFRESH_DEAF: Duration = Duration::from_secs(10);
 /// Between two looks at who answers for the sites.
 const UPSTREAMS: Duration = Duration::from_secs(20);
 
@@ -292,12 +294,12 @@ impl Bus {
                 }
             }
         }
-        for signal in &kept.signals {
-            self.signal(signal, watcher, outlet);
-        }
         if kept.has_lost {
+            // Of a torn sequence the last state is missing: the next listing has it.
             self.is_stale = true;
             self.units.values_mut().for_each(|unit| unit.is_asked = false);
+        } else {
+            kept.signals.iter().for_each(|signal| self.signal(signal, watcher, outlet));
         }
         self.listed = clock::instant();
         watcher.save().await;
@@ -305,7 +307,8 @@ impl Bus {
     }
 
     async fn list_now(&mut self, watcher: &mut Watcher, outlet: &Outlet) -> zbus::Result<()> {
-        let is_refresh = self.refreshed.is_none_or(|last| last.elapsed() >= REFRESH);
+        let refresh = if self.has_signals { REFRESH } else { REFRESH_DEAF };
+        let is_refresh = self.refreshed.is_none_or(|last| last.elapsed() >= refresh);
         let is_new = watcher.discovery.has_changed().unwrap_or(false);
         if is_new || self.upstreams_at.is_none_or(|last| last.elapsed() >= UPSTREAMS) {
             self.upstreams_at = Some(clock::instant());
@@ -381,6 +384,7 @@ impl Bus {
     ) -> zbus::Result<bool> {
         let Some(state) = state_of(&row.active, &row.sub) else { return Ok(true) };
         let known = self.units.remove(&row.path);
+        let is_known = known.is_some();
         let mut unit = known.unwrap_or_else(|| Unit::new(&row.name));
         let before = unit.mark();
         let is_same = unit.state == Some(state) && unit.is_in(&row.sub);
@@ -396,7 +400,7 @@ impl Bus {
         if is_done {
             tell(watcher, outlet, &mut unit, &before);
             unit.look_at_workers(watcher, outlet);
-        } else if !is_same {
+        } else if !is_same && is_known {
             unit.forget_details();
             tell_state(watcher, outlet, &unit, state, clock::now());
         }

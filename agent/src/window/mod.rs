@@ -276,7 +276,8 @@ impl Windows {
         }
         self.open.loss.n_lines_other += u64::from(request.other);
         self.open.loss.n_times_clamped += u64::from(request.clamped);
-        self.open.is_urgent |= request.gateway_503 || matches!(request.status, 502 | 504);
+        let is_failed = request.gateway_503 || matches!(request.status, 502 | 504);
+        self.open.is_urgent |= is_failed && !request.own;
         if let Some(exemplar) = request.exemplar {
             self.keep(request.second, request.site, exemplar);
         }

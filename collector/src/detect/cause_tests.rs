@@ -201,5 +201,12 @@ fn a_change_of_one_site_accuses_no_other_one() {
         // The site itself fails.
         let own = shop(outage(two_pools(), "shop03.test", (20, 60, 60), REFUSED)).play(50).only();
         assert_eq!(own.change.map(|c| c.kind).as_deref(), Some(kind));
+        // All sites of one document root changed at once, and all of them fail.
+        let mut script = outage(two_pools(), "shop", (20, 60, 60), REFUSED);
+        for site in ["shop09.test", "shop10.test", "shop11.test", "shop12.test"] {
+            script = script.change_of(19, site, kind, "/srv/x/.htaccess");
+        }
+        let shared = script.play(50).only();
+        assert_eq!(shared.change.map(|c| c.kind).as_deref(), Some(kind));
     }
 }

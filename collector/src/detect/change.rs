@@ -68,9 +68,11 @@ pub fn before(fleet: &Fleet, members: &[u32], first: i64) -> Option<ChangeBefore
             if !explains(fleet, server, change, members) {
                 continue;
             }
+            let at_once = at_once(server, change);
             let (mut n, mut n_failed) = ([0.0, 0.0], [0.0, 0.0]);
             for ix in &server.sites {
-                let group = usize::from(touched(change, fleet.site(*ix)));
+                let touches = |change: &&Changed| touched(change, fleet.site(*ix));
+                let group = usize::from(at_once.iter().any(touches));
                 n[group] += 1.0;
                 n_failed[group] += f64::from(u8::from(failing.contains(ix)));
             }
@@ -104,15 +106,31 @@ fn is_before(change: &Changed, first: i64) -> bool {
 }
 
 /// Whether a change of this server may explain failures of these sites: of a change of one site, its
-/// own failures alone. Whoever owns a site may change it at any time, and explains no other one's.
+/// own failures alone; what happened at once to several, as to those of one document root, theirs. Whoever owns a site may change it at any time, and explains no other one's.
 fn explains(fleet: &Fleet, server: &Server, change: &Changed, members: &[u32]) -> bool {
     let mut sites = members.iter().map(|ix| fleet.site(*ix));
     let touches = |site: &Site| site.server == server.id && touched(change, site);
+    let at_once = at_once(server, change);
+    let any_touches = |site: &Site| {
+        site.server == server.id && at_once.iter().any(|change| touched(change, site))
+    };
     match (&change.site, change.kind.as_str()) {
-        (Some(_), _) => !members.is_empty() && sites.all(touches),
+        (Some(_), _) => !members.is_empty() && sites.all(any_touches),
         // A plugin explains its own site, not a whole box.
         (None, "plugin") => false,
         (None, _) => sites.any(touches),
+    }
+}
+
+/// A change with those of other sites at the same instant: an edit in a document root that several
+/// sites share is one of each.
+fn at_once<'a>(server: &'a Server, change: &'a Changed) -> Vec<&'a Changed> {
+    let is_same = |other: &&Changed| {
+        other.site.is_some() && (other.at, &other.kind) == (change.at, &change.kind)
+    };
+    match change.site {
+        Some(_) => server.changes.iter().filter(is_same).collect(),
+        None => vec![change],
     }
 }
 

@@ -499,17 +499,21 @@ impl Server {
     }
 
     /// A unit between visitors and pages of this pool (or of all) that went down at most `slack`
-    /// ms after `first`; none whose pool another unit serves that runs.
+    /// ms after `first`; no container whose pool another unit
+    /// serves that runs.
     #[must_use]
     pub fn unit_down(&self, pool: Option<&str>, first: i64, slack: i64) -> Option<(&str, &Unit)> {
-        let replaced = |unit: &Unit| {
+        // Only what never comes back under its name: two versions of PHP may each serve a pool `www`.
+        let replaced = |name: &str, unit: &Unit| {
             let of_pool = |other: &&Unit| unit.pool.is_some() && other.pool == unit.pool;
-            self.units.values().filter(of_pool).any(|other| other.state == "active")
+            let is_transient = name.rsplit_once('.').is_some_and(|(_, kind)| kind == "scope")
+                || name.starts_with("run-");
+            is_transient && self.units.values().filter(of_pool).any(|o| o.state == "active")
         };
         let found = self.units.iter().find(|(name, unit)| {
             let serves = unit.pool.is_none() || pool.is_none() || unit.pool.as_deref() == pool;
             let down = unit.down_at.is_some_and(|at| at <= first + slack);
-            down && serves && unit.is_gateway(name) && !replaced(unit)
+            down && serves && unit.is_gateway(name) && !replaced(name, unit)
         });
         found.map(|(name, unit)| (name.as_str(), unit))
     }
@@ -560,6 +564,8 @@ mod tests {
         server.fold_service(5_000, "docker-0a.scope", "inactive", None, None);
         server.fold_service(5_000, "docker-0b.scope", "inactive", None, None);
         assert_eq!(cause(&server), None, "gone for good, and nothing says that they serve it");
+        // Two versions of PHP have a pool `www` each: one that runs replaces no other.
+        server.fold_service(5_500, "php8.1-fpm.service", "active", Some("www"), None);
         // A service that was stopped is one still: it comes again under its name.
         server.fold_service(6_000, "php8.2-fpm.service", "active", Some("www"), None);
         server.fold_service(7_000, "php8.2-fpm.service", "inactive", Some("www"), None);

@@ -19,6 +19,8 @@ use crate::own_requests::user_agent;
 pub(super) struct Own {
     /// The addresses its questions for status pages come from; empty where it asks for none.
     askers: Vec<Box<[u8]>>,
+    /// What it asks for there.
+    paths: Vec<String>,
     agent: Finder<'static>,
 }
 
@@ -26,6 +28,7 @@ impl Own {
     pub(super) fn of(discovery: &Discovery) -> Self {
         let pages = discovery.status_pages.iter();
         let pages = pages.filter(|page| page.kind != StatusKind::HaproxySocket);
+        let paths = pages.clone().map(|page| page.path.clone()).collect();
         let ips = pages.filter_map(|page| Some(page.address.parse::<SocketAddr>().ok()?.ip()));
         let mut askers: Vec<Box<[u8]>> = ips
             .map(|ip| match ip {
@@ -37,7 +40,7 @@ impl Own {
             .collect();
         askers.sort();
         askers.dedup();
-        Self { askers, agent: Finder::new(user_agent()) }
+        Self { askers, paths, agent: Finder::new(user_agent()) }
     }
 
     /// True for a line that may be a question for a status page. Cost: for nearly all, a comparison.
@@ -45,6 +48,11 @@ impl Own {
         self.askers.iter().any(|asker| **asker == *plain.client)
             && self.agent.find(plain.raw).is_some()
     }
+}
+
+/// Without its query and parameters.
+fn cut_query(path: &str) -> &str {
+    path.split(['?', ';']).next().unwrap_or_default()
 }
 
 impl Judge {
@@ -55,10 +63,13 @@ impl Judge {
             && peer.parse::<IpAddr>().is_ok_and(|ip| self.sites.is_own(ip))
     }
 
-    /// True for its question for a status page.
+    /// True for its question for a status page: of another path it is a visit, since sites learn the
+    /// agent's name from its `HEAD`.
     #[must_use]
     pub fn is_own_page(&self, record: &AccessRecord<'_>) -> bool {
-        record.method.as_deref() == Some("GET") && self.is_own(record)
+        let asked = record.path.as_deref().map(cut_query);
+        let is_page = || self.own.paths.iter().any(|path| Some(cut_query(path)) == asked);
+        record.method.as_deref() == Some("GET") && self.is_own(record) && is_page()
     }
 }
 

@@ -69,7 +69,11 @@ impl Judge {
         let site = site.or_else(|| self.only_site_of(source));
         // Both logs tell of the same request: that of the web server counts where there is one.
         if is_audit {
-            let told = self.error_log_blocks.get(&site);
+            let told = match site {
+                Some(_) => self.error_log_blocks.get(&site),
+                // Of no known host: the error log may have it under its only site.
+                None => self.error_log_blocks.values().max(),
+            };
             if told.is_some_and(|at| *at <= now && now < at.plus(ERROR_LOG_COUNTS)) {
                 return;
             }

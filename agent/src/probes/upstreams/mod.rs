@@ -405,8 +405,9 @@ impl Prober {
         let seen = self.look(addresses, discovery).await;
         for (backend, result, took) in missing {
             let found = seen.iter().find(|(address, _)| *address == backend.address);
-            let is_elsewhere = matches!(found, Some((_, Some(Ok(())))));
-            let result = if is_elsewhere { Err(out_of_sight()) } else { result };
+            // Only what the kernel does not list either is not there; it may not have answered.
+            let is_absent = matches!(found, Some((_, Some(Err(_)))));
+            let result = if is_absent { result } else { Err(out_of_sight()) };
             self.note(&Subject::of(&backend), &result, Some(took), round);
         }
     }
