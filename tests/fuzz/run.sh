@@ -10,7 +10,7 @@ cd "$(dirname "$0")"
 seconds=${1:-15}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(format access_text json w3c haproxy error_logs system_logs configs lines spool)
+[ ${#targets[@]} -gt 0 ] || targets=(format access_text json w3c haproxy error_logs system_logs configs lines spool answers)
 
 PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 export PATH CARGO_TERM_COLOR=never

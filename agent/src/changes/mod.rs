@@ -18,6 +18,7 @@ mod docroot;
 mod docroots;
 mod firewall_logs;
 mod folders;
+pub mod fuzzing;
 mod kept;
 mod mark;
 mod package_lines;

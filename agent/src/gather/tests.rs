@@ -68,10 +68,10 @@ impl Agent {
     fn config(&self) -> Arc<Config> {
         let source = self.sources.clone();
         let root = self.path("root");
-        let logs = match root.exists() {
-            true => LogsConfig { root, source, ..LogsConfig::default() },
-            false => LogsConfig { discover: false, source, ..LogsConfig::default() },
-        };
+        let mut logs = LogsConfig { discover: false, source, ..LogsConfig::default() };
+        if root.exists() {
+            (logs.discover, logs.root) = (true, root);
+        }
         Arc::new(Config { state_dir: self.path("state"), logs, ..Config::default() })
     }
 

@@ -13,6 +13,7 @@ mod cpu;
 mod disk;
 mod latest;
 mod disk_io;
+pub mod fuzzing;
 mod groups;
 pub(crate) mod listeners;
 mod load;

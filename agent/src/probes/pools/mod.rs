@@ -7,6 +7,7 @@
 
 mod crowd;
 mod fastcgi;
+pub(super) mod fuzzing;
 mod status;
 mod uses;
 mod workers;

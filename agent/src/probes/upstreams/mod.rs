@@ -13,6 +13,7 @@ mod certificate;
 mod certificates;
 mod connect;
 mod dial;
+pub(super) mod fuzzing;
 mod haproxy_stats;
 mod heads;
 mod held;
