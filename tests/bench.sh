@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What gatewatch costs, beside the programs people would use instead: prints one table.
 #
-# tests/bench.sh [--markdown] [--mib N] [A1 A9 ...]: all rows without any. About 15 minutes. On
+# tests/bench.sh [--markdown] [--mib N] [A1 A9 ...]: all rows without any. About 20 minutes. On
 # Debian as root it installs the references; a row whose reference is missing says so. It needs
 # 4 GiB of disk under target/, and a machine that does little else: it is no part of CI. The size of
 # the released program (A12) takes some minutes to build, so it is only told when A12 is asked for.

@@ -494,6 +494,16 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_of_the_agents_own_request_hurries_no_batch() {
+        let mut windows = Windows::default();
+        let failed = Request { status: 502, exemplar: None, ..request(0, 1, None) };
+        windows.fold(Request { own: true, ..failed.clone() });
+        assert!(!windows.is_urgent(), "nobody waits for it");
+        windows.fold(failed);
+        assert!(windows.is_urgent(), "a visitor's is sent at once");
+    }
+
+    #[test]
     fn exemplars_are_bounded_per_site_and_second_also_over_several_batches() {
         let mut windows = Windows::default();
         let mut n = 0;

@@ -675,6 +675,10 @@ fn an_audit_log_counts_for_the_sites_whose_error_log_is_silent() {
     let both = [&*audit("a.example"), &*audit("b.example")];
     let told = refusals_of(&mut s, "/log/audit.log", LogKind::Modsecurity, &both);
     assert!(told.len() == 1 && told[0].contains("b.example"), "{told:?}");
+    // A scanner that asks by the address is told by the error log, whatever site that files it under.
+    let unknown = [&*audit("203.0.113.5")];
+    let told = refusals_of(&mut s, "/log/audit.log", LogKind::Modsecurity, &unknown);
+    assert!(told.is_empty(), "{told:?}");
     // The web server's log falls silent.
     s.now = s.now.plus(std::time::Duration::from_secs(4_000));
     let told = refusals_of(&mut s, "/log/audit.log", LogKind::Modsecurity, &both);
