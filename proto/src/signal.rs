@@ -315,7 +315,8 @@ fn classify_connection(text: &str) -> Option<Signal> {
         || has("from remote server")
         || has("read response failed from ");
     if has("is DOWN, reason:") {
-        return Some(Signal::ServerDown);
+        let is_refused = has("info: \"Connection refused\"");
+        return Some(if is_refused { Signal::ConnectRefused } else { Signal::ServerDown });
     }
     let unmade = has("failed to make connection to backend: ");
     if !upstream && !unmade {
@@ -506,7 +507,7 @@ mod tests {
             ),
             (
                 "Server be/s1 is DOWN, reason: Layer4 connection problem, info: \"Connection refused\", check duration: 0ms",
-                Some(S::ServerDown),
+                Some(S::ConnectRefused),
             ),
             ("backend be has no server available!", Some(S::NoLiveUpstreams)),
             ("", None),

@@ -114,7 +114,11 @@ impl Judge {
         at: UnixMillis,
         now: UnixMillis,
     ) -> Option<LogEvidence> {
-        let signal = record.signal?;
+        // A server that HAProxy takes out is evidence whatever its check ran into.
+        let is_taken_out = record.client.is_none()
+            && record.pool.is_some()
+            && record.message.contains("is DOWN, reason:");
+        let signal = if is_taken_out { Signal::ServerDown } else { record.signal? };
         let kind = self.sources[source].kind;
         let is_of_web_server =
             matches!(kind, LogKind::Error | LogKind::Access) || record.client.is_some();
