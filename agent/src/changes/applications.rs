@@ -414,7 +414,8 @@ impl<'v> Visit<'v> {
         let known = seen.shelves.iter().position(|(name, _)| name == shelf.folder);
         let is_known = known.is_some();
         let is_other = known.is_none_or(|at| seen.shelves[at].1 != changed_at);
-        if is_other {
+        let is_listed = is_other || !self.is_settled(changed_at);
+        if is_listed {
             let Ok((names, n_seen)) = folder.names(PARTS_MAX) else { return };
             self.cost += 5 + n_seen / 10;
             list_parts(number, &names, is_known, seen);
@@ -422,12 +423,12 @@ impl<'v> Visit<'v> {
                 Some(at) => seen.shelves[at].1 = changed_at,
                 None => seen.shelves.push((shelf.folder.to_owned(), changed_at)),
             }
-            self.is_moved = true;
+            self.is_moved |= is_other;
         }
         for (ix, part) in seen.parts.iter_mut().enumerate() {
-            let is_turn = is_other || part.is_missing || part.is_new || ix % TURNS == self.turn;
+            let is_turn = is_listed || part.is_missing || part.is_new || ix % TURNS == self.turn;
             if part.shelf == number && is_turn && self.cost < COST_MAX {
-                self.look_at_part(&folder, shelf, part, is_known, is_other, changed_at);
+                self.look_at_part(&folder, shelf, part, is_known, is_listed, changed_at);
             }
         }
         seen.parts.retain(|part| !part.name.is_empty());

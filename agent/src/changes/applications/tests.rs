@@ -99,6 +99,21 @@ fn plugins_themes_and_the_core_of_wordpress_tell_their_versions() {
 }
 
 #[test]
+fn a_plugin_put_there_in_the_same_tick_of_the_clock_as_another_is_told() {
+    let mut site = Site::wordpress("6.4.2");
+    assert!(site.told_within(2).is_empty());
+    site.plugin("jetpack", "13.1");
+    let folder = site.docroot.join("wp-content/plugins");
+    let facts = Facts::of(&fs::metadata(folder).unwrap());
+    for (name, changed_at) in &mut site.seen.shelves {
+        if name == "wp-content/plugins" {
+            *changed_at = facts.changed_at;
+        }
+    }
+    assert_eq!(site.told(), ["plugin: plugin jetpack 13.1 installed on shop.example"]);
+}
+
+#[test]
 fn what_is_overwritten_in_place_is_seen_within_ten_visits() {
     let mut site = Site::wordpress("6.4.2");
     site.told();
