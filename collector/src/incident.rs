@@ -16,7 +16,7 @@ use wire::UnixMillis;
 use crate::detect::scope::{self, Finding, Scope};
 use crate::detect::{Fleet, Settings};
 use crate::model::{Counts, Moment, NotifyEvent, ServerId, SiteId, Transition, TransitionEvent};
-use case::{Case, Member};
+use case::{Case, Kind, Member};
 
 /// Wait before a notification, so that it tells the scope as it settles, ms.
 const WAIT_MS: i64 = 1_000;
@@ -185,7 +185,13 @@ impl Book {
     fn open(&mut self, step: &mut Step<'_>, finding: &Finding) {
         let started_at = start_of(step.fleet, &finding.failing);
         let newest = newest_failure(step.fleet, &finding.failing);
-        let mut case = Case::open(step.fleet, finding.scope.clone(), started_at, step.now);
+        let mut case = Case::open(
+            step.fleet,
+            Kind::GatewayErrors,
+            finding.scope.clone(),
+            started_at,
+            step.now,
+        );
         case.retroactive = step.now - newest > step.settings.retroactive_ms;
         let no = self.next;
         self.next += 1;

@@ -146,6 +146,29 @@ pub enum Record {
         /// When.
         at: UnixMillis,
     },
+    /// Something happened to the collector itself.
+    Collector {
+        /// When.
+        at: UnixMillis,
+        /// What.
+        event: CollectorEvent,
+    },
+}
+
+/// What happens to the collector itself: its own faults must never read as faults of the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectorEvent {
+    /// It began to listen.
+    Started,
+    /// It ends on purpose.
+    Stopping,
+    /// It cannot store what comes.
+    DiskFull,
+    /// Its own network is gone.
+    UplinkLost,
+    /// Its own network works again.
+    UplinkBack,
 }
 
 /// Requests of one site in one second. Gateway errors are `n_502 + n_503 + n_504`.

@@ -12,6 +12,7 @@ pub mod table;
 pub mod cause;
 pub mod change;
 pub mod runbook;
+pub mod trail;
 #[cfg(test)]
 mod script;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::model::{Record, ServerId, SiteId, Transition};
 use past::Past;
 use server::{Changed, Line, Server};
 use site::Site;
+use trail::{Trail, Weighed};
 
 /// Grid on which the engine acts, ms.
 pub const TICK_MS: i64 = 250;
@@ -117,6 +119,25 @@ impl Fleet {
         self.by_upstream.get(address).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a server belongs to a group.
+    #[must_use]
+    pub fn is_in(&self, group: &scope::Group, id: ServerId) -> bool {
+        let Some(server) = self.server(id).filter(|server| !server.forgotten) else { return false };
+        match group {
+            scope::Group::All => true,
+            scope::Group::Labels(wanted) => {
+                wanted.iter().all(|(k, v)| server.labels.get(k) == Some(v))
+            }
+            scope::Group::Cohort(_, members) => members.contains(&id),
+        }
+    }
+
+    /// The servers of a group.
+    #[must_use]
+    pub fn members(&self, group: &scope::Group) -> BTreeSet<ServerId> {
+        self.servers.keys().copied().filter(|id| self.is_in(group, *id)).collect()
+    }
+
     fn reindex(&mut self) {
         self.index = (0_u32..).zip(&self.sites).map(|(ix, site)| (site.id, ix)).collect();
         self.by_upstream.clear();
@@ -174,6 +195,9 @@ pub struct Engine {
     /// Servers to look at, and until when.
     attention: BTreeMap<ServerId, i64>,
     refused: Refused,
+    /// What was weighed, for whoever asks why.
+    #[serde(skip)]
+    trail: Trail,
 }
 
 fn default_settings() -> Settings {
@@ -192,6 +216,7 @@ impl Engine {
             touched: BTreeSet::new(),
             attention: BTreeMap::new(),
             refused: Refused::default(),
+            trail: Trail::default(),
         }
     }
 
@@ -276,6 +301,16 @@ impl Engine {
         }
     }
 
+    /// Keeps what is weighed from now on, for `trail`.
+    pub fn explain(&mut self) {
+        self.trail.start();
+    }
+
+    /// What was weighed since the last call, oldest first; nothing without `explain`.
+    pub fn trail(&mut self) -> Vec<Weighed> {
+        self.trail.take()
+    }
+
     /// Whether a server has said what its clock shows.
     #[must_use]
     pub fn knows_clock(&self, server: ServerId) -> bool {
@@ -323,6 +358,10 @@ impl Engine {
     /// order of arrival; `advance` acts on them.
     pub fn fold(&mut self, arrived_at: UnixMillis, record: &Record) {
         let arrived = arrived_at.0;
+        if matches!(record, Record::Collector { .. }) {
+            // The rules of silence are the only ones that it concerns.
+            return;
+        }
         if let Some(id) = self.server_of(record) {
             let server = self.fleet.servers.entry(id).or_insert_with(|| Server::new(id));
             if !matches!(record, Record::Server { .. } | Record::Site { .. }) {
@@ -398,6 +437,7 @@ impl Engine {
             | Record::Hello { server, .. } => Some(*server),
             Record::Requests { site, .. } => Some(self.fleet.site(self.fleet.find(*site)?).server),
             Record::Exemplar(e) => Some(self.fleet.site(self.fleet.find(e.site)?).server),
+            Record::Collector { .. } => None,
         }
     }
 
@@ -471,7 +511,7 @@ impl Engine {
                 }
             }
             Record::Hello { at, .. } => server.fold_clock(arrived, at.0),
-            Record::Goodbye { .. } => {}
+            Record::Goodbye { .. } | Record::Collector { .. } => {}
         }
     }
 
@@ -578,7 +618,8 @@ impl Engine {
                 }
             }
         }
-        let findings = scope::localise(&mut self.fleet, &servers, &self.settings, now);
+        let findings =
+            scope::localise(&mut self.fleet, &servers, &self.settings, now, &mut self.trail);
         (servers, findings)
     }
 }

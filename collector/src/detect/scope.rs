@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::server::Server;
 use super::site::Site;
+use super::trail::Trail;
 use super::{Fleet, Settings};
 use crate::model::{ServerId, SiteId};
 
@@ -47,9 +48,22 @@ pub enum Pool {
     Upstream(String),
 }
 
+/// Servers that may share a fault.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Group {
+    /// Every server.
+    All,
+    /// All servers with this value of a label, or with both of a pair.
+    Labels(BTreeMap<String, String>),
+    /// Servers that made the same change: what it was, and who.
+    Cohort(String, BTreeSet<ServerId>),
+}
+
 /// Where something fails. Wider scopes sort first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Scope {
+    /// Several servers.
+    Group(Group),
     /// One server.
     Server(ServerId),
     /// One pool.
@@ -59,10 +73,11 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// `site`, `pool` or `server`.
+    /// `site`, `pool`, `server` or `group`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Group(_) => "group",
             Self::Server(_) => "server",
             Self::Pool(_) => "pool",
             Self::Site(_) => "site",
@@ -115,6 +130,7 @@ pub(crate) fn localise(
     servers: &BTreeSet<ServerId>,
     settings: &Settings,
     now: i64,
+    _trail: &mut Trail,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut covered = BTreeSet::new();
@@ -542,6 +558,15 @@ pub fn contains(fleet: &Fleet, outer: &Scope, inner: &Scope) -> bool {
         return true;
     }
     match (outer, inner) {
+        (Scope::Group(group), Scope::Server(server) | Scope::Pool(Pool::Local(server, _))) => {
+            fleet.is_in(group, *server)
+        }
+        (Scope::Group(group), Scope::Pool(Pool::Upstream(address))) => {
+            fleet.users(address).iter().all(|ix| fleet.is_in(group, fleet.site(*ix).server))
+        }
+        (Scope::Group(outer), Scope::Group(inner)) => {
+            fleet.members(inner).iter().all(|server| fleet.is_in(outer, *server))
+        }
         (Scope::Server(server), Scope::Pool(Pool::Local(of, _))) => server == of,
         (Scope::Server(server), Scope::Pool(Pool::Upstream(address))) => {
             fleet.users(address).iter().all(|ix| fleet.site(*ix).server == *server)
@@ -556,6 +581,7 @@ pub fn contains(fleet: &Fleet, outer: &Scope, inner: &Scope) -> bool {
 pub fn holds_site(fleet: &Fleet, scope: &Scope, ix: u32) -> bool {
     let site = fleet.site(ix);
     match scope {
+        Scope::Group(group) => fleet.is_in(group, site.server),
         Scope::Server(server) => site.server == *server,
         Scope::Pool(pool) => site.place.as_ref() == Some(pool),
         Scope::Site(id) => site.id == *id,

@@ -15,8 +15,6 @@ use crate::detect::{Fleet, Settings, TICK_MS};
 use crate::model::{Moment, Notify, NotifyEvent, ServerId, SiteId, Transition, TransitionEvent};
 use crate::store::incidents::severity_rank;
 
-/// The first segment of every key: what kind of incident this state machine makes.
-const KIND: &str = "gateway_errors";
 /// Without traffic for so long an incident resolves unverified, ms.
 const UNVERIFIED_MS: i64 = 30 * 60_000;
 /// Nothing heard of its servers for so long: the same, ms.
@@ -42,6 +40,37 @@ const THAW_NATS: f64 = 2.0;
 /// Nats from which a cause is worth telling, and how often a new one is told at most, ms.
 const SURE_NATS: f64 = 1.0;
 const TOLD_AGAIN_MS: i64 = 30_000;
+
+/// What kind of fault an incident is. An incident never changes its kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Requests fail at the gateway.
+    #[default]
+    GatewayErrors,
+    /// They fail a little, for long.
+    SlowBurn,
+    /// Agents send nothing.
+    Silence,
+    /// Servers lack a resource together.
+    Pressure,
+    /// Services stopped together.
+    Services,
+}
+
+impl Kind {
+    /// Name in JSON and first segment of every key.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GatewayErrors => "gateway_errors",
+            Self::SlowBurn => "slow_burn",
+            Self::Silence => "silence",
+            Self::Pressure => "pressure",
+            Self::Services => "services",
+        }
+    }
+}
 
 /// A failing site of an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +121,9 @@ struct Emitted {
 pub struct Case {
     /// ULID.
     pub id: String,
+    /// Of what kind.
+    #[serde(default)]
+    pub kind: Kind,
     /// Where.
     pub scope: Scope,
     /// Since when it has this scope.
@@ -138,10 +170,11 @@ pub struct Case {
 
 impl Case {
     /// A new incident.
-    pub(crate) fn open(fleet: &Fleet, scope: Scope, started_at: i64, now: i64) -> Self {
-        let id = story::id(KIND, &story::scope_key(fleet, &scope), started_at);
+    pub(crate) fn open(fleet: &Fleet, kind: Kind, scope: Scope, started_at: i64, now: i64) -> Self {
+        let id = story::id(kind.name(), &story::scope_key(fleet, &scope), started_at);
         Self {
             id,
+            kind,
             scope,
             scope_since: now,
             rev: 0,
@@ -320,7 +353,7 @@ impl Case {
     pub fn severity(&self) -> &'static str {
         match self.scope {
             _ if self.retroactive => "info",
-            Scope::Server(_) => "critical",
+            Scope::Server(_) | Scope::Group(_) => "critical",
             _ if self.members.len() >= 10 => "critical",
             _ => "warning",
         }
@@ -437,9 +470,9 @@ impl Case {
         out.push(Transition {
             event,
             at: UnixMillis(now),
-            key: format!("{KIND}:{}", story::scope_key(fleet, &self.scope)),
+            key: format!("{}:{}", self.kind.name(), story::scope_key(fleet, &self.scope)),
             rev: self.rev,
-            incident: story::incident(KIND, self, fleet, now),
+            incident: story::incident(self.kind.name(), self, fleet, now),
             sites,
             notify,
         });
@@ -453,7 +486,8 @@ mod tests {
     #[test]
     fn an_incident_that_flaps_for_weeks_keeps_its_first_and_its_newest_moments() {
         let (fleet, mut out) = (Fleet::default(), Vec::new());
-        let mut case = Case::open(&fleet, Scope::Server(ServerId(1)), 1000, 2000);
+        let mut case =
+            Case::open(&fleet, Kind::GatewayErrors, Scope::Server(ServerId(1)), 1000, 2000);
         for n in 0..5000 {
             case.timeline.push(Moment { at: UnixMillis(n), what: format!("moment {n}") });
             case.emit(TransitionEvent::Update, None, &fleet, n, &mut out);

@@ -8,7 +8,7 @@ use super::FLAPPING;
 use super::case::Case;
 use crate::detect::Fleet;
 use crate::detect::runbook::{self, About};
-use crate::detect::scope::{self, Pool, Scope};
+use crate::detect::scope::{self, Group, Pool, Scope};
 use crate::detect::site::Totals;
 use crate::model::{Affected, Incident, Place};
 
@@ -34,6 +34,7 @@ pub fn id(kind: &str, key: &str, started_at: i64) -> String {
 pub fn scope_key(fleet: &Fleet, scope: &Scope) -> String {
     let server = |id| fleet.server(id).map_or_else(String::new, |server| server.name.clone());
     match scope {
+        Scope::Group(group) => format!("group:{}", group_name(group)),
         Scope::Server(id) => format!("server:{}", server(*id)),
         Scope::Pool(Pool::Local(id, pool)) => format!("pool:{}/{pool}", server(*id)),
         Scope::Pool(Pool::Upstream(address)) => format!("pool:{address}"),
@@ -41,6 +42,19 @@ pub fn scope_key(fleet: &Fleet, scope: &Scope) -> String {
             let site = fleet.find(*id).map(|ix| fleet.site(ix));
             site.map_or_else(String::new, |s| format!("site:{}/{}", server(s.server), s.name))
         }
+    }
+}
+
+/// `region=eu image=deb12`, `all`, or the change of a cohort.
+#[must_use]
+pub fn group_name(group: &Group) -> String {
+    match group {
+        Group::All => "all".to_owned(),
+        Group::Labels(labels) => {
+            let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            pairs.join(" ")
+        }
+        Group::Cohort(change, _) => format!("changed {change}"),
     }
 }
 
@@ -129,6 +143,10 @@ fn place(case: &Case, fleet: &Fleet, members: &[u32]) -> Place {
         _ => None,
     };
     let (pool, members_named) = match &case.scope {
+        Scope::Group(group) => {
+            let servers = fleet.members(group).into_iter().filter_map(|id| fleet.server(id));
+            (None, servers.map(|server| server.name.clone()).collect())
+        }
         Scope::Server(_) => {
             (only_pool(fleet, &case.scope), names.iter().map(|&name| name.to_owned()).collect())
         }
@@ -146,7 +164,20 @@ fn place(case: &Case, fleet: &Fleet, members: &[u32]) -> Place {
     let mut sites: Vec<String> = members.iter().map(|ix| fleet.site(*ix).name.clone()).collect();
     sites.sort();
     sites.truncate(SITES_MAX);
-    Place { server, pool, members: members_named, sites, ..Place::default() }
+    let place = Place { server, pool, members: members_named, sites, ..Place::default() };
+    match &case.scope {
+        Scope::Group(Group::Labels(labels)) if labels.len() == 1 => {
+            let (label, value) = labels
+                .first_key_value()
+                .map_or((None, None), |(k, v)| (Some(k.clone()), Some(v.clone())));
+            Place { server: None, label, value, ..place }
+        }
+        Scope::Group(Group::Labels(labels)) => {
+            Place { server: None, labels: Some(labels.clone()), ..place }
+        }
+        Scope::Group(_) => Place { server: None, ..place },
+        _ => place,
+    }
 }
 
 fn affected(case: &Case, fleet: &Fleet, members: &[u32]) -> Affected {
@@ -154,6 +185,10 @@ fn affected(case: &Case, fleet: &Fleet, members: &[u32]) -> Affected {
     let since = case.started_at.div_euclid(1000) - ACTIVE_S;
     let is_active = |ix: &&u32| fleet.site(**ix).last_request >= since;
     let in_scope: Vec<u32> = match &case.scope {
+        Scope::Group(group) => {
+            let servers = fleet.members(group).into_iter().filter_map(|id| fleet.server(id));
+            servers.flat_map(|server| server.sites.iter().copied()).collect()
+        }
         Scope::Server(id) => fleet.server(*id).map_or_else(Vec::new, |s| s.sites.clone()),
         Scope::Pool(Pool::Upstream(address)) => fleet.users(address).to_vec(),
         Scope::Pool(Pool::Local(id, _)) => {
@@ -183,6 +218,9 @@ fn title(case: &Case, fleet: &Fleet, affected: &Affected, why: &str) -> String {
     let server = |id| fleet.server(id).map_or("", |server| server.name.as_str());
     let many = format!("{} of {} sites", affected.n_sites, affected.n_sites_active);
     let who = match &case.scope {
+        Scope::Group(group) => {
+            format!("{many} on {} servers of {}", affected.n_servers, group_name(group))
+        }
         Scope::Site(id) => fleet.find(*id).map_or_else(String::new, |ix| {
             let site = fleet.site(ix);
             format!("{} on {}", site.name, server(site.server))
