@@ -1,14 +1,14 @@
 //! What changed just before: a change is suspected by its kind, its age and whom it touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::UnixMillis;
 
 use super::Fleet;
-use super::server::{Changed, Server};
+use super::server::{Changed, Server, is_gateway_unit};
 use super::site::Site;
 use super::table::{self, Class, Row};
-use crate::model::ChangeBefore;
+use crate::model::{ChangeBefore, ServerId};
 
 /// Time over which the suspicion of a change fades to a third, seconds.
 pub const FADE_S: f64 = 120.0;
@@ -20,6 +20,115 @@ const PACKAGE_AGE_MAX_MS: i64 = 300_000;
 const SLACK_MS: i64 = 2_000;
 /// Suspicion at which a change is named.
 const NAMED: f64 = 0.5;
+
+/// Cohorts given at most, the largest first.
+const COHORTS_MAX: usize = 64;
+
+/// Servers that had the same change of their stack lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cohort {
+    /// Kind and text without what differs from server to server.
+    pub key: String,
+    /// `package`, `config` or `firewall`.
+    pub kind: String,
+    /// The change in the words of the first server.
+    pub what: String,
+    /// When each server was changed first, corrected, ms.
+    pub servers: BTreeMap<ServerId, i64>,
+}
+
+/// Servers with the same change in the ten minutes before `now` (corrected, ms), of two or more.
+///
+/// Of the whole server and of what serves pages: its web server, PHP, proxy, database, their
+/// configuration, the packet filter, the resolver. The same change is one of the same kind with the
+/// same text, paths and versions included, but for the server's own names and addresses.
+/// Costs one comparison a server while nothing changes.
+#[must_use]
+pub fn cohorts(fleet: &Fleet, now: i64) -> Vec<Cohort> {
+    let mut found: BTreeMap<String, Cohort> = BTreeMap::new();
+    let recent = |at: i64| at >= now - AGE_MAX_MS && at <= now + SLACK_MS;
+    let servers = fleet.servers.values().filter(|server| !server.forgotten);
+    for server in servers.filter(|server| server.changed_at >= now - AGE_MAX_MS) {
+        for change in server.changes.iter().filter(|c| recent(c.at) && is_of_stack(c)) {
+            let key = key(server, change);
+            let cohort = found.entry(key).or_insert_with_key(|key| Cohort {
+                key: key.clone(),
+                kind: change.kind.clone(),
+                what: change.what.clone(),
+                servers: BTreeMap::new(),
+            });
+            let at = cohort.servers.entry(server.id).or_insert(change.at);
+            *at = change.at.min(*at);
+        }
+    }
+    let mut cohorts: Vec<Cohort> = found.into_values().filter(|c| c.servers.len() > 1).collect();
+    cohorts.sort_by_key(|cohort| std::cmp::Reverse(cohort.servers.len()));
+    cohorts.truncate(COHORTS_MAX);
+    cohorts
+}
+
+/// What the same change is called on every server.
+fn key(server: &Server, change: &Changed) -> String {
+    let mut text = change.what.to_lowercase();
+    let name = server.name.to_lowercase();
+    let short = name.split('.').next().unwrap_or_default();
+    for own in [name.as_str(), short].into_iter().filter(|own| own.len() > 2) {
+        text = text.replace(own, "(server)");
+    }
+    let is_address = |word: &str| word.parse::<std::net::IpAddr>().is_ok();
+    let separates = |c: char| !(c.is_ascii_alphanumeric() || ".:-_".contains(c));
+    let mut plain = String::with_capacity(text.len());
+    for part in text.split_inclusive(separates) {
+        let word = part.trim_end_matches(separates);
+        plain.push_str(if is_address(word) { "(address)" } else { word });
+        plain.push_str(&part[word.len()..]);
+    }
+    format!("{} {}", change.kind, plain.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Whether a change touches what serves the pages of a whole server.
+#[must_use]
+pub fn is_of_stack(change: &Changed) -> bool {
+    if change.site.is_some() {
+        return false;
+    }
+    match change.kind.as_str() {
+        "firewall" => true,
+        "package" | "config" => is_stack_text(&change.what),
+        _ => false,
+    }
+}
+
+/// Whether a text names a part of what serves pages.
+fn is_stack_text(what: &str) -> bool {
+    /// What these stand on and are configured by, beside the services themselves.
+    const WORDS: [&str; 22] = [
+        "openssl",
+        "libssl",
+        "libc6",
+        "glibc",
+        "libcurl",
+        "resolv",
+        "nsswitch",
+        "/etc/hosts",
+        "unbound",
+        "dnsmasq",
+        "named",
+        "bind9",
+        "nscd",
+        "iptables",
+        "nftables",
+        "firewalld",
+        "ufw",
+        "csf",
+        "systemd",
+        "sysctl",
+        "limits.conf",
+        "docker",
+    ];
+    let what = what.to_ascii_lowercase();
+    is_gateway_unit(&what) || WORDS.iter().any(|word| what.contains(word))
+}
 
 /// The row of a change; `None` for kinds that break nothing by themselves.
 fn row(change: &Changed) -> Option<(Row, f64)> {
@@ -137,4 +246,72 @@ fn at_once<'a>(server: &'a Server, change: &'a Changed) -> Vec<&'a Changed> {
 fn touched(change: &Changed, site: &Site) -> bool {
     change.site.as_ref().is_none_or(|name| *name == site.name)
         && (change.pool.is_none() || change.pool == site.pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ServerId;
+
+    fn changed(at: i64, kind: &str, what: &str, site: Option<&str>) -> Changed {
+        let site = site.map(str::to_owned);
+        Changed { at, kind: kind.into(), what: what.into(), site, pool: None }
+    }
+
+    fn fleet(changes: &[(i64, i64, &str, &str, Option<&str>)]) -> Fleet {
+        let mut fleet = Fleet::default();
+        for (id, at, kind, what, site) in changes {
+            let server = fleet.servers.entry(ServerId(*id)).or_insert_with(|| {
+                let mut server = Server::new(ServerId(*id));
+                server.name = format!("web-0{id}.example.net");
+                server
+            });
+            server.fold_change(changed(*at, kind, what, *site));
+        }
+        fleet
+    }
+
+    #[test]
+    fn servers_with_the_same_change_of_their_stack_are_a_cohort() {
+        let php = "php8.2-fpm 8.2.7 to 8.2.29";
+        let fleet = fleet(&[
+            (1, 10_000, "package", php, None),
+            (1, 70_000, "package", php, None),
+            (2, 20_000, "package", php, None),
+            (3, 30_000, "package", "php8.2-fpm 8.2.7 to 8.2.28", None),
+            (4, 40_000, "package", "vim 9.0 to 9.1", None),
+            (5, 40_000, "package", "vim 9.0 to 9.1", None),
+            (4, 41_000, "config", "/etc/nginx/conf.d/web-04.conf", None),
+            (5, 42_000, "config", "/etc/nginx/conf.d/web-05.conf", None),
+            (4, 43_000, "config", "/srv/x/.htaccess of php", Some("shop04.test")),
+            (5, 43_000, "config", "/srv/x/.htaccess of php", Some("shop04.test")),
+            (6, 50_000, "firewall", "rule for 10.0.0.6 added", None),
+            (7, 51_000, "firewall", "rule for 10.0.0.7 added", None),
+            (8, 52_000, "restart", "nginx.service reloaded", None),
+            (9, 52_000, "restart", "nginx.service reloaded", None),
+        ]);
+        let at = |n: i64| cohorts(&fleet, n);
+        let found: Vec<_> = at(100_000)
+            .into_iter()
+            .map(|c| (c.key, c.servers.into_iter().map(|(id, at)| (id.0, at)).collect::<Vec<_>>()))
+            .collect();
+        let want = [
+            ("config /etc/nginx/conf.d/(server).conf", vec![(4, 41_000), (5, 42_000)]),
+            ("firewall rule for (address) added", vec![(6, 50_000), (7, 51_000)]),
+            ("package php8.2-fpm 8.2.7 to 8.2.29", vec![(1, 10_000), (2, 20_000)]),
+        ];
+        assert_eq!(found, want.map(|(key, servers)| (key.to_owned(), servers)));
+        assert_eq!(at(700_000), [], "ten minutes later nobody remembers");
+        assert_eq!(at(1_000), [], "what is still to come is no change yet");
+    }
+
+    #[test]
+    fn a_fleet_of_liars_gets_so_many_cohorts_and_no_more() {
+        let texts: Vec<String> = (0..100).map(|n| format!("nginx {n}")).collect();
+        let all: Vec<_> = [1, 2]
+            .into_iter()
+            .flat_map(|id| texts.iter().map(move |text| (id, 1_000, "config", text.as_str(), None)))
+            .collect();
+        assert_eq!(cohorts(&fleet(&all), 2_000).len(), COHORTS_MAX);
+    }
 }

@@ -242,6 +242,9 @@ pub struct Server {
     pub lines: VecDeque<Line>,
     /// Changes, oldest first.
     pub changes: VecDeque<Changed>,
+    /// Time of the newest change of the whole server, corrected; 0 none.
+    #[serde(default)]
+    pub(crate) changed_at: i64,
     /// Resource levels.
     pub levels: BTreeMap<Level, Span>,
     counters: BTreeMap<String, f64>,
@@ -268,6 +271,7 @@ impl Server {
             units: BTreeMap::new(),
             lines: VecDeque::new(),
             changes: VecDeque::new(),
+            changed_at: 0,
             levels: BTreeMap::new(),
             counters: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -397,6 +401,9 @@ impl Server {
             self.announce(change.at);
         }
         let oldest = change.at - FACTS_MS;
+        if change.site.is_none() {
+            self.changed_at = self.changed_at.max(change.at);
+        }
         self.changes.push_back(change);
         while self.changes.len() > CHANGES_MAX
             || self.changes.front().is_some_and(|c| c.at < oldest)
