@@ -1,6 +1,8 @@
 //! Why: evidence around an incident, added up by the table, with rules that come before the sums.
-
-use std::collections::{BTreeMap, BTreeSet};
+//!
+//! The weights that an incident shows add up: rounded to thousandths of a nat before they are added,
+//! those of the named cause sum to its score, and its confidence is the share of exp(score) in the
+//! sum over all causes.
 
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
@@ -8,26 +10,23 @@ use wire::v1::Signal;
 
 use super::Fleet;
 use super::change;
+use super::evidence::{Applied, BEGAN_MS, Case, SLACK_MS, Seen};
 use super::scope::Scope;
-use super::server::{Level, Line, Server, Unit};
-use super::table::{self, Class, Row};
-use crate::model::{Alternative, Cause, ChangeBefore, Evidence, ServerId};
+use super::server::{Level, Line, Server};
+use super::table::{self, Class, Nats};
+use crate::model::{Alternative, Cause, ChangeBefore, Evidence};
 
-/// A signal counts only if it began at most this after the first failure, ms: overflows, pressure
-/// and exhausted pools follow almost any outage.
-const BEGAN_MS: i64 = 10_000;
-/// A line or state this close after the first failure counts as before it, ms.
-const SLACK_MS: i64 = 2_000;
-/// Lines older than this before the first failure say nothing, ms.
-const LINE_MS: i64 = 60_000;
-/// Share of the affected servers that must show a signal.
-const SHARE: f64 = 0.4;
-/// Confidence of a rule that comes before the sums.
-const CERTAIN: f64 = 0.97;
-/// Evidence listed at most.
-const EVIDENCE_MAX: usize = 12;
-/// Share of a sum that a rule of before it stands on, nats: what its evidence is shown with.
+/// A file system with less than this free has no space, ratio.
+const FULL: f64 = 0.9999;
+/// Nats by which a rule that comes before the sums lets its cause lead all others together.
 const RULE_NATS: f64 = 4.5;
+/// Runners-up shown, and the least confidence of one.
+const ALTERNATIVES_MAX: usize = 3;
+const ALTERNATIVE_MIN: f64 = 0.005;
+/// The least confidence of a guess that is shown while the cause is unknown.
+const GUESS_MIN: f64 = 0.05;
+/// A kill that the kernel counted and a unit that failed this close together are one, ms.
+const KILL_MS: i64 = 15_000;
 
 /// The verdict on one incident.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,7 +37,10 @@ pub struct Verdict {
     pub confidence: f64,
     /// Nats before the runner-up.
     pub margin: f64,
-    /// What speaks for it, strongest first.
+    /// Sum of the weights of the evidence, nats.
+    #[serde(default)]
+    pub score: f64,
+    /// What speaks for it, strongest first, then what speaks against it.
     pub evidence: Vec<Evidence>,
     /// Runners-up.
     pub alternatives: Vec<(Class, f64)>,
@@ -63,31 +65,6 @@ impl Verdict {
     }
 }
 
-/// What the gateway sees of a worker that is ended, and what is left of it once that is known.
-const BROKEN_OFF: [Signal; 2] = [Signal::Reset, Signal::PrematureClose];
-const EXPLAINED: f64 = 0.25;
-
-/// One row that applies.
-struct Applied {
-    signal: Signal,
-    row: Row,
-    weight: f64,
-    kind: &'static str,
-    text: String,
-    at: i64,
-    server: Option<String>,
-}
-
-/// Everything an assessment looks at.
-struct Case<'a> {
-    fleet: &'a Fleet,
-    scope: &'a Scope,
-    members: &'a [u32],
-    servers: Vec<&'a Server>,
-    pool: Option<String>,
-    first: i64,
-}
-
 /// Assesses why the member sites of a scope fail since `first` (corrected, ms).
 #[must_use]
 pub fn assess(
@@ -97,360 +74,189 @@ pub fn assess(
     pool: Option<String>,
     first: i64,
 ) -> Verdict {
-    let ids: BTreeSet<ServerId> = members.iter().map(|ix| fleet.site(*ix).server).collect();
-    let servers = ids.iter().filter_map(|id| fleet.server(*id)).collect();
-    let case = Case { fleet, scope, members, servers, pool, first };
-    let mut applied = case.log_mixture();
-    if let Some(slow) = case.shared_line(table::WORKER_TIMEOUT, &Line::is_timeout) {
-        // The workers' own log says why their connections broke off.
-        let broken = applied.iter_mut().filter(|a| BROKEN_OFF.contains(&a.signal));
-        broken.for_each(|a| a.weight *= EXPLAINED);
-        applied.push(slow);
+    assess_as(fleet, scope.name(), members, pool, first)
+}
+
+/// The same for a scope by its name.
+#[must_use]
+pub fn assess_as(
+    fleet: &Fleet,
+    scope: &str,
+    members: &[u32],
+    pool: Option<String>,
+    first: i64,
+) -> Verdict {
+    let case = Case::new(fleet, scope, members, pool, first);
+    let applied = case.collect();
+    let rule = rule(&case);
+    let mut verdict = sum(&case, applied, rule);
+    if matches!(verdict.class, Some(Class::Overload | Class::Oom | Class::Ddos | Class::Timeout))
+        && let Some(users) = case.users()
+    {
+        let server = case.servers.first().map(|(server, _)| server.name.clone());
+        verdict.evidence.push(shown(users, server, 0.0));
     }
-    applied.extend(case.shared_lines());
-    applied.extend(case.units());
-    if scope.name() != "site" {
-        applied.extend(case.levels());
-    }
-    let change = change::before(fleet, members, first);
-    applied.extend(case.changes());
-    let mut verdict = case.sum(&applied);
-    if let Some((class, why)) = case.rule() {
-        verdict.overrule(class, why);
-    }
-    verdict.change = change;
+    verdict.change = change::before(fleet, scope, members, first);
     verdict
 }
 
-impl Verdict {
-    fn overrule(&mut self, class: Class, why: Evidence) {
-        if self.class != Some(class) {
-            self.evidence.clear();
-            let before = self.class.map(|class| (class, 1.0 - CERTAIN));
-            self.alternatives.retain(|(other, _)| *other != class);
-            self.alternatives.splice(0..0, before);
-            self.alternatives.truncate(3);
-        }
-        let known = self.evidence.iter().any(|evidence| evidence.text == why.text);
-        if !known {
-            self.evidence.insert(0, why);
-            self.evidence.truncate(EVIDENCE_MAX);
-        }
-        self.class = Some(class);
-        self.margin = self.margin.max(RULE_NATS);
-        self.confidence = self.confidence.max(CERTAIN);
-        let rest = 1.0 - self.confidence;
-        let sum: f64 = self.alternatives.iter().map(|(_, c)| c).sum();
-        if sum > rest {
-            self.alternatives.iter_mut().for_each(|(_, c)| *c = round(*c * rest / sum));
-        }
+fn shown(seen: Seen, server: Option<String>, weight: f64) -> Evidence {
+    let Seen { kind, text, at } = seen;
+    Evidence { kind: kind.to_owned(), text, at: UnixMillis(at), server, weight }
+}
+
+/// What one row adds to a cause: in thousandths of a nat, so that what is shown adds up.
+fn part(applied: &Applied, class: Class) -> f64 {
+    round(applied.weight * applied.nats.of(class))
+}
+
+fn sum(case: &Case, applied: Vec<Applied>, rule: Option<(Class, Applied)>) -> Verdict {
+    if applied.is_empty() && rule.is_none() {
+        return Verdict::default();
+    }
+    let mut all = applied;
+    let n_evidence = all.len();
+    all.extend(case.normal());
+    let score = |all: &[Applied], class: Class| {
+        let rows: f64 = all.iter().map(|applied| part(applied, class)).sum();
+        round(table::prior(case.scope, class)) + rows
+    };
+    if let Some((class, mut applied)) = rule {
+        let others = Class::ALL.into_iter().filter(|other| *other != class);
+        let others = log_sum_exp(others.map(|other| score(&all, other)));
+        let lead = (others + RULE_NATS - score(&all, class)).max(RULE_NATS);
+        applied.nats = Nats::default().with(class, lead);
+        all.insert(0, applied);
+    }
+    let mut scores: Vec<(Class, f64)> =
+        Class::ALL.into_iter().map(|class| (class, score(&all, class))).collect();
+    scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let (top, best) = scores[0];
+    let total = log_sum_exp(scores.iter().map(|(_, score)| *score));
+    let share = |score: f64| round((score - total).exp());
+    let n_rules = usize::from(all.len() > n_evidence && all[0].key == RULE);
+    let found: f64 = all[..n_evidence + n_rules].iter().map(|a| part(a, top)).sum();
+    let evidence = evidence(case, all, top);
+    let others = scores.iter().map(|(class, score)| (*class, share(*score)));
+    if found <= 0.0 {
+        // Nothing that was seen speaks for it: the prior alone is no reason.
+        let alternatives = others.take(2).filter(|(_, c)| *c >= GUESS_MIN).collect();
+        return Verdict { evidence, alternatives, score: round(best), ..Verdict::default() };
+    }
+    let alternatives = others.skip(1).take(ALTERNATIVES_MAX);
+    Verdict {
+        class: Some(top),
+        confidence: share(best),
+        margin: best - scores[1].1,
+        score: round(best),
+        evidence,
+        alternatives: alternatives.filter(|(_, c)| *c >= ALTERNATIVE_MIN).collect(),
+        change: None,
     }
 }
 
-impl Case<'_> {
-    /// Error lines of the member sites: share of each kind times at most three lines.
-    fn log_mixture(&self) -> Vec<Applied> {
-        let mut kinds: BTreeMap<i32, (u64, i64, String, ServerId)> = BTreeMap::new();
-        let (mut n_silent, mut n_lines) = (0, 0);
-        for site in self.members.iter().map(|ix| self.fleet.site(*ix)) {
-            n_silent += site.said.n_silent;
-            for (signal, lines) in &site.said.lines {
-                n_lines += lines.n;
-                let kind = kinds
-                    .entry(*signal)
-                    .or_insert_with(|| (0, lines.at, lines.text.clone(), site.server));
-                kind.0 += lines.n;
-                if lines.at < kind.1 {
-                    (kind.1, kind.2, kind.3) = (lines.at, lines.text.clone(), site.server);
-                }
-            }
-        }
-        let total = (n_lines + n_silent) as f64;
-        let lines = total.min(3.0);
-        let mut applied = Vec::new();
-        for (signal, (n, at, text, server)) in kinds {
-            let Ok(signal) = Signal::try_from(signal) else { continue };
-            let Some(row) = table::line(signal) else { continue };
-            let text = format!("{n} of {} error lines: {text}", n_lines + n_silent);
-            let server = self.fleet.server(server).map(|server| server.name.clone());
-            let weight = n as f64 / total * lines;
-            applied.push(Applied { signal, row, weight, kind: "log", text, at, server });
-        }
-        if n_silent > 0 {
-            let text = format!("{n_silent} failures have no line in the error log that was read");
-            let weight = n_silent as f64 / total * lines;
-            let (at, server) = (self.first, None);
-            applied.push(Applied {
-                signal: Signal::Unspecified,
-                row: table::SILENT,
-                weight,
-                kind: "log",
-                text,
-                at,
-                server,
-            });
-        }
-        applied
-    }
+/// Rows by what they add to a cause, strongest first; those against it last.
+fn evidence(case: &Case, all: Vec<Applied>, class: Class) -> Vec<Evidence> {
+    let show = |applied: Applied| {
+        let weight = part(&applied, class);
+        let Applied { kind, text, at, server, .. } = applied;
+        shown(Seen { kind, text, at }, server, weight)
+    };
+    let mut evidence: Vec<Evidence> = all.into_iter().map(show).collect();
+    let prior = round(table::prior(case.scope, class));
+    let text = format!("how often {} is the cause for a {}", class.name(), case.scope);
+    evidence.push(shown(Seen { kind: "prior", text, at: case.first }, None, prior));
+    evidence.retain(|evidence| evidence.weight != 0.0);
+    evidence.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+    evidence
+}
 
-    /// Whether a line lies in the time that can explain the incident, and speaks of its pool.
-    fn is_near(&self, line: &Line) -> bool {
-        let near = line.at >= self.first - LINE_MS && line.at <= self.first + BEGAN_MS;
-        let named = line.pool.is_none() || self.pool.is_none() || line.pool == self.pool;
-        near && (named || self.scope.name() == "server")
-    }
+/// Name of what a rule adds; no row of the table.
+const RULE: &str = "rule";
 
-    /// A signal of system logs that enough of the servers show.
-    fn shared_line(&self, row: Row, is_it: &dyn Fn(&Line) -> bool) -> Option<Applied> {
-        let shown: Vec<(&Line, &str)> = self
-            .servers
-            .iter()
-            .filter_map(|server| {
-                let line = server.lines.iter().find(|line| is_it(line) && self.is_near(line))?;
-                Some((line, server.name.as_str()))
-            })
-            .collect();
-        let (line, server) = shown.first()?;
-        let enough = shown.len() as f64 >= SHARE * self.servers.len() as f64;
-        enough.then(|| Applied {
-            signal: Signal::Unspecified,
-            row,
-            weight: 1.0,
-            kind: "log",
-            text: line.text.clone(),
-            at: line.at,
-            server: Some((*server).to_owned()),
+/// What needs no sum: no space left, a process killed for memory, a unit that failed before.
+fn rule(case: &Case) -> Option<(Class, Applied)> {
+    let found = |class, look: &dyn Fn(&Server, i64) -> Option<Seen>| {
+        let mut applied = case.spread("unit_down", look)?;
+        applied.key = RULE;
+        Some((class, applied))
+    };
+    found(Class::DiskFull, &|server, first| no_space(case, server, first))
+        .or_else(|| found(Class::Oom, &|server, first| killed(case, server, first)))
+        .or_else(|| {
+            let pool = case.pool.as_deref();
+            found(Class::ServiceDown, &|server, first| Case::down(server, pool, first, SLACK_MS))
         })
-    }
+}
 
-    fn shared_lines(&self) -> Vec<Applied> {
-        let mut applied = vec![
-            self.shared_line(table::WORKER_KILLED, &Line::is_killed),
-            self.shared_line(table::SEGFAULT, &Line::is_segfault),
-        ];
-        if self.scope.name() != "site" {
-            let oom = |line: &Line| line.says(Signal::Oom);
-            applied.push(self.shared_line(table::level(Level::OomKill), &oom));
-            let children = |line: &Line| line.says(Signal::MaxChildren);
-            applied.push(self.shared_line(table::level(Level::MaxChildren), &children));
-            let conntrack = |line: &Line| line.says(Signal::ConntrackFull);
-            applied.push(self.shared_line(table::level(Level::Conntrack), &conntrack));
-        }
-        for signal in [Signal::TooManyConnections, Signal::DiskFull] {
-            if let Some(row) = table::line(signal) {
-                applied.push(self.shared_line(row, &|line: &Line| line.says(signal)));
-            }
-        }
-        applied.into_iter().flatten().collect()
+fn no_space(case: &Case, server: &Server, first: i64) -> Option<Seen> {
+    let is_full = |line: &Line| line.says(Signal::DiskFull);
+    let seen = |line: &Line| Seen { kind: "log", text: line.text.clone(), at: line.at };
+    let said = case.said_lines(server.id);
+    let said = said.iter().find(|line| is_full(line) && line.at <= first + BEGAN_MS);
+    let line = said.or_else(|| case.line(server, first, &is_full));
+    if let Some(line) = line {
+        return Some(seen(line));
     }
-
-    /// The first unit that is down, on which server, and on how many servers one is.
-    fn down(&self, slack: i64) -> Option<(&str, &Unit, &str, usize)> {
-        let mut down = self.servers.iter().filter_map(|server| {
-            let (name, unit) = server.unit_down(self.pool.as_deref(), self.first, slack)?;
-            Some((name, unit, server.name.as_str()))
-        });
-        let (name, unit, server) = down.next()?;
-        Some((name, unit, server, 1 + down.count()))
+    if case.scope == "site" {
+        return None;
     }
+    let spell = server.held(Level::DiskFull, first, BEGAN_MS, &|_| true)?;
+    (spell.value >= FULL).then(|| case.sampled(Level::DiskFull, server, first))?
+}
 
-    fn unit(&self, slack: i64) -> Option<(Applied, usize)> {
-        let (name, unit, server, n) = self.down(slack)?;
-        let at = unit.down_at.unwrap_or(unit.since);
+fn killed(case: &Case, server: &Server, first: i64) -> Option<Seen> {
+    if let Some(line) = case.line(server, first, &is_backend_oom) {
+        return Some(Seen { kind: "log", text: line.text.clone(), at: line.at });
+    }
+    let (name, unit) = server.unit_down(case.pool.as_deref(), first, SLACK_MS)?;
+    let at = unit.down_at.unwrap_or(unit.since);
+    if unit.is_oom() {
         let text = format!("{name} is {}", unit.state_in_words());
-        let server = Some(server.to_owned());
-        let row = table::UNIT_DOWN;
-        Some((
-            Applied {
-                signal: Signal::Unspecified,
-                row,
-                weight: 1.0,
-                kind: "service",
-                text,
-                at,
-                server,
-            },
-            n,
-        ))
+        return Some(Seen { kind: "service", text, at });
     }
-
-    fn units(&self) -> Option<Applied> {
-        let (applied, n) = self.unit(BEGAN_MS)?;
-        (n as f64 >= SHARE * self.servers.len() as f64).then_some(applied)
-    }
-
-    fn levels(&self) -> Vec<Applied> {
-        let mut applied = Vec::new();
-        for (level, words) in table::LEVELS {
-            let shown: Vec<_> = self
-                .servers
-                .iter()
-                .filter_map(|server| Some((server.level(level, self.first, BEGAN_MS)?, server)))
-                .collect();
-            let Some((span, server)) = shown.first() else { continue };
-            if (shown.len() as f64) < SHARE * self.servers.len() as f64 {
-                continue;
-            }
-            let value = match level {
-                Level::OomKill | Level::MaxChildren | Level::ListenOverflow => String::new(),
-                Level::Surge => format!(" ({:.0} times)", span.value),
-                _ => format!(" ({:.0} %)", span.value * 100.0),
-            };
-            applied.push(Applied {
-                signal: Signal::Unspecified,
-                row: table::level(level),
-                weight: 1.0,
-                kind: "resource",
-                text: format!("{words}{value}"),
-                at: span.began.unwrap_or(self.first),
-                server: Some(server.name.clone()),
-            });
-        }
-        applied
-    }
-
-    fn changes(&self) -> Vec<Applied> {
-        let mut applied = Vec::new();
-        for (row, change, age_s, server) in change::rows(self.fleet, self.members, self.first) {
-            applied.push(Applied {
-                signal: Signal::Unspecified,
-                row,
-                weight: (-age_s / change::FADE_S).exp(),
-                kind: "change",
-                text: format!("{}: {}", change.kind, change.what),
-                at: change.at,
-                server: Some(server.to_owned()),
-            });
-        }
-        applied
-    }
-
-    /// Nats against causes whose levels were sampled and are normal.
-    fn normal(&self, class: Class) -> f64 {
-        if self.scope.name() == "site" {
-            return 0.0;
-        }
-        let is_normal = |levels: &[Level]| {
-            let calm =
-                |server: &&&Server| levels.iter().all(|level| server.is_normal(*level, self.first));
-            !self.servers.is_empty()
-                && self.servers.iter().filter(calm).count() == self.servers.len()
-        };
-        let own = table::NORMAL.iter().find(|(of, ..)| *of == class);
-        match own {
-            Some((_, levels, nats)) => f64::from(u8::from(is_normal(levels))) * nats,
-            None if table::NORMAL.iter().all(|(_, levels, _)| is_normal(levels)) => {
-                table::NORMAL_REST
-            }
-            None => 0.0,
-        }
-    }
-
-    fn sum(&self, applied: &[Applied]) -> Verdict {
-        if applied.is_empty() {
-            return Verdict::default();
-        }
-        let score = |class: Class| {
-            let rows: f64 = applied.iter().map(|a| a.weight * a.row.nats(class)).sum();
-            table::prior(self.scope.name(), class) + self.normal(class) + rows
-        };
-        let mut scores: Vec<(Class, f64)> =
-            Class::ALL.iter().map(|class| (*class, score(*class))).collect();
-        scores.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let (top, best) = scores[0];
-        let total: f64 = scores.iter().map(|(_, score)| (score - best).exp()).sum();
-        let share = |score: f64| round((score - best).exp() / total);
-        let evidence = self.evidence(applied, top);
-        let sum: f64 = applied.iter().map(|a| a.weight * a.row.nats(top)).sum();
-        let others = scores.iter().map(|(class, score)| (*class, share(*score)));
-        if sum <= 0.0 {
-            let alternatives = others.take(2).filter(|(_, c)| *c >= 0.05).collect();
-            return Verdict { evidence, alternatives, ..Verdict::default() };
-        }
-        Verdict {
-            class: Some(top),
-            confidence: share(best),
-            margin: best - scores[1].1,
-            evidence,
-            alternatives: others.skip(1).take(3).filter(|(_, c)| *c >= 0.005).collect(),
-            change: None,
-        }
-    }
-
-    /// Rows by what they add to a cause, strongest first; those against it last.
-    fn evidence(&self, applied: &[Applied], class: Class) -> Vec<Evidence> {
-        let mut evidence: Vec<Evidence> = applied
-            .iter()
-            .map(|a| Evidence {
-                kind: a.kind.to_owned(),
-                text: a.text.clone(),
-                at: UnixMillis(a.at),
-                server: a.server.clone(),
-                weight: round(a.weight * a.row.nats(class)),
-            })
-            .filter(|evidence| evidence.weight != 0.0)
-            .collect();
-        let prior = round(table::prior(self.scope.name(), class));
-        if prior != 0.0 {
-            let text =
-                format!("how often {} is the cause for a {}", class.name(), self.scope.name());
-            let at = UnixMillis(self.first);
-            evidence.push(Evidence { kind: "prior".into(), text, at, server: None, weight: prior });
-        }
-        evidence.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-        evidence.truncate(EVIDENCE_MAX);
-        evidence
-    }
-
-    /// What needs no sum: no space left, a process killed for memory, a unit that failed before.
-    fn rule(&self) -> Option<(Class, Evidence)> {
-        let found = |class, kind: &str, text: &str, at, server: &str| {
-            let (kind, text, server) = (kind.to_owned(), text.to_owned(), Some(server.to_owned()));
-            Some((class, Evidence { kind, text, at: UnixMillis(at), server, weight: RULE_NATS }))
-        };
-        for site in self.members.iter().map(|ix| self.fleet.site(*ix)) {
-            if let Some(lines) = site.said.lines.get(&(Signal::DiskFull as i32)) {
-                let server = self.fleet.server(site.server).map_or("", |s| s.name.as_str());
-                return found(Class::DiskFull, "log", &lines.text, lines.at, server);
-            }
-        }
-        for server in &self.servers {
-            let full = |line: &&Line| line.says(Signal::DiskFull) && self.is_near(line);
-            if let Some(line) = server.lines.iter().find(full) {
-                return found(Class::DiskFull, "log", &line.text, line.at, &server.name);
-            }
-            let level = server.level(Level::DiskFull, self.first, BEGAN_MS);
-            if let Some(span) = level.filter(|span| span.value >= 0.9999) {
-                let at = span.began.unwrap_or(self.first);
-                return found(
-                    Class::DiskFull,
-                    "resource",
-                    "a file system is full",
-                    at,
-                    &server.name,
-                );
-            }
-        }
-        for server in &self.servers {
-            let killed = |line: &&Line| is_backend_oom(line) && self.is_near(line);
-            if let Some(line) = server.lines.iter().find(killed) {
-                return found(Class::Oom, "log", &line.text, line.at, &server.name);
-            }
-        }
-        let (name, unit, server, n) = self.down(SLACK_MS)?;
-        let enough = n as f64 >= SHARE * self.servers.len() as f64;
-        let class = if unit.is_oom() { Class::Oom } else { Class::ServiceDown };
-        let text = format!("{name} is {}", unit.state_in_words());
-        let at = unit.down_at.unwrap_or(unit.since);
-        enough.then(|| found(class, "service", &text, at, server))?
-    }
+    // Where only the kernel's count is known: what failed when it rose is what was killed.
+    let kill = server.held(Level::OomKill, first, BEGAN_MS, &|_| true)?;
+    ((kill.began - at).abs() <= KILL_MS).then(|| Seen {
+        kind: "resource",
+        text: format!("the kernel killed processes for lack of memory when {name} failed"),
+        at: kill.began,
+    })
 }
 
 /// Whether the kernel killed a worker, its master or a database.
 fn is_backend_oom(line: &Line) -> bool {
-    const NAMES: [&str; 9] =
-        ["php", "mysqld", "mariadb", "postgres", "apache", "httpd", "nginx", "node", "lsphp"];
+    const NAMES: [&str; 22] = [
+        "php",
+        "mysqld",
+        "mariadb",
+        "postgres",
+        "apache",
+        "httpd",
+        "nginx",
+        "node",
+        "lsphp",
+        "litespeed",
+        "lshttpd",
+        "caddy",
+        "haproxy",
+        "varnish",
+        "ruby",
+        "puma",
+        "python",
+        "gunicorn",
+        "uwsgi",
+        "java",
+        "redis",
+        "mongod",
+    ];
     line.says(Signal::Oom) && NAMES.iter().any(|name| line.text.contains(name))
+}
+
+/// Log of the sum of exponentials.
+fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let high = values.clone().fold(f64::NEG_INFINITY, f64::max);
+    high + values.map(|value| (value - high).exp()).sum::<f64>().ln()
 }
 
 /// Thousandths are as much as these numbers can mean.

@@ -7,7 +7,7 @@ use wire::UnixMillis;
 use super::Fleet;
 use super::server::{Changed, Server, is_gateway_unit};
 use super::site::Site;
-use super::table::{self, Class, Row};
+use super::table::{self, Class};
 use crate::model::{ChangeBefore, ServerId};
 
 /// Time over which the suspicion of a change fades to a third, seconds.
@@ -18,6 +18,10 @@ const AGE_MAX_MS: i64 = 600_000;
 const PACKAGE_AGE_MAX_MS: i64 = 300_000;
 /// A change this close after the first failure counts as before it, ms.
 const SLACK_MS: i64 = 2_000;
+/// What counts of a package that serves no pages.
+const ASIDE: f64 = 0.5;
+/// Share of the affected servers that must have had a change.
+const SHARED_MIN: f64 = 0.4;
 /// Suspicion at which a change is named.
 const NAMED: f64 = 0.5;
 
@@ -130,83 +134,199 @@ fn is_stack_text(what: &str) -> bool {
     is_gateway_unit(&what) || WORDS.iter().any(|word| what.contains(word))
 }
 
-/// The row of a change; `None` for kinds that break nothing by themselves.
-fn row(change: &Changed) -> Option<(Row, f64)> {
+/// Name of the row of a change and how much of it counts; `None` for what breaks nothing.
+fn row(change: &Changed) -> Option<(&'static str, f64)> {
+    let key = table::change(&change.kind)?;
+    let serves = change.pool.is_some() || is_stack_text(&change.what);
     match change.kind.as_str() {
-        "package" => Some((table::PACKAGE, table::PACKAGE.nats(Class::ServiceDown))),
-        "config" => Some((table::CONFIG, table::CONFIG.nats(Class::Misconfig))),
-        "firewall" => Some((table::FIREWALL, table::FIREWALL.nats(Class::Firewall))),
-        "plugin" => Some((table::PLUGIN, table::PLUGIN.nats(Class::SiteCode))),
-        _ => None,
+        // Somebody restarts a printer's daemon: no page waits for it.
+        "restart" if !serves => None,
+        "package" if !serves => Some((key, ASIDE)),
+        _ => Some((key, 1.0)),
     }
 }
 
-/// Changes that may explain failures of these sites since `first`: row, change, age in seconds,
-/// server. The newest of each kind and server.
+/// Nats of a change for the cause it is known for.
+fn nats(key: &str) -> f64 {
+    let nats = &table::row(key).nats;
+    Class::ALL.into_iter().map(|class| nats.of(class)).fold(0.0, f64::max)
+}
+
+/// A change in words.
 #[must_use]
-pub fn rows<'a>(
-    fleet: &'a Fleet,
-    members: &[u32],
-    first: i64,
-) -> Vec<(Row, &'a Changed, f64, &'a str)> {
-    let mut found = Vec::new();
-    let mut kinds = BTreeSet::new();
-    for server in servers(fleet, members) {
-        for change in server.changes.iter().rev().filter(|change| is_before(change, first)) {
-            let Some((row, _)) = row(change) else { continue };
-            if explains(fleet, server, change, members) && kinds.insert(change.kind.as_str()) {
-                let age_s = (first - change.at).max(0) as f64 / 1000.0;
-                found.push((row, change, age_s, server.name.as_str()));
-            }
+pub fn words(change: &Changed) -> String {
+    match change.kind.as_str() {
+        // These say what happened by themselves: "nginx.service reloaded".
+        "restart" | "boot" | "clock" if change.what.contains(' ') => change.what.clone(),
+        "restart" => format!("{} restarted", change.what),
+        "boot" => format!("machine booted: {}", change.what),
+        kind => format!("{kind}: {}", change.what),
+    }
+}
+
+/// First failure of each server of these sites, corrected, ms. Servers of a rollout fail one by one.
+#[must_use]
+pub fn firsts(fleet: &Fleet, members: &[u32], first: i64) -> BTreeMap<ServerId, i64> {
+    let mut firsts: BTreeMap<ServerId, Option<i64>> = BTreeMap::new();
+    for site in members.iter().map(|ix| fleet.site(*ix)) {
+        let known = firsts.entry(site.server).or_default();
+        if let Some(episode) = &site.episode {
+            let at = episode.first_at.max(first);
+            *known = Some(known.map_or(at, |known| known.min(at)));
         }
     }
-    found
+    if firsts.len() == 1 {
+        return firsts.into_keys().map(|id| (id, first)).collect();
+    }
+    firsts.into_iter().map(|(id, at)| (id, at.unwrap_or(first))).collect()
+}
+
+/// A change that may explain failures.
+pub struct Suspect<'a> {
+    /// Name of its row.
+    pub key: &'static str,
+    /// The change, where it came first.
+    pub change: &'a Changed,
+    /// How much of the row counts: fades with the age of the change.
+    pub weight: f64,
+    /// The server of that change.
+    pub server: &'a str,
+    /// On how many of the affected servers it was made.
+    pub n_servers: usize,
+    servers: BTreeSet<ServerId>,
+}
+
+/// Changes that may explain failures of these sites since `first`, one of each kind: the newest of a
+/// server; of several servers the one that most of them share.
+#[must_use]
+pub fn rows<'a>(fleet: &'a Fleet, scope: &str, members: &[u32], first: i64) -> Vec<Suspect<'a>> {
+    let mut best: BTreeMap<&str, Suspect> = BTreeMap::new();
+    for suspect in suspects(fleet, scope, members, first) {
+        let known = best.get(suspect.key).map(|known| (known.n_servers, known.weight));
+        if known.is_none_or(|known| (suspect.n_servers, suspect.weight) > known) {
+            best.insert(suspect.key, suspect);
+        }
+    }
+    best.into_values().collect()
+}
+
+/// Every change that may explain the failures; the same change of several servers is one.
+fn suspects<'a>(fleet: &'a Fleet, scope: &str, members: &[u32], first: i64) -> Vec<Suspect<'a>> {
+    let firsts = firsts(fleet, members, first);
+    let mut found: BTreeMap<String, (Suspect, f64)> = BTreeMap::new();
+    for (id, first) in &firsts {
+        let Some(server) = fleet.server(*id) else { continue };
+        let mut seen = BTreeSet::new();
+        for change in server.changes.iter().rev().filter(|change| is_before(change, *first)) {
+            let Some((key, part)) = row(change) else { continue };
+            let wide = scope != "group" || change.site.is_none();
+            if !wide || !explains(fleet, server, change, members) {
+                continue;
+            }
+            let name = self::key(server, change);
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            let weight = part * (-age_s(change, *first) / FADE_S).exp();
+            let (suspect, sum) = found.entry(name).or_insert_with(|| {
+                let (server, servers) = (server.name.as_str(), BTreeSet::new());
+                (Suspect { key, change, weight: 0.0, server, n_servers: 0, servers }, 0.0)
+            });
+            if change.at < suspect.change.at {
+                (suspect.change, suspect.server) = (change, server.name.as_str());
+            }
+            suspect.servers.insert(*id);
+            *sum += weight;
+        }
+    }
+    let settled = |(mut suspect, sum): (Suspect<'a>, f64)| {
+        suspect.n_servers = suspect.servers.len();
+        suspect.weight = sum / suspect.n_servers as f64;
+        suspect
+    };
+    found.into_values().map(settled).collect()
+}
+
+fn age_s(change: &Changed, first: i64) -> f64 {
+    (first - change.at).max(0) as f64 / 1000.0
 }
 
 /// The most suspicious change before the failures of these sites.
 ///
-/// Nats of its row, plus the log of how much more often the sites it touched fail than the others
-/// of the server, times its freshness. A change after the first failure is never accused.
+/// Nats of its row, plus the log of how much more often what it touched fails than the rest: sites
+/// of the server, or servers of the fleet when several fail; times its freshness. Of several servers
+/// the change that most of them share wins. A change after the first failure is never accused.
 #[must_use]
-pub fn before(fleet: &Fleet, members: &[u32], first: i64) -> Option<ChangeBefore> {
-    let failing: BTreeSet<u32> = members.iter().copied().collect();
+pub fn before(fleet: &Fleet, scope: &str, members: &[u32], first: i64) -> Option<ChangeBefore> {
+    let affected = firsts(fleet, members, first);
     let mut best: Option<(f64, &Changed)> = None;
-    for server in servers(fleet, members) {
-        for change in server.changes.iter().filter(|change| is_before(change, first)) {
-            let Some((_, nats)) = row(change) else { continue };
-            if !explains(fleet, server, change, members) {
-                continue;
-            }
-            let at_once = at_once(server, change);
-            let (mut n, mut n_failed) = ([0.0, 0.0], [0.0, 0.0]);
-            for ix in &server.sites {
-                let touches = |change: &&Changed| touched(change, fleet.site(*ix));
-                let group = usize::from(at_once.iter().any(touches));
-                n[group] += 1.0;
-                n_failed[group] += f64::from(u8::from(failing.contains(ix)));
-            }
-            let share = |group: usize| (n_failed[group] + 0.5_f64) / (n[group] + 1.0);
-            let lift = if n[0] > 0.0 { (share(1) / share(0)).ln() } else { 0.0 };
-            let age_s = (first - change.at).max(0) as f64 / 1000.0;
-            let score = (nats + lift) * (-age_s / FADE_S).exp();
-            if best.is_none_or(|(known, _)| score > known) {
-                best = Some((score, change));
-            }
+    for suspect in suspects(fleet, scope, members, first) {
+        let shared = suspect.n_servers as f64 / affected.len().max(1) as f64;
+        if shared < SHARED_MIN {
+            continue;
+        }
+        let lift = if affected.len() > 1 {
+            lift_of_servers(fleet, &suspect, &affected) + shared.ln()
+        } else {
+            lift_of_sites(fleet, &suspect, members)
+        };
+        let score = (nats(suspect.key) + lift) * suspect.weight;
+        if best.is_none_or(|(known, _)| score > known) {
+            best = Some((score, suspect.change));
         }
     }
     let (nats, change) = best?;
     let score = 1.0 / (1.0 + (-nats).exp());
+    let text = match change.kind.as_str() {
+        "restart" | "boot" => words(change),
+        _ => change.what.clone(),
+    };
     (nats > 0.0 && score > NAMED).then(|| ChangeBefore {
         kind: change.kind.clone(),
-        text: change.what.clone(),
+        text,
         at: UnixMillis(change.at),
         score: (score * 1000.0).round() / 1000.0,
     })
 }
 
-fn servers<'a>(fleet: &'a Fleet, members: &[u32]) -> Vec<&'a Server> {
-    let ids: BTreeSet<_> = members.iter().map(|ix| fleet.site(*ix).server).collect();
-    ids.into_iter().filter_map(|id| fleet.server(id)).collect()
+/// Log of how much more often the sites that a change touched fail than the others of its server.
+fn lift_of_sites(fleet: &Fleet, suspect: &Suspect, members: &[u32]) -> f64 {
+    let Some(server) = suspect.servers.first().and_then(|id| fleet.server(*id)) else { return 0.0 };
+    let at_once = at_once(server, suspect.change);
+    let (mut n, mut n_failed) = ([0.0, 0.0], [0.0, 0.0]);
+    for ix in &server.sites {
+        let group = usize::from(at_once.iter().any(|change| touched(change, fleet.site(*ix))));
+        n[group] += 1.0;
+        n_failed[group] += f64::from(u8::from(members.contains(ix)));
+    }
+    lift(n, n_failed)
+}
+
+/// The same for the servers of the fleet that had the change, against those that had not.
+fn lift_of_servers(fleet: &Fleet, suspect: &Suspect, affected: &BTreeMap<ServerId, i64>) -> f64 {
+    let name = suspect.servers.first().and_then(|id| fleet.server(*id));
+    let name = name.map(|server| key(server, suspect.change));
+    let (from, until) = (
+        affected.values().min().copied().unwrap_or(0) - AGE_MAX_MS,
+        affected.values().max().copied().unwrap_or(0) + SLACK_MS,
+    );
+    let (mut n, mut n_failed) = ([0.0, 0.0], [0.0, 0.0]);
+    for (id, server) in fleet.servers.iter().filter(|(_, server)| !server.forgotten) {
+        let same = |c: &&Changed| c.kind == suspect.change.kind && (from..=until).contains(&c.at);
+        let changed = suspect.servers.contains(id)
+            || (server.changed_at >= from
+                && server.changes.iter().filter(same).any(|c| Some(key(server, c)) == name));
+        n[usize::from(changed)] += 1.0;
+        n_failed[usize::from(changed)] += f64::from(u8::from(affected.contains_key(id)));
+    }
+    lift(n, n_failed)
+}
+
+/// ln(failed among changed / changed) - ln(failed among unchanged / unchanged), each with half a
+/// failure more; 0 when nothing is left unchanged.
+fn lift(n: [f64; 2], n_failed: [f64; 2]) -> f64 {
+    let share = |group: usize| (n_failed[group] + 0.5) / (n[group] + 1.0);
+    if n[0] > 0.0 { (share(1) / share(0)).ln() } else { 0.0 }
 }
 
 fn is_before(change: &Changed, first: i64) -> bool {

@@ -7,8 +7,10 @@
 pub mod past;
 pub mod site;
 pub mod server;
+pub mod levels;
 pub mod scope;
 pub mod table;
+pub mod evidence;
 pub mod cause;
 pub mod change;
 pub mod runbook;
@@ -19,6 +21,8 @@ mod script;
 mod tests;
 #[cfg(test)]
 mod cause_tests;
+#[cfg(test)]
+mod cause_scenes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

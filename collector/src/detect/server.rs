@@ -8,32 +8,31 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 use wire::v1::Signal;
 
+pub use super::levels::{Level, Span, Spell};
 use crate::model::ServerId;
 
 /// Time over which the smallest difference of the clocks is taken, ms.
 const CLOCK_MS: i64 = 300_000;
 /// Facts older than this are dropped, ms.
-const FACTS_MS: i64 = 900_000;
+pub(super) const FACTS_MS: i64 = 900_000;
 /// Log lines kept.
 const LINES_MAX: usize = 200;
 /// Changes kept.
 const CHANGES_MAX: usize = 100;
-/// Span over which the rate of requests is taken, seconds.
-const RATE_S: i64 = 30;
-/// How many times the norm, and how many a second, make a surge.
-const SURGE_TIMES: f64 = 6.0;
-const SURGE_MIN: f64 = 1.0;
+/// A unit that went down longer ago than this has nothing to do with failures that begin now, unless
+/// it serves them, ms.
+const UNIT_MS: i64 = 900_000;
+/// The same for a unit that nobody saw running, ms.
+const UNSEEN_MS: i64 = 300_000;
 /// Units kept.
 const UNITS_MAX: usize = 500;
-/// Counters whose last value is kept: no honest server has more pools and devices.
-const COUNTERS_MAX: usize = 2000;
 /// What a failure counts around an announced restart, and for how long after it, ms.
 const ANNOUNCED_WEIGHT: f64 = 0.1;
 const ANNOUNCED_MS: i64 = 6_000;
 /// A restart announced within this of the last one extends nothing: it does not recover, ms.
 const ANNOUNCED_AGAIN_MS: i64 = 60_000;
 /// Age up to which a line of the kernel or about a full disk corroborates, ms.
-const LINE_FRESH_MS: i64 = 60_000;
+pub(super) const LINE_FRESH_MS: i64 = 60_000;
 
 /// Words in the name of a unit that stands between a visitor and a page.
 const UNIT_WORDS: [&str; 29] = [
@@ -67,50 +66,6 @@ const UNIT_WORDS: [&str; 29] = [
     "pgbouncer",
     "proxysql",
 ];
-
-/// What a resource sample can show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Level {
-    /// The kernel killed a process for lack of memory.
-    OomKill,
-    /// Processes stall for memory.
-    MemoryPressure,
-    /// Little memory is available.
-    MemoryLow,
-    /// The processors are busy.
-    CpuBusy,
-    /// Processes wait for a processor.
-    CpuPressure,
-    /// The hypervisor takes the processors away.
-    Steal,
-    /// Processes wait for disks.
-    IoPressure,
-    /// PHP-FPM ran out of children or requests queue for one.
-    MaxChildren,
-    /// Full listen queues dropped connections.
-    ListenOverflow,
-    /// The connection table fills up.
-    Conntrack,
-    /// Segments are sent again.
-    Retransmit,
-    /// A file system has no room.
-    DiskFull,
-    /// Requests come far faster than is normal at this hour of the day.
-    Surge,
-}
-
-/// A level over time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Span {
-    /// When the last time it held began.
-    pub began: Option<i64>,
-    /// When it was last seen to hold.
-    pub held: Option<i64>,
-    /// When it was last sampled.
-    pub sampled: i64,
-    /// The highest value of the last time it held.
-    pub value: f64,
-}
 
 /// A unit and its last change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -247,10 +202,16 @@ pub struct Server {
     pub(crate) changed_at: i64,
     /// Resource levels.
     pub levels: BTreeMap<Level, Span>,
-    counters: BTreeMap<String, f64>,
+    /// Times in which levels held, oldest first.
+    #[serde(default)]
+    pub(super) spells: BTreeMap<Level, VecDeque<Spell>>,
+    /// Last values of what commands and words are made of: (when, corrected; value).
+    #[serde(default)]
+    pub(super) gauges: BTreeMap<String, (i64, f64)>,
+    pub(super) counters: BTreeMap<String, f64>,
     /// Requests of the newest seconds, of sites whose norm is known.
     #[serde(default)]
-    requests: BTreeMap<i64, u64>,
+    pub(super) requests: BTreeMap<i64, u64>,
     announced: VecDeque<(i64, i64)>,
     clock: VecDeque<(i64, i64)>,
 }
@@ -273,6 +234,8 @@ impl Server {
             changes: VecDeque::new(),
             changed_at: 0,
             levels: BTreeMap::new(),
+            spells: BTreeMap::new(),
+            gauges: BTreeMap::new(),
             counters: BTreeMap::new(),
             requests: BTreeMap::new(),
             announced: VecDeque::new(),
@@ -350,8 +313,7 @@ impl Server {
             // Restarting by itself after a failure is still being down.
             "activating" if failed_before => {}
             "activating" => unit.down_at = None,
-            _ if unit.ran => unit.down_at = unit.down_at.or(Some(at)),
-            _ => {}
+            _ => unit.down_at = unit.down_at.or(Some(at)),
         }
         if unit.state != state {
             unit.since = at;
@@ -412,102 +374,9 @@ impl Server {
         }
     }
 
-    pub(crate) fn fold_value(&mut self, at: i64, metric: &str, attribute: &str, value: f64) {
-        let level = match metric {
-            "system.pressure.memory" => (Level::MemoryPressure, value > 0.15),
-            "system.memory.utilization" => (Level::MemoryLow, value > 0.92),
-            "system.cpu.utilization" => (Level::CpuBusy, value > 0.85),
-            "system.pressure.cpu" => (Level::CpuPressure, value > 0.20),
-            "system.cpu.steal" => (Level::Steal, value > 0.15),
-            "system.pressure.io" => (Level::IoPressure, value > 0.10),
-            "phpfpm.listen_queue" => (Level::MaxChildren, value > 0.0),
-            "system.conntrack.utilization" => (Level::Conntrack, value > 0.60),
-            "system.network.tcp.retransmit" => (Level::Retransmit, value > 0.05),
-            "system.filesystem.utilization" | "system.filesystem.inodes.utilization" => {
-                (Level::DiskFull, value > 0.99)
-            }
-            "system.oom_kills" => (Level::OomKill, self.rise(metric, attribute, value) > 0.0),
-            "phpfpm.max_children_reached" => {
-                (Level::MaxChildren, self.rise(metric, attribute, value) > 0.0)
-            }
-            "system.tcp.listen_overflows" | "system.tcp.listen_drops" => {
-                (Level::ListenOverflow, self.rise(metric, attribute, value) > 20.0)
-            }
-            _ => return,
-        };
-        let (level, holds) = level;
-        self.note(at, level, holds, value);
-    }
-
-    /// Adds requests of one second, of sites whose norm is known.
-    pub(crate) fn fold_requests(&mut self, second: i64, n: u32) {
-        *self.requests.entry(second).or_default() += u64::from(n);
-        let newest = self.requests.last_key_value().map_or(second, |(newest, _)| *newest);
-        self.requests = self.requests.split_off(&(newest - RATE_S + 1));
-    }
-
-    /// Newest second with such requests.
-    pub(crate) fn requested(&self) -> Option<i64> {
-        self.requests.last_key_value().map(|(second, _)| *second)
-    }
-
-    /// Compares the requests of the newest seconds with the norm, requests a second.
-    pub(crate) fn weigh_requests(&mut self, norm: f64) {
-        let Some(second) = self.requested().filter(|_| norm > 0.0) else { return };
-        let rate = self.requests.values().sum::<u64>() as f64 / RATE_S as f64;
-        let surges = rate > SURGE_MIN && rate > SURGE_TIMES * norm;
-        self.note(second * 1000, Level::Surge, surges, rate / norm);
-    }
-
-    /// Notes whether a level holds at an instant.
-    fn note(&mut self, at: i64, level: Level, holds: bool, value: f64) {
-        let span = self.levels.entry(level).or_default();
-        if span.sampled > at {
-            return;
-        }
-        // Several series may speak of one level at one instant: one that holds is enough.
-        let again = span.sampled == at && span.held == Some(at);
-        let ongoing = span.held == Some(span.sampled) && span.held.is_some();
-        if holds {
-            if !ongoing {
-                span.began = Some(at);
-            }
-            span.held = Some(at);
-            span.value = if again || ongoing { span.value.max(value) } else { value };
-        }
-        span.sampled = at;
-    }
-
-    /// How much a counter rose since it was last seen; 0 the first time and after a boot.
-    fn rise(&mut self, metric: &str, attribute: &str, value: f64) -> f64 {
-        let name = format!("{metric}{{{attribute}}}");
-        if self.counters.len() >= COUNTERS_MAX && !self.counters.contains_key(&name) {
-            return 0.0;
-        }
-        let before = self.counters.insert(name, value);
-        before.map_or(0.0, |before| (value - before).max(0.0))
-    }
-
-    /// A level that began at most `slack` ms after `first` and held shortly before or after it.
-    #[must_use]
-    pub fn level(&self, level: Level, first: i64, slack: i64) -> Option<&Span> {
-        let span = self.levels.get(&level)?;
-        let began = span.began? <= first + slack;
-        (began && span.held? >= first - LINE_FRESH_MS).then_some(span)
-    }
-
-    /// Whether a level was sampled around `first` and did not hold.
-    #[must_use]
-    pub fn is_normal(&self, level: Level, first: i64) -> bool {
-        self.levels.get(&level).is_some_and(|span| {
-            span.sampled >= first - LINE_FRESH_MS
-                && span.held.is_none_or(|held| held < first - LINE_FRESH_MS)
-        })
-    }
-
     /// A unit between visitors and pages of this pool (or of all) that went down at most `slack`
-    /// ms after `first`; no container whose pool another unit
-    /// serves that runs.
+    /// ms after `first` and not long before it; no container whose pool another unit serves that
+    /// runs. A unit that nobody saw running must have gone down just before.
     #[must_use]
     pub fn unit_down(&self, pool: Option<&str>, first: i64, slack: i64) -> Option<(&str, &Unit)> {
         // Only what never comes back under its name: two versions of PHP may each serve a pool `www`.
@@ -517,10 +386,18 @@ impl Server {
                 || name.starts_with("run-");
             is_transient && self.units.values().filter(of_pool).any(|o| o.state == "active")
         };
-        let found = self.units.iter().find(|(name, unit)| {
-            let serves = unit.pool.is_none() || pool.is_none() || unit.pool.as_deref() == pool;
-            let down = unit.down_at.is_some_and(|at| at <= first + slack);
+        let candidates = self.units.iter().filter(|(name, unit)| {
+            let own = unit.pool.is_some() && unit.pool.as_deref() == pool;
+            let serves = own || unit.pool.is_none() || pool.is_none();
+            let down = unit.down_at.is_some_and(|at| {
+                let recent = at >= first - if unit.ran { UNIT_MS } else { UNSEEN_MS };
+                at <= first + slack && (recent || (own && unit.ran))
+            });
             down && serves && unit.is_gateway(name) && !replaced(name, unit)
+        });
+        // What serves the pool by name says more than what only may; then what went down first.
+        let found = candidates.min_by_key(|(_, unit)| {
+            (unit.pool.is_none() || unit.pool.as_deref() != pool, unit.down_at)
         });
         found.map(|(name, unit)| (name.as_str(), unit))
     }
@@ -592,12 +469,15 @@ mod tests {
     }
 
     #[test]
-    fn evidence_shows_the_value_that_held_not_the_one_after_it() {
+    fn a_unit_that_went_down_long_ago_or_never_ran_explains_nothing_today() {
         let mut server = Server::new(ServerId(1));
-        for (at, value) in [(1_000, 0.2), (2_000, 0.4), (3_000, 0.3), (4_000, 0.0)] {
-            server.fold_value(at, "system.pressure.memory", "", value);
-        }
-        let span = server.level(Level::MemoryPressure, 2_000, 0).expect("it held");
-        assert_eq!((span.began, span.held, span.value), (Some(1_000), Some(3_000), 0.4));
+        server.fold_service(0, "php7.4-fpm.service", "active", None, None);
+        server.fold_service(1_000, "php7.4-fpm.service", "inactive", None, None);
+        server.fold_service(1_000_000, "mariadb.service", "failed", None, None);
+        let down = |first| server.unit_down(Some("www"), first, 0).map(|(name, _)| name);
+        assert_eq!(down(2_000), Some("php7.4-fpm.service"));
+        assert_eq!(down(950_000), None, "another version of PHP was retired a quarter ago");
+        assert_eq!(down(1_001_000), Some("mariadb.service"), "it was seen to fail, not to run");
+        assert_eq!(down(1_400_000), None);
     }
 }

@@ -1,15 +1,21 @@
-//! The evidence table: what each kind of evidence says about each cause, as data.
+//! The evidence table: what each kind of evidence says about each cause, read from `evidence.toml`.
 //!
-//! Values are log odds in nats, added up (naive Bayes). A row lists causes; every cause that it
-//! does not list gets its `rest`.
+//! The table is data: log odds in nats, added up (naive Bayes). A row lists causes; every cause that
+//! it does not list gets its `else`. It is part of the program, and a broken one does not start.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
 use wire::v1::Signal;
 
 use super::server::Level;
-use Class::{
-    Crash, Ddos, DiskFull, Dns, Firewall, Misconfig, Network, Oom, Overload, ServiceDown, SiteCode,
-    Steal, Timeout,
-};
+
+/// The table as it is shipped.
+const SHIPPED: &str = include_str!("evidence.toml");
+static TABLE: LazyLock<Table> = LazyLock::new(|| {
+    Table::parse(SHIPPED).expect("a test reads the same text that is shipped in the program")
+});
 
 /// A cause that can be told from others.
 #[derive(
@@ -45,234 +51,364 @@ pub enum Class {
     Network,
 }
 
+const N_CLASSES: usize = 13;
+
 impl Class {
     /// Every class, in the order of the contract.
-    pub const ALL: [Self; 13] = [
-        Overload,
-        Oom,
-        Crash,
-        ServiceDown,
-        Misconfig,
-        Firewall,
-        Dns,
-        Timeout,
-        SiteCode,
-        Ddos,
-        Steal,
-        DiskFull,
-        Network,
+    pub const ALL: [Self; N_CLASSES] = [
+        Self::Overload,
+        Self::Oom,
+        Self::Crash,
+        Self::ServiceDown,
+        Self::Misconfig,
+        Self::Firewall,
+        Self::Dns,
+        Self::Timeout,
+        Self::SiteCode,
+        Self::Ddos,
+        Self::Steal,
+        Self::DiskFull,
+        Self::Network,
     ];
 
     /// Name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Overload => "overload",
-            Oom => "oom",
-            Crash => "crash",
-            ServiceDown => "service_down",
-            Misconfig => "misconfig",
-            Firewall => "firewall",
-            Dns => "dns",
-            Timeout => "timeout",
-            SiteCode => "site_code",
-            Ddos => "ddos",
-            Steal => "steal",
-            DiskFull => "disk_full",
-            Network => "network",
+            Self::Overload => "overload",
+            Self::Oom => "oom",
+            Self::Crash => "crash",
+            Self::ServiceDown => "service_down",
+            Self::Misconfig => "misconfig",
+            Self::Firewall => "firewall",
+            Self::Dns => "dns",
+            Self::Timeout => "timeout",
+            Self::SiteCode => "site_code",
+            Self::Ddos => "ddos",
+            Self::Steal => "steal",
+            Self::DiskFull => "disk_full",
+            Self::Network => "network",
         }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.name() == name)
     }
 }
 
-/// What one kind of evidence says.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    listed: &'static [(Class, f64)],
-    rest: f64,
-}
+/// Log odds of every class, nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Nats([f64; N_CLASSES]);
 
-impl Row {
+impl Nats {
     /// Nats for a cause.
     #[must_use]
-    pub fn nats(&self, class: Class) -> f64 {
-        self.listed.iter().find(|(listed, _)| *listed == class).map_or(self.rest, |(_, n)| *n)
+    pub fn of(&self, class: Class) -> f64 {
+        self.0[class as usize]
+    }
+
+    /// The same with another value for one cause.
+    #[must_use]
+    pub fn with(mut self, class: Class, nats: f64) -> Self {
+        self.0[class as usize] = nats;
+        self
+    }
+
+    fn listed(listed: &BTreeMap<String, f64>) -> Result<Self, String> {
+        let mut nats = Self([listed.get(ELSE).copied().unwrap_or(0.0); N_CLASSES]);
+        for (name, value) in listed.iter().filter(|(name, _)| *name != ELSE) {
+            let class = Class::from_name(name).ok_or_else(|| format!("{name} is no cause"))?;
+            if !value.is_finite() || value.abs() > NATS_MAX {
+                return Err(format!("{name} = {value} is no log odds"));
+            }
+            nats = nats.with(class, *value);
+        }
+        Ok(nats)
     }
 }
 
-const fn row(listed: &'static [(Class, f64)], rest: f64) -> Row {
-    Row { listed, rest }
+/// What causes get that a row does not list.
+const ELSE: &str = "else";
+/// No evidence says more than this, nats.
+const NATS_MAX: f64 = 10.0;
+
+/// What one kind of evidence says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// What is seen, in words.
+    pub what: String,
+    /// Recorded outages stand behind its values.
+    pub measured: bool,
+    /// Its log odds.
+    pub nats: Nats,
 }
 
-/// What error lines of the web server say; `None` when a signal says nothing about the cause.
-#[must_use]
-pub fn line(signal: Signal) -> Option<Row> {
-    Some(match signal {
-        Signal::ConnectRefused => row(
-            &[(ServiceDown, 1.6), (Oom, 0.9), (Misconfig, 0.3), (Crash, 0.2), (Firewall, 0.0)],
-            -1.2,
-        ),
-        Signal::NoSuchSocket => row(&[(ServiceDown, 1.6), (Misconfig, 1.6), (Oom, 0.2)], -2.0),
-        Signal::Permission => row(&[(Misconfig, 3.5)], -2.0),
-        Signal::BacklogFull => row(&[(Overload, 1.8), (Ddos, 1.6), (Steal, 0.4)], -2.0),
-        Signal::PrematureClose => {
-            row(&[(Crash, 1.2), (SiteCode, 1.2), (Oom, 0.9), (DiskFull, 0.3)], -1.0)
+/// Levels that a cause would have raised, and what it says that they are normal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normal {
+    /// The cause.
+    pub class: Class,
+    /// Levels that are normal then.
+    pub levels: Vec<Level>,
+    /// Nats for the cause.
+    pub nats: f64,
+}
+
+/// The whole table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    rows: BTreeMap<String, Row>,
+    normal: Vec<Normal>,
+    normal_else: f64,
+    priors: BTreeMap<String, Nats>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    rows: BTreeMap<String, WrittenRow>,
+    normal: BTreeMap<String, WrittenNormal>,
+    prior: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRow {
+    what: String,
+    #[serde(default = "yes")]
+    measured: bool,
+    nats: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenNormal {
+    #[serde(default)]
+    levels: Vec<String>,
+    nats: f64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Table {
+    /// Reads a table; says what is wrong with it, where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut rows = BTreeMap::new();
+        for (key, row) in written.rows {
+            if !row.nats.contains_key(ELSE) {
+                return Err(format!("rows.{key} has no `else`"));
+            }
+            let nats = Nats::listed(&row.nats).map_err(|error| format!("rows.{key}: {error}"))?;
+            rows.insert(key, Row { what: row.what, measured: row.measured, nats });
         }
-        Signal::Reset => row(&[(Crash, 1.3), (Oom, 1.0), (SiteCode, 0.6), (Network, 0.0)], -1.5),
-        Signal::TimeoutRead => row(
-            &[
-                (Timeout, 1.5),
-                (Steal, 1.2),
-                (Overload, 0.6),
-                (Network, 0.6),
-                (Ddos, 0.5),
-                (SiteCode, 0.0),
-            ],
-            -1.5,
-        ),
-        Signal::ConnectTimeout => row(
-            &[(Firewall, 1.7), (Network, 1.6), (Ddos, 0.8), (Steal, 0.2), (Overload, 0.0)],
-            -2.0,
-        ),
-        Signal::Unreachable => row(&[(Firewall, 2.2), (Network, 2.0)], -2.5),
-        Signal::Dns => row(&[(Dns, 3.5)], -2.5),
-        Signal::NoLiveUpstreams => row(&[(Dns, 1.2), (ServiceDown, 0.6), (Ddos, 0.5)], -1.0),
-        Signal::DiskFull => row(&[(DiskFull, 4.5)], -2.0),
-        Signal::TooBigHeader => row(&[(Misconfig, 2.0), (SiteCode, 1.5)], -2.0),
-        Signal::InvalidHeader => row(&[(SiteCode, 1.6), (Misconfig, 1.2)], -2.0),
-        Signal::Tls => row(&[(Misconfig, 2.0), (Network, 0.3)], -2.0),
-        Signal::WorkerConnections => row(&[(Ddos, 1.8), (Overload, 1.5), (Misconfig, 0.8)], -2.0),
-        Signal::ServerDown => row(&[(ServiceDown, 1.6), (Network, 0.4)], -1.0),
-        Signal::TooManyConnections => row(&[(Overload, 1.0), (Timeout, 1.0), (Ddos, 0.5)], -0.5),
-        Signal::MemoryLimit => row(&[(SiteCode, 2.0), (Misconfig, 0.5)], -1.0),
+        if let Some(key) = KEYS.iter().find(|key| !rows.contains_key(**key)) {
+            return Err(format!("rows.{key} is missing"));
+        }
+        if let Some(key) = rows.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(format!("rows.{key}: nothing is called so"));
+        }
+        let mut priors = BTreeMap::new();
+        for scope in ["site", "pool", "server", "group"] {
+            let prior = written.prior.get(scope);
+            let prior = prior.ok_or_else(|| format!("prior.{scope} is missing"))?;
+            let nats = Nats::listed(prior).map_err(|error| format!("prior.{scope}: {error}"))?;
+            priors.insert(scope.to_owned(), nats);
+        }
+        let (normal, normal_else) = Self::normal_of(&written.normal)?;
+        Ok(Self { rows, normal, normal_else, priors })
+    }
+
+    fn normal_of(written: &BTreeMap<String, WrittenNormal>) -> Result<(Vec<Normal>, f64), String> {
+        let (mut normal, mut rest) = (Vec::new(), 0.0);
+        for (name, entry) in written {
+            if name == ELSE {
+                rest = entry.nats;
+                continue;
+            }
+            let class = Class::from_name(name);
+            let class = class.ok_or_else(|| format!("normal.{name} is no cause"))?;
+            let level = |key: &String| {
+                let found = Level::ALL.into_iter().find(|level| level.key() == key);
+                found.ok_or_else(|| format!("normal.{name}: {key} is no level"))
+            };
+            let levels = entry.levels.iter().map(level).collect::<Result<_, _>>()?;
+            normal.push(Normal { class, levels, nats: entry.nats });
+        }
+        Ok((normal, rest))
+    }
+}
+
+/// Every row that evidence may ask for.
+pub const KEYS: [&str; 52] = [
+    "connect_refused",
+    "no_such_socket",
+    "permission",
+    "backlog_full",
+    "premature_close",
+    "reset",
+    "timeout_read",
+    "connect_timeout",
+    "unreachable",
+    "dns",
+    "no_live_upstreams",
+    "disk_full",
+    "too_big_header",
+    "invalid_header",
+    "tls",
+    "worker_connections",
+    "server_down",
+    "too_many_connections",
+    "memory_limit",
+    "worker_killed",
+    "worker_timeout",
+    "silent",
+    "oom_kill",
+    "memory_pressure",
+    "memory_low",
+    "cpu_busy",
+    "cpu_pressure",
+    "steal",
+    "io_pressure",
+    "max_children",
+    "listen_overflow",
+    "conntrack",
+    "surge",
+    "retransmit",
+    "file_system_full",
+    "unit_down",
+    "segfault",
+    "change_package",
+    "change_config",
+    "change_firewall",
+    "change_plugin",
+    "upstream_down",
+    "top_client",
+    "crawler",
+    "attack_refused",
+    "packets_dropped",
+    "change_restart",
+    "change_boot",
+    "change_dns",
+    "change_certificate",
+    "change_schedule",
+    "change_clock",
+];
+
+/// A row by its name.
+///
+/// # Panics
+/// When the name is none of `KEYS`.
+#[must_use]
+pub fn row(key: &str) -> &'static Row {
+    TABLE.rows.get(key).expect("a table without one of its rows is refused when it is read")
+}
+
+/// Name of the row of an error line; `None` when its signal says nothing about the cause.
+#[must_use]
+pub fn line(signal: Signal) -> Option<&'static str> {
+    Some(match signal {
+        Signal::ConnectRefused => "connect_refused",
+        Signal::NoSuchSocket => "no_such_socket",
+        Signal::Permission => "permission",
+        Signal::BacklogFull => "backlog_full",
+        Signal::PrematureClose => "premature_close",
+        Signal::Reset => "reset",
+        Signal::TimeoutRead => "timeout_read",
+        Signal::ConnectTimeout => "connect_timeout",
+        Signal::Unreachable => "unreachable",
+        Signal::Dns => "dns",
+        Signal::NoLiveUpstreams => "no_live_upstreams",
+        Signal::DiskFull => "disk_full",
+        Signal::TooBigHeader => "too_big_header",
+        Signal::InvalidHeader => "invalid_header",
+        Signal::Tls => "tls",
+        Signal::WorkerConnections => "worker_connections",
+        Signal::ServerDown => "server_down",
+        Signal::TooManyConnections => "too_many_connections",
+        Signal::MemoryLimit => "memory_limit",
         _ => return None,
     })
 }
 
-/// Failures without an error line although the log was read: the application answered itself.
-pub const SILENT: Row = row(&[(SiteCode, 1.5), (ServiceDown, 0.0)], -1.2);
-/// A worker exited on signal 9.
-pub const WORKER_KILLED: Row = row(&[(Oom, 1.5), (Crash, 0.5)], -0.5);
-/// A worker was ended because its request took too long.
-pub const WORKER_TIMEOUT: Row = row(&[(Timeout, 2.0), (Overload, 0.6)], -0.5);
-/// A process broke memory rules.
-pub const SEGFAULT: Row = row(&[(Crash, 4.0), (SiteCode, 0.3)], -0.5);
-/// A unit failed, stopped or restarts in a loop.
-pub const UNIT_DOWN: Row = row(&[(ServiceDown, 3.5), (Oom, 0.8), (Misconfig, 0.3)], -0.8);
-/// A package changed less than five minutes before.
-pub const PACKAGE: Row = row(&[(ServiceDown, 1.2), (Misconfig, 0.3)], 0.0);
-/// A configuration file changed.
-pub const CONFIG: Row = row(&[(Misconfig, 2.5)], 0.0);
-/// The packet filter changed.
-pub const FIREWALL: Row = row(&[(Firewall, 3.0)], 0.0);
-/// The site's application, a plugin or a theme changed.
-pub const PLUGIN: Row = row(&[(SiteCode, 2.8)], 0.0);
-
-/// What a resource level says; not used for a single site.
+/// Name of the row of a change, by its kind; `None` for kinds nobody knows.
 #[must_use]
-pub fn level(level: Level) -> Row {
-    match level {
-        Level::OomKill => row(&[(Oom, 4.0)], -0.5),
-        Level::MemoryPressure => row(&[(Oom, 1.8), (Overload, 0.2)], -0.3),
-        Level::MemoryLow => row(&[(Oom, 1.0)], -0.1),
-        Level::CpuBusy => row(&[(Overload, 1.6), (Ddos, 1.2)], -0.3),
-        Level::CpuPressure => row(&[(Overload, 1.2), (Steal, 1.0), (Ddos, 0.6)], -0.3),
-        Level::Steal => row(&[(Steal, 4.2)], -0.6),
-        Level::IoPressure => row(&[(Timeout, 1.0), (DiskFull, 0.3)], -0.1),
-        Level::MaxChildren => row(&[(Overload, 1.5), (Ddos, 0.8), (Timeout, 0.5)], -0.2),
-        Level::ListenOverflow => row(&[(Ddos, 2.5), (Overload, 0.8)], -0.4),
-        Level::Conntrack => row(&[(Ddos, 2.0)], -0.2),
-        Level::Retransmit => row(&[(Network, 3.0)], -0.5),
-        Level::DiskFull => row(&[(DiskFull, 4.5)], -0.6),
-        Level::Surge => row(&[(Ddos, 2.2), (Overload, 0.6)], -0.2),
-    }
+pub fn change(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "package" => "change_package",
+        "config" => "change_config",
+        "firewall" => "change_firewall",
+        "plugin" => "change_plugin",
+        "restart" => "change_restart",
+        "boot" => "change_boot",
+        "dns" => "change_dns",
+        "certificate" => "change_certificate",
+        "schedule" => "change_schedule",
+        "clock" => "change_clock",
+        _ => return None,
+    })
 }
 
-/// Levels that a cause would have raised: sampled and all normal, they speak against it.
-pub const NORMAL: [(Class, &[Level], f64); 6] = [
-    (Oom, &[Level::OomKill], -2.0),
-    (Steal, &[Level::Steal], -2.5),
-    (DiskFull, &[Level::DiskFull], -2.5),
-    (Ddos, &[Level::ListenOverflow, Level::CpuBusy], -2.0),
-    (Overload, &[Level::CpuBusy, Level::CpuPressure], -1.5),
-    (Network, &[Level::Retransmit], -1.0),
-];
-/// What all of them normal say for every other cause.
-pub const NORMAL_REST: f64 = 0.2;
-
-/// Levels in the order in which evidence is listed, with the words for them.
-pub const LEVELS: [(Level, &str); 13] = [
-    (Level::OomKill, "the kernel killed processes for lack of memory"),
-    (Level::MemoryPressure, "processes stall for memory"),
-    (Level::MemoryLow, "less than 8 % of the memory is available"),
-    (Level::CpuBusy, "the processors are busy"),
-    (Level::CpuPressure, "processes wait for a processor"),
-    (Level::Steal, "the hypervisor takes processor time away"),
-    (Level::IoPressure, "processes wait for disks"),
-    (Level::MaxChildren, "PHP-FPM ran out of children"),
-    (Level::ListenOverflow, "full listen queues dropped connections"),
-    (Level::Conntrack, "the connection table fills up"),
-    (Level::Retransmit, "TCP segments are sent again"),
-    (Level::DiskFull, "a file system is full"),
-    (Level::Surge, "requests come faster than is normal at this hour"),
-];
+/// Levels that causes would have raised, and the nats of all normal for every other cause.
+#[must_use]
+pub fn normal() -> (&'static [Normal], f64) {
+    (&TABLE.normal, TABLE.normal_else)
+}
 
 /// Log prior of a cause for a scope named `site`, `pool`, `server` or `group`.
 #[must_use]
 pub fn prior(scope: &str, class: Class) -> f64 {
-    let listed: &[(Class, f64)] = match scope {
-        "site" => &[
-            (SiteCode, 1.0),
-            (Misconfig, 0.3),
-            (Timeout, 0.3),
-            (Crash, 0.2),
-            (Dns, -1.0),
-            (Overload, -2.0),
-            (Firewall, -2.0),
-            (Ddos, -2.0),
-            (Oom, -3.0),
-            (DiskFull, -3.0),
-            (Network, -3.0),
-            (Steal, -4.0),
-        ],
-        "pool" => &[
-            (Overload, 0.8),
-            (Crash, 0.5),
-            (ServiceDown, 0.4),
-            (Timeout, 0.2),
-            (Misconfig, -0.5),
-            (SiteCode, -1.5),
-            (Oom, -2.0),
-            (DiskFull, -2.0),
-            (Dns, -2.0),
-            (Ddos, -2.0),
-            (Steal, -3.0),
-            (Network, -3.0),
-            (Firewall, -3.0),
-        ],
-        "server" => &[
-            (ServiceDown, 0.4),
-            (Overload, 0.3),
-            (Oom, 0.3),
-            (DiskFull, 0.3),
-            (Network, -0.7),
-            (Crash, -1.0),
-            (Timeout, -1.0),
-            (SiteCode, -5.0),
-        ],
-        _ => &[
-            (Network, 0.7),
-            (Dns, 0.6),
-            (Steal, 0.3),
-            (ServiceDown, 0.3),
-            (Firewall, 0.2),
-            (Timeout, -1.0),
-            (Ddos, -1.0),
-            (Overload, -2.0),
-            (Crash, -2.0),
-            (Oom, -3.0),
-            (DiskFull, -3.0),
-            (SiteCode, -6.0),
-        ],
-    };
-    listed.iter().find(|(listed, _)| *listed == class).map_or(0.0, |(_, nats)| *nats)
+    TABLE.priors.get(scope).map_or(0.0, |nats| nats.of(class))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(from: &str, to: &str) -> String {
+        let text = SHIPPED.replacen(from, to, 1);
+        assert_ne!(text, SHIPPED, "{from} is in the table");
+        Table::parse(&text).expect_err("it is broken")
+    }
+
+    #[test]
+    fn a_broken_table_is_refused_with_what_is_wrong() {
+        assert_eq!(Table::parse(SHIPPED).as_ref(), Ok(&*TABLE));
+        assert_eq!(broken("oom = 0.9", "om = 0.9"), "rows.connect_refused: om is no cause");
+        let infinite = broken("oom = 0.9", "oom = inf");
+        assert_eq!(infinite, "rows.connect_refused: oom = inf is no log odds");
+        assert_eq!(broken(", else = -1.2", ""), "rows.connect_refused has no `else`");
+        assert_eq!(broken("[rows.reset]", "[rows.rest]"), "rows.reset is missing");
+        assert_eq!(broken("\"retransmit\"", "\"loss\""), "normal.network: loss is no level");
+        let more = "[rows.more]\nwhat = \"x\"\nnats = { else = 0.0 }\n[rows.reset]";
+        assert_eq!(broken("[rows.reset]", more), "rows.more: nothing is called so");
+        assert_eq!(broken("group = {", "grop = {"), "prior.group is missing");
+    }
+
+    #[test]
+    fn every_row_and_level_has_its_words_and_speaks_for_something() {
+        for key in KEYS {
+            let row = row(key);
+            assert!(!row.what.is_empty(), "{key}");
+            let best = Class::ALL.map(|class| row.nats.of(class)).into_iter().fold(-9.0, f64::max);
+            assert!(best >= 0.5, "{key} speaks for nothing");
+        }
+        assert!(Level::ALL.iter().all(|level| KEYS.contains(&level.key())));
+        let n_guessed = KEYS.iter().filter(|key| !row(key).measured).count();
+        assert_eq!(
+            n_guessed, 20,
+            "of them nine lines and workers, and eleven of what else is sent"
+        );
+    }
+
+    #[test]
+    fn names_of_classes_are_those_of_json() {
+        for class in Class::ALL {
+            let json = serde_json::to_string(&class).unwrap();
+            assert_eq!(json, format!("\"{}\"", class.name()));
+            assert_eq!(Class::ALL[class as usize], class);
+        }
+    }
 }

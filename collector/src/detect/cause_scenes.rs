@@ -1,0 +1,633 @@
+//! Whole outages as servers show them, and the cause each has: written from recorded faults, not from
+//! the evidence table, so that they judge it.
+
+use super::Engine;
+use super::cause::{self, Verdict};
+use super::script::{EAGAIN, Fate, NO_SOCKET, REFUSED, RESET, Script};
+use crate::config::DetectConfig;
+use crate::incident::story::shared_pool;
+use wire::UnixMillis;
+
+const FPM: &str = "php8.2-fpm.service";
+/// First failure and end of a scene, seconds.
+const START: i64 = 20;
+const END: i64 = 45;
+
+// Error lines of gateways.
+const PERMISSION: &str = "connect() to unix:/run/php/php8.2-fpm-www.sock failed (13: Permission denied) while connecting to upstream, client: 203.0.113.4, server: shop06.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock:\", host: \"shop06.test\"";
+const OLD_PHP: &str = "connect() to unix:/run/php/php7.4-fpm.sock failed (2: No such file or directory) while connecting to upstream, client: 203.0.113.8, server: shop05.test, upstream: \"fastcgi://unix:/run/php/php7.4-fpm.sock:\", host: \"shop05.test\"";
+const REFUSED_APP: &str = "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.8, server: shop02.test, upstream: \"http://127.0.0.1:3002/contact\", host: \"shop02.test\"";
+const REFUSED_FAR: &str = "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.3, server: shop01.test, upstream: \"http://10.0.0.1:8080/shop/\", host: \"shop01.test\"";
+const SLOW: &str = "upstream timed out (110: Connection timed out) while reading response header from upstream, client: 203.0.113.1, server: shop11.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock\", host: \"shop11.test\"";
+const CLOSED: &str = "upstream prematurely closed connection while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"http://127.0.0.1:3005/product/3326\", host: \"shop05.test\"";
+const NO_HTTP: &str = "upstream sent no valid HTTP/1.0 header while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"http://127.0.0.1:3005/\", host: \"shop05.test\"";
+const BIG: &str = "upstream sent too big header while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock:\", host: \"shop05.test\"";
+const NAME: &str = "app.internal could not be resolved (3: Host not found), client: 203.0.113.1, server: shop06.test, host: \"shop06.test\"";
+const RESOLVER: &str = "app.internal could not be resolved (110: Operation timed out), client: 203.0.113.4, server: shop02.test, host: \"shop02.test\"";
+const NONE_LEFT: &str = "no live upstreams while connecting to upstream, client: 203.0.113.3, server: shop01.test, upstream: \"http://app/\", host: \"shop01.test\"";
+const DROPPED: &str = "upstream timed out (110: Connection timed out) while connecting to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"http://10.0.0.1:8080/\", host: \"shop02.test\"";
+const NO_ROUTE: &str = "connect() failed (113: No route to host) while connecting to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"http://10.0.0.1:8080/\", host: \"shop02.test\"";
+const APACHE_GONE: &str = "(2)No such file or directory: AH02454: FCGI: attempt to connect to Unix domain socket /run/php/php8.2-fpm-www.sock (shop01.test:8000) failed";
+const TOO_FEW: &str = "1024 worker_connections are not enough while connecting to upstream, client: 203.0.113.5, server: shop02.test, host: \"shop02.test\"";
+const TLS: &str = "peer closed connection in SSL handshake (104: Connection reset by peer) while SSL handshaking to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"https://10.0.0.1:8443/\", host: \"shop02.test\"";
+// Lines of other logs.
+const KILLED_FPM: &str =
+    "Out of memory: Killed process 4242 (php-fpm8.2) total-vm:512000kB, anon-rss:401000kB";
+const KILLED_DB: &str =
+    "Out of memory: Killed process 911 (mariadbd) total-vm:4120000kB, anon-rss:3010000kB";
+const SIGNAL_9: &str =
+    "[pool www] child 67 exited on signal 9 (SIGKILL) after 0.731047 seconds from start";
+const SIGNAL_11: &str =
+    "[pool www] child 43 exited on signal 11 (SIGSEGV) after 1.259416 seconds from start";
+const SEGFAULT: &str = "php-fpm8.2[4711]: segfault at 0 ip 00007f2c8a sp 00007ffd error 4 in opcache.so[7f2c8a000000+5000]";
+const CHILDREN: &str = "[pool www] server reached pm.max_children setting (3), consider raising it";
+const ENDED: &str = "[pool www] child 31, script '/var/www/shop12.test/index.php' (request: \"GET /index.php\") execution timed out (2.068746 sec), terminating";
+const NO_SPACE: &str = "[crit] 37#37: *12 pwrite() \"/var/lib/nginx/body/0000000012\" failed (28: No space left on device) while reading upstream";
+const PROBE_REFUSED: &str = "cannot connect to 10.0.0.1:8080 (connection refused), used by 8 sites";
+const PROBE_NAME: &str = "cannot resolve app.internal (the name has no address), used by 8 sites";
+const DROPS: &str = "firewall dropped 340 packets between here and 10.0.0.1:8080 within 10 s";
+
+/// One outage.
+struct Scene {
+    name: &'static str,
+    want: &'static str,
+    scope: &'static str,
+    script: Script,
+}
+
+/// What the gateways write about the failing sites: texts in turns.
+#[derive(Clone, Copy)]
+struct Fails {
+    /// Sites 1 to this one fail; 0 only site 3.
+    until: i64,
+    status: u16,
+    texts: &'static [&'static str],
+}
+
+fn fails(script: Script, fails: Fails) -> Script {
+    script.run(0, END, 5, move |def, second| {
+        let hit = if fails.until == 0 { def.site.0 == 3 } else { def.site.0 <= fails.until };
+        let text = fails.texts[(second % fails.texts.len() as i64) as usize];
+        if hit && second >= START { Fate::Fail(fails.status, text) } else { Fate::Ok }
+    })
+}
+
+/// One server with two pools of 8 and 4 sites, all resources sampled and normal before and after.
+fn server() -> Script {
+    calm(Script::default().server("web-07", &[("www", 8), ("shop", 4)]), 1)
+        .unit(-30, 1, FPM, "active")
+}
+
+fn calm(script: Script, server: i64) -> Script {
+    script.sample(0, server, &NORMAL).sample(10, server, &NORMAL)
+}
+
+const NORMAL: [(&str, f64); 10] = [
+    ("system.oom_kills", 1.0),
+    ("system.cpu.utilization", 0.2),
+    ("system.pressure.cpu", 0.02),
+    ("system.pressure.memory", 0.0),
+    ("system.memory.utilization", 0.5),
+    ("system.cpu.steal", 0.0),
+    ("system.filesystem.utilization", 0.5),
+    ("system.tcp.listen_overflows", 4.0),
+    ("system.network.tcp.retransmit", 0.001),
+    ("phpfpm.max_children_reached", 2.0),
+];
+
+/// The next samples, but for these values.
+fn sampled(script: Script, server: i64, values: &[(&'static str, f64)]) -> Script {
+    let value = |(name, normal): &(&'static str, f64)| {
+        let other = values.iter().find(|(k, _)| k == name);
+        (*name, other.map_or(*normal, |(_, value)| *value))
+    };
+    let mut all: Vec<_> = NORMAL.iter().map(value).collect();
+    all.extend(values.iter().filter(|(k, _)| NORMAL.iter().all(|(name, _)| name != k)));
+    script.sample(20, server, &all).sample(30, server, &all)
+}
+
+fn one(name: &'static str, want: &'static str, scope: &'static str, script: Script) -> Scene {
+    Scene { name, want, scope, script }
+}
+
+const ALL: Fails = Fails { until: 12, status: 502, texts: &[REFUSED] };
+const POOL: Fails = Fails { until: 8, status: 502, texts: &[REFUSED] };
+const SITE: Fails = Fails { until: 0, status: 502, texts: &[REFUSED] };
+
+fn of_servers() -> Vec<Scene> {
+    let all =
+        |texts: &'static [&'static str], script: Script| fails(script, Fails { texts, ..ALL });
+    let cpu: &[(&str, f64)] = &[("system.cpu.utilization", 0.97), ("system.pressure.cpu", 0.6)];
+    let flood: &[(&str, f64)] = &[
+        ("system.cpu.utilization", 0.97),
+        ("system.tcp.listen_overflows", 900.0),
+        ("system.conntrack.utilization", 0.8),
+    ];
+    let busy = |script, values| sampled(script, 1, values);
+    let quiet = |script| sampled(script, 1, &[]);
+    vec![
+        one(
+            "php stopped by hand",
+            "service_down",
+            "server",
+            all(&[NO_SOCKET], quiet(server().unit(19, 1, FPM, "inactive"))),
+        ),
+        one(
+            "php failed, the stream holds only its failure",
+            "service_down",
+            "server",
+            all(
+                &[REFUSED],
+                quiet(
+                    calm(Script::default().server("web-07", &[("www", 8), ("shop", 4)]), 1)
+                        .unit(19, 1, FPM, "failed"),
+                ),
+            ),
+        ),
+        one(
+            "php gone, no unit is known",
+            "service_down",
+            "server",
+            all(&[NO_SOCKET], quiet(server())),
+        ),
+        one(
+            "php behind Apache gone",
+            "service_down",
+            "server",
+            all(&[APACHE_GONE], quiet(server().unit(19, 1, FPM, "inactive"))),
+        ),
+        one(
+            "php killed for memory, its log says so",
+            "oom",
+            "server",
+            all(
+                &[REFUSED],
+                sampled(
+                    server().line(19, 1, "kernel", KILLED_FPM).unit(19, 1, FPM, "failed"),
+                    1,
+                    &[("system.oom_kills", 2.0)],
+                ),
+            ),
+        ),
+        one(
+            "php killed for memory, only the counter says so",
+            "oom",
+            "server",
+            all(
+                &[REFUSED],
+                busy(
+                    server().unit(19, 1, FPM, "failed"),
+                    &[("system.oom_kills", 2.0), ("system.memory.utilization", 0.97)],
+                ),
+            ),
+        ),
+        one(
+            "workers killed for memory again and again",
+            "oom",
+            "server",
+            all(
+                &[RESET],
+                busy(
+                    server().line(21, 1, "php_fpm", SIGNAL_9),
+                    &[("system.oom_kills", 3.0), ("system.pressure.memory", 0.4)],
+                ),
+            ),
+        ),
+        one(
+            "the database was killed for memory and pages answer 502",
+            "oom",
+            "server",
+            all(
+                &[""],
+                busy(server().line(19, 1, "kernel", KILLED_DB), &[("system.oom_kills", 2.0)]),
+            ),
+        ),
+        one(
+            "a database that was stopped, and pages answer 502",
+            "service_down",
+            "server",
+            all(
+                &[""],
+                quiet(server().unit(-30, 1, "mariadb.service", "active").unit(
+                    18,
+                    1,
+                    "mariadb.service",
+                    "inactive",
+                )),
+            ),
+        ),
+        one(
+            "more requests than processors",
+            "overload",
+            "server",
+            all(&[EAGAIN, SLOW], busy(server().line(19, 1, "php_fpm", CHILDREN), cpu)),
+        ),
+        one("a flood", "ddos", "server", all(&[EAGAIN, SLOW], busy(server(), flood))),
+        one(
+            "a flood that uses up connections",
+            "ddos",
+            "server",
+            all(
+                &[TOO_FEW],
+                busy(
+                    server(),
+                    &[
+                        ("system.tcp.listen_overflows", 400.0),
+                        ("system.conntrack.utilization", 0.9),
+                    ],
+                ),
+            ),
+        ),
+        one(
+            "processors taken away",
+            "steal",
+            "server",
+            all(
+                &[SLOW, EAGAIN],
+                busy(server(), &[("system.cpu.steal", 0.45), ("system.pressure.cpu", 0.5)]),
+            ),
+        ),
+        one(
+            "a disk that is full, by its level",
+            "disk_full",
+            "server",
+            all(&[CLOSED], busy(server(), &[("system.filesystem.utilization", 1.0)])),
+        ),
+        one(
+            "a disk that is full, by a line",
+            "disk_full",
+            "server",
+            all(&[CLOSED], quiet(server().line(20, 1, "nginx", NO_SPACE))),
+        ),
+        one(
+            "an extension that breaks every worker",
+            "crash",
+            "server",
+            all(
+                &[RESET],
+                quiet(server().line(20, 1, "kernel", SEGFAULT).line(20, 1, "php_fpm", SIGNAL_11)),
+            ),
+        ),
+        one(
+            "a rule drops the way to the backend",
+            "firewall",
+            "server",
+            all(&[DROPPED], quiet(server().change(12, 1, "firewall", "nft ruleset changed"))),
+        ),
+        one(
+            "packets are seen to be dropped",
+            "firewall",
+            "server",
+            all(&[DROPPED], quiet(server().line(24, 1, "firewall", DROPS))),
+        ),
+        one(
+            "a rule refuses the way",
+            "firewall",
+            "server",
+            all(
+                &[DROPPED, NO_ROUTE],
+                quiet(server().change(15, 1, "firewall", "firewalld reloaded")),
+            ),
+        ),
+        one(
+            "a link that loses packets",
+            "network",
+            "server",
+            all(&[DROPPED], busy(server(), &[("system.network.tcp.retransmit", 0.3)])),
+        ),
+        one(
+            "a machine that is gone, packets sent again",
+            "network",
+            "server",
+            all(&[NO_ROUTE], busy(server(), &[("system.network.tcp.retransmit", 0.2)])),
+        ),
+        one("a name that is gone", "dns", "server", all(&[NAME], quiet(server()))),
+        one(
+            "a resolver that is silent",
+            "dns",
+            "server",
+            all(&[RESOLVER, NONE_LEFT], quiet(server())),
+        ),
+        one(
+            "every backend refused, then none is left",
+            "service_down",
+            "server",
+            all(&[REFUSED_FAR, NONE_LEFT], quiet(server())),
+        ),
+        one(
+            "none is left, the agent's look was refused",
+            "service_down",
+            "server",
+            all(&[NONE_LEFT, REFUSED_FAR], quiet(server().line(22, 1, "probe", PROBE_REFUSED))),
+        ),
+        one(
+            "a disk so slow that pages wait",
+            "timeout",
+            "server",
+            fails(
+                busy(server(), &[("system.pressure.io", 0.6)]),
+                Fails { status: 504, texts: &[SLOW], ..ALL },
+            ),
+        ),
+    ]
+}
+
+fn of_pools_and_sites() -> Vec<Scene> {
+    let pool =
+        |texts: &'static [&'static str], script: Script| fails(script, Fails { texts, ..POOL });
+    let site =
+        |texts: &'static [&'static str], script: Script| fails(script, Fails { texts, ..SITE });
+    let late = |until, script| fails(script, Fails { until, status: 504, texts: &[SLOW] });
+    let quiet = |script| sampled(script, 1, &[]);
+    let no_child: &[(&str, f64)] =
+        &[("phpfpm.max_children_reached", 5.0), ("phpfpm.listen_queue", 40.0)];
+    vec![
+        one(
+            "a pool without a free child",
+            "overload",
+            "pool",
+            pool(&[EAGAIN], sampled(server().line(18, 1, "php_fpm", CHILDREN), 1, no_child)),
+        ),
+        one(
+            "a pool without a free child, only counted",
+            "overload",
+            "pool",
+            pool(&[EAGAIN], sampled(server(), 1, no_child)),
+        ),
+        one("a pool that waits for a slow database", "timeout", "pool", late(8, quiet(server()))),
+        one(
+            "a pool lost in a reload",
+            "service_down",
+            "pool",
+            pool(&[NO_SOCKET, RESET], quiet(server())),
+        ),
+        one(
+            "a pool's socket nobody may open, after an edit",
+            "misconfig",
+            "pool",
+            pool(
+                &[PERMISSION],
+                quiet(server().change(15, 1, "config", "/etc/php/8.2/fpm/pool.d/www.conf")),
+            ),
+        ),
+        one(
+            "workers of a pool crash",
+            "crash",
+            "pool",
+            pool(&[RESET], quiet(server().line(21, 1, "php_fpm", SIGNAL_11))),
+        ),
+        one(
+            "workers of a pool killed for memory",
+            "oom",
+            "pool",
+            pool(
+                &[RESET],
+                sampled(
+                    server().line(20, 1, "kernel", KILLED_FPM).line(20, 1, "php_fpm", SIGNAL_9),
+                    1,
+                    &[("system.oom_kills", 4.0)],
+                ),
+            ),
+        ),
+        one(
+            "an application's process died",
+            "service_down",
+            "site",
+            site(&[REFUSED_APP], quiet(server())),
+        ),
+        one(
+            "a proxy points at a port nobody listens on, after an edit",
+            "misconfig",
+            "site",
+            site(
+                &[REFUSED_APP],
+                quiet(server().change_of(
+                    17,
+                    "shop03.test",
+                    "config",
+                    "/etc/nginx/sites-enabled/shop03.conf",
+                )),
+            ),
+        ),
+        one(
+            "a site that wants an old PHP, after an edit",
+            "misconfig",
+            "site",
+            site(
+                &[OLD_PHP],
+                quiet(server().change_of(
+                    14,
+                    "shop03.test",
+                    "config",
+                    "/etc/nginx/sites-enabled/shop03.conf",
+                )),
+            ),
+        ),
+        one(
+            "a site's plugin breaks workers",
+            "crash",
+            "site",
+            site(&[RESET], quiet(server().line(21, 1, "php_fpm", SIGNAL_11))),
+        ),
+        one("a site hangs", "timeout", "site", late(0, quiet(server()))),
+        one(
+            "a site's scripts are ended",
+            "timeout",
+            "site",
+            site(&[RESET], quiet(server().line(21, 1, "php_fpm", ENDED))),
+        ),
+        one("the application answers 502", "site_code", "site", site(&[""], quiet(server()))),
+        one(
+            "an application that closes, after an update",
+            "site_code",
+            "site",
+            site(
+                &[CLOSED],
+                quiet(server().change_of(5, "shop03.test", "plugin", "woocommerce 8.1 to 8.2")),
+            ),
+        ),
+        one(
+            "an application that answers no HTTP",
+            "site_code",
+            "site",
+            site(&[NO_HTTP], quiet(server())),
+        ),
+        one("headers larger than the buffer", "misconfig", "pool", pool(&[BIG], quiet(server()))),
+        one(
+            "TLS to the backend broken by an edit",
+            "misconfig",
+            "site",
+            site(
+                &[TLS],
+                quiet(server().change_of(
+                    15,
+                    "shop03.test",
+                    "config",
+                    "/etc/nginx/sites-enabled/shop03.conf",
+                )),
+            ),
+        ),
+        one("a site whose upstream's name is gone", "dns", "site", site(&[NAME], quiet(server()))),
+        one(
+            "a full disk that one site meets",
+            "disk_full",
+            "site",
+            site(&[NO_SPACE], quiet(server())),
+        ),
+    ]
+}
+
+/// Six servers of four sites; five of them fail.
+fn fleet() -> Script {
+    let script = (1..=6)
+        .fold(Script::default(), |script, n| script.server(&format!("web-0{n}"), &[("www", 4)]));
+    (1..=6).fold(script, |script, n| calm(script.unit(-30, n, FPM, "active"), n))
+}
+
+fn of_groups() -> Vec<Scene> {
+    let group = |texts: &'static [&'static str], script: Script| {
+        fails(script, Fails { until: 20, status: 502, texts })
+    };
+    let each = |script: Script, f: &dyn Fn(Script, i64) -> Script| (1..=5).fold(script, f);
+    let quiet = |script| each(script, &|s, n| sampled(s, n, &[]));
+    let with =
+        |values: &'static [(&'static str, f64)]| each(fleet(), &|s, n| sampled(s, n, values));
+    vec![
+        one(
+            "a hypervisor without processors",
+            "steal",
+            "group",
+            group(
+                &[SLOW, EAGAIN],
+                with(&[("system.cpu.steal", 0.4), ("system.pressure.cpu", 0.5)]),
+            ),
+        ),
+        one(
+            "a network that loses packets",
+            "network",
+            "group",
+            group(&[DROPPED], with(&[("system.network.tcp.retransmit", 0.25)])),
+        ),
+        one("a provider's resolver", "dns", "group", group(&[RESOLVER], quiet(fleet()))),
+        one(
+            "a rollout of rules",
+            "firewall",
+            "group",
+            group(
+                &[DROPPED],
+                quiet(each(fleet(), &|s, n| {
+                    s.change(10 + n, n, "firewall", "nft ruleset changed")
+                })),
+            ),
+        ),
+        one(
+            "a rollout of PHP that does not start",
+            "service_down",
+            "group",
+            group(
+                &[NO_SOCKET],
+                quiet(each(fleet(), &|s, n| {
+                    s.change(12, n, "package", "php8.2-fpm 8.2.7 to 8.2.29")
+                        .unit(19, n, FPM, "failed")
+                })),
+            ),
+        ),
+        one(
+            "a rollout of a broken configuration",
+            "misconfig",
+            "group",
+            group(
+                &[PERMISSION],
+                quiet(each(fleet(), &|s, n| {
+                    s.change(12, n, "config", "/etc/php/8.2/fpm/pool.d/www.conf")
+                })),
+            ),
+        ),
+        one(
+            "php stopped everywhere",
+            "service_down",
+            "group",
+            group(&[NO_SOCKET], quiet(each(fleet(), &|s, n| s.unit(19, n, FPM, "inactive")))),
+        ),
+        one(
+            "a shared backend that is refused",
+            "service_down",
+            "group",
+            group(&[REFUSED_FAR], quiet(fleet())),
+        ),
+        one(
+            "an update that breaks workers everywhere",
+            "crash",
+            "group",
+            group(
+                &[RESET],
+                quiet(each(fleet(), &|s, n| {
+                    s.line(21, n, "php_fpm", SIGNAL_11).line(21, n, "kernel", SEGFAULT)
+                })),
+            ),
+        ),
+        one(
+            "a shared mount that hangs",
+            "overload",
+            "group",
+            group(&[EAGAIN], quiet(each(fleet(), &|s, n| s.line(19, n, "php_fpm", CHILDREN)))),
+        ),
+        one(
+            "a flood at every server",
+            "ddos",
+            "group",
+            group(
+                &[EAGAIN, SLOW],
+                with(&[
+                    ("system.cpu.utilization", 0.95),
+                    ("system.tcp.listen_overflows", 700.0),
+                    ("system.conntrack.utilization", 0.9),
+                ]),
+            ),
+        ),
+        one(
+            "names that the agents cannot resolve",
+            "dns",
+            "group",
+            group(&[NONE_LEFT], quiet(each(fleet(), &|s, n| s.line(20, n, "probe", PROBE_NAME)))),
+        ),
+    ]
+}
+
+/// What the evidence says of the failing sites of a scene, at its scope.
+pub(crate) fn judge(script: &Script, scope: &str) -> Verdict {
+    let mut engine = Engine::new(&DetectConfig::default());
+    for (arrived, record) in script.in_order() {
+        engine.advance(UnixMillis(arrived - 1));
+        engine.fold(UnixMillis(arrived), &record);
+    }
+    engine.advance(UnixMillis(super::script::at(END)));
+    let failing = |ix: &u32| engine.fleet.site(*ix).episode.is_some();
+    let members: Vec<u32> = (0..script.sites.len() as u32).filter(failing).collect();
+    let first = |ix: &u32| engine.fleet.site(*ix).episode.as_ref().map(|episode| episode.first_at);
+    let first = members.iter().filter_map(first).min().expect("something fails");
+    let pool =
+        if matches!(scope, "pool" | "site") { shared_pool(&engine.fleet, &members) } else { None };
+    cause::assess_as(&engine.fleet, scope, &members, pool, first)
+}
+
+#[test]
+fn outages_as_servers_show_them_get_their_cause() {
+    let scenes: Vec<Scene> =
+        of_servers().into_iter().chain(of_pools_and_sites()).chain(of_groups()).collect();
+    assert!(scenes.len() >= 40);
+    let (mut wrong, mut n_first, mut n_two) = (Vec::new(), 0, 0);
+    for Scene { name, want, scope, script } in &scenes {
+        let verdict = judge(script, scope);
+        let first = verdict.class.map_or("unknown", super::table::Class::name);
+        let second = verdict.alternatives.first().map_or("", |(class, _)| class.name());
+        n_first += usize::from(first == *want);
+        n_two += usize::from(first == *want || second == *want);
+        if first != *want {
+            let why: Vec<_> = verdict.evidence.iter().map(|e| (e.weight, &e.text)).collect();
+            wrong.push(format!("{name}: {first}, {second}, not {want}: {why:#?}"));
+        }
+    }
+    println!("{n_first} first, {n_two} of the first two, of {}", scenes.len());
+    assert!(wrong.is_empty(), "{n_first}, {n_two} of {}: {}", scenes.len(), wrong.join("\n"));
+}
