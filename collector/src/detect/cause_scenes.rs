@@ -8,44 +8,48 @@ use crate::config::DetectConfig;
 use crate::incident::story::shared_pool;
 use wire::UnixMillis;
 
-const FPM: &str = "php8.2-fpm.service";
+pub(crate) const FPM: &str = "php8.2-fpm.service";
 /// First failure and end of a scene, seconds.
-const START: i64 = 20;
-const END: i64 = 45;
+pub(crate) const START: i64 = 20;
+pub(crate) const END: i64 = 45;
 
 // Error lines of gateways.
-const PERMISSION: &str = "connect() to unix:/run/php/php8.2-fpm-www.sock failed (13: Permission denied) while connecting to upstream, client: 203.0.113.4, server: shop06.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock:\", host: \"shop06.test\"";
-const OLD_PHP: &str = "connect() to unix:/run/php/php7.4-fpm.sock failed (2: No such file or directory) while connecting to upstream, client: 203.0.113.8, server: shop05.test, upstream: \"fastcgi://unix:/run/php/php7.4-fpm.sock:\", host: \"shop05.test\"";
-const REFUSED_APP: &str = "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.8, server: shop02.test, upstream: \"http://127.0.0.1:3002/contact\", host: \"shop02.test\"";
-const REFUSED_FAR: &str = "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.3, server: shop01.test, upstream: \"http://10.0.0.1:8080/shop/\", host: \"shop01.test\"";
-const SLOW: &str = "upstream timed out (110: Connection timed out) while reading response header from upstream, client: 203.0.113.1, server: shop11.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock\", host: \"shop11.test\"";
-const CLOSED: &str = "upstream prematurely closed connection while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"http://127.0.0.1:3005/product/3326\", host: \"shop05.test\"";
-const NO_HTTP: &str = "upstream sent no valid HTTP/1.0 header while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"http://127.0.0.1:3005/\", host: \"shop05.test\"";
-const BIG: &str = "upstream sent too big header while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock:\", host: \"shop05.test\"";
-const NAME: &str = "app.internal could not be resolved (3: Host not found), client: 203.0.113.1, server: shop06.test, host: \"shop06.test\"";
-const RESOLVER: &str = "app.internal could not be resolved (110: Operation timed out), client: 203.0.113.4, server: shop02.test, host: \"shop02.test\"";
-const NONE_LEFT: &str = "no live upstreams while connecting to upstream, client: 203.0.113.3, server: shop01.test, upstream: \"http://app/\", host: \"shop01.test\"";
-const DROPPED: &str = "upstream timed out (110: Connection timed out) while connecting to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"http://10.0.0.1:8080/\", host: \"shop02.test\"";
-const NO_ROUTE: &str = "connect() failed (113: No route to host) while connecting to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"http://10.0.0.1:8080/\", host: \"shop02.test\"";
-const APACHE_GONE: &str = "(2)No such file or directory: AH02454: FCGI: attempt to connect to Unix domain socket /run/php/php8.2-fpm-www.sock (shop01.test:8000) failed";
-const TOO_FEW: &str = "1024 worker_connections are not enough while connecting to upstream, client: 203.0.113.5, server: shop02.test, host: \"shop02.test\"";
-const TLS: &str = "peer closed connection in SSL handshake (104: Connection reset by peer) while SSL handshaking to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"https://10.0.0.1:8443/\", host: \"shop02.test\"";
+pub(crate) const PERMISSION: &str = "connect() to unix:/run/php/php8.2-fpm-www.sock failed (13: Permission denied) while connecting to upstream, client: 203.0.113.4, server: shop06.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock:\", host: \"shop06.test\"";
+pub(crate) const OLD_PHP: &str = "connect() to unix:/run/php/php7.4-fpm.sock failed (2: No such file or directory) while connecting to upstream, client: 203.0.113.8, server: shop05.test, upstream: \"fastcgi://unix:/run/php/php7.4-fpm.sock:\", host: \"shop05.test\"";
+pub(crate) const REFUSED_APP: &str = "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.8, server: shop02.test, upstream: \"http://127.0.0.1:3002/contact\", host: \"shop02.test\"";
+pub(crate) const REFUSED_FAR: &str = "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.3, server: shop01.test, upstream: \"http://10.0.0.1:8080/shop/\", host: \"shop01.test\"";
+pub(crate) const SLOW: &str = "upstream timed out (110: Connection timed out) while reading response header from upstream, client: 203.0.113.1, server: shop11.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock\", host: \"shop11.test\"";
+pub(crate) const CLOSED: &str = "upstream prematurely closed connection while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"http://127.0.0.1:3005/product/3326\", host: \"shop05.test\"";
+pub(crate) const NO_HTTP: &str = "upstream sent no valid HTTP/1.0 header while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"http://127.0.0.1:3005/\", host: \"shop05.test\"";
+pub(crate) const BIG: &str = "upstream sent too big header while reading response header from upstream, client: 203.0.113.3, server: shop05.test, upstream: \"fastcgi://unix:/run/php/php8.2-fpm-www.sock:\", host: \"shop05.test\"";
+pub(crate) const NAME: &str = "app.internal could not be resolved (3: Host not found), client: 203.0.113.1, server: shop06.test, host: \"shop06.test\"";
+pub(crate) const RESOLVER: &str = "app.internal could not be resolved (110: Operation timed out), client: 203.0.113.4, server: shop02.test, host: \"shop02.test\"";
+pub(crate) const NONE_LEFT: &str = "no live upstreams while connecting to upstream, client: 203.0.113.3, server: shop01.test, upstream: \"http://app/\", host: \"shop01.test\"";
+pub(crate) const DROPPED: &str = "upstream timed out (110: Connection timed out) while connecting to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"http://10.0.0.1:8080/\", host: \"shop02.test\"";
+pub(crate) const NO_ROUTE: &str = "connect() failed (113: No route to host) while connecting to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"http://10.0.0.1:8080/\", host: \"shop02.test\"";
+pub(crate) const APACHE_GONE: &str = "(2)No such file or directory: AH02454: FCGI: attempt to connect to Unix domain socket /run/php/php8.2-fpm-www.sock (shop01.test:8000) failed";
+pub(crate) const TOO_FEW: &str = "1024 worker_connections are not enough while connecting to upstream, client: 203.0.113.5, server: shop02.test, host: \"shop02.test\"";
+pub(crate) const TLS: &str = "peer closed connection in SSL handshake (104: Connection reset by peer) while SSL handshaking to upstream, client: 203.0.113.5, server: shop02.test, upstream: \"https://10.0.0.1:8443/\", host: \"shop02.test\"";
 // Lines of other logs.
-const KILLED_FPM: &str =
+pub(crate) const KILLED_FPM: &str =
     "Out of memory: Killed process 4242 (php-fpm8.2) total-vm:512000kB, anon-rss:401000kB";
-const KILLED_DB: &str =
+pub(crate) const KILLED_DB: &str =
     "Out of memory: Killed process 911 (mariadbd) total-vm:4120000kB, anon-rss:3010000kB";
-const SIGNAL_9: &str =
+pub(crate) const SIGNAL_9: &str =
     "[pool www] child 67 exited on signal 9 (SIGKILL) after 0.731047 seconds from start";
-const SIGNAL_11: &str =
+pub(crate) const SIGNAL_11: &str =
     "[pool www] child 43 exited on signal 11 (SIGSEGV) after 1.259416 seconds from start";
-const SEGFAULT: &str = "php-fpm8.2[4711]: segfault at 0 ip 00007f2c8a sp 00007ffd error 4 in opcache.so[7f2c8a000000+5000]";
-const CHILDREN: &str = "[pool www] server reached pm.max_children setting (3), consider raising it";
-const ENDED: &str = "[pool www] child 31, script '/var/www/shop12.test/index.php' (request: \"GET /index.php\") execution timed out (2.068746 sec), terminating";
-const NO_SPACE: &str = "[crit] 37#37: *12 pwrite() \"/var/lib/nginx/body/0000000012\" failed (28: No space left on device) while reading upstream";
-const PROBE_REFUSED: &str = "cannot connect to 10.0.0.1:8080 (connection refused), used by 8 sites";
-const PROBE_NAME: &str = "cannot resolve app.internal (the name has no address), used by 8 sites";
-const DROPS: &str = "firewall dropped 340 packets between here and 10.0.0.1:8080 within 10 s";
+pub(crate) const SEGFAULT: &str = "php-fpm8.2[4711]: segfault at 0 ip 00007f2c8a sp 00007ffd error 4 in opcache.so[7f2c8a000000+5000]";
+pub(crate) const CHILDREN: &str =
+    "[pool www] server reached pm.max_children setting (3), consider raising it";
+pub(crate) const ENDED: &str = "[pool www] child 31, script '/var/www/shop12.test/index.php' (request: \"GET /index.php\") execution timed out (2.068746 sec), terminating";
+pub(crate) const NO_SPACE: &str = "[crit] 37#37: *12 pwrite() \"/var/lib/nginx/body/0000000012\" failed (28: No space left on device) while reading upstream";
+pub(crate) const PROBE_REFUSED: &str =
+    "cannot connect to 10.0.0.1:8080 (connection refused), used by 8 sites";
+pub(crate) const PROBE_NAME: &str =
+    "cannot resolve app.internal (the name has no address), used by 8 sites";
+pub(crate) const DROPS: &str =
+    "firewall dropped 340 packets between here and 10.0.0.1:8080 within 10 s";
 
 /// One outage.
 struct Scene {
@@ -57,14 +61,14 @@ struct Scene {
 
 /// What the gateways write about the failing sites: texts in turns.
 #[derive(Clone, Copy)]
-struct Fails {
+pub(crate) struct Fails {
     /// Sites 1 to this one fail; 0 only site 3.
-    until: i64,
-    status: u16,
-    texts: &'static [&'static str],
+    pub(crate) until: i64,
+    pub(crate) status: u16,
+    pub(crate) texts: &'static [&'static str],
 }
 
-fn fails(script: Script, fails: Fails) -> Script {
+pub(crate) fn fails(script: Script, fails: Fails) -> Script {
     script.run(0, END, 5, move |def, second| {
         let hit = if fails.until == 0 { def.site.0 == 3 } else { def.site.0 <= fails.until };
         let text = fails.texts[(second % fails.texts.len() as i64) as usize];
@@ -73,12 +77,12 @@ fn fails(script: Script, fails: Fails) -> Script {
 }
 
 /// One server with two pools of 8 and 4 sites, all resources sampled and normal before and after.
-fn server() -> Script {
+pub(crate) fn server() -> Script {
     calm(Script::default().server("web-07", &[("www", 8), ("shop", 4)]), 1)
         .unit(-30, 1, FPM, "active")
 }
 
-fn calm(script: Script, server: i64) -> Script {
+pub(crate) fn calm(script: Script, server: i64) -> Script {
     script.sample(0, server, &NORMAL).sample(10, server, &NORMAL)
 }
 
@@ -96,7 +100,7 @@ const NORMAL: [(&str, f64); 10] = [
 ];
 
 /// The next samples, but for these values.
-fn sampled(script: Script, server: i64, values: &[(&'static str, f64)]) -> Script {
+pub(crate) fn sampled(script: Script, server: i64, values: &[(&'static str, f64)]) -> Script {
     let value = |(name, normal): &(&'static str, f64)| {
         let other = values.iter().find(|(k, _)| k == name);
         (*name, other.map_or(*normal, |(_, value)| *value))
@@ -110,9 +114,9 @@ fn one(name: &'static str, want: &'static str, scope: &'static str, script: Scri
     Scene { name, want, scope, script }
 }
 
-const ALL: Fails = Fails { until: 12, status: 502, texts: &[REFUSED] };
-const POOL: Fails = Fails { until: 8, status: 502, texts: &[REFUSED] };
-const SITE: Fails = Fails { until: 0, status: 502, texts: &[REFUSED] };
+pub(crate) const ALL: Fails = Fails { until: 12, status: 502, texts: &[REFUSED] };
+pub(crate) const POOL: Fails = Fails { until: 8, status: 502, texts: &[REFUSED] };
+pub(crate) const SITE: Fails = Fails { until: 0, status: 502, texts: &[REFUSED] };
 
 fn of_servers() -> Vec<Scene> {
     let all =
@@ -478,7 +482,7 @@ fn of_pools_and_sites() -> Vec<Scene> {
 }
 
 /// Six servers of four sites; five of them fail.
-fn fleet() -> Script {
+pub(crate) fn fleet() -> Script {
     let script = (1..=6)
         .fold(Script::default(), |script, n| script.server(&format!("web-0{n}"), &[("www", 4)]));
     (1..=6).fold(script, |script, n| calm(script.unit(-30, n, FPM, "active"), n))
@@ -594,8 +598,8 @@ fn of_groups() -> Vec<Scene> {
     ]
 }
 
-/// What the evidence says of the failing sites of a scene, at its scope.
-pub(crate) fn judge(script: &Script, scope: &str) -> Verdict {
+/// A script played to its end: the engine, its failing sites, their first failure.
+pub(crate) fn played(script: &Script) -> (Engine, Vec<u32>, i64) {
     let mut engine = Engine::new(&DetectConfig::default());
     for (arrived, record) in script.in_order() {
         engine.advance(UnixMillis(arrived - 1));
@@ -606,9 +610,33 @@ pub(crate) fn judge(script: &Script, scope: &str) -> Verdict {
     let members: Vec<u32> = (0..script.sites.len() as u32).filter(failing).collect();
     let first = |ix: &u32| engine.fleet.site(*ix).episode.as_ref().map(|episode| episode.first_at);
     let first = members.iter().filter_map(first).min().expect("something fails");
-    let pool =
-        if matches!(scope, "pool" | "site") { shared_pool(&engine.fleet, &members) } else { None };
+    (engine, members, first)
+}
+
+/// The pool that a scope names.
+pub(crate) fn pool_of(engine: &Engine, scope: &str, members: &[u32]) -> Option<String> {
+    matches!(scope, "pool" | "site").then(|| shared_pool(&engine.fleet, members))?
+}
+
+/// What the evidence says of the failing sites of a scene, at its scope.
+pub(crate) fn judge(script: &Script, scope: &str) -> Verdict {
+    let (engine, members, first) = played(script);
+    let pool = pool_of(&engine, scope, &members);
     cause::assess_as(&engine.fleet, scope, &members, pool, first)
+}
+
+/// What is shown adds up: the weights to the score, and the confidences to the margin.
+fn adds_up(name: &str, verdict: &Verdict) {
+    let sum: f64 = verdict.evidence.iter().map(|evidence| evidence.weight).sum();
+    assert!((sum - verdict.score).abs() < 1e-6, "{name}: {sum} is not {}", verdict.score);
+    let all: f64 = verdict.alternatives.iter().map(|(_, c)| c).sum::<f64>() + verdict.confidence;
+    assert!(all < 1.003, "{name}: {all}");
+    if let (Some(_), Some((_, second))) = (verdict.class, verdict.alternatives.first()) {
+        // Confidences are rounded to thousandths: of a small one little is left.
+        let lead = (verdict.confidence / second).ln();
+        let lost = 0.0006 / second + 0.0006 / verdict.confidence;
+        assert!((lead - verdict.margin).abs() <= lost, "{name}: {lead} {}", verdict.margin);
+    }
 }
 
 #[test]
@@ -619,6 +647,7 @@ fn outages_as_servers_show_them_get_their_cause() {
     let (mut wrong, mut n_first, mut n_two) = (Vec::new(), 0, 0);
     for Scene { name, want, scope, script } in &scenes {
         let verdict = judge(script, scope);
+        adds_up(name, &verdict);
         let first = verdict.class.map_or("unknown", super::table::Class::name);
         let second = verdict.alternatives.first().map_or("", |(class, _)| class.name());
         n_first += usize::from(first == *want);

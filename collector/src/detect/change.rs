@@ -142,6 +142,10 @@ fn row(change: &Changed) -> Option<(&'static str, f64)> {
         // Somebody restarts a printer's daemon: no page waits for it.
         "restart" if !serves => None,
         "package" if !serves => Some((key, ASIDE)),
+        // Owners, and plugins of theirs, write these all the time.
+        "config" if change.site.is_some() && !change.what.contains(".htaccess") => {
+            Some(("change_config_own", 1.0))
+        }
         _ => Some((key, 1.0)),
     }
 }

@@ -15,6 +15,7 @@ pub mod cause;
 pub mod change;
 pub mod runbook;
 pub mod trail;
+mod steps;
 #[cfg(test)]
 mod script;
 #[cfg(test)]
@@ -23,6 +24,8 @@ mod tests;
 mod cause_tests;
 #[cfg(test)]
 mod cause_scenes;
+#[cfg(test)]
+mod evidence_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -242,7 +242,7 @@ impl Table {
 }
 
 /// Every row that evidence may ask for.
-pub const KEYS: [&str; 52] = [
+pub const KEYS: [&str; 53] = [
     "connect_refused",
     "no_such_socket",
     "permission",
@@ -282,6 +282,7 @@ pub const KEYS: [&str; 52] = [
     "segfault",
     "change_package",
     "change_config",
+    "change_config_own",
     "change_firewall",
     "change_plugin",
     "upstream_down",
