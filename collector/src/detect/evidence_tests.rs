@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::cause::{self, Verdict};
 use super::cause_scenes::{
-    ALL, CLOSED, END, Fails, POOL, SITE, calm, fails, fleet, judge, played, pool_of, sampled,
-    server,
+    ALL, CLOSED, END, Fails, POOL, SITE, calm, fails, judge, played, pool_of, sampled, server,
 };
 use super::evidence::Case;
-use super::script::{REFUSED, RESET, Script};
+use super::group_scenes::fleet;
+use super::script::{Fate, REFUSED, RESET, Script};
 use super::table::{self, Class, KEYS};
 
 const FPM: &str = "php8.2-fpm.service";
@@ -149,6 +149,17 @@ fn every_row_of_the_table_counts_once_when_it_is_shown() {
     let edit = own("config", "/etc/nginx/sites-enabled/shop03.conf");
     assert!(edit.contains_key("change_config_own") && !edit.contains_key("change_config"));
     assert!(own("config", "/srv/shop03/.htaccess").contains_key("change_config"));
+    // Twenty times the requests, from a little before the first failure on.
+    let calm = server().run(-59, 15, 1, |_, _| Fate::Ok);
+    let surge = calm.run(
+        15,
+        END,
+        20,
+        |_, second| {
+            if second < 20 { Fate::Ok } else { Fate::Fail(502, CLOSED) }
+        },
+    );
+    assert!(rows(&surge, "server").contains_key("surge"), "{:?}", rows(&surge, "server"));
     met.extend(["change_plugin", "change_config_own", "surge"]);
     let missing: Vec<_> = KEYS.iter().filter(|key| !met.contains(key)).collect();
     assert!(missing.is_empty(), "{missing:?}");
@@ -168,11 +179,7 @@ fn one_server_that_writes_much_does_not_speak_for_the_others() {
     let loud = |script: Script| {
         script.run(20, END, 60, |def, _| {
             let text = RESET;
-            if def.site.0 <= 4 {
-                super::script::Fate::Fail(502, text)
-            } else {
-                super::script::Fate::Idle
-            }
+            if def.site.0 <= 4 { Fate::Fail(502, text) } else { Fate::Idle }
         })
     };
     let script = loud(fails(fleet(), Fails { until: 20, status: 502, texts: &[REFUSED] }));

@@ -6,6 +6,9 @@ use super::server::{FACTS_MS, LINE_FRESH_MS, Server};
 
 /// Span over which the rate of requests is taken, seconds.
 const RATE_S: i64 = 30;
+/// Memory of what the rate usually is, seconds, and how many times that is a rise.
+const PACE_S: f64 = 300.0;
+const RISES_TIMES: f64 = 3.0;
 /// How many times the norm, and how many a second, make a surge.
 const SURGE_TIMES: f64 = 6.0;
 const SURGE_MIN: f64 = 1.0;
@@ -199,8 +202,10 @@ impl Server {
     /// Adds requests of one second, of sites whose norm is known.
     pub(crate) fn fold_requests(&mut self, second: i64, n: u32) {
         *self.requests.entry(second).or_default() += u64::from(n);
-        let newest = self.requests.last_key_value().map_or(second, |(newest, _)| *newest);
-        self.requests = self.requests.split_off(&(newest - RATE_S + 1));
+        while self.requests.len() > RATE_S as usize {
+            self.requests.pop_first();
+        }
+        self.requests_since.get_or_insert(second);
     }
 
     /// Newest second with such requests.
@@ -208,11 +213,21 @@ impl Server {
         self.requests.last_key_value().map(|(second, _)| *second)
     }
 
-    /// Compares the requests of the newest seconds with the norm, requests a second.
-    pub(crate) fn weigh_requests(&mut self, norm: f64) {
+    /// Compares the requests of the newest seconds with the norm, requests a second. A norm that is
+    /// the mean of all hours is a poor one: then they must also have risen lately.
+    pub(crate) fn weigh_requests(&mut self, norm: f64, is_mean: bool) {
         let Some(second) = self.requested().filter(|_| norm > 0.0) else { return };
-        let rate = self.requests.values().sum::<u64>() as f64 / RATE_S as f64;
-        let surges = rate > SURGE_MIN && rate > SURGE_TIMES * norm;
+        let Some(since) = self.requests_since.filter(|since| second - since >= RATE_S) else {
+            return;
+        };
+        let recent = self.requests.range(second - RATE_S + 1..);
+        let rate = recent.map(|(_, n)| n).sum::<u64>() as f64 / RATE_S as f64;
+        let (paced, pace) = self.pace.unwrap_or((since, rate));
+        let rises = rate > RISES_TIMES * pace;
+        let surges = rate > SURGE_MIN && rate > SURGE_TIMES * norm && (rises || !is_mean);
+        // What surges is not what is usual.
+        let gained = if surges { 0.0 } else { 1.0 - (-((second - paced) as f64) / PACE_S).exp() };
+        self.pace = Some((second, pace + (rate - pace) * gained));
         self.note(second * 1000, Level::Surge, "", surges, rate / norm);
     }
 
@@ -326,6 +341,25 @@ mod tests {
         }
         let spell = server.held(Level::MemoryPressure, 2_000, 0, &|_| true).expect("it held");
         assert_eq!((spell.began, spell.held, spell.value), (1_000, 3_000, 0.4));
+    }
+
+    #[test]
+    fn requests_far_above_the_norm_are_a_surge_only_if_they_rose() {
+        let play = |is_mean: bool, rate: &dyn Fn(i64) -> u32| {
+            let mut server = Server::new(ServerId(1));
+            for second in 0..300 {
+                server.fold_requests(second, rate(second));
+                server.weigh_requests(2.0, is_mean);
+            }
+            let spell = server.held(Level::Surge, 300_000, 0, &|_| true);
+            spell.map(|spell| (spell.began / 1000, (spell.value * 10.0).round() / 10.0))
+        };
+        let jump = |second: i64| if second < 200 { 2 } else { 40 };
+        assert_eq!(play(false, &jump), Some((207, 20.0)));
+        assert_eq!(play(true, &jump), Some((207, 20.0)));
+        assert!(play(false, &|_| 40).is_some(), "the norm of this very hour");
+        assert_eq!(play(true, &|_| 40), None, "it was so all the time: the mean is a poor norm");
+        assert_eq!(play(true, &|second| 2 + second as u32 % 5), None);
     }
 
     #[test]

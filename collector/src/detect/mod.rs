@@ -25,7 +25,11 @@ mod cause_tests;
 #[cfg(test)]
 mod cause_scenes;
 #[cfg(test)]
+mod group_scenes;
+#[cfg(test)]
 mod evidence_tests;
+#[cfg(test)]
+mod runbook_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -461,7 +465,8 @@ impl Engine {
                 let second = server.corrected(at.0).div_euclid(1000);
                 server.newest = server.newest.max(second * 1000 + 999);
                 let Some(ix) = self.fleet.find(*site) else { return };
-                if self.fleet.site(ix).past.norm(second) > 0.0
+                let past = &self.fleet.site(ix).past;
+                if (past.norm(second) > 0.0 || past.mean() > 0.0)
                     && let Some(server) = self.fleet.servers.get_mut(&id)
                 {
                     server.fold_requests(second, counts.n);
@@ -506,16 +511,12 @@ impl Engine {
                 server.fold_clock(arrived, clock.0);
                 let at = server.corrected(at.0);
                 server.fold_complete(at);
+                weigh_requests(&self.fleet.sites, server);
             }
             Record::Complete { at, .. } => {
                 let at = server.corrected(at.0);
                 server.fold_complete(at);
-                // The end of a batch: all of its requests are here.
-                if let Some(second) = server.requested() {
-                    let norm = |ix: &u32| self.fleet.sites[*ix as usize].past.norm(second);
-                    let norm = server.sites.iter().map(norm).sum();
-                    server.weigh_requests(norm);
-                }
+                weigh_requests(&self.fleet.sites, server);
             }
             Record::Hello { at, .. } => server.fold_clock(arrived, at.0),
             Record::Goodbye { .. } | Record::Collector { .. } => {}
@@ -629,6 +630,18 @@ impl Engine {
             scope::localise(&mut self.fleet, &servers, &self.settings, now, &mut self.trail);
         (servers, findings)
     }
+}
+
+/// Compares what was asked of a server lately with its norm, where a batch ends: all of it is here.
+fn weigh_requests(sites: &[Site], server: &mut Server) {
+    let Some(second) = server.requested() else { return };
+    let (mut norm, mut is_mean) = (0.0, false);
+    for past in server.sites.iter().map(|ix| &sites[*ix as usize].past) {
+        let own = past.norm(second);
+        is_mean |= own == 0.0 && past.mean() > 0.0;
+        norm += if own > 0.0 { own } else { past.mean() };
+    }
+    server.weigh_requests(norm, is_mean);
 }
 
 /// Whether a record lies more than five minutes ahead, or before 1970: its time is nonsense.

@@ -122,6 +122,13 @@ impl Past {
         f64::from(self.hours[second.div_euclid(3600).rem_euclid(24) as usize])
     }
 
+    /// The mean of what was known before, requests a second; stands in for an hour not seen yet.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        let known = self.known.filter(|known| known.days > 0.0);
+        known.map_or(0.0, |known| known.n_requests as f64 / (known.days * 86_400.0))
+    }
+
     pub(super) fn rates(&self, settings: &Settings) -> Rates {
         let (mut n, mut n_failed, mut seconds) = (0, 0, 0.0);
         if let Some(known) = &self.known {

@@ -212,6 +212,11 @@ pub struct Server {
     /// Requests of the newest seconds, of sites whose norm is known.
     #[serde(default)]
     pub(super) requests: BTreeMap<i64, u64>,
+    /// First second of them, and what their rate usually is: as of which second, requests a second.
+    #[serde(default)]
+    pub(super) requests_since: Option<i64>,
+    #[serde(default)]
+    pub(super) pace: Option<(i64, f64)>,
     announced: VecDeque<(i64, i64)>,
     clock: VecDeque<(i64, i64)>,
 }
@@ -238,6 +243,8 @@ impl Server {
             gauges: BTreeMap::new(),
             counters: BTreeMap::new(),
             requests: BTreeMap::new(),
+            requests_since: None,
+            pace: None,
             announced: VecDeque::new(),
             clock: VecDeque::new(),
         }
