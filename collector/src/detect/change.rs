@@ -438,4 +438,16 @@ mod tests {
             .collect();
         assert_eq!(cohorts(&fleet(&all), 2_000).len(), COHORTS_MAX);
     }
+
+    #[test]
+    fn words_say_what_happened() {
+        let words = |kind: &str, what: &str| super::words(&changed(0, kind, what, None));
+        assert_eq!(
+            words("restart", "php8.2-fpm.service restarted"),
+            "php8.2-fpm.service restarted"
+        );
+        assert_eq!(words("restart", "php8.2-fpm"), "php8.2-fpm restarted");
+        assert_eq!(words("boot", "kernel-6.1"), "machine booted: kernel-6.1");
+        assert_eq!(words("config", "/etc/nginx/nginx.conf"), "config: /etc/nginx/nginx.conf");
+    }
 }

@@ -29,6 +29,8 @@ mod group_scenes;
 #[cfg(test)]
 mod evidence_tests;
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 mod runbook_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
