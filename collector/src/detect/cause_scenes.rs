@@ -123,6 +123,7 @@ pub(crate) const ALL: Fails = Fails { until: 12, status: 502, texts: &[REFUSED] 
 pub(crate) const POOL: Fails = Fails { until: 8, status: 502, texts: &[REFUSED] };
 pub(crate) const SITE: Fails = Fails { until: 0, status: 502, texts: &[REFUSED] };
 
+#[expect(clippy::too_many_lines, reason = "a table: one entry after the other")]
 fn of_servers() -> Vec<Scene> {
     let all =
         |texts: &'static [&'static str], script: Script| fails(script, Fails { texts, ..ALL });
@@ -341,6 +342,7 @@ fn of_servers() -> Vec<Scene> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: one entry after the other")]
 fn of_pools_and_sites() -> Vec<Scene> {
     let pool =
         |texts: &'static [&'static str], script: Script| fails(script, Fails { texts, ..POOL });

@@ -71,6 +71,9 @@ impl Applied {
     }
 }
 
+/// Error lines of one kind: how many, and the earliest with its server.
+type Kind<'a> = (u64, Option<(&'a Lines, ServerId)>);
+
 /// Something seen on one server.
 pub(super) struct Seen {
     pub(super) kind: &'static str,
@@ -172,7 +175,7 @@ impl<'a> Case<'a> {
     /// brings at most three, so that one that writes much does not speak for all of them.
     fn log_mixture(&self) -> Vec<Applied> {
         let mut servers: BTreeMap<ServerId, (u64, BTreeMap<&'static str, u64>)> = BTreeMap::new();
-        let mut kinds: BTreeMap<&'static str, (u64, Option<(&Lines, ServerId)>)> = BTreeMap::new();
+        let mut kinds: BTreeMap<&'static str, Kind> = BTreeMap::new();
         for site in self.members.iter().map(|ix| self.fleet.site(*ix)) {
             let (n_lines, rows) = servers.entry(site.server).or_default();
             if site.said.n_silent > 0 {
@@ -203,15 +206,12 @@ impl<'a> Case<'a> {
         };
         let mut applied = Vec::new();
         for (key, (n, earliest)) in kinds {
-            let (text, at, server) = match earliest {
-                Some((lines, id)) => {
-                    let server = self.fleet.server(id).map(|server| server.name.clone());
-                    (format!("{n} of {n_all} error lines: {}", lines.text), lines.at, server)
-                }
-                None => {
-                    let text = format!("{n} failures have no line in the error log that was read");
-                    (text, self.first, None)
-                }
+            let (text, at, server) = if let Some((lines, id)) = earliest {
+                let server = self.fleet.server(id).map(|server| server.name.clone());
+                (format!("{n} of {n_all} error lines: {}", lines.text), lines.at, server)
+            } else {
+                let text = format!("{n} failures have no line in the error log that was read");
+                (text, self.first, None)
             };
             let weight = mixed(key);
             applied.push(Applied { weight, server, ..Applied::new(key, "log", text, at) });
@@ -487,15 +487,9 @@ impl<'a> Case<'a> {
             nats = others.fold(nats, |nats, class| nats.with(class, rest));
         }
         let text = "resources that were sampled are normal".to_owned();
-        (nats != Nats::default()).then(|| Applied {
-            key: "normal",
-            nats,
-            weight: 1.0,
-            kind: "resource",
-            text,
-            at: self.first,
-            server: None,
-        })
+        let (kind, at) = ("resource", self.first);
+        let found = Applied { key: "normal", nats, weight: 1.0, kind, text, at, server: None };
+        (found.nats != Nats::default()).then_some(found)
     }
 
     /// Who used the machine when it began to fail: context, no evidence.

@@ -13,6 +13,7 @@ pub(crate) fn fleet() -> Script {
     (1..=6).fold(script, |script, n| calm(script.unit(-30, n, FPM, "active"), n))
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: one entry after the other")]
 pub(crate) fn of_groups() -> Vec<Scene> {
     let group = |texts: &'static [&'static str], script: Script| {
         fails(script, Fails { until: 20, status: 502, texts })

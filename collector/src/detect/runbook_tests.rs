@@ -150,7 +150,7 @@ fn limits_to_raise_come_with_their_numbers() {
     let steps = |available: f64| {
         let pool = [
             ("phpfpm.max_children", 5.0),
-            ("phpfpm.memory_per_process", 50.0 * 1048576.0),
+            ("phpfpm.memory_per_process", 50.0 * 1_048_576.0),
             ("phpfpm.total_processes", 5.0),
             ("system.memory.available", available),
         ];
@@ -158,13 +158,13 @@ fn limits_to_raise_come_with_their_numbers() {
         let (_, _, actions) = of(&engine, &members, Some("www"), Some(Class::Overload));
         (actions[1].text.clone(), actions[1].command.clone().expect("it shows where"))
     };
-    let (text, command) = steps(1000.0 * 1048576.0);
+    let (text, command) = steps(1000.0 * 1_048_576.0);
     assert_eq!(
         text,
         "server admin: pool www: pm.max_children is 5 now, memory fits 21 of 50 MiB each: raise it to at most that"
     );
     assert_eq!(command, "grep -rn -e max_children -e slowlog /etc/php/8.2/fpm/pool.d");
-    let (text, _) = steps(10.0 * 1048576.0);
+    let (text, _) = steps(10.0 * 1_048_576.0);
     assert!(text.contains("memory fits only 5 of 50 MiB each: do not raise it"), "{text}");
 }
 

@@ -82,7 +82,7 @@ fn service_down(about: &About<'_>) -> Vec<Action> {
     let remote = about.address().filter(|address| !is_local(address));
     if let (Some(address), None) = (&remote, about.unit()) {
         return vec![
-            step(&format!("server admin: test {address} from here"), probe(&remote)),
+            step(&format!("server admin: test {address} from here"), probe(Some(address))),
             step("server admin: log in on that machine and start what serves this port", None),
         ];
     }
@@ -227,8 +227,8 @@ fn site_code(about: &About<'_>) -> Vec<Action> {
 }
 
 /// Asks a backend from here, for at most five seconds.
-fn probe(address: &Option<String>) -> Option<String> {
-    let address = address.as_deref().filter(|a| !a.contains('/') && is_plain(a))?;
+fn probe(address: Option<&str>) -> Option<String> {
+    let address = address.filter(|a| !a.contains('/') && is_plain(a))?;
     let url = quoted(&format!("http://{address}/"));
     Some(format!("curl -sS -o /dev/null -w '%{{http_code}} %{{time_connect}}\\n' -m 5 {url}"))
 }
@@ -242,7 +242,7 @@ fn host(address: Option<&String>) -> Option<String> {
 fn firewall(about: &About<'_>) -> Vec<Action> {
     let address = about.address();
     vec![
-        step("server admin: test the way to the backend", probe(&address)),
+        step("server admin: test the way to the backend", probe(address.as_deref())),
         step("server admin: look for the rule", Some("nft list ruleset".to_owned())),
         step("server admin: see what was banned lately", Some("fail2ban-client status".to_owned())),
     ]
@@ -253,7 +253,7 @@ fn network(about: &About<'_>) -> Vec<Action> {
     let host = host(address.as_ref()).filter(|_| address.as_deref().is_some_and(|a| !is_local(a)));
     let host = host.map(|host| quoted(&host));
     vec![
-        step("server admin: test the way to the backend", probe(&address)),
+        step("server admin: test the way to the backend", probe(address.as_deref())),
         step(
             "server admin: look for lost packets and errors of the link",
             Some("ip -s link; ss -ti state established | grep -c retrans".to_owned()),
