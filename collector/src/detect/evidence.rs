@@ -10,7 +10,7 @@ use wire::v1::Signal;
 use super::server::{Level, Line, Server, Unit};
 use super::site::Lines;
 use super::table::{self, Nats};
-use super::{Fleet, change};
+use super::{Fleet, change, runbook};
 use crate::model::ServerId;
 
 /// A signal counts only if it began at most this after the first failure, ms: overflows, pressure
@@ -33,6 +33,8 @@ const ADDRESSES_MAX: usize = 8;
 /// What the gateway sees of a worker that is ended, and what is left of it once that is known.
 const BROKEN_OFF: [&str; 2] = ["reset", "premature_close"];
 const EXPLAINED: f64 = 0.25;
+/// Weight of a change of the packet filter, two minutes old, from which it may be the reason.
+const FRESH: f64 = 0.36;
 /// What the gateway or the agent sees of a backend that cannot be reached.
 const UNREACHED: [&str; 8] = [
     "connect_refused",
@@ -140,7 +142,19 @@ impl<'a> Case<'a> {
         applied.extend(levels);
         applied.extend(self.refusals());
         applied.extend(self.changes());
+        if self.may_be_filtered(&applied) {
+            let refused = applied.iter_mut().filter(|a| a.key == "connect_refused");
+            refused.for_each(|a| a.weight *= EXPLAINED);
+        }
         applied
+    }
+
+    /// Whether a packet filter that changed just before may be what refuses: it does so in the words
+    /// of a backend that is down, but only on the way to another machine.
+    fn may_be_filtered(&self, applied: &[Applied]) -> bool {
+        let changed = applied.iter().any(|a| a.key == "change_firewall" && a.weight >= FRESH);
+        let down = applied.iter().any(|a| a.key == "unit_down");
+        changed && !down && self.addresses.iter().any(|address| !runbook::is_local(address))
     }
 
     /// Whether so many of the affected servers are enough.

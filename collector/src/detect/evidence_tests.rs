@@ -297,3 +297,30 @@ fn nothing_decides_is_unknown_and_little_is_probable() {
     assert!((sum - verdict.score).abs() < 1e-6);
     assert!(table::row("reset").nats.of(Class::Crash) > 0.0);
 }
+
+#[test]
+fn a_new_rule_of_the_packet_filter_explains_refusals_of_other_machines_alone() {
+    let far = "connect() failed (111: Connection refused) while connecting to upstream, upstream: \"http://10.0.0.1:8080/\", host: \"a\"";
+    let near = "connect() failed (111: Connection refused) while connecting to upstream, upstream: \"http://127.0.0.1:8080/\", host: \"a\"";
+    let class = |text: &'static str, at: i64| {
+        let texts = Box::leak(Box::new([text])) as &'static [&'static str];
+        let script = says(texts).change(at, 1, "firewall", "nft ruleset changed");
+        judge(&script, "server").class
+    };
+    assert_eq!(class(far, 14), Some(Class::Firewall));
+    assert_eq!(class(near, 14), Some(Class::ServiceDown));
+    assert_eq!(class(far, -300), Some(Class::ServiceDown), "that was long before");
+    let down = says(&[REFUSED]).change(14, 1, "firewall", "nft ruleset changed");
+    let down = down.unit(19, 1, FPM, "failed");
+    assert_eq!(judge(&down, "server").class, Some(Class::ServiceDown));
+}
+
+#[test]
+fn a_process_that_crashes_again_and_again_is_a_crash() {
+    let texts: &'static [&'static str] = &[
+        CLOSED,
+        "connect() failed (111: Connection refused) while connecting to upstream, upstream: \"http://127.0.0.1:3005/\", host: \"a\"",
+    ];
+    let site = fails(server(), Fails { texts, ..SITE });
+    assert_eq!(judge(&site, "site").class, Some(Class::Crash));
+}
