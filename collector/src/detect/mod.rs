@@ -9,6 +9,8 @@ pub mod site;
 pub mod server;
 pub mod levels;
 pub mod scope;
+pub mod candidates;
+pub mod group;
 pub mod table;
 pub mod evidence;
 pub mod cause;
@@ -101,6 +103,9 @@ pub struct Fleet {
     index: HashMap<SiteId, u32>,
     #[serde(skip)]
     by_upstream: BTreeMap<String, Vec<u32>>,
+    /// Counts changes of servers and labels.
+    #[serde(skip)]
+    revision: u64,
 }
 
 impl Fleet {
@@ -124,6 +129,16 @@ impl Fleet {
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&Server> {
         self.servers.get(&id)
+    }
+
+    /// Rises whenever a server or its labels change.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn changed(&mut self) {
+        self.revision += 1;
     }
 
     /// All sites that use an upstream on another machine.
@@ -309,8 +324,14 @@ impl Engine {
 
     /// Keeps only these servers: those that were forgotten fail no more, and nobody waits for them.
     pub fn keep(&mut self, servers: &BTreeSet<ServerId>) {
+        let mut changes = false;
         for (id, server) in &mut self.fleet.servers {
-            server.forgotten = !servers.contains(id);
+            let forgotten = !servers.contains(id);
+            changes |= server.forgotten != forgotten;
+            server.forgotten = forgotten;
+        }
+        if changes {
+            self.fleet.changed();
         }
     }
 
@@ -376,7 +397,11 @@ impl Engine {
             return;
         }
         if let Some(id) = self.server_of(record) {
-            let server = self.fleet.servers.entry(id).or_insert_with(|| Server::new(id));
+            let Fleet { servers, revision, .. } = &mut self.fleet;
+            let server = servers.entry(id).or_insert_with(|| {
+                *revision += 1;
+                Server::new(id)
+            });
             if !matches!(record, Record::Server { .. } | Record::Site { .. }) {
                 server.arrived = server.arrived.max(arrived);
             }
@@ -459,7 +484,10 @@ impl Engine {
         match record {
             Record::Server { name, labels, n_cpu, .. } => {
                 server.name.clone_from(name);
-                server.labels.clone_from(labels);
+                if server.labels != *labels {
+                    server.labels.clone_from(labels);
+                    self.fleet.revision += 1;
+                }
                 server.n_cpu = *n_cpu;
             }
             Record::Site { .. } => self.fold_site(record),

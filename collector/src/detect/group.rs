@@ -1,0 +1,327 @@
+//! Which groups of servers share a fault: a pure search over candidate sets.
+//!
+//! Each server brings evidence in nats: above 0 it fails, below 0 it is well, 0 says nothing. The
+//! score of a set is the log of a Bayes factor of "one fault for all" against "each by itself", so a
+//! set pays for every member that is well. The best set is taken, its members are put aside, and
+//! what is left is searched again.
+
+use super::candidates::{Candidate, Candidates};
+use super::scope::{FAILING, Group, child_factor};
+use crate::model::ServerId;
+
+/// Evidence up to here, of either sign, says nothing, nats.
+pub const SAYS_NOTHING: f64 = 0.3;
+/// Sets this close that cover as many failing servers are told apart by their size, nats.
+const TIE_NATS: f64 = 2.0;
+
+/// When a set of servers is a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// P(server fails | shared fault).
+    pub phi: f64,
+    /// P(server fails by itself).
+    pub eps: f64,
+    /// Score at which a group is accepted, nats.
+    pub accept_nats: f64,
+    /// Failing servers it needs at least.
+    pub n_failing_min: usize,
+    /// Share of the members with evidence that must fail.
+    pub share_min: f64,
+    /// Groups found at once at most.
+    pub n_groups_max: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            phi: 0.85,
+            eps: 1e-3,
+            accept_nats: 12.0,
+            n_failing_min: 3,
+            share_min: 0.6,
+            n_groups_max: 4,
+        }
+    }
+}
+
+/// A group that explains what fails.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    /// What its servers share.
+    pub group: Group,
+    /// Log odds, nats.
+    pub score: f64,
+    /// All its servers.
+    pub members: Vec<ServerId>,
+    /// Those that fail.
+    pub failing: Vec<ServerId>,
+    /// How many are well.
+    pub n_well: usize,
+}
+
+/// The groups that explain the evidence, the best first. `evidence` is by position in
+/// `Candidates::servers`, nats, finite.
+///
+/// Costs O(lists of the candidates that hold enough failing servers), for each group found.
+#[must_use]
+pub fn search(candidates: &Candidates, evidence: &[f64], rules: &Rules) -> Vec<Accepted> {
+    let mut search = Search::new(candidates, evidence, rules);
+    search.run()
+}
+
+/// One candidate as weighed.
+#[derive(Clone, Debug)]
+pub(crate) struct Weight {
+    /// Log odds, nats.
+    pub(crate) score: f64,
+    /// Members that fail, and that are well.
+    pub(crate) n_failing: usize,
+    pub(crate) n_well: usize,
+    /// Why it is no group; `None` when it is one.
+    pub(crate) rejected: Option<String>,
+}
+
+/// A search in progress.
+pub(crate) struct Search<'a> {
+    pub(crate) candidates: &'a Candidates,
+    pub(crate) rules: &'a Rules,
+    /// Evidence of the servers that no accepted group holds; 0 for the others.
+    pub(crate) evidence: Vec<f64>,
+    factors: Vec<f64>,
+    /// Members added up so far: the work done.
+    pub(crate) n_added: u64,
+}
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(candidates: &'a Candidates, evidence: &[f64], rules: &'a Rules) -> Self {
+        assert_eq!(evidence.len(), candidates.servers().len(), "evidence is by position");
+        let factors = evidence.iter().map(|l| child_factor(*l, rules.phi, rules.eps)).collect();
+        Self { candidates, rules, evidence: evidence.to_vec(), factors, n_added: 0 }
+    }
+
+    pub(crate) fn run(&mut self) -> Vec<Accepted> {
+        let mut accepted = Vec::new();
+        while accepted.len() < self.rules.n_groups_max {
+            let Some(best) = self.best() else { break };
+            accepted.push(self.take(best));
+        }
+        accepted
+    }
+
+    /// Candidates with enough failing servers, by number.
+    fn likely(&self) -> Vec<u32> {
+        let mut n_failing = vec![0_u32; self.candidates.list().len()];
+        for (place, l) in (0_u32..).zip(&self.evidence) {
+            if *l > FAILING {
+                self.candidates.holding(place).iter().for_each(|no| n_failing[*no as usize] += 1);
+            }
+        }
+        let enough = |n: &u32| *n as usize >= self.rules.n_failing_min;
+        (0_u32..).zip(&n_failing).filter(|(_, n)| enough(n)).map(|(no, _)| no).collect()
+    }
+
+    /// The best candidate that is a group, with its weight.
+    fn best(&mut self) -> Option<(&'a Candidate, Weight)> {
+        let list = self.candidates.list();
+        let weighed: Vec<(&Candidate, Weight)> = self
+            .likely()
+            .into_iter()
+            .map(|no| (&list[no as usize], self.weigh(&list[no as usize])))
+            .filter(|(_, weight)| weight.rejected.is_none())
+            .collect();
+        pick(weighed)
+    }
+
+    /// The shared-fault Bayes factor of a set, and whether it is a group.
+    pub(crate) fn weigh(&mut self, candidate: &Candidate) -> Weight {
+        let (mut score, mut n_failing, mut n_well, mut n_known) = (candidate.prior, 0, 0, 0);
+        for place in &candidate.members {
+            let l = self.evidence[*place as usize];
+            score += self.factors[*place as usize];
+            n_failing += usize::from(l > FAILING);
+            n_well += usize::from(l < -SAYS_NOTHING);
+            n_known += usize::from(l.abs() > SAYS_NOTHING);
+        }
+        self.n_added += candidate.members.len() as u64;
+        let share = n_failing as f64 / n_known.max(1) as f64;
+        let rules = self.rules;
+        let rejected = match () {
+            () if n_failing < rules.n_failing_min => {
+                Some(format!("{n_failing} failing servers, {} needed", rules.n_failing_min))
+            }
+            () if score < rules.accept_nats => {
+                Some(format!("{score:.1} nats, {:.0} needed", rules.accept_nats))
+            }
+            () if share < rules.share_min => Some(format!(
+                "{:.0} % of its known servers fail, {:.0} % needed",
+                share * 100.0,
+                rules.share_min * 100.0
+            )),
+            () => None,
+        };
+        Weight { score, n_failing, n_well, rejected }
+    }
+
+    /// Accepts a group and puts its members aside.
+    fn take(&mut self, (candidate, weight): (&Candidate, Weight)) -> Accepted {
+        let servers = self.candidates.servers();
+        let id = |place: &u32| servers[*place as usize];
+        let fails = |place: &&u32| self.evidence[**place as usize] > FAILING;
+        let accepted = Accepted {
+            group: candidate.group.clone(),
+            score: weight.score,
+            members: candidate.members.iter().map(id).collect(),
+            failing: candidate.members.iter().filter(fails).map(id).collect(),
+            n_well: weight.n_well,
+        };
+        for place in &candidate.members {
+            self.evidence[*place as usize] = 0.0;
+            self.factors[*place as usize] = 0.0;
+        }
+        accepted
+    }
+}
+
+/// The best of these: the highest score, and among those close to it that cover as many failing
+/// servers the fewest servers, then the fewest labels, then the most physical one.
+fn pick(weighed: Vec<(&Candidate, Weight)>) -> Option<(&Candidate, Weight)> {
+    let higher = |a: &f64, b: &f64| a.total_cmp(b);
+    let top = weighed.iter().map(|(_, weight)| weight.score).max_by(higher)?;
+    let covers = weighed.iter().find(|(_, weight)| weight.score >= top)?.1.n_failing;
+    let close = weighed
+        .into_iter()
+        .filter(|(_, weight)| weight.score >= top - TIE_NATS && weight.n_failing >= covers);
+    close.min_by_key(|(candidate, _)| (candidate.members.len(), candidate.n_labels()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::Fleet;
+    use crate::detect::server::Server;
+    use crate::incident::story::group_name;
+
+    const LABELS: [&str; 4] = ["hypervisor", "rack", "region", "image"];
+
+    /// Servers 0.. by their labels.
+    fn fleet(n: usize, label: impl Fn(usize) -> Vec<(&'static str, String)>) -> Fleet {
+        let mut fleet = Fleet::default();
+        for ix in 0..n {
+            let mut server = Server::new(ServerId(ix as i64));
+            server.labels = label(ix).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+            fleet.servers.insert(server.id, server);
+        }
+        fleet
+    }
+
+    /// 4 hypervisors a rack, 5 servers each; 2 regions, 3 images across them.
+    fn usual(n: usize) -> Candidates {
+        let fleet = fleet(n, |ix| {
+            vec![
+                ("hypervisor", format!("hv-{}", ix / 5)),
+                ("rack", format!("r{}", ix / 20)),
+                ("region", if ix < n / 2 { "eu".to_owned() } else { "us".to_owned() }),
+                ("image", format!("i{}", ix % 3)),
+            ]
+        });
+        Candidates::of(&fleet, &LABELS.map(str::to_owned))
+    }
+
+    fn found(candidates: &Candidates, evidence: impl Fn(usize) -> f64) -> Vec<(String, usize)> {
+        let evidence = candidates.evidence(|id| evidence(id.0 as usize));
+        let accepted = search(candidates, &evidence, &Rules::default());
+        accepted.iter().map(|a| (group_name(&a.group), a.failing.len())).collect()
+    }
+
+    fn names(found: &[(String, usize)]) -> Vec<(&str, usize)> {
+        found.iter().map(|(name, n)| (&**name, *n)).collect()
+    }
+
+    #[test]
+    fn the_set_that_holds_the_failing_and_leaves_out_the_well_wins() {
+        let fleet = usual(120);
+        let check = |what: &str, evidence: &dyn Fn(usize) -> f64, want: &[(&str, usize)]| {
+            assert_eq!(names(&found(&fleet, evidence)), want, "{what}");
+        };
+        let fails = |yes: bool| if yes { 12.0 } else { -4.0 };
+        check("nothing", &|_| -4.0, &[]);
+        check("no news at all", &|_| 0.0, &[]);
+        check("one hypervisor", &|s| fails((10..15).contains(&s)), &[("hypervisor=hv-2", 5)]);
+        check("one rack", &|s| fails((20..40).contains(&s)), &[("rack=r1", 20)]);
+        check("one region", &|s| fails(s < 60), &[("region=eu", 60)]);
+        check("one image", &|s| fails(s % 3 == 1), &[("image=i1", 40)]);
+        check(
+            "a region's servers of one image",
+            &|s| fails(s < 60 && s % 3 == 1),
+            &[("image=i1 region=eu", 20)],
+        );
+        check("everything", &|_| 12.0, &[("all", 120)]);
+        check(
+            "two hypervisors of different racks",
+            &|s| fails((10..15).contains(&s) || (85..90).contains(&s)),
+            &[("hypervisor=hv-17", 5), ("hypervisor=hv-2", 5)],
+        );
+        check(
+            "four of five on a hypervisor, one unknown",
+            &|s| if s == 12 { 0.0 } else { fails((10..15).contains(&s)) },
+            &[("hypervisor=hv-2", 4)],
+        );
+        check("two servers of a hypervisor", &|s| fails(s == 10 || s == 11), &[]);
+        check(
+            "three stray failures on servers of one hypervisor",
+            &|s| if (10..13).contains(&s) { 2.7 } else { -1.0 },
+            &[],
+        );
+        check(
+            "two of five on each hypervisor of a rack are not the rack",
+            &|s| fails((20..40).contains(&s) && s % 5 < 2),
+            &[],
+        );
+        check(
+            "six of ten known servers of two hypervisors, the others silent",
+            &|s| match s {
+                20..26 => 12.0,
+                26..30 => 0.0,
+                _ => -4.0,
+            },
+            &[("hypervisor=hv-4", 5)],
+        );
+    }
+
+    #[test]
+    fn order_of_the_groups_is_best_first_and_never_more_than_four() {
+        let fleet = usual(200);
+        let hit = |s: usize| s % 20 < 5 && s / 20 < 6;
+        let found = found(&fleet, |s| if hit(s) { 12.0 } else { -4.0 });
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found.iter().all(|(name, n)| name.starts_with("hypervisor=") && *n == 5));
+    }
+
+    #[test]
+    fn two_servers_and_none_find_nothing_and_do_not_crash() {
+        for n in 0..3 {
+            assert_eq!(found(&usual(n), |_| 12.0), [], "{n} servers");
+        }
+        let three = Candidates::of(&fleet(3, |_| Vec::new()), &LABELS.map(str::to_owned));
+        assert_eq!(names(&found(&three, |_| 12.0)), [("all", 3)]);
+    }
+
+    #[test]
+    fn work_grows_with_what_fails_not_with_the_fleet_times_its_candidates() {
+        let candidates = usual(10_000);
+        assert!(candidates.list().len() > 2_500, "{}", candidates.list().len());
+        let rules = Rules::default();
+        let evidence = |hit: &dyn Fn(usize) -> bool| {
+            candidates.evidence(|id| if hit(id.0 as usize) { 12.0 } else { -4.0 })
+        };
+        let hypervisor = evidence(&|s| (500..505).contains(&s));
+        let mut search = Search::new(&candidates, &hypervisor, &rules);
+        assert_eq!(search.run().len(), 1);
+        // Its own list, its rack's, its region's, three images', pairs of them, and all servers.
+        assert!(search.n_added < 3 * 10_000, "{}", search.n_added);
+        let everything = evidence(&|_| true);
+        let mut search = Search::new(&candidates, &everything, &rules);
+        assert_eq!(search.run().len(), 1);
+        assert!(search.n_added < 12 * 10_000, "{}", search.n_added);
+    }
+}
