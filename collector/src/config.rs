@@ -86,6 +86,12 @@ pub struct DetectConfig {
     pub pool_nats: f64,
     /// Score at which a server opens, nats.
     pub server_nats: f64,
+    /// Score at which a group opens, nats.
+    pub group_nats: f64,
+    /// Failing servers a group needs at least; never less than three.
+    pub group_servers_min: f64,
+    /// Share of a group's servers with traffic that must fail, 0..1.
+    pub group_share_min: f64,
     /// Quiet time before an incident resolves.
     pub quiet: Span,
     /// Age of the newest failure beyond which an incident is retroactive.
@@ -284,6 +290,9 @@ impl Default for DetectConfig {
             n_failed_min: 3.0,
             pool_nats: 12.0,
             server_nats: 14.0,
+            group_nats: 12.0,
+            group_servers_min: 3.0,
+            group_share_min: 0.6,
             quiet: Span(Duration::from_secs(20)),
             retroactive_after: Span(Duration::from_secs(120)),
             cooldown: Span(Duration::from_secs(600)),

@@ -5,6 +5,8 @@
 //! Ids depend on the records alone, so a replay gives the same ones.
 
 pub mod case;
+mod widen;
+mod narrow;
 pub mod recovery;
 pub mod story;
 
@@ -13,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
-use crate::detect::scope::{self, Finding, Scope};
+use crate::detect::scope::{self, Finding, Group, Located, Scope};
 use crate::detect::{Fleet, Settings};
 use crate::model::{Counts, Moment, NotifyEvent, ServerId, SiteId, Transition, TransitionEvent};
 use case::{Case, Kind, Member};
@@ -24,14 +26,6 @@ const WAIT_MS: i64 = 1_000;
 const WAIT_WIDE_MS: i64 = 2_000;
 /// Other servers that turned suspect within this make a wider fault likely, ms.
 const WIDE_MS: i64 = 3_000;
-/// Time after opening or widening in which a scope may still narrow, ms.
-const NARROW_MS: i64 = 180_000;
-/// How long one inner scope must be the best explanation, ms.
-const NARROW_AFTER_MS: i64 = 15_000;
-/// Gap in the findings of the inner scope that is bridged, ms.
-const NARROW_GAP_MS: i64 = 3_000;
-/// Time in which an inner scope revives the incident it was part of, ms.
-const REVIVE_INNER_MS: i64 = 120_000;
 /// Time after which what failed on when its incident resolved opens by itself, ms.
 const CHILD_MS: i64 = 20_000;
 /// A quietly reopened incident still open after this is told after all, ms.
@@ -91,18 +85,30 @@ impl Book {
         }
     }
 
-    /// Takes what the detector finds at `now` and moves every incident on. `servers` are those
-    /// that were looked at.
+    /// Open incidents and their numbers, oldest number first.
+    fn open_cases(&self) -> impl Iterator<Item = (u64, &Case)> {
+        self.cases.iter().filter(|(_, case)| case.is_open()).map(|(no, case)| (*no, case))
+    }
+
+    /// Groups that have an open incident of gateway errors.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        let group = |(_, case): (u64, &Case)| match &case.scope {
+            Scope::Group(group) if case.kind == Kind::GatewayErrors => Some(group.clone()),
+            _ => None,
+        };
+        self.open_cases().filter_map(group).collect()
+    }
+
+    /// Takes what the detector finds at `now` and moves every incident on.
     pub(crate) fn step(
         &mut self,
         fleet: &mut Fleet,
-        findings: &[Finding],
-        servers: &BTreeSet<ServerId>,
+        located: &Located,
         settings: &Settings,
         now: i64,
         out: &mut Vec<Transition>,
     ) {
-        self.place(fleet, findings, servers, settings, now, out);
+        self.place(fleet, located, settings, now, out);
         let mut step = Step { fleet, settings, now, out };
         let numbers: Vec<u64> = self.cases.keys().copied().collect();
         for no in numbers {
@@ -119,70 +125,22 @@ impl Book {
     pub(crate) fn place(
         &mut self,
         fleet: &mut Fleet,
-        findings: &[Finding],
-        servers: &BTreeSet<ServerId>,
+        located: &Located,
         settings: &Settings,
         now: i64,
         out: &mut Vec<Transition>,
     ) {
         let mut step = Step { fleet, settings, now, out };
-        for finding in findings {
+        self.spread(&mut step, &located.failing);
+        for finding in &located.findings {
             self.take(&mut step, finding);
         }
-        self.join(&mut step, servers);
-        self.narrow(&mut step, findings);
+        self.join(&mut step, &located.servers);
+        self.narrow(&mut step, &located.findings);
     }
 
-    /// Places one finding: in an open incident, over some, in a cooling one, or as a new one.
-    fn take(&mut self, step: &mut Step<'_>, finding: &Finding) {
-        let fleet = &*step.fleet;
-        let held = |ix: &u32| fleet.site(*ix).hold_until.is_some_and(|until| step.now < until);
-        if finding.failing.iter().any(held) {
-            return;
-        }
-        let open = || self.cases.iter().filter(|(_, case)| case.is_open());
-        if open().any(|(_, case)| scope::contains(fleet, &case.scope, &finding.scope)) {
-            return;
-        }
-        let inner: Vec<u64> = open()
-            .filter(|(_, case)| {
-                scope::contains(fleet, &finding.scope, &case.scope)
-                    || case.present().all(|site| {
-                        fleet
-                            .find(site)
-                            .is_some_and(|ix| scope::holds_site(fleet, &finding.scope, ix))
-                    })
-            })
-            .map(|(no, _)| *no)
-            .collect();
-        let cooling = self.cases.iter().find(|(_, case)| {
-            !case.is_open() && case.scope == finding.scope && case.cools(step.now, step.settings)
-        });
-        let cooling = cooling.map(|(no, _)| *no);
-        if !inner.is_empty() {
-            self.escalate(step, finding, &inner, cooling);
-        } else if let Some(no) = cooling.or_else(|| self.revivable(step, finding)) {
-            self.reopen(step, finding, no);
-        } else {
-            self.open(step, finding);
-        }
-    }
-
-    /// A wider incident, resolved a moment ago, in which this scope fails anew. What failed on
-    /// when it resolved is not that: people were told that it was over.
-    fn revivable(&self, step: &Step<'_>, finding: &Finding) -> Option<u64> {
-        let fleet = &*step.fleet;
-        let fresh = finding.failing.iter().all(|ix| fleet.site(*ix).hold_until.is_none());
-        let inside = |case: &Case| {
-            let since = step.now - case.resolved_at?;
-            (since <= REVIVE_INNER_MS && scope::contains(fleet, &case.scope, &finding.scope))
-                .then_some(())
-        };
-        let found = self.cases.iter().filter(|(_, case)| inside(case).is_some());
-        found.map(|(no, _)| *no).next_back().filter(|_| fresh)
-    }
-
-    fn open(&mut self, step: &mut Step<'_>, finding: &Finding) {
+    /// A new incident; as a child of `parent` nobody is told of it while that one is open.
+    fn open(&mut self, step: &mut Step<'_>, finding: &Finding, parent: Option<u64>) {
         let started_at = start_of(step.fleet, &finding.failing);
         let newest = newest_failure(step.fleet, &finding.failing);
         let mut case = Case::open(
@@ -196,11 +154,13 @@ impl Book {
         let no = self.next;
         self.next += 1;
         case.timeline.push(Moment { at: UnixMillis(step.now), what: "opened".to_owned() });
-        self.cases.insert(no, case);
-        for ix in &finding.failing {
-            self.enter(step.fleet, no, *ix);
+        if let Some(parent) = parent.and_then(|no| self.cases.get_mut(&no)) {
+            case.parent = Some(parent.id.clone());
+            parent.children.push(case.id.clone());
         }
-        let due = finding.verdict_at + wait(step, &finding.scope);
+        self.cases.insert(no, case);
+        self.enter_all(step, finding, no);
+        let due = finding.verdict_at + wait(step, finding);
         self.with(no, |case| {
             case.assess(step.fleet, step.now);
             let notify = case.tell(NotifyEvent::Opened, due.max(step.now));
@@ -210,10 +170,17 @@ impl Book {
 
     fn reopen(&mut self, step: &mut Step<'_>, finding: &Finding, no: u64) {
         let newest = newest_failure(step.fleet, &finding.failing);
-        self.with(no, |case| case.revive(finding.scope.clone(), newest, step.now));
-        for ix in &finding.failing {
-            self.enter(step.fleet, no, *ix);
-        }
+        let fleet = &*step.fleet;
+        let parent = self.cases.get(&no).and_then(|case| case.parent.clone());
+        let suppressed = self.open_cases().any(|(_, case)| {
+            parent.as_ref() == Some(&case.id) && scope::contains(fleet, &case.scope, &finding.scope)
+        });
+        self.with(no, |case| {
+            case.revive(finding.scope.clone(), newest, step.now);
+            case.parent = case.parent.take().filter(|_| suppressed);
+        });
+        self.leave_outside(step, no, &BTreeSet::new());
+        self.enter_all(step, finding, no);
         self.with(no, |case| {
             case.retroactive &= step.now - newest > step.settings.retroactive_ms;
             case.assess(step.fleet, step.now);
@@ -223,75 +190,6 @@ impl Book {
             let notify = case.acked.then(|| case.tell(event, due)).flatten();
             case.emit(TransitionEvent::Reopen, notify, step.fleet, step.now, step.out);
         });
-    }
-
-    /// A wider scope takes over the oldest id inside it; the others become its children.
-    fn escalate(
-        &mut self,
-        step: &mut Step<'_>,
-        finding: &Finding,
-        inner: &[u64],
-        cooling: Option<u64>,
-    ) {
-        let oldest = |no: &&u64| self.cases.get(no).map(|case| (case.started_at, case.id.clone()));
-        let Some(main) = cooling.or_else(|| inner.iter().min_by_key(oldest).copied()) else {
-            return;
-        };
-        let event =
-            if cooling.is_some() { TransitionEvent::Reopen } else { TransitionEvent::Escalate };
-        let newest = newest_failure(step.fleet, &finding.failing);
-        let before = self.cases.get(&main).map(|case| case.scope.clone());
-        self.with(main, |case| {
-            if cooling.is_some() {
-                case.revive(finding.scope.clone(), newest, step.now);
-            } else {
-                case.widen(finding.scope.clone(), step.now);
-            }
-        });
-        for no in inner.iter().filter(|no| **no != main) {
-            self.merge(step, *no, main);
-        }
-        for ix in &finding.failing {
-            self.enter(step.fleet, main, *ix);
-        }
-        self.with(main, |case| {
-            let from = before.map_or_else(String::new, |s| story::place_name(step.fleet, &s));
-            let to = story::place_name(step.fleet, &finding.scope);
-            if cooling.is_none() {
-                let what = format!("widened from {from} to {to}");
-                case.timeline.push(Moment { at: UnixMillis(step.now), what });
-            }
-            case.assess(step.fleet, step.now);
-            let due = step.now + wait(step, &finding.scope);
-            let notify = case.tell_change(step.now, due);
-            case.emit(event, notify, step.fleet, step.now, step.out);
-        });
-    }
-
-    /// Folds one open incident into another.
-    fn merge(&mut self, step: &mut Step<'_>, child: u64, main: u64) {
-        let Some(mut case) = self.cases.remove(&child) else { return };
-        let Some(parent) = self.cases.get_mut(&main) else { return };
-        case.parent = Some(parent.id.clone());
-        case.resolved_at = Some(step.now);
-        let what = format!("merged into {}", parent.id);
-        case.timeline.push(Moment { at: UnixMillis(step.now), what });
-        // Whoever heard that it began hears that it is over; what was not told yet never is.
-        let told = case.told.as_ref().is_some_and(|told| step.now >= told.due);
-        let notify = if told { case.tell(NotifyEvent::Resolved, step.now) } else { None };
-        case.emit(TransitionEvent::Merge, notify, step.fleet, step.now, step.out);
-        parent.children.push(case.id.clone());
-        parent.children.append(&mut case.children);
-        parent.recovery.absorb(&case.recovery);
-        for (site, member) in case.members {
-            let inside =
-                step.fleet.find(site).filter(|ix| step.fleet.site(*ix).case == Some(child));
-            if let Some(ix) = inside {
-                step.fleet.site_mut(ix).case = Some(main);
-            }
-            parent.members.entry(site).and_modify(|m| m.absorb(&member)).or_insert(member);
-            parent.moved.insert(site);
-        }
     }
 
     /// Makes a failing site a member, with all that was counted since the start.
@@ -316,6 +214,9 @@ impl Book {
         case.members.entry(site.id).and_modify(|known| known.absorb(&member)).or_insert(member);
         case.moved.insert(site.id);
         case.recovery.failed_at(episode.last_at + 1000);
+        if let Scope::Group(_) = case.scope {
+            case.failed.insert(site.server);
+        }
     }
 
     /// Sites that fail inside an open incident join it.
@@ -329,94 +230,34 @@ impl Book {
             return;
         }
         for server in servers {
-            let sites = step.fleet.server(*server).map_or_else(Vec::new, |s| s.sites.clone());
+            let sites: Vec<u32> = step.fleet.suspects(*server).collect();
             for ix in sites {
                 let site = step.fleet.site(ix);
-                let failing = site.case.is_none()
-                    && site.episode.is_some()
-                    && scope::failing_evidence(step.fleet, ix) > scope::FAILING;
+                let failing =
+                    site.case.is_none() && scope::failing_evidence(step.fleet, ix) > scope::FAILING;
                 if !failing {
                     continue;
                 }
                 let inside = wide.iter().find(|(_, s)| scope::holds_site(step.fleet, s, ix));
-                if let Some((no, _)) = inside {
+                let Some((no, scope)) = inside else { continue };
+                // Of a group only what failed under it as a whole: its other servers are well, and
+                // what fails there is another fault.
+                let failed = self.cases.get(no).is_some_and(|case| case.failed.contains(server));
+                if failed || !matches!(scope, Scope::Group(_)) {
                     self.enter(step.fleet, *no, ix);
                 }
             }
         }
     }
 
-    /// An incident whose scope no longer explains anything becomes the one inner scope that does.
-    fn narrow(&mut self, step: &mut Step<'_>, findings: &[Finding]) {
-        let numbers: Vec<u64> = self.cases.keys().copied().collect();
-        for no in numbers {
-            let Some(case) = self.cases.get_mut(&no).filter(|case| case.is_open()) else {
-                continue;
-            };
-            let young = step.now - case.scope_since <= NARROW_MS;
-            let inner: Vec<&Finding> = findings
-                .iter()
-                .filter(|f| {
-                    f.scope != case.scope && scope::contains(step.fleet, &case.scope, &f.scope)
-                })
-                .collect();
-            let stands = findings.iter().any(|finding| finding.scope == case.scope);
-            let best = match (&inner[..], stands || !young) {
-                ([only], false) => Some((*only).clone()),
-                _ => None,
-            };
-            if stands || inner.len() > 1 || !young {
-                case.narrowing = None;
-            }
-            let Some(best) = best else { continue };
-            let since = match &case.narrowing {
-                Some((scope, since, seen))
-                    if *scope == best.scope && step.now - seen <= NARROW_GAP_MS =>
-                {
-                    *since
-                }
-                _ => step.now,
-            };
-            case.narrowing = Some((best.scope.clone(), since, step.now));
-            if step.now - since >= NARROW_AFTER_MS {
-                self.narrow_to(step, no, &best.scope);
-            }
-        }
-    }
-
-    fn narrow_to(&mut self, step: &mut Step<'_>, no: u64, inner: &Scope) {
-        let Some(case) = self.cases.get_mut(&no) else { return };
-        let outside: Vec<SiteId> = case
-            .members
-            .keys()
-            .filter(|site| {
-                let ix = step.fleet.find(**site);
-                ix.is_none_or(|ix| !scope::holds_site(step.fleet, inner, ix))
-            })
-            .copied()
-            .collect();
-        for site in outside {
-            if let Some(ix) = step.fleet.find(site) {
-                step.fleet.site_mut(ix).leave_case(false);
-            }
-            if let Some(member) = case.members.remove(&site) {
-                case.left.push((site, member.since, step.now));
-            }
-        }
-        let from = story::place_name(step.fleet, &case.scope);
-        let to = story::place_name(step.fleet, inner);
-        case.widen(inner.clone(), step.now);
-        let what = format!("narrowed from {from} to {to}");
-        case.timeline.push(Moment { at: UnixMillis(step.now), what });
-        case.assess(step.fleet, step.now);
-        let notify = case.tell_change(step.now, step.now + WAIT_MS);
-        case.emit(TransitionEvent::Narrow, notify, step.fleet, step.now, step.out);
-    }
-
     /// Recovery, cause and numbers of one open incident.
     fn move_on(&mut self, step: &mut Step<'_>, no: u64) {
         let Some(case) = self.cases.get_mut(&no).filter(|case| case.is_open()) else { return };
         case.heal(step.fleet, step.now);
+        if case.is_over(step.fleet, step.settings, step.now).is_none() && self.is_freed(step, no) {
+            return;
+        }
+        let Some(case) = self.cases.get_mut(&no) else { return };
         if let Some(how) = case.is_over(step.fleet, step.settings, step.now) {
             self.resolve(step, no, &how);
             return;
@@ -441,6 +282,28 @@ impl Book {
             let notify = case.tell_news(step.now);
             case.emit(TransitionEvent::Update, notify, step.fleet, step.now, step.out);
         }
+    }
+
+    /// A child whose parent resolved a while ago and that fails on is told now.
+    fn is_freed(&mut self, step: &mut Step<'_>, no: u64) -> bool {
+        let Some(parent) = self.cases.get(&no).and_then(|case| case.parent.clone()) else {
+            return false;
+        };
+        let holds = |case: &Case| match case.resolved_at {
+            None => true,
+            Some(at) => step.now - at < CHILD_MS,
+        };
+        if self.cases.values().any(|case| case.id == parent && holds(case)) {
+            return false;
+        }
+        self.with(no, |case| {
+            case.parent = None;
+            let what = format!("fails on after {parent} resolved");
+            case.timeline.push(Moment { at: UnixMillis(step.now), what });
+            let notify = case.tell(NotifyEvent::Opened, step.now + WAIT_MS);
+            case.emit(TransitionEvent::Update, notify, step.fleet, step.now, step.out);
+        });
+        true
     }
 
     fn resolve(&mut self, step: &mut Step<'_>, no: u64, how: &str) {
@@ -478,11 +341,13 @@ impl Book {
     }
 }
 
-/// How long a notification waits.
-fn wait(step: &Step<'_>, scope: &Scope) -> i64 {
-    let Scope::Server(this) = scope else { return WAIT_MS };
+/// How long a notification waits: longer from a server on, while others turn suspect.
+fn wait(step: &Step<'_>, finding: &Finding) -> i64 {
+    let (Scope::Server(_) | Scope::Group(_)) = finding.scope else { return WAIT_MS };
+    let own = scope::servers_of(step.fleet, &finding.failing);
     let turned = |at: Option<i64>| at.is_some_and(|at| step.now - at <= WIDE_MS);
-    let others = step.fleet.servers.values().filter(|s| s.id != *this && turned(s.suspect_since));
+    let suspect = step.fleet.servers.values().filter(|server| turned(server.suspect_since));
+    let others = suspect.filter(|server| !own.contains(&server.id));
     if others.count() >= 2 { WAIT_WIDE_MS } else { WAIT_MS }
 }
 

@@ -52,6 +52,9 @@ pub(super) const KEYS: &[(&str, &str, Type)] = &[
     ("detect", "n_failed_min", Type::Number),
     ("detect", "pool_nats", Type::Number),
     ("detect", "server_nats", Type::Number),
+    ("detect", "group_nats", Type::Number),
+    ("detect", "group_servers_min", Type::Number),
+    ("detect", "group_share_min", Type::Number),
     ("detect", "quiet", Type::Text),
     ("detect", "retroactive_after", Type::Text),
     ("detect", "cooldown", Type::Text),
@@ -338,6 +341,9 @@ fn numbers(config: &Config, fault: &mut Tell<'_>) {
         ("n_failed_min", detect.n_failed_min, 1.0, 1e6),
         ("pool_nats", detect.pool_nats, 1.0, 100.0),
         ("server_nats", detect.server_nats, 1.0, 100.0),
+        ("group_nats", detect.group_nats, 1.0, 100.0),
+        ("group_servers_min", detect.group_servers_min, 3.0, 1e6),
+        ("group_share_min", detect.group_share_min, 0.1, 1.0),
     ] {
         // Also refuses what is no number.
         if !(min..=max).contains(&value) {

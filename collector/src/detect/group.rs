@@ -6,6 +6,7 @@
 //! what is left is searched again.
 
 use super::candidates::{Candidate, Candidates};
+use super::cohort::Staging;
 use super::scope::{FAILING, Group, child_factor};
 use crate::model::ServerId;
 
@@ -65,8 +66,7 @@ pub struct Accepted {
 /// Costs O(lists of the candidates that hold enough failing servers), for each group found.
 #[must_use]
 pub fn search(candidates: &Candidates, evidence: &[f64], rules: &Rules) -> Vec<Accepted> {
-    let mut search = Search::new(candidates, evidence, rules);
-    search.run()
+    Search::new(candidates, evidence, rules).run()
 }
 
 /// One candidate as weighed.
@@ -83,11 +83,19 @@ pub(crate) struct Weight {
 
 /// A search in progress.
 pub(crate) struct Search<'a> {
-    pub(crate) candidates: &'a Candidates,
-    pub(crate) rules: &'a Rules,
+    candidates: &'a Candidates,
+    rules: &'a Rules,
     /// Evidence of the servers that no accepted group holds; 0 for the others.
-    pub(crate) evidence: Vec<f64>,
+    evidence: Vec<f64>,
     factors: Vec<f64>,
+    /// Servers that fail one after the other.
+    staging: Staging,
+    /// Further candidates: rollouts, and groups found before.
+    further: Vec<Candidate>,
+    /// Groups found before that go on.
+    open: &'a [Candidate],
+    /// What was weighed first, for the trail.
+    pub(crate) weighed: Vec<(Group, Weight)>,
     /// Members added up so far: the work done.
     pub(crate) n_added: u64,
 }
@@ -96,14 +104,42 @@ impl<'a> Search<'a> {
     pub(crate) fn new(candidates: &'a Candidates, evidence: &[f64], rules: &'a Rules) -> Self {
         assert_eq!(evidence.len(), candidates.servers().len(), "evidence is by position");
         let factors = evidence.iter().map(|l| child_factor(*l, rules.phi, rules.eps)).collect();
-        Self { candidates, rules, evidence: evidence.to_vec(), factors, n_added: 0 }
+        Self {
+            candidates,
+            rules,
+            evidence: evidence.to_vec(),
+            factors,
+            staging: Staging::default(),
+            further: Vec::new(),
+            open: &[],
+            weighed: Vec::new(),
+            n_added: 0,
+        }
+    }
+
+    /// Also finds starts one after the other.
+    pub(crate) fn staged(mut self, staging: Staging) -> Self {
+        let is_new = |c: &&Candidate| !self.further.iter().any(|known| known.group == c.group);
+        let rollouts = staging.rollouts().iter().map(|rollout| &rollout.candidate);
+        let rollouts: Vec<Candidate> = rollouts.filter(is_new).cloned().collect();
+        self.further.extend(rollouts);
+        self.staging = staging;
+        self
+    }
+
+    /// Keeps groups that go on from being fused by a set that holds several of them.
+    pub(crate) fn beside(mut self, open: &'a [Candidate]) -> Self {
+        let cohorts = open.iter().filter(|c| matches!(c.group, Group::Cohort(..)));
+        self.further.extend(cohorts.cloned());
+        self.open = open;
+        self
     }
 
     pub(crate) fn run(&mut self) -> Vec<Accepted> {
         let mut accepted = Vec::new();
         while accepted.len() < self.rules.n_groups_max {
-            let Some(best) = self.best() else { break };
-            accepted.push(self.take(best));
+            let Some((candidate, weight)) = self.best(accepted.is_empty()) else { break };
+            accepted.push(self.take(&candidate, &weight));
         }
         accepted
     }
@@ -121,19 +157,46 @@ impl<'a> Search<'a> {
     }
 
     /// The best candidate that is a group, with its weight.
-    fn best(&mut self) -> Option<(&'a Candidate, Weight)> {
-        let list = self.candidates.list();
-        let weighed: Vec<(&Candidate, Weight)> = self
-            .likely()
-            .into_iter()
-            .map(|no| (&list[no as usize], self.weigh(&list[no as usize])))
-            .filter(|(_, weight)| weight.rejected.is_none())
-            .collect();
-        pick(weighed)
+    fn best(&mut self, first: bool) -> Option<(Candidate, Weight)> {
+        let (list, further) = (self.candidates.list(), std::mem::take(&mut self.further));
+        let mut good: Vec<(&Candidate, Weight)> = Vec::new();
+        let likely = self.likely().into_iter().map(|no| &list[no as usize]);
+        for candidate in likely.chain(&further) {
+            let weight = self.weigh(candidate);
+            if first {
+                self.weighed.push((candidate.group.clone(), weight.clone()));
+            }
+            if weight.rejected.is_none() {
+                good.push((candidate, weight));
+            }
+        }
+        let best = pick(good).map(|(candidate, weight)| (candidate.clone(), weight));
+        let best = best.map(|best| self.unless_open(best));
+        self.further = further;
+        best
+    }
+
+    /// A set that overlaps several groups that go on must explain more than they together; else the
+    /// best of them is taken, so that two faults of neighbours do not fuse into one of both.
+    fn unless_open(&mut self, (best, weight): (Candidate, Weight)) -> (Candidate, Weight) {
+        let overlaps = |open: &&Candidate| share(&open.members, &best.members);
+        if self.open.len() < 2 || self.open.iter().any(|open| open.members == best.members) {
+            return (best, weight);
+        }
+        let going_on: Vec<&Candidate> = self.open.iter().filter(overlaps).collect();
+        let mut held: Vec<(&Candidate, Weight)> =
+            going_on.into_iter().map(|open| (open, self.weigh(open))).collect();
+        held.retain(|(_, weight)| weight.score >= self.rules.accept_nats);
+        let together: f64 = held.iter().map(|(_, weight)| weight.score).sum();
+        if held.len() < 2 || weight.score > together {
+            return (best, weight);
+        }
+        let top = held.into_iter().max_by(|a, b| a.1.score.total_cmp(&b.1.score));
+        top.map_or((best, weight), |(open, weight)| (open.clone(), weight))
     }
 
     /// The shared-fault Bayes factor of a set, and whether it is a group.
-    pub(crate) fn weigh(&mut self, candidate: &Candidate) -> Weight {
+    fn weigh(&mut self, candidate: &Candidate) -> Weight {
         let (mut score, mut n_failing, mut n_well, mut n_known) = (candidate.prior, 0, 0, 0);
         for place in &candidate.members {
             let l = self.evidence[*place as usize];
@@ -145,10 +208,13 @@ impl<'a> Search<'a> {
         self.n_added += candidate.members.len() as u64;
         let share = n_failing as f64 / n_known.max(1) as f64;
         let rules = self.rules;
+        let staged = self.staging.score(candidate, &self.evidence, rules);
+        let staged = staged.filter(|staged| *staged >= rules.accept_nats);
         let rejected = match () {
             () if n_failing < rules.n_failing_min => {
                 Some(format!("{n_failing} failing servers, {} needed", rules.n_failing_min))
             }
+            () if staged.is_some() => None,
             () if score < rules.accept_nats => {
                 Some(format!("{score:.1} nats, {:.0} needed", rules.accept_nats))
             }
@@ -159,11 +225,17 @@ impl<'a> Search<'a> {
             )),
             () => None,
         };
+        // Where too many answer, only the staged start speaks for it.
+        let score = match staged {
+            Some(staged) if share < rules.share_min => staged,
+            Some(staged) => staged.max(score),
+            None => score,
+        };
         Weight { score, n_failing, n_well, rejected }
     }
 
     /// Accepts a group and puts its members aside.
-    fn take(&mut self, (candidate, weight): (&Candidate, Weight)) -> Accepted {
+    fn take(&mut self, candidate: &Candidate, weight: &Weight) -> Accepted {
         let servers = self.candidates.servers();
         let id = |place: &u32| servers[*place as usize];
         let fails = |place: &&u32| self.evidence[**place as usize] > FAILING;
@@ -178,20 +250,29 @@ impl<'a> Search<'a> {
             self.evidence[*place as usize] = 0.0;
             self.factors[*place as usize] = 0.0;
         }
+        self.staging.put_aside(&candidate.members);
         accepted
     }
 }
 
+/// Whether two rising lists share a number.
+fn share(a: &[u32], b: &[u32]) -> bool {
+    let (short, long) = if a.len() < b.len() { (a, b) } else { (b, a) };
+    short.iter().any(|place| long.binary_search(place).is_ok())
+}
+
 /// The best of these: the highest score, and among those close to it that cover as many failing
-/// servers the fewest servers, then the fewest labels, then the most physical one.
-fn pick(weighed: Vec<(&Candidate, Weight)>) -> Option<(&Candidate, Weight)> {
-    let higher = |a: &f64, b: &f64| a.total_cmp(b);
-    let top = weighed.iter().map(|(_, weight)| weight.score).max_by(higher)?;
-    let covers = weighed.iter().find(|(_, weight)| weight.score >= top)?.1.n_failing;
+/// servers those that labels name, the fewest servers, the fewest labels, the most physical one.
+fn pick<'a>(weighed: Vec<(&'a Candidate, Weight)>) -> Option<(&'a Candidate, Weight)> {
+    let top = weighed.iter().max_by(|a, b| a.1.score.total_cmp(&b.1.score))?;
+    let (top, covers) = (top.1.score, top.1.n_failing);
     let close = weighed
         .into_iter()
         .filter(|(_, weight)| weight.score >= top - TIE_NATS && weight.n_failing >= covers);
-    close.min_by_key(|(candidate, _)| (candidate.members.len(), candidate.n_labels()))
+    close.min_by_key(|(candidate, _)| {
+        let by_change = matches!(candidate.group, Group::Cohort(..));
+        (by_change, candidate.members.len(), candidate.n_labels())
+    })
 }
 
 #[cfg(test)]

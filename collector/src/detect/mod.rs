@@ -9,8 +9,13 @@ pub mod site;
 pub mod server;
 pub mod levels;
 pub mod scope;
+pub mod children;
+pub mod alike;
+pub mod lasting;
 pub mod candidates;
 pub mod group;
+pub mod cohort;
+pub mod outage;
 pub mod table;
 pub mod evidence;
 pub mod cause;
@@ -34,6 +39,8 @@ mod evidence_tests;
 mod change_tests;
 #[cfg(test)]
 mod runbook_tests;
+#[cfg(test)]
+mod group_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -43,7 +50,9 @@ use wire::UnixMillis;
 use crate::config::DetectConfig;
 use crate::incident::Book;
 use crate::model::{Record, ServerId, SiteId, Transition};
+use candidates::Candidates;
 use past::Past;
+use scope::{Ground, Located};
 use server::{Changed, Line, Server};
 use site::Site;
 use trail::{Trail, Weighed};
@@ -70,6 +79,10 @@ pub struct Settings {
     pub pool_nats: f64,
     /// Score at which a server opens, nats.
     pub server_nats: f64,
+    /// When servers are a group.
+    pub group: group::Rules,
+    /// Labels whose values make groups, the most physical first.
+    pub group_labels: Vec<String>,
     /// Quiet time before an incident resolves, ms.
     pub quiet_ms: i64,
     /// Age of the newest failure beyond which an incident is retroactive, ms.
@@ -87,6 +100,13 @@ impl From<&DetectConfig> for Settings {
             n_failed_min: config.n_failed_min,
             pool_nats: config.pool_nats,
             server_nats: config.server_nats,
+            group: group::Rules {
+                accept_nats: config.group_nats,
+                n_failing_min: (config.group_servers_min as usize).max(candidates::SERVERS_MIN),
+                share_min: config.group_share_min,
+                ..group::Rules::default()
+            },
+            group_labels: config.group_labels.clone(),
             quiet_ms: ms(&config.quiet),
             retroactive_ms: ms(&config.retroactive_after),
             cooldown_ms: ms(&config.cooldown),
@@ -103,6 +123,9 @@ pub struct Fleet {
     index: HashMap<SiteId, u32>,
     #[serde(skip)]
     by_upstream: BTreeMap<String, Vec<u32>>,
+    /// Sites of each server that may be in the middle of an episode; the others are not.
+    #[serde(skip)]
+    suspects: BTreeMap<ServerId, BTreeSet<u32>>,
     /// Counts changes of servers and labels.
     #[serde(skip)]
     revision: u64,
@@ -141,6 +164,34 @@ impl Fleet {
         self.revision += 1;
     }
 
+    /// Sites of a server in the middle of an episode of failures.
+    pub(crate) fn suspects(&self, id: ServerId) -> impl Iterator<Item = u32> {
+        let sites = self.suspects.get(&id).into_iter().flatten().copied();
+        sites.filter(|ix| self.site(*ix).episode.is_some())
+    }
+
+    /// All servers with such sites whose last failure arrived since `since`, ms, with their sites.
+    pub(crate) fn all_suspects(&self, since: i64) -> BTreeMap<ServerId, Vec<u32>> {
+        let recent = |ix: &u32| {
+            let episode = self.site(*ix).episode.as_ref();
+            episode.is_some_and(|episode| episode.last_arrival >= since)
+        };
+        let of = |(id, sites): (&ServerId, &BTreeSet<u32>)| {
+            let sites: Vec<u32> = sites.iter().copied().filter(recent).collect();
+            (!sites.is_empty()).then_some((*id, sites))
+        };
+        self.suspects.iter().filter_map(of).collect()
+    }
+
+    /// Forgets sites that are suspect no more.
+    fn prune_suspects(&mut self) {
+        let Self { sites, suspects, .. } = self;
+        suspects.retain(|_, of| {
+            of.retain(|ix| sites[*ix as usize].episode.is_some());
+            !of.is_empty()
+        });
+    }
+
     /// All sites that use an upstream on another machine.
     #[must_use]
     pub fn users(&self, address: &str) -> &[u32] {
@@ -169,8 +220,24 @@ impl Fleet {
     fn reindex(&mut self) {
         self.index = (0_u32..).zip(&self.sites).map(|(ix, site)| (site.id, ix)).collect();
         self.by_upstream.clear();
+        self.suspects.clear();
         for ix in 0..self.sites.len() as u32 {
             self.index_upstream(ix);
+            let site = self.site(ix);
+            if site.episode.is_some() {
+                self.suspects.entry(site.server).or_default().insert(ix);
+            }
+        }
+    }
+
+    /// Adds what a site answered well in one second to what its server did.
+    fn fold_answers(&mut self, id: ServerId, ix: u32, second: i64, counts: &crate::model::Counts) {
+        let failed = counts.n_502.saturating_add(counts.n_503).saturating_add(counts.n_504);
+        let n_ok = counts.n.saturating_sub(failed).saturating_sub(counts.n_499);
+        if n_ok > 0
+            && let Some(server) = self.servers.get_mut(&id)
+        {
+            server.fold_ok(second, f64::from(n_ok) * self.sites[ix as usize].rates.loss());
         }
     }
 
@@ -226,6 +293,9 @@ pub struct Engine {
     /// What was weighed, for whoever asks why.
     #[serde(skip)]
     trail: Trail,
+    /// Sets of servers that may share a fault, as of the last time that somebody asked.
+    #[serde(skip)]
+    candidates: Candidates,
 }
 
 fn default_settings() -> Settings {
@@ -245,6 +315,7 @@ impl Engine {
             attention: BTreeMap::new(),
             refused: Refused::default(),
             trail: Trail::default(),
+            candidates: Candidates::default(),
         }
     }
 
@@ -450,9 +521,9 @@ impl Engine {
                 self.fold(arrived_at, record);
             }
             if let Some(tick) = self.tick {
-                let (servers, found) = self.look(tick);
+                let located = self.look(tick);
                 let (fleet, settings) = (&mut self.fleet, &self.settings);
-                self.book.place(fleet, &found, &servers, settings, tick, &mut transitions);
+                self.book.place(fleet, &located, settings, tick, &mut transitions);
             }
         }
         for record in complete {
@@ -501,6 +572,7 @@ impl Engine {
                 {
                     server.fold_requests(second, counts.n);
                 }
+                self.fleet.fold_answers(id, ix, second, counts);
                 let site = self.fleet.site_mut(ix);
                 if let Some(case) = site.case {
                     self.book.count(case, site.id, second, counts);
@@ -626,12 +698,12 @@ impl Engine {
     }
 
     fn act(&mut self, now: i64, transitions: &mut Vec<Transition>) {
-        let (servers, findings) = self.look(now);
-        self.book.step(&mut self.fleet, &findings, &servers, &self.settings, now, transitions);
+        let located = self.look(now);
+        self.book.step(&mut self.fleet, &located, &self.settings, now, transitions);
     }
 
     /// Steps the sites that gained something and weighs the scopes around those that fail.
-    fn look(&mut self, now: i64) -> (BTreeSet<ServerId>, Vec<scope::Finding>) {
+    fn look(&mut self, now: i64) -> Located {
         for ix in std::mem::take(&mut self.touched) {
             let site = &mut self.fleet.sites[ix as usize];
             let Some(server) = self.fleet.servers.get_mut(&site.server) else { continue };
@@ -643,22 +715,30 @@ impl Engine {
                     self.attention.insert(site.server, until);
                 }
                 server.suspect_since = server.suspect_since.or(Some(now));
+                self.fleet.suspects.entry(site.server).or_default().insert(ix);
             }
         }
         self.attention.retain(|_, until| now <= *until);
         let servers: BTreeSet<ServerId> = self.attention.keys().copied().collect();
         for id in &servers {
-            let sites = &self.fleet.servers[id].sites;
-            if !sites.iter().any(|ix| self.fleet.sites[*ix as usize].episode.is_some()) {
+            if self.fleet.suspects(*id).next().is_none() {
                 self.attention.remove(id);
                 if let Some(server) = self.fleet.servers.get_mut(id) {
                     server.suspect_since = None;
                 }
             }
         }
-        let findings =
-            scope::localise(&mut self.fleet, &servers, &self.settings, now, &mut self.trail);
-        (servers, findings)
+        self.fleet.prune_suspects();
+        if self.fleet.suspects.len() >= candidates::SERVERS_MIN {
+            self.candidates.refresh(&self.fleet, &self.settings.group_labels);
+        }
+        let ground = Ground {
+            settings: &self.settings,
+            candidates: &self.candidates,
+            open: &self.book.groups(),
+            now,
+        };
+        scope::localise(&mut self.fleet, servers, &ground, &mut self.trail)
     }
 }
 

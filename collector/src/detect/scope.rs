@@ -8,37 +8,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::server::Server;
+use super::alike;
+use super::candidates::Candidates;
+use super::children::{Child, children};
+pub use super::children::{FAILING, child_factor, closed_second, failing_evidence};
+use super::group::SAYS_NOTHING;
+use super::lasting::{first_failure, is_fresh, persists, verdict};
+use super::outage::{self, Groups, Shared};
 use super::site::Site;
-use super::trail::Trail;
+use super::trail::{Trail, Weighed};
 use super::{Fleet, Settings};
+use crate::incident::story;
 use crate::model::{ServerId, SiteId};
 
-/// Largest share of its evidence that one failing site may bring, nats.
-const FAILING_MAX: f64 = 14.0;
-/// Most that successes of one site may say, nats.
-const OK_MAX: f64 = 6.0;
-/// Evidence above which a site counts as failing, nats.
-pub const FAILING: f64 = 2.5;
-/// P(site fails | shared fault) and P(site fails by itself), within a server.
-const PHI: f64 = 0.9;
-const EPS: f64 = 1e-4;
 /// Log prior of a pool or a server.
 const PRIOR: f64 = -4.0;
 /// What a server must beat the sum of its pools by, nats; more when they fail in different ways.
 const MARGIN: f64 = 3.0;
 const MARGIN_UNLIKE: f64 = 12.0;
-/// Failures older than this fade when a wider scope is weighed, seconds: sites with little traffic
-/// keep their score for half an hour, and strays of three of them are no shared fault.
-const FADE_AFTER_S: f64 = 30.0;
-const FADE_S: f64 = 90.0;
-/// A scope opens only within this of the arrival of a failure, ms.
-const FRESH_MS: i64 = 10_000;
-/// Nats of successes since its last failure from which a site answers again, whatever its score.
-const ANSWERS: f64 = 4.0;
-/// Share of failures from which a failure is hard.
-const HARD: f64 = 0.8;
-
 /// What serves sites.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Pool {
@@ -98,58 +85,94 @@ pub struct Finding {
     pub verdict_at: i64,
 }
 
-/// Log of the Bayes factor that evidence `l` of one child gives for a shared fault.
-#[must_use]
-pub fn child_factor(l: f64, phi: f64, eps: f64) -> f64 {
-    log_add_exp(phi.ln() + l, (1.0 - phi).ln()) - log_add_exp(eps.ln() + l, (1.0 - eps).ln())
+/// What localisation works with beside the fleet.
+pub(crate) struct Ground<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) candidates: &'a Candidates,
+    /// Groups that have an open incident.
+    pub(crate) open: &'a [Group],
+    /// The collector's clock, ms.
+    pub(crate) now: i64,
 }
 
-fn log_add_exp(a: f64, b: f64) -> f64 {
-    let high = a.max(b);
-    high + ((a - high).exp() + (b - high).exp()).ln()
+/// What localisation found.
+#[derive(Debug, Default)]
+pub(crate) struct Located {
+    /// Servers that were looked at.
+    pub(crate) servers: BTreeSet<ServerId>,
+    /// The scopes that explain what fails, wider ones first.
+    pub(crate) findings: Vec<Finding>,
+    /// Servers that fail as a whole; known only while several are suspect.
+    pub(crate) failing: BTreeSet<ServerId>,
 }
 
-/// One site as the weighing sees it.
-struct Child<'a> {
-    ix: u32,
-    /// Evidence, nats: above 0 failing, below 0 well, 0 unknown.
-    evidence: f64,
-    factor: f64,
-    pool: Option<&'a Pool>,
-}
-
-impl Child<'_> {
-    fn is_failing(&self) -> bool {
-        self.evidence > FAILING
-    }
-}
-
-/// Weighs the scopes around these servers. `now` is the collector's clock, ms.
+/// Weighs the scopes around these servers: pools that several share, each server by itself, then
+/// the groups; what a wider scope explains is not reported again for what lies in it.
 pub(crate) fn localise(
     fleet: &mut Fleet,
-    servers: &BTreeSet<ServerId>,
-    settings: &Settings,
-    now: i64,
-    _trail: &mut Trail,
-) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let mut covered = BTreeSet::new();
-    for upstream in shared_upstreams(fleet, servers) {
-        shared_pool(fleet, &upstream, settings, now, &mut covered, &mut found);
+    servers: BTreeSet<ServerId>,
+    ground: &Ground<'_>,
+    trail: &mut Trail,
+) -> Located {
+    for server in &servers {
+        judge_sites(fleet, *server, ground.settings, ground.now);
     }
-    for server in servers {
-        in_server(fleet, *server, settings, now, &mut covered, &mut found);
+    let fleet_then = &*fleet;
+    let weighed: BTreeMap<ServerId, Vec<Child>> = servers
+        .iter()
+        .map(|id| (*id, children(fleet_then, *id, ground.settings, ground.now)))
+        .collect();
+    let pools: Vec<SharedPool> = shared_upstreams(fleet_then, &servers)
+        .into_iter()
+        .filter_map(|address| shared_pool(fleet_then, &address, &weighed, ground, trail))
+        .collect();
+    let covered: BTreeSet<u32> = pools.iter().flat_map(|p| p.failing.iter().copied()).collect();
+    let mut inner = Vec::new();
+    let mut accepted: BTreeSet<ServerId> =
+        pools.iter().flat_map(|pool| servers_of(fleet_then, &pool.failing)).collect();
+    for (id, all) in &weighed {
+        let before = inner.len();
+        in_server(fleet_then, *id, all, &covered, ground, trail, &mut inner);
+        if inner.len() > before {
+            accepted.insert(*id);
+        }
     }
-    found.sort_by(|a, b| a.scope.cmp(&b.scope));
-    found
+    let shared = Shared { weighed: &weighed, pools: &pools, accepted: &accepted };
+    let Groups { findings: groups, failing, lost } =
+        outage::groups(fleet_then, &shared, ground, trail);
+    let in_group: BTreeSet<ServerId> =
+        groups.iter().flat_map(|group| servers_of(fleet_then, &group.failing)).collect();
+    let stands = |ix: usize| !lost.contains(&ix);
+    let pools = pools.into_iter().enumerate().filter(|(ix, _)| stands(*ix)).map(|(_, pool)| pool);
+    let mut findings = groups;
+    findings.extend(pools.filter_map(|pool| pool.finding(fleet_then, ground.now)));
+    let is_inner = |finding: &Finding| {
+        servers_of(fleet_then, &finding.failing).iter().any(|id| in_group.contains(id))
+    };
+    findings.extend(inner.into_iter().filter(|finding| !is_inner(finding)));
+    findings.sort_by(|a, b| a.scope.cmp(&b.scope));
+    drop(weighed);
+    for id in accepted {
+        if let Some(server) = fleet.servers.get_mut(&id) {
+            server.verdict = Some(outage::verdict(server, ground.now));
+        }
+    }
+    Located { servers, findings, failing }
+}
+
+/// The servers of sites.
+pub(crate) fn servers_of(fleet: &Fleet, sites: &[u32]) -> BTreeSet<ServerId> {
+    sites.iter().map(|ix| fleet.site(*ix).server).collect()
 }
 
 /// Addresses that failing sites of these servers and of others use.
 fn shared_upstreams(fleet: &Fleet, servers: &BTreeSet<ServerId>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for server in servers.iter().filter_map(|id| fleet.servers.get(id)) {
-        for site in server.sites.iter().map(|ix| fleet.site(*ix)) {
-            if let (Some(_), Some(Pool::Upstream(address))) = (&site.episode, &site.place) {
+    for id in servers {
+        for site in fleet.suspects(*id).map(|ix| fleet.site(ix)) {
+            if let Some(Pool::Upstream(address)) = &site.place
+                && !found.contains(address)
+            {
                 found.insert(address.clone());
             }
         }
@@ -162,90 +185,164 @@ fn shared_upstreams(fleet: &Fleet, servers: &BTreeSet<ServerId>) -> BTreeSet<Str
     found
 }
 
+/// A pool that several servers use and that fails.
+pub(super) struct SharedPool {
+    pub(super) address: String,
+    pub(super) score: f64,
+    pub(super) failing: Vec<u32>,
+    corroborated: bool,
+}
+
+impl SharedPool {
+    fn finding(self, fleet: &Fleet, now: i64) -> Option<Finding> {
+        let stands = persists(fleet, &self.failing, self.corroborated)
+            && is_fresh(fleet, &self.failing, now);
+        let verdict_at = verdict(fleet, &self.failing, now);
+        let scope = Scope::Pool(Pool::Upstream(self.address));
+        let (score, failing) = (self.score, self.failing);
+        stands.then_some(Finding { scope, score, failing, verdict_at })
+    }
+}
+
 /// A pool that several servers use: weighed over all its sites, against each server by itself.
 fn shared_pool(
     fleet: &Fleet,
     address: &str,
-    settings: &Settings,
-    now: i64,
-    covered: &mut BTreeSet<u32>,
-    found: &mut Vec<Finding>,
-) {
-    let users = fleet.users(address);
-    let servers: BTreeSet<ServerId> = users.iter().map(|ix| fleet.site(*ix).server).collect();
-    let all: Vec<Child> = servers
+    weighed: &BTreeMap<ServerId, Vec<Child<'_>>>,
+    ground: &Ground<'_>,
+    trail: &mut Trail,
+) -> Option<SharedPool> {
+    let servers = servers_of(fleet, fleet.users(address));
+    let others: BTreeMap<ServerId, Vec<Child>> = servers
         .iter()
-        .flat_map(|server| children(fleet, *server, now, covered, settings))
+        .filter(|id| !weighed.contains_key(id))
+        .map(|id| (*id, children(fleet, *id, ground.settings, ground.now)))
         .collect();
-    let pool = Pool::Upstream(address.to_owned());
-    let inside: Vec<&Child> = all.iter().filter(|c| c.pool == Some(&pool)).collect();
+    let of = |id: &ServerId| weighed.get(id).or_else(|| others.get(id)).into_iter().flatten();
+    let is_of = |child: &&Child| matches!(child.pool, Some(Pool::Upstream(of)) if of == address);
+    let inside: Vec<&Child> = servers.iter().flat_map(of).filter(is_of).collect();
     let failing: Vec<u32> = inside.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
-    let failing_servers: BTreeSet<_> = failing.iter().map(|ix| fleet.site(*ix).server).collect();
+    let failing_servers = servers_of(fleet, &failing);
     if failing_servers.len() < 2 {
-        return;
+        return None;
     }
     let score = inside.iter().map(|c| c.factor).sum::<f64>() + PRIOR;
     let apart: f64 = failing_servers
         .iter()
-        .map(|server| {
-            let sites = all.iter().filter(|c| fleet.site(c.ix).server == *server);
-            (sites.map(|c| c.factor).sum::<f64>() + PRIOR).max(0.0)
-        })
+        .map(|id| (of(id).map(|c| c.factor).sum::<f64>() + PRIOR).max(0.0))
         .sum();
-    if score < settings.pool_nats || score <= apart {
-        return;
+    let needed = ground.settings.pool_nats;
+    let rejected = match () {
+        () if score < needed => Some(format!("{score:.1} nats, {needed:.0} needed")),
+        () if score <= apart => {
+            Some(format!("the servers by themselves explain more: {apart:.1} nats"))
+        }
+        () => None,
+    };
+    trail.note(|| Weighed {
+        at: ground.now,
+        scope: format!("pool:{address}"),
+        score,
+        needed,
+        n_failing: failing.len(),
+        n_well: inside.iter().filter(|c| c.evidence < -SAYS_NOTHING).count(),
+        rejected: rejected.clone(),
+    });
+    if rejected.is_some() {
+        return None;
     }
     let corroborated = failing_servers.iter().any(|server| {
         fleet.servers[server].corroboration(Some(address), first_failure(fleet, &failing)) > 0.0
     });
-    covered.extend(failing.iter().copied());
-    if persists(fleet, &failing, corroborated) && is_fresh(fleet, &failing, now) {
-        let verdict_at = verdict(fleet, &failing, now);
-        found.push(Finding { scope: Scope::Pool(pool), score, failing, verdict_at });
-    }
+    Some(SharedPool { address: address.to_owned(), score, failing, corroborated })
 }
 
 /// The scopes of one server: itself, its pools, its sites, the best explanation first.
 fn in_server(
-    fleet: &mut Fleet,
+    fleet: &Fleet,
     id: ServerId,
-    settings: &Settings,
-    now: i64,
-    covered: &mut BTreeSet<u32>,
+    all: &[Child<'_>],
+    covered: &BTreeSet<u32>,
+    ground: &Ground<'_>,
+    trail: &mut Trail,
     found: &mut Vec<Finding>,
 ) {
-    judge_sites(fleet, id, settings, now);
-    let all = children(fleet, id, now, covered, settings);
-    let pools = pools(fleet, &all, settings);
+    let (settings, now) = (ground.settings, ground.now);
+    let all: Vec<&Child> = all.iter().filter(|child| !covered.contains(&child.ix)).collect();
     let failing: Vec<u32> = all.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
-    if let Some((score, corroborated)) = server_wins(fleet, id, &all, &pools, settings) {
-        let scope = Scope::Server(id);
-        covered.extend(failing.iter().copied());
-        if persists(fleet, &failing, corroborated) && is_fresh(fleet, &failing, now) {
-            let verdict_at = verdict(fleet, &failing, now);
-            found.push(Finding { scope, score, failing, verdict_at });
-        }
+    if failing.is_empty() {
         return;
     }
-    for pool in pools.into_iter().filter(|pool| pool.accepted) {
-        covered.extend(pool.failing.iter().copied());
-        if persists(fleet, &pool.failing, pool.corroborated) && is_fresh(fleet, &pool.failing, now)
-        {
-            let verdict_at = verdict(fleet, &pool.failing, now);
-            let (scope, score, failing) = (Scope::Pool(pool.pool), pool.score, pool.failing);
+    let pools = pools(fleet, &all, settings);
+    let mut add = |scope: Scope, score: f64, failing: Vec<u32>, corroborated: bool| {
+        let reason = match () {
+            () if !persists(fleet, &failing, corroborated) => Some("it may be a stall so far"),
+            () if !is_fresh(fleet, &failing, now) => Some("no failure arrived lately"),
+            () => None,
+        };
+        let verdict_at = verdict(fleet, &failing, now);
+        let (key, n_failing) = (scope.clone(), failing.len());
+        if reason.is_none() {
             found.push(Finding { scope, score, failing, verdict_at });
         }
+        (key, n_failing, reason)
+    };
+    let mut note = |(scope, n_failing, reason): (Scope, usize, Option<&str>), score, needed| {
+        trail.note(|| Weighed {
+            at: now,
+            scope: story::scope_key(fleet, &scope),
+            score,
+            needed,
+            n_failing,
+            n_well: all.iter().filter(|c| is_well_in(fleet, &scope, c)).count(),
+            rejected: reason.map(str::to_owned),
+        });
+    };
+    let said = server_wins(fleet, id, &all, &pools, settings);
+    if let Some((score, corroborated)) = said.wins {
+        note(add(Scope::Server(id), score, failing, corroborated), score, settings.server_nats);
+        return;
     }
-    for ix in failing.into_iter().filter(|ix| !covered.contains(ix)) {
-        let site = fleet.site(ix);
-        let Some(verdict_at) = site.episode.as_ref().and_then(|e| e.verdict_at) else { continue };
-        let corroborated = corroboration(fleet, site) > 0.0;
-        let score = site_score(fleet, site);
-        let stands = holds(fleet, site, settings) && !held(site, now);
-        if stands && persists(fleet, &[ix], corroborated) && is_fresh(fleet, &[ix], now) {
-            let scope = Scope::Site(site.id);
-            found.push(Finding { scope, score, failing: vec![ix], verdict_at });
+    let reason = Some(said.why.as_str()).filter(|why| !why.is_empty());
+    note((Scope::Server(id), failing.len(), reason), said.score, settings.server_nats);
+    let mut in_pool = BTreeSet::new();
+    for pool in pools {
+        let (scope, score) = (Scope::Pool(pool.pool), pool.score);
+        if pool.accepted {
+            in_pool.extend(pool.failing.iter().copied());
+            note(add(scope, score, pool.failing, pool.corroborated), score, settings.pool_nats);
+        } else {
+            let why = Some("too many of its sites answer, or too few fail");
+            note((scope, pool.failing.len(), why), score, settings.pool_nats);
         }
+    }
+    for ix in failing.into_iter().filter(|ix| !in_pool.contains(ix)) {
+        let site = fleet.site(ix);
+        let (scope, score) = (Scope::Site(site.id), site_score(fleet, site));
+        let judged = site.episode.as_ref().is_some_and(|e| e.verdict_at.is_some());
+        if judged && holds(fleet, site, settings) && !held(site, now) {
+            let corroborated = corroboration(fleet, site) > 0.0;
+            note(add(scope, score, vec![ix], corroborated), score, settings.open_nats);
+        } else {
+            let why = Some(why_not(site, settings, now));
+            note((scope, 1, why), score, settings.open_nats);
+        }
+    }
+}
+
+/// Whether a site of a scope answers well.
+fn is_well_in(fleet: &Fleet, scope: &Scope, child: &Child<'_>) -> bool {
+    child.evidence < -SAYS_NOTHING && holds_site(fleet, scope, child.ix)
+}
+
+/// Why a failing site does not open.
+fn why_not(site: &Site, settings: &Settings, now: i64) -> &'static str {
+    let n_failed = site.episode.as_ref().map_or(0.0, |episode| episode.n_failed);
+    match () {
+        () if site.is_chronic() => "it always fails: listed as chronic",
+        () if held(site, now) => "its incident resolved just now",
+        () if n_failed < settings.n_failed_min - 1e-9 => "too few failures of different clients",
+        () => "too few failures for its past",
     }
 }
 
@@ -288,63 +385,6 @@ fn held(site: &Site, now: i64) -> bool {
     site.hold_until.is_some_and(|until| now < until)
 }
 
-/// Evidence of every site of a server that no other finding covers.
-fn children<'a>(
-    fleet: &'a Fleet,
-    id: ServerId,
-    now: i64,
-    covered: &BTreeSet<u32>,
-    settings: &Settings,
-) -> Vec<Child<'a>> {
-    let Some(server) = fleet.servers.get(&id) else { return Vec::new() };
-    let known = server.known_until();
-    let then = as_of(fleet, server, settings, now).unwrap_or(known);
-    let until = then.div_euclid(1000);
-    let first = server.sites.iter().filter_map(|ix| fleet.site(*ix).episode.as_ref());
-    let first = first.map(|episode| episode.first_at.div_euclid(1000)).min().unwrap_or(until);
-    // Successes since the first failure: at least of the last 6 s, at most of 30 s.
-    let from = first.clamp(until - 30, until - 6);
-    let closed = if then < known { until + 1 } else { closed_second(now) };
-    let uncovered = server.sites.iter().filter(|ix| !covered.contains(ix));
-    uncovered
-        .map(|ix| {
-            let site = fleet.site(*ix);
-            let evidence = evidence(site, until, from, closed);
-            let factor = child_factor(evidence, PHI, EPS);
-            Child { ix: *ix, evidence, factor, pool: site.place.as_ref() }
-        })
-        .collect()
-}
-
-/// The instant that old data speaks of: the newest failure of what just arrived, when that is too old
-/// to be told. Its sites are weighed as they were then; what they did since does not excuse them.
-fn as_of(fleet: &Fleet, server: &Server, settings: &Settings, now: i64) -> Option<i64> {
-    let sites = server.sites.iter().map(|ix| fleet.site(*ix));
-    let just_came = sites.filter(|site| {
-        site.episode.as_ref().is_some_and(|episode| episode.last_arrival >= now - FRESH_MS)
-    });
-    let newest = just_came.filter_map(Site::last_failed).max()?;
-    (server.known_until() - newest > settings.retroactive_ms).then_some(newest)
-}
-
-/// First second whose bucket is still open at `now`: one closes 500 ms after its end.
-#[must_use]
-pub fn closed_second(now: i64) -> i64 {
-    (now - 500).div_euclid(1000)
-}
-
-fn evidence(site: &Site, until: i64, from: i64, closed: i64) -> f64 {
-    let score = site.score(until);
-    let last = site.last_failed().map_or(i64::MIN, |last| last.div_euclid(1000));
-    let well = site.rates.loss() * site.ok_between(last.max(from) + 1, closed) as f64;
-    if score > 0.0 && well < ANSWERS {
-        let age = site.last_failed().map_or(0, |last| until - last.div_euclid(1000)) as f64;
-        let fade = (-(age - FADE_AFTER_S).max(0.0) / FADE_S).exp();
-        return (score * fade).min(FAILING_MAX);
-    }
-    -(site.rates.loss() * site.ok_between(from, closed) as f64).min(OK_MAX)
-}
-
 /// The pool of a site: as configured, else as its error lines name it.
 #[must_use]
 pub(super) fn pool_of(site: &Site) -> Option<Pool> {
@@ -377,7 +417,7 @@ struct WeighedPool {
     accepted: bool,
 }
 
-fn pools(fleet: &Fleet, all: &[Child<'_>], settings: &Settings) -> Vec<WeighedPool> {
+fn pools(fleet: &Fleet, all: &[&Child<'_>], settings: &Settings) -> Vec<WeighedPool> {
     let mut by_pool: BTreeMap<&Pool, Vec<&Child<'_>>> = BTreeMap::new();
     for child in all {
         if let Some(pool) = child.pool {
@@ -410,145 +450,68 @@ impl Pool {
     }
 }
 
-/// The server's log odds, if it explains more than its pools and sites by themselves.
+/// What became of a server as a whole.
+struct ServerSaid {
+    score: f64,
+    /// Its score, and whether facts of the machine support it; `None` when something else wins.
+    wins: Option<(f64, bool)>,
+    /// Why something else does.
+    why: String,
+}
+
+/// The server's log odds, and whether it explains more than its pools and sites by themselves.
 fn server_wins(
     fleet: &Fleet,
     id: ServerId,
-    all: &[Child<'_>],
+    all: &[&Child<'_>],
     pools: &[WeighedPool],
     settings: &Settings,
-) -> Option<(f64, bool)> {
+) -> ServerSaid {
     let failing: Vec<u32> = all.iter().filter(|c| c.is_failing()).map(|c| c.ix).collect();
     let n_min = if all.len() == 2 { 2 } else { 3 };
-    if failing.len() < n_min {
-        return None;
-    }
-    let server = fleet.servers.get(&id)?;
-    let extra = server.corroboration(None, first_failure(fleet, &failing));
+    let first = first_failure(fleet, &failing);
+    let extra = fleet.servers.get(&id).map_or(0.0, |server| server.corroboration(None, first));
     let n_failed: f64 =
         failing.iter().filter_map(|ix| fleet.site(*ix).episode.as_ref()).map(|e| e.n_failed).sum();
     let score = all.iter().map(|c| c.factor).sum::<f64>() + PRIOR + extra;
     let known: BTreeSet<Option<&Pool>> = all.iter().map(|c| c.pool).collect();
     let parts: f64 = pools.iter().map(|pool| pool.score.max(0.0)).sum();
-    let margin = match known.len() {
+    let margin = || match known.len() {
         // Its only pool and the server are the same thing: the server is what people know.
         0 | 1 => -1e-9,
         _ if fail_alike(fleet, pools) => MARGIN,
         _ => MARGIN_UNLIKE,
     };
-    let wins = score > parts + margin;
-    let enough = n_failed >= 4.0 - 1e-9 || extra > 0.0;
-    (wins && enough && score >= settings.server_nats).then_some((score, extra > 0.0))
+    let (mut wins, mut why) = (None, String::new());
+    match () {
+        () if failing.len() < n_min => why = format!("{n_min} failing sites needed"),
+        () if n_failed < 4.0 - 1e-9 && extra <= 0.0 => {
+            "4 failures of different clients needed".clone_into(&mut why);
+        }
+        () if score < settings.server_nats => {
+            why = format!("{score:.1} nats, {:.0} needed", settings.server_nats);
+        }
+        () if score <= parts + margin() => {
+            why = format!("its pools by themselves explain as much: {parts:.1} nats");
+        }
+        () => wins = Some((score, extra > 0.0)),
+    }
+    ServerSaid { score, wins, why }
 }
 
-/// Whether the error lines of the pools are of a kind: one fault shows the same face everywhere.
 fn fail_alike(fleet: &Fleet, pools: &[WeighedPool]) -> bool {
-    let mixtures: Vec<_> = pools.iter().filter_map(|pool| mixture(fleet, &pool.failing)).collect();
-    mixtures.iter().enumerate().all(|(ix, a)| {
-        mixtures[ix + 1..].iter().all(|b| {
-            let shared = |(kind, share): (&u8, &f64)| b.get(kind).map_or(0.0, |s| s.min(*share));
-            a.iter().map(shared).sum::<f64>() >= 0.2
-        })
-    })
+    let mixtures: Vec<_> =
+        pools.iter().filter_map(|pool| alike::mixture(fleet, &pool.failing)).collect();
+    alike::all_alike(&mixtures)
 }
 
-/// Shares of the kinds of error lines of these sites; `None` when there are no lines.
-fn mixture(fleet: &Fleet, sites: &[u32]) -> Option<BTreeMap<u8, f64>> {
-    let mut kinds: BTreeMap<u8, f64> = BTreeMap::new();
-    for site in sites.iter().map(|ix| fleet.site(*ix)) {
-        for (signal, lines) in &site.said.lines {
-            if let Some(kind) = kind_of(*signal) {
-                *kinds.entry(kind).or_default() += lines.n as f64;
-            }
-        }
+/// Whether two scopes are one: a cohort is its change, whoever had it by now.
+#[must_use]
+pub fn is_same(a: &Scope, b: &Scope) -> bool {
+    match (a, b) {
+        (Scope::Group(Group::Cohort(a, _)), Scope::Group(Group::Cohort(b, _))) => a == b,
+        _ => a == b,
     }
-    let total: f64 = kinds.values().sum();
-    for n in kinds.values_mut() {
-        *n /= total;
-    }
-    (total > 0.0).then_some(kinds)
-}
-
-/// Families of signals that one fault may show side by side.
-fn kind_of(signal: i32) -> Option<u8> {
-    use wire::v1::Signal as S;
-    Some(match S::try_from(signal).ok()? {
-        S::ConnectRefused
-        | S::NoSuchSocket
-        | S::Reset
-        | S::PrematureClose
-        | S::NoLiveUpstreams
-        | S::ServerDown
-        | S::WorkerSignal => 0,
-        S::BacklogFull | S::TimeoutRead | S::MaxChildren | S::TooManyConnections => 1,
-        S::ConnectTimeout | S::Unreachable => 2,
-        S::Dns => 3,
-        S::Permission => 4,
-        S::DiskFull => 5,
-        S::TooBigHeader | S::InvalidHeader | S::Tls => 6,
-        _ => return None,
-    })
-}
-
-fn first_failure(fleet: &Fleet, sites: &[u32]) -> i64 {
-    episodes(fleet, sites).map(|episode| episode.first_at).min().unwrap_or(0)
-}
-
-fn episodes<'a>(
-    fleet: &'a Fleet,
-    sites: &'a [u32],
-) -> impl Iterator<Item = &'a super::site::Episode> {
-    sites.iter().filter_map(|ix| fleet.site(*ix).episode.as_ref())
-}
-
-fn verdict(fleet: &Fleet, sites: &[u32], now: i64) -> i64 {
-    episodes(fleet, sites).filter_map(|episode| episode.verdict_at).min().unwrap_or(now)
-}
-
-/// Evidence keeps coming in, so that what opens is news and not the rest of an old score.
-fn is_fresh(fleet: &Fleet, sites: &[u32], now: i64) -> bool {
-    episodes(fleet, sites).any(|episode| now - episode.last_arrival <= FRESH_MS)
-}
-
-/// Whether the failures last long enough to be no stall: a second when hard, else four.
-///
-/// Most logs have whole seconds, so neighbouring seconds alone may lie a millisecond apart: then
-/// the arrival of the failures decides.
-fn persists(fleet: &Fleet, sites: &[u32], corroborated: bool) -> bool {
-    let (mut first, mut last) = (i64::MAX, i64::MIN);
-    let (mut first_arrival, mut last_arrival) = (i64::MAX, i64::MIN);
-    for episode in episodes(fleet, sites) {
-        first = first.min(episode.first_at.div_euclid(1000));
-        last = last.max(episode.last_at.div_euclid(1000));
-        first_arrival = first_arrival.min(episode.first_arrival);
-        last_arrival = last_arrival.max(episode.last_arrival);
-    }
-    if first > last {
-        return false;
-    }
-    let spans = |s: i64| {
-        last - first > s || (last - first >= s && last_arrival - first_arrival >= s * 1000)
-    };
-    let (mut failed, mut answered) = (0.0, 0.0);
-    for site in sites.iter().map(|ix| fleet.site(*ix)) {
-        let began = site.episode.as_ref().map_or(first, |e| e.first_at.div_euclid(1000));
-        let from = began.max(last - 10);
-        for bucket in site.buckets().rev().take_while(|bucket| bucket.second >= from) {
-            failed += f64::from(bucket.failed());
-            // What a site answered in its first failing second may well have come before the fault.
-            answered += if bucket.second > began { f64::from(bucket.ok) } else { 0.0 };
-        }
-    }
-    if corroborated || failed >= HARD * (failed + answered) {
-        return spans(1);
-    }
-    spans(4) && n_failing_seconds(fleet, sites, first) >= 4
-}
-
-fn n_failing_seconds(fleet: &Fleet, sites: &[u32], first: i64) -> usize {
-    let buckets = sites.iter().flat_map(|ix| fleet.site(*ix).buckets());
-    let failing = buckets.filter(|bucket| bucket.second >= first && bucket.failed() > 0);
-    failing.map(|bucket| bucket.second).collect::<BTreeSet<_>>().len()
 }
 
 /// Whether `outer` holds every site of `inner`.
@@ -586,13 +549,4 @@ pub fn holds_site(fleet: &Fleet, scope: &Scope, ix: u32) -> bool {
         Scope::Pool(pool) => site.place.as_ref() == Some(pool),
         Scope::Site(id) => site.id == *id,
     }
-}
-
-/// Evidence that a site fails now, nats, as the weighing of wider scopes sees it.
-#[must_use]
-pub fn failing_evidence(fleet: &Fleet, ix: u32) -> f64 {
-    let site = fleet.site(ix);
-    let until = fleet.servers.get(&site.server).map_or(0, super::server::Server::known_until);
-    let until = until.div_euclid(1000);
-    evidence(site, until, until - 30, until)
 }

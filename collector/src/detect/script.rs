@@ -42,6 +42,8 @@ pub(crate) enum Fate {
 #[derive(Clone)]
 pub(crate) struct Def {
     pub(crate) site: SiteId,
+    /// Number of its server, from 1.
+    pub(crate) server: i64,
     pub(crate) name: String,
     pub(crate) pool: Option<String>,
 }
@@ -83,13 +85,42 @@ impl Script {
                 let remote = pool.contains(':');
                 let upstream = remote.then(|| (*pool).to_owned());
                 let pool = (!remote && !pool.is_empty()).then(|| (*pool).to_owned());
-                let def = Def { site, name: name.clone(), pool: pool.clone() };
+                let (server_no, of_pool) = (self.n_servers, pool.clone());
+                let def = Def { site, server: server_no, name: name.clone(), pool: of_pool };
                 self.sites.push(def);
                 let baseline =
                     Some(Baseline { days: 28.0, n_requests: 2_000_000, n_gateway_errors: 20 });
                 let record = Record::Site { site, server, name, pool, upstream, baseline };
                 self.records.push((arrived, record));
             }
+        }
+        self
+    }
+
+    /// Labels of the last server, as in "rack=r1 region=eu".
+    pub(crate) fn labelled(mut self, words: &str) -> Self {
+        let server = ServerId(self.n_servers);
+        for (_, record) in &mut self.records {
+            if let Record::Server { server: id, labels, .. } = record
+                && *id == server
+            {
+                let words = words.split_whitespace().filter_map(|word| word.split_once('='));
+                labels.extend(words.map(|(k, v)| (k.to_owned(), v.to_owned())));
+            }
+        }
+        self
+    }
+
+    /// So many servers with one pool of so many sites each; `labels` by their number, from 1.
+    pub(crate) fn fleet(
+        mut self,
+        n_servers: i64,
+        n_sites: usize,
+        labels: impl Fn(i64) -> String,
+    ) -> Self {
+        for n in 1..=n_servers {
+            let name = format!("web-{n:03}");
+            self = self.server(&name, &[("www", n_sites)]).labelled(&labels(n));
         }
         self
     }

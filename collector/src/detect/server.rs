@@ -24,6 +24,8 @@ const CHANGES_MAX: usize = 100;
 const UNIT_MS: i64 = 900_000;
 /// The same for a unit that nobody saw running, ms.
 const UNSEEN_MS: i64 = 300_000;
+/// Seconds of answers kept.
+const ANSWERS_S: i64 = 12;
 /// Units kept.
 const UNITS_MAX: usize = 500;
 /// What a failure counts around an announced restart, and for how long after it, ms.
@@ -167,6 +169,15 @@ pub struct Changed {
     pub pool: Option<String>,
 }
 
+/// When a test of a server's own sites, pools or of itself held, on the collector's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// First, in this spell.
+    pub first: i64,
+    /// Last.
+    pub last: i64,
+}
+
 /// One server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Server {
@@ -209,6 +220,12 @@ pub struct Server {
     #[serde(default)]
     pub(super) gauges: BTreeMap<String, (i64, f64)>,
     pub(super) counters: BTreeMap<String, f64>,
+    /// When one of its own tests held.
+    #[serde(default)]
+    pub verdict: Option<Held>,
+    /// What its sites answered well in the newest seconds, nats.
+    #[serde(default)]
+    answers: VecDeque<(i64, f64)>,
     /// Requests of the newest seconds, of sites whose norm is known.
     #[serde(default)]
     pub(super) requests: BTreeMap<i64, u64>,
@@ -241,6 +258,8 @@ impl Server {
             levels: BTreeMap::new(),
             spells: BTreeMap::new(),
             gauges: BTreeMap::new(),
+            verdict: None,
+            answers: VecDeque::new(),
             counters: BTreeMap::new(),
             requests: BTreeMap::new(),
             requests_since: None,
@@ -379,6 +398,30 @@ impl Server {
         {
             self.changes.pop_front();
         }
+    }
+
+    /// Adds what a site answered well in one second, nats.
+    pub(crate) fn fold_ok(&mut self, second: i64, nats: f64) {
+        let newest = self.answers.back().map_or(second, |(newest, _)| *newest);
+        if second < newest - ANSWERS_S {
+            return;
+        }
+        match self.answers.iter().rposition(|(known, _)| *known <= second) {
+            Some(ix) if self.answers[ix].0 == second => self.answers[ix].1 += nats,
+            Some(ix) => self.answers.insert(ix + 1, (second, nats)),
+            None => self.answers.push_front((second, nats)),
+        }
+        while self.answers.front().is_some_and(|(known, _)| *known < newest.max(second) - ANSWERS_S)
+        {
+            self.answers.pop_front();
+        }
+    }
+
+    /// What its sites answered well in the seconds `from..until`, nats.
+    #[must_use]
+    pub fn ok_between(&self, from: i64, until: i64) -> f64 {
+        let inside = |(second, _): &&(i64, f64)| (from..until).contains(second);
+        self.answers.iter().filter(inside).map(|(_, nats)| nats).sum()
     }
 
     /// A unit between visitors and pages of this pool (or of all) that went down at most `slack`

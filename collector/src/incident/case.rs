@@ -163,6 +163,12 @@ pub struct Case {
     pub told: Option<Told>,
     /// Somebody takes care of it.
     pub acked: bool,
+    /// Since when it has been a group; `None` while it is none.
+    #[serde(default)]
+    pub group_since: Option<i64>,
+    /// Of a group: servers that failed as a whole under it.
+    #[serde(default)]
+    pub failed: BTreeSet<ServerId>,
     /// Inner scope that explains more, since when, and when it was seen last.
     pub narrowing: Option<(Scope, i64, i64)>,
     emitted: Emitted,
@@ -172,6 +178,7 @@ impl Case {
     /// A new incident.
     pub(crate) fn open(fleet: &Fleet, kind: Kind, scope: Scope, started_at: i64, now: i64) -> Self {
         let id = story::id(kind.name(), &story::scope_key(fleet, &scope), started_at);
+        let group_since = matches!(scope, Scope::Group(_)).then_some(now);
         Self {
             id,
             kind,
@@ -195,6 +202,8 @@ impl Case {
             assessed_at: i64::MIN,
             told: None,
             acked: false,
+            group_since,
+            failed: BTreeSet::new(),
             narrowing: None,
             emitted: Emitted::default(),
         }
@@ -209,7 +218,7 @@ impl Case {
     /// Whether the same scope would revive it.
     #[must_use]
     pub fn cools(&self, now: i64, settings: &Settings) -> bool {
-        self.parent.is_none() && self.resolved_at.is_some_and(|at| now - at <= settings.cooldown_ms)
+        self.resolved_at.is_some_and(|at| now - at <= settings.cooldown_ms)
     }
 
     /// Sites that are failing members now.
@@ -219,6 +228,10 @@ impl Case {
 
     /// Takes another scope.
     pub(crate) fn widen(&mut self, scope: Scope, now: i64) {
+        self.group_since = match scope {
+            Scope::Group(_) => self.group_since.or(Some(now)),
+            _ => None,
+        };
         self.scope = scope;
         self.scope_since = now;
         self.narrowing = None;
@@ -226,6 +239,7 @@ impl Case {
 
     /// Comes back under its old id.
     pub(crate) fn revive(&mut self, scope: Scope, newest_failure: i64, now: i64) {
+        self.group_since = None;
         self.widen(scope, now);
         self.resolved_at = None;
         self.reopens += 1;
@@ -240,6 +254,12 @@ impl Case {
     #[must_use]
     pub fn positions(&self, fleet: &Fleet) -> Vec<u32> {
         self.members.keys().filter_map(|site| fleet.find(*site)).collect()
+    }
+
+    /// Servers that fail in it: of a group as a whole, else those of its sites.
+    #[must_use]
+    pub fn failing_servers(&self, fleet: &Fleet) -> BTreeSet<ServerId> {
+        if self.failed.is_empty() { self.servers(fleet) } else { self.failed.clone() }
     }
 
     fn servers(&self, fleet: &Fleet) -> BTreeSet<ServerId> {
@@ -369,7 +389,8 @@ impl Case {
             let severity = told.severity;
             return Some(Notify { event, due: UnixMillis(due), severity, severity_told });
         }
-        if self.retroactive {
+        // A child keeps quiet while its parent is open.
+        if self.retroactive || self.parent.is_some() {
             return None;
         }
         let event = if before.is_none() { NotifyEvent::Opened } else { event };

@@ -218,9 +218,7 @@ fn title(case: &Case, fleet: &Fleet, affected: &Affected, why: &str) -> String {
     let server = |id| fleet.server(id).map_or("", |server| server.name.as_str());
     let many = format!("{} of {} sites", affected.n_sites, affected.n_sites_active);
     let who = match &case.scope {
-        Scope::Group(group) => {
-            format!("{many} on {} servers of {}", affected.n_servers, group_name(group))
-        }
+        Scope::Group(group) => in_group(group, fleet, affected),
         Scope::Site(id) => fleet.find(*id).map_or_else(String::new, |ix| {
             let site = fleet.site(ix);
             format!("{} on {}", site.name, server(site.server))
@@ -243,6 +241,28 @@ fn title(case: &Case, fleet: &Fleet, affected: &Affected, why: &str) -> String {
     }
     let until = clock(case.recovery.last_failed());
     format!("{who} failed with {status} from {from} to {until}: {why}{flaps}")
+}
+
+/// "all 14 servers of hypervisor hv-3", with the sites where not about all of them fail.
+fn in_group(group: &Group, fleet: &Fleet, affected: &Affected) -> String {
+    let (n, n_all) = (affected.n_servers, fleet.members(group).len() as u64);
+    let servers = if n >= n_all { format!("all {n}") } else { format!("{n} of {n_all}") };
+    let place = match group {
+        Group::All => "of the fleet".to_owned(),
+        Group::Labels(labels) => {
+            let named: Vec<String> = labels.iter().map(|(k, v)| format!("{k} {v}")).collect();
+            format!("of {}", named.join(" and "))
+        }
+        Group::Cohort(change, _) => match change.split_once(' ') {
+            Some((kind, what)) => format!("with the {kind} change {what}"),
+            None => format!("with the change {change}"),
+        },
+    };
+    let sites = affected.n_sites;
+    if sites * 10 >= affected.n_sites_active * 9 || sites <= n {
+        return format!("{servers} servers {place}");
+    }
+    format!("{sites} of {} sites on {servers} servers {place}", affected.n_sites_active)
 }
 
 /// Time of day, UTC.

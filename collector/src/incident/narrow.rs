@@ -1,0 +1,151 @@
+//! How an incident narrows: its scope explains no more what fails, one inside it does.
+
+use std::collections::BTreeSet;
+
+use wire::UnixMillis;
+
+use super::case::Case;
+use super::{Book, Step, WAIT_MS, story};
+use crate::detect::Fleet;
+use crate::detect::scope::{self, Finding, Scope};
+use crate::model::{Moment, SiteId, TransitionEvent};
+
+/// Time after opening or widening, or after becoming a group, in which a scope may narrow, ms.
+const NARROW_MS: i64 = 180_000;
+/// How long one inner scope must be the best explanation, ms.
+const NARROW_AFTER_MS: i64 = 15_000;
+/// The same from group to group in the first minute as a group, ms.
+const NARROW_GROUP_AFTER_MS: i64 = 3_000;
+const YOUNG_GROUP_MS: i64 = 60_000;
+/// Gap in the findings of the inner scope that is bridged, ms.
+const NARROW_GAP_MS: i64 = 3_000;
+
+impl Book {
+    /// An incident whose scope no longer explains anything becomes the one inner scope that does.
+    pub(super) fn narrow(&mut self, step: &mut Step<'_>, findings: &[Finding]) {
+        let numbers: Vec<u64> = self.cases.keys().copied().collect();
+        for no in numbers {
+            let Some(case) = self.cases.get_mut(&no).filter(|case| case.is_open()) else {
+                continue;
+            };
+            let since = case.group_since.unwrap_or(case.scope_since);
+            let young = step.now - since <= NARROW_MS;
+            let stands = findings.iter().any(|f| scope::is_same(&f.scope, &case.scope));
+            if stands || !young {
+                case.narrowing = None;
+                continue;
+            }
+            let best = match best_inner(step.fleet, case, findings) {
+                Inner::None => continue,
+                Inner::Several => {
+                    case.narrowing = None;
+                    continue;
+                }
+                Inner::Best(best) => best,
+            };
+            let since = match &case.narrowing {
+                Some((scope, since, seen))
+                    if scope::is_same(scope, &best.scope) && step.now - seen <= NARROW_GAP_MS =>
+                {
+                    *since
+                }
+                _ => step.now,
+            };
+            case.narrowing = Some((best.scope.clone(), since, step.now));
+            if step.now - since >= narrow_after(case, &best.scope, step.now) {
+                let elsewhere = findings.iter().flat_map(|finding| finding.failing.iter().copied());
+                let elsewhere: BTreeSet<u32> = elsewhere.collect();
+                self.narrow_to(step, no, &best.scope, &elsewhere);
+            }
+        }
+    }
+
+    fn narrow_to(&mut self, step: &mut Step<'_>, no: u64, inner: &Scope, failing: &BTreeSet<u32>) {
+        let Some(case) = self.cases.get_mut(&no) else { return };
+        let from = story::place_name(step.fleet, &case.scope);
+        let to = story::place_name(step.fleet, inner);
+        case.widen(inner.clone(), step.now);
+        let what = format!("narrowed from {from} to {to}");
+        case.timeline.push(Moment { at: UnixMillis(step.now), what });
+        self.leave_outside(step, no, failing);
+        self.with(no, |case| {
+            case.assess(step.fleet, step.now);
+            let notify = case.tell_change(step.now, step.now + WAIT_MS);
+            case.emit(TransitionEvent::Narrow, notify, step.fleet, step.now, step.out);
+        });
+    }
+
+    /// Members outside the scope leave. Those that are found to fail elsewhere keep what they have
+    /// seen: their own incident has the right start.
+    pub(super) fn leave_outside(
+        &mut self,
+        step: &mut Step<'_>,
+        no: u64,
+        elsewhere: &BTreeSet<u32>,
+    ) {
+        let Some(case) = self.cases.get_mut(&no) else { return };
+        let is_outside = |site: &&SiteId| {
+            let ix = step.fleet.find(**site);
+            ix.is_none_or(|ix| !scope::holds_site(step.fleet, &case.scope, ix))
+        };
+        let outside: Vec<SiteId> = case.members.keys().filter(is_outside).copied().collect();
+        for site in outside {
+            if let Some(ix) =
+                step.fleet.find(site).filter(|ix| step.fleet.site(*ix).case == Some(no))
+            {
+                let site = step.fleet.site_mut(ix);
+                if elsewhere.contains(&ix) {
+                    site.case = None;
+                } else {
+                    site.leave_case(false);
+                }
+            }
+            if let Some(member) = case.members.remove(&site) {
+                case.left.push((site, member.since, step.now));
+            }
+        }
+        if let Scope::Group(group) = &case.scope {
+            case.failed.retain(|id| step.fleet.is_in(group, *id));
+        } else {
+            case.failed.clear();
+        }
+    }
+}
+
+/// What explains more inside an incident.
+enum Inner<'a> {
+    None,
+    Several,
+    Best(&'a Finding),
+}
+
+/// The best group inside a group, else the only finding inside.
+fn best_inner<'a>(fleet: &Fleet, case: &Case, findings: &'a [Finding]) -> Inner<'a> {
+    let is_inside = |finding: &&Finding| {
+        scope::contains(fleet, &case.scope, &finding.scope) || is_part(fleet, case, finding)
+    };
+    let inner: Vec<&Finding> = findings.iter().filter(is_inside).collect();
+    let groups = inner.iter().filter(|finding| matches!(finding.scope, Scope::Group(_)));
+    let best = groups.max_by(|a, b| a.score.total_cmp(&b.score));
+    match (best, &inner[..]) {
+        (Some(best), _) => Inner::Best(best),
+        (None, []) => Inner::None,
+        (None, [only]) => Inner::Best(only),
+        (None, _) => Inner::Several,
+    }
+}
+
+/// Whether a group that overlaps the group of an incident explains mostly what failed there.
+fn is_part(fleet: &Fleet, case: &Case, finding: &Finding) -> bool {
+    let (Scope::Group(_), Scope::Group(_)) = (&case.scope, &finding.scope) else { return false };
+    let servers = scope::servers_of(fleet, &finding.failing);
+    2 * case.failed.intersection(&servers).count() > servers.len()
+}
+
+fn narrow_after(case: &Case, inner: &Scope, now: i64) -> i64 {
+    let young = case.group_since.is_some_and(|since| now - since <= YOUNG_GROUP_MS);
+    match inner {
+        Scope::Group(_) if young => NARROW_GROUP_AFTER_MS,
+        _ => NARROW_AFTER_MS,
+    }
+}
