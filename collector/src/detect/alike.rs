@@ -38,6 +38,20 @@ pub(crate) fn mixture(fleet: &Fleet, sites: &[u32]) -> Option<Mixture> {
     (total > 0.0).then_some(kinds)
 }
 
+/// The mixture of most of several places, each counted once, however many lines it has; `None` when
+/// none has lines.
+pub(crate) fn average(mixtures: impl Iterator<Item = Mixture>) -> Option<Mixture> {
+    let (mut sum, mut n) = (Mixture::new(), 0.0);
+    for mixture in mixtures {
+        n += 1.0;
+        for (kind, share) in mixture {
+            *sum.entry(kind).or_default() += share;
+        }
+    }
+    sum.values_mut().for_each(|share| *share /= n);
+    (n > 0.0).then_some(sum)
+}
+
 /// Families of signals that one fault may show side by side.
 fn kind_of(signal: i32) -> Option<u8> {
     use wire::v1::Signal as S;

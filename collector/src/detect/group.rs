@@ -12,6 +12,8 @@ use crate::model::ServerId;
 
 /// Evidence up to here, of either sign, says nothing, nats.
 pub const SAYS_NOTHING: f64 = 0.3;
+/// Sets that are tried first beside the best one.
+const ALTERNATIVES_MAX: usize = 6;
 /// Sets this close that cover as many failing servers are told apart by their size, nats.
 const TIE_NATS: f64 = 2.0;
 
@@ -91,7 +93,7 @@ pub(crate) struct Search<'a> {
     /// Servers that fail one after the other.
     staging: Staging,
     /// Further candidates: rollouts, and groups found before.
-    further: Vec<Candidate>,
+    further: Vec<&'a Candidate>,
     /// Groups found before that go on.
     open: &'a [Candidate],
     /// What was weighed first, for the trail.
@@ -118,29 +120,66 @@ impl<'a> Search<'a> {
     }
 
     /// Also finds starts one after the other.
-    pub(crate) fn staged(mut self, staging: Staging) -> Self {
-        let is_new = |c: &&Candidate| !self.further.iter().any(|known| known.group == c.group);
+    pub(crate) fn staged(mut self, staging: &'a Staging) -> Self {
         let rollouts = staging.rollouts().iter().map(|rollout| &rollout.candidate);
-        let rollouts: Vec<Candidate> = rollouts.filter(is_new).cloned().collect();
-        self.further.extend(rollouts);
-        self.staging = staging;
+        let further = &mut self.further;
+        further.extend(rollouts.filter(|c| !self.open.iter().any(|open| open.group == c.group)));
+        self.staging = staging.clone();
         self
     }
 
     /// Keeps groups that go on from being fused by a set that holds several of them.
     pub(crate) fn beside(mut self, open: &'a [Candidate]) -> Self {
         let cohorts = open.iter().filter(|c| matches!(c.group, Group::Cohort(..)));
-        self.further.extend(cohorts.cloned());
+        self.further.extend(cohorts);
         self.open = open;
         self
     }
 
+    /// The groups that explain most together. Taking the best set first may take one that cuts
+    /// through two faults; so each of the best few is tried first, and the sums are compared.
     pub(crate) fn run(&mut self) -> Vec<Accepted> {
-        let mut accepted = Vec::new();
+        let start = (self.evidence.clone(), self.factors.clone(), self.staging.clone());
+        let good = self.good(true);
+        let mut others: Vec<(Candidate, Weight)> =
+            good.iter().map(|(candidate, weight)| ((*candidate).clone(), weight.clone())).collect();
+        let Some(best) = pick(good).map(|(candidate, weight)| (candidate.clone(), weight)) else {
+            return Vec::new();
+        };
+        let best = self.unless_open(best);
+        others.retain(|(candidate, _)| candidate.members != best.0.members);
+        others.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));
+        others.truncate(ALTERNATIVES_MAX);
+        let total = |plan: &[Accepted]| plan.iter().map(|group| group.score).sum::<f64>();
+        let mut plan = self.plan(best);
+        if plan.iter().all(|group| group.n_well == 0) {
+            // Other sets could only pay for more priors.
+            return plan;
+        }
+        let mut needed = total(&plan) + TIE_NATS;
+        for first in others {
+            (self.evidence, self.factors, self.staging) = start.clone();
+            let other = self.plan(first);
+            if total(&other) > needed {
+                needed = total(&other);
+                plan = other;
+            }
+        }
+        plan
+    }
+
+    /// What is found after this set is taken first.
+    fn plan(&mut self, first: (Candidate, Weight)) -> Vec<Accepted> {
+        let mut accepted = vec![self.take(&first.0, &first.1)];
         while accepted.len() < self.rules.n_groups_max {
-            let Some((candidate, weight)) = self.best(accepted.is_empty()) else { break };
+            let best = pick(self.good(false));
+            let Some((candidate, weight)) = best.map(|(c, weight)| (c.clone(), weight)) else {
+                break;
+            };
+            let (candidate, weight) = self.unless_open((candidate, weight));
             accepted.push(self.take(&candidate, &weight));
         }
+        accepted.sort_by(|a, b| b.score.total_cmp(&a.score));
         accepted
     }
 
@@ -156,12 +195,12 @@ impl<'a> Search<'a> {
         (0_u32..).zip(&n_failing).filter(|(_, n)| enough(n)).map(|(no, _)| no).collect()
     }
 
-    /// The best candidate that is a group, with its weight.
-    fn best(&mut self, first: bool) -> Option<(Candidate, Weight)> {
-        let (list, further) = (self.candidates.list(), std::mem::take(&mut self.further));
+    /// Candidates that are groups, with their weights.
+    fn good(&mut self, first: bool) -> Vec<(&'a Candidate, Weight)> {
+        let (list, further) = (self.candidates.list(), self.further.clone());
         let mut good: Vec<(&Candidate, Weight)> = Vec::new();
         let likely = self.likely().into_iter().map(|no| &list[no as usize]);
-        for candidate in likely.chain(&further) {
+        for candidate in likely.chain(further) {
             let weight = self.weigh(candidate);
             if first {
                 self.weighed.push((candidate.group.clone(), weight.clone()));
@@ -170,10 +209,7 @@ impl<'a> Search<'a> {
                 good.push((candidate, weight));
             }
         }
-        let best = pick(good).map(|(candidate, weight)| (candidate.clone(), weight));
-        let best = best.map(|best| self.unless_open(best));
-        self.further = further;
-        best
+        good
     }
 
     /// A set that overlaps several groups that go on must explain more than they together; else the
@@ -263,7 +299,7 @@ fn share(a: &[u32], b: &[u32]) -> bool {
 
 /// The best of these: the highest score, and among those close to it that cover as many failing
 /// servers those that labels name, the fewest servers, the fewest labels, the most physical one.
-fn pick<'a>(weighed: Vec<(&'a Candidate, Weight)>) -> Option<(&'a Candidate, Weight)> {
+fn pick(weighed: Vec<(&Candidate, Weight)>) -> Option<(&Candidate, Weight)> {
     let top = weighed.iter().max_by(|a, b| a.1.score.total_cmp(&b.1.score))?;
     let (top, covers) = (top.1.score, top.1.n_failing);
     let close = weighed

@@ -94,7 +94,7 @@ pub(super) fn groups(
         let news: Vec<usize> =
             (0..shared.pools.len()).filter(|ix| !standing.contains(ix)).filter(wins).collect();
         if news.is_empty() {
-            look.note(&weighed, trail);
+            look.note(&weighed, &accepted, trail);
             break (accepted, sums);
         }
         standing.extend(news);
@@ -182,7 +182,7 @@ impl Look<'_> {
         let evidence = self.evidence(sums);
         let cohorts = || change::cohorts(self.fleet, now);
         let staging = Staging::new(candidates, self.forming(&evidence), cohorts, rules, now);
-        let mut search = Search::new(candidates, &evidence, rules).beside(open).staged(staging);
+        let mut search = Search::new(candidates, &evidence, rules).beside(open).staged(&staging);
         let accepted = search.run();
         (accepted, search.weighed)
     }
@@ -265,13 +265,17 @@ impl Look<'_> {
         failing
     }
 
-    fn note(&self, weighed: &[(Group, Weight)], trail: &mut Trail) {
+    fn note(&self, weighed: &[(Group, Weight)], accepted: &[Accepted], trail: &mut Trail) {
         if !trail.is_on() {
             return;
         }
         let mut best: Vec<&(Group, Weight)> = weighed.iter().collect();
         best.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));
+        let named = accepted.iter().map(|group| story::group_name(&group.group));
+        let better = format!("better explained: {}", named.collect::<Vec<_>>().join(", "));
         for (group, weight) in best.into_iter().take(NOTED_MAX) {
+            let taken = accepted.iter().any(|accepted| accepted.group == *group);
+            let left = weight.rejected.clone().unwrap_or_else(|| better.clone());
             trail.note(|| Weighed {
                 at: self.ground.now,
                 scope: story::scope_key(self.fleet, &Scope::Group(group.clone())),
@@ -279,7 +283,7 @@ impl Look<'_> {
                 needed: self.ground.settings.group.accept_nats,
                 n_failing: weight.n_failing,
                 n_well: weight.n_well,
-                rejected: weight.rejected.clone(),
+                rejected: (!taken).then_some(left),
             });
         }
     }

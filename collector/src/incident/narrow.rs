@@ -31,11 +31,15 @@ impl Book {
             let since = case.group_since.unwrap_or(case.scope_since);
             let young = step.now - since <= NARROW_MS;
             let stands = findings.iter().any(|f| scope::is_same(&f.scope, &case.scope));
-            if stands || !young {
+            // What is over does not narrow to the last that trickles.
+            if stands
+                || !young
+                || case.recovery.is_recovering(case.known_until(step.fleet, step.now))
+            {
                 case.narrowing = None;
                 continue;
             }
-            let best = match best_inner(step.fleet, case, findings) {
+            let best = match best_inner(step.fleet, no, case, findings) {
                 Inner::None => continue,
                 Inner::Several => {
                     case.narrowing = None;
@@ -120,9 +124,14 @@ enum Inner<'a> {
 }
 
 /// The best group inside a group, else the only finding inside.
-fn best_inner<'a>(fleet: &Fleet, case: &Case, findings: &'a [Finding]) -> Inner<'a> {
+fn best_inner<'a>(fleet: &Fleet, no: u64, case: &Case, findings: &'a [Finding]) -> Inner<'a> {
+    let is_own = |finding: &Finding| {
+        finding.failing.iter().any(|ix| fleet.site(*ix).case.is_none_or(|of| of == no))
+    };
     let is_inside = |finding: &&Finding| {
-        scope::contains(fleet, &case.scope, &finding.scope) || is_part(fleet, case, finding)
+        is_own(finding)
+            && (scope::contains(fleet, &case.scope, &finding.scope)
+                || is_part(fleet, case, finding))
     };
     let inner: Vec<&Finding> = findings.iter().filter(is_inside).collect();
     let groups = inner.iter().filter(|finding| matches!(finding.scope, Scope::Group(_)));

@@ -13,6 +13,8 @@ const FADE: f64 = 0.8;
 /// A failure counts only while the recent share is at least this part of the largest of the first
 /// minute: a site that always fails a little must not keep its server's incident open for ever.
 const SHARE_MIN: f64 = 0.15;
+/// Quiet time from which an incident is recovering, ms.
+const RECOVERING_MS: i64 = 3_000;
 /// Time in which that largest share is taken, seconds.
 const FIRST_S: i64 = 60;
 
@@ -98,6 +100,14 @@ impl Recovery {
         self.last_failed = self.last_failed.max(other.last_failed);
         self.last_traffic = self.last_traffic.max(other.last_traffic);
         self.evidence = self.evidence.min(other.evidence);
+    }
+
+    /// Whether it looks over since a few seconds, and waits for the quiet to last. `known` is up to
+    /// when events are known, ms.
+    #[must_use]
+    pub fn is_recovering(&self, known: Option<i64>) -> bool {
+        let quiet = known.map_or(0, |known| known - self.last_failed);
+        self.evidence >= RECOVERED && quiet >= RECOVERING_MS
     }
 
     /// Evidence so far, nats.

@@ -1,12 +1,13 @@
 //! How a finding meets the incidents there are: it lies in one, takes some over, brings one back, or
 //! is new.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::UnixMillis;
 
 use super::{Book, Step, newest_failure, start_of, story, wait};
-use crate::detect::alike::{are_alike, mixture};
+use crate::detect::Fleet;
+use crate::detect::alike::{Mixture, are_alike, average, mixture};
 use crate::detect::scope::{self, Finding, Group, Scope};
 use crate::model::{Moment, NotifyEvent, ServerId, TransitionEvent};
 
@@ -114,7 +115,7 @@ impl Book {
             return inner.map(|(no, _)| no).collect();
         };
         let start = start_of(fleet, &finding.failing);
-        let lines = mixture(fleet, &finding.failing);
+        let lines = by_server(fleet, &finding.failing);
         let inner = self.open_cases().filter(|(_, case)| {
             let of = case.failing_servers(fleet);
             let inside = scope::contains(fleet, &finding.scope, &case.scope) || all_inside(case);
@@ -130,8 +131,8 @@ impl Book {
                 _ => {
                     let shared = of.intersection(&servers).next().is_some();
                     let own = || mixture(fleet, &case.positions(fleet));
-                    let alike = || match (&lines, own()) {
-                        (Some(lines), Some(own)) => are_alike(lines, &own),
+                    let alike = || match (average_without(&lines, &of), own()) {
+                        (Some(others), Some(own)) => are_alike(&others, &own),
                         _ => true,
                     };
                     inside && shared && case.started_at >= start - OTHER_STORY_MS && alike()
@@ -271,7 +272,8 @@ impl Book {
             if news.is_empty() {
                 continue;
             }
-            let lines = mixture(step.fleet, &case.positions(step.fleet));
+            let lines = by_server(step.fleet, &case.positions(step.fleet));
+            let lines = average(lines.into_values());
             let id = case.id.clone();
             let is_child = |other: u64| {
                 let other = self.cases.get(&other);
@@ -302,15 +304,11 @@ impl Book {
     /// another way than most: they have a fault of their own.
     pub(super) fn enter_all(&mut self, step: &mut Step<'_>, finding: &Finding, no: u64) {
         let mut unlike = BTreeSet::new();
-        if let Scope::Group(_) = finding.scope
-            && let Some(lines) = mixture(step.fleet, &finding.failing)
-        {
-            for server in scope::servers_of(step.fleet, &finding.failing) {
-                let of = |ix: &u32| step.fleet.site(*ix).server == server;
-                let sites: Vec<u32> = finding.failing.iter().copied().filter(of).collect();
-                if mixture(step.fleet, &sites).is_some_and(|own| !are_alike(&lines, &own)) {
-                    unlike.insert(server);
-                }
+        if let Scope::Group(_) = finding.scope {
+            let lines = by_server(step.fleet, &finding.failing);
+            if let Some(most) = average(lines.values().cloned()) {
+                let others = lines.iter().filter(|(_, own)| !are_alike(&most, own));
+                unlike.extend(others.map(|(id, _)| *id));
             }
         }
         for ix in &finding.failing {
@@ -319,6 +317,23 @@ impl Book {
             }
         }
     }
+}
+
+/// What the error lines of each server's sites say; servers without lines are left out.
+fn by_server(fleet: &Fleet, sites: &[u32]) -> BTreeMap<ServerId, Mixture> {
+    let mut of: BTreeMap<ServerId, Vec<u32>> = BTreeMap::new();
+    for ix in sites {
+        of.entry(fleet.site(*ix).server).or_default().push(*ix);
+    }
+    of.into_iter().filter_map(|(id, sites)| Some((id, mixture(fleet, &sites)?))).collect()
+}
+
+fn average_without(
+    lines: &BTreeMap<ServerId, Mixture>,
+    without: &BTreeSet<ServerId>,
+) -> Option<Mixture> {
+    let others = lines.iter().filter(|(id, _)| !without.contains(id));
+    average(others.map(|(_, mixture)| mixture.clone()))
 }
 
 /// Sites that failed on when their incident resolved open nothing for a while; of a group most.
