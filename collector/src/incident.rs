@@ -253,15 +253,19 @@ impl Book {
     /// Recovery, cause and numbers of one open incident.
     fn move_on(&mut self, step: &mut Step<'_>, no: u64) {
         let Some(case) = self.cases.get_mut(&no).filter(|case| case.is_open()) else { return };
-        case.heal(step.fleet, step.now);
-        if case.is_over(step.fleet, step.settings, step.now).is_none() && self.is_freed(step, no) {
-            return;
+        let closed = case.heal(step.fleet, step.now);
+        if closed
+            || case.recovery.may_be_over(step.settings.quiet_ms << case.reopens.min(3), step.now)
+        {
+            if let Some(how) = case.is_over(step.fleet, step.settings, step.now) {
+                self.resolve(step, no, &how);
+                return;
+            }
+            if self.is_freed(step, no) {
+                return;
+            }
         }
         let Some(case) = self.cases.get_mut(&no) else { return };
-        if let Some(how) = case.is_over(step.fleet, step.settings, step.now) {
-            self.resolve(step, no, &how);
-            return;
-        }
         let catching_up = case.retroactive
             && step.now - case.recovery.last_failed() <= step.settings.retroactive_ms;
         if catching_up {

@@ -150,22 +150,17 @@ impl<'a> Search<'a> {
         others.retain(|(candidate, _)| candidate.members != best.0.members);
         others.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));
         others.truncate(ALTERNATIVES_MAX);
-        let total = |plan: &[Accepted]| plan.iter().map(|group| group.score).sum::<f64>();
-        let mut plan = self.plan(best);
+        let plan = self.plan(best);
         if plan.iter().all(|group| group.n_well == 0) {
             // Other sets could only pay for more priors.
             return plan;
         }
-        let mut needed = total(&plan) + TIE_NATS;
+        let mut plans = vec![plan];
         for first in others {
             (self.evidence, self.factors, self.staging) = start.clone();
-            let other = self.plan(first);
-            if total(&other) > needed {
-                needed = total(&other);
-                plan = other;
-            }
+            plans.push(self.plan(first));
         }
-        plan
+        pick_plan(plans)
     }
 
     /// What is found after this set is taken first.
@@ -295,6 +290,20 @@ impl<'a> Search<'a> {
 fn share(a: &[u32], b: &[u32]) -> bool {
     let (short, long) = if a.len() < b.len() { (a, b) } else { (b, a) };
     short.iter().any(|place| long.binary_search(place).is_ok())
+}
+
+/// The groups that together score highest, and among those close to it, two nats for each group, that
+/// cover as many failing servers those with the fewest servers.
+fn pick_plan(plans: Vec<Vec<Accepted>>) -> Vec<Accepted> {
+    let total = |plan: &Vec<Accepted>| plan.iter().map(|group| group.score).sum::<f64>();
+    let n_failing = |plan: &[Accepted]| plan.iter().map(|g| g.failing.len()).sum::<usize>();
+    let n_members = |plan: &Vec<Accepted>| plan.iter().map(|g| g.members.len()).sum::<usize>();
+    let top = plans.iter().max_by(|a, b| total(a).total_cmp(&total(b)));
+    let (score, covers) = top.map_or((0.0, 0), |plan| (total(plan), n_failing(plan)));
+    let close = plans.into_iter().filter(|plan| {
+        total(plan) >= score - TIE_NATS * plan.len() as f64 && n_failing(plan) >= covers
+    });
+    close.min_by_key(n_members).unwrap_or_default()
 }
 
 /// The best of these: the highest score, and among those close to it that cover as many failing

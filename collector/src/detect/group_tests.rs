@@ -1,9 +1,11 @@
 //! Groups of servers on simulated time: what is one outage of many servers, and what is not.
 
+use proptest::prelude::*;
 use wire::UnixMillis;
 
 use super::Engine;
 use super::script::{Def, EAGAIN, Fate, NOON, Played, REFUSED, RESET, Script, at};
+use super::tests::{crashed, json, play, restarted, story};
 use crate::config::DetectConfig;
 use crate::model::{Incident, NotifyEvent, TransitionEvent};
 
@@ -491,4 +493,120 @@ fn why_a_group_was_taken_and_others_were_not_is_in_the_trail() {
     assert!(last("server:web-011").is_some_and(|weighed| weighed.rejected.is_none()));
     let site = last("site:web-011/shop31.test");
     assert!(site.is_none() || site.is_some_and(|weighed| weighed.rejected.is_some()), "{site:?}");
+}
+
+/// A site, its server, a rollout over a rack after a change, a well server's own fault, recovery of
+/// all but some, and the same again.
+fn eventful() -> Script {
+    let labels = |n: i64| format!("rack=r{} image=i{}", (n - 1) / 6, n % 2);
+    let mut script = Script::default().fleet(18, 2, labels);
+    for server in 7..=12 {
+        script = script.change(18 + server, server, "config", "/etc/php/8.2/fpm/php.ini");
+    }
+    script.run(0, 240, 2, |def, second| match (def.server, second) {
+        (7, 20..60) if def.site.0 % 2 == 0 => Fate::Fail(502, REFUSED),
+        (7..=12, _) if (14 + 2 * def.server..60).contains(&second) => Fate::Fail(502, REFUSED),
+        (1, 40..130) if def.site.0 == 1 => Fate::Fail(504, TIMED_OUT),
+        (8..=12, 110..135) => Fate::Fail(502, RESET),
+        (11, 135..170) => Fate::Partly(6, 502, RESET),
+        (17, 0..240) => Fate::Idle,
+        _ => Fate::Ok,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn a_restart_from_a_snapshot_in_the_middle_of_a_group_changes_nothing(
+        cuts in proptest::collection::vec(0.0..1.0_f64, 4..12),
+    ) {
+        let records = eventful().in_order();
+        let whole = play(&records, 240);
+        let is_group = |t: &crate::model::Transition| t.incident.scope == "group";
+        prop_assert!(whole.iter().any(is_group) && whole.len() > 10, "{}", whole.len());
+        prop_assert_eq!(json(&whole), restarted(&records, 240, &cuts));
+    }
+
+    #[test]
+    fn groups_restored_over_an_older_snapshot_make_no_twins(
+        snapshot in 0.05..0.6_f64, crash in 0.6..1.0_f64,
+    ) {
+        let records = eventful().in_order();
+        let whole = Played { transitions: play(&records, 240) };
+        let stored = crashed(&records, 240, snapshot, crash);
+        prop_assert_eq!(story(&whole), story(&stored));
+        prop_assert_eq!(whole.told(), stored.told());
+    }
+}
+
+#[test]
+fn wait_two_seconds_from_server_scope_on_while_two_other_servers_turn_suspect() {
+    let told = |n: i64| {
+        let script =
+            Script::default().fleet(12, 4, |_| String::new()).run(0, 40, 8, |def, second| {
+                let fails = second >= 20 && def.server <= n;
+                if fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+            });
+        script.play(40).told()
+    };
+    let (alone, three) = (told(1), told(3));
+    assert_eq!((alone.len(), three.len()), (1, 3), "{three:?}");
+    let later = three[0].1 - alone[0].1;
+    assert!((later - 1.0).abs() < 0.3, "{alone:?}, {three:?}");
+}
+
+#[test]
+fn split_two_hypervisors_that_looked_like_their_region_are_two_incidents_in_the_end() {
+    // At first little is known of the others in the region: they have no traffic.
+    let labels = |n: i64| format!("hypervisor=hv-{} region=r{}", (n - 1) / 5, (n - 1) / 20);
+    let script = Script::default().fleet(40, 3, labels).run(0, 90, 4, |def, second| {
+        match (def.server, second) {
+            (1..=5 | 11..=15, 20..90) => Fate::Fail(502, REFUSED),
+            (1..=20, 15..24) => Fate::Idle,
+            _ => Fate::Ok,
+        }
+    });
+    let played = script.play(60);
+    let mut seen = seen(&played);
+    seen.sort();
+    assert_eq!(seen, [group("hypervisor=hv-0", 5, 5), group("hypervisor=hv-2", 5, 5)]);
+    for incident in played.last() {
+        assert_eq!(incident.started_at.0, at(20), "{}", incident.title);
+    }
+}
+
+#[test]
+fn merge_two_hypervisors_become_one_incident_when_their_whole_region_fails() {
+    let labels = |n: i64| format!("hypervisor=hv-{} region=r{}", (n - 1) / 5, (n - 1) / 20);
+    let script = Script::default().fleet(40, 3, labels).run(0, 90, 4, |def, second| {
+        match (def.server, second) {
+            (1..=5, 20..90) | (11..=15, 22..90) | (1..=20, 40..90) => Fate::Fail(502, REFUSED),
+            _ => Fate::Ok,
+        }
+    });
+    let played = script.play(70);
+    assert_eq!(seen(&played), [group("region=r0", 20, 20)]);
+    let incident = played.only();
+    assert_eq!((incident.started_at.0, incident.children.len() >= 1), (at(20), true));
+    let merged = played.transitions.iter().filter(|t| t.event == TransitionEvent::Merge);
+    let merged: Vec<_> = merged.filter(|t| t.incident.scope == "group").collect();
+    assert_eq!(merged.len(), 1);
+    assert_eq!(merged[0].incident.parent.as_ref(), Some(&incident.id));
+}
+
+#[test]
+fn nothing_is_searched_while_fewer_than_three_servers_are_suspect() {
+    let script = Script::default().fleet(30, 2, usual).run(0, 60, 4, |def, second| {
+        let fails = second >= 20 && def.server <= 2;
+        if fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+    });
+    let mut engine = Engine::new(&DetectConfig::default());
+    engine.explain();
+    for (arrived, record) in script.in_order() {
+        engine.advance(UnixMillis(arrived - 1));
+        engine.fold(UnixMillis(arrived), &record);
+        let groups = engine.trail().into_iter().filter(|w| w.scope.starts_with("group:")).count();
+        assert_eq!((groups, engine.candidates.list().len()), (0, 0));
+    }
 }

@@ -61,6 +61,8 @@ use trail::{Trail, Weighed};
 pub const TICK_MS: i64 = 250;
 /// Time after the arrival of a failure in which a server is looked at on every tick, ms.
 const ATTENTION_MS: i64 = 25_000;
+/// Neighbours of a server are of interest for this long after one of its tests held, ms.
+const NEIGHBOURS_MS: i64 = 30_000;
 /// Old data is decided on after each slice of event time this long, ms.
 const SLICE_MS: i64 = 5_000;
 /// A record further ahead of the collector's clock than this is refused, ms.
@@ -371,26 +373,38 @@ impl Engine {
         self.book.set_acked(ids);
     }
 
-    /// Servers that share a value of one of these labels with a server that has an open incident:
-    /// they may be next, or show that it is not the label. Values of more than `n_max` servers are
-    /// left out: asking all of them would cost more than it tells.
+    /// Servers that share a value of one of these labels with a server that has an open incident, or
+    /// one of whose tests held lately: they may be next, or show that it is not the label. Values of
+    /// more than `n_max` servers are left out: asking all of them would cost more than it tells.
     #[must_use]
     pub fn neighbours(&self, labels: &[String], n_max: usize) -> BTreeSet<ServerId> {
         let sites = self.book.failing().filter_map(|site| self.fleet.find(site));
-        let failing: BTreeSet<ServerId> = sites.map(|ix| self.fleet.site(ix).server).collect();
+        let mut failing: BTreeSet<ServerId> = sites.map(|ix| self.fleet.site(ix).server).collect();
+        let since = self.tick.unwrap_or(0) - NEIGHBOURS_MS;
+        let held = |server: &&Server| server.verdict.is_some_and(|held| held.last >= since);
+        let suspects = self.fleet.suspects.keys().filter_map(|id| self.fleet.server(*id));
+        failing.extend(suspects.filter(held).map(|server| server.id));
         if failing.is_empty() {
             return failing;
         }
-        let mut sharing: BTreeMap<(&str, &str), BTreeSet<ServerId>> = BTreeMap::new();
+        let values = |server: &ServerId| {
+            let server = self.fleet.server(*server);
+            let own = server.into_iter().flat_map(|server| &server.labels);
+            own.filter(|(label, _)| labels.contains(label))
+        };
+        let mut sharing: BTreeMap<(&String, &String), Vec<ServerId>> =
+            failing.iter().flat_map(values).map(|label| (label, Vec::new())).collect();
         for (id, server) in self.fleet.servers.iter().filter(|(_, server)| !server.forgotten) {
-            for (k, v) in server.labels.iter().filter(|(k, _)| labels.contains(k)) {
-                sharing.entry((k, v)).or_default().insert(*id);
+            for (label, value) in labels.iter().filter_map(|l| server.labels.get_key_value(l)) {
+                if let Some(servers) = sharing.get_mut(&(label, value))
+                    && servers.len() <= n_max
+                {
+                    servers.push(*id);
+                }
             }
         }
-        sharing.retain(|_, ids| ids.len() <= n_max && !ids.is_disjoint(&failing));
-        let mut near: BTreeSet<ServerId> = sharing.into_values().flatten().collect();
-        near.retain(|id| !failing.contains(id));
-        near
+        let few = sharing.into_values().filter(|servers| servers.len() <= n_max);
+        few.flatten().filter(|id| !failing.contains(id)).collect()
     }
 
     /// Keeps only these servers: those that were forgotten fail no more, and nobody waits for them.

@@ -576,7 +576,7 @@ fn stored_numbers_are_throttled_and_final_at_the_end() {
 }
 
 /// Plays records that are in order of arrival.
-fn play(records: &[(i64, Record)], until: i64) -> Vec<Transition> {
+pub(super) fn play(records: &[(i64, Record)], until: i64) -> Vec<Transition> {
     let mut engine = Engine::new(&DetectConfig::default());
     let mut transitions = Vec::new();
     for (arrived, record) in records {
@@ -610,7 +610,7 @@ fn eventful() -> Script {
         .sample(22, 1, &[("system.cpu.utilization", 0.97), ("system.oom_kills", 3.0)])
 }
 
-fn json(transitions: &[Transition]) -> Vec<String> {
+pub(super) fn json(transitions: &[Transition]) -> Vec<String> {
     let line = |t: &Transition| {
         let incident = serde_json::to_string(&t.incident).unwrap();
         format!("{:?} {} {} {:?} {:?} {incident}", t.event, t.key, t.rev, t.sites, t.notify)
@@ -626,6 +626,64 @@ fn the_same_records_give_the_same_bytes() {
     assert_eq!(once, json(&play(&records, 300)));
 }
 
+/// As `play`, but the engine is saved and loaded after these parts of the records, 0..1.
+pub(super) fn restarted(records: &[(i64, Record)], until: i64, cuts: &[f64]) -> Vec<String> {
+    let cuts: Vec<usize> = cuts.iter().map(|c| (c * records.len() as f64) as usize).collect();
+    let config = DetectConfig::default();
+    let mut engine = Engine::new(&config);
+    let mut transitions = Vec::new();
+    for (ix, (arrived, record)) in records.iter().enumerate() {
+        transitions.extend(engine.advance(UnixMillis(arrived - 1)));
+        engine.fold(UnixMillis(*arrived), record);
+        if cuts.contains(&ix) {
+            engine = Engine::load(&engine.save(), &config).unwrap();
+        }
+    }
+    transitions.extend(engine.advance(UnixMillis(at(until))));
+    json(&transitions)
+}
+
+/// As `play`, but the engine is saved, dies later, and goes on from there with the stored incidents.
+pub(super) fn crashed(records: &[(i64, Record)], until: i64, snapshot: f64, crash: f64) -> Played {
+    let part = |share: f64| (share * records.len() as f64) as usize;
+    let (snapshot, crash) = (part(snapshot), part(crash));
+    let config = DetectConfig::default();
+    let mut engine = Engine::new(&config);
+    let (mut saved, mut cases, mut decided) = (Vec::new(), None, 0);
+    let mut stored = Vec::new();
+    for (ix, (arrived, record)) in records[..crash].iter().enumerate() {
+        let transitions = engine.advance(UnixMillis(arrived - 1));
+        if !transitions.is_empty() {
+            (cases, decided) = (Some(engine.save_cases()), ix);
+        }
+        stored.extend(transitions);
+        engine.fold(UnixMillis(*arrived), record);
+        if ix == snapshot {
+            saved = engine.save();
+        }
+    }
+    let mut engine = Engine::load(&saved, &config).unwrap();
+    for (ix, (arrived, record)) in records.iter().enumerate().skip(snapshot + 1) {
+        let transitions = engine.advance(UnixMillis(arrived - 1));
+        if ix > decided {
+            stored.extend(transitions);
+        }
+        if ix == decided
+            && let Some(cases) = cases.take()
+        {
+            engine.load_cases(&cases).unwrap();
+        }
+        engine.fold(UnixMillis(*arrived), record);
+    }
+    stored.extend(engine.advance(UnixMillis(at(until))));
+    Played { transitions: stored }
+}
+
+/// What every incident came to.
+pub(super) fn story(played: &Played) -> Vec<(String, crate::model::Affected, String)> {
+    played.last().iter().map(|i| (i.id.clone(), i.affected, i.state.clone())).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -634,21 +692,7 @@ proptest! {
         cuts in proptest::collection::vec(0.0..1.0_f64, 1..6),
     ) {
         let records = eventful().in_order();
-        let whole = json(&play(&records, 300));
-        let mut cuts: Vec<usize> = cuts.iter().map(|c| (c * records.len() as f64) as usize).collect();
-        cuts.sort_unstable();
-        let config = DetectConfig::default();
-        let mut engine = Engine::new(&config);
-        let mut transitions = Vec::new();
-        for (ix, (arrived, record)) in records.iter().enumerate() {
-            transitions.extend(engine.advance(UnixMillis(arrived - 1)));
-            engine.fold(UnixMillis(*arrived), record);
-            if cuts.contains(&ix) {
-                engine = Engine::load(&engine.save(), &config).unwrap();
-            }
-        }
-        transitions.extend(engine.advance(UnixMillis(at(300))));
-        prop_assert_eq!(whole, json(&transitions));
+        prop_assert_eq!(json(&play(&records, 300)), restarted(&records, 300, &cuts));
     }
 
     #[test]
@@ -656,38 +700,9 @@ proptest! {
         snapshot in 0.05..0.6_f64, crash in 0.6..1.0_f64,
     ) {
         let records = eventful().in_order();
-        let (snapshot, crash) = ((snapshot * records.len() as f64) as usize, (crash * records.len() as f64) as usize);
-        let config = DetectConfig::default();
-        let mut engine = Engine::new(&config);
-        let (mut saved, mut cases, mut decided) = (Vec::new(), None, 0);
-        let mut stored = Vec::new();
-        for (ix, (arrived, record)) in records[..crash].iter().enumerate() {
-            let transitions = engine.advance(UnixMillis(arrived - 1));
-            if !transitions.is_empty() {
-                (cases, decided) = (Some(engine.save_cases()), ix);
-            }
-            stored.extend(transitions);
-            engine.fold(UnixMillis(*arrived), record);
-            if ix == snapshot {
-                saved = engine.save();
-            }
-        }
-        let mut engine = Engine::load(&saved, &config).unwrap();
-        for (ix, (arrived, record)) in records.iter().enumerate().skip(snapshot + 1) {
-            let transitions = engine.advance(UnixMillis(arrived - 1));
-            if ix > decided {
-                stored.extend(transitions);
-            }
-            if ix == decided && let Some(cases) = cases.take() {
-                engine.load_cases(&cases).unwrap();
-            }
-            engine.fold(UnixMillis(*arrived), record);
-        }
-        stored.extend(engine.advance(UnixMillis(at(300))));
         let whole = Played { transitions: play(&records, 300) };
-        let ids = |played: &Played| played.last().iter().map(|i| (i.id.clone(), i.affected, i.state.clone())).collect::<Vec<_>>();
-        let stored = Played { transitions: stored };
-        prop_assert_eq!(ids(&whole), ids(&stored));
+        let stored = crashed(&records, 300, snapshot, crash);
+        prop_assert_eq!(story(&whole), story(&stored));
         prop_assert_eq!(whole.told(), stored.told());
     }
 

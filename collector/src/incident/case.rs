@@ -172,6 +172,9 @@ pub struct Case {
     /// Inner scope that explains more, since when, and when it was seen last.
     pub narrowing: Option<(Scope, i64, i64)>,
     emitted: Emitted,
+    /// First second whose requests the recovery has not seen.
+    #[serde(default)]
+    healed: i64,
 }
 
 impl Case {
@@ -206,6 +209,7 @@ impl Case {
             failed: BTreeSet::new(),
             narrowing: None,
             emitted: Emitted::default(),
+            healed: i64::MIN,
         }
     }
 
@@ -266,9 +270,13 @@ impl Case {
         self.positions(fleet).into_iter().map(|ix| fleet.site(ix).server).collect()
     }
 
-    /// Feeds the recovery with seconds that have closed since the last time.
-    pub(crate) fn heal(&mut self, fleet: &mut Fleet, now: i64) {
+    /// Feeds the recovery with seconds that have closed since the last time; false when none has.
+    pub(crate) fn heal(&mut self, fleet: &mut Fleet, now: i64) -> bool {
         let closed = scope::closed_second(now);
+        if closed <= self.healed {
+            return false;
+        }
+        self.healed = closed;
         let start = self.started_at.div_euclid(1000);
         let mut seconds: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
         for ix in self.positions(fleet) {
@@ -279,6 +287,7 @@ impl Case {
             });
         }
         self.recovery.fold(&seconds);
+        true
     }
 
     /// Up to when the events of its talking servers are known, ms; `None` when none talks.

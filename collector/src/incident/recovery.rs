@@ -13,6 +13,8 @@ const FADE: f64 = 0.8;
 /// A failure counts only while the recent share is at least this part of the largest of the first
 /// minute: a site that always fails a little must not keep its server's incident open for ever.
 const SHARE_MIN: f64 = 0.15;
+/// How far events may be ahead of the clock, ms.
+const AHEAD_MS: i64 = 5_000;
 /// Quiet time from which an incident is recovering, ms.
 const RECOVERING_MS: i64 = 3_000;
 /// Time in which that largest share is taken, seconds.
@@ -108,6 +110,13 @@ impl Recovery {
     pub fn is_recovering(&self, known: Option<i64>) -> bool {
         let quiet = known.map_or(0, |known| known - self.last_failed);
         self.evidence >= RECOVERED && quiet >= RECOVERING_MS
+    }
+
+    /// Whether it may be over after so much quiet, by the clock alone; cheap. Servers know a little
+    /// more than the clock says when theirs are ahead.
+    #[must_use]
+    pub fn may_be_over(&self, quiet_ms: i64, now: i64) -> bool {
+        self.evidence >= RECOVERED && now - self.last_failed + AHEAD_MS >= quiet_ms
     }
 
     /// Evidence so far, nats.
