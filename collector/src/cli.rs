@@ -8,6 +8,8 @@ use clap_complete::Shell;
 use wire::UnixMillis;
 use wire::units::Span;
 
+use crate::replay::Until;
+
 /// Exit codes of the contract.
 pub mod exit {
     /// All is well.
@@ -68,6 +70,17 @@ pub enum Command {
     /// Incidents.
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// Tries the detector on recorded data: incidents as JSON lines.
+    ///
+    /// Reads a fleet stream as `GET /api/v1/export` gives it (JSON lines, plain, gzip or zstd), runs the
+    /// detector of this release with the [detect] settings of --config on the stream's own clock, and
+    /// prints one line for each change of an incident:
+    /// {"at","event":"open|update|escalate|narrow|reopen|merge|resolve","incident"}. The same stream
+    /// gives the same lines and ids each time. Needs no running collector and changes nothing. What was
+    /// skipped is told on stderr.
+    ///
+    /// The clock stops with the last record: an outage that goes on then stays open. --until runs it on.
+    Replay(ReplayArgs),
     /// Prints shell completion.
     Completions {
         /// For which shell.
@@ -215,6 +228,24 @@ pub struct IncidentList {
     pub json: bool,
 }
 
+/// `replay`
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Recorded streams, one after the other; `-` is stdin.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Only the last state of each incident, in order of their ids.
+    #[arg(long = "final")]
+    pub only_final: bool,
+    /// With the decision trail: what each decision weighed, and why it was taken or left.
+    #[arg(long)]
+    pub explain: bool,
+    /// Lets the clock run on after the last record, as if no more came: to a time (RFC 3339), or for so
+    /// long (`1h`).
+    #[arg(long, value_name = "TIME|SPAN", value_parser = parse_until)]
+    pub until: Option<Until>,
+}
+
 /// A point in the past: absolute, or so long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
@@ -284,6 +315,16 @@ fn parse_since(text: &str) -> Result<Since, String> {
     }
 }
 
+fn parse_until(text: &str) -> Result<Until, String> {
+    match (UnixMillis::parse_rfc3339(text), text.parse::<Span>()) {
+        (Some(at), _) => Ok(Until::At(at)),
+        (None, Ok(span)) => Ok(Until::After(span)),
+        (None, Err(_)) => Err(format!(
+            "{text:?} is neither a time like \"2026-11-20T12:00:00Z\" nor a span like \"1h\""
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,7 +374,7 @@ mod tests {
         let mut script = Vec::new();
         completions(Shell::Bash, &mut script);
         let script = String::from_utf8(script).unwrap();
-        for word in ["token", "revoke", "follow", "forget"] {
+        for word in ["token", "revoke", "follow", "forget", "replay", "explain"] {
             assert!(page.contains(word) && script.contains(word), "{word}");
         }
     }

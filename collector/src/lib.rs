@@ -25,6 +25,7 @@ pub mod incident;
 pub mod detective;
 pub mod web;
 pub mod operator;
+pub mod replay;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use gatewatch_collector::cli::{self, Cli, Command, exit};
-use gatewatch_collector::config::{self, Config};
+use gatewatch_collector::cli::{self, Cli, Command, ReplayArgs, exit};
+use gatewatch_collector::config::{self, Config, Problem};
 use gatewatch_collector::daemon;
 use gatewatch_collector::operator::{self, Order};
+use gatewatch_collector::replay::{self, ReplayError};
 
 fn main() -> ExitCode {
     match dispatch(Cli::parse()) {
@@ -50,6 +51,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
                 .map(|()| exit::CONFIG)
                 .context("no stderr");
         }
+        Command::Replay(args) => return replay(&args, load()),
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
@@ -64,4 +66,37 @@ fn dispatch(cli: Cli) -> Result<u8> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(operator::run(order, cli.url.as_deref(), &socket)))
+}
+
+/// Exit code: 2 where a file is not there or holds no record at all, 70 where one cannot be read to its
+/// end, else good.
+fn replay(args: &ReplayArgs, config: Result<Config, Vec<Problem>>) -> Result<u8> {
+    let mut talk = io::stderr().lock();
+    let config = match config {
+        Ok(config) => config,
+        Err(problems) => {
+            let told = config::lines(&problems);
+            return talk.write_all(told.as_bytes()).map(|()| exit::CONFIG).context("no stderr");
+        }
+    };
+    let options =
+        replay::Options { only_final: args.only_final, explain: args.explain, until: args.until };
+    let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    match replay::run(&args.files, &config.detect, options, &mut out, &mut talk) {
+        Ok(outcome) if outcome.n_records == 0 && outcome.skipped.n_broken > 0 => {
+            let told = "gatewatch-collector: no line is a record; a stream is what GET /api/v1/export gives\n";
+            talk.write_all(told.as_bytes()).map(|()| exit::USAGE).context("no stderr")
+        }
+        Ok(outcome) if outcome.is_unreadable => Ok(exit::INTERNAL),
+        Ok(_) => Ok(exit::GOOD),
+        Err(ReplayError::Open(error)) => {
+            writeln!(talk, "gatewatch-collector: {error}").context("no stderr")?;
+            Ok(exit::USAGE)
+        }
+        // `| head` has seen enough.
+        Err(ReplayError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(exit::GOOD)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

@@ -3,6 +3,7 @@
 //! Imported as `wire` by both programs. Nothing here does IO.
 
 pub mod catalog;
+pub mod said;
 pub mod signal;
 #[cfg(test)]
 mod reach;

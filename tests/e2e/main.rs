@@ -23,6 +23,7 @@ mod pipeline;
 mod pools;
 mod proxies;
 mod quickstart;
+mod replay;
 mod resources;
 mod rotation;
 mod said;

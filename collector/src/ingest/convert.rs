@@ -22,9 +22,9 @@ const WINDOW_LOG_MAX: u32 = 24;
 /// Most sites of one body that are stored; an agent names at most `sites_max`.
 const SITES_MAX: usize = 20_000;
 /// Longest site, pool, unit or upstream name kept, in bytes.
-const NAME_BYTES_MAX: usize = 255;
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 /// Longest text kept for the detector, in bytes; the agent sends at most 512.
-const TEXT_BYTES_MAX: usize = 2048;
+pub(crate) const TEXT_BYTES_MAX: usize = 2048;
 /// Largest single step of the loss ledger that is believed.
 const LOSS_STEP_MAX: u64 = 1 << 40;
 
@@ -248,13 +248,13 @@ fn seen(site: &v1::Site) -> Option<SiteSeen> {
 }
 
 /// A name as it may be stored and printed; `None` when empty.
-fn name(text: &str) -> Option<String> {
+pub(crate) fn name(text: &str) -> Option<String> {
     let text = clip(text.trim(), NAME_BYTES_MAX).replace('\t', " ");
     (!text.is_empty()).then_some(text)
 }
 
 /// At most `bytes_max` of a text, cut between characters, control characters made visible.
-fn clip(text: &str, bytes_max: usize) -> String {
+pub(crate) fn clip(text: &str, bytes_max: usize) -> String {
     let end = (0..=text.len().min(bytes_max)).rev().find(|&end| text.is_char_boundary(end));
     let safe = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text[..end.unwrap_or(0)].chars().map(safe).collect()

@@ -6,8 +6,7 @@
 //! quotation mark, in the server's own order, are believed.
 
 use memchr::memmem;
-use wire::signal::classify;
-use wire::v1::Signal;
+use wire::said;
 
 use crate::logs::parse::{access, time};
 use crate::logs::{ErrorRecord, Line, Rejected};
@@ -65,7 +64,7 @@ fn crash(line: &[u8]) -> Option<ErrorRecord<'_>> {
     (is_clock && is_server).then(|| {
         let message = access::text(message);
         let time = time::iso8601(clock);
-        ErrorRecord { time, signal: signal(&message), message, ..ErrorRecord::default() }
+        ErrorRecord { time, signal: said::mysql(&message), message, ..ErrorRecord::default() }
     })
 }
 
@@ -117,55 +116,16 @@ fn record<'l>(level: Option<&'l [u8]>, message: &'l [u8]) -> ErrorRecord<'l> {
     let message = access::text(message);
     ErrorRecord {
         level: level.map(access::text),
-        signal: signal(&message),
+        signal: said::mysql(&message),
         message,
         ..ErrorRecord::default()
     }
 }
 
-/// What the server says, without its level.
-pub(super) fn signal(message: &str) -> Option<Signal> {
-    let own = message.find(['\'', '"']).map_or(message, |at| &message[..at]);
-    // `/usr/sbin/mariadbd: Disk full (/tmp/x)`
-    let after_path = own.split_once(": ").filter(|(path, _)| {
-        path.starts_with('/') && !path.contains(' ') || *path == "InnoDB" || *path == "mysqld"
-    });
-    let own = after_path.map_or(own, |(_, rest)| rest);
-    let is_crash = [" got signal ", " got exception "].iter().any(|words| {
-        own.find(words).is_some_and(|at| {
-            let program = own[..at].rsplit('/').next().unwrap_or_default();
-            !own[..at].contains(' ') && matches!(program, "mysqld" | "mariadbd")
-        })
-    });
-    let starts = |words: &str| own.starts_with(words);
-    if is_crash {
-        Some(Signal::WorkerSignal)
-    } else if starts("Too many connections") {
-        Some(Signal::TooManyConnections)
-    } else if starts("Disk is full writing ")
-        || starts("Disk full (")
-        || starts("Error number 28 ")
-        || starts("Operating system error number 28 ")
-        || starts("Error writing file ") && has_errno_28(message)
-        || own.ends_with("failed with error 28")
-    {
-        Some(Signal::DiskFull)
-    } else {
-        None
-    }
-}
-
-/// `(Errcode: 28 "No space left on device")`, `(errno: 28 - No space left on device)` at the end.
-fn has_errno_28(message: &str) -> bool {
-    let number = message.rsplit_once("(Errcode: 28").or_else(|| message.rsplit_once("(errno: 28"));
-    number.is_some_and(|(_, rest)| {
-        let is_whole = matches!(rest.chars().next(), Some(' ' | ')'));
-        is_whole && classify(&format!("(errno: 28 {rest}")) == Some(Signal::DiskFull)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use wire::v1::Signal;
+
     use super::*;
 
     fn check(line: &str, level: Option<&str>, signal: Option<Signal>) {

@@ -4,13 +4,13 @@
 //!
 //! What a script writes, and the request that a line quotes, are not believed for what the master says.
 
-use wire::signal::{classify, classify_application};
-use wire::v1::Signal;
+use std::borrow::Cow;
+
+use wire::said;
+use wire::signal::classify_application;
 
 use crate::logs::parse::{access, time};
 use crate::logs::{ErrorRecord, Line, Rejected};
-
-const LEVELS: [&[u8]; 5] = [b"ALERT", b"ERROR", b"WARNING", b"NOTICE", b"DEBUG"];
 
 /// One line.
 pub(crate) fn parse(line: &[u8]) -> Line<'_> {
@@ -41,76 +41,25 @@ pub(crate) fn parse(line: &[u8]) -> Line<'_> {
 
 /// What the master says, behind its time: `WARNING: [pool www] text`, with syslog `[WARNING] …`.
 pub(super) fn message(text: &[u8]) -> ErrorRecord<'_> {
-    let (level, message) = level(text);
-    let said = without_place(message);
-    let pool = pool(said);
-    let event = pool.map_or(said, |pool| said[b"[pool ".len() + pool.len()..].trim_ascii_start());
-    let event = event.strip_prefix(b"]").unwrap_or(event).trim_ascii_start();
-    ErrorRecord {
-        level: level.map(access::text),
-        pool: pool.map(access::text),
-        signal: signal(event),
-        message: access::text(message),
-        ..ErrorRecord::default()
-    }
-}
-
-/// Level and what follows it.
-fn level(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
-    for level in LEVELS {
-        if let Some(rest) = text.strip_prefix(level).and_then(|rest| rest.strip_prefix(b": ")) {
-            return (Some(level), rest);
+    let (level, message) = said::php_fpm_level(text);
+    let message = access::text(message);
+    let (pool, signal) = match &message {
+        Cow::Borrowed(text) => {
+            let read = said::php_fpm(text);
+            (read.pool.map(Cow::Borrowed), read.signal)
         }
-        let bracket = text.strip_prefix(b"[").and_then(|rest| rest.strip_prefix(level));
-        if let Some(rest) = bracket.and_then(|rest| rest.strip_prefix(b"] ")) {
-            return (Some(level), rest);
+        Cow::Owned(text) => {
+            let read = said::php_fpm(text);
+            (read.pool.map(|pool| Cow::Owned(pool.to_owned())), read.signal)
         }
-    }
-    (None, text)
-}
-
-/// Skips `pid 7, fpm_children_bury(), line 260: `, which the level `debug` adds to every line.
-fn without_place(message: &[u8]) -> &[u8] {
-    let near = &message[..message.len().min(120)];
-    let end = message
-        .starts_with(b"pid ")
-        .then(|| memchr::memmem::find(near, b"(), line "))
-        .flatten()
-        .and_then(|at| memchr::memmem::find(&near[at..], b": ").map(|n| at + n + 2));
-    end.map_or(message, |end| &message[end..])
-}
-
-/// `[pool www] …`.
-fn pool(message: &[u8]) -> Option<&[u8]> {
-    let name = message.strip_prefix(b"[pool ")?;
-    Some(&name[..memchr::memchr(b']', name)?])
-}
-
-/// What happened, by the words the master begins with.
-fn signal(event: &[u8]) -> Option<Signal> {
-    let text = access::text(event);
-    if text.starts_with("server reached ") {
-        return classify(&text);
-    }
-    if let Some(child) = text.strip_prefix("child ") {
-        let what = child.trim_start_matches(|c: char| c.is_ascii_digit());
-        if what.starts_with(" exited on signal ") {
-            return classify(&text);
-        }
-        if what.starts_with(" said into std") {
-            return classify_application(what);
-        }
-        let is_slow = what.starts_with(", script '") && what.contains(" execution timed out (");
-        return (is_slow && what.ends_with(" sec), terminating")).then_some(Signal::WorkerSignal);
-    }
-    if text.starts_with("PHP ") {
-        return classify_application(&text);
-    }
-    text.ends_with("No space left on device (28)").then_some(Signal::DiskFull)
+    };
+    ErrorRecord { level: level.map(access::text), pool, signal, message, ..ErrorRecord::default() }
 }
 
 #[cfg(test)]
 mod tests {
+    use wire::v1::Signal;
+
     use super::*;
 
     fn check(line: &str, want: (Option<&str>, Option<&str>, Option<Signal>)) {

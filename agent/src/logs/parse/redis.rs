@@ -2,8 +2,7 @@
 //! 12:00:00 * text` and without process before version 3, and the handler of signals, which knows only
 //! seconds since the epoch: `1234:signal-handler (1795176067) text`.
 
-use wire::signal::classify;
-use wire::v1::Signal;
+use wire::said;
 
 use crate::logs::parse::{access, time};
 use crate::logs::{ErrorRecord, Line, LineTime, Rejected};
@@ -31,7 +30,7 @@ fn record(line: &[u8]) -> Option<ErrorRecord<'_>> {
     Some(ErrorRecord {
         time: Some(time),
         level: level.map(access::text),
-        signal: signal(&message).filter(|_| matches!(level, Some(b"#"))),
+        signal: said::redis(&message).filter(|_| matches!(level, Some(b"#"))),
         message,
         ..ErrorRecord::default()
     })
@@ -60,16 +59,10 @@ fn stamp(line: &[u8]) -> Option<(LineTime, &[u8], bool)> {
     time::redis_prefix(line).map(own)
 }
 
-/// What a warning says.
-pub(super) fn signal(message: &str) -> Option<Signal> {
-    let is_crash = message.starts_with("Redis ") && message.contains(" crashed by signal: ");
-    let is_full = message.contains("No space left on device");
-    let signal = (is_crash || is_full).then(|| classify(message)).flatten();
-    signal.filter(|s| matches!(s, Signal::DiskFull | Signal::WorkerSignal | Signal::Segfault))
-}
-
 #[cfg(test)]
 mod tests {
+    use wire::v1::Signal;
+
     use super::*;
 
     #[test]

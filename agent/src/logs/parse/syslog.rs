@@ -5,11 +5,12 @@
 //! only of the program whose business it is, by that program's own rules.
 
 use memchr::memmem;
+use wire::said;
 use wire::signal::{classify, classify_kernel};
 use wire::v1::Signal;
 
 use crate::logs::parse::{
-    access, apache_error, clf, haproxy, lighttpd_error, mysql, nginx_error, php_fpm, redis, time,
+    access, apache_error, clf, haproxy, lighttpd_error, mysql, nginx_error, php_fpm, time,
 };
 use crate::logs::{ErrorRecord, Line, LineTime, Rejected};
 
@@ -91,12 +92,12 @@ pub(super) fn signal_of(program: &[u8], text: &[u8]) -> Option<Signal> {
     let shown = access::text(text);
     match program {
         b"kernel" | b"systemd" | b"systemd-oomd" | b"earlyoom" => classify_kernel(&shown),
-        b"mysqld" | b"mariadbd" | b"mysqld_safe" | b"mariadb" | b"mysql" => mysql::signal(&shown)
+        b"mysqld" | b"mariadbd" | b"mysqld_safe" | b"mariadb" | b"mysql" => said::mysql(&shown)
             .or_else(|| match mysql::parse(text) {
                 Line::Error(record) => record.signal,
                 _ => None,
             }),
-        b"redis" | b"redis-server" => redis::signal(&shown),
+        b"redis" | b"redis-server" => said::redis(&shown),
         b"rsyslogd" | b"systemd-journald" | b"systemd-journal" => {
             classify(&shown).filter(|signal| *signal == Signal::DiskFull)
         }

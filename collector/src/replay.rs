@@ -1,0 +1,316 @@
+//! `replay`: a recorded fleet stream through the real detector, on simulated time.
+//!
+//! The clock is the arrival of the records and nothing else: it never goes back, and it stops with
+//! the last record, because a recording that ends says nothing about what came after it. Records
+//! that arrived at one instant are one batch, as they were when the collector read them; so the
+//! same stream gives the same lines, to the byte, however it is cut into files.
+
+pub mod input;
+mod line;
+mod names;
+pub mod render;
+pub mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use wire::UnixMillis;
+use wire::units::Span;
+
+use crate::config::DetectConfig;
+use crate::detect::Engine;
+use crate::model::{Record, Transition};
+use input::{End, Lines, OpenError, Step};
+use line::{Kind, Line, Problem};
+use names::Names;
+use render::Told;
+use report::{Skipped, shown};
+
+/// Records of one instant that are taken together; of more the rest follows at the same instant.
+const BATCH_MAX: usize = 1 << 18;
+
+/// Until when the clock runs on after the last record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// An instant.
+    At(UnixMillis),
+    /// So long after the last record.
+    After(Span),
+}
+
+/// What is wanted of a replay.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Only the last state of each incident, by id.
+    pub only_final: bool,
+    /// With the decision trail.
+    pub explain: bool,
+    /// Until when the clock runs on; `None`: it stops with the last record.
+    pub until: Option<Until>,
+}
+
+/// What became of a replay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Records taken.
+    pub n_records: u64,
+    /// What was skipped or odd.
+    pub skipped: Skipped,
+    /// An input could not be read on, by a fault of its file or its packing.
+    pub is_unreadable: bool,
+}
+
+/// Why a replay ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A file cannot be opened: nothing was replayed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// stdout is gone.
+    #[error("the incidents cannot be written")]
+    Write(#[source] io::Error),
+}
+
+/// Replays the files one after the other; incidents go to `out`, what is odd to `talk`.
+pub fn run(
+    files: &[PathBuf],
+    config: &DetectConfig,
+    options: Options,
+    out: &mut dyn Write,
+    talk: &mut dyn Write,
+) -> Result<Outcome, ReplayError> {
+    // Before anything is replayed: the third of four files may be missing.
+    for path in files {
+        input::probe(path).map_err(|source| OpenError { path: path.clone(), source })?;
+    }
+    let mut replay = Replay::new(config, options, out, talk);
+    for path in files {
+        let lines = input::open(path);
+        let lines = lines.map_err(|source| OpenError { path: path.clone(), source })?;
+        replay.read(&path.display().to_string(), lines)?;
+    }
+    replay.end()
+}
+
+/// A replay going on.
+pub struct Replay<'o> {
+    engine: Engine,
+    names: Names,
+    options: Options,
+    /// Arrival of the newest record, ms; `None` before the first that has one.
+    clock: Option<i64>,
+    first: Option<i64>,
+    /// Records that arrived at `clock` and are not folded yet.
+    batch: Vec<Record>,
+    outcome: Outcome,
+    last: BTreeMap<String, Told>,
+    incidents: BTreeSet<String>,
+    out: &'o mut dyn Write,
+    talk: &'o mut dyn Write,
+}
+
+impl<'o> Replay<'o> {
+    /// A replay that has read nothing yet.
+    pub fn new(
+        config: &DetectConfig,
+        options: Options,
+        out: &'o mut dyn Write,
+        talk: &'o mut dyn Write,
+    ) -> Self {
+        let mut engine = Engine::new(config);
+        if options.explain {
+            engine.explain();
+        }
+        Self {
+            engine,
+            names: Names::default(),
+            options,
+            clock: None,
+            first: None,
+            batch: Vec::new(),
+            outcome: Outcome::default(),
+            last: BTreeMap::new(),
+            incidents: BTreeSet::new(),
+            out,
+            talk,
+        }
+    }
+
+    /// Reads one input to its end.
+    pub fn read(&mut self, name: &str, mut lines: Lines) -> Result<(), ReplayError> {
+        let name = shown(name);
+        loop {
+            match lines.step() {
+                Step::Line(n, text) => self.take(&name, n, text, false)?,
+                Step::Rest(n, text) => self.take(&name, n, text, true)?,
+                Step::TooLong(n) => {
+                    let what = format!("it has more than {} bytes", input::LINE_BYTES_MAX);
+                    self.broken(&name, n, &what);
+                }
+                Step::End(End::Whole) => return Ok(()),
+                Step::End(End::CutShort) => {
+                    self.say(&format!("{name}: the stream stops in the middle of its packing"));
+                    return Ok(());
+                }
+                Step::End(End::Broken(why)) => {
+                    self.outcome.is_unreadable = true;
+                    self.say(&format!("{name}: it cannot be read on: {}", shown(&why)));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes one line; `is_rest` when no newline ends it.
+    fn take(&mut self, name: &str, n: u64, text: &[u8], is_rest: bool) -> Result<(), ReplayError> {
+        let text = if n == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
+        match line::decode(text) {
+            Ok(mut line) => {
+                if let Err(why) = self.fold(&mut line)? {
+                    self.broken(name, n, why);
+                }
+            }
+            Err(Problem::UnknownType(kind)) => self.outcome.skipped.types.add(&kind, 1),
+            Err(Problem::Broken(_)) if text.trim_ascii().is_empty() => {}
+            Err(Problem::Broken(why)) if is_rest => {
+                self.broken(name, n, &format!("the stream stops in the middle of a record: {why}"));
+            }
+            Err(Problem::Broken(why)) => self.broken(name, n, &why),
+        }
+        Ok(())
+    }
+
+    /// Puts a record into its batch; the inner error says why it is none.
+    fn fold(&mut self, line: &mut Line<'_>) -> Result<Result<(), &'static str>, ReplayError> {
+        let needs_time = !matches!(line.kind, Kind::Header | Kind::Server | Kind::Site);
+        if needs_time && line.at.is_none() {
+            return Ok(Err("it has no `at`"));
+        }
+        let skipped = &mut self.outcome.skipped;
+        for name in &line.unknown {
+            skipped.fields.add(name, 1);
+        }
+        skipped.fields.n += line.n_unknown - line.unknown.len() as u64;
+        skipped.n_values_unknown += line.n_values_unknown;
+        skipped.n_labels_dropped += line.n_labels_dropped;
+        if line.kind == Kind::Header {
+            if let Some(version) = line.version.filter(|version| *version != 1) {
+                self.say(&format!(
+                    "the stream is of version {version}: it is read as version 1, and what that does not have is skipped"
+                ));
+            }
+            return Ok(Ok(()));
+        }
+        if let Some(arrived) = line.arrived_at.or(line.at) {
+            match self.clock {
+                Some(clock) if arrived < clock => self.outcome.skipped.n_out_of_order += 1,
+                Some(clock) if arrived == clock => {}
+                _ => {
+                    self.fold_batch()?;
+                    self.clock = Some(arrived);
+                    self.first = self.first.or(Some(arrived));
+                }
+            }
+        }
+        let added = self.names.records(line, &mut self.outcome.skipped, &mut self.batch);
+        self.outcome.n_records += u64::from(added.is_ok());
+        if self.batch.len() >= BATCH_MAX {
+            self.fold_batch()?;
+        }
+        Ok(added)
+    }
+
+    /// Folds the records of the instant that is over, as the detective folds a batch.
+    fn fold_batch(&mut self) -> Result<(), ReplayError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let Some(clock) = self.clock else {
+            // The fleet, before the first record that has a time.
+            for record in self.batch.drain(..) {
+                self.engine.fold(UnixMillis(0), &record);
+            }
+            return Ok(());
+        };
+        let transitions = self.engine.advance(UnixMillis(clock - 1));
+        self.tell(transitions)?;
+        let batch = std::mem::take(&mut self.batch);
+        let transitions = self.engine.fold_batch(UnixMillis(clock), batch.iter());
+        self.batch = batch;
+        self.batch.clear();
+        self.tell(transitions)
+    }
+
+    /// Folds what waits, runs the clock to its end and sums up.
+    pub fn end(mut self) -> Result<Outcome, ReplayError> {
+        self.fold_batch()?;
+        if let Some(clock) = self.clock {
+            let until = match self.options.until {
+                None => clock,
+                Some(Until::At(at)) => at.0.max(clock),
+                Some(Until::After(span)) => UnixMillis(clock).plus(span.0).0,
+            };
+            let transitions = self.engine.advance(UnixMillis(until));
+            self.tell(transitions)?;
+        }
+        for told in std::mem::take(&mut self.last).values() {
+            told.write(self.out).map_err(ReplayError::Write)?;
+        }
+        self.out.flush().map_err(ReplayError::Write)?;
+        self.outcome.skipped.n_misdated = self.engine.refused().n_misdated;
+        for line in self.outcome.skipped.lines() {
+            self.say(&line);
+        }
+        self.say(&self.summary());
+        Ok(self.outcome)
+    }
+
+    fn summary(&self) -> String {
+        let (Some(first), Some(last)) = (self.first, self.clock) else {
+            return format!("replayed {} records, none with a time", self.outcome.n_records);
+        };
+        format!(
+            "replayed {} records of {} servers and {} sites from {} to {}: {} incidents",
+            self.outcome.n_records,
+            self.names.n_servers(),
+            self.names.n_sites(),
+            UnixMillis(first),
+            UnixMillis(last),
+            self.incidents.len()
+        )
+    }
+
+    fn tell(&mut self, transitions: Vec<Transition>) -> Result<(), ReplayError> {
+        for transition in transitions {
+            self.incidents.insert(transition.incident.id.clone());
+            let told = Told::new(transition);
+            if self.options.only_final {
+                self.last.insert(told.incident.id.clone(), told);
+            } else {
+                told.write(self.out).map_err(ReplayError::Write)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn broken(&mut self, name: &str, n: u64, why: &str) {
+        self.outcome.skipped.n_broken += 1;
+        match self.outcome.skipped.n_broken {
+            n_broken if n_broken <= report::TOLD_MAX => {
+                self.say(&format!("{name}: line {n} is skipped: {}", shown(why)));
+            }
+            n_broken if n_broken == report::TOLD_MAX + 1 => {
+                self.say("further broken lines are only counted");
+            }
+            _ => {}
+        }
+    }
+
+    /// Talk that nobody can hear is no reason to stop.
+    fn say(&mut self, text: &str) {
+        drop(writeln!(self.talk, "gatewatch-collector: {text}"));
+    }
+}
