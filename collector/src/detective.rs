@@ -676,6 +676,72 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_export_of_what_was_stored_replays_to_the_incidents_that_were_told_live() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 2).await;
+        let meta = r#"UPDATE server SET meta = '{"clock_offset_ms":7200000}' WHERE server_id = 2"#;
+        store.write(|tx| tx.execute(meta, [])).await.unwrap();
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
+        detective.start(UnixMillis(NOON)).await.unwrap();
+        for quarter in 0..END {
+            // The second server's clock is two hours ahead, and it fails ten seconds later.
+            let (arrived, later) = (batch(quarter).at, batch((quarter - 40).max(0)));
+            let ahead = |mut batch: NewBatch| {
+                (batch.server, batch.seq) = (ServerId(2), quarter as u64 + 1);
+                let shift = arrived.0 - batch.at.0 + 7_200_000;
+                let mut body = convert::unpack(batch.codec, &batch.body).unwrap();
+                body.seconds.iter_mut().for_each(|s| s.second += shift.div_euclid(1000));
+                body.exemplars.iter_mut().for_each(|e| e.at_unix_ms += shift);
+                batch.body = zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap();
+                batch.complete_until = UnixMillis(batch.complete_until.0 + shift);
+                batch.at = arrived;
+                batch
+            };
+            for batch in [batch(quarter), ahead(later)] {
+                store.append(batch).await.unwrap().await.unwrap().unwrap();
+            }
+            let now = UnixMillis(NOON + quarter * 250 + 300);
+            detective.try_work(Some(now)).await.unwrap();
+        }
+        let all = incidents::Filter { merged: true, ..incidents::Filter::default() };
+        let live = store.read(move |conn| incidents::list(conn, &all)).await.unwrap();
+        assert!(live.len() >= 2, "{live:#?}");
+        let told = |incidents: &mut dyn Iterator<Item = &crate::model::Incident>| {
+            let one = |i: &crate::model::Incident| {
+                let (id, scope, state) = (i.id.clone(), i.scope.clone(), i.state.clone());
+                (id, scope, state, i.affected.n_502, i.cause.class.clone())
+            };
+            incidents.map(one).collect::<std::collections::BTreeSet<_>>()
+        };
+        let (from, to) = (UnixMillis(NOON), UnixMillis(NOON + END * 250 + 1000));
+        for is_packed in [false, true] {
+            let stream = crate::web::export::whole(store.clone(), from, to, is_packed).await;
+            let (mut out, mut talk) = (Vec::new(), Vec::new());
+            let options =
+                crate::replay::Options { only_final: true, ..crate::replay::Options::default() };
+            let detect = crate::config::DetectConfig::default();
+            let mut replay = crate::replay::Replay::new(&detect, options, &mut out, &mut talk);
+            let lines = crate::replay::input::unpacked(Box::new(std::io::Cursor::new(stream)));
+            replay.read("export", lines.unwrap()).unwrap();
+            let outcome = replay.end().unwrap();
+            assert_eq!(outcome.skipped, crate::replay::report::Skipped::default());
+            let replayed: Vec<crate::model::Incident> = String::from_utf8(out)
+                .unwrap()
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+                .map(|line| serde_json::from_value(line["incident"].clone()).unwrap())
+                .collect();
+            assert_eq!(told(&mut replayed.iter()), told(&mut live.iter()));
+        }
+        let none =
+            crate::web::export::whole(store.clone(), from, UnixMillis(NOON + 1), false).await;
+        let none = String::from_utf8(none).unwrap();
+        assert!(!none.contains("requests") && none.starts_with(r#"{"type":"header""#), "{none}");
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test]
     async fn the_last_failures_are_counted_also_when_nothing_follows_them() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();

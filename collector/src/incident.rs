@@ -64,6 +64,13 @@ impl Book {
         })
     }
 
+    /// Sites that are, or were, in an incident.
+    #[must_use]
+    pub fn sites_of(&self, id: &str) -> Vec<SiteId> {
+        let case = self.cases.values().find(|case| case.id == id);
+        case.map_or_else(Vec::new, |case| case.members.keys().copied().collect())
+    }
+
     /// Sites that fail in an open incident.
     pub fn failing(&self) -> impl Iterator<Item = SiteId> {
         self.memberships().map(|(site, _)| site)

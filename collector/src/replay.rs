@@ -10,6 +10,7 @@ mod line;
 mod names;
 pub mod render;
 pub mod report;
+pub mod write;
 #[cfg(test)]
 mod tests;
 
@@ -22,15 +23,19 @@ use wire::units::Span;
 
 use crate::config::DetectConfig;
 use crate::detect::Engine;
+use crate::detect::trail::Weighed;
 use crate::model::{Record, Transition};
 use input::{End, Lines, OpenError, Step};
 use line::{Kind, Line, Problem};
 use names::Names;
-use render::Told;
+use render::{Left, Told, Trail};
 use report::{Skipped, shown};
 
 /// Records of one instant that are taken together; of more the rest follows at the same instant.
 const BATCH_MAX: usize = 1 << 18;
+
+/// Scopes whose weighing is remembered for the end of an explained replay.
+const SCOPES_MAX: usize = 10_000;
 
 /// Until when the clock runs on after the last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +113,9 @@ pub struct Replay<'o> {
     outcome: Outcome,
     last: BTreeMap<String, Told>,
     incidents: BTreeSet<String>,
+    /// Scopes that were weighed and never taken, at their best; and those that were.
+    left: BTreeMap<String, Weighed>,
+    taken: BTreeSet<String>,
     out: &'o mut dyn Write,
     talk: &'o mut dyn Write,
 }
@@ -134,6 +142,8 @@ impl<'o> Replay<'o> {
             outcome: Outcome::default(),
             last: BTreeMap::new(),
             incidents: BTreeSet::new(),
+            left: BTreeMap::new(),
+            taken: BTreeSet::new(),
             out,
             talk,
         }
@@ -257,7 +267,11 @@ impl<'o> Replay<'o> {
             self.tell(transitions)?;
         }
         for told in std::mem::take(&mut self.last).values() {
-            told.write(self.out).map_err(ReplayError::Write)?;
+            render::write(self.out, told).map_err(ReplayError::Write)?;
+        }
+        for weighed in self.left.values() {
+            let left = Left { at: UnixMillis(weighed.at), event: "left", weighed };
+            render::write(self.out, &left).map_err(ReplayError::Write)?;
         }
         self.out.flush().map_err(ReplayError::Write)?;
         self.outcome.skipped.n_misdated = self.engine.refused().n_misdated;
@@ -284,16 +298,44 @@ impl<'o> Replay<'o> {
     }
 
     fn tell(&mut self, transitions: Vec<Transition>) -> Result<(), ReplayError> {
+        let trail = self.options.explain.then(|| (self.engine.trail(), self.engine.stood()));
         for transition in transitions {
             self.incidents.insert(transition.incident.id.clone());
-            let told = Told::new(transition);
+            let why = trail.as_ref().map(|(weighed, stood)| {
+                let (id, at) = (&transition.incident.id, transition.at.0);
+                let of_it = stood.iter().rfind(|stood| stood.id == *id && stood.at == at);
+                Trail {
+                    weighed: weighed.iter().filter(|weighed| weighed.at == at).cloned().collect(),
+                    sites: of_it.map_or_else(Vec::new, |stood| stood.sites.clone()),
+                }
+            });
+            let told = Told::new(transition, why);
             if self.options.only_final {
                 self.last.insert(told.incident.id.clone(), told);
             } else {
-                told.write(self.out).map_err(ReplayError::Write)?;
+                render::write(self.out, &told).map_err(ReplayError::Write)?;
             }
         }
+        for weighed in trail.into_iter().flat_map(|(weighed, _)| weighed) {
+            self.keep(weighed);
+        }
         Ok(())
+    }
+
+    /// Keeps of each scope that was never taken the moment when it came closest.
+    fn keep(&mut self, weighed: Weighed) {
+        if weighed.rejected.is_none() {
+            self.left.remove(&weighed.scope);
+            if self.taken.len() < SCOPES_MAX {
+                self.taken.insert(weighed.scope);
+            }
+        } else if !self.taken.contains(&weighed.scope) {
+            let is_closer =
+                self.left.get(&weighed.scope).map(|before| weighed.score > before.score);
+            if is_closer.unwrap_or(self.left.len() < SCOPES_MAX) {
+                self.left.insert(weighed.scope.clone(), weighed);
+            }
+        }
     }
 
     fn broken(&mut self, name: &str, n: u64, why: &str) {

@@ -1,12 +1,16 @@
 //! `gatewatch-collector replay`: recorded streams in every packing, options, faults, exit codes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use harness::{Output, Root, program};
+use harness::{Fleet, Output, Root, program};
 use serde_json::Value;
+
+use crate::incident::{break_server, mend_server};
 
 const NOON: i64 = 1_795_176_000_000;
 
@@ -100,6 +104,83 @@ fn a_recorded_outage_is_told_the_same_in_every_packing() {
 
     let last_line = out.lines().last().expect("it has lines");
     assert_eq!(replay(&["--final", plain]).good().expect("it replays").trim_end(), last_line);
+}
+
+/// Status line and headers, and the body, of a GET by the admin.
+fn get(fleet: &Fleet, path: &str, more: &str) -> (String, Vec<u8>) {
+    let read = |name: &str| {
+        let text = fs::read_to_string(fleet.data_dir().join(name)).expect("the collector runs");
+        text.trim().to_owned()
+    };
+    let mut stream = TcpStream::connect(read("http.addr")).expect("it listens");
+    // Version 1.0: the body ends with the connection.
+    let token = read("admin.token");
+    let request = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer {token}\r\n{more}\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it answers");
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("headers have an end");
+    let body = answer.split_off(end + 4);
+    (String::from_utf8(answer).expect("headers are ASCII"), body)
+}
+
+#[test]
+fn what_was_told_live_is_told_again_by_a_replay_of_the_export() {
+    let mut fleet = Fleet::builder().agents(["web-1"]).batch_interval("200ms").start();
+    let open = break_server(&mut fleet, "web-1");
+    let over = mend_server(&mut fleet, "web-1", open.id());
+    let ids = |incidents: &[harness::Incident]| {
+        incidents.iter().map(|i| i.id().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let live = ids(&fleet.incidents().expect("the collector runs"));
+    assert!(live.contains(over.id()));
+    let root = Root::new();
+    for (more, is_packed) in [("", false), ("Accept-Encoding: gzip\r\n", true)] {
+        let (headers, body) = get(&fleet, "/api/v1/export", more);
+        assert!(headers.starts_with("HTTP/1.0 200"), "{headers}");
+        assert!(headers.contains("application/x-ndjson"), "{headers}");
+        assert_eq!(body.starts_with(&[0x1f, 0x8b]), is_packed, "{headers}");
+        let file = root.path().join("export");
+        fs::write(&file, body).expect("it is writable");
+        let file = file.to_str().expect("a path of ASCII");
+        let out = replay(&["--final", file]);
+        assert!(!out.stderr.contains("skipped") && !out.stderr.contains("taken"), "{out:?}");
+        let told = lines(&out.good().expect("it replays"));
+        let told: Vec<_> =
+            told.iter().map(|line| harness::Incident::from_json(&line["incident"])).collect();
+        assert!(ids(&told).is_superset(&live), "{told:#?}");
+        let again = told.iter().find(|i| i.id() == over.id()).expect("it is there");
+        for pointer in ["/scope", "/started_at", "/where/server", "/cause/class"] {
+            assert_eq!(again.text(pointer), over.text(pointer), "{pointer}");
+        }
+    }
+    let (refused, body) = get(&fleet, "/api/v1/export?from=noon", "");
+    assert!(refused.starts_with("HTTP/1.0 400"), "{refused}");
+    assert!(String::from_utf8_lossy(&body).contains("write it like 2026-11-20T12:00:00Z"));
+}
+
+#[test]
+fn an_explained_replay_shows_what_each_decision_rests_on() {
+    let root = Root::new();
+    let stream = root.write("stream.jsonl", &stream()).display().to_string();
+    let plain = lines(&replay(&[&stream]).good().expect("it replays"));
+    let out = replay(&["--explain", &stream]).good().expect("it replays");
+    let told: Vec<Value> = lines(&out).into_iter().filter(|l| l["event"] != "left").collect();
+    assert_eq!(told.len(), plain.len(), "what is told does not depend on who asks why");
+    for (told, plain) in told.iter().zip(&plain) {
+        assert_eq!(told["incident"], plain["incident"]);
+    }
+    let sites = told[0]["trail"]["sites"].as_array().expect("sites of the opening");
+    assert!(!sites.is_empty(), "{}", told[0]);
+    for site in sites {
+        assert_eq!(site["server"], "web-07");
+        let number = |key: &str| site[key].as_f64().unwrap_or_else(|| panic!("no {key}: {site}"));
+        assert!(number("score") > 10.0 && number("gain") > 5.0 && number("p_normal") < 0.01);
+        assert!(number("n_failed") >= 3.0 && number("loss") > 0.0, "{site}");
+        assert_eq!(site["first_at"], "2026-11-20T12:00:20.000Z");
+    }
+    let evidence = told[told.len() - 1]["incident"]["cause"]["evidence"].as_array();
+    assert!(evidence.expect("a list").iter().all(|row| row["weight"].is_number()));
 }
 
 #[test]

@@ -43,19 +43,20 @@ mod runbook_tests;
 mod group_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use crate::config::DetectConfig;
 use crate::incident::Book;
-use crate::model::{Record, ServerId, SiteId, Transition};
+use crate::model::{Counts, Record, ServerId, SiteId, Transition};
 use candidates::Candidates;
 use past::Past;
 use scope::{Ground, Located};
 use server::{Changed, Line, Server};
 use site::Site;
-use trail::{Trail, Weighed};
+use trail::{Stood, Trail, Weighed};
 
 /// Grid on which the engine acts, ms.
 pub const TICK_MS: i64 = 250;
@@ -116,13 +117,37 @@ impl From<&DetectConfig> for Settings {
     }
 }
 
+/// Hashes ids, which the store gives out one after the other: one multiplication (Knuth, The Art of
+/// Computer Programming 6.4).
+#[derive(Clone, Copy, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_i64(&mut self, id: i64) {
+        self.write_u64(id.cast_unsigned());
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from the low bits, the multiplication leaves the best ones high.
+        self.0.rotate_left(32)
+    }
+}
+
 /// Servers and sites the detector knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
     sites: Vec<Site>,
     pub(crate) servers: BTreeMap<ServerId, Server>,
     #[serde(skip)]
-    index: HashMap<SiteId, u32>,
+    index: HashMap<SiteId, u32, BuildHasherDefault<IdHasher>>,
     #[serde(skip)]
     by_upstream: BTreeMap<String, Vec<u32>>,
     /// Sites of each server that may be in the middle of an episode; the others are not.
@@ -229,17 +254,6 @@ impl Fleet {
             if site.episode.is_some() {
                 self.suspects.entry(site.server).or_default().insert(ix);
             }
-        }
-    }
-
-    /// Adds what a site answered well in one second to what its server did.
-    fn fold_answers(&mut self, id: ServerId, ix: u32, second: i64, counts: &crate::model::Counts) {
-        let failed = counts.n_502.saturating_add(counts.n_503).saturating_add(counts.n_504);
-        let n_ok = counts.n.saturating_sub(failed).saturating_sub(counts.n_499);
-        if n_ok > 0
-            && let Some(server) = self.servers.get_mut(&id)
-        {
-            server.fold_ok(second, f64::from(n_ok) * self.sites[ix as usize].rates.loss());
         }
     }
 
@@ -430,6 +444,12 @@ impl Engine {
         self.trail.take()
     }
 
+    /// Where the failing sites of each incident stood when it changed, since the last call; nothing
+    /// without `explain`.
+    pub fn stood(&mut self) -> Vec<Stood> {
+        self.trail.take_stood()
+    }
+
     /// Whether a server has said what its clock shows.
     #[must_use]
     pub fn knows_clock(&self, server: ServerId) -> bool {
@@ -481,6 +501,12 @@ impl Engine {
             // The rules of silence are the only ones that it concerns.
             return;
         }
+        if let Record::Requests { site, at, counts } = record {
+            return match self.fleet.find(*site) {
+                Some(ix) => drop(self.fold_requests(ix, arrived, at.0, counts, i64::MIN)),
+                None => self.refused.n_unknown += 1,
+            };
+        }
         if let Some(id) = self.server_of(record) {
             let Fleet { servers, revision, .. } = &mut self.fleet;
             let server = servers.entry(id).or_insert_with(|| {
@@ -514,18 +540,26 @@ impl Engine {
         let mut complete = Vec::new();
         let old = arrived_at.0 - self.settings.retroactive_ms;
         for record in records {
-            let at = match record {
-                Record::Requests { at, .. } => Some(at.0),
-                Record::Exemplar(exemplar) => Some(exemplar.at.0),
-                _ => None,
-            };
-            let server = self.server_of(record).and_then(|id| self.fleet.servers.get(&id));
-            match (at, server) {
-                (Some(at), Some(server)) if server.corrected(at) < old => {
-                    let slice = server.corrected(at).div_euclid(SLICE_MS);
-                    slices.entry(slice).or_default().push(record);
+            match record {
+                Record::Requests { at, site, counts } => match self.fleet.find(*site) {
+                    None => self.refused.n_unknown += 1,
+                    Some(ix) => {
+                        if let Some(at) = self.fold_requests(ix, arrived_at.0, at.0, counts, old) {
+                            slices.entry(at.div_euclid(SLICE_MS)).or_default().push(record);
+                        }
+                    }
+                },
+                Record::Exemplar(exemplar) => {
+                    let ix = self.fleet.find(exemplar.site);
+                    let server = ix.map(|ix| self.fleet.site(ix).server);
+                    let server = server.and_then(|id| self.fleet.servers.get(&id));
+                    let at = server.map(|server| server.corrected(exemplar.at.0));
+                    match at.filter(|at| *at < old) {
+                        Some(at) => slices.entry(at.div_euclid(SLICE_MS)).or_default().push(record),
+                        None => self.fold(arrived_at, record),
+                    }
                 }
-                _ if matches!(record, Record::Complete { .. }) => complete.push(record),
+                Record::Complete { .. } => complete.push(record),
                 _ => self.fold(arrived_at, record),
             }
         }
@@ -537,7 +571,9 @@ impl Engine {
             if let Some(tick) = self.tick {
                 let located = self.look(tick);
                 let (fleet, settings) = (&mut self.fleet, &self.settings);
+                let first = transitions.len();
                 self.book.place(fleet, &located, settings, tick, &mut transitions);
+                self.note_standing(&transitions[first..]);
             }
         }
         for record in complete {
@@ -564,6 +600,43 @@ impl Engine {
         }
     }
 
+    /// Takes counts of one second of one site: nearly all records are such, so each thing is looked up
+    /// once. Counts from before `old` are left alone: returns their instant, corrected.
+    fn fold_requests(
+        &mut self,
+        ix: u32,
+        arrived: i64,
+        at: i64,
+        counts: &Counts,
+        old: i64,
+    ) -> Option<i64> {
+        let site = &mut self.fleet.sites[ix as usize];
+        let id = site.server;
+        let Some(server) = self.fleet.servers.get_mut(&id) else { return None };
+        let at = server.corrected(at);
+        if at < old {
+            return Some(at);
+        }
+        server.arrived = server.arrived.max(arrived);
+        if at < 0 || at > arrived.saturating_add(AHEAD_MAX_MS) {
+            self.refused.n_misdated += 1;
+            return None;
+        }
+        let second = at.div_euclid(1000);
+        server.newest = server.newest.max(second * 1000 + 999);
+        if site.past.norm(second) > 0.0 || site.past.mean() > 0.0 {
+            server.fold_requests(second, counts.n);
+        }
+        fold_answers(server, site, second, counts);
+        if let Some(case) = site.case {
+            self.book.count(case, site.id, second, counts);
+        }
+        if site.fold_counts(arrived, second, counts) {
+            self.touched.insert(ix);
+        }
+        None
+    }
+
     fn fold_into(&mut self, id: ServerId, arrived: i64, record: &Record) {
         let Some(server) = self.fleet.servers.get_mut(&id) else { return };
         match record {
@@ -576,25 +649,6 @@ impl Engine {
                 server.n_cpu = *n_cpu;
             }
             Record::Site { .. } => self.fold_site(record),
-            Record::Requests { site, at, counts } => {
-                let second = server.corrected(at.0).div_euclid(1000);
-                server.newest = server.newest.max(second * 1000 + 999);
-                let Some(ix) = self.fleet.find(*site) else { return };
-                let past = &self.fleet.site(ix).past;
-                if (past.norm(second) > 0.0 || past.mean() > 0.0)
-                    && let Some(server) = self.fleet.servers.get_mut(&id)
-                {
-                    server.fold_requests(second, counts.n);
-                }
-                self.fleet.fold_answers(id, ix, second, counts);
-                let site = self.fleet.site_mut(ix);
-                if let Some(case) = site.case {
-                    self.book.count(case, site.id, second, counts);
-                }
-                if site.fold_counts(arrived, second, counts) {
-                    self.touched.insert(ix);
-                }
-            }
             Record::Exemplar(exemplar) => {
                 let at = server.corrected(exemplar.at.0);
                 let Some(ix) = self.fleet.find(exemplar.site) else { return };
@@ -635,7 +689,8 @@ impl Engine {
                 weigh_requests(&self.fleet.sites, server);
             }
             Record::Hello { at, .. } => server.fold_clock(arrived, at.0),
-            Record::Goodbye { .. } | Record::Collector { .. } => {}
+            // Counts have a way of their own.
+            Record::Requests { .. } | Record::Goodbye { .. } | Record::Collector { .. } => {}
         }
     }
 
@@ -713,7 +768,20 @@ impl Engine {
 
     fn act(&mut self, now: i64, transitions: &mut Vec<Transition>) {
         let located = self.look(now);
+        let first = transitions.len();
         self.book.step(&mut self.fleet, &located, &self.settings, now, transitions);
+        self.note_standing(&transitions[first..]);
+    }
+
+    /// Keeps where the sites of what was just told stand, while somebody wants to know.
+    fn note_standing(&mut self, transitions: &[Transition]) {
+        if !self.trail.is_on() {
+            return;
+        }
+        for transition in transitions {
+            let (id, at) = (&transition.incident.id, transition.at.0);
+            self.trail.stand(&self.fleet, id, at, &self.book.sites_of(id));
+        }
     }
 
     /// Steps the sites that gained something and weighs the scopes around those that fail.
@@ -753,6 +821,15 @@ impl Engine {
             now,
         };
         scope::localise(&mut self.fleet, servers, &ground, &mut self.trail)
+    }
+}
+
+/// Adds what a site answered well, in nats, to what its server did.
+fn fold_answers(server: &mut Server, site: &Site, second: i64, counts: &Counts) {
+    let failed = counts.n_502.saturating_add(counts.n_503).saturating_add(counts.n_504);
+    let n_ok = counts.n.saturating_sub(failed).saturating_sub(counts.n_499);
+    if n_ok > 0 {
+        server.fold_ok(second, f64::from(n_ok) * site.rates.loss());
     }
 }
 

@@ -116,6 +116,21 @@ impl Past {
         }
     }
 
+    /// What was known before the day of `second`, as a baseline: whole days, at most 28.
+    #[must_use]
+    pub fn before(&self, second: i64) -> Option<Baseline> {
+        let day = second.div_euclid(86_400);
+        let known =
+            self.known.unwrap_or(Baseline { days: 0.0, n_requests: 0, n_gateway_errors: 0 });
+        let earlier = || self.days.iter().filter(|(of, ..)| *of < day);
+        let baseline = Baseline {
+            days: (known.days + earlier().count() as f64).min(DAYS_MAX as f64),
+            n_requests: known.n_requests + earlier().map(|(_, n, _)| n).sum::<u64>(),
+            n_gateway_errors: known.n_gateway_errors + earlier().map(|(.., n)| n).sum::<u64>(),
+        };
+        (baseline.days > 0.0).then_some(baseline)
+    }
+
     /// Requests a second that are normal at this hour of the day; 0 unknown.
     #[must_use]
     pub fn norm(&self, second: i64) -> f64 {
@@ -167,6 +182,21 @@ mod tests {
         }
         let clean = Rates::of(2_000_000, 20, 2_419_200.0, 0.30);
         assert!((clean.gain() - 6.9).abs() < 0.01 && (clean.loss() - 0.36).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_past_before_a_day_is_a_baseline_of_the_days_before_it() {
+        let mut past = Past::default();
+        assert_eq!(past.before(0), None);
+        for day in 0..3 {
+            past.add(day * 86_400 + 5, 100, day as u64);
+        }
+        assert_eq!(past.before(86_399), None);
+        let of =
+            |days, n_requests, n_gateway_errors| Baseline { days, n_requests, n_gateway_errors };
+        assert_eq!(past.before(2 * 86_400 + 7), Some(of(2.0, 200, 1)));
+        past.set_known(of(27.5, 10, 1));
+        assert_eq!(past.before(2 * 86_400), Some(of(28.0, 210, 2)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the stages after the store read of it: committed batches and sites.
 
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, OptionalExtension as _, Result, params};
 use wire::UnixMillis;
 
 use super::{HotRow, SiteRow};
@@ -39,6 +39,54 @@ pub fn hot_after(
         }
     }
     Ok(found)
+}
+
+/// Ids and names of all servers, by id.
+pub fn server_names(conn: &Connection) -> Result<Vec<(ServerId, String)>> {
+    let mut query = conn.prepare_cached("SELECT server_id, name FROM server ORDER BY server_id")?;
+    query.query_map([], |row| Ok((ServerId(row.get(0)?), row.get(1)?)))?.collect()
+}
+
+/// Saved pasts of one server's sites.
+pub fn baselines(conn: &Connection, server: ServerId) -> Result<Vec<(SiteId, Vec<u8>)>> {
+    let mut query = conn.prepare_cached(
+        "SELECT site_id, body FROM baseline JOIN site USING (site_id) WHERE server_id = ?1",
+    )?;
+    query.query_map([server.0], |row| Ok((SiteId(row.get(0)?), row.get(1)?)))?.collect()
+}
+
+/// Arrival of the oldest batch that is kept.
+pub fn oldest_arrival(conn: &Connection) -> Result<Option<UnixMillis>> {
+    let first = "SELECT at FROM hot ORDER BY id LIMIT 1";
+    conn.query_row(first, [], |row| Ok(UnixMillis(row.get(0)?))).optional()
+}
+
+/// A position before every batch that arrived at or after `at`, and close to the first of them.
+///
+/// Batches are stored nearly in order of arrival, so their ids are halved again and again: no index,
+/// and no walk over the table.
+pub fn position_near(conn: &Connection, at: UnixMillis) -> Result<i64> {
+    /// How far the order of ids and that of arrivals may differ, ms.
+    const SLACK_MS: i64 = 60_000;
+    let ends = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM hot";
+    let (mut low, mut high): (i64, i64) =
+        conn.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let wanted = at.0.saturating_sub(SLACK_MS);
+    let mut query =
+        conn.prepare_cached("SELECT id, at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    // Every batch before `low` arrived too early; the one at `high`, or behind the end, did not.
+    high += 1;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let found =
+            query.query_row([middle], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+        match found {
+            Ok((id, arrived)) if arrived < wanted => low = id + 1,
+            Ok(_) | Err(rusqlite::Error::QueryReturnedNoRows) => high = middle,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(low - 1)
 }
 
 /// Every site of one server, by name.

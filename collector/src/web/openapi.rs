@@ -46,6 +46,12 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
         "Exact requests by site and status, crawlers apart. Query: server, from, to.",
         200,
     ),
+    (
+        "get",
+        "/api/v1/export",
+        "The recorded fleet as JSON lines, input of `replay`; gzip where accepted. Query: from, to.",
+        200,
+    ),
     ("get", "/api/v1/stream", "Server-sent events: each change of an incident.", 200),
 ];
 

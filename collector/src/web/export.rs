@@ -1,0 +1,373 @@
+//! `GET /api/v1/export`: the recorded fleet as JSON lines, in order of arrival: input of `replay`.
+//!
+//! The answer is a stream of bounded pieces: the database is read a few batches at a time, and only
+//! as fast as the reader takes them. An answer that breaks off was not whole: the connection is cut,
+//! and a packed one lacks its end. Anyone who may read incidents may read this; privacy is that of
+//! what is stored.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Write as _;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::UnixMillis;
+
+use super::AppState;
+use super::error::{ApiError, Params};
+use crate::ingest::convert;
+use crate::model::{Record, ServerId, SiteId};
+use crate::replay::write::{self, Writer};
+use crate::store::incidents::Known;
+use crate::store::{HotRow, SiteRow, Store, StoreError, incidents, read};
+use crate::{clock, errors};
+
+/// Batches and bytes read at once.
+const ROWS_MAX: usize = 64;
+const ROWS_BYTES_MAX: usize = 4 << 20;
+/// Size from which a piece of the answer is sent.
+const PIECE_BYTES: usize = 128 << 10;
+/// Pieces that wait for a slow reader; when full, reading waits.
+const PIECES_MAX: usize = 4;
+/// How much later than `to` a batch must have arrived to say that none before it follows, ms.
+const ORDER_SLACK_MS: i64 = 60_000;
+
+/// `GET /api/v1/export?...`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportQuery {
+    /// Arrival of the first batch, RFC 3339; default: all that is kept.
+    from: Option<String>,
+    /// First arrival no longer told, RFC 3339; default: now.
+    to: Option<String>,
+}
+
+/// The stream of what arrived in that time.
+pub(super) async fn show(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Params(query): Params<ExportQuery>,
+) -> Result<Response, ApiError> {
+    let now = clock::now();
+    let to = time("to", query.to.as_deref())?.unwrap_or(now);
+    let from = time("from", query.from.as_deref())?;
+    if let Some(from) = from.filter(|from| *from >= to) {
+        let error = format!("from: {from} is not before to: {to}");
+        return Err(ApiError::bad(error, "give a `from` that is earlier than `to`"));
+    }
+    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
+        let fix = "wait until an export or a follower has ended";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too many streams are open", fix)
+    })?;
+    let packed = accepts_gzip(&headers);
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let from = match from {
+        Some(from) => from,
+        None => state.store.read(read::oldest_arrival).await?.unwrap_or(to),
+    };
+    tokio::spawn(async move {
+        let _place = place;
+        let export = Export::new(state.store, from, to, Out::new(sender.clone(), packed));
+        let ended = tokio::select! {
+            biased;
+            () = state.stop.cancelled() => Err(Broken::Stopped),
+            // Not cancelled but ended: by its end, or the reader going away.
+            ended = export.run() => ended,
+        };
+        let why = match ended {
+            Ok(()) | Err(Broken::ReaderGone) => return,
+            Err(Broken::Stopped) => "the collector stops".to_owned(),
+            Err(Broken::Store(error)) => {
+                let why = errors::chain(&error);
+                tracing::error!(error = why, "an export breaks off");
+                why
+            }
+        };
+        // The reader sees a connection that breaks off, never an end that is none.
+        drop(sender.send(Err(std::io::Error::other(why))).await);
+    });
+    let mut response = Body::from_stream(ReceiverStream::new(receiver)).into_response();
+    let headers = response.headers_mut();
+    let value = HeaderValue::from_static;
+    headers.insert(header::CONTENT_TYPE, value("application/x-ndjson"));
+    headers.insert(header::VARY, value("accept-encoding"));
+    if packed {
+        headers.insert(header::CONTENT_ENCODING, value("gzip"));
+    }
+    Ok(response)
+}
+
+fn time(key: &str, text: Option<&str>) -> Result<Option<UnixMillis>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let at = UnixMillis::parse_rfc3339(text).ok_or_else(|| {
+        let error = format!("{key}: {text:?} is no time");
+        ApiError::bad(error, "write it like 2026-11-20T12:00:00Z")
+    })?;
+    Ok(Some(at))
+}
+
+/// Whether the reader takes gzip: named, and not with a weight of 0.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let mut named = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    named.any(|one| {
+        let (name, weight) = one.split_once(';').unwrap_or((one, ""));
+        let refused = weight.trim().strip_prefix("q=").and_then(|q| q.parse().ok()) == Some(0.0);
+        name.trim().eq_ignore_ascii_case("gzip") && !refused
+    })
+}
+
+/// Why an export ends before its end.
+enum Broken {
+    ReaderGone,
+    Stopped,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Broken {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The answer on its way: lines in, bounded pieces out.
+struct Out {
+    sender: mpsc::Sender<std::io::Result<Bytes>>,
+    pending: Vec<u8>,
+    packer: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Out {
+    fn new(sender: mpsc::Sender<std::io::Result<Bytes>>, is_packed: bool) -> Self {
+        let packer = is_packed.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+        Self { sender, pending: Vec::new(), packer }
+    }
+
+    /// Sends what is due; waits while the reader is slow.
+    async fn send(&mut self, lines: &[u8]) -> Result<(), Broken> {
+        match &mut self.packer {
+            Some(packer) => {
+                packer.write_all(lines).expect("memory can be written to");
+                self.pending.append(packer.get_mut());
+            }
+            None => self.pending.extend_from_slice(lines),
+        }
+        if self.pending.len() >= PIECE_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        let piece = Bytes::from(std::mem::take(&mut self.pending));
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.sender.send(Ok(piece)).await.map_err(|_| Broken::ReaderGone)
+    }
+
+    async fn end(mut self) -> Result<(), Broken> {
+        if let Some(packer) = self.packer.take() {
+            let rest = packer.finish().expect("memory can be written to");
+            self.pending.extend(rest);
+        }
+        self.flush().await
+    }
+}
+
+struct Export {
+    store: Store,
+    from: UnixMillis,
+    to: UnixMillis,
+    out: Out,
+    /// Of each site its place as told last, both hashed: told again only when it changes.
+    told: HashMap<(ServerId, u64), u64>,
+    /// Servers whose clock is told.
+    clocked: HashSet<ServerId>,
+}
+
+impl Export {
+    fn new(store: Store, from: UnixMillis, to: UnixMillis, out: Out) -> Self {
+        Self { store, from, to, out, told: HashMap::new(), clocked: HashSet::new() }
+    }
+
+    async fn run(mut self) -> Result<(), Broken> {
+        let servers = self.fleet().await?;
+        let from = self.from;
+        let mut position = self.store.read(move |conn| read::position_near(conn, from)).await?;
+        loop {
+            let after = position;
+            let rows = self
+                .store
+                .read(move |conn| read::hot_after(conn, after, ROWS_MAX, ROWS_BYTES_MAX))
+                .await?;
+            let Some(last) = rows.last() else { break };
+            position = last.id;
+            let is_past = last.at.0 >= self.to.0.saturating_add(ORDER_SLACK_MS);
+            let (from, to) = (self.from, self.to);
+            for row in rows.iter().filter(|row| row.at >= from && row.at < to) {
+                // A server that was forgotten has no name any more.
+                let Some(server) = servers.get(&row.server) else { continue };
+                let lines = self.lines(row, server);
+                self.out.send(&lines).await?;
+            }
+            if is_past {
+                break;
+            }
+        }
+        self.out.end().await
+    }
+
+    /// Header, servers and sites; returns the name of each server and how far its clock is ahead, ms.
+    async fn fleet(&mut self) -> Result<HashMap<ServerId, (String, i64)>, Broken> {
+        let names = self.store.read(read::server_names).await?;
+        let mut labels = BTreeSet::new();
+        let mut servers = HashMap::new();
+        let mut lines = Vec::new();
+        // The header names the labels, so the servers come before it is written; sites do not fit.
+        for (id, _) in &names {
+            for known in self.known(*id, false).await?.0 {
+                labels.extend(known.labels.keys().cloned());
+                let meta = &known.meta;
+                let (n_cpu, heartbeat) = (meta.n_cpu.unwrap_or(0), meta.heartbeat_ms);
+                let heartbeat = heartbeat.unwrap_or(5000);
+                write::server(&mut lines, &known.name, &known.labels, n_cpu, heartbeat);
+                let ahead_ms = meta.clock_offset_ms.unwrap_or(0);
+                servers.insert(known.server, (known.name, ahead_ms));
+            }
+        }
+        let mut header = Vec::new();
+        let labels: Vec<String> = labels.into_iter().collect();
+        write::header(&mut header, &labels, self.from, self.to);
+        self.out.send(&header).await?;
+        self.out.send(&lines).await?;
+        for (id, _) in names {
+            let (known, pasts) = self.known(id, true).await?;
+            let mut lines = Vec::new();
+            for Known { server, name, sites, .. } in known {
+                for site in sites {
+                    let past = pasts.get(&site.site);
+                    let past = past.and_then(|saved| write::baseline(saved, self.from));
+                    let (pool, upstream) = (site.pool.as_deref(), site.upstream.as_deref());
+                    write::site(&mut lines, &name, &site.name, pool, upstream, past);
+                    self.is_news(server, &site.name, pool, upstream);
+                }
+            }
+            self.out.send(&lines).await?;
+        }
+        Ok(servers)
+    }
+
+    /// One server, and if wanted the saved pasts of its sites.
+    async fn known(
+        &self,
+        id: ServerId,
+        with_pasts: bool,
+    ) -> Result<(Vec<Known>, HashMap<SiteId, Vec<u8>>), StoreError> {
+        let read = move |conn: &_| {
+            let pasts = if with_pasts { read::baselines(conn, id)? } else { Vec::new() };
+            Ok((incidents::known(conn, Some(id))?, pasts.into_iter().collect()))
+        };
+        self.store.read(read).await
+    }
+
+    fn is_news(
+        &mut self,
+        server: ServerId,
+        name: &str,
+        pool: Option<&str>,
+        upstream: Option<&str>,
+    ) -> bool {
+        let hash = |value: &dyn Fn(&mut DefaultHasher)| {
+            let mut hasher = DefaultHasher::new();
+            value(&mut hasher);
+            hasher.finish()
+        };
+        let key = (server, hash(&|hasher| name.hash(hasher)));
+        let place = hash(&|hasher| (pool, upstream).hash(hasher));
+        self.told.insert(key, place) != Some(place)
+    }
+
+    /// The lines of one batch. Sites are named by the batch itself, so no list of them is kept.
+    fn lines(&mut self, row: &HotRow, (name, ahead_ms): &(String, i64)) -> Vec<u8> {
+        let mut names: Vec<String> = Vec::new();
+        let unpacked = convert::records(row, &mut |site| {
+            names.push(site.to_owned());
+            let (site, server) = (SiteId(names.len() as i64 - 1), row.server);
+            let name = names.last().cloned().unwrap_or_default();
+            Some(SiteRow { site, server, name, pool: None, upstream: None })
+        });
+        let name_of = |site: SiteId| names.get(usize::try_from(site.0).ok()?).cloned();
+        let writer = Writer {
+            server: name,
+            arrived_at: row.at,
+            clock: UnixMillis(row.at.0.saturating_add(*ahead_ms)),
+            name_of: &name_of,
+        };
+        let mut lines = Vec::new();
+        if self.clocked.insert(row.server) {
+            // Heartbeats are not stored: without this the first batch of a server whose clock is off
+            // would be dated by it.
+            write::clock(&mut lines, name, writer.clock, row.at);
+        }
+        for record in &unpacked.records {
+            if let Record::Site { site, pool, upstream, .. } = record {
+                // Unknown now does not take back what was known before.
+                let known = pool.is_some() || upstream.is_some();
+                let name = name_of(*site).unwrap_or_default();
+                let (pool, upstream) = (pool.as_deref(), upstream.as_deref());
+                if !known || !self.is_news(row.server, &name, pool, upstream) {
+                    continue;
+                }
+            }
+            writer.record(&mut lines, record);
+        }
+        lines
+    }
+}
+
+/// A whole export in memory.
+#[cfg(test)]
+pub(crate) async fn whole(
+    store: Store,
+    from: UnixMillis,
+    to: UnixMillis,
+    is_packed: bool,
+) -> Vec<u8> {
+    let (sender, mut pieces) = mpsc::channel(PIECES_MAX);
+    let export = Export::new(store, from, to, Out::new(sender, is_packed));
+    let running = tokio::spawn(export.run());
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.recv().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert!(running.await.unwrap().is_ok());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_sent_to_those_who_take_it() {
+        for (accepted, want) in [
+            (None, false),
+            (Some(""), false),
+            (Some("gzip"), true),
+            (Some("br, GZIP;q=0.5"), true),
+            (Some("gzip;q=0, br"), false),
+            (Some("x-gzip"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accepted) = accepted {
+                headers.insert(header::ACCEPT_ENCODING, accepted.parse().unwrap());
+            }
+            assert_eq!(accepts_gzip(&headers), want, "{accepted:?}");
+        }
+    }
+}
