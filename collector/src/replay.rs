@@ -8,6 +8,7 @@
 pub mod input;
 mod line;
 mod names;
+mod scalar;
 pub mod render;
 pub mod report;
 pub mod write;

@@ -61,7 +61,7 @@ pub fn unpacked(bytes: Box<dyn Read>) -> io::Result<Lines> {
         }
         _ => Box::new(whole),
     };
-    Ok(Lines { reader, buffer: Vec::new(), from: 0, to: 0, n_lines: 0, ended: None })
+    Ok(Lines { reader, buffer: Vec::new(), from: 0, to: 0, n_read: 0, ended: None })
 }
 
 /// The lines of one input.
@@ -71,7 +71,7 @@ pub struct Lines {
     /// What of the buffer is read and not given out yet.
     from: usize,
     to: usize,
-    n_lines: u64,
+    n_read: u64,
     ended: Option<End>,
 }
 
@@ -108,8 +108,8 @@ impl Lines {
             if let Some(at) = memchr(b'\n', &waiting[searched..]) {
                 let (from, end) = (self.from, self.from + searched + at);
                 self.from = end + 1;
-                self.n_lines += 1;
-                return Step::Line(self.n_lines, &self.buffer[from..end]);
+                self.n_read += 1;
+                return Step::Line(self.n_read, &self.buffer[from..end]);
             }
             searched = waiting.len();
             if let Some(ended) = &self.ended {
@@ -117,13 +117,13 @@ impl Lines {
                     return Step::End(ended.clone());
                 }
                 let from = std::mem::replace(&mut self.from, self.to);
-                self.n_lines += 1;
-                return Step::Rest(self.n_lines, &self.buffer[from..self.to]);
+                self.n_read += 1;
+                return Step::Rest(self.n_read, &self.buffer[from..self.to]);
             }
             if searched > LINE_BYTES_MAX {
                 self.pass_over();
-                self.n_lines += 1;
-                return Step::TooLong(self.n_lines);
+                self.n_read += 1;
+                return Step::TooLong(self.n_read);
             }
             self.fill();
         }

@@ -308,7 +308,7 @@ fn context(
             let message = clip(line.message.as_deref().unwrap_or_default(), TEXT_BYTES_MAX);
             let read = said::of_line(&source, &message);
             let signal = line.signal.as_deref().map_or(read.signal, signal_named);
-            let pool = pool.or_else(|| read.pool.as_deref().and_then(name));
+            let pool = pool.or_else(|| read.pool.and_then(name));
             Some(Record::Log { server, at, source, message, signal, pool })
         }
         Kind::Change => {

@@ -319,11 +319,11 @@ mod tests {
             ),
             (
                 exemplar(None, Some(Signal::Reset)),
-                format!(r#"{{"type":"exemplar","arrived_at":9,"at":5,"client":"00000000000000ff","pool":"www","server":"web-1","signal":"reset","site":"a.example","status":502}}"#),
+                r#"{"type":"exemplar","arrived_at":9,"at":5,"client":"00000000000000ff","pool":"www","server":"web-1","signal":"reset","site":"a.example","status":502}"#.to_owned(),
             ),
             (
                 exemplar(Some(""), None),
-                format!(r#"{{"type":"exemplar","arrived_at":9,"at":5,"client":"00000000000000ff","message":"","pool":"www","server":"web-1","site":"a.example","status":502}}"#),
+                r#"{"type":"exemplar","arrived_at":9,"at":5,"client":"00000000000000ff","message":"","pool":"www","server":"web-1","site":"a.example","status":502}"#.to_owned(),
             ),
             (
                 Record::Sample { server: SERVER, at, values: samples },
