@@ -22,6 +22,7 @@ mod samples;
 pub mod store;
 pub mod detect;
 pub mod incident;
+pub mod localize;
 pub mod detective;
 pub mod web;
 pub mod operator;
