@@ -4,7 +4,8 @@
 # tests/bench.sh [--markdown] [--mib N] [A1 A9 ...]: all rows without any. About 20 minutes. On
 # Debian as root it installs the references; a row whose reference is missing says so. It needs
 # 4 GiB of disk under target/, and a machine that does little else: it is no part of CI. The size of
-# the released program (A12) takes some minutes to build, so it is only told when A12 is asked for.
+# the released program (A12) takes some minutes to build, so it is only told when A12 is asked for; so is
+# the speed of localize (D8), which needs the released collector.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,6 +58,12 @@ case " $* " in
 esac
 cargo build --locked --workspace --bins >&2
 export BENCH_AGENT="$PWD/target/release/gatewatch-agent"
+case " $* " in
+    *" D8 "*)
+        cargo build --locked --release -p gatewatch-collector >&2
+        export BENCH_COLLECTOR="$PWD/target/release/gatewatch-collector"
+        ;;
+esac
 case " $* " in
     *" A12 "*)
         cargo build --locked --profile dist -p gatewatch-agent >&2

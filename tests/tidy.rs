@@ -45,7 +45,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Modules without IO, clock, randomness, async, logging or globals.
-const PURE: [&str; 9] = [
+const PURE: [&str; 11] = [
     "agent/src/window/",
     "agent/src/backoff.rs",
     "agent/src/logs/parse/",
@@ -53,6 +53,8 @@ const PURE: [&str; 9] = [
     "collector/src/incident.rs",
     "collector/src/incident/",
     "collector/src/ingest/convert.rs",
+    "collector/src/localize.rs",
+    "collector/src/localize/",
     "collector/src/render.rs",
     "collector/src/web/pages/",
 ];

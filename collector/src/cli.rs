@@ -81,6 +81,8 @@ pub enum Command {
     ///
     /// The clock stops with the last record: an outage that goes on then stays open. --until runs it on.
     Replay(ReplayArgs),
+    /// Says what failing requests have in common: the smallest sets of values that explain them.
+    Localize(LocalizeArgs),
     /// Prints shell completion.
     Completions {
         /// For which shell.
@@ -246,6 +248,34 @@ pub struct ReplayArgs {
     pub until: Option<Until>,
 }
 
+/// `localize`
+///
+/// Prints JSON lines, best first: `{"where":{dimension:value},"score","n","n_failed","explained"}`.
+/// `score` is in nats, `explained` the share of the excess failures. Exit 1: nothing stands out.
+///
+/// Of the store: the requests of a time against those before it, for as long but an hour at least.
+/// Of a file: a header, columns `n` and `n_failed`, every other column a dimension; rows from before
+/// the fault have 1 in a column `baseline`.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct LocalizeArgs {
+    /// CSV file to read instead of the store; `-`: standard input.
+    #[arg(conflicts_with_all = ["from", "to"])]
+    pub file: Option<PathBuf>,
+    /// Begin of the time in question: a time (RFC 3339) or an age (`2h`); default: 15 minutes before
+    /// its end.
+    #[arg(long, value_name = "TIME|AGE", value_parser = parse_since)]
+    pub from: Option<Since>,
+    /// Its end; default: now.
+    #[arg(long, value_name = "TIME|AGE", value_parser = parse_since)]
+    pub to: Option<Since>,
+    /// Dimensions, at most 8. Of the store: server, site, pool, signal, path, or keys of labels
+    /// (default: labels that tell servers apart, server, site, pool). Of a file: its columns
+    /// (default: all).
+    #[arg(long, value_name = "DIM,...", value_delimiter = ',')]
+    pub by: Vec<String>,
+}
+
 /// A point in the past: absolute, or so long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
@@ -374,7 +404,7 @@ mod tests {
         let mut script = Vec::new();
         completions(Shell::Bash, &mut script);
         let script = String::from_utf8(script).unwrap();
-        for word in ["token", "revoke", "follow", "forget", "replay", "explain"] {
+        for word in ["token", "revoke", "follow", "forget", "replay", "explain", "localize"] {
             assert!(page.contains(word) && script.contains(word), "{word}");
         }
     }

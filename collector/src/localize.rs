@@ -11,7 +11,7 @@
 //! p1 = p0 + (1 - p0) * lambda                                   p0: usual rate of the leaf
 //! gain(cell) = max over lambda of the sum over its leaves of
 //!              n_failed * ln(p1 / p0) + (n - n_failed) * ln((1 - p1) / (1 - p0)), over dispersion
-//! score(cell) = gain * 0.92^(layer - 1) - ln(cells in its layer) - 1.2 * (layer - 1)
+//! score(cell) = gain * 0.94^(layer - 1) - ln(cells in its layer) - 1.2 * (layer - 1)
 //! ```
 //!
 //! Invariant: the answer depends on neither the order of rows nor that of dimensions, and is the
@@ -22,6 +22,7 @@ mod cube;
 #[cfg(test)]
 mod labelled;
 mod leaves;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -43,8 +44,10 @@ pub const COUNT_MAX: u64 = 1 << 40;
 const FOUND_MAX: usize = 10;
 /// Lowest score that counts: chance of a chance finding, over all cells of a layer, about 3e-4.
 const SCORE_MIN: f64 = 8.0;
-/// A further answer must explain so much of what the first one did: traffic is never quite even.
-const EXCESS_SHARE_MIN: f64 = 0.1;
+/// A further answer must explain so much of all the excess, or of what the first one explains: less
+/// than that is how uneven traffic is anyway.
+const SHARE_MIN: f64 = 0.1;
+const SHARE_OF_FIRST_MIN: f64 = 0.5;
 /// Looks for the cell to leave out, where there is no past to compare with.
 const LOOKS_MAX: usize = 3;
 
@@ -59,7 +62,7 @@ struct Weights {
 }
 
 impl Weights {
-    const TUNED: Self = Self { kept_by_condition: 0.92, has_dispersion: true };
+    const TUNED: Self = Self { kept_by_condition: 0.94, has_dispersion: true };
     /// As published.
     #[cfg(test)]
     const PLAIN: Self = Self { kept_by_condition: 1.0, has_dispersion: false };
@@ -197,9 +200,12 @@ fn localize_by(table: &Table, weights: Weights) -> Vec<Common> {
     let cube = Cube::of(&leaves);
     let mut found: Vec<(Common, f64)> = Vec::new();
     while found.len() < FOUND_MAX {
-        let excess_min = found.first().map_or(0.0, |(_, excess)| excess * EXCESS_SHARE_MIN);
-        let search =
-            Search { weights, score_min: SCORE_MIN, excess_min, is_first: found.is_empty() };
+        let total = leaves.excess_at_first();
+        let excess_min = found.first().map_or(0.0, |(_, first)| {
+            (first * SHARE_OF_FIRST_MIN).min(total.max(*first) * SHARE_MIN)
+        });
+        let is_first = found.is_empty();
+        let search = Search { weights, score_min: SCORE_MIN, excess_min, is_first };
         let Some((cell, members)) = next(&mut leaves, &cube, &search) else { break };
         let sum = |counts: &[u64]| members.iter().map(|i| counts[*i as usize]).sum();
         let common = Common {

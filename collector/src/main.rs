@@ -55,6 +55,10 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
+        Command::Localize(args) => match &args.file {
+            Some(file) => return Ok(operator::localize::file(file, &args.by)),
+            None => Order::Localize(args),
+        },
     };
     let socket = match Config::socket(cli.config.as_deref(), std::env::vars()) {
         Ok(socket) => socket,

@@ -7,6 +7,7 @@ mod discovery;
 mod generate;
 mod hosting;
 mod live;
+mod localize;
 mod measure;
 mod relay;
 mod replay;
@@ -58,7 +59,7 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 12] = [
+const ROWS: [(&str, &str, bool, Measure); 13] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
@@ -70,6 +71,7 @@ const ROWS: [(&str, &str, bool, Measure); 12] = [
     ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
     ("A12", "size of the released program, time of its start", false, |_| rest::a12()),
     ("C7", "the detector over a recorded stream", true, replay::c7),
+    ("D8", "speed of localize", true, localize::d8),
     ("F600", "discovery of 600 vhosts", true, discovery::f600),
 ];
 

@@ -15,6 +15,7 @@ mod guest;
 mod incident;
 mod install;
 mod ledger;
+mod localize;
 mod new_vhosts;
 mod odd_logs;
 mod outage;

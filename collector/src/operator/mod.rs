@@ -3,6 +3,7 @@
 pub mod client;
 mod follow;
 mod ledger;
+pub mod localize;
 mod render;
 mod text;
 
@@ -13,7 +14,9 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{AgentCommand, IncidentCommand, IncidentList, TokenCommand, TokenCreate, exit};
+use crate::cli::{
+    AgentCommand, IncidentCommand, IncidentList, LocalizeArgs, TokenCommand, TokenCreate, exit,
+};
 use crate::clock;
 use crate::model::Incident;
 use crate::store::fleet::{ServerDetail, ServerView};
@@ -30,6 +33,8 @@ pub enum Order {
     Agent(AgentCommand),
     /// `incident ...`
     Incident(IncidentCommand),
+    /// `localize` of the store.
+    Localize(LocalizeArgs),
 }
 
 /// Runs a command; the exit code. Failures are told on stderr with their fix.
@@ -45,6 +50,11 @@ pub async fn run(order: Order, url: Option<&str>, socket: &std::path::Path) -> u
         Ok(client) => obey(order, &client).await,
         Err(failure) => Err(failure),
     };
+    tell(done)
+}
+
+/// Prints an answer or why there is none; the exit code.
+fn tell(done: Result<Answer, Failure>) -> u8 {
     let told = done.and_then(|answer| {
         print(&answer.out)?;
         Ok(answer)
@@ -89,6 +99,7 @@ async fn obey(order: Order, client: &Client) -> Result<Answer, Failure> {
         Order::Token(command) => token(command, client).await,
         Order::Agent(command) => agent(command, client).await,
         Order::Incident(command) => incident(command, client).await,
+        Order::Localize(args) => localize::stored(args, client).await,
     }
 }
 

@@ -6,6 +6,9 @@ use wire::UnixMillis;
 use super::{HotRow, SiteRow};
 use crate::model::{ServerId, SiteId};
 
+/// Furthest a server's clock may be ahead for what it sends to be believed, and some more.
+const CLOCK_LEAD_MS: i64 = 10 * 60_000;
+
 /// Batches after position `after`, in order of commit: at most `n_max`, at most about `bytes_max`.
 pub fn hot_after(
     conn: &Connection,
@@ -104,6 +107,52 @@ pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
         })
     })?;
     rows.collect()
+}
+
+/// Shows `see` server, codec and body of every stored batch with events in `from..to`, server by name.
+///
+/// Cost: of batches that came before `from` only a few are looked at: they are in order of arrival,
+/// and what came before an event is over cannot hold it, but for the lead a server's clock may have.
+pub fn hot_between(
+    conn: &Connection,
+    from: UnixMillis,
+    to: UnixMillis,
+    see: &mut dyn FnMut(&str, u32, &[u8]),
+) -> Result<()> {
+    let first = first_after(conn, UnixMillis(from.0.saturating_sub(CLOCK_LEAD_MS)))?;
+    let mut query = conn.prepare_cached(
+        "SELECT server.name, codec, body FROM hot JOIN server USING(server_id)
+         WHERE id >= ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
+    )?;
+    let (from, to) = (from.0.saturating_sub(1000), to.0.saturating_add(1000));
+    let mut rows = query.query(params![first, from, to])?;
+    while let Some(row) = rows.next()? {
+        let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        let body = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+        see(name, row.get(1)?, body);
+    }
+    Ok(())
+}
+
+/// The first batch that came at `at` or later, by halving the range of ids. The collector's clock
+/// may have been set back now and then, which moves it by as much.
+fn first_after(conn: &Connection, at: UnixMillis) -> Result<i64> {
+    let mut next = conn.prepare_cached("SELECT at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    let (mut low, mut high) = conn.query_row(
+        "SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM hot",
+        [],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    )?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let came: Option<i64> = next.query_row([middle], |row| row.get(0)).optional()?;
+        if came.is_some_and(|came| came < at.0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
 }
 
 /// Shows `see` codec and body of every stored batch of one server with events in `from..to`.

@@ -10,6 +10,7 @@ pub mod downloads;
 pub mod error;
 mod events;
 pub(crate) mod export;
+pub mod localize;
 mod metrics;
 mod openapi;
 mod serve;
@@ -115,6 +116,7 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/tokens/{id}", delete(api::revoke_token))
         .route("/api/v1/counts", get(counts::show))
         .route("/api/v1/export", get(export::show))
+        .route("/api/v1/localize", get(localize::show))
         .route("/api/v1/stream", get(events::stream))
         .route("/metrics", get(metrics::show))
         .route_layer(from_fn_with_state(state.clone(), auth::require_admin));

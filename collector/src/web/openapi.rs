@@ -52,6 +52,12 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
         "The recorded fleet as JSON lines, input of `replay`; gzip where accepted. Query: from, to.",
         200,
     ),
+    (
+        "get",
+        "/api/v1/localize",
+        "What failing requests have in common, best first. Query: from, to, by.",
+        200,
+    ),
     ("get", "/api/v1/stream", "Server-sent events: each change of an incident.", 200),
 ];
 

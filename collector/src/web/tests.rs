@@ -152,6 +152,22 @@ async fn refusals_are_json_with_a_fix() {
         ("get", "/api/v1/export?since=2026-11-20T12:00:00Z", Value::Null, 400),
         ("get", "/api/v1/counts?server=none", Value::Null, 404),
         ("get", "/api/v1/counts", Value::Null, 400),
+        ("get", "/api/v1/localize?from=yesterday", Value::Null, 400),
+        (
+            "get",
+            "/api/v1/localize?from=2026-11-20T12:00:00Z&to=2026-11-20T12:00:00Z",
+            Value::Null,
+            400,
+        ),
+        (
+            "get",
+            "/api/v1/localize?from=2026-11-01T12:00:00Z&to=2026-11-20T12:00:00Z",
+            Value::Null,
+            400,
+        ),
+        ("get", "/api/v1/localize?by=site,site", Value::Null, 400),
+        ("get", "/api/v1/localize?by=no-such-label", Value::Null, 400),
+        ("get", "/api/v1/localize?nonsense=1", Value::Null, 400),
         ("post", "/api/v1/tokens", json!("no object"), 422),
         ("post", "/api/v1/tokens", json!({"ttl": "1 fortnight"}), 422),
         ("post", "/api/v1/tokens", json!({"ttl": "0s"}), 400),
@@ -171,6 +187,22 @@ async fn refusals_are_json_with_a_fix() {
         assert_eq!(got, status, "{method} {path}: {answer}");
         assert_eq!(keys(&answer), ["error", "fix"], "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn what_failing_requests_have_in_common_has_its_shape() {
+    let site = Site::new();
+    site.add_server("web-07").await;
+    let answer =
+        site.get("/api/v1/localize?from=2026-11-20T12:00:00Z&to=2026-11-20T12:15:00Z").await;
+    assert_eq!(
+        answer,
+        json!({
+            "before_from": "2026-11-20T11:00:00.000Z", "from": "2026-11-20T12:00:00.000Z",
+            "to": "2026-11-20T12:15:00.000Z", "by": ["server", "site", "pool"], "n": 0,
+            "n_failed": 0, "n_batches_unreadable": 0, "found": []
+        })
+    );
 }
 
 #[tokio::test]
