@@ -42,12 +42,17 @@ pub const LEAVES_MAX: usize = 500_000;
 pub const COUNT_MAX: u64 = 1 << 40;
 /// Most answers.
 const FOUND_MAX: usize = 10;
+/// Most searches; the same answer may be found again.
+const ROUNDS_MAX: usize = 15;
 /// Lowest score that counts: chance of a chance finding, over all cells of a layer, about 3e-4.
 const SCORE_MIN: f64 = 8.0;
 /// A further answer must explain so much of all the excess, or of what the first one explains: less
 /// than that is how uneven traffic is anyway.
 const SHARE_MIN: f64 = 0.1;
 const SHARE_OF_FIRST_MIN: f64 = 0.5;
+/// And score so much of what the first one does: what is left of a large fault is uneven by more
+/// nats than a small one has.
+const SCORE_OF_FIRST_MIN: f64 = 0.05;
 /// Looks for the cell to leave out, where there is no past to compare with.
 const LOOKS_MAX: usize = 3;
 
@@ -199,23 +204,25 @@ fn localize_by(table: &Table, weights: Weights) -> Vec<Common> {
     }
     let cube = Cube::of(&leaves);
     let mut found: Vec<(Common, f64)> = Vec::new();
-    while found.len() < FOUND_MAX {
-        let total = leaves.excess_at_first();
-        let excess_min = found.first().map_or(0.0, |(_, first)| {
-            (first * SHARE_OF_FIRST_MIN).min(total.max(*first) * SHARE_MIN)
-        });
-        let is_first = found.is_empty();
-        let search = Search { weights, score_min: SCORE_MIN, excess_min, is_first };
+    for _ in 0..ROUNDS_MAX {
+        if found.len() == FOUND_MAX {
+            break;
+        }
+        let search = search(&found, leaves.excess_at_first(), weights);
         let Some((cell, members)) = next(&mut leaves, &cube, &search) else { break };
-        let sum = |counts: &[u64]| members.iter().map(|i| counts[*i as usize]).sum();
-        let common = Common {
-            values: leaves.named(&cell.values),
-            score: (cell.score * 100.0).round() / 100.0,
-            n: sum(&leaves.n),
-            n_failed: sum(&leaves.n_failed),
-            explained: 0.0,
-        };
-        found.push((common, cell.excess));
+        let values = leaves.named(&cell.values);
+        // An answer that is found again is only more uneven than was taken away.
+        if found.iter().all(|(common, _)| common.values != values) {
+            let sum = |counts: &[u64]| members.iter().map(|i| counts[*i as usize]).sum();
+            let common = Common {
+                values,
+                score: (cell.score * 100.0).round() / 100.0,
+                n: sum(&leaves.n),
+                n_failed: sum(&leaves.n_failed),
+                explained: 0.0,
+            };
+            found.push((common, cell.excess));
+        }
         leaves.explain(&members, cell.lambda);
     }
     let total: f64 = found.iter().map(|(_, excess)| excess).sum();
@@ -225,6 +232,16 @@ fn localize_by(table: &Table, weights: Weights) -> Vec<Common> {
         .into_iter()
         .map(|(common, excess)| Common { explained: share(excess).clamp(0.0, 1.0), ..common })
         .collect()
+}
+
+/// What the next answer must reach, after those in `found` with the excess of each.
+fn search(found: &[(Common, f64)], total: f64, weights: Weights) -> Search {
+    let Some((first, excess)) = found.first() else {
+        return Search { weights, score_min: SCORE_MIN, excess_min: 0.0, is_first: true };
+    };
+    let score_min = SCORE_MIN.max(first.score * SCORE_OF_FIRST_MIN);
+    let excess_min = (excess * SHARE_OF_FIRST_MIN).min(total.max(*excess) * SHARE_MIN);
+    Search { weights, score_min, excess_min, is_first: false }
 }
 
 /// The best cell with its leaves. Without a past the usual rate is that of all other leaves: the
