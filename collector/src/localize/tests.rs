@@ -88,13 +88,13 @@ fn two_causes_are_two_answers_the_larger_first() {
 
 #[test]
 fn a_part_of_an_answer_is_named_only_when_it_fails_far_more() {
-    let part = |worst: &str| {
+    let part = |worst: &str, other: &str| {
         check(
             "region site",
             &[
-                ("de a", "100/1000 1/1000"),
-                ("de b", "110/1000 1/1000"),
-                ("de c", "105/1000 1/1000"),
+                ("de a", other),
+                ("de b", other),
+                ("de c", other),
                 ("de d", worst),
                 ("fr a", "1/1000 1/1000"),
                 ("fr b", "1/1000 2/1000"),
@@ -103,9 +103,10 @@ fn a_part_of_an_answer_is_named_only_when_it_fails_far_more() {
             ],
         )
     };
-    assert_eq!(part("150/1000 1/1000"), ["region=de 465/4000 1"]);
-    assert_eq!(part("950/1000 1/1000").len(), 2, "a larger fault within a smaller one");
-    assert!(part("950/1000 1/1000")[1].starts_with("region=de,site=d 950/1000 "));
+    let even = part("150/1000 1/1000", "105/1000 1/1000");
+    assert_eq!(even, ["region=de 465/4000 1"]);
+    let both = part("990/1000 1/1000", "60/1000 1/1000");
+    assert_eq!(both, ["region=de,site=d 990/1000 0.85", "region=de 1170/4000 0.15"]);
 }
 
 #[test]
@@ -117,6 +118,24 @@ fn when_everything_fails_the_answer_fixes_nothing() {
         ("b y", "51/100 0/100"),
     ];
     assert_eq!(check("site isp", &rows), ["all 202/400 1"]);
+}
+
+#[test]
+fn two_causes_of_different_kinds_are_not_everything() {
+    let mut rows = Vec::new();
+    for site in ["a", "b", "c", "d"] {
+        for isp in ["u", "v", "w", "x"] {
+            let counts = match (site, isp) {
+                ("a", _) => "800/1000 1/1000",
+                (_, "u") => "700/1000 1/1000",
+                _ => "1/1000 1/1000",
+            };
+            rows.push((format!("{site} {isp}"), counts));
+        }
+    }
+    let rows: Vec<(&str, &str)> = rows.iter().map(|(v, counts)| (v.as_str(), *counts)).collect();
+    let found = check("site isp", &rows);
+    assert_eq!(found, ["site=a 3200/4000 0.604", "isp=u 2900/4000 0.396"]);
 }
 
 #[test]
