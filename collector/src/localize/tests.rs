@@ -106,7 +106,7 @@ fn a_part_of_an_answer_is_named_only_when_it_fails_far_more() {
     let even = part("150/1000 1/1000", "105/1000 1/1000");
     assert_eq!(even, ["region=de 465/4000 1"]);
     let both = part("990/1000 1/1000", "60/1000 1/1000");
-    assert_eq!(both, ["region=de,site=d 990/1000 0.85", "region=de 1170/4000 0.15"]);
+    assert_eq!(both, ["region=de,site=d 990/1000 0.82", "region=de 1170/4000 0.18"]);
 }
 
 #[test]
