@@ -59,7 +59,7 @@ fn leaves(has_past: bool) -> String {
         let n_failed = if is_faulty { n * (20 + chance(30)) / 100 } else { usual.min(n) };
         let [a, b, c, d, e, f] = values;
         if has_past {
-            writeln!(text, "{a},{b},{c},{d},{e},{f},1,{},{usual}", n * 2).expect("a string grows");
+            writeln!(text, "{a},{b},{c},{d},{e},{f},1,{n},{usual}").expect("a string grows");
         }
         writeln!(text, "{a},{b},{c},{d},{e},{f},0,{n},{n_failed}").expect("a string grows");
     }

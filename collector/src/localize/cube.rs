@@ -13,6 +13,8 @@ use super::leaves::{Gain, LAMBDAS, Leaves, Usual};
 
 /// Share of the requests that must fail for "everything fails".
 const EVERYWHERE_SHARE_MIN: f64 = 0.8;
+/// Failures that the excess of all would mean for a leaf, so that having none says something.
+const EVERYWHERE_FAILED_MIN: f64 = 3.0;
 
 /// What is searched for.
 #[derive(Clone, Copy, Debug)]
@@ -150,13 +152,17 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Whether most requests are of leaves that fail by the excess of all: two causes together fit
-    /// "everything" better than each alone fits, and still most of it is well.
+    /// "everything" better than each alone fits, and still most of it is well. Leaves with few
+    /// requests cannot tell.
     fn is_everywhere(&self, sums: &Sums, n: &[u64]) -> bool {
         let (at, _) = most(&sums.gain);
-        let all: u64 = n.iter().sum();
-        let with = n.iter().zip(&self.gains).filter(|(_, gain)| gain[at] > 0.0);
-        let n_with: u64 = with.map(|(n, _)| n).sum();
-        n_with as f64 >= EVERYWHERE_SHARE_MIN * all as f64
+        let tells = |n: u64| n as f64 * LAMBDAS[at] >= EVERYWHERE_FAILED_MIN;
+        let (mut all, mut failing) = (0, 0);
+        for (n, gain) in n.iter().zip(&self.gains).filter(|(n, _)| tells(**n)) {
+            all += n;
+            failing += if gain[at] > 0.0 { *n } else { 0 };
+        }
+        failing as f64 >= EVERYWHERE_SHARE_MIN * all as f64
     }
 
     /// Splits `list` by the dimension at `position` of the order, judges each part, and goes on
