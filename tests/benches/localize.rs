@@ -57,11 +57,11 @@ fn leaves(has_past: bool) -> String {
         let usual = n / 500 + u32::from(chance(500) < n % 500);
         let is_faulty = values[1] == 7 && values[3] == 2;
         let n_failed = if is_faulty { n * (20 + chance(30)) / 100 } else { usual.min(n) };
-        let [a, b, c, d, e, f] = values;
+        let values = values.map(|value| value.to_string()).join(",");
         if has_past {
-            writeln!(text, "{a},{b},{c},{d},{e},{f},1,{n},{usual}").expect("a string grows");
+            writeln!(text, "{values},1,{n},{usual}").expect("a string grows");
         }
-        writeln!(text, "{a},{b},{c},{d},{e},{f},0,{n},{n_failed}").expect("a string grows");
+        writeln!(text, "{values},0,{n},{n_failed}").expect("a string grows");
     }
     text
 }
