@@ -1,5 +1,6 @@
 //! What failing requests have in common: of a file, and of what a fleet has sent.
 
+use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
 use harness::{AgentSpec, Fleet, Output, Root, eventually, program};
@@ -27,8 +28,11 @@ fn counts() -> String {
                     ("west", "/api/", _) => 300,
                     _ => 2,
                 };
-                text.push_str(&format!("{isp};{path};{php};2000;3;1\r\n"));
-                text.push_str(&format!("{isp};{path};{php};1000;{n_failed};0\r\n"));
+                write!(
+                    text,
+                    "{isp};{path};{php};2000;3;1\r\n{isp};{path};{php};1000;{n_failed};0\r\n"
+                )
+                .expect("a string grows");
             }
         }
     }
