@@ -86,10 +86,6 @@ impl Trail {
         self.is_on = true;
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        self.is_on
-    }
-
     /// Notes a scope, made only while somebody wants it.
     pub fn note(&mut self, weighed: impl FnOnce() -> Weighed) {
         if self.is_on && self.weighed.len() < WEIGHED_MAX {
