@@ -98,6 +98,8 @@ pub struct DetectConfig {
     pub retroactive_after: Span,
     /// Time after resolution in which the same scope revives its incident.
     pub cooldown: Span,
+    /// Share of requests that ought to be answered; slow burns are measured by what is left of 1.
+    pub slo: f64,
 }
 
 /// `[[notify]]`
@@ -296,6 +298,7 @@ impl Default for DetectConfig {
             quiet: Span(Duration::from_secs(20)),
             retroactive_after: Span(Duration::from_secs(120)),
             cooldown: Span(Duration::from_secs(600)),
+            slo: 0.999,
         }
     }
 }

@@ -7,7 +7,7 @@
 //! engine is brought forward over the batches that followed it; what it decides again up to the
 //! stored position is dropped, because the stored cases already hold it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use crate::config::Config;
+use crate::detect::crowd::PARTS_MAX;
 use crate::detect::past::Past;
 use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
@@ -112,6 +113,10 @@ struct Detective {
     pending: Vec<Transition>,
     sites: HashMap<ServerId, HashMap<String, SiteRow>>,
     told: HashMap<SiteId, (Option<String>, Option<String>)>,
+    /// Servers that name sites which are not stored, and until when they are not looked for.
+    overfull: HashMap<ServerId, i64>,
+    /// Servers whose refused records have been told.
+    misdated: HashSet<String>,
     /// Of what the engine refused, what is counted already.
     refused: Refused,
     next_snapshot: i64,
@@ -141,6 +146,8 @@ impl Detective {
             pending: Vec::new(),
             sites: HashMap::new(),
             told: HashMap::new(),
+            overfull: HashMap::new(),
+            misdated: HashSet::new(),
             refused: Refused::default(),
             next_snapshot: 0,
             next_known: 0,
@@ -292,9 +299,16 @@ impl Detective {
             self.learn(Some(row.server), row.at).await?;
         }
         let (mut unpacked, missed) = self.convert(row);
-        if missed {
+        // The rows of its sites were stored with the batch. What is not there now was refused: not
+        // to be looked for again with each batch of a server that names too many.
+        let refused = self.overfull.get(&row.server).is_some_and(|until| row.at.0 < *until);
+        if missed && !refused {
             self.learn(Some(row.server), row.at).await?;
-            unpacked = self.convert(row).0;
+            let (again, still_missed) = self.convert(row);
+            unpacked = again;
+            if still_missed {
+                self.overfull.insert(row.server, row.at.0 + KNOWN_MS);
+            }
         }
         self.store.stats().entries_refused.add(unpacked.n_refused);
         let records = unpacked.records;
@@ -461,7 +475,24 @@ impl Detective {
         let (stats, refused) = (self.store.stats(), self.engine.refused());
         stats.records_misdated.add(refused.n_misdated - self.refused.n_misdated);
         stats.records_homeless.add(refused.n_unknown - self.refused.n_unknown);
+        stats.sites_refused.add(refused.n_sites - self.refused.n_sites);
+        if refused.n_crowded_max > self.refused.n_crowded_max {
+            tracing::warn!(
+                n_left_out = refused.n_crowded_max,
+                n_max = PARTS_MAX,
+                "so many sites and pools of one server fail, each for itself, that not all open an incident"
+            );
+        }
         self.refused = refused;
+        for (server, n_records) in self.engine.misdated() {
+            if self.misdated.insert(server.to_owned()) {
+                tracing::warn!(
+                    server,
+                    n_records,
+                    "records of a server are not used: more than five minutes ahead, or older than 28 days; set its clock, e.g. with chrony"
+                );
+            }
+        }
         let owned = |(server, site): (&str, &str)| (server.to_owned(), site.to_owned());
         stats.chronic.set(self.engine.chronic().into_iter().map(owned).collect());
     }

@@ -4,11 +4,14 @@
 //! scope that fails again soon gets its id back, and what fails inside an open incident joins it.
 //! Ids depend on the records alone, so a replay gives the same ones.
 
+pub mod burning;
 pub mod case;
 mod widen;
 mod narrow;
 pub mod recovery;
 pub mod story;
+#[cfg(test)]
+mod burning_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,6 +77,18 @@ impl Book {
     /// Sites that fail in an open incident.
     pub fn failing(&self) -> impl Iterator<Item = SiteId> {
         self.memberships().map(|(site, _)| site)
+    }
+
+    /// Id of the incident with this number.
+    #[must_use]
+    pub fn id(&self, no: u64) -> Option<&str> {
+        self.cases.get(&no).map(|case| case.id.as_str())
+    }
+
+    /// First failure of the incident with this number, corrected, ms.
+    #[must_use]
+    pub fn started_at(&self, no: u64) -> Option<i64> {
+        self.cases.get(&no).map(|case| case.started_at)
     }
 
     /// Notes which incidents are acknowledged.

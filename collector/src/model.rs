@@ -192,6 +192,14 @@ pub struct Counts {
     pub n_crawler: u32,
 }
 
+impl Counts {
+    /// Whether there is a gateway error among them.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.n_502 > 0 || self.n_503 > 0 || self.n_504 > 0
+    }
+}
+
 /// One gateway error, kept whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exemplar {

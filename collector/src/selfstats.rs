@@ -88,11 +88,13 @@ counters! {
     streams_refused
     /// Streams ended by a newer one of the same server.
     streams_superseded
+    /// Times a stream was read slower because its agent sends more than is read of one server.
+    streams_paused
     /// Messages of agents that break the protocol.
     messages_refused
     /// Heartbeats the detector was too busy to take; the next one covers them.
     heartbeats_dropped
-    /// Records of batches more than five minutes ahead or from before 1970: not used.
+    /// Records of batches more than five minutes ahead or older than 28 days: not used.
     records_misdated
     /// Records of batches about a site that nobody has named: not used.
     records_homeless

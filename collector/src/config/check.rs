@@ -58,6 +58,7 @@ pub(super) const KEYS: &[(&str, &str, Type)] = &[
     ("detect", "quiet", Type::Text),
     ("detect", "retroactive_after", Type::Text),
     ("detect", "cooldown", Type::Text),
+    ("detect", "slo", Type::Number),
 ];
 
 /// How the text of an environment variable becomes a value.
@@ -344,6 +345,7 @@ fn numbers(config: &Config, fault: &mut Tell<'_>) {
         ("group_nats", detect.group_nats, 1.0, 100.0),
         ("group_servers_min", detect.group_servers_min, 3.0, 1e6),
         ("group_share_min", detect.group_share_min, 0.1, 1.0),
+        ("slo", detect.slo, 0.9, 0.99999),
     ] {
         // Also refuses what is no number.
         if !(min..=max).contains(&value) {

@@ -5,6 +5,8 @@
 //! saved engine goes on as if it had never stopped.
 
 pub mod past;
+pub mod burn;
+pub mod crowd;
 pub mod site;
 pub mod server;
 pub mod levels;
@@ -24,9 +26,13 @@ pub mod runbook;
 pub mod trail;
 mod steps;
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
+mod lifecycle_tests;
 #[cfg(test)]
 mod cause_tests;
 #[cfg(test)]
@@ -50,6 +56,7 @@ use wire::UnixMillis;
 
 use crate::config::DetectConfig;
 use crate::incident::Book;
+use crate::incident::burning::Burns;
 use crate::model::{Counts, Record, ServerId, SiteId, Transition};
 use candidates::Candidates;
 use past::Past;
@@ -68,6 +75,13 @@ const NEIGHBOURS_MS: i64 = 30_000;
 const SLICE_MS: i64 = 5_000;
 /// A record further ahead of the collector's clock than this is refused, ms.
 const AHEAD_MAX_MS: i64 = 300_000;
+/// Counts older than the past reaches are refused, ms.
+const AGE_MAX_MS: i64 = 28 * 86_400_000;
+/// Sites that are looked at between two points of the grid for old data of one server: its slices are
+/// joined beyond. A server with 40 sites may send nearly two hours of its past at once.
+const LOOK_SITES_MAX: usize = 50_000;
+/// Sites of one server that are judged.
+const SITES_MAX: usize = 20_000;
 
 /// The detector's knobs.
 #[derive(Clone, Debug)]
@@ -92,6 +106,8 @@ pub struct Settings {
     pub retroactive_ms: i64,
     /// Time after resolution in which the same scope revives its incident, ms.
     pub cooldown_ms: i64,
+    /// Share of requests that ought to be answered: what slow burns are measured by.
+    pub slo: f64,
 }
 
 impl From<&DetectConfig> for Settings {
@@ -113,6 +129,7 @@ impl From<&DetectConfig> for Settings {
             quiet_ms: ms(&config.quiet),
             retroactive_ms: ms(&config.retroactive_after),
             cooldown_ms: ms(&config.cooldown),
+            slo: config.slo,
         }
     }
 }
@@ -281,6 +298,10 @@ impl Fleet {
             && let Some(users) = self.by_upstream.get_mut(address)
         {
             users.retain(|user| *user != ix);
+            if users.is_empty() {
+                let address = address.clone();
+                self.by_upstream.remove(&address);
+            }
         }
     }
 }
@@ -288,10 +309,16 @@ impl Fleet {
 /// What the engine refused or could not place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Records more than five minutes ahead, or from before 1970.
+    /// Records more than five minutes ahead, or older than 28 days.
     pub n_misdated: u64,
     /// Records of a site nobody has named.
     pub n_unknown: u64,
+    /// Sites over the limit of one server.
+    #[serde(default)]
+    pub n_sites: u64,
+    /// The most sites and pools that failed at once beyond what a server may open.
+    #[serde(default)]
+    pub n_crowded_max: u64,
 }
 
 /// The detector and its incidents.
@@ -301,13 +328,21 @@ pub struct Engine {
     settings: Settings,
     fleet: Fleet,
     book: Book,
+    #[serde(default)]
+    burns: Burns,
     /// Last point of the grid acted on; `None` before the first.
     tick: Option<i64>,
     /// Sites that gained something since the last tick.
     touched: BTreeSet<u32>,
     /// Servers to look at, and until when.
     attention: BTreeMap<ServerId, i64>,
+    /// Suspect servers of which another fact came, and when, since the last tick.
+    #[serde(default)]
+    stirred: BTreeMap<ServerId, i64>,
     refused: Refused,
+    /// Of each server with old data: a point of the grid, and sites looked at since.
+    #[serde(default)]
+    looked: BTreeMap<ServerId, (i64, usize)>,
     /// What was weighed, for whoever asks why.
     #[serde(skip)]
     trail: Trail,
@@ -328,10 +363,13 @@ impl Engine {
             settings: Settings::from(config),
             fleet: Fleet::default(),
             book: Book::default(),
+            burns: Burns::default(),
             tick: None,
             touched: BTreeSet::new(),
             attention: BTreeMap::new(),
+            stirred: BTreeMap::new(),
             refused: Refused::default(),
+            looked: BTreeMap::new(),
             trail: Trail::default(),
             candidates: Candidates::default(),
         }
@@ -360,19 +398,27 @@ impl Engine {
     /// The open and cooling incidents alone, for `load_cases`.
     #[must_use]
     pub fn save_cases(&self) -> Vec<u8> {
-        serde_json::to_vec(&(self.tick, &self.book)).expect("map keys are strings or integers")
+        let cases = (self.tick, &self.book, &self.burns);
+        serde_json::to_vec(&cases).expect("map keys are strings or integers")
     }
 
     /// Takes the incidents as of their last stored transition: an older snapshot of the engine,
     /// brought forward over the same records, may have cut its transitions at other instants.
     /// Leaves a later state of the same records alone.
     pub fn load_cases(&mut self, saved: &[u8]) -> Result<(), serde_json::Error> {
-        let (tick, book): (Option<i64>, Book) = serde_json::from_slice(saved)?;
+        let all = serde_json::from_slice::<(Option<i64>, Book, Burns)>(saved);
+        let (tick, book, burns) = match all {
+            Ok(all) => all,
+            // As the first release saved it.
+            Err(_) => serde_json::from_slice::<(Option<i64>, Book)>(saved)
+                .map(|(tick, book)| (tick, book, Burns::default()))?,
+        };
         if tick <= self.tick {
             return Ok(());
         }
         self.tick = tick;
         self.book = book;
+        self.burns = burns;
         for site in &mut self.fleet.sites {
             site.case = None;
         }
@@ -470,6 +516,12 @@ impl Engine {
         self.refused
     }
 
+    /// Servers of which records were refused because of their time, and how many.
+    pub fn misdated(&self) -> impl Iterator<Item = (&str, u64)> {
+        let servers = self.fleet.servers.values().filter(|server| server.n_misdated > 0);
+        servers.map(|server| (server.name.as_str(), server.n_misdated))
+    }
+
     /// Sites that fail so often that they never open: (server, site).
     #[must_use]
     pub fn chronic(&self) -> Vec<(&str, &str)> {
@@ -519,6 +571,7 @@ impl Engine {
                 server.arrived = server.arrived.max(arrived);
             }
             if is_misdated(server, arrived, record) {
+                server.n_misdated += 1;
                 self.refused.n_misdated += 1;
                 return;
             }
@@ -566,12 +619,16 @@ impl Engine {
             }
         }
         let mut transitions = Vec::new();
-        for slice in slices.into_values() {
-            for record in slice {
+        let slices: Vec<Vec<&Record>> = slices.into_values().collect();
+        let first = slices.first().and_then(|slice| self.server_of(slice.first()?));
+        let n_looks = first.map_or(0, |id| self.looks_left(id, arrived_at.0, slices.len()));
+        let n_joined = slices.len().div_ceil(n_looks.max(1)).max(1);
+        for slices in slices.chunks(n_joined) {
+            for record in slices.iter().flatten() {
                 self.fold(arrived_at, record);
             }
-            if let Some(tick) = self.tick {
-                let located = self.look(tick);
+            if let (Some(tick), true) = (self.tick, n_looks > 0) {
+                let located = self.look(tick, first);
                 let (fleet, settings) = (&mut self.fleet, &self.settings);
                 let first = transitions.len();
                 self.book.place(fleet, &located, settings, tick, &mut transitions);
@@ -582,6 +639,18 @@ impl Engine {
             self.fold(arrived_at, record);
         }
         transitions
+    }
+
+    /// How often old data of a server may be looked at now, of `n` times: each look costs as much as
+    /// the server has sites, and others wait meanwhile.
+    fn looks_left(&mut self, id: ServerId, arrived: i64, n: usize) -> usize {
+        let n_sites = self.fleet.server(id).map_or(1, |server| server.sites.len().max(1));
+        let tick = arrived.div_euclid(TICK_MS);
+        self.looked.retain(|_, (at, _)| *at >= tick);
+        let (_, used) = self.looked.entry(id).or_insert((tick, 0));
+        let n_looks = n.min(LOOK_SITES_MAX.saturating_sub(*used) / n_sites);
+        *used += n_looks * n_sites;
+        n_looks
     }
 
     fn server_of(&self, record: &Record) -> Option<ServerId> {
@@ -620,7 +689,8 @@ impl Engine {
             return Some(at);
         }
         server.arrived = server.arrived.max(arrived);
-        if at < 0 || at > arrived.saturating_add(AHEAD_MAX_MS) {
+        if is_nonsense(arrived, at) || at < arrived.saturating_sub(AGE_MAX_MS) {
+            server.n_misdated += 1;
             self.refused.n_misdated += 1;
             return None;
         }
@@ -635,6 +705,9 @@ impl Engine {
         }
         if site.fold_counts(arrived, second, counts) {
             self.touched.insert(ix);
+        }
+        if counts.has_failed() {
+            self.burns.failed(ix);
         }
         None
     }
@@ -681,14 +754,13 @@ impl Engine {
             }
             Record::Heartbeat { at, clock, .. } => {
                 server.fold_clock(arrived, clock.0);
-                let at = server.corrected(at.0);
-                server.fold_complete(at);
-                weigh_requests(&self.fleet.sites, server);
+                self.fold_watermark(id, arrived, at.0);
+                self.weigh_requests(id);
             }
             Record::Complete { at, .. } => {
                 let at = server.corrected(at.0);
                 server.fold_complete(at);
-                weigh_requests(&self.fleet.sites, server);
+                self.weigh_requests(id);
             }
             Record::Hello { at, .. } => server.fold_clock(arrived, at.0),
             // Counts have a way of their own.
@@ -696,15 +768,49 @@ impl Engine {
         }
     }
 
+    /// The end of a batch: all of its requests are here.
+    fn weigh_requests(&mut self, id: ServerId) {
+        let Some(server) = self.fleet.servers.get_mut(&id) else { return };
+        let Some(second) = server.requested() else { return };
+        let (mut norm, mut is_mean) = (0.0, false);
+        for past in server.sites.iter().map(|ix| &self.fleet.sites[*ix as usize].past) {
+            let own = past.norm(second);
+            is_mean |= own == 0.0 && past.mean() > 0.0;
+            norm += if own > 0.0 { own } else { past.mean() };
+        }
+        server.weigh_requests(norm, is_mean);
+    }
+
+    /// A watermark of the time to come is refused.
+    fn fold_watermark(&mut self, id: ServerId, arrived: i64, at: i64) {
+        let Some(server) = self.fleet.servers.get_mut(&id) else { return };
+        let at = server.corrected(at);
+        if at <= arrived.saturating_add(AHEAD_MAX_MS) {
+            server.fold_complete(at);
+        } else {
+            server.n_misdated += 1;
+            self.refused.n_misdated += 1;
+        }
+    }
+
     /// An announced restart or a failed unit changes what failures count: sites with some are
     /// weighed anew.
+    /// Once a tick, however many facts came.
     fn look_again(&mut self, id: ServerId, arrived: i64) {
-        let Some(server) = self.fleet.servers.get(&id) else { return };
-        for ix in &server.sites {
-            if self.fleet.sites[*ix as usize].episode.is_some() {
-                self.fleet.sites[*ix as usize].soil(i64::MIN);
-                self.touched.insert(*ix);
-                self.attention.insert(id, arrived + ATTENTION_MS);
+        if self.fleet.server(id).is_some_and(|server| server.suspect_since.is_some()) {
+            self.stirred.insert(id, arrived);
+        }
+    }
+
+    fn stir(&mut self) {
+        for (id, arrived) in std::mem::take(&mut self.stirred) {
+            let Some(server) = self.fleet.servers.get(&id) else { continue };
+            for ix in &server.sites {
+                if self.fleet.sites[*ix as usize].episode.is_some() {
+                    self.fleet.sites[*ix as usize].soil(i64::MIN);
+                    self.touched.insert(*ix);
+                    self.attention.insert(id, arrived + ATTENTION_MS);
+                }
             }
         }
     }
@@ -716,6 +822,11 @@ impl Engine {
         let ix = if let Some(ix) = self.fleet.find(*id) {
             ix
         } else {
+            let n_sites = self.fleet.server(*server).map_or(0, |server| server.sites.len());
+            if n_sites >= SITES_MAX {
+                self.refused.n_sites += 1;
+                return;
+            }
             let ix = self.fleet.sites.len() as u32;
             self.fleet.sites.push(Site::new(*id, *server, name.clone(), &self.settings));
             self.fleet.index.insert(*id, ix);
@@ -765,13 +876,16 @@ impl Engine {
     }
 
     fn is_idle(&self) -> bool {
-        self.touched.is_empty() && self.attention.is_empty() && self.book.is_empty()
+        let nothing_fails =
+            self.touched.is_empty() && self.attention.is_empty() && self.stirred.is_empty();
+        nothing_fails && self.book.is_empty() && self.burns.is_idle()
     }
 
     fn act(&mut self, now: i64, transitions: &mut Vec<Transition>) {
-        let located = self.look(now);
+        let located = self.look(now, None);
         let first = transitions.len();
         self.book.step(&mut self.fleet, &located, &self.settings, now, transitions);
+        self.burns.step(&mut self.fleet, &self.book, &self.settings, now, transitions);
         self.note_standing(&transitions[first..]);
     }
 
@@ -786,8 +900,10 @@ impl Engine {
         }
     }
 
-    /// Steps the sites that gained something and weighs the scopes around those that fail.
-    fn look(&mut self, now: i64) -> Located {
+    /// Steps the sites that gained something and weighs the scopes around those that fail, or those
+    /// of one server alone.
+    fn look(&mut self, now: i64, only: Option<ServerId>) -> Located {
+        self.stir();
         for ix in std::mem::take(&mut self.touched) {
             let site = &mut self.fleet.sites[ix as usize];
             let Some(server) = self.fleet.servers.get_mut(&site.server) else { continue };
@@ -803,7 +919,8 @@ impl Engine {
             }
         }
         self.attention.retain(|_, until| now <= *until);
-        let servers: BTreeSet<ServerId> = self.attention.keys().copied().collect();
+        let wanted = |id: &&ServerId| only.is_none_or(|only| only == **id);
+        let servers: BTreeSet<ServerId> = self.attention.keys().filter(wanted).copied().collect();
         for id in &servers {
             if self.fleet.suspects(*id).next().is_none() {
                 self.attention.remove(id);
@@ -816,13 +933,18 @@ impl Engine {
         if self.fleet.suspects.len() >= candidates::SERVERS_MIN {
             self.candidates.refresh(&self.fleet, &self.settings.group_labels);
         }
+        // Old data of one server says nothing of groups: the others are not then.
+        let none = Candidates::default();
         let ground = Ground {
             settings: &self.settings,
-            candidates: &self.candidates,
+            candidates: if only.is_none() { &self.candidates } else { &none },
             open: &self.book.groups(),
             now,
         };
-        scope::localise(&mut self.fleet, servers, &ground, &mut self.trail)
+        let mut located = scope::localise(&mut self.fleet, servers, &ground, &mut self.trail);
+        let n_left_out = crowd::thin(&self.fleet, &mut located.findings);
+        self.refused.n_crowded_max = self.refused.n_crowded_max.max(n_left_out as u64);
+        located
     }
 }
 
@@ -835,24 +957,12 @@ fn fold_answers(server: &mut Server, site: &Site, second: i64, counts: &Counts) 
     }
 }
 
-/// Compares what was asked of a server lately with its norm, where a batch ends: all of it is here.
-fn weigh_requests(sites: &[Site], server: &mut Server) {
-    let Some(second) = server.requested() else { return };
-    let (mut norm, mut is_mean) = (0.0, false);
-    for past in server.sites.iter().map(|ix| &sites[*ix as usize].past) {
-        let own = past.norm(second);
-        is_mean |= own == 0.0 && past.mean() > 0.0;
-        norm += if own > 0.0 { own } else { past.mean() };
-    }
-    server.weigh_requests(norm, is_mean);
-}
-
-/// Whether a record lies more than five minutes ahead, or before 1970: its time is nonsense.
+/// Whether a record lies more than five minutes ahead, or before 1970: its time is nonsense. Counts
+/// from before all that the detector remembers are as useless.
 fn is_misdated(server: &Server, arrived: i64, record: &Record) -> bool {
     let latest = arrived.saturating_add(AHEAD_MAX_MS);
     let at = match record {
-        Record::Requests { at, .. }
-        | Record::Sample { at, .. }
+        Record::Sample { at, .. }
         | Record::Service { at, .. }
         | Record::Log { at, .. }
         | Record::Change { at, .. } => at.0,
@@ -863,5 +973,11 @@ fn is_misdated(server: &Server, arrived: i64, record: &Record) -> bool {
         _ => return false,
     };
     let at = server.corrected(at);
-    at < 0 || at > latest
+    let counts = matches!(record, Record::Exemplar(_));
+    let is_old = counts && at < arrived.saturating_sub(AGE_MAX_MS);
+    is_nonsense(arrived, at) || is_old
+}
+
+fn is_nonsense(arrived: i64, at: i64) -> bool {
+    at < 0 || at > arrived.saturating_add(AHEAD_MAX_MS)
 }

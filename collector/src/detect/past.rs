@@ -11,7 +11,7 @@ use super::Settings;
 use crate::model::Baseline;
 
 /// Days of history that count.
-const DAYS_MAX: usize = 28;
+const DAYS_MAX: i64 = 28;
 
 /// What a site's past makes of one failure and one success.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,9 @@ pub struct Past {
     since: Option<i64>,
     /// Newest second seen.
     until: i64,
+    /// First and last hour that an outage took a part of: no mean is taken of them.
+    #[serde(default)]
+    spoilt: Option<(i64, i64)>,
 }
 
 impl Past {
@@ -87,7 +90,7 @@ impl Past {
         let day = second.div_euclid(86_400);
         if self.days.back().is_none_or(|(newest, ..)| *newest < day) {
             self.days.push_back((day, 0, 0));
-            if self.days.len() > DAYS_MAX {
+            while self.days.front().is_some_and(|(oldest, ..)| day - oldest >= DAYS_MAX) {
                 self.days.pop_front();
             }
         }
@@ -106,9 +109,19 @@ impl Past {
         }
     }
 
+    /// Notes that an outage took a part of these hours away, from second to second.
+    pub(super) fn spoil(&mut self, from: i64, until: i64) {
+        let (from, until) = (from.div_euclid(3600), until.div_euclid(3600));
+        let first =
+            self.spoilt.filter(|(_, last)| *last >= self.hour).map_or(from, |(f, _)| f.min(from));
+        self.spoilt = Some((first, until));
+    }
+
     fn close_hour(&mut self) {
-        // Of the first hour a part was not seen.
-        let whole = self.since.is_some_and(|since| since <= self.hour * 3600);
+        // Of the first hour, and of those with an outage, a part was not seen.
+        let is_spoilt =
+            self.spoilt.is_some_and(|(from, until)| (from..=until).contains(&self.hour));
+        let whole = self.since.is_some_and(|since| since <= self.hour * 3600) && !is_spoilt;
         if self.hour_n > 0 && whole {
             let mean = &mut self.hours[self.hour.rem_euclid(24) as usize];
             let rate = self.hour_n as f32 / 3600.0;
@@ -144,19 +157,39 @@ impl Past {
         known.map_or(0.0, |known| known.n_requests as f64 / (known.days * 86_400.0))
     }
 
-    pub(super) fn rates(&self, settings: &Settings) -> Rates {
-        let (mut n, mut n_failed, mut seconds) = (0, 0, 0.0);
-        if let Some(known) = &self.known {
-            n = known.n_requests;
-            n_failed = known.n_gateway_errors;
-            seconds = known.days * 86_400.0;
+    /// Requests a second that are usual: of this hour of the day, else on average.
+    #[must_use]
+    pub fn usual(&self, second: i64) -> f64 {
+        let norm = self.norm(second);
+        if norm > 0.0 {
+            return norm;
         }
-        n += self.days.iter().map(|(_, n, _)| n).sum::<u64>();
-        n_failed += self.days.iter().map(|(_, _, failed)| failed).sum::<u64>();
+        let (n, _, seconds) = self.sums();
+        n as f64 / seconds.max(60.0)
+    }
+
+    pub(super) fn rates(&self, settings: &Settings) -> Rates {
+        let (n, n_failed, seconds) = self.sums();
+        Rates::of(n, n_failed, seconds, settings.p_bad_min)
+    }
+
+    /// Requests, gateway errors and seconds of at most 28 days.
+    fn sums(&self) -> (u64, u64, f64) {
         let first_day = self.days.front().map_or(0, |(day, ..)| day * 86_400);
         let since = self.since.unwrap_or(self.until).max(first_day);
-        seconds += (self.until - since).max(0) as f64;
-        Rates::of(n, n_failed, seconds, settings.p_bad_min)
+        let seen_s = (self.until - since).max(0) as f64;
+        let mut n: u64 = self.days.iter().map(|(_, n, _)| n).sum();
+        let mut n_failed: u64 = self.days.iter().map(|(_, _, failed)| failed).sum();
+        let mut seconds = seen_s;
+        if let Some(known) = self.known.filter(|known| known.days > 0.0) {
+            // What is seen here takes the place of what was known: 28 days in all.
+            let left = (DAYS_MAX as f64 - seen_s / 86_400.0).clamp(0.0, known.days);
+            let share = left / known.days;
+            n += (known.n_requests as f64 * share) as u64;
+            n_failed += (known.n_gateway_errors as f64 * share).round() as u64;
+            seconds += left * 86_400.0;
+        }
+        (n, n_failed, seconds)
     }
 }
 
@@ -197,6 +230,50 @@ mod tests {
         assert_eq!(past.before(2 * 86_400 + 7), Some(of(2.0, 200, 1)));
         past.set_known(of(27.5, 10, 1));
         assert_eq!(past.before(2 * 86_400), Some(of(28.0, 210, 2)));
+    }
+
+    #[test]
+    fn the_past_is_28_days_of_the_calendar_and_what_was_known_before_makes_room() {
+        let settings = Settings::from(&crate::config::DetectConfig::default());
+        let mut rare = Past::default();
+        rare.add(0, 10_000, 10_000);
+        for day in [30, 31] {
+            rare.add(day * 86_400, 10_000, 0);
+        }
+        assert_eq!(rare.sums().0, 20_000, "what is a month old has gone");
+        let mut past = Past::default();
+        past.set_known(Baseline { days: 28.0, n_requests: 2_800_000, n_gateway_errors: 28_000 });
+        let known = past.rates(&settings);
+        assert!((known.p_normal - 0.01).abs() < 1e-5, "{known:?}");
+        for hour in 0..14 * 24 {
+            past.add(hour * 3600, 4167, 0);
+        }
+        let half = past.rates(&settings);
+        assert!((half.p_normal - 0.005).abs() < 2e-4, "{half:?}");
+        for hour in 14 * 24..29 * 24 {
+            past.add(hour * 3600, 4167, 0);
+        }
+        assert!(past.rates(&settings).p_normal < 4e-4, "{:?}", past.rates(&settings));
+        let mut short = Past::default();
+        short.set_known(Baseline { days: 2.0, n_requests: 1000, n_gateway_errors: 0 });
+        short.add(0, 1, 0);
+        short.add(10 * 86_400, 1, 0);
+        assert_eq!(short.sums().0, 1002, "12 days are no 28");
+    }
+
+    #[test]
+    fn an_hour_with_an_outage_makes_no_mean() {
+        let mut past = Past::default();
+        past.add(-10, 1, 0);
+        past.add(0, 3600, 0);
+        past.add(3600, 1, 0);
+        assert!((past.norm(0) - 1.0).abs() < 1e-6);
+        past.spoil(4000, 2 * 3600 + 5);
+        past.add(3 * 3600, 7200, 0);
+        past.add(4 * 3600, 1, 0);
+        assert!(past.norm(3600).abs() < 1e-9 && past.norm(2 * 3600).abs() < 1e-9);
+        assert!((past.norm(3 * 3600) - 2.0).abs() < 1e-6);
+        assert!((past.usual(3600) - 10_803.0 / 14_410.0).abs() < 0.01, "{}", past.usual(3600));
     }
 
     #[test]

@@ -339,6 +339,13 @@ impl Played {
         last.into_iter().next().expect("there is one")
     }
 
+    /// The only incident that is open.
+    pub(crate) fn only_open(&self) -> Incident {
+        let mut open: Vec<_> = self.last().into_iter().filter(|i| i.state == "open").collect();
+        assert_eq!(open.len(), 1, "{:#?}", open.iter().map(|i| &i.title).collect::<Vec<_>>());
+        open.remove(0)
+    }
+
     /// Events of the incidents in order, with seconds since noon.
     pub(crate) fn events(&self, event: TransitionEvent) -> Vec<(f64, String)> {
         let found = self.transitions.iter().filter(|t| t.event == event);

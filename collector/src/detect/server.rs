@@ -13,6 +13,11 @@ use crate::model::ServerId;
 
 /// Time over which the smallest difference of the clocks is taken, ms.
 const CLOCK_MS: i64 = 300_000;
+/// No message is under way for so long, ms: a difference that grew by more is a clock that was set.
+const CLOCK_SET_MS: i64 = 60_000;
+/// Nothing is known of later than this after the last arrival, ms: the rest of a second that began,
+/// and what correction in whole seconds leaves.
+const KNOWN_AHEAD_MS: i64 = 2_000;
 /// Facts older than this are dropped, ms.
 pub(super) const FACTS_MS: i64 = 900_000;
 /// Log lines kept.
@@ -200,6 +205,9 @@ pub struct Server {
     /// It has left the fleet for good.
     #[serde(default)]
     pub forgotten: bool,
+    /// Records of it that were refused because of their time.
+    #[serde(default)]
+    pub n_misdated: u64,
     /// When its first site turned suspect, on the collector's clock; `None` while none is.
     pub suspect_since: Option<i64>,
     /// Units by name.
@@ -250,6 +258,7 @@ impl Server {
             newest: 0,
             arrived: 0,
             forgotten: false,
+            n_misdated: 0,
             suspect_since: None,
             units: BTreeMap::new(),
             lines: VecDeque::new(),
@@ -292,8 +301,18 @@ impl Server {
         while self.clock.back().is_some_and(|(_, last)| *last >= offset) {
             self.clock.pop_back();
         }
-        self.clock.push_back((arrived, offset));
-        while self.clock.front().is_some_and(|(at, _)| *at < arrived - CLOCK_MS) {
+        // Of one second the least is enough: a flood of heartbeats takes no more room than a few.
+        if self.clock.back().is_none_or(|(at, _)| at.div_euclid(1000) != arrived.div_euclid(1000)) {
+            self.clock.push_back((arrived, offset));
+        }
+        while self.clock.front().is_some_and(|(at, _)| *at < arrived.saturating_sub(CLOCK_MS)) {
+            self.clock.pop_front();
+        }
+        // Two heartbeats in a row, not sent in one burst, say that the clock was set back.
+        while let (Some((_, least)), Some((at, next))) = (self.clock.front(), self.clock.get(1))
+            && next.saturating_sub(*least) > CLOCK_SET_MS
+            && arrived - at >= 1000
+        {
             self.clock.pop_front();
         }
     }
@@ -302,10 +321,12 @@ impl Server {
         self.complete = Some(self.complete.map_or(at, |complete| complete.max(at)));
     }
 
-    /// Up to when its events are known, ms: its watermark, else its newest event.
+    /// Up to when its events are known, ms: its watermark, else its newest event. Nobody knows
+    /// anything of the time to come, whatever a server says.
     #[must_use]
     pub fn known_until(&self) -> i64 {
-        self.complete.unwrap_or(i64::MIN).max(self.newest)
+        let said = self.complete.unwrap_or(i64::MIN).max(self.newest);
+        said.min(self.arrived.saturating_add(KNOWN_AHEAD_MS))
     }
 
     pub(crate) fn fold_service(
@@ -350,8 +371,15 @@ impl Server {
         if pool.is_some() || state == "inactive" {
             unit.pool = pool.map(str::to_owned);
         }
-        if announces && unit.is_gateway(name) {
+        let is_gateway = unit.is_gateway(name);
+        if announces && is_gateway {
             self.announce(at);
+        }
+        if state == "failed" && is_gateway {
+            // It does not come back: what fails from here on is no part of a restart.
+            for (_, until) in &mut self.announced {
+                *until = (*until).min(at - 1);
+            }
         }
     }
 

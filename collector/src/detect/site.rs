@@ -4,15 +4,21 @@
 //! failures may come in any order and in parts; `step` applies what a bucket has gained since it
 //! was last looked at, so the score is the same however a second was cut into batches.
 
+mod bucket;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::burn::Burn;
 use super::past::{Past, Rates};
 use super::scope::Pool;
 use crate::model::{Baseline, Counts, Exemplar, ServerId, SiteId};
+
+pub(crate) use bucket::Bucket;
+pub use bucket::Totals;
 
 /// Highest score of a site, nats.
 pub const SCORE_MAX: f64 = 40.0;
@@ -25,11 +31,9 @@ const CLIENT_S: i64 = 120;
 /// What the first, second, ... failure of one client counts; later ones count nothing.
 const CLIENT_WEIGHTS: [f64; 4] = [1.0, 0.4, 0.1, 0.1];
 /// Clients remembered per site; more than so many need no memory to be many.
-const CLIENTS_MAX: usize = 1000;
+const CLIENTS_MAX: usize = 512;
 /// Clients up to which none is forgotten.
 const CLIENTS_KEPT: usize = 64;
-/// Failures a site counts in one second when no exemplar says who they hit.
-const BLIND_MAX: u32 = 2;
 /// Texts kept of each kind of error line.
 const TEXT_BYTES_MAX: usize = 400;
 
@@ -41,115 +45,6 @@ const TEXT_BYTES_MAX: usize = 400;
 pub fn step(score: f64, rates: &Rates, n_failed: f64, n_ok: f64, elapsed: Duration) -> f64 {
     let faded = score * (-elapsed.as_secs_f64() / rates.memory_s).exp();
     (faded + n_failed * rates.gain() - n_ok * rates.loss()).clamp(0.0, SCORE_MAX)
-}
-
-/// One second of one site.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Bucket {
-    pub(crate) second: i64,
-    pub(crate) n: u32,
-    pub(crate) ok: u32,
-    pub(crate) n_502: u32,
-    pub(crate) n_503: u32,
-    pub(crate) n_504: u32,
-    #[serde(default)]
-    n_crawler: u32,
-    /// Weight of the failures whose client is known, and how many those are.
-    weight: f64,
-    n_known: u32,
-    /// Instant of the first exemplar.
-    first_at: Option<i64>,
-    /// What the score has already seen of this bucket.
-    weight_seen: f64,
-    ok_seen: u32,
-    failed_seen: bool,
-    /// What the recovery of the site's incident has already seen.
-    pub(crate) ok_healed: u32,
-    pub(crate) failed_healed: u32,
-    /// What an incident that is over has counted of it.
-    #[serde(default, skip_serializing_if = "Totals::is_nothing")]
-    booked: Totals,
-}
-
-impl Bucket {
-    pub(crate) fn failed(&self) -> u32 {
-        self.n_502.saturating_add(self.n_503).saturating_add(self.n_504)
-    }
-
-    fn weight(&self) -> f64 {
-        if self.n_known == 0 { f64::from(self.failed().min(BLIND_MAX)) } else { self.weight }
-    }
-}
-
-/// Requests and gateway errors of a span of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    /// Requests.
-    pub n: u64,
-    /// Status 502.
-    pub n_502: u64,
-    /// Status 503 made by a gateway.
-    pub n_503: u64,
-    /// Status 504.
-    pub n_504: u64,
-    /// Of the gateway errors, those a search engine's crawler saw.
-    #[serde(default)]
-    pub n_crawler: u64,
-}
-
-impl Totals {
-    /// Gateway errors.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.n_502 + self.n_503 + self.n_504
-    }
-
-    fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self {
-            n: self.n.saturating_sub(other.n),
-            n_502: self.n_502.saturating_sub(other.n_502),
-            n_503: self.n_503.saturating_sub(other.n_503),
-            n_504: self.n_504.saturating_sub(other.n_504),
-            n_crawler: self.n_crawler.saturating_sub(other.n_crawler),
-        }
-    }
-
-    /// Adds another span.
-    pub fn add(&mut self, other: Totals) {
-        self.n += other.n;
-        self.n_502 += other.n_502;
-        self.n_503 += other.n_503;
-        self.n_504 += other.n_504;
-        self.n_crawler += other.n_crawler;
-    }
-}
-
-impl From<&Counts> for Totals {
-    fn from(counts: &Counts) -> Self {
-        Self {
-            n: counts.n.into(),
-            n_502: counts.n_502.into(),
-            n_503: counts.n_503.into(),
-            n_504: counts.n_504.into(),
-            n_crawler: counts.n_crawler.into(),
-        }
-    }
-}
-
-impl From<&Bucket> for Totals {
-    fn from(bucket: &Bucket) -> Self {
-        Self {
-            n: bucket.n.into(),
-            n_502: bucket.n_502.into(),
-            n_503: bucket.n_503.into(),
-            n_504: bucket.n_504.into(),
-            n_crawler: bucket.n_crawler.into(),
-        }
-    }
 }
 
 /// Error lines of one kind.
@@ -241,6 +136,9 @@ pub struct Site {
     dirty: Option<i64>,
     /// First second that the recovery of its incident has not seen all of.
     unhealed: i64,
+    /// Failures of the last hours, while there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) burn: Option<Box<Burn>>,
 }
 
 impl Site {
@@ -268,6 +166,7 @@ impl Site {
             arrival: 0,
             dirty: None,
             unhealed: i64::MIN,
+            burn: None,
         }
     }
 
@@ -293,6 +192,7 @@ impl Site {
     pub(crate) fn fold_counts(&mut self, arrived: i64, second: i64, counts: &Counts) -> bool {
         self.last_request = self.last_request.max(second);
         let totals = Totals::from(counts);
+        self.fold_burn(second, totals);
         match &mut self.episode {
             Some(episode) if second >= episode.first_at.div_euclid(1000) => {
                 episode.totals.add(totals);
@@ -325,6 +225,21 @@ impl Site {
         true
     }
 
+    /// Outside an incident, failures add up in the slow lane.
+    fn fold_burn(&mut self, second: i64, totals: Totals) {
+        if self.case.is_some() {
+            return;
+        }
+        if totals.failed() > 0 {
+            self.burn.get_or_insert_with(|| Box::new(Burn::new(second))).fold(second, totals);
+        } else if let Some(burn) = &mut self.burn {
+            burn.fold(second, totals);
+            if burn.is_over(second) {
+                self.burn = None;
+            }
+        }
+    }
+
     /// Has `step` look at everything from this second on.
     pub(crate) fn soil(&mut self, second: i64) {
         self.dirty = Some(self.dirty.map_or(second, |dirty| dirty.min(second)));
@@ -336,6 +251,11 @@ impl Site {
         self.arrival = self.arrival.max(arrived);
         self.soil(second);
         let weight = (exemplar.client != 0).then(|| self.client_weight(exemplar.client, second));
+        if self.case.is_none() {
+            let burn = self.burn.get_or_insert_with(|| Box::new(Burn::new(second)));
+            burn.fold_client(second, exemplar.client);
+            burn.fold_line(at, exemplar.message.as_deref().unwrap_or_default());
+        }
         let bucket = self.bucket(second);
         bucket.first_at = Some(bucket.first_at.map_or(at, |first| first.min(at)));
         if let Some(weight) = weight {
@@ -400,8 +320,9 @@ impl Site {
             let bucket = &self.buckets[ix];
             let (second, failed) = (bucket.second, bucket.failed() > 0);
             let weight = bucket.weight() * weigh(second);
-            let (gained, ok) = (weight - bucket.weight_seen, bucket.ok - bucket.ok_seen);
-            if gained == 0.0 && ok == 0 && bucket.failed_seen == failed {
+            let all_ok = bucket.weighed_ok(self.rates.p_bad);
+            let (gained, ok) = (weight - bucket.weight_seen, all_ok - bucket.ok_seen);
+            if gained == 0.0 && ok == 0.0 && bucket.failed_seen == failed {
                 continue;
             }
             if gained > 0.0 && self.episode.is_none() {
@@ -409,11 +330,11 @@ impl Site {
             }
             let elapsed = second.saturating_sub(self.score_second).clamp(0, 1 << 40) as u64;
             let elapsed = Duration::from_secs(if self.score == 0.0 { 0 } else { elapsed });
-            self.score = step(self.score, &self.rates, gained, ok.into(), elapsed);
+            self.score = step(self.score, &self.rates, gained, ok, elapsed);
             self.score_second = self.score_second.max(second);
             let bucket = &mut self.buckets[ix];
             bucket.weight_seen = weight;
-            bucket.ok_seen = bucket.ok;
+            bucket.ok_seen = all_ok;
             bucket.failed_seen = failed;
             if let Some(episode) = &mut self.episode {
                 episode.n_failed = (episode.n_failed + gained).max(0.0);
@@ -488,7 +409,9 @@ impl Site {
             }
             _ => {
                 self.score = 0.0;
-                self.episode = None;
+                if let Some(episode) = self.episode.take() {
+                    self.past.spoil(episode.first_at.div_euclid(1000), self.last_request);
+                }
                 self.said = Said::default();
             }
         }
@@ -646,6 +569,31 @@ mod tests {
         ] {
             let got = score(script);
             assert!((got - want).abs() < 0.03, "{script}: {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_fails_again_counts_less_until_two_minutes_without() {
+        let n_failed = |seconds: &[i64]| {
+            let mut site = site();
+            for second in seconds {
+                site.fold_exemplar(0, second * 1000, &failure(7));
+                site.fold_counts(0, *second, &Counts { n: 1, n_502: 1, ..Counts::default() });
+                site.step(&settings(), &|_| 1.0);
+            }
+            site.episode.map_or(0.0, |episode| episode.n_failed)
+        };
+        for (seconds, want) in [
+            (&[1][..], 1.0),
+            (&[1, 2], 1.4),
+            (&[1, 2, 3], 1.5),
+            (&[1, 2, 3, 4], 1.6),
+            (&[1, 2, 3, 4, 5, 6, 7], 1.6),
+            (&[1, 121], 1.4),
+            (&[1, 122], 2.0),
+        ] {
+            let got = n_failed(seconds);
+            assert!((got - want).abs() < 1e-9, "{seconds:?}: {got}, not {want}");
         }
     }
 

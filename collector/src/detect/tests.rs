@@ -588,7 +588,7 @@ pub(super) fn play(records: &[(i64, Record)], until: i64) -> Vec<Transition> {
 }
 
 /// An eventful quarter of an hour: a site, its pool, the server, recovery, a relapse, a reload.
-fn eventful() -> Script {
+pub(super) fn eventful() -> Script {
     two_pools()
         .server("web-08", &[("www", 3), ("10.0.0.9:80", 2)])
         .unit(-30, 1, "php8.2-fpm.service", "active")

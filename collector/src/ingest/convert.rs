@@ -13,7 +13,7 @@ use wire::v1::{self, BatchBody, Signal};
 use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, UnixMillis, catalog};
 
 use crate::model::{Counts, Exemplar, Record, ServerId, SiteId};
-use crate::store::{HotRow, Ledger, NewBatch, SiteRow, SiteSeen};
+use crate::store::{HotRow, Ledger, NewBatch, OTHER, SiteRow, SiteSeen};
 
 /// Largest number of entries (sites, seconds, ...) in a body: bounds what tiny messages grow to.
 const ENTRIES_MAX: usize = 1 << 20;
@@ -21,6 +21,8 @@ const ENTRIES_MAX: usize = 1 << 20;
 const WINDOW_LOG_MAX: u32 = 24;
 /// Most sites of one body that are stored; an agent names at most `sites_max`.
 const SITES_MAX: usize = 20_000;
+/// Work that a body is taken for which cannot be read: unpacking it was the most of it.
+const N_ENTRIES_UNREADABLE: usize = 20_000;
 /// Longest site, pool, unit or upstream name kept, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 /// Longest text kept for the detector, in bytes; the agent sends at most 512.
@@ -61,6 +63,8 @@ pub struct Decoded {
     pub sites: Vec<SiteSeen>,
     /// Steps of the loss ledger, by name; zeros left out.
     pub losses: Vec<(&'static str, u64)>,
+    /// Entries: what it costs the detector to read it.
+    pub n_entries: usize,
 }
 
 /// A stored batch as the detector reads it.
@@ -86,12 +90,25 @@ pub fn decode(batch: &v1::Batch) -> Result<Decoded, Reason> {
         losses.push(("n_sites_refused", (sites.len() - SITES_MAX) as u64));
         sites.truncate(SITES_MAX);
     }
-    Ok(Decoded { sites, losses })
+    Ok(Decoded { sites, losses, n_entries: weight(&body) })
 }
 
-/// The batch as the store takes it; an unreadable one becomes its reason, so that the watermark
-/// passes it: sending it again would not help.
-pub fn batch(server: ServerId, batch: v1::Batch, at: UnixMillis) -> (NewBatch, Option<Reason>) {
+/// Entries of a body, those inside of seconds and ticks too.
+fn weight(body: &BatchBody) -> usize {
+    let seconds: usize = body.seconds.iter().map(|second| 1 + second.status.len()).sum();
+    let ticks: usize = body.ticks.iter().map(|tick| 1 + tick.value.len()).sum();
+    let inventory = body.inventory.as_ref().map_or(0, |inventory| inventory.sites.len());
+    let events = body.services.len() + body.log_lines.len() + body.changes.len();
+    seconds + ticks + inventory + events + body.sites.len() + body.exemplars.len()
+}
+
+/// The batch as the store takes it, with its number of entries; an unreadable one becomes its
+/// reason, so that the watermark passes it: sending it again would not help.
+pub fn batch(
+    server: ServerId,
+    batch: v1::Batch,
+    at: UnixMillis,
+) -> (NewBatch, usize, Option<Reason>) {
     let decoded = decode(&batch);
     let mut new = NewBatch {
         server,
@@ -118,7 +135,7 @@ pub fn batch(server: ServerId, batch: v1::Batch, at: UnixMillis) -> (NewBatch, O
             new.sites = decoded.sites;
             new.losses = decoded.losses;
             new.ledger = ledger(n_lines, n_bytes, &new.losses);
-            (new, None)
+            (new, decoded.n_entries, None)
         }
         Err(reason) => {
             new.codec = 0;
@@ -131,7 +148,7 @@ pub fn batch(server: ServerId, batch: v1::Batch, at: UnixMillis) -> (NewBatch, O
                 ("n_bytes_lost", n_bytes),
             ];
             (new.ledger.n_lines_lost, new.ledger.n_bytes_lost) = (n_lines, n_bytes);
-            (new, Some(reason))
+            (new, N_ENTRIES_UNREADABLE, Some(reason))
         }
     }
 }
@@ -334,14 +351,16 @@ impl Sink {
         let inventory = body.inventory.iter().flat_map(|inventory| &inventory.sites);
         let mut ids = Vec::with_capacity(body.sites.len());
         for (ix, site) in body.sites.iter().chain(inventory).enumerate() {
-            let stored = seen(site).and_then(|site| Some((site_of(&site.name)?, site)));
+            // What the store refused, because its server names too many, counts as `other`.
+            let mut row_of = |name: &str| site_of(name).or_else(|| site_of(OTHER));
+            let stored = seen(site).and_then(|site| Some((row_of(&site.name)?, site)));
             self.n_refused += u64::from(stored.is_none());
             if ix < body.sites.len() {
                 ids.push(stored.as_ref().map(|(row, _)| row.site));
             }
             let Some((row, site)) = stored else { continue };
             // Unknown now does not take back what was known before.
-            let known = site.pool.is_some() || site.upstream.is_some();
+            let known = row.name != OTHER && (site.pool.is_some() || site.upstream.is_some());
             let (pool, upstream) =
                 if known { (site.pool, site.upstream) } else { (row.pool, row.upstream) };
             let (site, server) = (row.site, self.server);

@@ -335,7 +335,7 @@ proptest! {
     fn no_bytes_of_a_stranger_panic(body: Vec<u8>, codec in 0..3_u32, packed: bool) {
         let body = if packed { zstd::bulk::compress(&body, 1).unwrap() } else { body };
         let batch = v1::Batch { codec, body: body.into(), ..v1::Batch::default() };
-        let (new, reason) = super::batch(SERVER, batch, UnixMillis(0));
+        let (new, _, reason) = super::batch(SERVER, batch, UnixMillis(0));
         prop_assert_eq!(reason.is_some(), new.codec == 0);
         let row = HotRow { body: new.body, codec: new.codec, ..row(&BatchBody::default()) };
         records(&row, &mut stored);
@@ -360,7 +360,7 @@ proptest! {
             loss: Some(Loss { n_lines_lost: n, ..Default::default() }),
             ..BatchBody::default()
         };
-        let (new, reason) = super::batch(SERVER, wire_batch(&body), UnixMillis(at));
+        let (new, _, reason) = super::batch(SERVER, wire_batch(&body), UnixMillis(at));
         prop_assert_eq!(reason, None);
         prop_assert!(new.sites.iter().all(|site| !site.name.contains(char::is_control)));
         read(&body);

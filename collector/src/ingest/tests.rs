@@ -23,6 +23,9 @@ use crate::clock;
 use crate::model::{Record, ServerId};
 use crate::store::{Watermark, fleet, read};
 
+#[path = "hostile_tests.rs"]
+mod hostile;
+
 const EPOCH: u64 = 1_795_000_000_000;
 
 /// A collector's port with its store.

@@ -7,12 +7,12 @@ use std::hash::{Hash, Hasher};
 use rusqlite::{Transaction, params};
 
 use super::watermark::{Verdict, judge};
-use super::{Ledger, NewBatch, Outcome, SiteSeen, Watermark};
+use super::{Ledger, NewBatch, OTHER, Outcome, SiteSeen, Watermark};
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 
-/// Sites remembered per server; further ones are not stored, and counted.
-const SITES_PER_SERVER_MAX: usize = 50_000;
+/// Sites stored per server; further ones count as `other`. Ten times what an agent names by default.
+const SITES_PER_SERVER_MAX: usize = 20_000;
 
 /// Largest number in the loss ledger: what lies beyond would overflow SQLite's integers.
 const LOSS_MAX: u64 = 1 << 62;
@@ -73,8 +73,15 @@ pub(super) fn store(
     for (k, n) in &batch.losses {
         add_loss(tx, server, k, *n)?;
     }
+    let mut n_refused = 0;
     for site in &batch.sites {
-        upsert_site(tx, server, site, books, staged)?;
+        n_refused += u64::from(!upsert_site(tx, server, site, books, staged)?);
+    }
+    if n_refused > 0 {
+        let other = SiteSeen { name: OTHER.to_owned(), pool: None, upstream: None };
+        upsert_site(tx, server, &other, books, staged)?;
+        add_loss(tx, server, "n_sites_refused", n_refused)?;
+        staged.counts.sites_refused += n_refused;
     }
     staged.marks.insert(server, Watermark { epoch: batch.epoch, seq: batch.seq });
     staged.counts.stored += 1;
@@ -145,23 +152,28 @@ fn add_ledger(tx: &Transaction<'_>, batch: &NewBatch, is_after_gap: bool) -> rus
     Ok(())
 }
 
-/// Adds a site, or moves it to another pool; skipped when its row is known to say the same.
+/// Adds a site, or moves it to another pool; skipped when its row is known to say the same. False
+/// when the server has too many.
 fn upsert_site(
     tx: &Transaction<'_>,
     server: ServerId,
     site: &SiteSeen,
     books: &Books,
     staged: &mut Staged,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let (name, row) = (hash(&site.name), hash(&(&site.pool, &site.upstream)));
     let known = books.sites.get(&server);
-    if known.and_then(|sites| sites.get(&name)) == Some(&row) {
-        return Ok(());
+    let stored = known.and_then(|sites| sites.get(&name));
+    if stored == Some(&row) {
+        return Ok(true);
     }
-    if known.is_some_and(|sites| sites.len() >= SITES_PER_SERVER_MAX && !sites.contains_key(&name))
-    {
-        staged.counts.sites_refused += 1;
-        return Ok(());
+    if stored.is_none() {
+        let n_new = staged.new_sites.entry(server).or_default();
+        let n_sites = known.map_or(0, HashMap::len) + n_new.len();
+        if n_sites >= SITES_PER_SERVER_MAX && site.name != OTHER && !n_new.contains(&name) {
+            return Ok(false);
+        }
+        n_new.insert(name);
     }
     // A batch that does not know what serves the site takes nothing back.
     tx.prepare_cached(
@@ -172,7 +184,7 @@ fn upsert_site(
     )?
     .execute(params![server.0, site.name, site.pool, site.upstream])?;
     staged.sites.push((server, name, row));
-    Ok(())
+    Ok(true)
 }
 
 /// Writes the watermarks that are not in their table yet.
@@ -211,6 +223,8 @@ pub(super) struct Books {
 pub(super) struct Staged {
     pub(super) marks: HashMap<ServerId, Watermark>,
     pub(super) sites: Vec<(ServerId, u64, u64)>,
+    /// Of those, the ones that had no row: hashes of their names.
+    new_sites: HashMap<ServerId, HashSet<u64>>,
     pub(super) last: Option<i64>,
     pub(super) counts: Counts,
 }

@@ -38,6 +38,9 @@ use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 use writer::{Finish, Job, Writer};
 
+/// The site that counts for all sites beyond the limit of their server; agents name theirs alike.
+pub const OTHER: &str = "other";
+
 /// Jobs that may wait for the writer: one full group. When full, callers wait.
 const QUEUE_JOBS_MAX: usize = writer::GROUP_MAX;
 
