@@ -192,6 +192,18 @@ pub enum IncidentCommand {
         #[arg(long)]
         by: Option<String>,
     },
+    /// Makes the evidence bundle for the provider's support ticket: times, order of onset, servers,
+    /// steal, losses, services and logs around it.
+    Evidence {
+        /// Id of the incident.
+        id: String,
+        /// What to make of it.
+        #[arg(long, value_enum, default_value_t = EvidenceFormat::Json)]
+        format: EvidenceFormat,
+        /// File to write, readable by you alone; default: stdout.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Adds a line to an incident's timeline.
     Note {
         /// Id of the incident.
@@ -208,6 +220,15 @@ pub enum IncidentCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Forms of an evidence bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EvidenceFormat {
+    /// One JSON object.
+    Json,
+    /// A page that prints well, in one file.
+    Html,
 }
 
 /// `incident list`

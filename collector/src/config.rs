@@ -180,6 +180,17 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What is sound but could be better, one line each.
+    #[must_use]
+    pub fn hints(&self) -> Vec<&'static str> {
+        let none = "hint: [detect] witnesses is empty: when every agent falls silent the collector \
+                    guesses by its own routes and resolvers whether its own network is gone. Name two \
+                    addresses beyond your uplink that answer, such as \"192.0.2.1:443\"";
+        if self.detect.witnesses.is_empty() { vec![none] } else { Vec::new() }
+    }
+}
+
 /// Puts the environment over the file; also which variable set which key, and what is wrong.
 fn with_environment(
     mut root: toml::Table,

@@ -7,12 +7,14 @@
 //! engine is brought forward over the batches that followed it; what it decides again up to the
 //! stored position is dropped, because the stored cases already hold it.
 
+mod own;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
@@ -23,7 +25,7 @@ use crate::detect::past::Past;
 use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, Live, convert};
-use crate::model::{Record, ServerId, SiteId, Transition};
+use crate::model::{CollectorEvent, Record, ServerId, SiteId, Transition};
 use crate::store::incidents::{self, Known, Route};
 use crate::store::{HotRow, SiteRow, Store, StoreError, read};
 use crate::{clock, errors};
@@ -57,7 +59,7 @@ const SAVED_BYTES_MAX: usize = 4 << 30;
 
 /// Runs the detective on a thread of its own until `stop` fires. `ready` turns true when it has read
 /// what was stored before its start. The receiver hears when it has saved its state and ended; an
-/// error says that it ended by a panic.
+/// error says that it ended by a panic. `doubt` is true while the collector's own uplink is in doubt.
 ///
 /// # Panics
 /// When the system refuses a thread.
@@ -67,10 +69,12 @@ pub fn spawn(
     heard: mpsc::Receiver<Heard>,
     live: Live,
     ready: Arc<AtomicBool>,
+    doubt: watch::Sender<bool>,
     stop: CancellationToken,
 ) -> oneshot::Receiver<()> {
     let runtime = tokio::runtime::Handle::current();
-    let detective = Detective::new(store, config, live);
+    let mut detective = Detective::new(store, config, live);
+    detective.doubt = doubt;
     let (ended, hears) = oneshot::channel();
     let run = move || {
         runtime.block_on(detective.run(heard, &ready, stop));
@@ -129,6 +133,12 @@ struct Detective {
     next_hurry: i64,
     /// The last commit failed: said once.
     failing: bool,
+    /// Whether the collector's own uplink is in doubt.
+    doubt: watch::Sender<bool>,
+    /// What happened to the collector, not stored yet; the newest ones.
+    own: Vec<(UnixMillis, CollectorEvent)>,
+    next_full: i64,
+    next_standing: i64,
 }
 
 impl Detective {
@@ -157,6 +167,10 @@ impl Detective {
             hurried: BTreeMap::new(),
             next_hurry: 0,
             failing: false,
+            doubt: watch::Sender::new(false),
+            own: Vec::new(),
+            next_full: 0,
+            next_standing: 0,
         }
     }
 
@@ -197,13 +211,15 @@ impl Detective {
                 _ = tick.tick() => true,
             };
             for (at, record) in words.drain(..) {
-                self.engine.fold(at, &record);
+                self.take_word(at, &record);
             }
             self.work(due.then(clock::now)).await;
         }
         for (at, record) in std::iter::from_fn(|| heard.try_recv().ok()) {
-            self.engine.fold(at, &record);
+            self.take_word(at, &record);
         }
+        // Agents are sent away: from here on nobody is silent.
+        self.happens(clock::now(), CollectorEvent::Stopping);
         self.work(Some(clock::now())).await;
         self.save_state(clock::now()).await;
         tracing::debug!(position = self.position, "the detective has stopped");
@@ -227,8 +243,13 @@ impl Detective {
     }
 
     async fn try_work(&mut self, now: Option<UnixMillis>) -> Result<(), StoreError> {
+        if let Some(now) = now {
+            self.see_disk(now);
+        }
         self.catch_up().await?;
         let Some(now) = now else { return Ok(()) };
+        self.store_own().await?;
+        self.look_up(now).await?;
         if now.0 >= self.next_acked && self.engine.has_cases() {
             self.next_acked = now.0 + ACKED_MS;
             let since = now.minus(Duration::from_secs(900));
@@ -237,6 +258,8 @@ impl Detective {
         }
         let transitions = self.engine.advance(now);
         self.pending.extend(transitions);
+        let doubts = self.engine.doubts_uplink();
+        self.doubt.send_if_modified(|known| std::mem::replace(known, doubts) != doubts);
         if now.0 >= self.next_position && self.position > self.stored {
             self.next_position = now.0 + POSITION_MS;
             self.store_decided().await?;
@@ -353,9 +376,10 @@ impl Detective {
     async fn learn(&mut self, only: Option<ServerId>, at: UnixMillis) -> Result<(), StoreError> {
         let known = self.store.read(move |conn| incidents::known(conn, only)).await?;
         if only.is_none() {
-            self.engine.keep(&known.iter().map(|known| known.server).collect());
+            let counts = known.iter().filter(|known| known.state != "revoked");
+            self.engine.keep(&counts.map(|known| known.server).collect());
         }
-        for Known { server, name, labels, meta, sites } in known {
+        for Known { server, name, labels, meta, sites, .. } in known {
             let heartbeat = Duration::from_millis(meta.heartbeat_ms.unwrap_or(5000));
             let n_cpu = meta.n_cpu.unwrap_or(0);
             self.engine.fold(at, &Record::Server { server, name, labels, n_cpu, heartbeat });
@@ -365,7 +389,7 @@ impl Detective {
                 // Heartbeats are not stored: without the last offset the batches of a server whose
                 // clock is ahead would be refused until its next one.
                 let at_its_clock = UnixMillis(at.0.saturating_add(ahead_ms));
-                self.engine.fold(at, &Record::Hello { server, at: at_its_clock });
+                self.engine.set_clock(server, at, at_its_clock);
             }
             let cache = self.sites.entry(server).or_default();
             let mut records = Vec::new();
@@ -445,6 +469,7 @@ impl Detective {
         if fresh {
             self.load_pasts().await?;
         }
+        self.wake_up(fresh, now).await?;
         if let Some(cases) = saved.cases {
             match unpack(&cases.body) {
                 Ok(body) => {

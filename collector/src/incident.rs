@@ -10,6 +10,7 @@ mod widen;
 mod narrow;
 pub mod recovery;
 pub mod story;
+pub mod hosts;
 #[cfg(test)]
 mod burning_tests;
 
@@ -41,6 +42,9 @@ const FLAPPING: u32 = 3;
 pub struct Book {
     cases: BTreeMap<u64, Case>,
     next: u64,
+    /// Incidents of whole servers.
+    #[serde(default)]
+    pub(crate) servers: hosts::ServerCases,
 }
 
 /// One step's surroundings.
@@ -96,6 +100,7 @@ impl Book {
         for case in self.cases.values_mut() {
             case.acked = ids.contains(&case.id);
         }
+        self.servers.set_acked(ids);
     }
 
     /// Adds requests of a member site in one second, corrected.

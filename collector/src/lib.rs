@@ -24,6 +24,7 @@ pub mod detect;
 pub mod incident;
 pub mod localize;
 pub mod detective;
+pub mod witness;
 pub mod web;
 pub mod operator;
 pub mod replay;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,7 @@ use listen::ListenError;
 use store::{Store, StoreError};
 use web::AppState;
 use web::auth::AdminToken;
+use witness::Witness;
 
 /// Words of agents that wait for the detective. When full, heartbeats are dropped and counted (the
 /// next one says more), hellos and goodbyes wait.
@@ -188,8 +190,17 @@ fn start(
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
     let live = Live::default();
     let ready = Arc::clone(&state.ready);
-    let ended =
-        detective::spawn(store.clone(), config, words, live.clone(), ready, drained.clone());
+    let (doubt, doubts) = watch::channel(false);
+    let witnesses = &config.detect.witnesses;
+    let witness = Witness::new(witnesses, live.clone(), heard.clone(), Arc::clone(store.stats()));
+    let (detective_of, until) = (store.clone(), drained.clone());
+    let ended = detective::spawn(detective_of, config, words, live.clone(), ready, doubt, until);
+    let until = drained.clone();
+    rest.spawn(async move {
+        witness.run(doubts, until.clone()).await;
+        until.cancelled().await; // ends early only after the detective
+        "the witness"
+    });
     rest.spawn(async move {
         if ended.await.is_err() {
             tracing::error!("the detective ended by a panic");

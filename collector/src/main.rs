@@ -36,7 +36,11 @@ fn dispatch(cli: Cli) -> Result<u8> {
             return Ok(exit::GOOD);
         }
         Command::Check => {
-            let told = load().err().map(|problems| config::lines(&problems));
+            let loaded = load();
+            for hint in loaded.iter().flat_map(Config::hints) {
+                writeln!(io::stderr().lock(), "{hint}").context("no stderr")?;
+            }
+            let told = loaded.err().map(|problems| config::lines(&problems));
             let text = told.as_deref().unwrap_or("the config is sound\n");
             io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
             return Ok(if told.is_some() { exit::CONFIG } else { exit::GOOD });

@@ -415,6 +415,8 @@ pub struct Transition {
     pub incident: Incident,
     /// Sites that joined or left since the last revision: site, since, until.
     pub sites: Vec<(SiteId, UnixMillis, Option<UnixMillis>)>,
+    /// The same of servers, in an incident of whole servers.
+    pub servers: Vec<(ServerId, UnixMillis, Option<UnixMillis>)>,
     /// Whether people are told, and not before when.
     pub notify: Option<Notify>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Counters only rise; they start at zero with the process.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,22 @@ impl Counter {
     }
 }
 
+/// Something that holds or does not.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// Says whether it holds.
+    pub fn set(&self, holds: bool) {
+        self.0.store(holds, Ordering::Relaxed);
+    }
+
+    /// Whether it holds.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident)*) => {
         /// Every counter of ingest and store.
@@ -40,6 +56,10 @@ macro_rules! counters {
             pub commit_latency: Latency,
             /// Sites that fail so often that they never open.
             pub chronic: Chronic,
+            /// The disk under the database takes nothing.
+            pub disk_full: Flag,
+            /// The collector's own network is gone.
+            pub uplink_lost: Flag,
         }
 
         impl SelfStats {

@@ -33,5 +33,6 @@ mod scan;
 mod servers;
 mod services;
 mod services_systemd;
+mod silence;
 mod upstream_groups;
 mod upstreams;

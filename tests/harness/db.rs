@@ -48,6 +48,14 @@ impl Db {
         Self { path: format!("/proc/{pid}/root{}", path.display()).into(), is_far: true }
     }
 
+    /// When something happened to the collector itself last, on its clock, in ms: `started`, ...
+    pub fn collector_event_ms(&self, event: &str) -> Result<i64, String> {
+        let db = self.open()?;
+        let select = "SELECT max(ts) FROM event WHERE server_id IS NULL AND body = ?1";
+        let at = db.query_row(select, [format!("{event:?}")], |row| row.get::<_, Option<i64>>(0));
+        at.map_err(|e| e.to_string())?.ok_or_else(|| format!("no {event} is filed"))
+    }
+
     /// Every batch body of a server, oldest first.
     pub fn bodies(&self, server: &str) -> Result<Vec<BatchBody>, String> {
         Ok(self.packed(server)?.into_iter().map(|(_, body)| body).collect())

@@ -25,6 +25,10 @@ pub mod change;
 pub mod runbook;
 pub mod trail;
 mod steps;
+pub mod silence;
+pub mod pressure;
+pub mod services;
+pub mod hosts;
 #[cfg(test)]
 pub(crate) mod script;
 #[cfg(test)]
@@ -47,6 +51,8 @@ mod change_tests;
 mod runbook_tests;
 #[cfg(test)]
 mod group_tests;
+#[cfg(test)]
+mod hosts_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -59,6 +65,7 @@ use crate::incident::Book;
 use crate::incident::burning::Burns;
 use crate::model::{Counts, Record, ServerId, SiteId, Transition};
 use candidates::Candidates;
+use hosts::Hosts;
 use past::Past;
 use scope::{Ground, Located};
 use server::{Changed, Line, Server};
@@ -108,6 +115,8 @@ pub struct Settings {
     pub cooldown_ms: i64,
     /// Share of requests that ought to be answered: what slow burns are measured by.
     pub slo: f64,
+    /// Whether the collector can ask somebody for its own uplink.
+    pub has_witnesses: bool,
 }
 
 impl From<&DetectConfig> for Settings {
@@ -130,6 +139,7 @@ impl From<&DetectConfig> for Settings {
             retroactive_ms: ms(&config.retroactive_after),
             cooldown_ms: ms(&config.cooldown),
             slo: config.slo,
+            has_witnesses: !config.witnesses.is_empty(),
         }
     }
 }
@@ -343,6 +353,9 @@ pub struct Engine {
     /// Of each server with old data: a point of the grid, and sites looked at since.
     #[serde(default)]
     looked: BTreeMap<ServerId, (i64, usize)>,
+    /// What whole servers show.
+    #[serde(default)]
+    hosts: Hosts,
     /// What was weighed, for whoever asks why.
     #[serde(skip)]
     trail: Trail,
@@ -370,6 +383,7 @@ impl Engine {
             stirred: BTreeMap::new(),
             refused: Refused::default(),
             looked: BTreeMap::new(),
+            hosts: Hosts::default(),
             trail: Trail::default(),
             candidates: Candidates::default(),
         }
@@ -427,6 +441,7 @@ impl Engine {
                 self.fleet.site_mut(ix).case = Some(case);
             }
         }
+        self.hosts.reconcile(&mut self.fleet, &self.book.servers);
         Ok(())
     }
 
@@ -507,7 +522,36 @@ impl Engine {
     /// Whether an incident is open or may still be revived.
     #[must_use]
     pub fn has_cases(&self) -> bool {
-        !self.book.is_empty()
+        !self.book.is_empty() || !self.book.servers.is_empty()
+    }
+
+    /// Whether more than half of all agents fell silent together: then the collector's own uplink
+    /// is asked for, and nothing opens until that can have answered.
+    #[must_use]
+    pub fn doubts_uplink(&self) -> bool {
+        self.hosts.doubts_uplink()
+    }
+
+    /// Whether a server is silent and in no incident yet: what is known of it should be looked up
+    /// before it is told.
+    #[must_use]
+    pub fn doubts_servers(&self) -> bool {
+        self.hosts.doubts_servers()
+    }
+
+    /// Takes what is known of a server from elsewhere than its records. Nothing for a server
+    /// nobody has named.
+    pub fn recall(&mut self, id: ServerId, recalled: &silence::Recalled) {
+        if let Some(server) = self.fleet.servers.get_mut(&id) {
+            self.hosts.recall(server, recalled);
+        }
+    }
+
+    /// Takes how a server's clock stands against the collector's, and nothing else.
+    pub fn set_clock(&mut self, id: ServerId, arrived_at: UnixMillis, clock: UnixMillis) {
+        if let Some(server) = self.fleet.servers.get_mut(&id) {
+            server.fold_clock(arrived_at.0, clock.0);
+        }
     }
 
     /// What could not be used so far.
@@ -551,8 +595,8 @@ impl Engine {
     /// order of arrival; `advance` acts on them.
     pub fn fold(&mut self, arrived_at: UnixMillis, record: &Record) {
         let arrived = arrived_at.0;
-        if matches!(record, Record::Collector { .. }) {
-            // The rules of silence are the only ones that it concerns.
+        if let Record::Collector { event, .. } = record {
+            self.hosts.fold_collector(arrived, *event);
             return;
         }
         if let Record::Requests { site, at, counts } = record {
@@ -568,7 +612,7 @@ impl Engine {
                 Server::new(id)
             });
             if !matches!(record, Record::Server { .. } | Record::Site { .. }) {
-                server.arrived = server.arrived.max(arrived);
+                self.hosts.heard(server, arrived, record);
             }
             if is_misdated(server, arrived, record) {
                 server.n_misdated += 1;
@@ -576,6 +620,7 @@ impl Engine {
                 return;
             }
             self.fold_into(id, arrived, record);
+            self.fold_host(id, record);
         } else {
             self.refused.n_unknown += 1;
         }
@@ -793,6 +838,22 @@ impl Engine {
         }
     }
 
+    /// What the whole server shows by a record that was just taken.
+    fn fold_host(&mut self, id: ServerId, record: &Record) {
+        if !matches!(record, Record::Server { .. } | Record::Sample { .. } | Record::Service { .. })
+        {
+            return;
+        }
+        let Some(server) = self.fleet.servers.get_mut(&id) else { return };
+        match record {
+            Record::Server { heartbeat, .. } => {
+                server.heartbeat_ms = i64::try_from(heartbeat.as_millis()).unwrap_or(i64::MAX);
+            }
+            Record::Sample { .. } => self.hosts.sampled(server),
+            _ => self.hosts.changed(server),
+        }
+    }
+
     /// An announced restart or a failed unit changes what failures count: sites with some are
     /// weighed anew.
     /// Once a tick, however many facts came.
@@ -865,8 +926,9 @@ impl Engine {
         let mut transitions = Vec::new();
         while tick <= last {
             if self.is_idle() {
-                // Nothing can happen before the next record.
-                tick = last;
+                // Nothing can happen before the next record, or before a server's deadline.
+                let wake = self.hosts.wake().map(|at| (at + TICK_MS - 1).div_euclid(TICK_MS));
+                tick = wake.map_or(last, |wake| (wake * TICK_MS).clamp(tick, last));
             }
             self.act(tick, &mut transitions);
             self.tick = Some(tick);
@@ -886,6 +948,13 @@ impl Engine {
         let first = transitions.len();
         self.book.step(&mut self.fleet, &located, &self.settings, now, transitions);
         self.burns.step(&mut self.fleet, &self.book, &self.settings, now, transitions);
+        if self.hosts.wake().is_some_and(|wake| wake <= now) {
+            let explained = self.book.servers.explained();
+            let (candidates, settings) = (&mut self.candidates, &self.settings);
+            let signals = self.hosts.step(&mut self.fleet, candidates, &explained, settings, now);
+            self.book.step_servers(&self.fleet, &signals, settings, now, transitions);
+            self.hosts.sleep(now, self.book.servers.in_motion(now));
+        }
         self.note_standing(&transitions[first..]);
     }
 

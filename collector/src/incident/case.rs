@@ -504,6 +504,7 @@ impl Case {
             rev: self.rev,
             incident: story::incident(self.kind.name(), self, fleet, now),
             sites,
+            servers: Vec::new(),
             notify,
         });
     }

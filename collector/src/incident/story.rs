@@ -266,7 +266,7 @@ fn in_group(group: &Group, fleet: &Fleet, affected: &Affected) -> String {
 }
 
 /// Time of day, UTC.
-fn clock(at: i64) -> String {
+pub(super) fn clock(at: i64) -> String {
     let second = at.div_euclid(1000).rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }

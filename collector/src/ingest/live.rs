@@ -1,11 +1,13 @@
 //! The streams that are open: one per server, the newest.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
 
 use crate::model::ServerId;
 
@@ -29,6 +31,8 @@ struct Entry {
     number: u64,
     ended: CancellationToken,
     interval: watch::Sender<Option<Duration>>,
+    /// Where its last word came from, and when.
+    spoke: Option<(IpAddr, UnixMillis)>,
 }
 
 /// The right to be the stream of a server, until dropped or taken over.
@@ -60,6 +64,21 @@ impl Live {
         entry.is_some()
     }
 
+    /// Notes a word of a server.
+    pub(super) fn spoke(&self, server: ServerId, peer: IpAddr, at: UnixMillis) {
+        if let Some(entry) = self.seats().taken.get_mut(&server) {
+            entry.spoke = Some((peer, at));
+        }
+    }
+
+    /// Whether an agent on another machine has said something since `since`: then the collector's
+    /// own network works.
+    pub fn speaks_from_elsewhere(&self, since: UnixMillis) -> bool {
+        let seats = self.seats();
+        let mut words = seats.taken.values().filter_map(|entry| entry.spoke);
+        words.any(|(peer, at)| !peer.to_canonical().is_loopback() && at >= since)
+    }
+
     /// Takes the seat of a server; an earlier stream of it ends. Returns whether there was one.
     pub(super) fn take(&self, server: ServerId) -> (Seat, bool) {
         let mut seats = self.seats();
@@ -67,7 +86,7 @@ impl Live {
         seats.next += 1;
         let ended = CancellationToken::new();
         let (sender, interval) = watch::channel(None);
-        let entry = Entry { number, ended: ended.clone(), interval: sender };
+        let entry = Entry { number, ended: ended.clone(), interval: sender, spoke: None };
         let earlier = seats.taken.insert(server, entry);
         if let Some(earlier) = &earlier {
             earlier.ended.cancel();
@@ -112,6 +131,27 @@ mod tests {
         assert_eq!(live.n_streams(), 2);
         drop((second, other));
         assert_eq!(live.n_streams(), 0);
+    }
+
+    #[test]
+    fn only_agents_on_other_machines_show_that_the_network_works() {
+        let live = Live::default();
+        let (seat, _) = live.take(ServerId(1));
+        let at = UnixMillis(1_000);
+        assert!(!live.speaks_from_elsewhere(UnixMillis(0)), "nobody has spoken");
+        for (peer, works) in [
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("192.0.2.7", true),
+            ("2001:db8::7", true),
+        ] {
+            live.spoke(ServerId(1), peer.parse().unwrap(), at);
+            assert_eq!(live.speaks_from_elsewhere(at), works, "{peer}");
+        }
+        assert!(!live.speaks_from_elsewhere(UnixMillis(1_001)), "that was before");
+        drop(seat);
+        assert!(!live.speaks_from_elsewhere(UnixMillis(0)));
     }
 
     #[test]

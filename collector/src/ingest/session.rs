@@ -283,6 +283,7 @@ impl Session {
     }
 
     async fn hear(&mut self, word: AgentMessage) -> Result<(), End> {
+        self.shared.live.spoke(self.server(), self.caller.peer.ip(), clock::now());
         match word.message {
             Some(Word::Batch(batch)) => self.append(batch).await,
             Some(Word::Heartbeat(heartbeat)) => {

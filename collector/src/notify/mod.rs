@@ -430,6 +430,7 @@ mod tests {
                 key: incident.id.clone(),
                 rev,
                 sites: Vec::new(),
+                servers: Vec::new(),
                 notify: Some(Notify {
                     event,
                     due: clock::now(),

@@ -93,6 +93,15 @@ impl Client {
         read(self.send(request).await?).await
     }
 
+    /// GET of an answer that is kept as it comes.
+    pub async fn get_text(&self, path: &[&str]) -> Result<String, Failure> {
+        let response = self.send(self.request(Method::GET, path).timeout(TIMEOUT)).await?;
+        response.text().await.map_err(|error| {
+            let error = format!("the collector's answer broke off: {}", errors::chain(&error));
+            Failure::internal(error, "ask again")
+        })
+    }
+
     /// POST or PATCH with a JSON body.
     pub async fn put<T: DeserializeOwned>(
         &self,

@@ -15,13 +15,15 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{
-    AgentCommand, IncidentCommand, IncidentList, LocalizeArgs, TokenCommand, TokenCreate, exit,
+    AgentCommand, EvidenceFormat, IncidentCommand, IncidentList, LocalizeArgs, TokenCommand,
+    TokenCreate, exit,
 };
 use crate::clock;
 use crate::model::Incident;
 use crate::store::fleet::{ServerDetail, ServerView};
 use crate::store::tokens::TokenView;
 use crate::web::api::{AckRequest, IncidentQuery, NewToken, NoteRequest, TokenRequest};
+use crate::{clock, files};
 use client::{Client, Failure};
 
 /// One of the commands that need a running collector.
@@ -180,6 +182,22 @@ async fn incident(command: IncidentCommand, client: &Client) -> Result<Answer, F
             let path = ["incidents", &id, "notes"];
             let noted: Incident = client.put(Method::POST, &path, &request).await?;
             Answer::talk(format!("noted on {}", noted.id))
+        }
+        IncidentCommand::Evidence { id, format, out } => {
+            let name = match format {
+                EvidenceFormat::Json => "evidence",
+                EvidenceFormat::Html => "evidence.html",
+            };
+            let mut text = client.get_text(&["incidents", &id, name]).await?;
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+            let Some(out) = out else { return Ok(Answer::out(text)) };
+            files::replace_private(&out, text.as_bytes()).map_err(|error| {
+                let shown = out.display();
+                Failure::usage(format!("{shown}: cannot be written: {error}"), "name another file")
+            })?;
+            Answer::talk(format!("written to {}", out.display()))
         }
         IncidentCommand::Follow { json } => {
             follow::follow(client, json).await?;

@@ -165,6 +165,22 @@ async fn incident_commands_speak_the_json_of_the_contract_and_answer_by_exit_cod
 }
 
 #[tokio::test]
+async fn an_evidence_bundle_is_printed_or_written_to_a_file() {
+    let shell = Shell::start().await;
+    shell.site.add_server("web-07").await;
+    shell.site.add_incident(1, samples::incident()).await;
+    let bundle = shell.json("incident evidence 01JD4").await;
+    assert_eq!(bundle[0]["incident"]["id"], "01JD4Z8QK0A1B2C3D4E5F6G7H8");
+    let file = shell.site.dir.path().join("evidence.html");
+    let line = format!("incident evidence 01JD4 --format html --out {}", file.display());
+    let written = shell.run(&line).await.unwrap();
+    assert!(written.out.is_empty() && written.talk.contains("written to"), "{written:?}");
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("<!doctype html>"));
+    let nowhere = shell.run("incident evidence 01JD4 --out /nowhere/at/all").await.unwrap_err();
+    assert_eq!(nowhere.code, exit::USAGE);
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_named_with_a_fix() {
     let shell = Shell::start().await;
     for line in [
@@ -178,6 +194,8 @@ async fn what_is_not_there_is_named_with_a_fix() {
         "incident show none",
         "incident ack none",
         "incident note none text",
+        "incident evidence none",
+        "incident evidence none --format html",
     ] {
         let failure = shell.run(line).await.unwrap_err();
         assert_eq!(failure.code, exit::USAGE, "{line}: {failure}");

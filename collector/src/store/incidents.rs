@@ -169,6 +169,14 @@ fn upsert(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<boo
     for (id, since, until) in &transition.sites {
         site.execute(params![incident.id, id.0, since.0, until.map(|at| at.0)])?;
     }
+    let mut server = tx.prepare_cached(
+        "INSERT INTO incident_server(incident, server_id, name, since, until)
+         VALUES(?1, ?2, coalesce((SELECT name FROM server WHERE server_id = ?2), ''), ?3, ?4)
+         ON CONFLICT(incident, server_id) DO UPDATE SET since = excluded.since, until = excluded.until",
+    )?;
+    for (id, since, until) in &transition.servers {
+        server.execute(params![incident.id, id.0, since.0, until.map(|at| at.0)])?;
+    }
     Ok(true)
 }
 
@@ -288,6 +296,10 @@ pub struct Known {
     pub labels: BTreeMap<String, String>,
     /// What it said of itself.
     pub meta: Meta,
+    /// `up`, `silent`, `goodbye` or `revoked`, as filed last.
+    pub state: String,
+    /// When it was heard last; 0 never.
+    pub last_seen: UnixMillis,
     /// Its sites by name.
     pub sites: Vec<SiteRow>,
 }
@@ -295,19 +307,19 @@ pub struct Known {
 /// Servers and their sites: one server, or all of them.
 pub fn known(conn: &Connection, only: Option<ServerId>) -> rusqlite::Result<Vec<Known>> {
     let mut statement = conn.prepare_cached(
-        "SELECT server_id, name, meta FROM server WHERE ?1 IS NULL OR server_id = ?1
+        "SELECT server_id, name, meta, state, last_seen FROM server WHERE ?1 IS NULL OR server_id = ?1
          ORDER BY server_id",
     )?;
     let rows = statement.query_map([only.map(|server| server.0)], |row| {
         let meta: Option<String> = row.get(2)?;
         let meta = meta.and_then(|meta| serde_json::from_str(&meta).ok()).unwrap_or_default();
-        Ok((ServerId(row.get(0)?), row.get(1)?, meta))
+        Ok((ServerId(row.get(0)?), row.get(1)?, meta, row.get(3)?, UnixMillis(row.get(4)?)))
     })?;
     let mut found = Vec::new();
     for row in rows {
-        let (server, name, meta) = row?;
+        let (server, name, meta, state, last_seen) = row?;
         let (labels, sites) = (fleet::labels(conn, server)?, read::sites(conn, server)?);
-        found.push(Known { server, name, labels, meta, sites });
+        found.push(Known { server, name, labels, meta, state, last_seen, sites });
     }
     Ok(found)
 }
@@ -401,6 +413,7 @@ mod tests {
             rev,
             sites: vec![(SiteId(4), incident.started_at, None)],
             incident,
+            servers: Vec::new(),
             notify: Some(notify),
         }
     }

@@ -6,7 +6,9 @@
 
 mod ballast;
 mod batch;
+pub mod collector;
 pub mod fleet;
+pub mod evidence;
 pub mod follow;
 pub mod incidents;
 mod insert;
@@ -33,6 +35,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use batch::{HotRow, Ledger, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
 pub use presence::Seen;
+
+/// What reads get, and what they give: for the stages that put several reads together.
+pub use rusqlite::{Connection as Conn, Result as ReadResult, Transaction as WriteTx};
 
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;

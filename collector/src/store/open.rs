@@ -14,8 +14,11 @@ use super::{StoreError, Watermark};
 use crate::model::ServerId;
 
 /// Every migration, in order; `user_version` counts them.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_ledger.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_ledger.sql"),
+    include_str!("migrations/0003_incident_server.sql"),
+];
 
 const WRITER_PRAGMAS: &str = "
 PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;

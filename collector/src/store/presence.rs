@@ -45,6 +45,35 @@ pub struct Arrival {
     pub detected: BTreeMap<String, String>,
 }
 
+/// Where a server stands, as filed last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its id.
+    pub server: ServerId,
+    /// `up`, `silent`, `goodbye` or `revoked`.
+    pub state: String,
+    /// When it was heard last; 0 never.
+    pub last_seen: UnixMillis,
+    /// Interval of its heartbeats.
+    pub heartbeat_ms: Option<u64>,
+}
+
+/// Where every server stands, by id.
+pub fn standings(conn: &Connection) -> Result<Vec<Standing>> {
+    let mut query = conn.prepare_cached(
+        "SELECT server_id, state, last_seen, meta ->> '$.heartbeat_ms' FROM server ORDER BY server_id",
+    )?;
+    let rows = query.query_map([], |row| {
+        Ok(Standing {
+            server: ServerId(row.get(0)?),
+            state: row.get(1)?,
+            last_seen: UnixMillis(row.get(2)?),
+            heartbeat_ms: row.get::<_, Option<i64>>(3)?.and_then(|ms| u64::try_from(ms).ok()),
+        })
+    })?;
+    rows.collect()
+}
+
 /// Serial numbers of the revoked certificates.
 pub(super) fn revoked(conn: &Connection) -> Result<BTreeSet<Vec<u8>>> {
     let mut query =

@@ -65,6 +65,10 @@ CREATE TABLE incident_note(
 CREATE TABLE incident_site(
   incident TEXT NOT NULL REFERENCES incident, site_id INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER,
   PRIMARY KEY(incident, site_id, since)) WITHOUT ROWID, STRICT;
+-- Which servers an incident of whole servers hit, and when: the order of onset outlives the incident.
+CREATE TABLE incident_server(
+  incident TEXT NOT NULL REFERENCES incident, server_id INTEGER NOT NULL, name TEXT NOT NULL,
+  since INTEGER NOT NULL, until INTEGER, PRIMARY KEY(incident, server_id)) WITHOUT ROWID, STRICT;
 CREATE TABLE outbox(
   id INTEGER PRIMARY KEY, incident TEXT NOT NULL, rev INTEGER NOT NULL, route TEXT NOT NULL,
   due INTEGER NOT NULL, tries INTEGER NOT NULL,

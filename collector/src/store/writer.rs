@@ -300,6 +300,7 @@ impl Writer {
         }
         if self.is_full {
             self.is_full = false;
+            self.shared.stats.disk_full.set(false);
             self.ballast.take();
             tracing::info!(path = %self.path.display(), "the database takes batches again");
         }
@@ -337,6 +338,7 @@ impl Writer {
             );
         }
         self.is_full = true;
+        self.shared.stats.disk_full.set(true);
         let ballast_bytes = self.ballast.give_up();
         if ballast_bytes > 0 {
             tracing::warn!(%path, ballast_bytes, "the ballast file is given up");

@@ -319,7 +319,7 @@ async fn one_incident(state: &AppState, id: String) -> Result<Json<Incident>, Ap
 }
 
 /// The whole id of an incident, given a beginning that only one has.
-async fn full_id(state: &AppState, id: &str) -> Result<String, ApiError> {
+pub(super) async fn full_id(state: &AppState, id: &str) -> Result<String, ApiError> {
     let prefix = id.to_ascii_uppercase();
     if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(no_incident(id));
@@ -342,7 +342,7 @@ async fn one_agent(state: &AppState, name: String) -> Result<Json<ServerDetail>,
     found.map(Json).ok_or_else(|| no_agent(&name))
 }
 
-fn no_incident(id: &str) -> ApiError {
+pub(super) fn no_incident(id: &str) -> ApiError {
     let fix = "`gatewatch-collector incident list` shows the ids";
     ApiError::not_found(format!("there is no incident {id:?}"), fix)
 }

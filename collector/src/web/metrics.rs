@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) own: Vec<(&'static str, &'static str, u64)>,
     /// Durations of commits: counts by bucket of [`COMMIT_BUCKETS_MS`], sum in seconds.
     pub(super) commits: (Vec<u64>, f64),
+    /// Faults of the collector itself: name, meaning, whether it holds.
+    pub(super) faults: Vec<(&'static str, &'static str, bool)>,
     /// Sites that fail so often that they never open: server, site.
     pub(super) chronic: Arc<[(String, String)]>,
 }
@@ -62,6 +64,19 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
     facts.own = state.selfstats.counters();
     facts.commits = state.selfstats.commit_latency.get();
     facts.chronic = state.selfstats.chronic.get();
+    let own = &state.selfstats;
+    facts.faults = vec![
+        (
+            "collector_uplink_lost",
+            "The collector's own network is gone, so nobody is silent",
+            own.uplink_lost.get(),
+        ),
+        (
+            "collector_disk_full",
+            "The disk under the database is full, so agents keep their batches",
+            own.disk_full.get(),
+        ),
+    ];
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
 }
 
@@ -93,6 +108,10 @@ pub(super) fn render(facts: &Facts) -> String {
     page.family("notifications", "counter", "Notifications by what became of them; failed: tries");
     for (result, n) in &facts.notified {
         page.sample("notifications_total", &[("result", result)], *n as f64);
+    }
+    for (name, help, holds) in &facts.faults {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], f64::from(u8::from(*holds)));
     }
     for (name, help, n) in &facts.own {
         page.family(name, "counter", help);
@@ -226,6 +245,7 @@ mod tests {
             owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
             notified: vec![("delivered", 3)],
             own: vec![("batches", "Batches.", 9)],
+            faults: vec![("collector_uplink_lost", "Gone.", true)],
             chronic: [("web-1".to_owned(), "bad.example".to_owned())].into(),
             commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),
         };
@@ -243,6 +263,8 @@ mod tests {
             "gatewatch_site_chronic{server=\"web-1\",site=\"bad.example\"} 1",
             "gatewatch_outbox_messages{route=\"a\\\"b\"} 2",
             "gatewatch_notifications_total{result=\"delivered\"} 3",
+            "# TYPE gatewatch_collector_uplink_lost gauge",
+            "gatewatch_collector_uplink_lost 1",
             "# TYPE gatewatch_batches counter",
             "gatewatch_batches_total 9",
             "gatewatch_commit_duration_seconds_bucket{le=\"0.002\"} 3",

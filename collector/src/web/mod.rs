@@ -11,6 +11,8 @@ pub mod error;
 mod events;
 pub(crate) mod export;
 pub mod localize;
+mod evidence;
+pub mod health;
 mod metrics;
 mod openapi;
 mod serve;
@@ -108,6 +110,9 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/incidents/{id}", get(api::show_incident))
         .route("/api/v1/incidents/{id}/ack", post(api::ack_incident))
         .route("/api/v1/incidents/{id}/notes", post(api::note_incident))
+        .route("/api/v1/incidents/{id}/evidence", get(evidence::json))
+        .route("/api/v1/incidents/{id}/evidence.html", get(evidence::html))
+        .route("/api/v1/health", get(health::show))
         .route("/api/v1/agents", get(api::list_agents))
         .route("/api/v1/agents/{name}", get(api::show_agent).delete(api::forget_agent))
         .route("/api/v1/agents/{name}/labels", patch(api::label_agent))

@@ -49,7 +49,7 @@ impl Site {
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         let request = Request::builder()
             .method(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap())
             .uri(path)
@@ -59,7 +59,7 @@ impl Site {
         self.send(request.body(body).unwrap()).await
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, body) = self.ask("get", path, Value::Null).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
@@ -86,6 +86,7 @@ impl Site {
             key: incident.id.clone(),
             rev,
             sites: Vec::<(SiteId, UnixMillis, Option<UnixMillis>)>::new(),
+            servers: Vec::new(),
             notify: None,
             incident,
         };
@@ -95,7 +96,7 @@ impl Site {
     }
 }
 
-fn keys(object: &Value) -> Vec<&str> {
+pub(crate) fn keys(object: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     keys

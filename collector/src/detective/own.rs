@@ -1,0 +1,227 @@
+//! The collector's own faults, and who was heard: what keeps its troubles from reading as the fleet's.
+
+use std::time::Duration;
+
+use wire::UnixMillis;
+
+use super::Detective;
+use crate::detect::silence::Recalled;
+use crate::model::{CollectorEvent, Record};
+use crate::store::presence::{self, Standing};
+use crate::store::{StoreError, collector};
+
+/// How often a full disk is told to the detector, and how often the standing of servers is read
+/// while one seems silent, ms.
+const FULL_MS: i64 = 10_000;
+const STANDING_MS: i64 = 1000;
+/// Events of the collector that wait to be stored.
+const OWN_MAX: usize = 100;
+/// A server not heard for so long was given up before this collector had a memory, ms.
+const GONE_MS: u64 = 86_400_000;
+
+impl Detective {
+    /// Tells the detector while the disk takes nothing: agents are refused and go away.
+    pub(super) fn see_disk(&mut self, now: UnixMillis) {
+        if now.0 >= self.next_full && self.store.stats().disk_full.get() {
+            self.next_full = now.0 + FULL_MS;
+            self.happens(now, CollectorEvent::DiskFull);
+        }
+    }
+
+    pub(super) fn take_word(&mut self, at: UnixMillis, record: &Record) {
+        match record {
+            Record::Collector { event, .. } => self.happens(at, *event),
+            _ => self.engine.fold(at, record),
+        }
+    }
+
+    /// Something happens to the collector itself.
+    pub(super) fn happens(&mut self, at: UnixMillis, event: CollectorEvent) {
+        self.engine.fold(at, &Record::Collector { at, event });
+        if self.own.len() == OWN_MAX {
+            self.own.remove(0);
+        }
+        self.own.push((at, event));
+    }
+
+    pub(super) async fn store_own(&mut self) -> Result<(), StoreError> {
+        if self.own.is_empty() {
+            return Ok(());
+        }
+        let own = self.own.clone();
+        self.store
+            .write(move |tx| {
+                own.iter().try_for_each(|(at, event)| collector::note(tx, *at, *event))
+            })
+            .await?;
+        self.own.clear();
+        Ok(())
+    }
+
+    /// Reads where every server stands, before one that seems silent is told: it may have been
+    /// revoked or forgotten, have another heartbeat now, or its words were too many to be taken.
+    pub(super) async fn look_up(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        if now.0 < self.next_standing || !self.engine.doubts_servers() {
+            return Ok(());
+        }
+        self.next_standing = now.0 + STANDING_MS;
+        let standings = self.store.read(presence::standings).await?;
+        let counts = |standing: &&Standing| standing.state != "revoked";
+        self.engine.keep(&standings.iter().filter(counts).map(|s| s.server).collect());
+        for Standing { server, state, last_seen, heartbeat_ms } in standings {
+            // Of a stream that broke the collector files when it noticed, which is no word.
+            let heard_at = if state == "up" { last_seen } else { UnixMillis(0) };
+            let heartbeat = heartbeat_ms.map(Duration::from_millis);
+            self.engine.recall(server, &Recalled { heard_at, goodbye: false, heartbeat });
+        }
+        Ok(())
+    }
+
+    /// Remembers who was heard when, as far as the snapshot does not, and begins to listen: what was
+    /// said while nobody listened is no silence.
+    pub(super) async fn wake_up(&mut self, fresh: bool, now: UnixMillis) -> Result<(), StoreError> {
+        for Standing { server, state, last_seen, heartbeat_ms } in
+            self.store.read(presence::standings).await?
+        {
+            let goodbye = state == "goodbye";
+            // Long gone servers of a collector without a memory are no news.
+            let recent = now.since(last_seen) <= Duration::from_millis(GONE_MS);
+            let counts = state == "up" || goodbye || (fresh && recent);
+            let heard_at = if counts { last_seen } else { UnixMillis(0) };
+            let heartbeat = heartbeat_ms.map(Duration::from_millis);
+            self.engine.recall(server, &Recalled { heard_at, goodbye, heartbeat });
+        }
+        self.happens(now, CollectorEvent::Started);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ops::Range;
+
+    use super::*;
+    use crate::config::{Config, NotifyConfig};
+    use crate::ingest::Live;
+    use crate::model::{Incident, ServerId};
+    use crate::store::{Store, fleet, incidents};
+
+    const NOON: i64 = 1_795_176_000_000;
+    /// Seconds in which servers 1 to 3 say nothing.
+    const SILENT: Range<i64> = 70..400;
+    const END: i64 = 480;
+
+    fn at(second: i64) -> UnixMillis {
+        UnixMillis(NOON + second * 1000)
+    }
+
+    fn config() -> Config {
+        let notify = NotifyConfig {
+            kind: "webhook".into(),
+            url: "http://127.0.0.1:9/".into(),
+            secret_file: None,
+            min_severity: "info".into(),
+        };
+        Config { notify: vec![notify], ..Config::default() }
+    }
+
+    /// Three servers of hypervisor hv-3 and four of hv-4.
+    async fn open() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 7).await;
+        let label = |tx: &crate::store::WriteTx<'_>| {
+            for n in 1..=7 {
+                let hypervisor = if n <= 3 { "hv-3" } else { "hv-4" };
+                let labels = BTreeMap::from([("hypervisor".into(), hypervisor.to_owned())]);
+                fleet::set_labels(tx, ServerId(n), fleet::LabelSource::Token, &labels)?;
+            }
+            Ok(())
+        };
+        store.write(label).await.unwrap();
+        (dir, store)
+    }
+
+    async fn begin(store: &Store, now: UnixMillis) -> Detective {
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
+        detective.start(now).await.unwrap();
+        detective
+    }
+
+    fn beat(detective: &mut Detective, n: i64, second: i64) {
+        let (server, clock) = (ServerId(n), at(second));
+        detective.take_word(clock, &Record::Heartbeat { server, at: clock, clock });
+    }
+
+    async fn all(store: &Store) -> Vec<Incident> {
+        let all = incidents::Filter { merged: true, ..incidents::Filter::default() };
+        store.read(move |conn| incidents::list(conn, &all)).await.unwrap()
+    }
+
+    /// Plays the silence; the detective dies without a word before each of these seconds.
+    async fn play(crashes: &[i64]) -> (Vec<(String, String, u64)>, Vec<String>) {
+        let (_dir, store) = open().await;
+        let mut detective = begin(&store, at(0)).await;
+        for second in 0..END {
+            if crashes.contains(&second) {
+                detective = begin(&store, at(second)).await;
+            }
+            for n in 1..=7 {
+                let silent = n <= 3 && SILENT.contains(&second);
+                if (second + n) % 5 == 0 && !silent {
+                    beat(&mut detective, n, second);
+                }
+            }
+            detective.try_work(Some(at(second))).await.unwrap();
+        }
+        let seen = all(&store).await;
+        let seen = seen.into_iter().map(|i| (i.id, i.state, i.affected.n_servers)).collect();
+        let owed = store.read(|conn| {
+            let mut owed = conn.prepare("SELECT body FROM outbox ORDER BY id")?;
+            owed.query_map([], |row| row.get(0))?.collect()
+        });
+        let owed = owed.await.unwrap();
+        store.close().await.unwrap();
+        (seen, owed)
+    }
+
+    #[tokio::test]
+    async fn a_collector_killed_in_the_middle_of_a_silence_keeps_it_one_incident() {
+        let whole = play(&[]).await;
+        assert_eq!(whole.0.len(), 1, "{whole:?}");
+        assert_eq!((whole.0[0].1.as_str(), whole.0[0].2), ("resolved", 3));
+        assert_eq!(whole.1, [r#"{"event":"opened"}"#, r#"{"event":"resolved"}"#]);
+        for crashes in [&[110][..], &[110, 111, 175], &[250, 405], &[399, 401]] {
+            assert_eq!(play(crashes).await, whole, "killed at {crashes:?}");
+        }
+        // Before it was found it is found a minute after the start, once.
+        let early = play(&[80]).await;
+        assert_eq!((early.0.len(), early.0[0].2, early.1.len()), (1, 3, 2), "{early:?}");
+    }
+
+    #[tokio::test]
+    async fn revoked_servers_and_a_full_disk_are_no_silence_and_starts_are_filed() {
+        let (_dir, store) = open().await;
+        let mut detective = begin(&store, at(0)).await;
+        for second in 0..200 {
+            for n in 1..=7 {
+                if (second + n) % 5 == 0 && (n > 1 || second < 100) && (n != 2 || second < 120) {
+                    beat(&mut detective, n, second);
+                }
+            }
+            if second == 110 {
+                let now = at(second);
+                store.write(move |tx| fleet::revoke(tx, "web-1", now)).await.unwrap();
+            }
+            store.stats().disk_full.set((120..200).contains(&second));
+            detective.try_work(Some(at(second))).await.unwrap();
+        }
+        assert_eq!(all(&store).await, []);
+        let events = store.read(|conn| collector::events(conn, at(0), at(500))).await.unwrap();
+        assert_eq!(events[0], (at(0), CollectorEvent::Started));
+        assert_eq!(events[1], (at(120), CollectorEvent::DiskFull));
+        assert_eq!(events.len(), 1 + 8, "each ten seconds: {events:?}");
+        store.close().await.unwrap();
+    }
+}

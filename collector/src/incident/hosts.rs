@@ -1,0 +1,249 @@
+//! Incidents of whole servers: silence, pressure, services. A pure state machine, as its sibling for
+//! requests that fail, but its members are servers and nothing in it is counted.
+//!
+//! A member is there from its first sign until it is well again; an incident is over when all of
+//! them have been well for a while. A server that is not known is neither: it changes nothing.
+
+mod case;
+mod place;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::Book;
+use super::case::Kind;
+use crate::detect::hosts::Signals;
+use crate::detect::scope::{self, Group, Scope};
+use crate::detect::{Fleet, Settings};
+use crate::model::{NotifyEvent, ServerId, Transition, TransitionEvent};
+pub use case::{Member, ServerCase};
+
+/// Wait before a notification of a group, so that it tells all of it, ms; one server has waited.
+const WAIT_GROUP_MS: i64 = 2_000;
+const WAIT_MS: i64 = 1_000;
+/// Share of the servers of an incident that one of gateway errors must hold to be its parent.
+const SHARE: f64 = 0.6;
+/// Time after the parent's end in which a child may end as well, ms.
+const CHILD_MS: i64 = 20_000;
+/// A quietly reopened incident still open after this is told after all, ms.
+const REOPENED_TOLD_MS: i64 = 300_000;
+/// What changed is stored at most this often while an incident is young, and later, ms.
+const NEWS_MS: i64 = 2_000;
+const NEWS_LATER_MS: i64 = 30_000;
+const YOUNG_MS: i64 = 180_000;
+
+/// Open incidents of servers and those that may still be revived.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerCases {
+    cases: BTreeMap<u64, ServerCase>,
+    next: u64,
+}
+
+/// One step's surroundings.
+struct Step<'a> {
+    fleet: &'a Fleet,
+    settings: &'a Settings,
+    now: i64,
+    out: &'a mut Vec<Transition>,
+}
+
+/// An open incident of gateway errors, as far as it explains others.
+#[derive(Clone, Debug)]
+struct Parent {
+    id: String,
+    servers: BTreeSet<ServerId>,
+}
+
+impl Book {
+    /// Moves the incidents of servers on by what servers show at `now`.
+    pub(crate) fn step_servers(
+        &mut self,
+        fleet: &Fleet,
+        signals: &[Signals],
+        settings: &Settings,
+        now: i64,
+        out: &mut Vec<Transition>,
+    ) {
+        let parents: Vec<Parent> = self
+            .cases
+            .values()
+            .filter(|case| case.is_open() && case.kind == Kind::GatewayErrors)
+            .filter(|case| matches!(case.scope, Scope::Group(_) | Scope::Server(_)))
+            .map(|case| {
+                let mut servers: BTreeSet<ServerId> =
+                    case.positions(fleet).into_iter().map(|ix| fleet.site(ix).server).collect();
+                if let Scope::Group(group) = &case.scope {
+                    servers.extend(fleet.members(group));
+                }
+                Parent { id: case.id.clone(), servers }
+            })
+            .collect();
+        let mut step = Step { fleet, settings, now, out };
+        for signal in signals {
+            self.servers.take(&mut step, signal);
+        }
+        self.servers.attach(&mut step, &parents);
+        self.servers.move_on(&mut step);
+        for (child, parent) in self.servers.adopted() {
+            let case = self.cases.values_mut().find(|case| case.id == *parent);
+            if let Some(case) = case.filter(|case| !case.children.contains(child)) {
+                case.children.push(child.clone());
+            }
+        }
+    }
+}
+
+impl ServerCases {
+    /// Whether nothing is open or may be revived.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cases.is_empty()
+    }
+
+    /// Servers that an open incident of silence holds.
+    #[must_use]
+    pub fn explained(&self) -> BTreeSet<ServerId> {
+        let open = self.cases.values().filter(|c| c.is_open() && c.kind == Kind::Silence);
+        open.flat_map(ServerCase::present).collect()
+    }
+
+    /// Servers that are silent by the open incidents: since when, and when that was found.
+    pub fn silent(&self) -> impl Iterator<Item = (ServerId, i64, i64)> {
+        let open = self.cases.values().filter(|c| c.is_open() && c.kind == Kind::Silence);
+        open.flat_map(|case| {
+            let present = case.members.iter().filter(|(_, member)| member.until.is_none());
+            present.map(|(id, member)| (*id, member.heard_at, case.detected_at))
+        })
+    }
+
+    /// Whether an incident waits for time to pass.
+    #[must_use]
+    pub fn in_motion(&self, now: i64) -> bool {
+        self.cases.values().any(|case| case.is_in_motion(now))
+    }
+
+    /// Notes which incidents are acknowledged.
+    pub fn set_acked(&mut self, ids: &BTreeSet<String>) {
+        for case in self.cases.values_mut() {
+            case.acked = ids.contains(&case.id);
+        }
+    }
+
+    /// Children of open incidents: child, parent.
+    fn adopted(&self) -> impl Iterator<Item = (&String, &String)> {
+        let open = self.cases.values().filter(|case| case.is_open());
+        open.filter_map(|case| Some((&case.id, case.parent.as_ref()?)))
+    }
+
+    /// Takes what servers show of one kind.
+    fn take(&mut self, step: &mut Step<'_>, signals: &Signals) {
+        for case in self.cases.values_mut().filter(|c| c.is_open() && c.kind == signals.kind) {
+            case.see(step.fleet, &signals.failing, step.now);
+        }
+        if !signals.may_open {
+            return;
+        }
+        for shared in &signals.groups {
+            self.place_group(step, signals, shared);
+        }
+        self.join(step, signals);
+        self.narrow(step, signals);
+        for id in &signals.alone {
+            self.place_alone(step, signals, *id);
+        }
+    }
+
+    /// Servers that show the same inside an open group become part of it.
+    fn join(&mut self, step: &mut Step<'_>, signals: &Signals) {
+        let held = self.held(signals.kind);
+        for (id, since) in signals.failing.iter().filter(|(id, _)| !held.contains(id)) {
+            let groups = self.cases.values_mut().filter(|case| {
+                case.is_open() && case.kind == signals.kind && case.holds(step.fleet, *id)
+            });
+            // The smallest group that holds it is the most specific one.
+            if let Some(case) = groups.min_by_key(|case| case.members.len()) {
+                case.enter(step.fleet, *id, *since, step.now);
+            }
+        }
+    }
+
+    /// Servers that an open incident of this kind holds.
+    fn held(&self, kind: Kind) -> BTreeSet<ServerId> {
+        let open = self.cases.values().filter(|case| case.is_open() && case.kind == kind);
+        open.flat_map(ServerCase::present).collect()
+    }
+
+    /// Makes incidents children of the gateway errors they explain, and frees them when those are
+    /// over and they are not.
+    fn attach(&mut self, step: &mut Step<'_>, parents: &[Parent]) {
+        for case in self.cases.values_mut().filter(|case| case.is_open()) {
+            let present: BTreeSet<ServerId> = case.present().collect();
+            match &case.parent {
+                Some(id) if parents.iter().any(|parent| parent.id == *id) => {
+                    case.orphaned_at = None;
+                }
+                Some(_) => {
+                    let since = *case.orphaned_at.get_or_insert(step.now);
+                    if step.now - since >= CHILD_MS && !present.is_empty() {
+                        case.parent = None;
+                        case.orphaned_at = None;
+                        case.say(step.now, "goes on after the incident it was part of".to_owned());
+                        let notify = case.tell(NotifyEvent::Opened, step.now + WAIT_MS);
+                        case.emit(TransitionEvent::Update, notify, step);
+                    }
+                }
+                None => {
+                    let covers = |parent: &&Parent| {
+                        let n = present.intersection(&parent.servers).count();
+                        n > 0 && n as f64 >= SHARE * present.len() as f64
+                    };
+                    if let Some(parent) = parents.iter().find(covers) {
+                        case.say(step.now, format!("part of {}", parent.id));
+                        // Who heard of it hears no more of it than of any child: that it is over.
+                        let told = case.told.as_ref().is_some_and(|told| step.now >= told.due);
+                        let ended = told.then(|| case.tell(NotifyEvent::Resolved, step.now));
+                        case.parent = Some(parent.id.clone());
+                        if !told {
+                            case.told = None;
+                        }
+                        case.emit(TransitionEvent::Update, ended.flatten(), step);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends what is over, tells what is new, forgets what cannot come back.
+    fn move_on(&mut self, step: &mut Step<'_>) {
+        for case in self.cases.values_mut().filter(|case| case.is_open()) {
+            if let Some(how) = case.is_over(step.fleet, step.settings, step.now) {
+                case.resolve(step, &how);
+                continue;
+            }
+            let lasting = case.reopened_at.is_some_and(|at| step.now - at >= REOPENED_TOLD_MS);
+            if lasting && case.told.is_none() && case.parent.is_none() {
+                let notify = case.tell(NotifyEvent::Opened, step.now);
+                case.emit(TransitionEvent::Update, notify, step);
+            } else if case.has_news(step.now) {
+                case.emit(TransitionEvent::Update, None, step);
+            }
+        }
+        let (now, cooldown_ms) = (step.now, step.settings.cooldown_ms);
+        self.cases.retain(|_, case| case.resolved_at.is_none_or(|at| now - at <= cooldown_ms));
+    }
+}
+
+/// Whether one scope lies in another, by the servers.
+fn is_inside(fleet: &Fleet, outer: &Scope, inner: &Scope) -> bool {
+    scope::contains(fleet, outer, inner)
+}
+
+/// The group of a scope.
+fn group_of(scope: &Scope) -> Option<&Group> {
+    match scope {
+        Scope::Group(group) => Some(group),
+        _ => None,
+    }
+}
