@@ -73,14 +73,14 @@ impl Hosts {
 
     /// Takes the arrival of any record of a server.
     pub(crate) fn heard(&mut self, server: &mut Server, arrived: i64, record: &Record) {
-        let fresh = !server.watched;
+        let fresh = Silence::is_new(server);
         if self.silence.heard(server, arrived, record) || fresh {
             self.wake = Some(self.wake.map_or(arrived, |wake| wake.min(arrived)));
         }
     }
 
     pub(crate) fn recall(&mut self, server: &mut Server, recalled: &Recalled) {
-        let fresh = !server.watched;
+        let fresh = Silence::is_new(server);
         if self.silence.recall(server, recalled) || fresh {
             let at = recalled.heard_at.0;
             self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
@@ -153,7 +153,8 @@ impl Hosts {
         let failing: BTreeMap<_, _> = silent.iter().map(|(id, quiet)| (*id, quiet.since)).collect();
         let new: Vec<_> = silent.iter().filter(|(id, _)| !explained.contains(id)).collect();
         let first = new.iter().map(|(_, quiet)| quiet.found_at).min();
-        let heartbeat = new.iter().filter_map(|(id, _)| fleet.server(**id)).map(|s| s.heartbeat_ms);
+        let heartbeat =
+            new.iter().filter_map(|(id, _)| fleet.server(**id)).map(|s| s.presence.heartbeat_ms);
         let settle = heartbeat.max().unwrap_or(0).clamp(SETTLE_MS.0, SETTLE_MS.1);
         let alone: BTreeSet<ServerId> = new
             .iter()

@@ -847,7 +847,8 @@ impl Engine {
         let Some(server) = self.fleet.servers.get_mut(&id) else { return };
         match record {
             Record::Server { heartbeat, .. } => {
-                server.heartbeat_ms = i64::try_from(heartbeat.as_millis()).unwrap_or(i64::MAX);
+                server.presence.heartbeat_ms =
+                    i64::try_from(heartbeat.as_millis()).unwrap_or(i64::MAX);
             }
             Record::Sample { .. } => self.hosts.sampled(server),
             _ => self.hosts.changed(server),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use wire::v1::Signal;
 
 pub use super::levels::{Level, Span, Spell};
+use super::silence::Presence;
 use crate::model::ServerId;
 
 /// Time over which the smallest difference of the clocks is taken, ms.
@@ -208,18 +209,9 @@ pub struct Server {
     /// Records of it that were refused because of their time.
     #[serde(default)]
     pub n_misdated: u64,
-    /// Interval of its heartbeats, ms.
-    #[serde(default = "default_heartbeat_ms")]
-    pub heartbeat_ms: i64,
-    /// When its agent said goodbye, on the collector's clock; `None` since it was heard again.
+    /// Whether it talks.
     #[serde(default)]
-    pub goodbye_at: Option<i64>,
-    /// When its last word came; `None` while it talks.
-    #[serde(default)]
-    pub silent_since: Option<i64>,
-    /// The rules of silence have a deadline for it.
-    #[serde(default)]
-    pub(super) watched: bool,
+    pub presence: Presence,
     /// When its first site turned suspect, on the collector's clock; `None` while none is.
     pub suspect_since: Option<i64>,
     /// Units by name.
@@ -271,10 +263,7 @@ impl Server {
             arrived: 0,
             forgotten: false,
             n_misdated: 0,
-            heartbeat_ms: default_heartbeat_ms(),
-            goodbye_at: None,
-            silent_since: None,
-            watched: false,
+            presence: Presence::default(),
             suspect_since: None,
             units: BTreeMap::new(),
             lines: VecDeque::new(),
@@ -511,11 +500,6 @@ impl Server {
         );
         f64::from(u8::from(unit)) * 2.0 + f64::from(u8::from(line)) * 1.5
     }
-}
-
-/// Of a server that has not said its own.
-fn default_heartbeat_ms() -> i64 {
-    5000
 }
 
 /// Whether a unit stands between a visitor and a page; others fail without hurting anyone here.

@@ -31,6 +31,25 @@ const GONE_MS: i64 = 86_400_000;
 /// Longest heartbeat that is believed, ms.
 const HEARTBEAT_MAX_MS: i64 = 600_000;
 
+/// What the rules of silence know of one server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Interval of its heartbeats, ms.
+    pub heartbeat_ms: i64,
+    /// When its agent said goodbye, on the collector's clock; `None` since it was heard again.
+    pub goodbye_at: Option<i64>,
+    /// When its last word came; `None` while it talks.
+    pub silent_since: Option<i64>,
+    /// There is a deadline for it.
+    watched: bool,
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self { heartbeat_ms: 5000, goodbye_at: None, silent_since: None, watched: false }
+    }
+}
+
 /// A silent server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiet {
@@ -102,22 +121,27 @@ impl Silence {
         self.doubt_since = None;
     }
 
+    /// Whether nobody waits for a server.
+    pub(crate) fn is_new(server: &Server) -> bool {
+        !server.presence.watched
+    }
+
     /// Takes one word of a server; true when it was silent until now.
     pub(crate) fn heard(&mut self, server: &mut Server, arrived: i64, record: &Record) -> bool {
         server.arrived = server.arrived.max(arrived);
         match record {
-            Record::Goodbye { .. } => server.goodbye_at = Some(arrived),
+            Record::Goodbye { .. } => server.presence.goodbye_at = Some(arrived),
             // Batches on their way when the agent left may be read after its goodbye.
-            Record::Hello { .. } | Record::Heartbeat { .. } => server.goodbye_at = None,
+            Record::Hello { .. } | Record::Heartbeat { .. } => server.presence.goodbye_at = None,
             _ => {}
         }
-        let was_silent = server.silent_since.is_some_and(|since| arrived > since);
+        let was_silent = server.presence.silent_since.is_some_and(|since| arrived > since);
         if was_silent {
-            server.silent_since = None;
+            server.presence.silent_since = None;
             self.silent.remove(&server.id);
         }
-        if !server.watched && server.silent_since.is_none() {
-            server.watched = true;
+        if !server.presence.watched && server.presence.silent_since.is_none() {
+            server.presence.watched = true;
             self.queue.insert((deadline(server), server.id));
         }
         was_silent
@@ -127,21 +151,23 @@ impl Silence {
     pub(crate) fn recall(&mut self, server: &mut Server, recalled: &Recalled) -> bool {
         let heard_at = recalled.heard_at.0;
         if recalled.goodbye && heard_at > server.arrived {
-            server.goodbye_at = Some(heard_at);
+            server.presence.goodbye_at = Some(heard_at);
         }
         server.arrived = server.arrived.max(heard_at);
         if let Some(heartbeat) = recalled.heartbeat {
-            server.heartbeat_ms = i64::try_from(heartbeat.as_millis()).unwrap_or(i64::MAX);
+            server.presence.heartbeat_ms = i64::try_from(heartbeat.as_millis()).unwrap_or(i64::MAX);
         }
         // With a longer heartbeat than was thought it may be early to call it silent.
         let early = self.silent.get(&server.id).is_some_and(|q| q.found_at < deadline(server));
-        let was_silent = server.silent_since.is_some_and(|since| heard_at > since || early);
+        let was_silent =
+            server.presence.silent_since.is_some_and(|since| heard_at > since || early);
         if was_silent {
-            server.silent_since = None;
+            server.presence.silent_since = None;
             self.silent.remove(&server.id);
         }
-        if !server.watched && server.silent_since.is_none() && server.arrived > 0 {
-            server.watched = true;
+        if !server.presence.watched && server.presence.silent_since.is_none() && server.arrived > 0
+        {
+            server.presence.watched = true;
             self.queue.insert((deadline(server), server.id));
         }
         was_silent
@@ -149,8 +175,8 @@ impl Silence {
 
     /// Makes a server silent that a stored incident says is.
     pub(crate) fn restore(&mut self, server: &mut Server, since: i64, found_at: i64) {
-        if server.arrived <= since && server.silent_since.is_none() {
-            server.silent_since = Some(since);
+        if server.arrived <= since && server.presence.silent_since.is_none() {
+            server.presence.silent_since = Some(since);
             self.silent.insert(server.id, Quiet { since, found_at });
         }
     }
@@ -162,7 +188,7 @@ impl Silence {
         for id in &forgotten {
             self.silent.remove(id);
             if let Some(server) = fleet.servers.get_mut(id) {
-                server.silent_since = None;
+                server.presence.silent_since = None;
             }
         }
         let mut found = !forgotten.is_empty();
@@ -173,16 +199,16 @@ impl Silence {
             self.queue.remove(&(due, id));
             let Some(server) = fleet.servers.get_mut(&id) else { continue };
             let due = deadline(server);
-            if server.forgotten || server.silent_since.is_some() {
-                server.watched = false;
+            if server.forgotten || server.presence.silent_since.is_some() {
+                server.presence.watched = false;
             } else if due > now {
                 self.queue.insert((due, id));
             } else if now - server.arrived > GONE_MS {
-                server.watched = false;
+                server.presence.watched = false;
             } else {
-                server.watched = false;
+                server.presence.watched = false;
                 let since = server.arrived;
-                server.silent_since = Some(since);
+                server.presence.silent_since = Some(since);
                 self.silent.insert(id, Quiet { since, found_at: now });
                 found = true;
             }
@@ -202,9 +228,9 @@ impl Silence {
     pub fn evidence(&self, fleet: &Fleet, now: i64) -> BTreeMap<ServerId, f64> {
         let mut evidence = BTreeMap::new();
         for (id, server) in fleet.servers.iter().filter(|(_, server)| counts(server)) {
-            if server.silent_since.is_some() {
+            if server.presence.silent_since.is_some() {
                 evidence.insert(*id, super::hosts::SHOWS);
-            } else if server.goodbye_at.is_none() && !is_overdue(server, now) {
+            } else if server.presence.goodbye_at.is_none() && !is_overdue(server, now) {
                 evidence.insert(*id, super::hosts::LACKS);
             }
         }
@@ -223,7 +249,8 @@ impl Silence {
         let (mut n_missing, mut n_all) = (0, 0);
         for (id, server) in fleet.servers.iter().filter(|(_, server)| counts(server)) {
             let quiet = self.silent.get(id);
-            if server.goodbye_at.is_some() || !(server.watched || quiet.is_some()) {
+            if server.presence.goodbye_at.is_some() || !(server.presence.watched || quiet.is_some())
+            {
                 continue;
             }
             let fresh = quiet.is_some_and(|quiet| {
@@ -265,12 +292,12 @@ fn counts(server: &Server) -> bool {
 }
 
 fn heartbeat(server: &Server) -> i64 {
-    server.heartbeat_ms.clamp(0, HEARTBEAT_MAX_MS)
+    server.presence.heartbeat_ms.clamp(0, HEARTBEAT_MAX_MS)
 }
 
 /// When a server is silent if nothing more is heard of it, ms.
 fn deadline(server: &Server) -> i64 {
-    if let Some(at) = server.goodbye_at {
+    if let Some(at) = server.presence.goodbye_at {
         return at.max(server.arrived) + GOODBYE_MS;
     }
     server.arrived + SILENT_MIN_MS.max(HEARTBEATS * heartbeat(server))

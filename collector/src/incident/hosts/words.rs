@@ -181,7 +181,7 @@ impl About<'_> {
             }
             Scope::Server(id) => {
                 let server = name(self.fleet, *id);
-                let left = self.fleet.server(*id).is_some_and(|s| s.goodbye_at.is_some());
+                let left = self.fleet.server(*id).is_some_and(|s| s.presence.goodbye_at.is_some());
                 if left && !over {
                     format!("agent on {server} stopped at {from} and did not come back")
                 } else {
@@ -241,11 +241,11 @@ impl About<'_> {
                 let (name, unit) = services::failed_unit(server)?;
                 ("service", format!("{name} {}", unit.state_in_words()), 3.5)
             }
-            _ if server.goodbye_at.is_some() => {
+            _ if server.presence.goodbye_at.is_some() => {
                 ("service", "the agent said goodbye and no hello came".to_owned(), 1.0)
             }
             _ => {
-                let beat = server.heartbeat_ms as f64 / 1000.0;
+                let beat = server.presence.heartbeat_ms as f64 / 1000.0;
                 ("service", format!("its last word; a heartbeat is due every {beat} s"), 3.5)
             }
         };
@@ -305,7 +305,7 @@ impl About<'_> {
         let talks = |server: &&Server| {
             !self.case.members.contains_key(&server.id)
                 && !server.forgotten
-                && server.silent_since.is_none()
+                && server.presence.silent_since.is_none()
                 && server.arrived > self.case.started_at
         };
         let n = self.fleet.servers.values().filter(talks).count();
