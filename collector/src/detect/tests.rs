@@ -744,7 +744,7 @@ fn an_outage_that_began_and_ended_inside_one_late_lump_is_found_and_told_to_nobo
     let mut engine = Engine::new(&DetectConfig::default());
     let mut transitions = engine.advance(arrived);
     transitions.extend(engine.fold_batch(arrived, records.iter()));
-    transitions.extend(engine.advance(UnixMillis(at(hours + 3600))));
+    transitions.extend(engine.advance(UnixMillis(at(hours + 2000))));
     let played = Played { transitions };
     let incident = played.only();
     assert!(incident.retroactive);
