@@ -79,6 +79,14 @@ impl Hosts {
         }
     }
 
+    /// As `heard`, of a record that is no more than a sign of life.
+    pub(crate) fn sent(&mut self, server: &mut Server, arrived: i64) {
+        let fresh = Silence::is_new(server);
+        if self.silence.sent(server, arrived) || fresh {
+            self.wake = Some(self.wake.map_or(arrived, |wake| wake.min(arrived)));
+        }
+    }
+
     pub(crate) fn recall(&mut self, server: &mut Server, recalled: &Recalled) {
         let fresh = Silence::is_new(server);
         if self.silence.recall(server, recalled) || fresh {

@@ -733,7 +733,7 @@ impl Engine {
         if at < old {
             return Some(at);
         }
-        server.arrived = server.arrived.max(arrived);
+        self.hosts.sent(server, arrived);
         if is_nonsense(arrived, at) || at < arrived.saturating_sub(AGE_MAX_MS) {
             server.n_misdated += 1;
             self.refused.n_misdated += 1;

@@ -128,13 +128,18 @@ impl Silence {
 
     /// Takes one word of a server; true when it was silent until now.
     pub(crate) fn heard(&mut self, server: &mut Server, arrived: i64, record: &Record) -> bool {
-        server.arrived = server.arrived.max(arrived);
         match record {
             Record::Goodbye { .. } => server.presence.goodbye_at = Some(arrived),
             // Batches on their way when the agent left may be read after its goodbye.
             Record::Hello { .. } | Record::Heartbeat { .. } => server.presence.goodbye_at = None,
             _ => {}
         }
+        self.sent(server, arrived)
+    }
+
+    /// Takes anything that a server sent; true when it was silent until now.
+    pub(crate) fn sent(&mut self, server: &mut Server, arrived: i64) -> bool {
+        server.arrived = server.arrived.max(arrived);
         let was_silent = server.presence.silent_since.is_some_and(|since| arrived > since);
         if was_silent {
             server.presence.silent_since = None;

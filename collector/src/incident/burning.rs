@@ -481,6 +481,7 @@ impl Ticket {
             rev: self.rev,
             incident: self.incident(step),
             sites: moved.iter().filter_map(spell).collect(),
+            servers: Vec::new(),
             notify,
         });
     }

@@ -18,7 +18,6 @@ use crate::cli::{
     AgentCommand, EvidenceFormat, IncidentCommand, IncidentList, LocalizeArgs, TokenCommand,
     TokenCreate, exit,
 };
-use crate::clock;
 use crate::model::Incident;
 use crate::store::fleet::{ServerDetail, ServerView};
 use crate::store::tokens::TokenView;
