@@ -131,6 +131,8 @@ struct Detective {
     /// Servers asked for a batch each second, and until when, ms.
     hurried: BTreeMap<ServerId, i64>,
     next_hurry: i64,
+    /// Label values that make no groups, as last said.
+    n_left_out: u64,
     /// The last commit failed: said once.
     failing: bool,
     /// Whether the collector's own uplink is in doubt.
@@ -166,6 +168,7 @@ impl Detective {
             next_position: 0,
             hurried: BTreeMap::new(),
             next_hurry: 0,
+            n_left_out: 0,
             failing: false,
             doubt: watch::Sender::new(false),
             own: Vec::new(),
@@ -518,6 +521,11 @@ impl Detective {
                 );
             }
         }
+        let n_left_out = self.engine.n_groups_left_out();
+        if n_left_out > self.n_left_out {
+            tracing::warn!(n_left_out, "label values are too many or too long to make groups");
+        }
+        self.n_left_out = n_left_out;
         let owned = |(server, site): (&str, &str)| (server.to_owned(), site.to_owned());
         stats.chronic.set(self.engine.chronic().into_iter().map(owned).collect());
     }

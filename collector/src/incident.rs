@@ -112,15 +112,17 @@ impl Book {
         }
     }
 
-    /// Open incidents and their numbers, oldest number first.
+    /// Open incidents of gateway errors and their numbers, oldest number first. Those of other kinds
+    /// tell another story: they neither hold these nor give way to them.
     fn open_cases(&self) -> impl Iterator<Item = (u64, &Case)> {
-        self.cases.iter().filter(|(_, case)| case.is_open()).map(|(no, case)| (*no, case))
+        let open = |case: &Case| case.is_open() && case.kind == Kind::GatewayErrors;
+        self.cases.iter().filter(move |(_, case)| open(case)).map(|(no, case)| (*no, case))
     }
 
     /// Groups that have an open incident of gateway errors.
     pub(crate) fn groups(&self) -> Vec<Group> {
         let group = |(_, case): (u64, &Case)| match &case.scope {
-            Scope::Group(group) if case.kind == Kind::GatewayErrors => Some(group.clone()),
+            Scope::Group(group) => Some(group.clone()),
             _ => None,
         };
         self.open_cases().filter_map(group).collect()
@@ -206,7 +208,9 @@ impl Book {
             case.revive(finding.scope.clone(), newest, step.now);
             case.parent = case.parent.take().filter(|_| suppressed);
         });
-        self.leave_outside(step, no, &BTreeSet::new());
+        if let Scope::Group(_) = finding.scope {
+            self.leave_outside(step, no);
+        }
         self.enter_all(step, finding, no);
         self.with(no, |case| {
             case.retroactive &= step.now - newest > step.settings.retroactive_ms;
@@ -248,10 +252,10 @@ impl Book {
 
     /// Sites that fail inside an open incident join it.
     fn join(&mut self, step: &mut Step<'_>, servers: &BTreeSet<ServerId>) {
-        let open = self.cases.iter().filter(|(_, case)| case.is_open());
-        let wide: Vec<(u64, Scope)> = open
+        let wide: Vec<(u64, Scope)> = self
+            .open_cases()
             .filter(|(_, case)| !matches!(case.scope, Scope::Site(_)))
-            .map(|(no, case)| (*no, case.scope.clone()))
+            .map(|(no, case)| (no, case.scope.clone()))
             .collect();
         if wide.is_empty() {
             return;

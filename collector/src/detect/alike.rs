@@ -48,7 +48,9 @@ pub(crate) fn average(mixtures: impl Iterator<Item = Mixture>) -> Option<Mixture
             *sum.entry(kind).or_default() += share;
         }
     }
-    sum.values_mut().for_each(|share| *share /= n);
+    for share in sum.values_mut() {
+        *share /= n;
+    }
     (n > 0.0).then_some(sum)
 }
 

@@ -186,7 +186,9 @@ impl Draft {
         let mut numbers = vec![None; column.len()];
         let mut names = Vec::new();
         for (no, (value, members)) in (0_u32..).zip(members) {
-            members.iter().for_each(|place| numbers[*place as usize] = Some(no));
+            for place in &members {
+                numbers[*place as usize] = Some(no);
+            }
             names.push((value, members.len()));
             let labels = BTreeMap::from([(label.to_owned(), value.to_owned())]);
             self.add(Group::Labels(labels), members);

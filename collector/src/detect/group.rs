@@ -150,7 +150,7 @@ impl<'a> Search<'a> {
         others.retain(|(candidate, _)| candidate.members != best.0.members);
         others.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));
         others.truncate(ALTERNATIVES_MAX);
-        let plan = self.plan(best);
+        let plan = self.plan(&best.0, &best.1);
         if plan.iter().all(|group| group.n_well == 0) {
             // Other sets could only pay for more priors.
             return plan;
@@ -158,14 +158,14 @@ impl<'a> Search<'a> {
         let mut plans = vec![plan];
         for first in others {
             (self.evidence, self.factors, self.staging) = start.clone();
-            plans.push(self.plan(first));
+            plans.push(self.plan(&first.0, &first.1));
         }
         pick_plan(plans)
     }
 
     /// What is found after this set is taken first.
-    fn plan(&mut self, first: (Candidate, Weight)) -> Vec<Accepted> {
-        let mut accepted = vec![self.take(&first.0, &first.1)];
+    fn plan(&mut self, first: &Candidate, weight: &Weight) -> Vec<Accepted> {
+        let mut accepted = vec![self.take(first, weight)];
         while accepted.len() < self.rules.n_groups_max {
             let best = pick(self.good(false));
             let Some((candidate, weight)) = best.map(|(c, weight)| (c.clone(), weight)) else {

@@ -53,6 +53,8 @@ mod runbook_tests;
 mod group_tests;
 #[cfg(test)]
 mod hosts_tests;
+#[cfg(test)]
+mod group_restart_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -517,6 +519,13 @@ impl Engine {
     #[must_use]
     pub fn knows_clock(&self, server: ServerId) -> bool {
         self.fleet.server(server).is_some_and(Server::knows_clock)
+    }
+
+    /// Label values and pairs that are no candidates for groups, because there are too many of them
+    /// or they are too long.
+    #[must_use]
+    pub fn n_groups_left_out(&self) -> u64 {
+        self.candidates.n_left_out()
     }
 
     /// Whether an incident is open or may still be revived.

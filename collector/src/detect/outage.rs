@@ -141,15 +141,12 @@ impl Look<'_> {
             if server.known_until() - newest > SUSPECT_MS.max(self.ground.settings.retroactive_ms) {
                 return None;
             }
-            let sum = match self.shared.weighed.get(id) {
-                Some(all) => {
-                    let counts = |child: &&Child<'_>| !covered.contains(&child.ix);
-                    all.iter().filter(counts).map(|child| child.factor_in_group).sum()
-                }
-                None => {
-                    let sites = sites.iter().copied().filter(|ix| !covered.contains(ix));
-                    lingering(self.fleet, server, sites, self.ground.now)
-                }
+            let sum = if let Some(all) = self.shared.weighed.get(id) {
+                let counts = |child: &&Child<'_>| !covered.contains(&child.ix);
+                all.iter().filter(counts).map(|child| child.factor_in_group).sum()
+            } else {
+                let sites = sites.iter().copied().filter(|ix| !covered.contains(ix));
+                lingering(self.fleet, server, sites, self.ground.now)
             };
             Some((*id, sum))
         };
@@ -249,12 +246,11 @@ impl Look<'_> {
 
     /// Failing sites of a failing server: the one that says most when none does by itself.
     fn failing_sites(&self, id: ServerId, covered: &BTreeSet<u32>) -> Vec<u32> {
-        let says: Vec<(u32, f64)> = match self.shared.weighed.get(&id) {
-            Some(all) => all.iter().map(|child| (child.ix, child.evidence)).collect(),
-            None => {
-                let sites = self.suspects.get(&id).into_iter().flatten();
-                sites.map(|ix| (*ix, failing_evidence(self.fleet, *ix))).collect()
-            }
+        let says: Vec<(u32, f64)> = if let Some(all) = self.shared.weighed.get(&id) {
+            all.iter().map(|child| (child.ix, child.evidence)).collect()
+        } else {
+            let sites = self.suspects.get(&id).into_iter().flatten();
+            sites.map(|ix| (*ix, failing_evidence(self.fleet, *ix))).collect()
         };
         let free = || says.iter().filter(|(ix, _)| !covered.contains(ix));
         let failing: Vec<u32> = free().filter(|(_, l)| *l > FAILING).map(|(ix, _)| *ix).collect();

@@ -1,10 +1,8 @@
 //! How an incident narrows: its scope explains no more what fails, one inside it does.
 
-use std::collections::BTreeSet;
-
 use wire::UnixMillis;
 
-use super::case::Case;
+use super::case::{Case, Kind};
 use super::{Book, Step, WAIT_MS, story};
 use crate::detect::Fleet;
 use crate::detect::scope::{self, Finding, Scope};
@@ -25,9 +23,8 @@ impl Book {
     pub(super) fn narrow(&mut self, step: &mut Step<'_>, findings: &[Finding]) {
         let numbers: Vec<u64> = self.cases.keys().copied().collect();
         for no in numbers {
-            let Some(case) = self.cases.get_mut(&no).filter(|case| case.is_open()) else {
-                continue;
-            };
+            let of_kind = |case: &&mut Case| case.is_open() && case.kind == Kind::GatewayErrors;
+            let Some(case) = self.cases.get_mut(&no).filter(of_kind) else { continue };
             let since = case.group_since.unwrap_or(case.scope_since);
             let young = step.now - since <= NARROW_MS;
             let stands = findings.iter().any(|f| scope::is_same(&f.scope, &case.scope));
@@ -57,21 +54,19 @@ impl Book {
             };
             case.narrowing = Some((best.scope.clone(), since, step.now));
             if step.now - since >= narrow_after(case, &best.scope, step.now) {
-                let elsewhere = findings.iter().flat_map(|finding| finding.failing.iter().copied());
-                let elsewhere: BTreeSet<u32> = elsewhere.collect();
-                self.narrow_to(step, no, &best.scope, &elsewhere);
+                self.narrow_to(step, no, &best.scope);
             }
         }
     }
 
-    fn narrow_to(&mut self, step: &mut Step<'_>, no: u64, inner: &Scope, failing: &BTreeSet<u32>) {
+    fn narrow_to(&mut self, step: &mut Step<'_>, no: u64, inner: &Scope) {
         let Some(case) = self.cases.get_mut(&no) else { return };
         let from = story::place_name(step.fleet, &case.scope);
         let to = story::place_name(step.fleet, inner);
         case.widen(inner.clone(), step.now);
         let what = format!("narrowed from {from} to {to}");
         case.timeline.push(Moment { at: UnixMillis(step.now), what });
-        self.leave_outside(step, no, failing);
+        self.leave_outside(step, no);
         self.with(no, |case| {
             case.assess(step.fleet, step.now);
             let notify = case.tell_change(step.now, step.now + WAIT_MS);
@@ -79,14 +74,9 @@ impl Book {
         });
     }
 
-    /// Members outside the scope leave. Those that are found to fail elsewhere keep what they have
-    /// seen: their own incident has the right start.
-    pub(super) fn leave_outside(
-        &mut self,
-        step: &mut Step<'_>,
-        no: u64,
-        elsewhere: &BTreeSet<u32>,
-    ) {
+    /// Members outside the scope leave. Those that fail on keep what they have seen: their own
+    /// incident has the right start.
+    pub(super) fn leave_outside(&mut self, step: &mut Step<'_>, no: u64) {
         let Some(case) = self.cases.get_mut(&no) else { return };
         let is_outside = |site: &&SiteId| {
             let ix = step.fleet.find(**site);
@@ -97,15 +87,16 @@ impl Book {
             if let Some(ix) =
                 step.fleet.find(site).filter(|ix| step.fleet.site(*ix).case == Some(no))
             {
+                let fails = scope::failing_evidence(step.fleet, ix) > scope::FAILING;
                 let site = step.fleet.site_mut(ix);
-                if elsewhere.contains(&ix) {
+                if fails {
                     site.case = None;
                 } else {
                     site.leave_case(false);
                 }
             }
             if let Some(member) = case.members.remove(&site) {
-                case.left.push((site, member.since, step.now));
+                case.left.push((site, member.since, member.until.unwrap_or(step.now)));
             }
         }
         if let Scope::Group(group) = &case.scope {

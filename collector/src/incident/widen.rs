@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wire::UnixMillis;
 
+use super::case::{Case, Kind};
 use super::{Book, Step, newest_failure, start_of, story, wait};
 use crate::detect::Fleet;
 use crate::detect::alike::{Mixture, are_alike, average, mixture};
@@ -40,6 +41,7 @@ impl Book {
         }
         let cooling = self.cases.iter().find(|(_, case)| {
             !case.is_open()
+                && case.kind == Kind::GatewayErrors
                 && scope::is_same(&case.scope, &finding.scope)
                 && case.cools(step.now, step.settings)
         });
@@ -60,7 +62,8 @@ impl Book {
     /// A cohort that is known grows: more servers had the change by now.
     fn extends_cohort(&mut self, finding: &Finding) -> bool {
         let Scope::Group(Group::Cohort(_, more)) = &finding.scope else { return false };
-        let mut open = self.cases.values_mut().filter(|case| case.is_open());
+        let of_kind = |case: &&mut Case| case.is_open() && case.kind == Kind::GatewayErrors;
+        let mut open = self.cases.values_mut().filter(of_kind);
         let Some(case) = open.find(|case| scope::is_same(&case.scope, &finding.scope)) else {
             return false;
         };
@@ -84,7 +87,7 @@ impl Book {
             return;
         }
         let id = case.id.clone();
-        let same = |case: &super::Case| {
+        let same = |case: &Case| {
             !case.is_open()
                 && case.scope == finding.scope
                 && case.parent.as_ref() == Some(&id)
@@ -101,14 +104,14 @@ impl Book {
     fn inner(&self, step: &Step<'_>, finding: &Finding) -> Vec<u64> {
         let fleet = &*step.fleet;
         let servers = scope::servers_of(fleet, &finding.failing);
-        let all_inside = |case: &super::Case| {
+        let all_inside = |case: &Case| {
             case.present().all(|site| {
                 let ix = fleet.find(site);
                 ix.is_some_and(|ix| scope::holds_site(fleet, &finding.scope, ix))
             })
         };
         let Scope::Group(group) = &finding.scope else {
-            let inside = |case: &super::Case| {
+            let inside = |case: &Case| {
                 scope::contains(fleet, &finding.scope, &case.scope) || all_inside(case)
             };
             let inner = self.open_cases().filter(|(_, case)| inside(case));
@@ -119,25 +122,18 @@ impl Book {
         let inner = self.open_cases().filter(|(_, case)| {
             let of = case.failing_servers(fleet);
             let inside = scope::contains(fleet, &finding.scope, &case.scope) || all_inside(case);
-            match &case.scope {
-                Scope::Group(known) => {
-                    inside || {
-                        let young = step.now - case.group_since.unwrap_or(0) < OVERLAP_MS;
-                        let shared = of.intersection(&servers).next().is_some();
-                        let larger = || fleet.members(group).len() > fleet.members(known).len();
-                        young && shared && larger()
-                    }
-                }
-                _ => {
-                    let shared = of.intersection(&servers).next().is_some();
-                    let own = || mixture(fleet, &case.positions(fleet));
-                    let alike = || match (average_without(&lines, &of), own()) {
-                        (Some(others), Some(own)) => are_alike(&others, &own),
-                        _ => true,
-                    };
-                    inside && shared && case.started_at >= start - OTHER_STORY_MS && alike()
-                }
+            let shared = of.intersection(&servers).next().is_some();
+            if let Scope::Group(known) = &case.scope {
+                let young = step.now - case.group_since.unwrap_or(0) < OVERLAP_MS;
+                let larger = || fleet.members(group).len() > fleet.members(known).len();
+                return inside || (young && shared && larger());
             }
+            let own = || mixture(fleet, &case.positions(fleet));
+            let alike = || match (average_without(&lines, &of), own()) {
+                (Some(others), Some(own)) => are_alike(&others, &own),
+                _ => true,
+            };
+            inside && shared && case.started_at >= start - OTHER_STORY_MS && alike()
         });
         inner.map(|(no, _)| no).collect()
     }
@@ -165,9 +161,9 @@ impl Book {
         let fleet = &*step.fleet;
         let servers = scope::servers_of(fleet, &finding.failing);
         let fresh = finding.failing.iter().all(|ix| fleet.site(*ix).hold_until.is_none());
-        let returns = |case: &super::Case| {
+        let returns = |case: &Case| {
             let lately = case.resolved_at.is_some_and(|at| step.now - at <= REVIVE_MS);
-            lately
+            (lately && case.kind == Kind::GatewayErrors)
                 && match (&case.scope, &finding.scope) {
                     (Scope::Group(_), Scope::Group(_)) => {
                         let shared = case.failed.intersection(&servers).count();
@@ -207,7 +203,7 @@ impl Book {
         for no in inner.iter().filter(|no| **no != main) {
             self.merge(step, *no, main);
         }
-        self.leave_outside(step, main, &BTreeSet::new());
+        self.leave_outside(step, main);
         self.enter_all(step, finding, main);
         self.with(main, |case| {
             let from = before.map_or_else(String::new, |s| story::place_name(step.fleet, &s));

@@ -107,7 +107,7 @@ async fn outage(with_liar: bool) -> (Duration, Duration, Port) {
         heard,
         port.live.clone(),
         ready,
-        watch::channel(false).0,
+        tokio::sync::watch::channel(false).0,
         stop.clone(),
     );
     let (mut agent, _) = port.agent(1).await;
