@@ -205,6 +205,21 @@ impl Db {
         db.query_row("SELECT count(*) FROM gap", [], |row| row.get(0)).map_err(|e| e.to_string())
     }
 
+    /// When the newest batch came that the detector has judged, on the collector's clock, in ms.
+    pub fn judged_until(&self) -> Result<i64, String> {
+        let db = self.open()?;
+        let newest =
+            "SELECT max(at) FROM hot WHERE id <= (SELECT v FROM state WHERE k = 'detect_upto')";
+        let at = db.query_row(newest, [], |row| row.get::<_, Option<i64>>(0));
+        at.map_err(|e| e.to_string())?.ok_or_else(|| "nothing is judged yet".to_owned())
+    }
+
+    /// Messages that receivers have not taken yet.
+    pub fn n_owed(&self) -> Result<i64, String> {
+        let db = self.open()?;
+        db.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).map_err(|e| e.to_string())
+    }
+
     fn open(&self) -> Result<Connection, String> {
         if self.is_far {
             return self.open_copy();

@@ -77,11 +77,15 @@ impl LogFeed {
 fn line(site: &str, n: u64, status: u16, second: i64) -> String {
     let at = jiff::Timestamp::from_second(second).expect("now is in range");
     format!(
-        "{site}:80 203.0.{}.{} - - [{}] \"GET /page/{n} HTTP/1.1\" {status} 157 \"-\" \"feed\"\n",
-        113 + n / 250 % 100,
-        n % 250 + 1,
+        "{site}:80 {} - - [{}] \"GET /page/{n} HTTP/1.1\" {status} 157 \"-\" \"feed\"\n",
+        client(n),
         at.strftime("%d/%b/%Y:%H:%M:%S +0000"),
     )
+}
+
+/// The client of the n-th request: 25,000 different ones.
+pub(crate) fn client(n: u64) -> String {
+    format!("203.0.{}.{}", 113 + n / 250 % 100, n % 250 + 1)
 }
 
 #[cfg(test)]

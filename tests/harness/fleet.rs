@@ -26,12 +26,17 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const NOBODY: u32 = 65_534;
 const ADM: u32 = 4;
 
-/// One of our binaries, built next to the running test or benchmark; the agent may be another one,
-/// which `BENCH_AGENT` names.
+/// One of our binaries, built next to the running test or benchmark, or another one, which
+/// `BENCH_AGENT` or `BENCH_COLLECTOR` names.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    if let Some(agent) = std::env::var_os("BENCH_AGENT").filter(|_| name == "gatewatch-agent") {
-        return agent.into();
+    let variable = match name {
+        "gatewatch-agent" => "BENCH_AGENT",
+        "gatewatch-collector" => "BENCH_COLLECTOR",
+        _ => "",
+    };
+    if let Some(other) = Some(variable).filter(|v| !v.is_empty()).and_then(std::env::var_os) {
+        return other.into();
     }
     let test = std::env::current_exe().expect("a running program has a path");
     let dir = test.parent().expect("a program is in a directory");

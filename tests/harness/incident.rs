@@ -93,6 +93,18 @@ impl Incident {
         self.text("/cause/class")
     }
 
+    /// When something last happened to it: it opened, widened, went into another one, ended. A new guess
+    /// at its cause does not count.
+    #[must_use]
+    pub fn last_moment_ms(&self) -> Option<i64> {
+        let moments = self.json.pointer("/timeline").and_then(Value::as_array)?.iter();
+        let happened = |moment: &&Value| {
+            moment["what"].as_str().is_some_and(|what| !what.starts_with("cause: "))
+        };
+        let at = |moment: &Value| UnixMillis::parse_rfc3339(moment["at"].as_str()?);
+        moments.filter(happened).filter_map(at).map(|at| at.0).max()
+    }
+
     /// Instant at a JSON pointer, milliseconds since the epoch.
     #[must_use]
     pub fn at_ms(&self, pointer: &str) -> i64 {

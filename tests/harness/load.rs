@@ -77,6 +77,12 @@ impl Load {
     /// Asks each site `per_second` times a second for `path`, from ever different clients.
     #[must_use]
     pub fn start(server: SocketAddr, sites: &[String], per_second: f64, path: &str) -> Self {
+        Self::through(Volley::at(server), sites, per_second, path)
+    }
+
+    /// The same, and clients are named as the server wants it.
+    #[must_use]
+    pub fn through(volley: Volley, sites: &[String], per_second: f64, path: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let period = Duration::from_secs_f64(1.0 / per_second);
@@ -92,7 +98,7 @@ impl Load {
                     pause(offset);
                     while !stop.load(Ordering::Relaxed) {
                         let started = clock::instant();
-                        let status = get(server, &site, &path);
+                        let status = volley.get(&site, &path);
                         seen.lock().unwrap_or_else(PoisonError::into_inner).record(&site, status);
                         pause(period.saturating_sub(started.elapsed()));
                     }
@@ -144,10 +150,13 @@ pub fn get_and_hang_up(server: SocketAddr, site: &str, path: &str, patience: Dur
 }
 
 fn request(server: SocketAddr, site: &str, path: &str) -> std::io::Result<TcpStream> {
+    send(server, "", site, path, &next_client())
+}
+
+fn next_client() -> String {
     static CLIENT: AtomicU64 = AtomicU64::new(0);
     let n = CLIENT.fetch_add(1, Ordering::Relaxed);
-    let client = format!("203.0.113.{}", n % 250 + 1);
-    send(server, "", site, path, &client)
+    format!("203.0.113.{}", n % 250 + 1)
 }
 
 /// Sends `preface` and a request that names its client in a header.
@@ -218,6 +227,13 @@ impl Volley {
     fn one(self, site: &str, ix: u64, shot: u64) -> u16 {
         let client = format!("203.0.{}.{}", 113 + ix, shot + 1);
         self.ask(site, &format!("/page/{ix}/{shot}"), &client, 40_000 + shot)
+    }
+
+    /// One request of a client that has not asked for a while; its status, 0 when no status line came
+    /// back.
+    #[must_use]
+    pub fn get(self, site: &str, path: &str) -> u16 {
+        self.ask(site, path, &next_client(), 40_000)
     }
 
     /// One request of this client; its status, 0 when no status line came back.

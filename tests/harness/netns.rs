@@ -85,6 +85,11 @@ impl Machine {
         self.servers.push(server);
     }
 
+    /// Kills all servers in it: its ports refuse connections.
+    pub fn stop_serving(&mut self) {
+        self.servers.clear();
+    }
+
     /// Loads a ruleset of nftables into its firewall.
     pub fn firewall(&self, rules: &str) {
         let nft = find_program(&["nft"], "nftables").display().to_string();

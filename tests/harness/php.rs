@@ -15,6 +15,7 @@ use crate::wait::eventually;
 
 const SCRIPT: &str = r#"<?php
 if (isset($_GET['ms'])) { usleep(1000 * (int) $_GET['ms']); }
+if (isset($_GET['die'])) { posix_kill(getmypid(), 9); }
 if (isset($_GET['status'])) { http_response_code((int) $_GET['status']); }
 echo "ok ", $_SERVER['HTTP_HOST'] ?? '-', "\n";
 "#;

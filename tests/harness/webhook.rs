@@ -10,6 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock;
+use crate::root::Root;
+
+/// Signs the messages of a collector that was given [`Webhook::toml`].
+const SECRET: &str = "correct horse battery staple";
 
 /// One POST as it came.
 #[derive(Clone, Debug)]
@@ -20,6 +24,8 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// The status it was answered with.
     pub answered: u16,
+    /// When the last byte had come, milliseconds since the epoch.
+    pub at_ms: i64,
 }
 
 impl Delivery {
@@ -50,6 +56,7 @@ pub struct Webhook {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     got: Arc<Mutex<Vec<Delivery>>>,
+    secret: Root,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -79,13 +86,26 @@ impl Webhook {
                 }
             })
         };
-        Self { address, stop, got, thread: Some(thread) }
+        let secret = Root::new();
+        secret.secret("webhook.key", SECRET);
+        Self { address, stop, got, secret, thread: Some(thread) }
     }
 
     /// Where to POST.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/hook", self.address)
+    }
+
+    /// What `collector.toml` says so that it hears of everything.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        let (url, key) = (self.url(), self.secret.join("webhook.key"));
+        let key = key.display();
+        format!(
+            "[[notify]]\nkind = \"webhook\"\nurl = \"{url}\"\nsecret_file = \"{key}\"\n\
+             min_severity = \"info\"\n"
+        )
     }
 
     /// Everything that came, refused ones too, oldest first.
@@ -127,10 +147,11 @@ fn receive(stream: TcpStream, status: u16) -> Option<Delivery> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    let at_ms = clock::now_ms();
     let answer =
         format!("HTTP/1.1 {status} Test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     reader.get_mut().write_all(answer.as_bytes()).ok()?;
-    Some(Delivery { signature, body, answered: status })
+    Some(Delivery { signature, body, answered: status, at_ms })
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -150,7 +171,7 @@ mod tests {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"secret");
         let tag = ring::hmac::sign(&key, &[format!("{t}.").as_bytes(), &body].concat());
         let hex = tag.as_ref().iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().concat();
-        let good = Delivery { signature: format!("t={t},v1={hex}"), body, answered: 200 };
+        let good = Delivery { signature: format!("t={t},v1={hex}"), body, answered: 200, at_ms: 0 };
         assert!(good.is_signed_with(b"secret"));
         assert!(!good.is_signed_with(b"other"));
         let bad = Delivery { body: b"{}".to_vec(), ..good.clone() };
