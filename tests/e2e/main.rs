@@ -1,5 +1,6 @@
 //! Tests across both programs on real servers. Each starts its own servers on loopback and stops them.
 
+mod estate;
 mod farm;
 mod faults;
 
@@ -11,6 +12,7 @@ mod cli;
 mod clients;
 mod crash;
 mod evidence;
+mod groups;
 mod guest;
 mod incident;
 mod install;
@@ -30,9 +32,11 @@ mod rotation;
 mod said;
 mod sandbox;
 mod scan;
+mod scopes;
 mod servers;
 mod services;
 mod services_systemd;
 mod silence;
+mod shared_pool;
 mod upstream_groups;
 mod upstreams;
