@@ -7,7 +7,8 @@ set -eu
 usage() {
     cat <<'TEXT'
 usage: deploy/quickstart.sh [--demo] [--dir DIR] [--for SECONDS] [--bin DIR]
-  --demo         add six simulated servers; one loses its PHP-FPM pool after 20 s, later three at once
+  --demo         add six simulated servers; one loses its PHP-FPM pool after 20 s, after 45 s all of a
+                 hypervisor do
   --dir DIR      where everything is kept (default: ~/.local/state/gatewatch-quickstart), emptied first
   --for SECONDS  end by itself
   --bin DIR      use the programs in DIR instead of building them

@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 /// Socket of the only pool.
 pub(crate) const SOCKET: &str = "/run/php/php8.2-fpm.sock";
 
+/// The machine under the last half of the servers.
+pub(crate) const SECOND_HYPERVISOR: &str = "hv-2";
+
 /// Name of the n-th server, from 1.
 pub(crate) fn name(n: u32) -> String {
     format!("web-{n}")
@@ -56,7 +59,7 @@ pub(crate) fn write(dir: &Path, servers: u32, sites: u32) -> Result<()> {
         )?;
         put(&root, "var/log/nginx/access.log", "")?;
         put(&root, "var/log/nginx/error.log", "")?;
-        let hypervisor = if n <= servers / 2 { "hv-1" } else { "hv-2" };
+        let hypervisor = if n <= servers / 2 { "hv-1" } else { SECOND_HYPERVISOR };
         writeln!(io::stdout().lock(), "{} {hypervisor} {}", name(n), root.display())?;
     }
     Ok(())

@@ -1,8 +1,9 @@
 //! The simulated fleet of the quickstart's demo: configuration and logs of servers that do not exist.
 //!
 //! `layout` writes what a web server's configuration would be below one directory per server, for real
-//! agents to discover; `run` writes the log lines their nginx would write, and lets PHP-FPM pools fail
-//! on a schedule. Nothing here is ever part of gatewatch itself.
+//! agents to discover; `run` writes the log lines their nginx would write, and lets PHP-FPM fail on a
+//! schedule: first on one server, later on all servers of a hypervisor. Nothing here is ever part of
+//! gatewatch itself.
 
 mod layout;
 mod traffic;
@@ -29,8 +30,9 @@ struct Cli {
     /// Directory that holds one directory per server.
     #[arg(long)]
     dir: PathBuf,
-    /// Servers, named web-1 and so on; the second half is on hypervisor hv-2.
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=200))]
+    /// Servers, named web-1 and so on; the second half is on hypervisor hv-2. It takes three on it to
+    /// tell a hypervisor's fault from theirs.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(6..=200))]
     servers: u32,
     /// Sites on each server.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=500))]
@@ -52,7 +54,7 @@ enum Command {
         /// Seconds after which web-2 loses its only pool.
         #[arg(long, default_value_t = 20)]
         server_fails_at: u64,
-        /// Seconds after which the servers of hv-2 lose theirs.
+        /// Seconds after which hypervisor hv-2 fails: every server on it loses its pool.
         #[arg(long, default_value_t = 45)]
         group_fails_at: u64,
         /// Seconds each failure lasts.
@@ -67,8 +69,14 @@ fn main() -> Result<()> {
         Command::Layout => layout::write(&cli.dir, cli.servers, cli.sites),
         Command::Run { rate, server_fails_at, group_fails_at, fails_for } => {
             let plan = [
-                Outage { servers: vec![2], from: server_fails_at, to: server_fails_at + fails_for },
                 Outage {
+                    hypervisor: None,
+                    servers: vec![2],
+                    from: server_fails_at,
+                    to: server_fails_at + fails_for,
+                },
+                Outage {
+                    hypervisor: Some(layout::SECOND_HYPERVISOR),
                     servers: layout::on_second_hypervisor(cli.servers),
                     from: group_fails_at,
                     to: group_fails_at + fails_for,
@@ -81,6 +89,8 @@ fn main() -> Result<()> {
 
 /// From when to when, in seconds since the start, the pools of these servers are gone.
 struct Outage {
+    /// What fails them, if they fail together.
+    hypervisor: Option<&'static str>,
     servers: Vec<u32>,
     from: u64,
     to: u64,
@@ -126,16 +136,23 @@ fn run(cli: &Cli, rate: f64, plan: &[Outage]) -> Result<()> {
 fn announce(outage: &Outage, down: bool, truth: &mut File) -> Result<()> {
     let names: Vec<String> = outage.servers.iter().map(|n| layout::name(*n)).collect();
     let what = if down { "pool_died" } else { "pool_back" };
-    let fact = serde_json::json!({"at": now().to_string(), "what": what, "servers": names});
+    let hypervisor = outage.hypervisor;
+    let fact = serde_json::json!({
+        "at": now().to_string(), "what": what, "hypervisor": hypervisor, "servers": names
+    });
     writeln!(truth, "{fact}").context("cannot write the truth")?;
-    let text = match (down, names.len()) {
-        (true, 1) => "loses its only",
-        (true, _) => "lose their only",
-        (false, 1) => "has its",
-        (false, _) => "have their",
+    let names = names.join(", ");
+    let story = match (hypervisor, down) {
+        (None, true) => format!("{names} loses its only PHP-FPM pool www"),
+        (None, false) => format!("{names} has its PHP-FPM pool www back"),
+        (Some(hypervisor), true) => {
+            format!("hypervisor {hypervisor} fails: {names} lose PHP-FPM at the same time")
+        }
+        (Some(hypervisor), false) => {
+            format!("hypervisor {hypervisor} is well again: {names} have PHP-FPM back")
+        }
     };
-    let tail = if down { "" } else { " back" };
-    say(&format!("simulated: {} {text} PHP-FPM pool www{tail}", names.join(", ")))
+    say(&format!("simulated: {story}"))
 }
 
 fn say(text: &str) -> Result<()> {
