@@ -48,22 +48,11 @@ if [ -n "$packages" ]; then
     echo "bench.sh: missing, so that rows will be missing too: $packages" >&2
 fi
 
-# The agent as it is shipped; collector and bench only stand by, so any build of them will do, but for
-# C7, which is about the collector.
-cargo build --locked --release -p gatewatch-agent >&2
-case " $* " in
-    *" C7 "* | "  ")
-        cargo build --locked --release -p gatewatch-collector --bins --examples >&2
-        ;;
-esac
+# Agent and collector as they are shipped; any build of the bench itself will do.
+cargo build --locked --release -p gatewatch-agent -p gatewatch-collector --bins --examples >&2
 cargo build --locked --workspace --bins >&2
 export BENCH_AGENT="$PWD/target/release/gatewatch-agent"
-case " $* " in
-    *" D8 "*)
-        cargo build --locked --release -p gatewatch-collector >&2
-        export BENCH_COLLECTOR="$PWD/target/release/gatewatch-collector"
-        ;;
-esac
+export BENCH_COLLECTOR="$PWD/target/release/gatewatch-collector"
 case " $* " in
     *" A12 "*)
         cargo build --locked --profile dist -p gatewatch-agent >&2

@@ -9,6 +9,7 @@ mod hosting;
 mod live;
 mod localize;
 mod measure;
+mod page;
 mod relay;
 mod replay;
 mod rest;
@@ -59,12 +60,13 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 13] = [
+const ROWS: [(&str, &str, bool, Measure); 14] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
     ("A4", "memory of scan", true, scan::a4),
     ("A5", "append of a line to the agent's notice", false, |_| Ok(live::a5())),
+    ("A7", "from the first 502 to the page", false, |_| Ok(page::a7())),
     ("A8", "an agent at rest, beside node_exporter and netdata", false, |_| Ok(rest::a8())),
     ("A9", "processor time and memory of the agent", false, |_| Ok(live::a9())),
     ("A10", "bytes on the wire", false, |_| Ok(rest::a10())),
