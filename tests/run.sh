@@ -122,7 +122,7 @@ step() {
 summary() {
     printf '\n== summary: %d s\n' "$SECONDS"
     [ ${#steps[@]} -eq 0 ] || printf '%s\n' "${steps[@]}"
-    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED|^fuzz|^FUZZING|^corpus|^CORPUS' "$cases" || true
+    grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED|^fuzz|^FUZZING|^corpus|^CORPUS|^judge|^D[1-7]' "$cases" || true
 }
 
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
@@ -135,6 +135,8 @@ step unit cargo test --locked --workspace --lib --bins
 step doc cargo test --locked --workspace --doc
 # Real lines with labels; without them the summary says that nothing was scored.
 step corpus tests/corpus.sh
+# Labelled worlds through the real detector, held to floors.
+step judge tests/judge.sh
 # The end-to-end tests mostly wait for servers: more of them at once than there are processors.
 step e2e cargo test --locked --workspace --test '*' -- --test-threads=4
 # Needs a nightly toolchain; where there is none the summary says that it did not run.

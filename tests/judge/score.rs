@@ -31,6 +31,8 @@ pub(crate) struct Score {
     pub(crate) n_change_named: usize,
     /// Seconds from the third failing request to opening.
     pub(crate) delays_s: Vec<f64>,
+    /// The same from the third client that failed: one client alone proves nothing.
+    pub(crate) client_delays_s: Vec<f64>,
     /// Seconds from when a server-wide outage was to be seen to its exact scope.
     pub(crate) server_delays_s: Vec<f64>,
     pub(crate) n_false_site: usize,
@@ -67,6 +69,7 @@ impl Score {
         self.n_changed += other.n_changed;
         self.n_change_named += other.n_change_named;
         self.delays_s.extend(other.delays_s);
+        self.client_delays_s.extend(other.client_delays_s);
         self.server_delays_s.extend(other.server_delays_s);
         self.n_false_site += other.n_false_site;
         self.n_false_wide += other.n_false_wide;
@@ -136,6 +139,12 @@ pub(crate) fn world(outages: &[Outage], told: &[Told], server_years: f64) -> (Sc
             score.n_many += 1;
         }
         let alone: Vec<&Told> = mine.into_iter().filter(|told| !told.is_part()).collect();
+        if outage.remains && alone.is_empty() && told.iter().any(|told| goes_on_as(outage, told)) {
+            score.n_outages += 1;
+            score.n_found += 1;
+            score.n_exact += 1;
+            continue;
+        }
         judge(outage, &alone, &mut score, &mut misses);
     }
     (score, misses)
@@ -244,6 +253,8 @@ fn judge_delay(
     let (Some(third_at), true) = (outage.third_at, outage.timed) else { return };
     let delay_s = (main.detected_at - third_at) as f64 / 1000.0;
     score.delays_s.push(delay_s.max(0.0));
+    let third_client_at = outage.third_client_at.unwrap_or(third_at);
+    score.client_delays_s.push(((main.detected_at - third_client_at) as f64 / 1000.0).max(0.0));
     if delay_s > 4.0 {
         miss("late", &format!("{delay_s:.1} s after the third: {}", tell(main)));
     }
@@ -252,6 +263,14 @@ fn judge_delay(
     {
         score.server_delays_s.push(((exact.at - at) as f64 / 1000.0).max(0.0));
     }
+}
+
+/// Whether an incident of something wider became exactly this while it lasted.
+fn goes_on_as(outage: &Outage, told: &Told) -> bool {
+    let from = outage.first_at.unwrap_or(outage.from);
+    let until = outage.last_at.unwrap_or(outage.until) + LATE_MS;
+    let then = |state: &&crate::told::State| (from..until).contains(&state.at);
+    told.states.iter().filter(then).any(|state| is_right(outage, state))
 }
 
 fn is_right(outage: &Outage, state: &crate::told::State) -> bool {

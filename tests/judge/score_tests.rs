@@ -24,6 +24,7 @@ fn outage() -> Outage {
         causes: vec!["oom".to_owned()],
         required: true,
         timed: true,
+        remains: false,
         flaps: false,
         restarted: false,
         from: START_MS + 100_000,
@@ -34,6 +35,7 @@ fn outage() -> Outage {
         n_failed: 500,
         first_at: Some(START_MS + 100_000),
         third_at: Some(START_MS + 100_400),
+        third_client_at: Some(START_MS + 100_700),
         last_at: Some(START_MS + 199_000),
         identifiable_at: Some(START_MS + 101_000),
     }
@@ -83,7 +85,8 @@ fn a_perfect_answer_scores_one_everywhere() {
     assert_eq!((score.scope_f1(), score.recall(), score.precision()), (1.0, 1.0, 1.0));
     assert_eq!(score.site_f1, [1.0]);
     assert_eq!((score.n_caused, score.n_cause_first, score.n_cause_second), (1, 1, 1));
-    assert_eq!((score.delays_s.clone(), score.server_delays_s.clone()), (vec![0.6], vec![0.0]));
+    assert_eq!((score.delays_s, score.client_delays_s), (vec![0.6], vec![0.3]));
+    assert_eq!(score.server_delays_s, [0.0]);
     assert_eq!((score.n_false_site, score.n_false_wide, score.n_duplicates), (0, 0, 0));
 }
 
@@ -192,6 +195,21 @@ fn flapping_keeps_one_id_or_it_does_not() {
     assert_eq!((score.n_flapping, score.n_flapping_one_id), (1, 1));
     let (score, _) = world(&[flapping], &[told("A"), told("B")], 1.0);
     assert_eq!((score.n_flapping, score.n_flapping_one_id), (1, 0));
+}
+
+#[test]
+fn what_is_left_of_a_wider_outage_may_be_told_under_its_id() {
+    let mut wider = outage();
+    wider.sites.extend(["x".to_owned(), "y".to_owned(), "z".to_owned()]);
+    wider.answers[0].must = names(&["web-2"]);
+    let inner = Outage { remains: true, ..outage() };
+    let mut answer = told("A");
+    all_states(&mut answer, |state| state.sites.clone_from(&wider.sites));
+    let (score, _) = world(&[wider.clone(), inner.clone()], &[answer.clone()], 1.0);
+    assert_eq!((score.n_outages, score.n_found, score.n_exact), (2, 2, 1));
+    all_states(&mut answer, |state| state.scope = "pool".to_owned());
+    let (score, _) = world(&[wider, inner], &[answer], 1.0);
+    assert_eq!((score.n_outages, score.n_found, score.n_exact), (2, 1, 0));
 }
 
 #[test]

@@ -168,7 +168,8 @@ impl Desk<'_> {
         }
         if let Some(fault) = fault {
             self.seen[fault].failed.push((at, self.server, self.ix));
-            self.seen[fault].clients.insert(client);
+            let first = self.seen[fault].clients.entry(client).or_insert(at);
+            *first = at.min(*first);
         }
         for (fault, active) in self.world.faults.iter().zip(&mut *self.active) {
             if (fault.label.from..fault.label.until).contains(&at) {

@@ -54,6 +54,8 @@ pub(crate) struct Outage {
     pub(crate) required: bool,
     /// False where the stream comes too late, or the failure is too slow, to be told in seconds.
     pub(crate) timed: bool,
+    /// What is left of it when a wider one ends: an incident of that one may go on as this.
+    pub(crate) remains: bool,
     /// It comes and goes, and is one outage.
     pub(crate) flaps: bool,
     /// A collector restart falls into it.
@@ -69,6 +71,8 @@ pub(crate) struct Outage {
     pub(crate) n_failed: u64,
     pub(crate) first_at: Option<i64>,
     pub(crate) third_at: Option<i64>,
+    /// When the third different client had failed.
+    pub(crate) third_client_at: Option<i64>,
     pub(crate) last_at: Option<i64>,
     /// When a server-wide fault had shown itself on three sites, or all there are.
     pub(crate) identifiable_at: Option<i64>,
@@ -86,7 +90,8 @@ pub(crate) struct Fault {
 pub(crate) struct Seen {
     /// (time, server, site) of each failed request.
     pub(crate) failed: Vec<(i64, usize, usize)>,
-    pub(crate) clients: BTreeSet<u64>,
+    /// When each client failed first.
+    pub(crate) clients: BTreeMap<u64, i64>,
 }
 
 /// Requests of each (server, site) while an outage lasted.
@@ -105,6 +110,9 @@ pub(crate) fn complete(
     label.n_failed = seen.failed.len() as u64;
     label.first_at = seen.failed.first().map(|f| f.0);
     label.third_at = seen.failed.get(2).map(|f| f.0);
+    let mut clients: Vec<i64> = seen.clients.values().copied().collect();
+    clients.sort_unstable();
+    label.third_client_at = clients.get(2).copied();
     label.last_at = seen.failed.last().map(|f| f.0);
     label.sites = places.iter().map(|(s, i)| fleet[*s].sites[*i].name.clone()).collect();
     let told_by_requests = label.kinds.iter().any(|kind| kind == "gateway_errors");

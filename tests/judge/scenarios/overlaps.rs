@@ -111,7 +111,8 @@ fn pool_inside_group(name: &str, seed: u64) -> World {
     world.faults[before].label.required = false;
     world.inflict(Cause::ServiceDown, &Reach::Servers(group), from, until);
     let after = world.inflict(Cause::Crash, &inner, until + 2_000, until + 130_000);
-    world.faults[after].label.timed = false;
+    let label = &mut world.faults[after].label;
+    (label.timed, label.remains) = (false, true);
     world
 }
 
