@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -23,8 +23,8 @@ const N_LINES: i64 = 2_000_000;
 
 pub(crate) fn c7(bench: &Bench) -> Result<Vec<Row>, String> {
     let beside = Path::new(&bench.agent).parent().unwrap_or(Path::new("."));
-    let collector = built(beside.join("gatewatch-collector"))?;
-    let speed = built(beside.join("examples/detector_speed"))?;
+    let collector = built(&beside.join("gatewatch-collector"))?;
+    let speed = built(&beside.join("examples/detector_speed"))?;
     let stream = bench.dir.join("fleet.jsonl");
     let n_lines = generate(&stream).map_err(|error| format!("{}: {error}", stream.display()))?;
     let file = stream.as_path();
@@ -54,7 +54,7 @@ pub(crate) fn c7(bench: &Bench) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-fn built(path: PathBuf) -> Result<String, String> {
+fn built(path: &Path) -> Result<String, String> {
     if path.is_file() {
         Ok(path.display().to_string())
     } else {

@@ -737,7 +737,7 @@ impl Engine {
     ) -> Option<i64> {
         let site = &mut self.fleet.sites[ix as usize];
         let id = site.server;
-        let Some(server) = self.fleet.servers.get_mut(&id) else { return None };
+        let server = self.fleet.servers.get_mut(&id)?;
         let at = server.corrected(at);
         if at < old {
             return Some(at);
