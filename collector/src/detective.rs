@@ -141,6 +141,10 @@ struct Detective {
     own: Vec<(UnixMillis, CollectorEvent)>,
     next_full: i64,
     next_standing: i64,
+    /// When it looked at the clock last.
+    looked_at: Option<UnixMillis>,
+    /// Up to when it is said that it lags behind what arrives.
+    lags_until: i64,
 }
 
 impl Detective {
@@ -174,6 +178,8 @@ impl Detective {
             own: Vec::new(),
             next_full: 0,
             next_standing: 0,
+            looked_at: None,
+            lags_until: 0,
         }
     }
 
@@ -248,6 +254,7 @@ impl Detective {
     async fn try_work(&mut self, now: Option<UnixMillis>) -> Result<(), StoreError> {
         if let Some(now) = now {
             self.see_disk(now);
+            self.see_pause(now);
         }
         self.catch_up().await?;
         let Some(now) = now else { return Ok(()) };
@@ -313,6 +320,7 @@ impl Detective {
                 return Ok(());
             }
             for row in rows {
+                self.see_lag(row.at, clock::now());
                 self.fold(&row).await?;
             }
             self.store_pending().await?;

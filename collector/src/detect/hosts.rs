@@ -27,9 +27,19 @@ const ALONE_MS: i64 = 30_000;
 const SETTLE_MS: (i64, i64) = (1_000, 10_000);
 /// How often what is in motion is looked at, ms.
 const AGAIN_MS: i64 = 1_000;
+/// How often groups of the same squeezed servers are searched for again, ms.
+const SEARCH_MS: i64 = 10_000;
+
+/// What was found of squeezed servers, and when: it holds while the same ones are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Seen {
+    at: i64,
+    servers: BTreeSet<ServerId>,
+    groups: Vec<Shared>,
+}
 
 /// A group whose servers show a fault together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shared {
     /// Which.
     pub group: Group,
@@ -58,6 +68,8 @@ pub struct Hosts {
     silence: Silence,
     /// Squeezed servers, and those with a failed unit: since when, corrected.
     squeezed: BTreeMap<ServerId, i64>,
+    #[serde(default)]
+    squeezed_seen: Seen,
     down: BTreeMap<ServerId, i64>,
     /// When to look; `None`: not before something arrives.
     wake: Option<i64>,
@@ -200,13 +212,21 @@ impl Hosts {
         settings: &Settings,
         now: i64,
     ) -> Signals {
-        self.squeezed.retain(|id, _| fleet.server(*id).is_some_and(|s| !s.forgotten));
+        let told = |s: &Server| !s.forgotten && pressure::is_told(s, now);
+        self.squeezed.retain(|id, _| fleet.server(*id).is_some_and(told));
         let failing = self.squeezed.clone();
-        let mut groups = Vec::new();
-        if failing.len() >= 3 {
-            let evidence = pressure::evidence(fleet, &failing, now);
-            groups = search(fleet, candidates, &evidence, settings);
+        let servers: BTreeSet<ServerId> = failing.keys().copied().collect();
+        let seen = &mut self.squeezed_seen;
+        if seen.servers != servers || now - seen.at >= SEARCH_MS {
+            let found = if failing.len() >= 3 {
+                let evidence = pressure::evidence(fleet, &failing, now);
+                search(fleet, candidates, &evidence, settings)
+            } else {
+                Vec::new()
+            };
+            *seen = Seen { at: now, servers, groups: found };
         }
+        let groups = seen.groups.clone();
         Signals { kind: Kind::Pressure, failing, groups, alone: BTreeSet::new(), may_open: true }
     }
 
@@ -220,7 +240,7 @@ impl Hosts {
         self.down.retain(|id, _| fleet.server(*id).is_some_and(|s| !s.forgotten));
         let failing = self.down.clone();
         let mut groups = Vec::new();
-        let together = services::together(&failing);
+        let together = services::together(&failing, now);
         let newest = together.values().max().copied().unwrap_or(0);
         // Old news, out of a spool: nobody is told what is over.
         if together.len() >= 3 && now - newest <= settings.retroactive_ms {

@@ -503,6 +503,37 @@ fn a_unit_that_fails_on_three_servers_within_a_minute_is_one_incident_of_service
 }
 
 #[test]
+fn a_server_whose_clock_runs_ahead_hides_no_failed_services() {
+    let mut fleet = Fleet::usual().talk(1..=14, 0, 300);
+    for n in 1..=14 {
+        fleet = fleet.unit(n, 1, "php8.2-fpm.service", "active");
+    }
+    let (unit, state) = ("nginx.service".to_owned(), "failed".to_owned());
+    let at = UnixMillis(at(390));
+    let (pool, reason, server) = (None, None, ServerId(14));
+    fleet.push(100_000, Record::Service { server, at, unit, state, pool, reason });
+    for n in 1..=5 {
+        fleet = fleet.unit(n, 110, "php8.2-fpm.service", "failed");
+    }
+    assert_eq!(fleet.play(200).only().affected.n_servers, 5);
+}
+
+#[test]
+fn a_server_that_is_gone_is_squeezed_no_more() {
+    let mut fleet = Fleet::usual().talk(1..=14, 0, 900);
+    for n in 1..=14 {
+        let high = if n < 7 { 0.4 } else { 0.0 };
+        fleet = fleet.steal(n, 0, 200, high);
+    }
+    for n in 7..=14 {
+        fleet = fleet.steal(n, 200, 900, 0.0);
+    }
+    let story = fleet.play(300);
+    assert_eq!((story.only().kind.as_str(), story.only().state.as_str()), ("pressure", "open"));
+    assert_eq!(fleet.play(900).only().state, "resolved");
+}
+
+#[test]
 fn ten_thousand_quiet_servers_cost_a_look_at_the_first_deadline() {
     let labels: Vec<String> = (0..10_000).map(|n| format!("hypervisor=hv-{}", n / 20)).collect();
     let mut fleet = Fleet::with_heartbeat(&labels.iter().map(|l| &**l).collect::<Vec<_>>(), 5000);

@@ -435,6 +435,8 @@ impl Engine {
         self.tick = tick;
         self.book = book;
         self.burns = burns;
+        let burning = (0..).zip(&self.fleet.sites).filter(|(_, site)| site.burn.is_some());
+        self.burns.look_at(burning.map(|(ix, _)| ix));
         for site in &mut self.fleet.sites {
             site.case = None;
         }

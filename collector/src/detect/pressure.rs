@@ -11,6 +11,8 @@ use crate::model::ServerId;
 const LASTS_MS: i64 = 60_000;
 /// A sample older than this says nothing of now, ms.
 const FRESH_MS: i64 = 60_000;
+/// Without a sample for so long nothing is known any more, ms.
+const GONE_MS: i64 = 300_000;
 
 /// Since when steal has been high on a server for a minute; `None` when it is not.
 #[must_use]
@@ -28,6 +30,13 @@ pub fn is_calm(server: &Server, now: i64) -> bool {
         let low = span.held.is_none_or(|held| span.sampled - held >= LASTS_MS);
         low && now - span.sampled <= FRESH_MS
     })
+}
+
+/// Whether its steal was sampled lately enough to be told of: a server that is gone is squeezed no
+/// more.
+#[must_use]
+pub fn is_told(server: &Server, now: i64) -> bool {
+    server.levels.get(&Level::Steal).is_some_and(|span| now - span.sampled <= GONE_MS)
 }
 
 /// Highest steal of the last time it was high, 0..1.

@@ -10,6 +10,8 @@ use crate::model::ServerId;
 
 /// What fails within this fails together, ms.
 const TOGETHER_MS: i64 = 60_000;
+/// Clocks are right to this, ms.
+const AHEAD_MS: i64 = 2_000;
 
 /// The unit of a server that failed first and is down still, with its name: stopped on purpose is
 /// not failed.
@@ -25,11 +27,12 @@ pub fn failed_unit(server: &Server) -> Option<(&str, &Unit)> {
 }
 
 /// Those that failed within a minute of the newest failure, `down` being all that failed and since
-/// when.
+/// when. A failure of the time to come says that a clock is wrong, and nothing of the others.
 #[must_use]
-pub fn together(down: &BTreeMap<ServerId, i64>) -> BTreeMap<ServerId, i64> {
-    let newest = down.values().max().copied().unwrap_or(0);
-    let near = down.iter().filter(|(_, at)| newest - **at <= TOGETHER_MS);
+pub fn together(down: &BTreeMap<ServerId, i64>, now: i64) -> BTreeMap<ServerId, i64> {
+    let so_far = || down.iter().filter(|(_, at)| **at <= now.saturating_add(AHEAD_MS));
+    let newest = so_far().map(|(_, at)| *at).max().unwrap_or(0);
+    let near = so_far().filter(|(_, at)| newest - **at <= TOGETHER_MS);
     near.map(|(id, at)| (*id, *at)).collect()
 }
 

@@ -14,6 +14,11 @@ use crate::store::{StoreError, collector};
 /// while one seems silent, ms.
 const FULL_MS: i64 = 10_000;
 const STANDING_MS: i64 = 1000;
+/// Between two looks at the clock there is a quarter of a second; after so much more it was paused, ms.
+const PAUSE_MS: i64 = 3_000;
+/// A batch that arrived so long ago is read late, and how often that is told to the detector, ms.
+const LAG_MS: i64 = 5_000;
+const LAG_AGAIN_MS: i64 = 30_000;
 /// Events of the collector that wait to be stored.
 const OWN_MAX: usize = 100;
 /// A server not heard for so long was given up before this collector had a memory, ms.
@@ -25,6 +30,28 @@ impl Detective {
         if now.0 >= self.next_full && self.store.stats().disk_full.get() {
             self.next_full = now.0 + FULL_MS;
             self.happens(now, CollectorEvent::DiskFull);
+        }
+    }
+
+    /// A machine that was paused, or whose clock was set on, heard nobody meanwhile: it begins anew.
+    pub(super) fn see_pause(&mut self, now: UnixMillis) {
+        let before = self.looked_at.replace(now);
+        if let Some(before) = before.filter(|before| now.0 - before.0 > PAUSE_MS) {
+            let paused_ms = now.0 - before.0;
+            tracing::warn!(
+                paused_ms,
+                "the detector stood still; nobody is called silent for a minute"
+            );
+            self.happens(now, CollectorEvent::Started);
+        }
+    }
+
+    /// While it reads what arrived long ago, what servers say now is not read yet.
+    pub(super) fn see_lag(&mut self, row_at: UnixMillis, now: UnixMillis) {
+        if now.0 - row_at.0 > LAG_MS && row_at.0 >= self.lags_until {
+            self.lags_until = row_at.0 + LAG_AGAIN_MS;
+            let event = CollectorEvent::Started;
+            self.engine.fold(row_at, &Record::Collector { at: row_at, event });
         }
     }
 
@@ -198,6 +225,23 @@ mod tests {
         // Before it was found it is found a minute after the start, once.
         let early = play(&[80]).await;
         assert_eq!((early.0.len(), early.0[0].2, early.1.len()), (1, 3, 2), "{early:?}");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_stood_still_calls_nobody_silent_who_talks_when_it_goes_on() {
+        let (_dir, store) = open().await;
+        let mut detective = begin(&store, at(0)).await;
+        for second in (0..100).chain(150..400) {
+            // What was sent meanwhile is read after the first look at the clock.
+            detective.try_work(Some(at(second))).await.unwrap();
+            for n in (1..=7).filter(|n| (second + n) % 5 == 0) {
+                beat(&mut detective, n, second);
+            }
+        }
+        assert_eq!(all(&store).await, []);
+        let events = store.read(|conn| collector::events(conn, at(0), at(500))).await.unwrap();
+        assert_eq!(events[1..], [(at(150), CollectorEvent::Started)]);
+        store.close().await.unwrap();
     }
 
     #[tokio::test]

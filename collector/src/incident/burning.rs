@@ -6,7 +6,7 @@
 
 mod shown;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
@@ -30,6 +30,10 @@ const NEWS_MS: i64 = 600_000;
 const WAIT_MS: i64 = 1_000;
 /// Pools, or sites without one, of one server that burn: from so many on it is the server.
 const PARTS_MAX: usize = 3;
+/// A quietly reopened one that still burns after this is told after all, ms.
+const REOPENED_TOLD_MS: i64 = 300_000;
+/// Ids remembered.
+const USED_MAX: usize = 4_096;
 /// Moments of the timeline kept, the first and the newest.
 const MOMENTS_MAX: usize = 100;
 const SEVERITY: &str = "info";
@@ -72,6 +76,9 @@ struct Ticket {
     /// The fastest so far.
     peak: Pace,
     told: bool,
+    /// When it came back last.
+    #[serde(default)]
+    reopened_at: Option<i64>,
     emitted_at: i64,
 }
 
@@ -82,6 +89,9 @@ pub struct Burns {
     next: u64,
     /// Sites that failed since the last look, by position in the fleet.
     look: BTreeSet<u32>,
+    /// Ids given lately, oldest first: what burns again after an outage began in the same second.
+    #[serde(default)]
+    used: VecDeque<String>,
 }
 
 /// What a look at one site says.
@@ -184,7 +194,7 @@ impl Burns {
                 };
                 let started_at = sites.iter().filter_map(started).min().unwrap_or(step.now);
                 open.push((started_at, self.next));
-                let ticket = Ticket::new(step.fleet, scope.clone(), started_at, step.now);
+                let ticket = self.new_ticket(step, scope, started_at);
                 self.tickets.insert(self.next, ticket);
                 self.next += 1;
                 TransitionEvent::Open
@@ -217,9 +227,30 @@ impl Burns {
             _ => None,
         };
         if event == TransitionEvent::Reopen {
+            ticket.reopened_at = Some(step.now);
             ticket.say(step.now, "reopened".to_owned());
         }
         ticket.emit(event, notify, step);
+    }
+
+    /// A slow burn with an id that none had lately.
+    fn new_ticket(&mut self, step: &Step<'_>, scope: &Scope, started_at: i64) -> Ticket {
+        let make = |at| Ticket::new(step.fleet, scope.clone(), at, step.now);
+        let mut ticket = make(started_at);
+        while self.used.contains(&ticket.id) {
+            ticket = make(ticket.started_at + 1);
+        }
+        self.used.push_back(ticket.id.clone());
+        if self.used.len() > USED_MAX {
+            self.used.pop_front();
+        }
+        ticket
+    }
+
+    /// Looks at these sites, by position in the fleet, and at no others: positions that were saved
+    /// with another fleet mean other sites.
+    pub(crate) fn look_at(&mut self, sites: impl Iterator<Item = u32>) {
+        self.look = sites.collect();
     }
 
     /// Sites calm down or go into an outage; without any it is over.
@@ -263,6 +294,12 @@ impl Burns {
         }
         let before = ticket.pace;
         ticket.measure(step.fleet, states);
+        let lasts = ticket.reopened_at.is_some_and(|at| step.now - at >= REOPENED_TOLD_MS);
+        if lasts && !ticket.told {
+            let notify = ticket.tell(NotifyEvent::Opened, step.now);
+            ticket.emit(TransitionEvent::Update, notify, step);
+            return;
+        }
         let news = ticket.pace != before || !ticket.moved.is_empty();
         if news && step.now - ticket.emitted_at >= NEWS_MS {
             ticket.emit(TransitionEvent::Update, None, step);
@@ -355,6 +392,7 @@ impl Ticket {
             pace: Pace::default(),
             peak: Pace::default(),
             told: false,
+            reopened_at: None,
             emitted_at: now,
         }
     }

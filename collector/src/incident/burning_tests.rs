@@ -205,3 +205,42 @@ fn the_cases_of_the_first_release_are_read() {
     later.load_cases(&older).unwrap();
     assert_eq!(later.tick(), Some(UnixMillis(NOON)));
 }
+
+#[test]
+fn what_burns_again_after_an_outage_has_an_id_of_its_own() {
+    let script = Script::default().server("web-07", &[("www", 3)]);
+    let script = script.run(0, 5 * HOUR, 2, |def, second| match (def.site.0, second) {
+        (2, 2400..2460) => Fate::Fail(502, REFUSED),
+        (2, _) => one_in(50, def, second),
+        _ => Fate::Ok,
+    });
+    let played = script.play(5 * HOUR);
+    let mut known: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
+    for Transition { rev, incident, .. } in &played.transitions {
+        let before = known.insert(incident.id.clone(), *rev).unwrap_or(0);
+        assert!(*rev > before, "{} goes back to {rev} from {before}", incident.id);
+    }
+    let burns = played.transitions.iter().filter(|t| t.incident.kind == "slow_burn");
+    let ids: std::collections::BTreeSet<&str> = burns.map(|t| t.incident.id.as_str()).collect();
+    assert_eq!(ids.len(), 2, "it burns before the outage and after it");
+}
+
+#[test]
+fn stored_slow_burns_are_read_by_a_collector_that_knows_fewer_sites() {
+    let script = Script::default().server("web-07", &[("www", 9)]);
+    let script = script.run(0, HOUR, 2, |def, second| one_in(50, def, second));
+    let config = DetectConfig::default();
+    let mut whole = Engine::new(&config);
+    for (arrived, record) in &script.records {
+        whole.advance(UnixMillis(arrived - 1));
+        whole.fold(UnixMillis(*arrived), record);
+    }
+    let cases = whole.save_cases();
+    let mut other = Engine::new(&config);
+    let is_known = |record: &Record| !matches!(record, Record::Site { site, .. } if site.0 > 1);
+    for (arrived, record) in script.records.iter().filter(|(_, record)| is_known(record)).take(3) {
+        other.fold(UnixMillis(*arrived), record);
+    }
+    other.load_cases(&cases).unwrap();
+    other.advance(UnixMillis(at(HOUR + 60)));
+}
