@@ -139,6 +139,8 @@ struct Detective {
     doubt: watch::Sender<bool>,
     /// What happened to the collector, not stored yet; the newest ones.
     own: Vec<(UnixMillis, CollectorEvent)>,
+    /// Whether the disk was full, and when that is told again.
+    is_full: bool,
     next_full: i64,
     next_standing: i64,
     /// When it looked at the clock last.
@@ -176,6 +178,7 @@ impl Detective {
             failing: false,
             doubt: watch::Sender::new(false),
             own: Vec::new(),
+            is_full: false,
             next_full: 0,
             next_standing: 0,
             looked_at: None,

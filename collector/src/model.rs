@@ -163,8 +163,10 @@ pub enum CollectorEvent {
     Started,
     /// It ends on purpose.
     Stopping,
-    /// It cannot store what comes.
+    /// It cannot store what comes; told again while that lasts.
     DiskFull,
+    /// It can store again.
+    DiskFree,
     /// Its own network is gone.
     UplinkLost,
     /// Its own network works again.

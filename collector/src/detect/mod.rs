@@ -54,6 +54,10 @@ mod group_tests;
 #[cfg(test)]
 mod hosts_tests;
 #[cfg(test)]
+mod silence_tests;
+#[cfg(test)]
+mod family_tests;
+#[cfg(test)]
 mod group_restart_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -39,6 +39,12 @@ pub fn is_told(server: &Server, now: i64) -> bool {
     server.levels.get(&Level::Steal).is_some_and(|span| now - span.sampled <= GONE_MS)
 }
 
+/// When steal was last seen high, ms of the servers' own time: it is known to be gone a minute later.
+#[must_use]
+pub fn last_high(server: &Server) -> Option<i64> {
+    server.levels.get(&Level::Steal).and_then(|span| span.held)
+}
+
 /// Highest steal of the last time it was high, 0..1.
 #[must_use]
 pub fn steal_max(server: &Server) -> f64 {

@@ -2,7 +2,8 @@
 //!
 //! Each server has one deadline in a queue; a word of it costs nothing, the queue moves the deadline
 //! on when it comes. Nobody is silent while the collector cannot have heard: during the first minute
-//! after its start, while its uplink is lost or its disk is full, and a minute after that.
+//! after its start, while its uplink is lost or its disk is full, and a minute after that: the disk is
+//! free again when that is told, or when something is taken that long after it was last said to be full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +23,8 @@ const GOODBYE_MS: i64 = 600_000;
 /// Time after a start of the collector, or the end of a fault of its own, in which agents may take
 /// to come back, ms.
 const GRACE_MS: i64 = 60_000;
+/// A full disk is told again within this: who is heard later was heard by one that is free, ms.
+const FULL_AGAIN_MS: i64 = 15_000;
 /// What falls silent within this counts as falling silent together, ms.
 const TOGETHER_MS: i64 = 30_000;
 /// How long an answer about the collector's own uplink is waited for, ms.
@@ -79,6 +82,9 @@ pub struct Silence {
     blind_until: i64,
     uplink_lost: bool,
     stopping: bool,
+    /// When the disk was last said to be full; `None` while it takes what comes.
+    #[serde(default)]
+    full_at: Option<i64>,
     /// Since when more than half of all agents are missing together.
     doubt_since: Option<i64>,
 }
@@ -89,12 +95,13 @@ impl Silence {
         let grace = at.saturating_add(GRACE_MS);
         match event {
             CollectorEvent::Started => {
-                (self.uplink_lost, self.stopping) = (false, false);
+                (self.uplink_lost, self.stopping, self.full_at) = (false, false, None);
                 self.blind_until = self.blind_until.max(grace);
                 self.doubt_since = None;
             }
             CollectorEvent::Stopping => self.stopping = true,
-            CollectorEvent::DiskFull => self.blind_until = self.blind_until.max(grace),
+            CollectorEvent::DiskFull => self.full_at = Some(at),
+            CollectorEvent::DiskFree => self.takes_again(at),
             CollectorEvent::UplinkLost => self.uplink_lost = true,
             CollectorEvent::UplinkBack => {
                 self.uplink_lost = false;
@@ -104,10 +111,21 @@ impl Silence {
         }
     }
 
+    /// The disk takes what comes again: agents have the same time to come back as after a start.
+    fn takes_again(&mut self, at: i64) {
+        self.full_at = None;
+        self.blind_until = self.blind_until.max(at.saturating_add(GRACE_MS));
+    }
+
+    /// Whether nobody can be judged, for as long as it takes.
+    fn hears_nothing(&self) -> bool {
+        self.uplink_lost || self.stopping || self.full_at.is_some()
+    }
+
     /// Whether nobody can be judged at `now`.
     #[must_use]
     pub fn is_blind(&self, now: i64) -> bool {
-        self.uplink_lost || self.stopping || now < self.blind_until
+        self.hears_nothing() || now < self.blind_until
     }
 
     /// Whether the collector's own uplink is in doubt, and nobody has said yet that it is lost.
@@ -126,7 +144,7 @@ impl Silence {
         !server.presence.watched
     }
 
-    /// Takes one word of a server; true when it was silent until now.
+    /// Takes one word of a server; true when it was silent until now, or the disk was full.
     pub(crate) fn heard(&mut self, server: &mut Server, arrived: i64, record: &Record) -> bool {
         match record {
             Record::Goodbye { .. } => server.presence.goodbye_at = Some(arrived),
@@ -137,8 +155,12 @@ impl Silence {
         self.sent(server, arrived)
     }
 
-    /// Takes anything that a server sent; true when it was silent until now.
+    /// Takes anything that a server sent; true when it was silent until now, or the disk was full.
     pub(crate) fn sent(&mut self, server: &mut Server, arrived: i64) -> bool {
+        let is_free = self.full_at.is_some_and(|full_at| arrived - full_at > FULL_AGAIN_MS);
+        if is_free {
+            self.takes_again(arrived);
+        }
         server.arrived = server.arrived.max(arrived);
         let was_silent = server.presence.silent_since.is_some_and(|since| arrived > since);
         if was_silent {
@@ -149,7 +171,7 @@ impl Silence {
             server.presence.watched = true;
             self.queue.insert((deadline(server), server.id));
         }
-        was_silent
+        was_silent || is_free
     }
 
     /// Takes what is known of a server from elsewhere; true when that ends its silence.
@@ -277,7 +299,7 @@ impl Silence {
     /// When something may change although nothing arrives.
     #[must_use]
     pub fn due(&self) -> Option<i64> {
-        if self.uplink_lost || self.stopping {
+        if self.hears_nothing() {
             return None;
         }
         let (due, _) = self.queue.first()?;
@@ -287,7 +309,7 @@ impl Silence {
     /// End of the time in which nobody is judged.
     #[must_use]
     pub fn blind_until(&self) -> Option<i64> {
-        (!self.uplink_lost && !self.stopping).then_some(self.blind_until)
+        (!self.hears_nothing()).then_some(self.blind_until)
     }
 }
 

@@ -27,9 +27,13 @@ const GONE_MS: u64 = 86_400_000;
 impl Detective {
     /// Tells the detector while the disk takes nothing: agents are refused and go away.
     pub(super) fn see_disk(&mut self, now: UnixMillis) {
-        if now.0 >= self.next_full && self.store.stats().disk_full.get() {
-            self.next_full = now.0 + FULL_MS;
+        let is_full = self.store.stats().disk_full.get();
+        if is_full && now.0 >= self.next_full {
             self.happens(now, CollectorEvent::DiskFull);
+            (self.next_full, self.is_full) = (now.0 + FULL_MS, true);
+        } else if !is_full && self.is_full {
+            self.happens(now, CollectorEvent::DiskFree);
+            self.is_full = false;
         }
     }
 
@@ -258,14 +262,15 @@ mod tests {
                 let now = at(second);
                 store.write(move |tx| fleet::revoke(tx, "web-1", now)).await.unwrap();
             }
-            store.stats().disk_full.set((120..200).contains(&second));
+            store.stats().disk_full.set((120..180).contains(&second));
             detective.try_work(Some(at(second))).await.unwrap();
         }
         assert_eq!(all(&store).await, []);
         let events = store.read(|conn| collector::events(conn, at(0), at(500))).await.unwrap();
         assert_eq!(events[0], (at(0), CollectorEvent::Started));
         assert_eq!(events[1], (at(120), CollectorEvent::DiskFull));
-        assert_eq!(events.len(), 1 + 8, "each ten seconds: {events:?}");
+        assert_eq!(events.len(), 1 + 6 + 1, "each ten seconds: {events:?}");
+        assert_eq!(events[7], (at(180), CollectorEvent::DiskFree));
         store.close().await.unwrap();
     }
 }

@@ -127,14 +127,20 @@ fn background_noise_few_clients_and_few_failures_burn_nothing() {
     let quiet = || Script::default().server("web-07", &[("www", 3)]);
     let mut hammering = quiet();
     hammering.only_client = Some(7);
-    for (name, script) in [
+    for (name, until, script) in [
         (
             "one in two thousand",
+            2 * HOUR,
             quiet().run(0, 2 * HOUR, 2, |def, second| one_in(2000, def, second)),
         ),
-        ("one client", hammering.run(0, 2 * HOUR, 2, |def, second| one_in(40, def, second))),
+        (
+            "one client",
+            2 * HOUR,
+            hammering.run(0, 2 * HOUR, 2, |def, second| one_in(40, def, second)),
+        ),
         (
             "a request a minute",
+            12 * HOUR,
             quiet().slowly(0, 12 * HOUR, 60, |def, second| {
                 if (second / 60 + def.site.0 * 13) % 40 == 0 {
                     Fate::Fail(502, RESET)
@@ -144,7 +150,7 @@ fn background_noise_few_clients_and_few_failures_burn_nothing() {
             }),
         ),
     ] {
-        let played = script.play(12 * HOUR);
+        let played = script.play(until);
         assert!(played.transitions.is_empty(), "{name}: {:?}", titles(&played));
     }
 }

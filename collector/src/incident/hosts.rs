@@ -5,6 +5,7 @@
 //! them have been well for a while. A server that is not known is neither: it changes nothing.
 
 mod case;
+mod family;
 mod place;
 mod words;
 
@@ -19,14 +20,11 @@ use crate::detect::scope::{self, Group, Scope};
 use crate::detect::{Fleet, Settings};
 use crate::model::{NotifyEvent, ServerId, Transition, TransitionEvent};
 pub use case::{Member, ServerCase};
+use family::Parent;
 
 /// Wait before a notification of a group, so that it tells all of it, ms; one server has waited.
 const WAIT_GROUP_MS: i64 = 2_000;
 const WAIT_MS: i64 = 1_000;
-/// Share of the servers of an incident that one of gateway errors must hold to be its parent.
-const SHARE: f64 = 0.6;
-/// Time after the parent's end in which a child may end as well, ms.
-const CHILD_MS: i64 = 20_000;
 /// A quietly reopened incident still open after this is told after all, ms.
 const REOPENED_TOLD_MS: i64 = 300_000;
 /// What changed is stored at most this often while an incident is young, and later, ms.
@@ -46,14 +44,9 @@ struct Step<'a> {
     fleet: &'a Fleet,
     settings: &'a Settings,
     now: i64,
+    /// Incidents of gateway errors that may explain what servers show.
+    parents: &'a [Parent],
     out: &'a mut Vec<Transition>,
-}
-
-/// An open incident of gateway errors, as far as it explains others.
-#[derive(Clone, Debug)]
-struct Parent {
-    id: String,
-    servers: BTreeSet<ServerId>,
 }
 
 impl Book {
@@ -66,25 +59,14 @@ impl Book {
         now: i64,
         out: &mut Vec<Transition>,
     ) {
-        let parents: Vec<Parent> = self
-            .cases
-            .values()
-            .filter(|case| case.is_open() && case.kind == Kind::GatewayErrors)
-            .filter(|case| matches!(case.scope, Scope::Group(_) | Scope::Server(_)))
-            .map(|case| {
-                let mut servers: BTreeSet<ServerId> =
-                    case.positions(fleet).into_iter().map(|ix| fleet.site(ix).server).collect();
-                if let Scope::Group(group) = &case.scope {
-                    servers.extend(fleet.members(group));
-                }
-                Parent { id: case.id.clone(), servers }
-            })
-            .collect();
-        let mut step = Step { fleet, settings, now, out };
+        let is_of_use =
+            !self.servers.is_empty() || signals.iter().any(|signals| !signals.failing.is_empty());
+        let parents = if is_of_use { family::parents(self.cases.values(), fleet) } else { vec![] };
+        let mut step = Step { fleet, settings, now, parents: &parents, out };
         for signal in signals {
             self.servers.take(&mut step, signal);
         }
-        self.servers.attach(&mut step, &parents);
+        self.servers.attach(&mut step);
         self.servers.move_on(&mut step);
         for (child, parent) in self.servers.adopted() {
             let case = self.cases.values_mut().find(|case| case.id == *parent);
@@ -173,46 +155,6 @@ impl ServerCases {
     fn held(&self, kind: Kind) -> BTreeSet<ServerId> {
         let open = self.cases.values().filter(|case| case.is_open() && case.kind == kind);
         open.flat_map(ServerCase::present).collect()
-    }
-
-    /// Makes incidents children of the gateway errors they explain, and frees them when those are
-    /// over and they are not.
-    fn attach(&mut self, step: &mut Step<'_>, parents: &[Parent]) {
-        for case in self.cases.values_mut().filter(|case| case.is_open()) {
-            let present: BTreeSet<ServerId> = case.present().collect();
-            match &case.parent {
-                Some(id) if parents.iter().any(|parent| parent.id == *id) => {
-                    case.orphaned_at = None;
-                }
-                Some(_) => {
-                    let since = *case.orphaned_at.get_or_insert(step.now);
-                    if step.now - since >= CHILD_MS && !present.is_empty() {
-                        case.parent = None;
-                        case.orphaned_at = None;
-                        case.say(step.now, "goes on after the incident it was part of".to_owned());
-                        let notify = case.tell(NotifyEvent::Opened, step.now + WAIT_MS);
-                        case.emit(TransitionEvent::Update, notify, step);
-                    }
-                }
-                None => {
-                    let covers = |parent: &&Parent| {
-                        let n = present.intersection(&parent.servers).count();
-                        n > 0 && n as f64 >= SHARE * present.len() as f64
-                    };
-                    if let Some(parent) = parents.iter().find(covers) {
-                        case.say(step.now, format!("part of {}", parent.id));
-                        // Who heard of it hears no more of it than of any child: that it is over.
-                        let told = case.told.as_ref().is_some_and(|told| step.now >= told.due);
-                        let ended = told.then(|| case.tell(NotifyEvent::Resolved, step.now));
-                        case.parent = Some(parent.id.clone());
-                        if !told {
-                            case.told = None;
-                        }
-                        case.emit(TransitionEvent::Update, ended.flatten(), step);
-                    }
-                }
-            }
-        }
     }
 
     /// Ends what is over, tells what is new, forgets what cannot come back.

@@ -325,6 +325,7 @@ fn collector_event(name: &str) -> Option<CollectorEvent> {
         "started" => CollectorEvent::Started,
         "stopping" => CollectorEvent::Stopping,
         "disk_full" => CollectorEvent::DiskFull,
+        "disk_free" => CollectorEvent::DiskFree,
         "uplink_lost" => CollectorEvent::UplinkLost,
         "uplink_back" => CollectorEvent::UplinkBack,
         _ => return None,

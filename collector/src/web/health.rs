@@ -36,7 +36,7 @@ pub struct HealthEvent {
     /// When.
     #[serde(with = "wire::rfc3339")]
     pub at: UnixMillis,
-    /// `started`, `stopping`, `disk_full`, `uplink_lost` or `uplink_back`.
+    /// `started`, `stopping`, `disk_full`, `disk_free`, `uplink_lost` or `uplink_back`.
     pub event: CollectorEvent,
 }
 

@@ -52,7 +52,13 @@ impl ServerCases {
         } else if let Some(no) = cooling {
             self.reopen(step, signals, no, scope, &shared.failing);
         } else {
-            self.open(step, signals, scope, &shared.failing);
+            // Servers that an incident holds are told: while they come back one by one, others than
+            // its own group may fit what is left.
+            let held = self.held(signals.kind);
+            let new: BTreeSet<ServerId> = shared.failing.difference(&held).copied().collect();
+            if new.len() >= step.settings.group.n_failing_min {
+                self.open(step, signals, scope, &new);
+            }
         }
     }
 
@@ -91,6 +97,7 @@ impl ServerCases {
             case.enter(step.fleet, *id, signals.failing[id], step.now);
         }
         case.say(step.now, "opened".to_owned());
+        case.find_parent(step);
         let notify = case.tell(NotifyEvent::Opened, step.now + wait(&case.scope));
         case.emit(TransitionEvent::Open, notify, step);
         self.cases.insert(self.next, case);
@@ -111,6 +118,7 @@ impl ServerCases {
                 case.enter(step.fleet, *id, signals.failing[id], step.now);
             }
             let due = step.now + wait(&case.scope);
+            case.find_parent(step);
             // Nobody is told again of what was told a moment ago, unless somebody took it.
             let notify = case.acked.then(|| case.tell(NotifyEvent::Opened, due)).flatten();
             case.emit(TransitionEvent::Reopen, notify, step);
@@ -147,6 +155,7 @@ impl ServerCases {
             for id in &shared.failing {
                 case.enter(step.fleet, *id, signals.failing[id], step.now);
             }
+            case.find_parent(step);
             let notify = case.tell_change(step.now, step.now + WAIT_GROUP_MS);
             case.emit(event, notify, step);
         });
