@@ -20,7 +20,7 @@ pub fn note(tx: &Transaction<'_>, at: UnixMillis, event: CollectorEvent) -> rusq
     Ok(())
 }
 
-/// What happened to it from `from` to `to`, oldest first.
+/// What happened to it from `from` to `to`, oldest first, at most 10,000 events.
 pub fn events(
     conn: &Connection,
     from: UnixMillis,

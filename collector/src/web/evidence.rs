@@ -155,11 +155,13 @@ async fn bundle(state: &AppState, id: &str) -> Result<Bundle, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use serde_json::{Value, json};
+    use wire::v1;
 
     use super::super::tests::{Site, keys};
     use crate::model::{ServerId, Transition, TransitionEvent};
-    use crate::store::incidents;
+    use crate::store::{Ledger, NewBatch, incidents};
     use wire::UnixMillis;
 
     #[tokio::test]
@@ -224,6 +226,96 @@ mod tests {
             site.ask("get", &format!("/api/v1/incidents/{id}/evidence.html"), Value::Null).await;
         assert_eq!(status, 200);
         assert!(page.as_str().unwrap().contains("rack=r7"), "{page}");
+    }
+
+    /// A batch whose samples have these instants of the server's clock and this steal, 1/10,000.
+    fn batch(
+        server: i64,
+        seq: u64,
+        arrived: UnixMillis,
+        samples: &[(UnixMillis, i64)],
+    ) -> NewBatch {
+        let series =
+            vec![v1::Series { metric: "system.cpu.steal".into(), attribute: String::new() }];
+        let tick = |(at, steal): &(UnixMillis, i64)| v1::Tick {
+            at_unix_ms: at.0,
+            series: vec![0],
+            value: vec![*steal],
+        };
+        let body = v1::BatchBody {
+            series,
+            ticks: samples.iter().map(tick).collect(),
+            ..v1::BatchBody::default()
+        };
+        NewBatch {
+            server: ServerId(server),
+            epoch: 1,
+            seq,
+            n_evicted: 0,
+            n_lines_evicted: 0,
+            n_bytes_evicted: 0,
+            at: arrived,
+            t_min: samples[0].0,
+            t_max: samples[0].0,
+            complete_until: samples[0].0,
+            urgent: true,
+            codec: 1,
+            body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
+            sites: Vec::new(),
+            losses: Vec::new(),
+            ledger: Ledger::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn steal_is_that_of_the_stored_batches_at_the_collectors_times() {
+        let site = Site::new();
+        for name in ["web-07", "web-08"] {
+            site.add_server(name).await;
+        }
+        // web-07 is two hours ahead.
+        let ahead =
+            r#"UPDATE server SET meta = '{"clock_offset_ms":7200000}' WHERE name = 'web-07'"#;
+        site.state.store.write(move |tx| tx.execute(ahead, []).map(drop)).await.unwrap();
+        let start = crate::clock::now().minus(std::time::Duration::from_secs(1800));
+        let start = UnixMillis(start.0.div_euclid(1000) * 1000);
+        let later = |s: i64| UnixMillis(start.0 + s * 1000);
+        let shown = |s: i64| UnixMillis(later(s).0 + 7_200_000);
+        for (seq, s, steal) in [(1, -700, 9_000), (2, -10, 100), (3, 10, 4_200), (4, 20, 3_800)] {
+            let batch = batch(1, seq, later(s + 3), &[(shown(s), steal)]);
+            site.state.store.append(batch).await.unwrap().await.unwrap().unwrap();
+        }
+        let mut incident = crate::samples::incident();
+        (incident.started_at, incident.resolved_at) = (start, Some(later(90)));
+        let id = incident.id.clone();
+        let spells = [1, 2].map(|n| (ServerId(n), later(n), Some(later(60)))).to_vec();
+        let transition = Transition {
+            event: TransitionEvent::Resolve,
+            at: later(90),
+            key: "pressure:group:rack=r7".into(),
+            rev: 3,
+            sites: Vec::new(),
+            servers: spells,
+            notify: None,
+            incident,
+        };
+        let write = move |tx: &crate::store::WriteTx<'_>| {
+            incidents::commit(tx, &[transition], &[], b"", 0).map(drop)
+        };
+        site.state.store.write(write).await.unwrap();
+        let bundle = site.get(&format!("/api/v1/incidents/{id}/evidence")).await;
+        let server = &bundle["servers"][0];
+        assert_eq!(
+            (&server["server"], &server["clock_offset_ms"]),
+            (&json!("web-07"), &json!(7_200_000))
+        );
+        let steal = &server["steal"];
+        assert_eq!((&steal["min"], &steal["max"]), (&json!(0.01), &json!(0.42)));
+        assert!((steal["mean"].as_f64().unwrap() - 0.27).abs() < 1e-9, "{steal}");
+        // Eleven minutes before the first sign is not shown.
+        let point = |s: i64, value: f64| json!({"at": later(s).to_string(), "value": value});
+        assert_eq!(steal["points"], json!([point(-10, 0.01), point(10, 0.42), point(20, 0.38)]));
+        assert_eq!(bundle["servers"][1]["steal"], Value::Null, "nothing is stored of it");
     }
 
     #[tokio::test]

@@ -4,10 +4,15 @@
 //! as fast as the reader takes them. An answer that breaks off was not whole: the connection is cut,
 //! and a packed one lacks its end. Anyone who may read incidents may read this; privacy is that of
 //! what is stored.
+//!
+//! Heartbeats are not stored: batches are the only signs of life in it. Their pace is therefore what a
+//! server is said to beat with, and what happened to the collector meanwhile stands between them, so
+//! that a replay takes neither a slow pace nor a gap of the collector's own for a silent fleet.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -26,7 +31,7 @@ use crate::ingest::convert;
 use crate::model::{Record, ServerId, SiteId};
 use crate::replay::write::{self, Writer};
 use crate::store::incidents::Known;
-use crate::store::{HotRow, SiteRow, Store, StoreError, incidents, read};
+use crate::store::{HotRow, SiteRow, Store, StoreError, collector, incidents, presence, read};
 use crate::{clock, errors};
 
 /// Batches and bytes read at once.
@@ -38,6 +43,11 @@ const PIECE_BYTES: usize = 128 << 10;
 const PIECES_MAX: usize = 4;
 /// How much later than `to` a batch must have arrived to say that none before it follows, ms.
 const ORDER_SLACK_MS: i64 = 60_000;
+
+/// Least step of time.
+const MOMENT: Duration = Duration::from_millis(1);
+/// Batches come at least each minute, under load too: four of these are more than one and its delay.
+const BEAT_MS_MIN: u64 = 30_000;
 
 /// `GET /api/v1/export?...`
 #[derive(Clone, Debug, Deserialize)]
@@ -188,15 +198,20 @@ struct Export {
     told: HashMap<(ServerId, u64), u64>,
     /// Servers whose clock is told.
     clocked: HashSet<ServerId>,
+    /// Lines that stand between batches, with their time, soonest first, and how far they are read.
+    between: VecDeque<(UnixMillis, Vec<u8>)>,
+    read_upto: UnixMillis,
 }
 
 impl Export {
     fn new(store: Store, from: UnixMillis, to: UnixMillis, out: Out) -> Self {
-        Self { store, from, to, out, told: HashMap::new(), clocked: HashSet::new() }
+        let (told, clocked, between) = (HashMap::new(), HashSet::new(), VecDeque::new());
+        Self { store, from, to, out, told, clocked, between, read_upto: from.minus(MOMENT) }
     }
 
     async fn run(mut self) -> Result<(), Broken> {
         let servers = self.fleet().await?;
+        self.add_goodbyes(&servers).await?;
         let from = self.from;
         let mut position = self.store.read(move |conn| read::position_near(conn, from)).await?;
         loop {
@@ -209,7 +224,10 @@ impl Export {
             position = last.id;
             let is_past = last.at.0 >= self.to.0.saturating_add(ORDER_SLACK_MS);
             let (from, to) = (self.from, self.to);
+            let newest = rows.iter().map(|row| row.at).max().unwrap_or(from);
+            self.read_own(newest).await?;
             for row in rows.iter().filter(|row| row.at >= from && row.at < to) {
+                self.send_between(row.at).await?;
                 // A server that was forgotten has no name any more.
                 let Some(server) = servers.get(&row.server) else { continue };
                 let lines = self.lines(row, server);
@@ -219,7 +237,61 @@ impl Export {
                 break;
             }
         }
+        let last = self.to.minus(MOMENT);
+        self.read_own(last).await?;
+        self.send_between(last).await?;
         self.out.end().await
+    }
+
+    /// Reads what happened to the collector itself, up to `until`.
+    async fn read_own(&mut self, until: UnixMillis) -> Result<(), Broken> {
+        let until = until.min(self.to.minus(MOMENT));
+        while self.read_upto < until {
+            let from = self.read_upto.plus(MOMENT);
+            let events = self.store.read(move |conn| collector::events(conn, from, until)).await?;
+            self.read_upto = match events.last() {
+                // There may be more than are read at once.
+                Some((last, _)) if *last < until => *last,
+                _ => until,
+            };
+            for (at, event) in events {
+                self.add_between(at, "", at, &Record::Collector { at, event });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the goodbyes of agents that were not heard since.
+    async fn add_goodbyes(
+        &mut self,
+        servers: &HashMap<ServerId, (String, i64)>,
+    ) -> Result<(), Broken> {
+        let standings = self.store.read(presence::standings).await?;
+        for standing in standings.iter().filter(|standing| standing.state == "goodbye") {
+            let (server, at) = (standing.server, standing.last_seen);
+            let Some((name, ahead_ms)) = servers.get(&server) else { continue };
+            if at >= self.from && at < self.to {
+                let clock = UnixMillis(at.0.saturating_add(*ahead_ms));
+                self.add_between(at, name, clock, &Record::Goodbye { server, at: clock });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_between(&mut self, at: UnixMillis, server: &str, clock: UnixMillis, record: &Record) {
+        let writer = Writer { server, arrived_at: at, clock, name_of: &|_| None };
+        let mut lines = Vec::new();
+        writer.record(&mut lines, record);
+        let place = self.between.partition_point(|(other, _)| *other <= at);
+        self.between.insert(place, (at, lines));
+    }
+
+    /// Sends what happened until `at`.
+    async fn send_between(&mut self, at: UnixMillis) -> Result<(), Broken> {
+        while let Some((_, lines)) = self.between.pop_front_if(|(due, _)| *due <= at) {
+            self.out.send(&lines).await?;
+        }
+        Ok(())
     }
 
     /// Header, servers and sites; returns the name of each server and how far its clock is ahead, ms.
@@ -234,7 +306,7 @@ impl Export {
                 labels.extend(known.labels.keys().cloned());
                 let meta = &known.meta;
                 let (n_cpu, heartbeat) = (meta.n_cpu.unwrap_or(0), meta.heartbeat_ms);
-                let heartbeat = heartbeat.unwrap_or(5000);
+                let heartbeat = heartbeat.unwrap_or(0).max(BEAT_MS_MIN);
                 write::server(&mut lines, &known.name, &known.labels, n_cpu, heartbeat);
                 let ahead_ms = meta.clock_offset_ms.unwrap_or(0);
                 servers.insert(known.server, (known.name, ahead_ms));
@@ -351,7 +423,111 @@ pub(crate) async fn whole(
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+    use wire::v1;
+
     use super::*;
+    use crate::model::CollectorEvent;
+    use crate::store::{Ledger, NewBatch, SiteSeen};
+
+    const NOON: i64 = 1_795_176_000_000;
+
+    fn at(second: i64) -> UnixMillis {
+        UnixMillis(NOON + second * 1000)
+    }
+
+    /// One good answer of one site.
+    fn batch(n: i64, seq: u64, second: i64) -> NewBatch {
+        let name = "a.example".to_owned();
+        let count = v1::SiteSecond {
+            site: 0,
+            second: at(second - 1).second(),
+            status: vec![200],
+            count: vec![1],
+        };
+        let body = v1::BatchBody {
+            sites: vec![v1::Site { name: name.clone(), ..v1::Site::default() }],
+            seconds: vec![count],
+            ..v1::BatchBody::default()
+        };
+        NewBatch {
+            server: ServerId(n),
+            epoch: 1,
+            seq,
+            n_evicted: 0,
+            n_lines_evicted: 0,
+            n_bytes_evicted: 0,
+            at: at(second),
+            t_min: at(second - 1),
+            t_max: at(second - 1),
+            complete_until: at(second),
+            urgent: true,
+            codec: 1,
+            body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
+            sites: vec![SiteSeen { name, pool: None, upstream: None }],
+            losses: Vec::new(),
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// Titles of what a replay of these lines tells.
+    fn replay(lines: &str) -> Vec<String> {
+        let (mut out, mut talk) = (Vec::new(), Vec::new());
+        let options =
+            crate::replay::Options { only_final: true, ..crate::replay::Options::default() };
+        let detect = crate::config::DetectConfig::default();
+        let mut replay = crate::replay::Replay::new(&detect, options, &mut out, &mut talk);
+        let lines = std::io::Cursor::new(lines.to_owned().into_bytes());
+        let lines = crate::replay::input::unpacked(Box::new(lines));
+        replay.read("export", lines.unwrap()).unwrap();
+        assert_eq!(replay.end().unwrap().skipped, crate::replay::report::Skipped::default());
+        let told = String::from_utf8(out).unwrap();
+        let told = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        told.map(|line| line.unwrap()["incident"]["title"].to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn an_export_with_a_restart_of_the_collector_replays_without_a_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 5).await;
+        // The collector is away from 301 to 900; agents come back within the minute. Load slows
+        // their batches down to one a minute, and the fifth leaves for good.
+        let mut seqs = [0; 5];
+        for second in 0..1400 {
+            for n in 1..=5 {
+                let pace = if second < 1100 { 10 } else { 60 };
+                let gone = (301..910 + 8 * n).contains(&second) || (n == 5 && second > 1000);
+                if (second + n) % pace == 0 && !gone {
+                    let seq = &mut seqs[n as usize - 1];
+                    *seq += 1;
+                    store.append(batch(n, *seq, second)).await.unwrap().await.unwrap().unwrap();
+                }
+            }
+        }
+        let note = |tx: &crate::store::WriteTx<'_>| {
+            let left = "UPDATE server SET state = 'goodbye', last_seen = ?1 WHERE server_id = 5";
+            tx.execute(left, [at(1000).0])?;
+            collector::note(tx, at(301), CollectorEvent::Stopping)?;
+            collector::note(tx, at(900), CollectorEvent::Started)
+        };
+        store.write(note).await.unwrap();
+        let stream = whole(store.clone(), at(0), at(1390), false).await;
+        let stream = String::from_utf8(stream).unwrap();
+        let n_requests = stream.matches(r#""type":"requests""#).count() as u64;
+        assert_eq!(n_requests, seqs.iter().sum::<u64>());
+        assert_eq!(replay(&stream), [""; 0]);
+        // Each of the two keeps a silence away.
+        for (kind, silence) in [("collector", "send nothing"), ("goodbye", "silent")] {
+            let kind = format!(r#"{{"type":"{kind}""#);
+            let without: Vec<&str> = stream.lines().filter(|l| !l.starts_with(&kind)).collect();
+            let told = replay(&(without.join("\n") + "\n"));
+            let told_one =
+                told.iter().any(|title| title.contains(silence) || title.contains("sent nothing"));
+            assert!(told_one, "{kind}: {told:?}");
+        }
+        store.close().await.unwrap();
+    }
 
     #[test]
     fn gzip_is_sent_to_those_who_take_it() {
