@@ -510,6 +510,18 @@ fn a_server_whose_clock_runs_ahead_hides_no_failed_services() {
 }
 
 #[test]
+fn one_server_that_never_came_back_does_not_hide_a_later_silence_of_its_region() {
+    let mut fleet = Fleet::usual().talk(1..=14, 0, 100).talk([7], 0, 100);
+    fleet = fleet.talk((1..=14).filter(|n| *n != 7), 200, 3_800);
+    fleet = fleet.talk(8..=14, 3_800, 4_000);
+    let witness = fleet.play(150);
+    assert!(!witness.last().is_empty(), "the region was silent");
+    let story = fleet.play(4_000);
+    let open: Vec<_> = story.last().into_iter().filter(|i| i.state == "open").collect();
+    assert!(open.iter().any(|i| i.affected.n_servers == 6), "{:?}", story.told());
+}
+
+#[test]
 fn a_server_that_is_gone_is_squeezed_no_more() {
     let mut fleet = Fleet::usual().talk(1..=14, 0, 900);
     for n in 1..=14 {

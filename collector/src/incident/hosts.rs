@@ -142,7 +142,7 @@ impl ServerCases {
         let held = self.held(signals.kind);
         for (id, since) in signals.failing.iter().filter(|(id, _)| !held.contains(id)) {
             let groups = self.cases.values_mut().filter(|case| {
-                case.is_open() && case.kind == signals.kind && case.holds(step.fleet, *id)
+                case.is_live(step.now) && case.kind == signals.kind && case.holds(step.fleet, *id)
             });
             // The smallest group that holds it is the most specific one.
             if let Some(case) = groups.min_by_key(|case| case.members.len()) {

@@ -126,6 +126,14 @@ impl ServerCase {
         self.resolved_at.is_none()
     }
 
+    /// Whether what shows the same inside it is part of it: it is young, or half of all that ever
+    /// showed it still do. One server that never came back does not hold its region for ever.
+    #[must_use]
+    pub fn is_live(&self, now: i64) -> bool {
+        let is_young = now - self.scope_since < YOUNG_MS;
+        self.is_open() && (is_young || 2 * self.present().count() >= self.members.len())
+    }
+
     /// Servers that are hit now.
     pub fn present(&self) -> impl Iterator<Item = ServerId> {
         self.members.iter().filter(|(_, m)| m.until.is_none()).map(|(id, _)| *id)

@@ -25,7 +25,7 @@ impl ServerCases {
         let scope = Scope::Group(shared.group.clone());
         let of_kind = || self.cases.iter().filter(|(_, case)| case.kind == signals.kind);
         let inside_open =
-            of_kind().any(|(_, case)| case.is_open() && is_inside(step.fleet, &case.scope, &scope));
+            of_kind().any(|(_, c)| c.is_live(step.now) && is_inside(step.fleet, &c.scope, &scope));
         if inside_open {
             return;
         }
