@@ -8,6 +8,7 @@
 pub mod input;
 mod line;
 mod names;
+mod quick;
 mod scalar;
 pub mod render;
 pub mod report;

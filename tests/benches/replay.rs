@@ -51,6 +51,15 @@ pub(crate) fn c7(bench: &Bench) -> Result<Vec<Row>, String> {
     let share = self::fed(&speed, &["5000", "40", "60", "5"], "core_share")? * 100.0;
     let what = "detector of 5,000 servers x 40 sites, a request each 5 s: % of a core";
     rows.push(row(what, share, "%", Target::AtMost(5.0)));
+    let bytes = self::fed(&speed, &["5000", "40", "120", "5"], "bytes_per_site")?;
+    let what = "memory for each of those 200,000 sites";
+    rows.push(row(what, bytes, "B", Target::AtMost(2048.0)));
+    for (n_servers, n_failing) in [("2000", "500"), ("10000", "500")] {
+        let words = [n_servers, "40", "60", "1", n_failing];
+        let share = self::fed(&speed, &words, "core_share_failing")? * 100.0;
+        let what = format!("{n_failing} of {n_servers} servers x 40 sites fail: % of a core");
+        rows.push(row(&what, share, "%", Target::AtMost(100.0)));
+    }
     Ok(rows)
 }
 

@@ -46,6 +46,15 @@ pub(super) fn persists(fleet: &Fleet, sites: &[u32], corroborated: bool) -> bool
     let spans = |s: i64| {
         last - first > s || (last - first >= s && last_arrival - first_arrival >= s * 1000)
     };
+    // The cheap tests come first: each tick asks this of every failing site of an outage.
+    spans(1)
+        && (corroborated
+            || (spans(4) && has_failing_seconds(fleet, sites, first, 4))
+            || are_hard(fleet, sites, first, last))
+}
+
+/// Whether nearly everything fails, in the last ten seconds.
+fn are_hard(fleet: &Fleet, sites: &[u32], first: i64, last: i64) -> bool {
     let (mut failed, mut answered) = (0.0, 0.0);
     for site in sites.iter().map(|ix| fleet.site(*ix)) {
         let began = site.episode.as_ref().map_or(first, |e| e.first_at.div_euclid(1000));
@@ -56,14 +65,18 @@ pub(super) fn persists(fleet: &Fleet, sites: &[u32], corroborated: bool) -> bool
             answered += if bucket.second > began { f64::from(bucket.ok) } else { 0.0 };
         }
     }
-    if corroborated || failed >= HARD * (failed + answered) {
-        return spans(1);
-    }
-    spans(4) && n_failing_seconds(fleet, sites, first) >= 4
+    failed >= HARD * (failed + answered)
 }
 
-fn n_failing_seconds(fleet: &Fleet, sites: &[u32], first: i64) -> usize {
-    let buckets = sites.iter().flat_map(|ix| fleet.site(*ix).buckets());
-    let failing = buckets.filter(|bucket| bucket.second >= first && bucket.failed() > 0);
-    failing.map(|bucket| bucket.second).collect::<BTreeSet<_>>().len()
+/// Whether there are failures in at least `n` different seconds since `first`.
+fn has_failing_seconds(fleet: &Fleet, sites: &[u32], first: i64, n: usize) -> bool {
+    let mut seconds = BTreeSet::new();
+    for site in sites.iter().map(|ix| fleet.site(*ix)) {
+        for bucket in site.buckets().rev().take_while(|bucket| bucket.second >= first) {
+            if bucket.failed() > 0 && seconds.insert(bucket.second) && seconds.len() >= n {
+                return true;
+            }
+        }
+    }
+    false
 }

@@ -205,15 +205,7 @@ impl Site {
         }
         let idle = !failed && self.score == 0.0 && self.case.is_none() && self.dirty.is_none();
         self.unhealed = self.unhealed.min(second);
-        let bucket = self.bucket(second);
-        bucket.n = bucket.n.saturating_add(counts.n);
-        bucket.n_502 = bucket.n_502.saturating_add(counts.n_502);
-        bucket.n_503 = bucket.n_503.saturating_add(counts.n_503);
-        bucket.n_504 = bucket.n_504.saturating_add(counts.n_504);
-        bucket.n_crawler = bucket.n_crawler.saturating_add(counts.n_crawler);
-        let answered = u64::from(counts.n).saturating_sub(totals.failed());
-        let ok = answered.saturating_sub(counts.n_499.into());
-        bucket.ok = bucket.ok.saturating_add(ok as u32);
+        self.bucket(second).fold(counts);
         if idle {
             let newest = self.buckets.back().map_or(second, |bucket| bucket.second);
             while self.buckets.front().is_some_and(|b| b.second < newest - BUCKETS_S) {
@@ -256,7 +248,7 @@ impl Site {
             burn.fold_client(second, exemplar.client);
             burn.fold_line(at, exemplar.message.as_deref().unwrap_or_default());
         }
-        let bucket = self.bucket(second);
+        let bucket = self.bucket(second).trouble_mut();
         bucket.first_at = Some(bucket.first_at.map_or(at, |first| first.min(at)));
         if let Some(weight) = weight {
             bucket.weight += weight;
@@ -301,11 +293,11 @@ impl Site {
         let ix = match after {
             Some(ix) if self.buckets[ix].second == second => ix,
             Some(ix) => {
-                self.buckets.insert(ix + 1, Bucket { second, ..Bucket::default() });
+                self.buckets.insert(ix + 1, Bucket::new(second));
                 ix + 1
             }
             None => {
-                self.buckets.push_front(Bucket { second, ..Bucket::default() });
+                self.buckets.push_front(Bucket::new(second));
                 0
             }
         };
@@ -321,8 +313,9 @@ impl Site {
             let (second, failed) = (bucket.second, bucket.failed() > 0);
             let weight = bucket.weight() * weigh(second);
             let all_ok = bucket.weighed_ok(self.rates.p_bad);
-            let (gained, ok) = (weight - bucket.weight_seen, all_ok - bucket.ok_seen);
-            if gained == 0.0 && ok == 0.0 && bucket.failed_seen == failed {
+            let seen = bucket.trouble();
+            let (gained, ok) = (weight - seen.weight_seen, all_ok - seen.ok_seen);
+            if gained == 0.0 && ok == 0.0 && seen.failed_seen == failed {
                 continue;
             }
             if gained > 0.0 && self.episode.is_none() {
@@ -332,7 +325,7 @@ impl Site {
             let elapsed = Duration::from_secs(if self.score == 0.0 { 0 } else { elapsed });
             self.score = step(self.score, &self.rates, gained, ok, elapsed);
             self.score_second = self.score_second.max(second);
-            let bucket = &mut self.buckets[ix];
+            let bucket = self.buckets[ix].trouble_mut();
             bucket.weight_seen = weight;
             bucket.ok_seen = all_ok;
             bucket.failed_seen = failed;
@@ -359,7 +352,7 @@ impl Site {
         self.past.take_back(totals.n, totals.failed());
         self.rates = self.past.rates(settings);
         let bucket = &self.buckets[ix];
-        let at = bucket.first_at.unwrap_or(bucket.second * 1000);
+        let at = bucket.trouble().first_at.unwrap_or(bucket.second * 1000);
         self.episode = Some(Episode {
             first_at: at,
             last_at: bucket.second * 1000,
@@ -375,7 +368,7 @@ impl Site {
     fn extend_back(&mut self, ix: usize) {
         let Some(episode) = &mut self.episode else { return };
         let bucket = &self.buckets[ix];
-        let at = bucket.first_at.unwrap_or(bucket.second * 1000);
+        let at = bucket.trouble().first_at.unwrap_or(bucket.second * 1000);
         if at >= episode.first_at {
             return;
         }
@@ -420,7 +413,7 @@ impl Site {
     /// What is remembered since `from` (corrected seconds) stays with the incident that counted it.
     pub(crate) fn book(&mut self, from: i64) {
         for bucket in self.buckets.iter_mut().filter(|bucket| bucket.second >= from) {
-            bucket.booked = Totals::from(&*bucket);
+            bucket.book();
         }
     }
 
@@ -458,9 +451,8 @@ impl Site {
         let from = self.unhealed.max(start);
         let first = self.buckets.partition_point(|bucket| bucket.second < from);
         for bucket in self.buckets.iter_mut().skip(first).take_while(|b| b.second < closed) {
-            let (ok, failed) = (bucket.ok, bucket.failed());
-            take(bucket.second, ok - bucket.ok_healed, failed - bucket.failed_healed);
-            (bucket.ok_healed, bucket.failed_healed) = (ok, failed);
+            let (ok, failed) = bucket.heal();
+            take(bucket.second, ok, failed);
         }
         self.unhealed = closed;
     }
@@ -497,7 +489,7 @@ impl Site {
         let start =
             self.episode.as_ref().map_or(i64::MAX, |episode| episode.first_at.div_euclid(1000));
         for bucket in self.buckets.iter().filter(|b| b.second >= from && b.second < start) {
-            totals.add(Totals::from(bucket).minus(bucket.booked));
+            totals.add(Totals::from(bucket).minus(bucket.trouble().booked));
         }
         totals
     }

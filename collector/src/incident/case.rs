@@ -267,7 +267,11 @@ impl Case {
     }
 
     fn servers(&self, fleet: &Fleet) -> BTreeSet<ServerId> {
-        self.positions(fleet).into_iter().map(|ix| fleet.site(ix).server).collect()
+        let sites = self.positions(fleet).into_iter();
+        let mut servers: Vec<ServerId> = sites.map(|ix| fleet.site(ix).server).collect();
+        // Sites of one server most often follow each other: a set of few is cheaper than one of many.
+        servers.dedup();
+        servers.into_iter().collect()
     }
 
     /// Feeds the recovery with seconds that have closed since the last time; false when none has.

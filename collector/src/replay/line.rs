@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use wire::catalog;
 
+use super::quick;
 use super::scalar::{Hash, Text, Whole};
 
 /// Latest instant that makes sense, ms: the end of the year 9999.
-const AT_MAX: i64 = 253_402_300_799_999;
+pub(super) const AT_MAX: i64 = 253_402_300_799_999;
 /// Labels of one server that are kept.
 pub(crate) const LABELS_MAX: usize = 64;
 /// Unknown fields of one line that are named.
@@ -251,6 +252,11 @@ pub(crate) enum Problem {
 
 /// Decodes one line.
 pub(crate) fn decode(text: &[u8]) -> Result<Line<'_>, Problem> {
+    quick::requests(text).map_or_else(|| decode_any(text), Ok)
+}
+
+/// Decodes one line of any type, however it is written.
+pub(super) fn decode_any(text: &[u8]) -> Result<Line<'_>, Problem> {
     let mut line = Line::default();
     match read(text, None, &mut line) {
         Ok(Typed::Known) => Ok(line),
