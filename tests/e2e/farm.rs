@@ -41,6 +41,15 @@ impl Farm {
         Self::build(Vhost::many("www", 12), &[Pool::new("www")], true, fleet)
     }
 
+    /// nginx with so many sites on the pools www and shop; a pool without a site does not exist.
+    pub(crate) fn nginx_with(n_www: usize, n_shop: usize, fleet: FleetBuilder) -> Self {
+        let vhosts = [Vhost::many("www", n_www), Vhost::many("shop", n_shop)].concat();
+        let has_sites = |pool: &&str| vhosts.iter().any(|vhost| vhost.pool == *pool);
+        let pools: Vec<Pool> =
+            ["www", "shop"].into_iter().filter(has_sites).map(Pool::new).collect();
+        Self::build(vhosts, &pools, true, fleet)
+    }
+
     /// Apache with 7 sites on pool www and 5 on pool shop, through mod_proxy_fcgi.
     pub(crate) fn apache() -> Self {
         let vhosts = [Vhost::many("www", 7), Vhost::many("shop", 5)].concat();
