@@ -26,6 +26,7 @@ mod pipeline;
 mod pools;
 mod proxies;
 mod quickstart;
+mod quiet_sites;
 mod replay;
 mod resources;
 mod restarts;

@@ -462,7 +462,7 @@ impl Judge {
             at: pending.at,
             status: pending.status,
             signal: line.as_ref().and_then(|line| line.signal).or(pending.signal),
-            client_hash: self.privacy.client_hash(&pending.client, now),
+            client_hash: self.privacy.client_hash(&pending.asker(), now),
             path_hash: if path.is_empty() { 0 } else { self.privacy.hash(path, now) },
             client: self.privacy.client(&pending.client, now),
             method: method(&pending.method).to_owned(),

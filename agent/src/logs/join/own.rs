@@ -1,19 +1,25 @@
 //! The agent's own requests, which its questions to servers of this machine leave in their logs.
 //!
 //! A question for a status page is nobody's visit and is not counted: a site that nobody visits any
-//! more would never be seen to be idle. `HEAD` of a site is one the operator asked for; it counts, as
-//! one client's, but must not keep the agent in haste for ever.
+//! more would never be seen to be idle. `HEAD` of a site is one the operator asked for; it counts, but
+//! must not keep the agent in haste for ever. Each such failure is a client's of its own: a client that
+//! fails again and again may itself be broken, and counts less and less for it, but this one asks at its
+//! own pace, and nobody else may ever ask a quiet site.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use memchr::memmem::Finder;
 
-use super::Judge;
+use super::{Judge, Pending};
 use crate::discover::Discovery;
 use crate::discover::backends::StatusKind;
 use crate::logs::AccessRecord;
 use crate::logs::scan::Plain;
 use crate::own_requests::user_agent;
+
+/// Shortest time between two of its questions for one site, as `[probes] loopback_interval` allows.
+const HEAD_EVERY_S: i64 = 10;
 
 /// How own requests are told from others.
 pub(super) struct Own {
@@ -53,6 +59,18 @@ impl Own {
 /// Without its query and parameters.
 fn cut_query(path: &str) -> &str {
     path.split(['?', ';']).next().unwrap_or_default()
+}
+
+impl Pending {
+    /// The client that it counts as.
+    pub(super) fn asker(&self) -> Cow<'_, str> {
+        if self.is_own {
+            let nth = self.at.second().div_euclid(HEAD_EVERY_S);
+            Cow::Owned(format!("{} {nth}", user_agent()))
+        } else {
+            Cow::Borrowed(&self.client)
+        }
+    }
 }
 
 impl Judge {

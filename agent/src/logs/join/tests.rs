@@ -177,6 +177,25 @@ fn a_502_carries_the_error_line_of_its_own_request() {
 }
 
 #[test]
+fn each_failure_of_the_agents_own_question_is_a_clients_of_its_own() {
+    let mut s = Scene::new();
+    let hashes = |s: &mut Scene, agent: &str| -> std::collections::BTreeSet<u64> {
+        for second in [0, 10, 20, 30] {
+            s.line(ACCESS, &format!(
+                r#"a.example 127.0.0.1 - - [20/Nov/2026:12:00:{second:02} +0000] "HEAD / HTTP/1.1" 502 0 "-" "{agent}" ua="-" us="-""#
+            ));
+        }
+        s.settle().iter().map(|r| r.exemplar.as_ref().unwrap().client_hash).collect()
+    };
+    assert_eq!(hashes(&mut s, crate::own_requests::user_agent()).len(), 4);
+    let others = hashes(&mut s, "gatewatch-probe/0000000000000000");
+    assert_eq!(others.len(), 1, "whoever else asks is one client");
+    let mut s =
+        Scene::with(PrivacyConfig { client_ip: ClientIp::Drop, query_string: QueryString::Drop });
+    assert_eq!(hashes(&mut s, crate::own_requests::user_agent()), [0].into(), "dropped");
+}
+
+#[test]
 fn a_502_of_the_application_has_an_empty_message_and_an_unread_log_none() {
     let mut s = Scene::new();
     s.error("a.example", "198.51.100.7", 5, "/x", REFUSED);

@@ -1,8 +1,9 @@
 //! `HEAD /` of chosen sites at their own server, as `curl -I -H 'Host: shop.example'
 //! http://127.0.0.1` does it. Off unless `[probes] loopback_head` names sites.
 //!
-//! The access log shows these requests as one client's, 127.0.0.1 with the agent `gatewatch-probe`;
-//! they count there, but a gateway error that only they saw hurries nobody.
+//! The access log shows these requests as one client's, 127.0.0.1 with the agent `gatewatch-probe`.
+//! They count, and each of their failures as another client's: a site that nobody else visits is an
+//! incident after a few of them. But a gateway error that only they saw hurries nobody.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
