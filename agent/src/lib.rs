@@ -233,6 +233,7 @@ struct Stages {
     stop: CancellationToken,
     drain: CancellationToken,
     gather: JoinHandle<thread::Result<()>>,
+    changes: JoinHandle<()>,
     uplink: JoinHandle<()>,
     status: JoinHandle<()>,
 }
@@ -280,7 +281,7 @@ impl Stages {
             spool_bytes: Arc::clone(&spool_bytes),
         };
         probes::spawn(probes, outlet.clone(), stop.clone());
-        start_watchers(&config, config_tx.subscribe(), discovery, outlet, &stop);
+        let changes = start_watchers(&config, config_tx.subscribe(), discovery, outlet, &stop);
         let right = Right { spool: &spool, spooled, gather: gather_rx, latest, labels, interval };
         let (uplink, status) = right.start(&config, identity, &stop, &drain);
         Ok(Self {
@@ -293,6 +294,7 @@ impl Stages {
             stop,
             drain,
             gather,
+            changes,
             uplink,
             status,
         })
@@ -304,7 +306,8 @@ impl Stages {
         let drained = timeout(self.config.shutdown_grace.0, async {
             let is_spooled = self.gather.await.is_ok_and(|joined| joined.is_ok());
             self.drain.cancel();
-            (is_spooled, self.uplink.await.is_ok(), self.status.await.is_ok())
+            let is_sent = (self.uplink.await.is_ok(), self.status.await.is_ok());
+            (is_spooled, is_sent, self.changes.await.is_ok())
         });
         match drained.await {
             Ok((true, ..)) => {}
@@ -322,19 +325,20 @@ impl Stages {
     }
 }
 
-/// Starts what watches the machine beside its probes and logs: the kernel, and what is changed.
+/// Starts what watches the machine beside its probes and logs: the kernel, and what is changed. The
+/// latter writes when it ends what it has told.
 fn start_watchers(
     config: &Config,
     reloaded: watch::Receiver<Arc<Config>>,
     discovery: watch::Receiver<Arc<Discovery>>,
     outlet: Outlet,
     stop: &CancellationToken,
-) {
+) -> JoinHandle<()> {
     let (root, state_dir) = (config.logs.root.clone(), config.state_dir.clone());
     let kernel =
         KernelInputs { root: root.clone(), config: reloaded, discovery: discovery.clone() };
     kernel::spawn(kernel, outlet.clone(), stop.clone());
-    changes::spawn(ChangeInputs { root, state_dir, discovery }, outlet, stop.clone());
+    changes::spawn(ChangeInputs { root, state_dir, discovery }, outlet, stop.clone())
 }
 
 /// What the stages right of the spool take from those left of it.

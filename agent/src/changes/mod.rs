@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
@@ -54,6 +55,8 @@ use crate::window::{Change, Observation};
 const SYSTEM_LOOK: Duration = Duration::from_secs(2);
 /// Time between two looks at some document roots.
 const DOCROOTS_LOOK: Duration = Duration::from_secs(6);
+/// How long the end of the agent waits for a look that is under way.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Changes of one look told one by one; the others are told as one sum.
 const CHANGES_MAX: usize = 200;
@@ -90,10 +93,7 @@ pub fn spawn(inputs: ChangeInputs, outlet: Outlet, stop: CancellationToken) -> J
     let system = run(system, SYSTEM_LOOK, discovery.clone(), outlet.clone(), stop.clone());
     let docroots = run(docroots, DOCROOTS_LOOK, discovery, outlet, stop);
     tokio::spawn(async move {
-        let docroots = tokio::spawn(docroots);
-        system.await;
-        // Aborting does not end a look that hangs; nobody waits for it.
-        docroots.abort();
+        tokio::join!(system, docroots);
     })
 }
 
@@ -108,15 +108,23 @@ async fn run(
     loop {
         let known = discovery.borrow_and_update().clone();
         // On the blocking pool: the first look reads every file, and a disk may hang.
-        let looked = tokio::task::spawn_blocking(move || {
+        let mut looked = tokio::task::spawn_blocking(move || {
             let observations = watch.look(&known);
             (watch, observations)
         });
         let (back, observations) = tokio::select! {
             biased;
-            // What the look finds now is found by the first one of the next start.
-            () = stop.cancelled() => return,
-            looked = looked => match looked {
+            () = stop.cancelled() => {
+                // What was told before is kept, lest the next start tell it again; what this look finds
+                // is found by the first one of that start. One that hangs is not waited for.
+                if let Ok(Ok((mut watch, observations))) = timeout(LAST_LOOK, looked).await
+                    && observations.is_empty()
+                {
+                    watch.stop();
+                }
+                return;
+            }
+            looked = &mut looked => match looked {
                 Ok(looked) => looked,
                 Err(_) => return,
             },
@@ -185,7 +193,42 @@ fn cut(changes: Vec<Change>, now: UnixMillis) -> Vec<Change> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
     use super::*;
+
+    /// The agent is stopped while it looks.
+    struct Interrupted {
+        stop: CancellationToken,
+        finds: Vec<Observation>,
+        is_kept: Arc<AtomicBool>,
+    }
+
+    impl Look for Interrupted {
+        fn look(&mut self, _: &Arc<Discovery>) -> Vec<Observation> {
+            self.stop.cancel();
+            std::mem::take(&mut self.finds)
+        }
+
+        fn stop(&mut self) {
+            self.is_kept.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_in_the_middle_of_a_look_keeps_what_was_told_before_and_nothing_untold() {
+        let found = Observation::Change(Change::new("plugin", "x".to_owned(), UnixMillis(1)));
+        for (finds, want) in [(Vec::new(), true), (vec![found], false)] {
+            let (stop, is_kept) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+            let watch = Interrupted { stop: stop.clone(), finds, is_kept: Arc::clone(&is_kept) };
+            let (_discovery_tx, discovery) = watch::channel(Arc::new(Discovery::default()));
+            let (observations_tx, mut observations) = tokio::sync::mpsc::channel(9);
+            let outlet = Outlet::new(observations_tx, Arc::new(AtomicU64::new(0)));
+            run(watch, SYSTEM_LOOK, discovery, outlet, stop).await;
+            assert_eq!(is_kept.load(Ordering::Relaxed), want);
+            assert!(observations.try_recv().is_err(), "the next start tells it");
+        }
+    }
 
     #[test]
     fn a_flood_is_summed_up_and_what_answers_requests_comes_first() {
