@@ -32,6 +32,14 @@ pub struct Rule {
     pub times: f64,
 }
 
+impl Rule {
+    /// The share of requests that must fail, of a site that owes its visitors `slo`.
+    #[must_use]
+    pub fn limit(&self, slo: f64) -> f64 {
+        self.times * (1.0 - slo)
+    }
+}
+
 /// Multiwindow, multi-burn-rate alerts (The Site Reliability Workbook, chapter 5): 2 % of the budget
 /// of 30 days in an hour, 5 % in six hours.
 pub const RULES: [Rule; 2] = [
@@ -201,7 +209,7 @@ impl Burn {
             let long = self.window(second, rule.long_s, rate);
             let n_failed = long.totals.failed();
             let enough = n_failed >= FAILED_MIN && long.clients.count_ones() >= CLIENTS_MIN;
-            let limit = rule.times * (1.0 - slo);
+            let limit = rule.limit(slo);
             let over = |window: &Window| window.totals.failed() as f64 > limit * window.n;
             let burns = enough && over(&long) && over(&self.window(second, rule.short_s, rate));
             burns.then(|| Burning {

@@ -144,6 +144,15 @@ impl Past {
         (baseline.days > 0.0).then_some(baseline)
     }
 
+    /// Share of requests that failed on the days before that of `second`, as carefully as
+    /// [`Rates::of`] takes it of a short past; 0 unknown.
+    #[must_use]
+    pub fn failed_before(&self, second: i64) -> f64 {
+        self.before(second).map_or(0.0, |known| {
+            Rates::of(known.n_requests, known.n_gateway_errors, 0.0, 0.0).p_normal
+        })
+    }
+
     /// Requests a second that are normal at this hour of the day; 0 unknown.
     #[must_use]
     pub fn norm(&self, second: i64) -> f64 {

@@ -26,6 +26,10 @@ const PRIOR: f64 = -4.0;
 /// What a server must beat the sum of its pools by, nats; more when they fail in different ways.
 const MARGIN: f64 = 3.0;
 const MARGIN_UNLIKE: f64 = 12.0;
+/// Clients, or sites, that failures of a pool or a server must reach: what two people met may be
+/// theirs.
+const WITNESSES_MIN: usize = 3;
+
 /// What serves sites.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Pool {
@@ -232,7 +236,11 @@ fn shared_pool(
         .map(|id| (of(id).map(|c| c.factor).sum::<f64>() + PRIOR).max(0.0))
         .sum();
     let needed = ground.settings.pool_nats;
+    let corroborated = failing_servers.iter().any(|server| {
+        fleet.servers[server].corroboration(Some(address), first_failure(fleet, &failing)) > 0.0
+    });
     let rejected = match () {
+        () if !corroborated && !has_witnesses(fleet, &failing) => Some(FEW.to_owned()),
         () if score < needed => Some(format!("{score:.1} nats, {needed:.0} needed")),
         () if score <= apart => {
             Some(format!("the servers by themselves explain more: {apart:.1} nats"))
@@ -251,9 +259,6 @@ fn shared_pool(
     if rejected.is_some() {
         return None;
     }
-    let corroborated = failing_servers.iter().any(|server| {
-        fleet.servers[server].corroboration(Some(address), first_failure(fleet, &failing)) > 0.0
-    });
     Some(SharedPool { address: address.to_owned(), score, failing, corroborated })
 }
 
@@ -312,7 +317,7 @@ fn in_server(
             in_pool.extend(pool.failing.iter().copied());
             note(add(scope, score, pool.failing, pool.corroborated), score, settings.pool_nats);
         } else {
-            let why = Some("too many of its sites answer, or too few fail");
+            let why = Some("too many of its sites answer, or too few fail for too few clients");
             note((scope, pool.failing.len(), why), score, settings.pool_nats);
         }
     }
@@ -433,8 +438,9 @@ fn pools(fleet: &Fleet, all: &[&Child<'_>], settings: &Settings) -> Vec<WeighedP
         let server = fleet.servers.get(&site.server)?;
         let extra = server.corroboration(Some(pool.name()), first_failure(fleet, &failing));
         let score = inside.iter().map(|c| c.factor).sum::<f64>() + PRIOR + extra;
-        let accepted = score >= settings.pool_nats;
         let (pool, corroborated) = (pool.clone(), extra > 0.0);
+        let accepted =
+            score >= settings.pool_nats && (corroborated || has_witnesses(fleet, &failing));
         Some(WeighedPool { pool, score, failing, corroborated, accepted })
     };
     by_pool.into_iter().filter_map(weigh).collect()
@@ -488,6 +494,7 @@ fn server_wins(
         () if n_failed < 4.0 - 1e-9 && extra <= 0.0 => {
             "4 failures of different clients needed".clone_into(&mut why);
         }
+        () if extra <= 0.0 && !has_witnesses(fleet, &failing) => FEW.clone_into(&mut why),
         () if score < settings.server_nats => {
             why = format!("{score:.1} nats, {:.0} needed", settings.server_nats);
         }
@@ -497,6 +504,25 @@ fn server_wins(
         () => wins = Some((score, extra > 0.0)),
     }
     ServerSaid { score, wins, why }
+}
+
+/// Why a scope that too few clients saw failing does not open.
+const FEW: &str = "failures of 3 clients, or on 3 sites, needed";
+
+/// Whether failures reached enough clients or sites to be of what these share; true where nobody
+/// knows the clients.
+fn has_witnesses(fleet: &Fleet, failing: &[u32]) -> bool {
+    if failing.len() >= WITNESSES_MIN {
+        return true;
+    }
+    let mut clients = BTreeSet::new();
+    for site in failing.iter().map(|ix| fleet.site(*ix)) {
+        if site.has_unknown_clients() {
+            return true;
+        }
+        clients.extend(site.failed_clients().take(WITNESSES_MIN));
+    }
+    clients.len() >= WITNESSES_MIN
 }
 
 fn fail_alike(fleet: &Fleet, pools: &[WeighedPool]) -> bool {

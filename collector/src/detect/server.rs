@@ -91,6 +91,12 @@ pub struct Unit {
     /// Why it is in its state, where the agent could tell: `oom-kill`, `exit code 1`.
     #[serde(default)]
     pub reason: Option<String>,
+    /// When it came back, of a unit that was down.
+    #[serde(default)]
+    up_at: Option<i64>,
+    /// How it was when it was down last.
+    #[serde(default)]
+    before: Option<Box<Unit>>,
 }
 
 impl Unit {
@@ -107,6 +113,15 @@ impl Unit {
     #[must_use]
     pub fn is_oom(&self) -> bool {
         self.reason.as_ref().is_some_and(|reason| reason.starts_with("oom-kill"))
+    }
+
+    /// It comes back: what it was like until now explains failures of that time for good.
+    fn rise(&mut self, at: i64) {
+        if self.down_at.is_some() {
+            let before = Self { up_at: Some(at), before: None, ..self.clone() };
+            self.before = Some(Box::new(before));
+            self.down_at = None;
+        }
     }
 
     /// Whether it stands between a visitor and a page: by its name, or because sites name it.
@@ -356,15 +371,20 @@ impl Server {
             ran: false,
             down_at: None,
             reason: None,
+            up_at: None,
+            before: None,
         });
         let failed_before = unit.state == "failed";
         let announces =
             state == "reloading" || (state == "activating" && unit.ran && !failed_before);
         match state {
-            "active" | "reloading" => (unit.ran, unit.down_at) = (true, None),
+            "active" | "reloading" => {
+                unit.rise(at);
+                unit.ran = true;
+            }
             // Restarting by itself after a failure is still being down.
             "activating" if failed_before => {}
-            "activating" => unit.down_at = None,
+            "activating" => unit.rise(at),
             _ => unit.down_at = unit.down_at.or(Some(at)),
         }
         if unit.state != state {
@@ -459,7 +479,8 @@ impl Server {
 
     /// A unit between visitors and pages of this pool (or of all) that went down at most `slack`
     /// ms after `first` and not long before it; no container whose pool another unit serves that
-    /// runs. A unit that nobody saw running must have gone down just before.
+    /// runs. A unit that nobody saw running must have gone down just before. One that came back is
+    /// as it was when it was down, if it was so at the first failure.
     #[must_use]
     pub fn unit_down(&self, pool: Option<&str>, first: i64, slack: i64) -> Option<(&str, &Unit)> {
         // Only what never comes back under its name: two versions of PHP may each serve a pool `www`.
@@ -469,7 +490,11 @@ impl Server {
                 || name.starts_with("run-");
             is_transient && self.units.values().filter(of_pool).any(|o| o.state == "active")
         };
-        let candidates = self.units.iter().filter(|(name, unit)| {
+        let now_or_before = self.units.iter().flat_map(|(name, unit)| {
+            let before = unit.before.as_deref().filter(|u| u.up_at.is_some_and(|at| at >= first));
+            [Some(unit), before].into_iter().flatten().map(move |unit| (name, unit))
+        });
+        let candidates = now_or_before.filter(|(name, unit)| {
             let own = unit.pool.is_some() && unit.pool.as_deref() == pool;
             let serves = own || unit.pool.is_none() || pool.is_none();
             let down = unit.down_at.is_some_and(|at| {
@@ -491,7 +516,8 @@ impl Server {
     pub fn corroboration(&self, pool: Option<&str>, first: i64) -> f64 {
         let until = self.known_until();
         let unit = self.unit_down(pool, until, 0).is_some_and(|(_, unit)| {
-            unit.down_at.is_some_and(|at| at >= first - FACTS_MS) && unit.state == "failed"
+            let is_down = unit.down_at.is_some_and(|at| at >= first - FACTS_MS);
+            is_down && unit.up_at.is_none() && unit.state == "failed"
         });
         let line = self.lines.iter().rev().take_while(|line| line.at > until - LINE_FRESH_MS).any(
             |line| {
@@ -537,6 +563,26 @@ mod tests {
         server.fold_service(6_000, "php8.2-fpm.service", "active", Some("www"), None);
         server.fold_service(7_000, "php8.2-fpm.service", "inactive", Some("www"), None);
         assert!(server.unit_down(Some("www"), 8_000, 0).is_some());
+    }
+
+    #[test]
+    fn a_unit_that_runs_again_still_explains_what_failed_while_it_was_down() {
+        let mut server = Server::new(ServerId(1));
+        let shop = Some("127.0.0.1:3001");
+        server.fold_service(135_671, "app-shop.service", "failed", shop, Some("exit code 1"));
+        server.fold_service(232_730, "app-shop.service", "activating", shop, None);
+        server.fold_service(233_130, "app-shop.service", "active", shop, None);
+        let down = |first| {
+            let down = server.unit_down(shop, first, 2_000);
+            down.map(|(name, unit)| format!("{name} {}", unit.state_in_words()))
+        };
+        assert_eq!(down(140_142).as_deref(), Some("app-shop.service failed (exit code 1)"));
+        assert_eq!(down(120_000), None, "it ran when that began");
+        assert_eq!(down(240_000), None, "it runs when this begins");
+        assert!(server.corroboration(shop, 140_142).abs() < 1e-9, "it is no news any more");
+        let saved = serde_json::to_string(&server.units["app-shop.service"]).unwrap();
+        let old = r#"{"state":"active","since":0,"pool":null,"ran":true,"down_at":null}"#;
+        assert!(serde_json::from_str::<Unit>(old).is_ok(), "{saved}");
     }
 
     #[test]

@@ -288,6 +288,20 @@ impl Site {
         weight
     }
 
+    /// Clients that the failures of the episode hit, as far as they are known.
+    pub(crate) fn failed_clients(&self) -> impl Iterator<Item = u64> {
+        let first = self.episode.as_ref().map_or(i64::MAX, |e| e.first_at.div_euclid(1000));
+        let clients = self.clients.iter().filter(move |(_, client)| client.last >= first);
+        clients.map(|(client, _)| *client)
+    }
+
+    /// Whether there are seconds of the episode of whose failures no client is known.
+    pub(crate) fn has_unknown_clients(&self) -> bool {
+        let first = self.episode.as_ref().map_or(i64::MAX, |e| e.first_at.div_euclid(1000));
+        let newest_first = self.buckets.iter().rev().take_while(|b| b.second >= first);
+        newest_first.into_iter().any(|bucket| bucket.n_known == 0 && bucket.failed() > 0)
+    }
+
     fn bucket(&mut self, second: i64) -> &mut Bucket {
         let after = self.buckets.iter().rposition(|bucket| bucket.second <= second);
         let ix = match after {
@@ -307,11 +321,14 @@ impl Site {
     /// Applies what the buckets gained since the last step. `weigh` is what a failure of a second
     /// counts (less around an announced restart).
     pub(crate) fn step(&mut self, settings: &Settings, weigh: &dyn Fn(i64) -> f64) {
-        let Some(dirty) = self.dirty.take() else { return };
+        let Some(mut dirty) = self.dirty.take() else { return };
+        let in_vain = self.restarted_in_vain(weigh);
+        dirty = dirty.min(in_vain.unwrap_or(dirty));
         for ix in self.buckets.partition_point(|bucket| bucket.second < dirty)..self.buckets.len() {
             let bucket = &self.buckets[ix];
             let (second, failed) = (bucket.second, bucket.failed() > 0);
-            let weight = bucket.weight() * weigh(second);
+            let counts = if in_vain.is_some_and(|from| second >= from) { 1.0 } else { weigh(second) };
+            let weight = bucket.weight() * counts;
             let all_ok = bucket.weighed_ok(self.rates.p_bad);
             let seen = bucket.trouble();
             let (gained, ok) = (weight - seen.weight_seen, all_ok - seen.ok_seen);
@@ -342,6 +359,22 @@ impl Site {
             }
         }
         self.forget();
+    }
+
+    /// The first second of an announced restart after which the site failed on without one answer:
+    /// it did not recover, so its failures count like any.
+    fn restarted_in_vain(&self, weigh: &dyn Fn(i64) -> f64) -> Option<i64> {
+        let (mut from, mut fails_on) = (None, false);
+        let unanswered = self.buckets.iter().rev().take_while(|bucket| bucket.ok == 0);
+        for second in unanswered.filter(|bucket| bucket.failed() > 0).map(|bucket| bucket.second) {
+            let announced = weigh(second) < 1.0;
+            if announced && !fails_on {
+                return None;
+            }
+            fails_on |= !announced;
+            from = if announced { Some(second) } else { from };
+        }
+        from
     }
 
     fn start_episode(&mut self, ix: usize, settings: &Settings) {

@@ -156,8 +156,10 @@ impl Burns {
         let mut sites = std::mem::take(&mut self.look);
         let open = self.tickets.values().filter(|ticket| ticket.resolved_at.is_none());
         let present = open.flat_map(Ticket::present);
-        sites.extend(present.filter_map(|site| step.fleet.find(site)));
-        sites.into_iter().filter_map(|ix| Some((ix, state(step, ix)?))).collect()
+        let present: BTreeSet<u32> = present.filter_map(|site| step.fleet.find(site)).collect();
+        sites.extend(&present);
+        let state = |ix| Some((ix, state(step, ix, present.contains(&ix))?));
+        sites.into_iter().filter_map(state).collect()
     }
 
     /// Sites that burn together find their slow burn.
@@ -307,8 +309,10 @@ impl Burns {
     }
 }
 
-/// What is to be said of one site; `None` when nobody waits for its server any more.
-fn state(step: &mut Step<'_>, ix: u32) -> Option<State> {
+/// What is to be said of one site; `None` when nobody waits for its server any more. One that has
+/// burned that fast for long is chronic, which is no news, unless it is a member: that it burns has
+/// become its past.
+fn state(step: &mut Step<'_>, ix: u32, is_member: bool) -> Option<State> {
     let site = step.fleet.site(ix);
     let server = step.fleet.server(site.server).filter(|server| !server.forgotten)?;
     let second = server.known_until().div_euclid(1000);
@@ -321,7 +325,11 @@ fn state(step: &mut Step<'_>, ix: u32) -> Option<State> {
     }
     let calm = Some(State::Calm(second));
     let Some(burn) = site.burn.as_ref().filter(|_| !site.is_chronic()) else { return calm };
-    match burn.judge(second, step.settings.slo, site.past.usual(second)) {
+    let slo = step.settings.slo;
+    let is_news = |burning: &Burning| {
+        is_member || site.past.failed_before(burning.first) <= burning.rule.limit(slo)
+    };
+    match burn.judge(second, slo, site.past.usual(second)).filter(is_news) {
         Some(burning) => Some(State::Burns(burning)),
         None => calm,
     }

@@ -318,7 +318,7 @@ impl Case {
             return Some("resolved unverified: nothing heard of its servers for a day".to_owned());
         }
         let known = self.known_until(fleet, now)?;
-        let quiet_ms = settings.quiet_ms << self.reopens.min(3);
+        let quiet_ms = self.recovery.quiet_ms(settings.quiet_ms << self.reopens.min(3));
         let quiet = known - self.recovery.last_failed();
         if self.recovery.evidence() >= RECOVERED && quiet >= quiet_ms {
             return Some("resolved".to_owned());

@@ -19,6 +19,11 @@ const AHEAD_MS: i64 = 5_000;
 const RECOVERING_MS: i64 = 3_000;
 /// Time in which that largest share is taken, seconds.
 const FIRST_S: i64 = 60;
+/// Quiet time in mean times between failures: one that fails on as before is silent for so long by
+/// chance once in twenty times.
+const QUIET_GAPS: f64 = 3.0;
+/// Longest quiet time that asks for, ms.
+const QUIET_MAX_MS: f64 = 300_000.0;
 
 /// Evidence that the failing sites of an incident answer again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -119,6 +124,14 @@ impl Recovery {
         self.evidence >= RECOVERED && now - self.last_failed + AHEAD_MS >= quiet_ms
     }
 
+    /// How long it must be quiet, ms: `least_ms`, or longer where failures were rare all the time.
+    #[must_use]
+    pub fn quiet_ms(&self, least_ms: i64) -> i64 {
+        let failing_ms = (self.last_failed - self.start * 1000).max(0) as f64;
+        let gap_ms = failing_ms / self.n_failed.max(1.0);
+        least_ms.max((QUIET_GAPS * gap_ms).min(QUIET_MAX_MS) as i64)
+    }
+
     /// Evidence so far, nats.
     #[must_use]
     pub fn evidence(&self) -> f64 {
@@ -166,6 +179,19 @@ mod tests {
         let recovery = run(&script);
         assert!(recovery.evidence() >= RECOVERED, "{recovery:?}");
         assert!(recovery.last_failed() < 50_000, "{recovery:?}");
+    }
+
+    #[test]
+    fn two_answers_in_a_row_end_nothing_where_a_request_comes_each_half_minute() {
+        let mut script: Vec<_> = (0..16).map(|n| (n * 30, 0, 1)).collect();
+        script.extend([(457, 1, 0), (467, 1, 0)]);
+        let slow = run(&script);
+        assert!(slow.evidence() >= RECOVERED, "{slow:?}");
+        assert_eq!((slow.last_failed(), slow.quiet_ms(20_000)), (451_000, 84_562));
+        let busy = run(&[(0, 0, 40), (30, 0, 40), (31, 9, 0)]);
+        assert_eq!((busy.quiet_ms(20_000), busy.quiet_ms(160_000)), (20_000, 160_000));
+        let rare = run(&[(0, 0, 1), (900, 0, 1), (1800, 0, 1)]);
+        assert_eq!(rare.quiet_ms(20_000), 300_000, "it is bounded");
     }
 
     #[test]
