@@ -410,6 +410,44 @@ fn an_announced_restart_counts_a_tenth_for_six_seconds_and_fires_right_after() {
 }
 
 #[test]
+fn a_quiet_site_that_does_not_recover_from_a_reload_fires_right_after_it() {
+    let opened = |until: i64| {
+        let script = Script::default().server("web-07", &[("www", 1)]);
+        let script = script.unit(-30, 1, "php8.2-fpm.service", "active");
+        let script = script.unit(20, 1, "php8.2-fpm.service", "reloading");
+        let script = script.unit(21, 1, "php8.2-fpm.service", "active");
+        let played = script
+            .slowly(0, 90, 2, |_, second| {
+                if (20..until).contains(&second) { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+            })
+            .play(90);
+        played.events(TransitionEvent::Open).first().map(|(at, _)| *at)
+    };
+    assert_eq!(opened(26), None, "it recovered");
+    let lasting = opened(90).expect("it does not recover");
+    assert!((26.0..29.5).contains(&lasting), "{lasting}: its failures so far count in full");
+}
+
+#[test]
+fn two_clients_of_two_sites_are_no_outage_of_a_pool_and_a_third_one_makes_it_one() {
+    let opened = |n_clients: u64| {
+        let script = Script::default().server("web-07", &[("www", 2), ("blog", 3)]);
+        let mut script = script.run(0, 60, 4, |def, second| {
+            let fails = def.site.0 <= 2 && second >= 20;
+            if fails { Fate::Fail(502, RESET) } else { Fate::Ok }
+        });
+        for (_, record) in &mut script.records {
+            if let Record::Exemplar(exemplar) = record {
+                exemplar.client = 1 + (exemplar.client + exemplar.site.0 as u64) % n_clients;
+            }
+        }
+        script.play(60).last().into_iter().map(|incident| incident.scope).collect::<Vec<_>>()
+    };
+    assert!(opened(2).is_empty(), "{:?}", opened(2));
+    assert_eq!(opened(3), ["pool"]);
+}
+
+#[test]
 fn other_facts_corroborate_by_two_and_by_one_and_a_half() {
     // Little history: three failures are 19.2 nats.
     let opened = |add: &dyn Fn(Script) -> Script| {

@@ -327,7 +327,8 @@ impl Site {
         for ix in self.buckets.partition_point(|bucket| bucket.second < dirty)..self.buckets.len() {
             let bucket = &self.buckets[ix];
             let (second, failed) = (bucket.second, bucket.failed() > 0);
-            let counts = if in_vain.is_some_and(|from| second >= from) { 1.0 } else { weigh(second) };
+            let counts =
+                if in_vain.is_some_and(|from| second >= from) { 1.0 } else { weigh(second) };
             let weight = bucket.weight() * counts;
             let all_ok = bucket.weighed_ok(self.rates.p_bad);
             let seen = bucket.trouble();

@@ -5,7 +5,7 @@ use wire::UnixMillis;
 use crate::config::DetectConfig;
 use crate::detect::Engine;
 use crate::detect::script::{Def, Fate, NOON, Played, REFUSED, RESET, Script, at};
-use crate::model::{Incident, NotifyEvent, Record, Transition, TransitionEvent};
+use crate::model::{Baseline, Incident, NotifyEvent, Record, Transition, TransitionEvent};
 
 const HOUR: i64 = 3600;
 
@@ -60,6 +60,26 @@ fn a_site_that_fails_two_in_a_hundred_for_an_hour_is_told_once_as_information() 
     assert!((150.0..185.0).contains(&over), "it calms for half an hour: {over}");
     let revs: Vec<u64> = played.transitions.iter().map(|t| t.rev).collect();
     assert_eq!(revs, (1..=revs.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_site_that_has_failed_as_often_for_weeks_is_chronic_and_no_slow_burn() {
+    let burned = |n_gateway_errors: u64| {
+        let mut script = Script::default().server("web-07", &[("www", 3)]);
+        for (_, record) in &mut script.records {
+            if let Record::Site { baseline, .. } = record {
+                let n_requests = 2_000_000;
+                *baseline = Some(Baseline { days: 28.0, n_requests, n_gateway_errors });
+            }
+        }
+        let script = script.run(0, 2 * HOUR, 2, |def, second| {
+            if def.site.0 == 2 { one_in(20, def, second) } else { Fate::Ok }
+        });
+        burns(&script.play(2 * HOUR)).len()
+    };
+    for (n_gateway_errors, want) in [(20, 1), (8_000, 1), (100_000, 0), (400_000, 0)] {
+        assert_eq!(burned(n_gateway_errors), want, "{n_gateway_errors} of 2,000,000");
+    }
 }
 
 #[test]
