@@ -119,7 +119,8 @@ impl Unit {
     fn rise(&mut self, at: i64) {
         if self.down_at.is_some() {
             // Restarting by itself it was down because it had failed.
-            let state = if self.state == "activating" { "failed" } else { &self.state }.to_owned();
+            let state =
+                if self.state == "activating" { "failed" } else { self.state.as_str() }.to_owned();
             let before = Self { state, up_at: Some(at), before: None, ..self.clone() };
             self.before = Some(Box::new(before));
             self.down_at = None;
