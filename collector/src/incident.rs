@@ -179,6 +179,8 @@ impl Book {
             started_at,
             step.now,
         );
+        let key = story::scope_key(step.fleet, &finding.scope);
+        case.id = story::free_id(case.kind.name(), &key, started_at, |id| self.has_had(id));
         case.retroactive = step.now - newest > step.settings.retroactive_ms;
         let no = self.next;
         self.next += 1;
@@ -195,6 +197,11 @@ impl Book {
             let notify = case.tell(NotifyEvent::Opened, due.max(step.now));
             case.emit(TransitionEvent::Open, notify, step.fleet, step.now, step.out);
         });
+    }
+
+    /// Whether an incident has this id, or had it when it was merged into one.
+    fn has_had(&self, id: &str) -> bool {
+        self.cases.values().any(|case| case.id == id || case.children.iter().any(|of| of == id))
     }
 
     fn reopen(&mut self, step: &mut Step<'_>, finding: &Finding, no: u64) {
@@ -356,12 +363,14 @@ impl Book {
         case.emit(TransitionEvent::Resolve, notify, step.fleet, step.now, step.out);
         let started = case.started_at.div_euclid(1000);
         let quiet_since = case.known_until(step.fleet, step.now).unwrap_or(step.now);
+        // With a shorter quiet, what failed before it does not fail on.
+        let still_ms = CHILD_MS.min(step.settings.quiet_ms);
         for ix in case.positions(step.fleet) {
             if step.fleet.site(ix).case != Some(no) {
                 continue;
             }
             let last = step.fleet.site(ix).last_failed().unwrap_or(0);
-            let still = quiet_since - last < CHILD_MS;
+            let still = quiet_since - last < still_ms;
             let site = step.fleet.site_mut(ix);
             site.book(started);
             site.leave_case(still);

@@ -35,6 +35,11 @@ pub fn child_factor(l: f64, phi: f64, eps: f64) -> f64 {
     log_add_exp(phi.ln() + l, (1.0 - phi).ln()) - log_add_exp(eps.ln() + l, (1.0 - eps).ln())
 }
 
+/// The same of a site within its server.
+pub(super) fn factor(l: f64) -> f64 {
+    child_factor(l, PHI, EPS)
+}
+
 fn log_add_exp(a: f64, b: f64) -> f64 {
     let high = a.max(b);
     high + ((a - high).exp() + (b - high).exp()).ln()
@@ -77,10 +82,9 @@ pub(super) fn children<'a>(
         let site = fleet.site(*ix);
         let says = says(site, until, from, closed);
         let (evidence, in_group) = (says.nats(FADE_AFTER_S), says.nats(FADE_AFTER_GROUP_S));
-        let (factor, pool) = (child_factor(evidence, PHI, EPS), site.place.as_ref());
-        let factor_in_group =
-            if in_group == evidence { factor } else { child_factor(in_group, PHI, EPS) };
-        Child { ix: *ix, evidence, factor, factor_in_group, pool }
+        let (own, pool) = (factor(evidence), site.place.as_ref());
+        let factor_in_group = if in_group == evidence { own } else { factor(in_group) };
+        Child { ix: *ix, evidence, factor: own, factor_in_group, pool }
     };
     server.sites.iter().map(child).collect()
 }
@@ -97,7 +101,7 @@ pub(super) fn lingering(
     let closed = closed_second(now);
     let factor = |ix: u32| {
         let says = says(fleet.site(ix), until, until - OK_S, closed);
-        child_factor(says.nats(FADE_AFTER_GROUP_S).max(0.0), PHI, EPS)
+        factor(says.nats(FADE_AFTER_GROUP_S).max(0.0))
     };
     suspects.map(factor).sum::<f64>() - server.ok_between(until - OK_S, closed)
 }
@@ -155,8 +159,18 @@ fn says(site: &Site, until: i64, from: i64, closed: i64) -> Says {
 /// Evidence that a site fails now, nats, as the weighing of wider scopes sees it.
 #[must_use]
 pub fn failing_evidence(fleet: &Fleet, ix: u32) -> f64 {
+    says_now(fleet, ix).nats(FADE_AFTER_S)
+}
+
+/// What these sites say together of a fault that they share, nats. A failure that nothing answered
+/// since does not fade: where nobody asks, nothing has recovered.
+pub(crate) fn unfaded(fleet: &Fleet, sites: impl Iterator<Item = u32>) -> f64 {
+    sites.map(|ix| factor(says_now(fleet, ix).nats(f64::INFINITY))).sum()
+}
+
+fn says_now(fleet: &Fleet, ix: u32) -> Says {
     let site = fleet.site(ix);
     let until = fleet.servers.get(&site.server).map_or(0, Server::known_until);
     let until = until.div_euclid(1000);
-    says(site, until, until - 30, until).nats(FADE_AFTER_S)
+    says(site, until, until - 30, until)
 }

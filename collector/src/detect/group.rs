@@ -208,7 +208,8 @@ impl<'a> Search<'a> {
     }
 
     /// A set that overlaps several groups that go on must explain more than they together; else the
-    /// best of them is taken, so that two faults of neighbours do not fuse into one of both.
+    /// best of them is taken, so that two faults of neighbours do not fuse into one of both. What
+    /// goes on has paid its prior: else a set of just these servers would always win by one prior.
     fn unless_open(&mut self, (best, weight): (Candidate, Weight)) -> (Candidate, Weight) {
         let overlaps = |open: &&Candidate| share(&open.members, &best.members);
         if self.open.len() < 2 || self.open.iter().any(|open| open.members == best.members) {
@@ -218,7 +219,7 @@ impl<'a> Search<'a> {
         let mut held: Vec<(&Candidate, Weight)> =
             going_on.into_iter().map(|open| (open, self.weigh(open))).collect();
         held.retain(|(_, weight)| weight.score >= self.rules.accept_nats);
-        let together: f64 = held.iter().map(|(_, weight)| weight.score).sum();
+        let together: f64 = held.iter().map(|(open, weight)| weight.score - open.prior).sum();
         if held.len() < 2 || weight.score > together {
             return (best, weight);
         }

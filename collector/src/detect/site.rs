@@ -380,8 +380,9 @@ impl Site {
 
     fn start_episode(&mut self, ix: usize, settings: &Settings) {
         let mut totals = Totals::default();
+        // What an incident that is over has counted was never in the past, and counts only there.
         for bucket in self.buckets.iter().skip(ix) {
-            totals.add(bucket.into());
+            totals.add(Totals::from(bucket).minus(bucket.booked));
         }
         self.past.take_back(totals.n, totals.failed());
         self.rates = self.past.rates(settings);
@@ -409,7 +410,7 @@ impl Site {
         let start = episode.first_at.div_euclid(1000);
         episode.first_at = at;
         for earlier in self.buckets.iter().skip(ix).filter(|b| b.second < start) {
-            let totals = Totals::from(earlier);
+            let totals = Totals::from(earlier).minus(earlier.booked);
             episode.totals.add(totals);
             self.past.take_back(totals.n, totals.failed());
         }

@@ -3,9 +3,9 @@
 use wire::UnixMillis;
 
 use super::case::{Case, Kind};
-use super::{Book, Step, WAIT_MS, story};
+use super::{Book, Step, WAIT_MS, start_of, story};
 use crate::detect::Fleet;
-use crate::detect::scope::{self, Finding, Scope};
+use crate::detect::scope::{self, Finding, Pool, Scope};
 use crate::model::{Moment, SiteId, TransitionEvent};
 
 /// Time after opening or widening, or after becoming a group, in which a scope may narrow, ms.
@@ -15,6 +15,8 @@ const NARROW_AFTER_MS: i64 = 15_000;
 /// The same from group to group in the first minute as a group, ms.
 const NARROW_GROUP_AFTER_MS: i64 = 3_000;
 const YOUNG_GROUP_MS: i64 = 60_000;
+/// Groups whose failures began within this began together, ms.
+const TOGETHER_MS: i64 = 2_000;
 /// Gap in the findings of the inner scope that is bridged, ms.
 const NARROW_GAP_MS: i64 = 3_000;
 
@@ -52,6 +54,10 @@ impl Book {
                 }
                 _ => step.now,
             };
+            if fails_beside(step.fleet, &case.scope, &best.scope) {
+                case.narrowing = None;
+                continue;
+            }
             case.narrowing = Some((best.scope.clone(), since, step.now));
             if step.now - since >= narrow_after(case, &best.scope, step.now) {
                 self.narrow_to(step, no, &best.scope);
@@ -114,7 +120,24 @@ enum Inner<'a> {
     Best(&'a Finding),
 }
 
-/// The best group inside a group, else the only finding inside.
+/// Whether sites of a server or a pool fail that the inner scope leaves out. Those of a quiet server
+/// fail long after anybody asked for them: silence beside the inner scope is no recovery.
+fn fails_beside(fleet: &Fleet, outer: &Scope, inner: &Scope) -> bool {
+    let sites = match outer {
+        Scope::Server(id) | Scope::Pool(Pool::Local(id, _)) => {
+            fleet.server(*id).map_or(&[][..], |server| &server.sites)
+        }
+        Scope::Pool(Pool::Upstream(address)) => fleet.users(address),
+        Scope::Group(_) | Scope::Site(_) => return false,
+    };
+    let beside = sites.iter().copied().filter(|ix| {
+        scope::holds_site(fleet, outer, *ix) && !scope::holds_site(fleet, inner, *ix)
+    });
+    scope::unfaded(fleet, beside) > 0.0
+}
+
+/// The oldest group inside a group, else the only finding inside. The id is the oldest story's: of
+/// groups that began together the one that explains most has it, the others open by themselves.
 fn best_inner<'a>(fleet: &Fleet, no: u64, case: &Case, findings: &'a [Finding]) -> Inner<'a> {
     let is_own = |finding: &Finding| {
         finding.failing.iter().any(|ix| fleet.site(*ix).case.is_none_or(|of| of == no))
@@ -125,8 +148,11 @@ fn best_inner<'a>(fleet: &Fleet, no: u64, case: &Case, findings: &'a [Finding]) 
                 || is_part(fleet, case, finding))
     };
     let inner: Vec<&Finding> = findings.iter().filter(is_inside).collect();
-    let groups = inner.iter().filter(|finding| matches!(finding.scope, Scope::Group(_)));
-    let best = groups.max_by(|a, b| a.score.total_cmp(&b.score));
+    let groups = || inner.iter().filter(|finding| matches!(finding.scope, Scope::Group(_)));
+    let start = |finding: &&&Finding| start_of(fleet, &finding.failing);
+    let first = groups().map(|finding| start(&finding)).min().unwrap_or(0);
+    let oldest = groups().filter(|finding| start(finding) <= first + TOGETHER_MS);
+    let best = oldest.max_by(|a, b| a.score.total_cmp(&b.score));
     match (best, &inner[..]) {
         (Some(best), _) => Inner::Best(best),
         (None, []) => Inner::None,

@@ -21,12 +21,28 @@ const ACTIVE_S: i64 = 600;
 /// SHA-256(kind, scope key, that time), separated by NUL, the time in decimal milliseconds.
 #[must_use]
 pub fn id(kind: &str, key: &str, started_at: i64) -> String {
-    let text = format!("{kind}\0{key}\0{started_at}");
+    hashed(&format!("{kind}\0{key}\0{started_at}"), started_at)
+}
+
+fn hashed(text: &str, started_at: i64) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     let mut bytes = [0; 16];
     bytes[6..].copy_from_slice(&digest.as_ref()[..10]);
     let random = u128::from_be_bytes(bytes);
     ulid::Ulid::from_parts(u64::try_from(started_at).unwrap_or(0), random).to_string()
+}
+
+/// The id of an incident whose kind, scope and start another one may have had: an outage that was
+/// merged or took another scope keeps its id. Then the hashed text ends in a further NUL and how many
+/// had it before.
+#[must_use]
+pub fn free_id(kind: &str, key: &str, started_at: i64, taken: impl Fn(&str) -> bool) -> String {
+    let first = id(kind, key, started_at);
+    if !taken(&first) {
+        return first;
+    }
+    let again = (1_u64..).map(|n| hashed(&format!("{kind}\0{key}\0{started_at}\0{n}"), started_at));
+    again.into_iter().find(|id| !taken(id)).expect("fewer ids are taken than there are numbers")
 }
 
 /// Name of a scope that is the same in every replay.
