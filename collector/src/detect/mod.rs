@@ -52,6 +52,8 @@ mod runbook_tests;
 #[cfg(test)]
 mod group_tests;
 #[cfg(test)]
+mod twins_tests;
+#[cfg(test)]
 mod hosts_tests;
 #[cfg(test)]
 mod silence_tests;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::alike;
 use super::candidates::Candidates;
-use super::children::{Child, children};
 pub(crate) use super::children::unfaded;
+use super::children::{Child, children};
 pub use super::children::{FAILING, child_factor, closed_second, failing_evidence};
 use super::group::SAYS_NOTHING;
 use super::lasting::{first_failure, is_fresh, persists, verdict};

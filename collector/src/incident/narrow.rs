@@ -130,9 +130,10 @@ fn fails_beside(fleet: &Fleet, outer: &Scope, inner: &Scope) -> bool {
         Scope::Pool(Pool::Upstream(address)) => fleet.users(address),
         Scope::Group(_) | Scope::Site(_) => return false,
     };
-    let beside = sites.iter().copied().filter(|ix| {
-        scope::holds_site(fleet, outer, *ix) && !scope::holds_site(fleet, inner, *ix)
-    });
+    let beside = sites
+        .iter()
+        .copied()
+        .filter(|ix| scope::holds_site(fleet, outer, *ix) && !scope::holds_site(fleet, inner, *ix));
     scope::unfaded(fleet, beside) > 0.0
 }
 
