@@ -299,7 +299,7 @@ impl Site {
     pub(crate) fn has_unknown_clients(&self) -> bool {
         let first = self.episode.as_ref().map_or(i64::MAX, |e| e.first_at.div_euclid(1000));
         let newest_first = self.buckets.iter().rev().take_while(|b| b.second >= first);
-        newest_first.into_iter().any(|bucket| bucket.n_known == 0 && bucket.failed() > 0)
+        newest_first.into_iter().any(|bucket| bucket.trouble().n_known == 0 && bucket.failed() > 0)
     }
 
     fn bucket(&mut self, second: i64) -> &mut Bucket {
@@ -382,7 +382,7 @@ impl Site {
         let mut totals = Totals::default();
         // What an incident that is over has counted was never in the past, and counts only there.
         for bucket in self.buckets.iter().skip(ix) {
-            totals.add(Totals::from(bucket).minus(bucket.booked));
+            totals.add(Totals::from(bucket).minus(bucket.trouble().booked));
         }
         self.past.take_back(totals.n, totals.failed());
         self.rates = self.past.rates(settings);
@@ -410,7 +410,7 @@ impl Site {
         let start = episode.first_at.div_euclid(1000);
         episode.first_at = at;
         for earlier in self.buckets.iter().skip(ix).filter(|b| b.second < start) {
-            let totals = Totals::from(earlier).minus(earlier.booked);
+            let totals = Totals::from(earlier).minus(earlier.trouble().booked);
             episode.totals.add(totals);
             self.past.take_back(totals.n, totals.failed());
         }
