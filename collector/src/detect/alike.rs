@@ -1,8 +1,9 @@
 //! Whether places fail in the same way: one fault shows the same face everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Fleet;
+use crate::model::ServerId;
 
 /// Overlap of their mixtures of error lines from which two places fail alike.
 const ALIKE: f64 = 0.2;
@@ -54,6 +55,35 @@ pub(crate) fn average(mixtures: impl Iterator<Item = Mixture>) -> Option<Mixture
     (n > 0.0).then_some(sum)
 }
 
+/// What the error lines of each server's sites say; servers without lines are left out.
+pub(crate) fn by_server(fleet: &Fleet, sites: &[u32]) -> BTreeMap<ServerId, Mixture> {
+    let mut of: BTreeMap<ServerId, Vec<u32>> = BTreeMap::new();
+    for ix in sites {
+        of.entry(fleet.site(*ix).server).or_default().push(*ix);
+    }
+    of.into_iter().filter_map(|(id, sites)| Some((id, mixture(fleet, &sites)?))).collect()
+}
+
+/// Those that fail in another way than all the others on average: with themselves in it, three
+/// places with three faults would each be like a third of the average.
+pub(crate) fn unlike(mixtures: &BTreeMap<ServerId, Mixture>) -> BTreeSet<ServerId> {
+    let mut sum = Mixture::new();
+    for (kind, share) in mixtures.values().flatten() {
+        *sum.entry(*kind).or_default() += share;
+    }
+    let n_others = mixtures.len().saturating_sub(1) as f64;
+    if n_others == 0.0 {
+        return BTreeSet::new();
+    }
+    let differs = |own: &Mixture| {
+        let others = sum.iter().map(|(kind, share)| {
+            (*kind, (share - own.get(kind).copied().unwrap_or(0.0)) / n_others)
+        });
+        !are_alike(&others.collect(), own)
+    };
+    mixtures.iter().filter(|(_, own)| differs(own)).map(|(id, _)| *id).collect()
+}
+
 /// Families of signals that one fault may show side by side.
 fn kind_of(signal: i32) -> Option<u8> {
     use wire::v1::Signal as S;
@@ -73,4 +103,31 @@ fn kind_of(signal: i32) -> Option<u8> {
         S::TooBigHeader | S::InvalidHeader | S::Tls => 6,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_unlike_the_others_together_is_set_apart_and_of_three_faults_all_are() {
+        let lines = |of: &[&[(u8, f64)]]| -> BTreeMap<ServerId, Mixture> {
+            let mixtures = of.iter().map(|own| own.iter().copied().collect());
+            (1..).map(ServerId).zip(mixtures).collect()
+        };
+        let (refused, slow, full): (&[_], &[_], &[_]) = (&[(0, 1.0)], &[(1, 1.0)], &[(5, 1.0)]);
+        let mixed: &[_] = &[(0, 0.5), (1, 0.5)];
+        for (of, want) in [
+            (vec![], vec![]),
+            (vec![refused], vec![]),
+            (vec![refused, slow], vec![1, 2]),
+            (vec![refused, slow, full], vec![1, 2, 3]),
+            (vec![refused, refused, slow], vec![3]),
+            (vec![refused, mixed, mixed, refused], vec![]),
+            (vec![refused, refused, refused, mixed, full], vec![5]),
+        ] {
+            let apart: Vec<i64> = unlike(&lines(&of)).iter().map(|id| id.0).collect();
+            assert_eq!(apart, want, "{of:?}");
+        }
+    }
 }

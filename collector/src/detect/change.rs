@@ -1,5 +1,6 @@
 //! What changed just before: a change is suspected by its kind, its age and whom it touched.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::UnixMillis;
@@ -49,14 +50,14 @@ pub struct Cohort {
 /// Costs one comparison a server while nothing changes.
 #[must_use]
 pub fn cohorts(fleet: &Fleet, now: i64) -> Vec<Cohort> {
-    let mut found: BTreeMap<String, Cohort> = BTreeMap::new();
+    let mut found: BTreeMap<Cow<'_, str>, Cohort> = BTreeMap::new();
     let recent = |at: i64| at >= now - AGE_MAX_MS && at <= now + SLACK_MS;
     let servers = fleet.servers.values().filter(|server| !server.forgotten);
     for server in servers.filter(|server| server.changed_at >= now - AGE_MAX_MS) {
-        for change in server.changes.iter().filter(|c| recent(c.at) && is_of_stack(c)) {
+        for change in server.changes.iter().filter(|c| recent(c.at) && known_of_stack(c)) {
             let key = key(server, change);
             let cohort = found.entry(key).or_insert_with_key(|key| Cohort {
-                key: key.clone(),
+                key: key.clone().into_owned(),
                 kind: change.kind.clone(),
                 what: change.what.clone(),
                 servers: BTreeMap::new(),
@@ -71,10 +72,24 @@ pub fn cohorts(fleet: &Fleet, now: i64) -> Vec<Cohort> {
     cohorts
 }
 
-/// What the same change is called on every server.
-fn key(server: &Server, change: &Changed) -> String {
+/// What the same change is called on every server: as noted when it came, which servers with many
+/// changes are asked for on every tick.
+fn key<'a>(server: &Server, change: &'a Changed) -> Cow<'a, str> {
+    if change.key.is_empty() {
+        return Cow::Owned(key_of(&server.name, change));
+    }
+    Cow::Borrowed(&change.key)
+}
+
+/// The same, noted with the key.
+fn known_of_stack(change: &Changed) -> bool {
+    if change.key.is_empty() { is_of_stack(change) } else { change.of_stack }
+}
+
+/// What the same change is called on every server, made out of its text and the server's name.
+pub(super) fn key_of(server: &str, change: &Changed) -> String {
     let mut text = change.what.to_lowercase();
-    let name = server.name.to_lowercase();
+    let name = server.to_lowercase();
     let short = name.split('.').next().unwrap_or_default();
     for own in [name.as_str(), short].into_iter().filter(|own| own.len() > 2) {
         text = text.replace(own, "(server)");
@@ -198,6 +213,8 @@ pub struct Suspect<'a> {
     /// On how many of the affected servers it was made.
     pub n_servers: usize,
     servers: BTreeSet<ServerId>,
+    /// What the change is called on every server.
+    name: Cow<'a, str>,
 }
 
 /// Changes that may explain failures of these sites since `first`, one of each kind: the newest of a
@@ -217,7 +234,7 @@ pub fn rows<'a>(fleet: &'a Fleet, scope: &str, members: &[u32], first: i64) -> V
 /// Every change that may explain the failures; the same change of several servers is one.
 fn suspects<'a>(fleet: &'a Fleet, scope: &str, members: &[u32], first: i64) -> Vec<Suspect<'a>> {
     let firsts = firsts(fleet, members, first);
-    let mut found: BTreeMap<String, (Suspect, f64)> = BTreeMap::new();
+    let mut found: BTreeMap<Cow<'_, str>, (Suspect, f64)> = BTreeMap::new();
     for (id, first) in &firsts {
         let Some(server) = fleet.server(*id) else { continue };
         let mut seen = BTreeSet::new();
@@ -232,9 +249,9 @@ fn suspects<'a>(fleet: &'a Fleet, scope: &str, members: &[u32], first: i64) -> V
                 continue;
             }
             let weight = part * (-age_s(change, *first) / FADE_S).exp();
-            let (suspect, sum) = found.entry(name).or_insert_with(|| {
-                let (server, servers) = (server.name.as_str(), BTreeSet::new());
-                (Suspect { key, change, weight: 0.0, server, n_servers: 0, servers }, 0.0)
+            let (suspect, sum) = found.entry(name).or_insert_with_key(|name| {
+                let (server, servers, name) = (server.name.as_str(), BTreeSet::new(), name.clone());
+                (Suspect { key, change, weight: 0.0, server, n_servers: 0, servers, name }, 0.0)
             });
             if change.at < suspect.change.at {
                 (suspect.change, suspect.server) = (change, server.name.as_str());
@@ -264,15 +281,17 @@ fn age_s(change: &Changed, first: i64) -> f64 {
 pub fn before(fleet: &Fleet, scope: &str, members: &[u32], first: i64) -> Option<ChangeBefore> {
     let affected = firsts(fleet, members, first);
     let mut best: Option<(f64, &Changed)> = None;
-    for suspect in suspects(fleet, scope, members, first) {
+    let suspects = suspects(fleet, scope, members, first);
+    let several = affected.len() > 1;
+    let changed = several.then(|| changed_servers(fleet, &suspects, &affected));
+    for suspect in suspects {
         let shared = suspect.n_servers as f64 / affected.len().max(1) as f64;
         if shared < SHARED_MIN {
             continue;
         }
-        let lift = if affected.len() > 1 {
-            lift_of_servers(fleet, &suspect, &affected) + shared.ln()
-        } else {
-            lift_of_sites(fleet, &suspect, members)
+        let lift = match &changed {
+            Some(changed) => lift_of_servers(fleet, &suspect, changed, &affected) + shared.ln(),
+            None => lift_of_sites(fleet, &suspect, members),
         };
         let score = (nats(suspect.key) + lift) * suspect.weight;
         if best.is_none_or(|(known, _)| score > known) {
@@ -306,22 +325,42 @@ fn lift_of_sites(fleet: &Fleet, suspect: &Suspect, members: &[u32]) -> f64 {
     lift(n, n_failed)
 }
 
-/// The same for the servers of the fleet that had the change, against those that had not.
-fn lift_of_servers(fleet: &Fleet, suspect: &Suspect, affected: &BTreeMap<ServerId, i64>) -> f64 {
-    let name = suspect.servers.first().and_then(|id| fleet.server(*id));
-    let name = name.map(|server| key(server, suspect.change));
+/// Servers of the fleet that had one of these changes around the failures, by what it is called.
+fn changed_servers<'a>(
+    fleet: &'a Fleet,
+    suspects: &[Suspect<'a>],
+    affected: &BTreeMap<ServerId, i64>,
+) -> BTreeMap<Cow<'a, str>, BTreeSet<ServerId>> {
     let (from, until) = (
         affected.values().min().copied().unwrap_or(0) - AGE_MAX_MS,
         affected.values().max().copied().unwrap_or(0) + SLACK_MS,
     );
+    let mut changed: BTreeMap<Cow<'a, str>, BTreeSet<ServerId>> =
+        suspects.iter().map(|suspect| (suspect.name.clone(), suspect.servers.clone())).collect();
+    let servers = fleet.servers.values().filter(|server| !server.forgotten);
+    for server in servers.filter(|server| server.changed_at >= from) {
+        for change in server.changes.iter().filter(|c| (from..=until).contains(&c.at)) {
+            if let Some(servers) = changed.get_mut(&key(server, change)) {
+                servers.insert(server.id);
+            }
+        }
+    }
+    changed
+}
+
+/// The same for the servers of the fleet that had the change, against those that had not.
+fn lift_of_servers(
+    fleet: &Fleet,
+    suspect: &Suspect<'_>,
+    changed: &BTreeMap<Cow<'_, str>, BTreeSet<ServerId>>,
+    affected: &BTreeMap<ServerId, i64>,
+) -> f64 {
+    let changed = changed.get(&suspect.name);
     let (mut n, mut n_failed) = ([0.0, 0.0], [0.0, 0.0]);
-    for (id, server) in fleet.servers.iter().filter(|(_, server)| !server.forgotten) {
-        let same = |c: &&Changed| c.kind == suspect.change.kind && (from..=until).contains(&c.at);
-        let changed = suspect.servers.contains(id)
-            || (server.changed_at >= from
-                && server.changes.iter().filter(same).any(|c| Some(key(server, c)) == name));
-        n[usize::from(changed)] += 1.0;
-        n_failed[usize::from(changed)] += f64::from(u8::from(affected.contains_key(id)));
+    for id in fleet.servers.values().filter(|server| !server.forgotten).map(|server| server.id) {
+        let group = usize::from(changed.is_some_and(|servers| servers.contains(&id)));
+        n[group] += 1.0;
+        n_failed[group] += f64::from(u8::from(affected.contains_key(&id)));
     }
     lift(n, n_failed)
 }
@@ -379,7 +418,8 @@ mod tests {
 
     fn changed(at: i64, kind: &str, what: &str, site: Option<&str>) -> Changed {
         let site = site.map(str::to_owned);
-        Changed { at, kind: kind.into(), what: what.into(), site, pool: None }
+        let (pool, key, of_stack) = (None, String::new(), false);
+        Changed { at, kind: kind.into(), what: what.into(), site, pool, key, of_stack }
     }
 
     fn fleet(changes: &[(i64, i64, &str, &str, Option<&str>)]) -> Fleet {

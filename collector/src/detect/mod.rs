@@ -60,6 +60,8 @@ mod silence_tests;
 #[cfg(test)]
 mod family_tests;
 #[cfg(test)]
+mod apart_tests;
+#[cfg(test)]
 mod group_restart_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -247,11 +249,17 @@ impl Fleet {
         self.suspects.iter().filter_map(of).collect()
     }
 
-    /// Forgets sites that are suspect no more.
+    /// Forgets sites that are suspect no more: whose failures are answered, or so long ago that they
+    /// say nothing any more.
     fn prune_suspects(&mut self) {
-        let Self { sites, suspects, .. } = self;
-        suspects.retain(|_, of| {
-            of.retain(|ix| sites[*ix as usize].episode.is_some());
+        let Self { sites, suspects, servers, .. } = self;
+        suspects.retain(|id, of| {
+            let known = servers.get(id).map_or(i64::MIN, Server::known_until).div_euclid(1000);
+            of.retain(|ix| {
+                let site = &mut sites[*ix as usize];
+                site.fade(known);
+                site.episode.is_some()
+            });
             !of.is_empty()
         });
     }
@@ -408,6 +416,11 @@ impl Engine {
         let mut engine: Self = serde_json::from_slice(saved)?;
         engine.settings = Settings::from(config);
         engine.fleet.reindex();
+        // The first releases never forgot that a server had been suspect.
+        for (id, server) in &mut engine.fleet.servers {
+            server.suspect_since =
+                server.suspect_since.filter(|_| engine.attention.contains_key(id));
+        }
         Ok(engine)
     }
 
@@ -653,7 +666,11 @@ impl Engine {
         arrived_at: UnixMillis,
         records: impl Iterator<Item = &'a Record>,
     ) -> Vec<Transition> {
-        let mut slices: BTreeMap<i64, Vec<&Record>> = BTreeMap::new();
+        let mut slices: BTreeMap<ServerId, BTreeMap<i64, Vec<&Record>>> = BTreeMap::new();
+        let mut put = |server: ServerId, at: i64, record: &'a Record| {
+            let of = slices.entry(server).or_default();
+            of.entry(at.div_euclid(SLICE_MS)).or_default().push(record);
+        };
         let mut complete = Vec::new();
         let old = arrived_at.0 - self.settings.retroactive_ms;
         for record in records {
@@ -662,7 +679,7 @@ impl Engine {
                     None => self.refused.n_unknown += 1,
                     Some(ix) => {
                         if let Some(at) = self.fold_requests(ix, arrived_at.0, at.0, counts, old) {
-                            slices.entry(at.div_euclid(SLICE_MS)).or_default().push(record);
+                            put(self.fleet.site(ix).server, at, record);
                         }
                     }
                 },
@@ -670,9 +687,9 @@ impl Engine {
                     let ix = self.fleet.find(exemplar.site);
                     let server = ix.map(|ix| self.fleet.site(ix).server);
                     let server = server.and_then(|id| self.fleet.servers.get(&id));
-                    let at = server.map(|server| server.corrected(exemplar.at.0));
-                    match at.filter(|at| *at < old) {
-                        Some(at) => slices.entry(at.div_euclid(SLICE_MS)).or_default().push(record),
+                    let at = server.map(|server| (server.id, server.corrected(exemplar.at.0)));
+                    match at.filter(|(_, at)| *at < old) {
+                        Some((server, at)) => put(server, at, record),
                         None => self.fold(arrived_at, record),
                     }
                 }
@@ -681,26 +698,38 @@ impl Engine {
             }
         }
         let mut transitions = Vec::new();
-        let slices: Vec<Vec<&Record>> = slices.into_values().collect();
-        let first = slices.first().and_then(|slice| self.server_of(slice.first()?));
-        let n_looks = first.map_or(0, |id| self.looks_left(id, arrived_at.0, slices.len()));
+        for (server, slices) in slices {
+            let slices = slices.into_values().collect();
+            self.fold_old(server, arrived_at, slices, &mut transitions);
+        }
+        for record in complete {
+            self.fold(arrived_at, record);
+        }
+        transitions
+    }
+
+    /// Takes old data of one server, slice by slice.
+    fn fold_old(
+        &mut self,
+        id: ServerId,
+        arrived_at: UnixMillis,
+        slices: Vec<Vec<&Record>>,
+        transitions: &mut Vec<Transition>,
+    ) {
+        let n_looks = self.looks_left(id, arrived_at.0, slices.len());
         let n_joined = slices.len().div_ceil(n_looks.max(1)).max(1);
         for slices in slices.chunks(n_joined) {
             for record in slices.iter().flatten() {
                 self.fold(arrived_at, record);
             }
             if let (Some(tick), true) = (self.tick, n_looks > 0) {
-                let located = self.look(tick, first);
+                let located = self.look(tick, Some(id));
                 let (fleet, settings) = (&mut self.fleet, &self.settings);
                 let first = transitions.len();
-                self.book.place(fleet, &located, settings, tick, &mut transitions);
+                self.book.place(fleet, &located, settings, tick, transitions);
                 self.note_standing(&transitions[first..]);
             }
         }
-        for record in complete {
-            self.fold(arrived_at, record);
-        }
-        transitions
     }
 
     /// How often old data of a server may be looked at now, of `n` times: each look costs as much as
@@ -778,7 +807,7 @@ impl Engine {
         let Some(server) = self.fleet.servers.get_mut(&id) else { return };
         match record {
             Record::Server { name, labels, n_cpu, .. } => {
-                server.name.clone_from(name);
+                server.rename(name);
                 if server.labels != *labels {
                     server.labels.clone_from(labels);
                     self.fleet.revision += 1;
@@ -811,7 +840,8 @@ impl Engine {
             Record::Change { at, kind, what, site, pool, .. } => {
                 let (at, kind, what) = (server.corrected(at.0), kind.clone(), what.clone());
                 let (site, pool) = (site.clone(), pool.clone());
-                server.fold_change(Changed { at, kind, what, site, pool });
+                let (key, of_stack) = (String::new(), false);
+                server.fold_change(Changed { at, kind, what, site, pool, key, of_stack });
                 self.look_again(id, arrived);
             }
             Record::Heartbeat { at, clock, .. } => {
@@ -876,7 +906,7 @@ impl Engine {
     /// weighed anew.
     /// Once a tick, however many facts came.
     fn look_again(&mut self, id: ServerId, arrived: i64) {
-        if self.fleet.server(id).is_some_and(|server| server.suspect_since.is_some()) {
+        if self.fleet.suspects(id).next().is_some() {
             self.stirred.insert(id, arrived);
         }
     }
@@ -987,10 +1017,24 @@ impl Engine {
         }
     }
 
+    /// Nobody looks at servers any more whose last failures came a while ago: whatever fails there
+    /// later turns them suspect anew.
+    fn turn_away(&mut self, now: i64) {
+        let servers = &mut self.fleet.servers;
+        self.attention.retain(|id, until| {
+            let stays = now <= *until;
+            if let Some(server) = servers.get_mut(id).filter(|_| !stays) {
+                server.suspect_since = None;
+            }
+            stays
+        });
+    }
+
     /// Steps the sites that gained something and weighs the scopes around those that fail, or those
     /// of one server alone.
     fn look(&mut self, now: i64, only: Option<ServerId>) -> Located {
         self.stir();
+        self.turn_away(now);
         for ix in std::mem::take(&mut self.touched) {
             let site = &mut self.fleet.sites[ix as usize];
             let Some(server) = self.fleet.servers.get_mut(&site.server) else { continue };
@@ -1000,12 +1044,11 @@ impl Engine {
                 let until = until.max(site.hold_until.unwrap_or(0) + TICK_MS);
                 if now <= until {
                     self.attention.insert(site.server, until);
+                    server.suspect_since = server.suspect_since.or(Some(now));
                 }
-                server.suspect_since = server.suspect_since.or(Some(now));
                 self.fleet.suspects.entry(site.server).or_default().insert(ix);
             }
         }
-        self.attention.retain(|_, until| now <= *until);
         let wanted = |id: &&ServerId| only.is_none_or(|only| only == **id);
         let servers: BTreeSet<ServerId> = self.attention.keys().filter(wanted).copied().collect();
         for id in &servers {

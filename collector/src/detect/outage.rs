@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Fleet;
+use super::alike;
 use super::candidates::{Candidate, SERVERS_MIN};
 use super::change;
 use super::children::{
@@ -39,6 +40,8 @@ const MARGIN: f64 = 3.0;
 /// De-duplicated failures that one client alone never makes, and those of a single request.
 const TWO_CLIENTS: f64 = 2.0;
 const ONE_FAILURE: f64 = 1.0;
+/// Searches without servers that fail in another way than their group, at most.
+const ROUNDS_MAX: usize = 4;
 /// Candidates noted at most each time, the best first.
 const NOTED_MAX: usize = 20;
 
@@ -90,7 +93,7 @@ pub(super) fn groups(
     let mut standing = BTreeSet::new();
     let (accepted, sums) = loop {
         let sums = look.sums(&standing);
-        let (accepted, weighed) = look.search(&sums, &open);
+        let (accepted, weighed) = look.search(&sums, &open, &look.covered(&standing));
         let wins = |ix: &usize| {
             let against = accepted.iter().filter(|group| look.overlaps(*ix, group));
             let best = against.map(|group| look.by_sites(group, &sums)).max_by(f64::total_cmp);
@@ -137,11 +140,16 @@ impl Look<'_> {
     }
 
     /// What the sites of each suspect server say together, nats, without those that standing pools
-    /// explain. Old data speaks of another time than the rest of the fleet: it says nothing here.
+    /// explain. Old data speaks of another time than the rest of the fleet: it says nothing here. Nor
+    /// does a server that fell silent, but for a group that it failed in before it did.
     fn sums(&self, standing: &BTreeSet<usize>) -> BTreeMap<ServerId, f64> {
         let covered = self.covered(standing);
         let sum = |(id, sites): (&ServerId, &Vec<u32>)| {
             let server = self.fleet.server(*id).filter(|server| !server.forgotten)?;
+            let silent = self.ground.now - server.arrived > SILENT_MS;
+            if silent && !self.ground.open.iter().any(|group| self.fleet.is_in(group, *id)) {
+                return None;
+            }
             let newest = sites.iter().filter_map(|ix| self.fleet.site(*ix).last_failed()).max()?;
             if server.known_until() - newest > SUSPECT_MS.max(self.ground.settings.retroactive_ms) {
                 return None;
@@ -191,7 +199,57 @@ impl Look<'_> {
         })
     }
 
+    /// The groups whose servers fail alike. Servers that fail in another way than the others of
+    /// their group have a fault of their own, or one that they share among themselves.
     fn search(
+        &self,
+        sums: &BTreeMap<ServerId, f64>,
+        open: &[Candidate],
+        covered: &BTreeSet<u32>,
+    ) -> (Vec<Accepted>, Vec<(Group, Weight)>) {
+        let (mut accepted, mut weighed) = self.search_once(sums, open);
+        let mut left = sums.clone();
+        let mut aside = BTreeMap::new();
+        for _ in 0..ROUNDS_MAX {
+            let mut unlike = BTreeSet::new();
+            for group in &accepted {
+                let own = self.unlike(group, covered);
+                let known = weighed.iter_mut().find(|(known, _)| *known == group.group);
+                if let Some((_, weight)) = known.filter(|_| !own.is_empty()) {
+                    let why = format!("{} of its failing servers fail in another way", own.len());
+                    weight.rejected = Some(why);
+                }
+                unlike.extend(own);
+            }
+            if unlike.is_empty() {
+                break;
+            }
+            aside.extend(unlike.iter().filter_map(|id| left.remove_entry(id)));
+            accepted = self.search_once(&left, open).0;
+        }
+        if !aside.is_empty() {
+            accepted.retain(|group| self.unlike(group, covered).is_empty());
+        }
+        if aside.len() >= self.ground.settings.group.n_failing_min {
+            let taken: BTreeSet<ServerId> =
+                accepted.iter().flat_map(|group| group.members.iter().copied()).collect();
+            let apart = |group: &Accepted| {
+                let free = !group.members.iter().any(|id| taken.contains(id));
+                free && self.unlike(group, covered).is_empty()
+            };
+            accepted.extend(self.search_once(&aside, open).0.into_iter().filter(apart));
+        }
+        (accepted, weighed)
+    }
+
+    /// Failing servers of a group that fail in another way than its others.
+    fn unlike(&self, group: &Accepted, covered: &BTreeSet<u32>) -> BTreeSet<ServerId> {
+        let of = |id: &ServerId| self.failing_sites(*id, covered);
+        let failing: Vec<u32> = group.failing.iter().flat_map(of).collect();
+        alike::unlike(&alike::by_server(self.fleet, &failing))
+    }
+
+    fn search_once(
         &self,
         sums: &BTreeMap<ServerId, f64>,
         open: &[Candidate],

@@ -209,6 +209,14 @@ impl SharedPool {
     }
 }
 
+/// Whether suspect sites of two servers use an address: thousands of servers may, and all their sites
+/// are looked at only when this holds.
+pub(super) fn several_fail_on(fleet: &Fleet, address: &str) -> bool {
+    let uses = |ix: u32| matches!(&fleet.site(ix).place, Some(Pool::Upstream(of)) if of == address);
+    let servers = fleet.suspects.keys().filter(|id| fleet.suspects(**id).any(uses));
+    servers.take(2).count() == 2
+}
+
 /// A pool that several servers use: weighed over all its sites, against each server by itself.
 fn shared_pool(
     fleet: &Fleet,
@@ -217,6 +225,9 @@ fn shared_pool(
     ground: &Ground<'_>,
     trail: &mut Trail,
 ) -> Option<SharedPool> {
+    if !several_fail_on(fleet, address) {
+        return None;
+    }
     let servers = servers_of(fleet, fleet.users(address));
     let others: BTreeMap<ServerId, Vec<Child>> = servers
         .iter()

@@ -313,7 +313,9 @@ impl Script {
             engine.fold(UnixMillis(arrived), &record);
         }
         transitions.extend(engine.advance(UnixMillis(at(until))));
-        Played { transitions }
+        let played = Played { transitions };
+        played.check();
+        played
     }
 }
 
@@ -324,8 +326,25 @@ pub(crate) struct Played {
 }
 
 impl Played {
+    /// What holds of every incident: no id is given twice, its revisions rise, and what opens is of
+    /// somebody.
+    pub(crate) fn check(&self) {
+        let mut revs: BTreeMap<&str, u64> = BTreeMap::new();
+        for transition in &self.transitions {
+            let (incident, rev) = (&transition.incident, u64::from(transition.rev));
+            let before = revs.insert(&incident.id, rev);
+            let (id, title) = (&incident.id, &incident.title);
+            assert!(before.is_none_or(|before| before < rev), "{id} {before:?} to {rev}: {title}");
+            let opens =
+                [TransitionEvent::Open, TransitionEvent::Reopen].contains(&transition.event);
+            let n_affected = incident.affected.n_sites + incident.affected.n_servers;
+            assert!(!opens || n_affected > 0, "{id} opens without members: {title}");
+        }
+    }
+
     /// The last state of every incident, merged ones apart.
     pub(crate) fn last(&self) -> Vec<Incident> {
+        self.check();
         let mut last: BTreeMap<&str, &Incident> = BTreeMap::new();
         for transition in &self.transitions {
             last.insert(&transition.incident.id, &transition.incident);

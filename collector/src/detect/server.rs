@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 use wire::v1::Signal;
 
+use super::change;
 pub use super::levels::{Level, Span, Spell};
 use super::silence::Presence;
 use crate::model::ServerId;
@@ -191,6 +192,12 @@ pub struct Changed {
     pub site: Option<String>,
     /// Only pool it touches.
     pub pool: Option<String>,
+    /// What the same change is called on every server; empty until somebody asks.
+    #[serde(default)]
+    pub(crate) key: String,
+    /// Whether it touches what serves the pages of the whole server; known with the key.
+    #[serde(default)]
+    pub(crate) of_stack: bool,
 }
 
 /// When a test of a server's own sites, pools or of itself held, on the collector's clock.
@@ -440,7 +447,17 @@ impl Server {
         }
     }
 
-    pub(crate) fn fold_change(&mut self, change: Changed) {
+    /// The server has another name: what its changes are called depends on it.
+    pub(crate) fn rename(&mut self, name: &str) {
+        if self.name != name {
+            name.clone_into(&mut self.name);
+            self.changes.iter_mut().for_each(|change| change.key.clear());
+        }
+    }
+
+    pub(crate) fn fold_change(&mut self, mut change: Changed) {
+        change.key = change::key_of(&self.name, &change);
+        change.of_stack = change::is_of_stack(&change);
         if change.kind == "restart" {
             self.announce(change.at);
         }

@@ -22,6 +22,8 @@ pub use bucket::Totals;
 
 /// Highest score of a site, nats.
 pub const SCORE_MAX: f64 = 40.0;
+/// A score that faded below this says nothing any more, nats.
+const FADED_NATS: f64 = 0.1;
 /// Highest normal failure rate at which a site still opens; above, it is chronic.
 const P_CHRONIC: f64 = 0.25;
 /// Seconds of buckets a site keeps behind its newest.
@@ -423,6 +425,17 @@ impl Site {
         self.past.add(self.score_second, totals.n, totals.failed());
         self.said = Said::default();
         self.hold_until = None;
+    }
+
+    /// Ends an episode of which nothing is left at this second: where nobody asks, no answer ends it.
+    pub(crate) fn fade(&mut self, second: i64) {
+        let Some(episode) = &self.episode else { return };
+        let age_s = second.saturating_sub(episode.last_at.div_euclid(1000)) as f64;
+        let fades = self.case.is_none() && self.dirty.is_none() && age_s > self.rates.memory_s;
+        if fades && self.score(second) < FADED_NATS {
+            self.score = 0.0;
+            self.end_episode();
+        }
     }
 
     /// The incident is over: its time is no part of the past, and what failed is forgotten, unless

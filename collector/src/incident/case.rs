@@ -21,6 +21,8 @@ const UNVERIFIED_MS: i64 = 30 * 60_000;
 const FORGOTTEN_MS: i64 = 24 * 3_600_000;
 /// A server that sent nothing for so long says nothing about quiet, ms.
 const TALKING_MS: i64 = 60_000;
+/// A server that talks and whose events are known only up to so long ago does not keep up, ms.
+const STUCK_MS: i64 = 60_000;
 /// While numbers change they are stored this often in the first ten minutes and later, ms.
 const NEWS_MS: i64 = 10_000;
 const NEWS_LATER_MS: i64 = 60_000;
@@ -294,7 +296,8 @@ impl Case {
         true
     }
 
-    /// Up to when the events of its talking servers are known, ms; `None` when none talks.
+    /// Up to when the events of its talking servers are known, ms; `None` when none talks. Nobody
+    /// waits for one whose watermark is stuck, unless all lie behind.
     #[must_use]
     pub fn known_until(&self, fleet: &Fleet, now: i64) -> Option<i64> {
         let servers = self.servers(fleet);
@@ -302,13 +305,20 @@ impl Case {
             .iter()
             .filter_map(|id| fleet.server(*id))
             .filter(|server| now - server.arrived <= TALKING_MS);
-        talking.map(crate::detect::server::Server::known_until).min()
+        let known: Vec<(i64, i64)> =
+            talking.map(|server| (server.known_until(), server.arrived)).collect();
+        let up_to_date = known.iter().filter(|(until, arrived)| arrived - until <= STUCK_MS);
+        let all = || known.iter().map(|(until, _)| *until).min();
+        up_to_date.map(|(until, _)| *until).min().or_else(all)
     }
 
     /// Whether and how it is over.
     #[must_use]
     pub fn is_over(&self, fleet: &Fleet, settings: &Settings, now: i64) -> Option<String> {
         let servers = self.servers(fleet);
+        if servers.is_empty() {
+            return Some("resolved unverified: none of its sites is left".to_owned());
+        }
         let known = || servers.iter().filter_map(|id| fleet.server(*id));
         if known().all(|server| server.forgotten) {
             return Some("resolved unverified: its servers were forgotten".to_owned());

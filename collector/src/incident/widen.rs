@@ -8,7 +8,7 @@ use wire::UnixMillis;
 use super::case::{Case, Kind};
 use super::{Book, Step, newest_failure, start_of, story, wait};
 use crate::detect::Fleet;
-use crate::detect::alike::{Mixture, are_alike, average, mixture};
+use crate::detect::alike::{Mixture, are_alike, average, by_server, mixture};
 use crate::detect::scope::{self, Finding, Group, Scope};
 use crate::model::{Moment, NotifyEvent, ServerId, TransitionEvent};
 
@@ -36,7 +36,9 @@ impl Book {
             return;
         }
         let inner = self.inner(step, finding);
-        if inner.is_empty() && self.is_echo(step, finding) {
+        // Where all that fails is told of already, in incidents that this scope neither holds nor
+        // lies in, one without a member of its own would say nothing.
+        if inner.is_empty() && (self.is_echo(step, finding) || !may_enter(fleet, finding)) {
             return;
         }
         let cooling = self.cases.iter().find(|(_, case)| {
@@ -83,7 +85,10 @@ impl Book {
         }
         let servers = scope::servers_of(step.fleet, &finding.failing);
         let taken = |ix: &u32| step.fleet.site(*ix).case.is_some();
-        if servers.iter().any(|id| case.failed.contains(id)) || finding.failing.iter().any(taken) {
+        if servers.iter().any(|id| case.failed.contains(id))
+            || finding.failing.iter().any(taken)
+            || !may_enter(step.fleet, finding)
+        {
             return;
         }
         let id = case.id.clone();
@@ -296,32 +301,18 @@ impl Book {
         }
     }
 
-    /// The failing sites of a finding become members. Of a group not those of servers that fail in
-    /// another way than most: they have a fault of their own.
+    /// The failing sites of a finding become members.
     pub(super) fn enter_all(&mut self, step: &mut Step<'_>, finding: &Finding, no: u64) {
-        let mut unlike = BTreeSet::new();
-        if let Scope::Group(_) = finding.scope {
-            let lines = by_server(step.fleet, &finding.failing);
-            if let Some(most) = average(lines.values().cloned()) {
-                let others = lines.iter().filter(|(_, own)| !are_alike(&most, own));
-                unlike.extend(others.map(|(id, _)| *id));
-            }
-        }
         for ix in &finding.failing {
-            if !unlike.contains(&step.fleet.site(*ix).server) {
-                self.enter(step.fleet, no, *ix);
-            }
+            self.enter(step.fleet, no, *ix);
         }
     }
 }
 
-/// What the error lines of each server's sites say; servers without lines are left out.
-fn by_server(fleet: &Fleet, sites: &[u32]) -> BTreeMap<ServerId, Mixture> {
-    let mut of: BTreeMap<ServerId, Vec<u32>> = BTreeMap::new();
-    for ix in sites {
-        of.entry(fleet.site(*ix).server).or_default().push(*ix);
-    }
-    of.into_iter().filter_map(|(id, sites)| Some((id, mixture(fleet, &sites)?))).collect()
+/// Whether a failing site would become a member of an incident of this finding.
+fn may_enter(fleet: &Fleet, finding: &Finding) -> bool {
+    let mut failing = finding.failing.iter().map(|ix| fleet.site(*ix));
+    failing.any(|site| site.case.is_none() && site.episode.is_some())
 }
 
 fn average_without(
