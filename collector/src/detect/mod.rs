@@ -699,8 +699,8 @@ impl Engine {
         }
         let mut transitions = Vec::new();
         for (server, slices) in slices {
-            let slices = slices.into_values().collect();
-            self.fold_old(server, arrived_at, slices, &mut transitions);
+            let slices: Vec<Vec<&Record>> = slices.into_values().collect();
+            self.fold_old(server, arrived_at, &slices, &mut transitions);
         }
         for record in complete {
             self.fold(arrived_at, record);
@@ -713,7 +713,7 @@ impl Engine {
         &mut self,
         id: ServerId,
         arrived_at: UnixMillis,
-        slices: Vec<Vec<&Record>>,
+        slices: &[Vec<&Record>],
         transitions: &mut Vec<Transition>,
     ) {
         let n_looks = self.looks_left(id, arrived_at.0, slices.len());
