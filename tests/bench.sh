@@ -5,7 +5,7 @@
 # Debian as root it installs the references; a row whose reference is missing says so. It needs
 # 4 GiB of disk under target/, and a machine that does little else: it is no part of CI. The size of
 # the released program (A12) takes some minutes to build, so it is only told when A12 is asked for; so is
-# the speed of localize (D8), which needs the released collector.
+# the speed of localize (D8S), which needs the released collector.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -446,6 +446,18 @@ raw = "1s"
     }
 
     #[test]
+    fn a_witness_too_many_is_refused_and_not_ignored() {
+        let with = |n: usize| {
+            let all: Vec<String> = (0..n).map(|n| format!("\"192.0.2.{n}:53\"")).collect();
+            load(&format!("[detect]\nwitnesses = [{}]\n", all.join(", ")), &[])
+        };
+        assert_eq!(with(16).unwrap().detect.witnesses.len(), 16);
+        let told = with(17).unwrap_err();
+        assert!(told.starts_with("c.toml:2: [detect] witnesses holds 17 addresses"), "{told}");
+        assert!(told.contains("name 16 at most"), "{told}");
+    }
+
+    #[test]
     fn receivers_are_checked_at_their_table() {
         let key = dir_with_key();
         let key = key.path().join("k").display().to_string();

@@ -25,8 +25,8 @@ use crate::selfstats::SelfStats;
 
 /// How long an address may take to answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
-/// Addresses asked, all at once.
-const ADDRESSES_MAX: usize = 16;
+/// Addresses asked, all at once; more witnesses than that are refused with the configuration.
+pub const WITNESSES_MAX: usize = 16;
 /// How often it is asked again while the uplink is lost or in doubt.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long another agent is listened for, and how often it is looked.
@@ -91,7 +91,7 @@ impl Witness {
         heard: mpsc::Sender<Heard>,
         stats: Arc<SelfStats>,
     ) -> Self {
-        let addresses = configured.iter().take(ADDRESSES_MAX).cloned().collect();
+        let addresses = configured.iter().take(WITNESSES_MAX).cloned().collect();
         Self {
             addresses,
             configured: !configured.is_empty(),
@@ -197,7 +197,7 @@ impl Witness {
 /// Those of these addresses that answer: a connection, or a refusal, which is an answer as well.
 async fn answering(addresses: &[String]) -> Vec<String> {
     let mut asked = JoinSet::new();
-    for address in addresses.iter().take(ADDRESSES_MAX).cloned() {
+    for address in addresses.iter().take(WITNESSES_MAX).cloned() {
         asked.spawn(async move {
             let answer = timeout(ANSWER_TIME_MAX, TcpStream::connect(&address)).await;
             let refused =

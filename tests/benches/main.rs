@@ -73,7 +73,7 @@ const ROWS: [(&str, &str, bool, Measure); 14] = [
     ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
     ("A12", "size of the released program, time of its start", false, |_| rest::a12()),
     ("C7", "the detector over a recorded stream", true, replay::c7),
-    ("D8", "speed of localize", true, localize::d8),
+    ("D8S", "speed of localize", true, localize::d8s),
     ("F600", "discovery of 600 vhosts", true, discovery::f600),
 ];
 

@@ -13,6 +13,7 @@ use wire::units::{Bytes, Span};
 
 use super::Config;
 use crate::notify;
+use crate::witness::WITNESSES_MAX;
 
 /// Faults told at once.
 const PROBLEMS_MAX: usize = 50;
@@ -295,6 +296,11 @@ fn faults(config: &Config) -> Vec<Fault> {
         if let Err(fix) = address(text, false) {
             fault("detect", "witnesses", &format!("holds {text:?}, no address"), fix);
         }
+    }
+    let n_witnesses = config.detect.witnesses.len();
+    if n_witnesses > WITNESSES_MAX {
+        let fix = format!("name {WITNESSES_MAX} at most: two beyond the uplink are enough");
+        fault("detect", "witnesses", &format!("holds {n_witnesses} addresses"), &fix);
     }
     let labels = &config.detect.group_labels;
     for (n, label) in labels.iter().enumerate() {

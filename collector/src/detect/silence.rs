@@ -318,6 +318,12 @@ fn counts(server: &Server) -> bool {
     server.arrived > 0 && !server.forgotten
 }
 
+/// How long without a word a server with this heartbeat is silent, ms: 4 heartbeats, 5 s at least.
+#[must_use]
+pub fn silent_after_ms(heartbeat_ms: i64) -> i64 {
+    SILENT_MIN_MS.max(HEARTBEATS * heartbeat_ms.clamp(0, HEARTBEAT_MAX_MS))
+}
+
 fn heartbeat(server: &Server) -> i64 {
     server.presence.heartbeat_ms.clamp(0, HEARTBEAT_MAX_MS)
 }
@@ -327,7 +333,7 @@ fn deadline(server: &Server) -> i64 {
     if let Some(at) = server.presence.goodbye_at {
         return at.max(server.arrived) + GOODBYE_MS;
     }
-    server.arrived + SILENT_MIN_MS.max(HEARTBEATS * heartbeat(server))
+    server.arrived + silent_after_ms(server.presence.heartbeat_ms)
 }
 
 /// Whether its next word should have come.

@@ -3,9 +3,11 @@
 //!
 //! Format: a header; comma, semicolon, tab or bar, whichever the header has most of; fields may be
 //! in double quotes, with quotes doubled and line breaks inside; LF or CRLF; a byte order mark is
-//! skipped. A row that cannot be right is left out and told with its line. Memory is bounded by
+//! skipped. A row that cannot be right is left out and told with its line; of one whose quote is never
+//! closed only the first line. Memory is bounded by
 //! [`super::LEAVES_MAX`] and [`ROW_BYTES_MAX`], time by [`BYTES_MAX`].
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
 use thiserror::Error;
@@ -18,6 +20,9 @@ pub const BYTES_MAX: u64 = 1 << 30;
 pub const ROW_BYTES_MAX: usize = 64 << 10;
 /// Rows left out that are told one by one.
 const TOLD_MAX: usize = 10;
+/// Quotes not closed after which rows of several lines are no longer believed: each costs up to
+/// [`ROW_BYTES_MAX`] of reading again.
+const UNCLOSED_MAX: u32 = 256;
 /// Most columns of a file.
 const COLUMNS_MAX: usize = 256;
 
@@ -67,13 +72,20 @@ pub struct Read {
 
 /// Reads a file; `by` names the dimensions, all other columns when it is empty.
 pub fn read(input: impl BufRead, by: &[String]) -> Result<Read, CsvError> {
-    let mut rows = Rows { input: input.take(BYTES_MAX + 1), separator: b',', line: 0, n_bytes: 0 };
+    let mut rows = Rows {
+        input: input.take(BYTES_MAX + 1),
+        separator: b',',
+        line: 0,
+        n_bytes: 0,
+        again: VecDeque::new(),
+        n_unclosed: 0,
+    };
     let header = rows.header()?;
     let columns = Columns::of(&header, by)?;
     let names = columns.dimensions.iter().map(|at| header[*at].clone()).collect();
     let mut read = Read { table: Table::new(names)?, n_rows: 0, n_refused: 0, told: Vec::new() };
     let mut fields = Vec::new();
-    while let Some((line, row)) = rows.next(&mut fields)? {
+    while let Some((line, row)) = rows.next(header.len(), &mut fields)? {
         read.n_rows += 1;
         let refused = match row {
             Ok(()) => columns.add(&fields, header.len(), &mut read.table)?,
@@ -185,22 +197,20 @@ struct Rows<R> {
     /// Lines read so far.
     line: u64,
     n_bytes: u64,
+    /// Lines that are read again, because a row that began before them was none.
+    again: VecDeque<Vec<u8>>,
+    /// Lines with a quote that was not closed.
+    n_unclosed: u32,
 }
 
 impl<R: BufRead> Rows<R> {
     /// Names of the columns; the separator is what stands between them.
     fn header(&mut self) -> Result<Vec<String>, CsvError> {
-        let mut fields = Vec::new();
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            if self.line(&mut text)? == 0 {
-                return Err(CsvError::Empty);
-            }
-            let start = usize::from(text.starts_with(b"\xef\xbb\xbf")) * 3;
-            text.drain(..start);
-            if !trimmed(&text).is_empty() {
-                break;
+        let mut text = self.filled()?.ok_or(CsvError::Empty)?;
+        if text.starts_with(b"\xef\xbb\xbf") {
+            text.drain(..3);
+            if trimmed(&text).is_empty() {
+                text = self.filled()?.ok_or(CsvError::Empty)?;
             }
         }
         if text.len() > ROW_BYTES_MAX {
@@ -209,45 +219,72 @@ impl<R: BufRead> Rows<R> {
         let n_of = |separator: &u8| text.split(|byte| byte == separator).count();
         // Of equals the first: `max_by_key` takes the last.
         self.separator = *b"|\t;,".iter().max_by_key(|separator| n_of(separator)).expect("four");
-        if !split(trimmed(&text), self.separator, &mut fields) || fields.len() > COLUMNS_MAX {
+        let mut split = Split::default();
+        split.add(trimmed(&text), self.separator);
+        let fields = split.end().ok_or(CsvError::NoHeader)?;
+        if fields.len() > COLUMNS_MAX {
             return Err(CsvError::NoHeader);
         }
         Ok(fields.iter().map(|name| name.trim().to_owned()).collect())
     }
 
     /// The next row into `fields` with its first line, or why it is none; `None` at the end.
-    fn next(&mut self, fields: &mut Vec<String>) -> Result<Option<(u64, Row)>, CsvError> {
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            if self.line(&mut text)? == 0 {
-                return Ok(None);
-            }
-            if !trimmed(&text).is_empty() {
-                break;
-            }
+    ///
+    /// A row of several lines that never ends, or has not `n_columns` fields, had a quote too many in
+    /// its first line: only that is refused, the others are rows of their own.
+    fn next(
+        &mut self,
+        n_columns: usize,
+        fields: &mut Vec<String>,
+    ) -> Result<Option<(u64, Row)>, CsvError> {
+        let Some(first) = self.filled()? else { return Ok(None) };
+        let line = self.line;
+        if first.len() > ROW_BYTES_MAX {
+            return Ok(Some((line, Err("it is longer than 64 KiB"))));
         }
-        let first = self.line;
+        let mut split = Split::default();
+        split.add(trimmed(&first), self.separator);
+        let mut n_bytes = first.len();
+        let mut others: VecDeque<Vec<u8>> = VecDeque::new();
+        // A line break in quotes: the row goes on.
+        while split.is_quoted && n_bytes <= ROW_BYTES_MAX && self.n_unclosed < UNCLOSED_MAX {
+            let Some(next) = self.line()? else { break };
+            let before = others.back().unwrap_or(&first);
+            split.field.extend_from_slice(&before[trimmed(before).len()..]);
+            split.add(trimmed(&next), self.separator);
+            n_bytes += next.len();
+            others.push_back(next);
+        }
+        let ended = split.end().filter(|_| n_bytes <= ROW_BYTES_MAX);
+        let fits = |found: &Vec<String>| others.is_empty() || found.len() == n_columns;
+        if let Some(found) = ended.filter(fits) {
+            *fields = found;
+            return Ok(Some((line, Ok(()))));
+        }
+        self.n_unclosed += 1;
+        self.line = line;
+        others.append(&mut self.again);
+        self.again = others;
+        Ok(Some((line, Err("a quote is not closed"))))
+    }
+
+    /// The next line that is not empty.
+    fn filled(&mut self) -> Result<Option<Vec<u8>>, CsvError> {
         loop {
-            if text.len() > ROW_BYTES_MAX {
-                return Ok(Some((
-                    first,
-                    Err("it is longer than 64 KiB, or a quote is not closed"),
-                )));
-            }
-            if split(trimmed(&text), self.separator, fields) {
-                return Ok(Some((first, Ok(()))));
-            }
-            // A line break in quotes: the row goes on.
-            if self.line(&mut text)? == 0 {
-                return Ok(Some((first, Err("a quote is not closed"))));
+            match self.line()? {
+                Some(line) if trimmed(&line).is_empty() => {}
+                line => return Ok(line),
             }
         }
     }
 
-    /// Appends a line with its end to `text`, of a long one only the beginning; bytes read.
-    fn line(&mut self, text: &mut Vec<u8>) -> Result<u64, CsvError> {
-        let mut n = 0;
+    /// The next line with its end, of a long one only the beginning.
+    fn line(&mut self) -> Result<Option<Vec<u8>>, CsvError> {
+        if let Some(line) = self.again.pop_front() {
+            self.line += 1;
+            return Ok(Some(line));
+        }
+        let (mut text, mut n) = (Vec::new(), 0);
         loop {
             let chunk = self.input.fill_buf()?;
             if chunk.is_empty() {
@@ -263,12 +300,12 @@ impl<R: BufRead> Rows<R> {
                 break;
             }
         }
-        self.line += u64::from(n > 0);
         self.n_bytes += n;
         if self.n_bytes > BYTES_MAX {
             return Err(CsvError::TooLarge);
         }
-        Ok(n)
+        self.line += u64::from(n > 0);
+        Ok((n > 0).then_some(text))
     }
 }
 
@@ -278,30 +315,45 @@ fn trimmed(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Splits a row into `fields`; false when a quote is not closed. Bytes that are no UTF-8 become
-/// the replacement character.
-fn split(row: &[u8], separator: u8, fields: &mut Vec<String>) -> bool {
-    fields.clear();
-    let mut field = Vec::new();
-    let (mut is_quoted, mut at) = (false, 0);
-    while at < row.len() {
-        let byte = row[at];
-        at += 1;
-        match byte {
-            b'"' if is_quoted && row.get(at) == Some(&b'"') => {
-                field.push(b'"');
-                at += 1;
+/// A row on its way to fields, line by line. Bytes that are no UTF-8 become the replacement character.
+#[derive(Default)]
+struct Split {
+    fields: Vec<String>,
+    field: Vec<u8>,
+    is_quoted: bool,
+}
+
+impl Split {
+    /// Goes on with a line without its end.
+    fn add(&mut self, line: &[u8], separator: u8) {
+        let mut at = 0;
+        while at < line.len() {
+            let byte = line[at];
+            at += 1;
+            match byte {
+                b'"' if self.is_quoted && line.get(at) == Some(&b'"') => {
+                    self.field.push(b'"');
+                    at += 1;
+                }
+                b'"' if self.is_quoted || self.field.is_empty() => {
+                    self.is_quoted = !self.is_quoted;
+                }
+                _ if byte == separator && !self.is_quoted => self.close(),
+                _ => self.field.push(byte),
             }
-            b'"' if is_quoted || field.is_empty() => is_quoted = !is_quoted,
-            _ if byte == separator && !is_quoted => {
-                fields.push(String::from_utf8_lossy(&field).into_owned());
-                field.clear();
-            }
-            _ => field.push(byte),
         }
     }
-    fields.push(String::from_utf8_lossy(&field).into_owned());
-    !is_quoted
+
+    fn close(&mut self) {
+        self.fields.push(String::from_utf8_lossy(&self.field).into_owned());
+        self.field.clear();
+    }
+
+    /// The fields, unless a quote is not closed.
+    fn end(mut self) -> Option<Vec<String>> {
+        self.close();
+        (!self.is_quoted).then_some(self.fields)
+    }
 }
 
 #[cfg(test)]
@@ -386,9 +438,40 @@ mod tests {
     fn a_row_that_never_ends_costs_its_bound_and_the_rest_is_read() {
         let long = "y".repeat(ROW_BYTES_MAX * 3);
         let said = check(&format!("isp,n,n_failed\nx,1,0\n{long},1,0\nx,1,0\n"), &[]);
-        assert_eq!(said, "isp 1/3 3: it is longer than 64 KiB, or a quote is not closed");
+        assert_eq!(said, "isp 1/3 3: it is longer than 64 KiB");
         let header = check(&long, &[]);
         assert_eq!(header, "its first line is no header of columns");
+    }
+
+    #[test]
+    fn a_stray_quote_costs_its_own_line_and_none_of_the_thousands_after_it() {
+        let rows = "x,1,0\n".repeat(5000);
+        for (stray, what) in [
+            (format!("isp,n,n_failed\nx,1,0\n\"y,1,0\n{rows}"), "to the end"),
+            (format!("isp,n,n_failed\nx,1,0\n\"y,1,0\n{}", rows.repeat(9)), "for over 64 KiB"),
+            (format!("isp,n,n_failed\nx,1,0\n\"y,1,0\n{rows}z\",\"a\nb\",1,0\n"), "to another"),
+        ] {
+            let said = check(&stray, &[]);
+            let n_rows = stray.matches("\nx").count() as u64 + 1;
+            assert!(said.contains("3: a quote is not closed"), "{what}: {said}");
+            let read = read(stray.as_bytes(), &[]).unwrap();
+            assert!(read.n_refused <= 3 && read.n_rows >= n_rows, "{what}: {said}");
+        }
+        let split = "isp,n,n_failed\nx,1,0\n\"y,1,0\nx,1,0\n\"a\nb\",1,0\nx,1,0\n";
+        let said = check(split, &[]);
+        assert!(said.starts_with("isp 1/5 3: a quote is not closed"), "{said}");
+    }
+
+    #[test]
+    fn a_file_of_nothing_but_stray_quotes_is_not_read_again_without_end() {
+        let n = UNCLOSED_MAX as usize + 5;
+        let text =
+            |n: usize| format!("isp,n,n_failed\nx,1,0\n{}\"a\nb\",1,0\n", "x\",\"\n".repeat(n));
+        let few = read(text(5).as_bytes(), &[]).unwrap();
+        assert_eq!((few.n_rows, few.n_refused), (7, 5), "the row of two lines is read");
+        let many = read(text(n).as_bytes(), &[]).unwrap();
+        let refused = n as u64 + 1;
+        assert_eq!((many.n_rows, many.n_refused), (n as u64 + 3, refused), "it no longer is");
     }
 
     #[test]
@@ -407,7 +490,7 @@ mod tests {
         let text = "isp,path,n,n_failed,baseline\na,/x,100,1,1\na,/y,100,1,1\nb,/x,100,0,1\n\
                     b,/y,100,1,1\na,/x,50,1,0\na,/x,50,0,0\na,/y,100,2,0\nb,/x,100,91,0\nb,/y,100,1,0\n";
         let read = read(text.as_bytes(), &[]).unwrap();
-        let found = localize(&read.table);
+        let found = localize(&read.table).common;
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(
             serde_json::to_value(&found[0].values).unwrap(),

@@ -28,6 +28,33 @@ pub(super) struct Search {
     pub(super) is_first: bool,
 }
 
+/// How many visits of leaves are left, over several searches.
+#[derive(Debug)]
+pub(super) struct Visits {
+    left: u64,
+    are_spent: bool,
+}
+
+impl Visits {
+    pub(super) fn new(max: u64) -> Self {
+        Self { left: max, are_spent: false }
+    }
+
+    /// Takes `n`; false when there are not so many, and from then on.
+    fn take(&mut self, n: usize) -> bool {
+        match self.left.checked_sub(n as u64).filter(|_| !self.are_spent) {
+            Some(left) => self.left = left,
+            None => self.are_spent = true,
+        }
+        !self.are_spent
+    }
+
+    /// Whether a search was not carried to its end.
+    pub(super) fn are_spent(&self) -> bool {
+        self.are_spent
+    }
+}
+
 /// A cell that scores.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cell {
@@ -78,8 +105,16 @@ impl Cube {
         (0..self.n_leaves as u32).filter(holds).collect()
     }
 
-    /// The best cell that reaches what `search` asks for.
-    pub(super) fn best(&self, leaves: &Leaves, search: &Search) -> Option<Cell> {
+    /// The best cell that reaches what `search` asks for; of those seen when `visits` are spent.
+    pub(super) fn best(
+        &self,
+        leaves: &Leaves,
+        search: &Search,
+        visits: &mut Visits,
+    ) -> Option<Cell> {
+        if !visits.take(self.n_leaves) {
+            return None;
+        }
         let mut gains = leaves.gains();
         if search.weights.has_dispersion && leaves.dispersion > 1.0 {
             for gain in gains.iter_mut().flatten() {
@@ -90,6 +125,7 @@ impl Cube {
         let mut walk = Walk {
             cube: self,
             search,
+            visits,
             gains,
             excesses,
             best: None,
@@ -142,6 +178,7 @@ struct Sums {
 struct Walk<'a> {
     cube: &'a Cube,
     search: &'a Search,
+    visits: &'a mut Visits,
     gains: Vec<Gain>,
     excesses: Vec<f64>,
     best: Option<Cell>,
@@ -168,6 +205,9 @@ impl Walk<'_> {
     /// Splits `list` by the dimension at `position` of the order, judges each part, and goes on
     /// within it by the dimensions after that one.
     fn split(&mut self, list: &[u32], position: usize, goes_on: bool) {
+        if !self.visits.take(list.len()) {
+            return;
+        }
         let d = self.cube.order[position];
         let depth = self.fixed.len();
         let mut parts = std::mem::take(&mut self.buckets[depth]);

@@ -230,18 +230,18 @@ fn values(found: Vec<Common>) -> BTreeSet<Where> {
 
 #[test]
 fn labelled_faults_are_named_better_than_by_the_formula_as_published_and_by_adtributor() {
-    let ours = f1(|table| values(localize(table)));
-    let plain =
-        f1(|table| values(localize_by(table, Weights::PLAIN).into_iter().take(1).collect()));
-    let repeated = f1(|table| values(localize_by(table, Weights::PLAIN)));
+    let plain = |table: &Table| localize_by(table, Weights::PLAIN, VISITS_MAX).common;
+    let ours = f1(|table| values(localize(table).common));
+    let once = f1(|table| values(plain(table).into_iter().take(1).collect()));
+    let repeated = f1(|table| values(plain(table)));
     let adtributor = f1(adtributor);
     let told = format!(
         "micro F1 over {N_CASES} labelled cases: ours {ours:.3}, the formula as published \
-         {plain:.3} (repeated as ours is {repeated:.3}), after Adtributor {adtributor:.3}"
+         {once:.3} (repeated as ours is {repeated:.3}), after Adtributor {adtributor:.3}"
     );
     // Shown with `--nocapture`.
     std::io::Write::write_all(&mut std::io::stderr().lock(), format!("{told}\n").as_bytes())
         .unwrap();
     assert!(ours >= 0.85, "{told}");
-    assert!(ours > plain && ours > adtributor, "{told}");
+    assert!(ours > once && ours > adtributor, "{told}");
 }

@@ -93,6 +93,16 @@ pub struct Owner {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its clock minus the collector's, ms.
+    pub clock_offset_ms: i64,
+}
+
+impl Owner {
+    /// How many seconds its clock is ahead: whole ones when over one, as the detector has it.
+    #[must_use]
+    pub fn ahead_s(&self) -> i64 {
+        self.clock_offset_ms / 1000
+    }
 }
 
 /// Something counted now and before.
@@ -124,10 +134,11 @@ impl Stored {
         Ok(Self { by, window, groups: BTreeMap::new(), n_marks: 0 })
     }
 
-    /// Adds one body of `owner`.
+    /// Adds one body of `owner`, whose times are moved to the collector's clock.
     pub fn add(&mut self, owner: &Owner, body: &BatchBody) {
         for second in &body.seconds {
-            let Some(is_before) = self.window.is_before(second.second) else { continue };
+            let at = second.second.saturating_sub(owner.ahead_s());
+            let Some(is_before) = self.window.is_before(at) else { continue };
             let Some(site) = body.sites.get(second.site as usize) else { continue };
             let at = usize::from(is_before);
             let group = self.group(owner, &site.name, pool_of(site));
@@ -152,7 +163,7 @@ impl Stored {
     fn add_exemplars(&mut self, owner: &Owner, body: &BatchBody) {
         let (has_signal, has_path) = (self.by.contains(&By::Signal), self.by.contains(&By::Path));
         for exemplar in &body.exemplars {
-            let second = exemplar.at_unix_ms.div_euclid(1000);
+            let second = exemplar.at_unix_ms.div_euclid(1000).saturating_sub(owner.ahead_s());
             let Some(is_before) = self.window.is_before(second) else { continue };
             let Some(site) = body.sites.get(exemplar.site as usize) else { continue };
             let signal = Signal::try_from(exemplar.signal).ok().and_then(Signal::name);
@@ -341,7 +352,8 @@ mod tests {
     const WINDOW: Window = Window { before_s: 0, from_s: 100, to_s: 200 };
 
     fn owner(name: &str, rack: &str) -> Owner {
-        Owner { name: name.into(), labels: [("rack".to_owned(), rack.to_owned())].into() }
+        let labels = [("rack".to_owned(), rack.to_owned())].into();
+        Owner { name: name.into(), labels, clock_offset_ms: 0 }
     }
 
     fn site(name: &str) -> Site {
@@ -370,7 +382,7 @@ mod tests {
             stored.add(owner, body);
         }
         let table = stored.table().unwrap();
-        let found = localize(&table);
+        let found = localize(&table).common;
         let (n, n_failed) = stored.totals();
         assert!(
             found.iter().all(|common| common.n <= n && common.n_failed <= n_failed),
@@ -412,6 +424,37 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].values, [("rack".to_owned(), "r2".to_owned())].into());
         assert_eq!((found[0].n, found[0].n_failed), (410, 312), "503 of the application are none");
+    }
+
+    #[test]
+    fn a_server_whose_clock_is_wrong_fails_when_the_others_do() {
+        let mut bodies = fleet();
+        for (owner, body) in &mut bodies[2..] {
+            // 90.4 s ahead or behind: 50 s of it would be failures of the past, or of nothing.
+            owner.clock_offset_ms = if owner.name == "web-3" { 90_400 } else { -90_400 };
+            let ahead_s = if owner.name == "web-3" { 90 } else { -90 };
+            for second in &mut body.seconds {
+                second.second += ahead_s;
+            }
+        }
+        let by = ["site", "server", "rack", "pool"];
+        assert_eq!(found(&by, &bodies), found(&by, &fleet()));
+        let mut stored = Stored::new(vec![By::Path], WINDOW).unwrap();
+        let mut early = owner("web-1", "r1");
+        early.clock_offset_ms = 60_999;
+        let body = BatchBody {
+            sites: vec![site("a.example")],
+            exemplars: vec![exemplar(0, 160, Signal::ConnectRefused, "/x/")],
+            ..BatchBody::default()
+        };
+        stored.add(&early, &body);
+        let marks = stored.groups.into_values().flat_map(|group| group.marks);
+        let counts: Vec<Pair> = marks.map(|(_, pair)| pair).collect();
+        assert_eq!(
+            counts,
+            [[1, 0]],
+            "second 160 of a clock 60 s ahead is 100, the first in question"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::*;
 
 /// Rows `values n_failed/n [n_failed/n before]`; answers as `dim=value,... n_failed/n explained`.
 fn check(dimensions: &str, rows: &[(&str, &str)]) -> Vec<String> {
-    told(&localize(&table(dimensions, rows)))
+    told(&localize(&table(dimensions, rows)).common)
 }
 
 fn table(dimensions: &str, rows: &[(&str, &str)]) -> Table {
@@ -174,7 +174,7 @@ fn values_that_always_come_together_are_named_by_the_kind_with_fewer_values() {
 #[test]
 fn the_json_shape_is_that_of_the_contract() {
     let rows = [("a x", "80/100 0/100"), ("b x", "0/100 1/100"), ("c y", "0/100 1/100")];
-    let found = localize(&table("site isp", &rows));
+    let found = localize(&table("site isp", &rows)).common;
     let line = serde_json::to_string(&found[0]).unwrap();
     let score = found[0].score;
     assert_eq!(
@@ -184,6 +184,51 @@ fn the_json_shape_is_that_of_the_contract() {
         )
     );
     assert!(score > SCORE_MIN, "{line}");
+}
+
+/// Leaves of `n_values` that fail at random, but for one value that fails as a whole.
+fn random_failures(n_leaves: u64, n_values: &[u64]) -> Table {
+    let mut table = Table::new((0..n_values.len()).map(|d| format!("d{d}")).collect()).unwrap();
+    let mut state = 7_u64;
+    let mut chance = move |n: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    for _ in 0..n_leaves {
+        let codes: Vec<u64> = n_values.iter().map(|n| chance(*n)).collect();
+        let names: Vec<String> = codes.iter().map(|code| code.to_string()).collect();
+        let values: Vec<&str> = names.iter().map(String::as_str).collect();
+        let n_failed = if codes[0] == 1 || chance(3) == 0 { 20 + chance(80) } else { 0 };
+        table.add(&values, false, 100, n_failed).unwrap();
+        table.add(&values, true, 100, 0).unwrap();
+    }
+    table
+}
+
+#[test]
+fn random_failures_of_many_leaves_end_with_the_best_so_far_and_say_so() {
+    let table = random_failures(3000, &[5, 20, 7, 30, 4, 11, 6, 9]);
+    let cut = localize_by(&table, Weights::TUNED, 60_000);
+    assert!(!cut.complete);
+    let first: BTreeMap<String, String> = [("d0".to_owned(), "1".to_owned())].into();
+    assert_eq!(cut.common[0].values, first, "the first layer is looked at first");
+    assert_eq!(cut, localize_by(&table, Weights::TUNED, 60_000), "cut off at the same place");
+    let nothing = localize_by(&table, Weights::TUNED, 10);
+    assert_eq!(nothing, Found { common: Vec::new(), complete: false });
+}
+
+#[test]
+fn a_question_of_the_promised_size_never_runs_out_of_visits() {
+    // Of each of at most 45 searches: the leaves, the first layer, and each set of dimensions.
+    let most = |n_leaves: u64, n_dims: u32| {
+        let n_searches = (ROUNDS_MAX * LOOKS_MAX) as u64;
+        n_searches * n_leaves * (1 + u64::from(n_dims) + (1 << n_dims) - 1)
+    };
+    assert!(most(100_000, 6) <= VISITS_MAX);
+    // And that is what a search takes at most.
+    let table = random_failures(400, &[5, 6, 7, 4, 3, 8]);
+    assert!(localize_by(&table, Weights::TUNED, most(400, 6)).complete);
 }
 
 /// A search without bounds, over every cell of every layer.
@@ -274,7 +319,7 @@ proptest! {
         let table = fill(&rows, [0, 1, 2, 3], true);
         let leaves = Leaves::of(&table);
         let search = Search { weights: Weights::TUNED, score_min: 8.0, excess_min: 0.0, is_first: false };
-        let cell = Cube::of(&leaves).best(&leaves, &search);
+        let cell = Cube::of(&leaves).best(&leaves, &search, &mut Visits::new(VISITS_MAX));
         let score = cell.as_ref().map(|cell| (cell.score * 1e6).round() as i64);
         prop_assert_eq!(score, by_hand(&table).map(|(score, _)| score));
         if let Some(cell) = cell {
@@ -304,7 +349,7 @@ proptest! {
             let n_failed = if is_cause { n * (55 + chance(30)) / 100 } else { chance(3) };
             rows.push((values, n * times, n_failed * times, n * times, chance(3) * times));
         }
-        let found = localize(&fill(&rows, [0, 1, 2, 3], true));
+        let found = localize(&fill(&rows, [0, 1, 2, 3], true)).common;
         let expected: BTreeMap<String, String> = (0..4)
             .filter(|d| fixed >> d & 1 == 1)
             .map(|d| (format!("dim-{d}"), format!("v{}", cause[d])))

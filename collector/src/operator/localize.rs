@@ -8,7 +8,7 @@ use super::{Answer, answer, say, text};
 use crate::cli::{LocalizeArgs, exit};
 use crate::clock;
 use crate::localize::csv::{self, CsvError};
-use crate::localize::{self, Common};
+use crate::localize::{self, Common, Found};
 use crate::web::localize::{LocalizeQuery, LocalizeView};
 
 use super::client::{Client, Failure};
@@ -22,7 +22,8 @@ pub fn file(path: &Path, by: &[String]) -> u8 {
         if read.n_refused > 0 {
             say(&format!("{} of {} rows are left out", read.n_refused, read.n_rows));
         }
-        lines(&localize::localize(&read.table), "the file")
+        let Found { common, complete } = localize::localize(&read.table);
+        lines(&common, complete, "the file")
     }))
 }
 
@@ -56,16 +57,51 @@ pub(super) async fn stored(args: LocalizeArgs, client: &Client) -> Result<Answer
     }
     let (from, to) = (view.from.to_rfc3339(), view.to.to_rfc3339());
     let what = format!("{} of {} requests failed from {from} to {to}", view.n_failed, view.n);
-    Ok(lines(&view.found, &what))
+    Ok(lines(&view.found, view.complete, &what))
 }
 
 /// JSON lines; where there are none, why, and exit code 1.
-fn lines(found: &[Common], what: &str) -> Answer {
+fn lines(found: &[Common], complete: bool, what: &str) -> Answer {
     let mut told = answer(true, found, |_| String::new());
+    let cut = "not complete: the search was cut off, there are too many combinations of values";
+    let fix = "ask by fewer dimensions with `--by`";
+    if !complete {
+        told.talk = format!("{cut}; these are the best found until then: {fix}");
+    }
     if found.is_empty() {
-        told.talk =
-            format!("nothing stands out: {what}; no values have clearly more failures than before");
+        told.talk = if complete {
+            format!("nothing stands out: {what}; no values have clearly more failures than before")
+        } else {
+            format!("{cut}; nothing was found until then: {what}: {fix}")
+        };
         told.code = exit::NO;
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_off_says_so_beside_its_lines() {
+        let found = Common {
+            values: [("rack".to_owned(), "r7".to_owned())].into(),
+            score: 9.5,
+            n: 10,
+            n_failed: 9,
+            explained: 1.0,
+        };
+        for (found, complete, code, talk) in [
+            (&[found.clone()][..], true, 0, ""),
+            (&[found.clone()], false, 0, "not complete: "),
+            (&[], true, exit::NO, "nothing stands out: "),
+            (&[], false, exit::NO, "not complete: "),
+        ] {
+            let told = lines(found, complete, "the file");
+            assert_eq!(told.code, code, "{complete}");
+            assert!(told.talk.starts_with(talk), "{}", told.talk);
+            assert_eq!(told.talk.is_empty(), talk.is_empty(), "{}", told.talk);
+        }
+    }
 }

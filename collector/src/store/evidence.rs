@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, Row};
 use wire::UnixMillis;
 
-use super::HotRow;
+use super::{HotRow, read};
 use crate::model::ServerId;
 
 /// When a server was hit.
@@ -59,75 +59,115 @@ pub fn onsets(conn: &Connection, ids: &[String]) -> rusqlite::Result<Vec<Onset>>
 }
 
 /// Shows `see` the batches of these servers that arrived from `from` to `to`, in order of commit, until
-/// it says false or `n_rows_max` batches of any server have been passed; whether all were shown.
+/// it says false, `n_rows_max` of them were shown, or `is_over`; where it was cut off so, the arrival
+/// up to which all were shown.
 ///
-/// Arrival rises with the id but for moments, so the first one is found by halving; bodies of other
-/// servers are not read.
+/// Arrival rises with the id but for moments, so the first one is found by halving; of other servers'
+/// batches, which are many, neither the bodies are read nor is any counted.
 pub fn arrived(
     conn: &Connection,
     servers: &BTreeSet<ServerId>,
     (from, to): (UnixMillis, UnixMillis),
     n_rows_max: usize,
+    is_over: &dyn Fn() -> bool,
     see: &mut dyn FnMut(HotRow) -> bool,
-) -> rusqlite::Result<bool> {
-    let first = first_at(conn, from)?;
-    let mut heads = conn
-        .prepare_cached("SELECT id, server_id, at FROM hot WHERE id >= ?1 ORDER BY id LIMIT ?2")?;
+) -> rusqlite::Result<Option<UnixMillis>> {
+    let first = read::first_after(conn, from)?;
+    let mut heads =
+        conn.prepare_cached("SELECT id, server_id, at FROM hot WHERE id >= ?1 ORDER BY id")?;
     let mut whole = conn.prepare_cached(
         "SELECT id, server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body
          FROM hot WHERE id = ?1",
     )?;
-    let limit = i64::try_from(n_rows_max).unwrap_or(i64::MAX);
-    let mut rows = heads.query(params![first, limit])?;
-    let mut n_rows = 0;
+    let mut rows = heads.query([first])?;
+    let (mut n_shown, mut passed) = (0, from);
     while let Some(head) = rows.next()? {
-        n_rows += 1;
         let (id, server, at): (i64, i64, i64) = (head.get(0)?, head.get(1)?, head.get(2)?);
         if at > to.0 {
-            return Ok(true);
+            return Ok(None);
         }
-        if !servers.contains(&ServerId(server)) {
-            continue;
+        if is_over() {
+            return Ok(Some(passed));
         }
-        let row = whole.query_row([id], |row| {
-            Ok(HotRow {
-                id: row.get(0)?,
-                server: ServerId(row.get(1)?),
-                epoch: row.get::<_, i64>(2)?.cast_unsigned(),
-                seq: row.get::<_, i64>(3)?.cast_unsigned(),
-                at: UnixMillis(row.get(4)?),
-                t_min: UnixMillis(row.get(5)?),
-                t_max: UnixMillis(row.get(6)?),
-                complete_until: UnixMillis(row.get(7)?),
-                codec: row.get(8)?,
-                body: row.get(9)?,
-            })
-        })?;
-        if !see(row) {
-            return Ok(false);
+        if servers.contains(&ServerId(server)) {
+            if n_shown == n_rows_max {
+                return Ok(Some(passed));
+            }
+            n_shown += 1;
+            if !see(whole.query_row([id], hot_row)?) {
+                return Ok(Some(UnixMillis(at)));
+            }
         }
+        passed = UnixMillis(at);
     }
-    Ok(n_rows < n_rows_max)
+    Ok(None)
 }
 
-/// The first id whose batch arrived at or after `from`.
-fn first_at(conn: &Connection, from: UnixMillis) -> rusqlite::Result<i64> {
-    let ends: (Option<i64>, Option<i64>) =
-        conn.query_row("SELECT min(id), max(id) FROM hot", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-    let (Some(mut low), Some(high)) = ends else { return Ok(0) };
-    let mut high = high + 1;
-    let mut next =
-        conn.prepare_cached("SELECT id, at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found: Option<(i64, i64)> =
-            next.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        match found {
-            Some((id, at)) if at < from.0 => low = id + 1,
-            _ => high = middle,
-        }
+fn hot_row(row: &Row<'_>) -> rusqlite::Result<HotRow> {
+    Ok(HotRow {
+        id: row.get(0)?,
+        server: ServerId(row.get(1)?),
+        epoch: row.get::<_, i64>(2)?.cast_unsigned(),
+        seq: row.get::<_, i64>(3)?.cast_unsigned(),
+        at: UnixMillis(row.get(4)?),
+        t_min: UnixMillis(row.get(5)?),
+        t_max: UnixMillis(row.get(6)?),
+        complete_until: UnixMillis(row.get(7)?),
+        codec: row.get(8)?,
+        body: row.get(9)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four batches of server 1 between a hundred of others each.
+    fn fleet() -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(
+            "CREATE TABLE hot(id INTEGER PRIMARY KEY, server_id INTEGER, epoch INTEGER, seq INTEGER,
+               at INTEGER, t_min INTEGER, t_max INTEGER, complete_until INTEGER, codec INTEGER, body BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+             INSERT INTO hot SELECT i, iif(i % 100 = 0, 1, 2 + i % 100), 1, i, i * 10, 0, 0, 0, 0, x'00'
+               FROM n;",
+        )
+        .unwrap();
+        conn
     }
-    Ok(low)
+
+    fn shown(
+        n_rows_max: usize,
+        is_over: &dyn Fn() -> bool,
+        n_bodies_max: usize,
+    ) -> (Vec<i64>, Option<UnixMillis>) {
+        let servers = [ServerId(1)].into();
+        let span = (UnixMillis(0), UnixMillis(9000));
+        let mut ids = Vec::new();
+        let cut = arrived(&fleet(), &servers, span, n_rows_max, is_over, &mut |row| {
+            ids.push(row.id);
+            ids.len() < n_bodies_max
+        });
+        (ids, cut.unwrap())
+    }
+
+    #[test]
+    fn batches_of_healthy_servers_do_not_use_up_the_rows_of_those_that_were_hit() {
+        let all = vec![100, 200, 300, 400];
+        assert_eq!(shown(4, &|| false, 99), (all, None), "four of four hundred");
+        let cut_at = Some(UnixMillis(2990));
+        assert_eq!(shown(2, &|| false, 99), (vec![100, 200], cut_at), "all before the third");
+        assert_eq!(shown(9, &|| false, 2), (vec![100, 200], Some(UnixMillis(2000))));
+    }
+
+    #[test]
+    fn a_reading_whose_time_is_over_says_how_far_it_came() {
+        assert_eq!(shown(9, &|| true, 99), (Vec::new(), Some(UnixMillis(0))));
+        let n = std::cell::Cell::new(0);
+        let is_over = || {
+            n.set(n.get() + 1);
+            n.get() > 250
+        };
+        assert_eq!(shown(9, &is_over, 99), (vec![100, 200], Some(UnixMillis(2500))));
+    }
 }

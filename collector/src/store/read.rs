@@ -65,31 +65,10 @@ pub fn oldest_arrival(conn: &Connection) -> Result<Option<UnixMillis>> {
 }
 
 /// A position before every batch that arrived at or after `at`, and close to the first of them.
-///
-/// Batches are stored nearly in order of arrival, so their ids are halved again and again: no index,
-/// and no walk over the table.
 pub fn position_near(conn: &Connection, at: UnixMillis) -> Result<i64> {
     /// How far the order of ids and that of arrivals may differ, ms.
     const SLACK_MS: i64 = 60_000;
-    let ends = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM hot";
-    let (mut low, mut high): (i64, i64) =
-        conn.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let wanted = at.0.saturating_sub(SLACK_MS);
-    let mut query =
-        conn.prepare_cached("SELECT id, at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
-    // Every batch before `low` arrived too early; the one at `high`, or behind the end, did not.
-    high += 1;
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found =
-            query.query_row([middle], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        match found {
-            Ok((id, arrived)) if arrived < wanted => low = id + 1,
-            Ok(_) | Err(rusqlite::Error::QueryReturnedNoRows) => high = middle,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(low - 1)
+    Ok(first_after(conn, UnixMillis(at.0.saturating_sub(SLACK_MS)))? - 1)
 }
 
 /// Every site of one server, by name.
@@ -109,47 +88,67 @@ pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
     rows.collect()
 }
 
-/// Shows `see` server, codec and body of every stored batch with events in `from..to`, server by name.
+/// A stored batch as [`hot_between`] shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hot<'a> {
+    /// Name of its server.
+    pub server: &'a str,
+    /// First and last event, on the server's clock.
+    pub events: (UnixMillis, UnixMillis),
+    /// As `Batch.codec`.
+    pub codec: u32,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+/// Shows `see` every stored batch with events in `from..to` on the collector's clock, where clocks of
+/// servers are off by at most `clock_off_ms`; so also others, of servers whose clock is right.
 ///
 /// Cost: of batches that came before `from` only a few are looked at: they are in order of arrival,
 /// and what came before an event is over cannot hold it, but for the lead a server's clock may have.
 pub fn hot_between(
     conn: &Connection,
-    from: UnixMillis,
-    to: UnixMillis,
-    see: &mut dyn FnMut(&str, u32, &[u8]),
+    (from, to): (UnixMillis, UnixMillis),
+    clock_off_ms: u64,
+    see: &mut dyn FnMut(Hot<'_>),
 ) -> Result<()> {
     let first = first_after(conn, UnixMillis(from.0.saturating_sub(CLOCK_LEAD_MS)))?;
     let mut query = conn.prepare_cached(
-        "SELECT server.name, codec, body FROM hot JOIN server USING(server_id)
+        "SELECT server.name, t_min, t_max, codec, body FROM hot JOIN server USING(server_id)
          WHERE id >= ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
     )?;
-    let (from, to) = (from.0.saturating_sub(1000), to.0.saturating_add(1000));
+    let slack = clock_off_ms.saturating_add(1000);
+    let (from, to) = (from.0.saturating_sub_unsigned(slack), to.0.saturating_add_unsigned(slack));
     let mut rows = query.query(params![first, from, to])?;
     while let Some(row) = rows.next()? {
-        let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-        let body = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
-        see(name, row.get(1)?, body);
+        see(Hot {
+            server: row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?,
+            events: (UnixMillis(row.get(1)?), UnixMillis(row.get(2)?)),
+            codec: row.get(3)?,
+            body: row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?,
+        });
     }
     Ok(())
 }
 
-/// The first batch that came at `at` or later, by halving the range of ids. The collector's clock
-/// may have been set back now and then, which moves it by as much.
-fn first_after(conn: &Connection, at: UnixMillis) -> Result<i64> {
-    let mut next = conn.prepare_cached("SELECT at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
-    let (mut low, mut high) = conn.query_row(
-        "SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM hot",
-        [],
-        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
-    )?;
+/// The first batch that came at `at` or later, by halving the range of ids: batches are stored nearly
+/// in order of arrival, so it takes no index and no walk over the table. The collector's clock may
+/// have been set back now and then, which moves it by as much.
+pub fn first_after(conn: &Connection, at: UnixMillis) -> Result<i64> {
+    let ends = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM hot";
+    let (mut low, mut high): (i64, i64) =
+        conn.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut next =
+        conn.prepare_cached("SELECT id, at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    // Every batch before `low` arrived too early; the one at `high`, or behind the end, did not.
+    high += 1;
     while low < high {
         let middle = low + (high - low) / 2;
-        let came: Option<i64> = next.query_row([middle], |row| row.get(0)).optional()?;
-        if came.is_some_and(|came| came < at.0) {
-            low = middle + 1;
-        } else {
-            high = middle;
+        let found: Option<(i64, i64)> =
+            next.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        match found {
+            Some((id, came)) if came < at.0 => low = id + 1,
+            _ => high = middle,
         }
     }
     Ok(low)
@@ -176,4 +175,28 @@ pub fn hot_of(
         see(row.get(0)?, body);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_batch_after_an_instant_is_found_over_gaps_in_the_ids() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute("CREATE TABLE hot(id INTEGER PRIMARY KEY, at INTEGER)", []).unwrap();
+        assert_eq!(first_after(&conn, UnixMillis(5)).unwrap(), 0, "nothing is stored");
+        assert_eq!(position_near(&conn, UnixMillis(5)).unwrap(), -1);
+        for (id, at) in [(7, 100), (8, 200), (5000, 200), (5001, 300)] {
+            conn.execute("INSERT INTO hot VALUES (?1, ?2)", [id, at]).unwrap();
+        }
+        for (at, before, first) in
+            [(0, 6, 7), (100, 6, 7), (101, 7, 8), (200, 7, 8), (201, 5000, 5001), (301, 5001, 5002)]
+        {
+            let found = first_after(&conn, UnixMillis(at)).unwrap();
+            // No batch is too early, and none that is due is left out.
+            assert!(found > before && found <= first, "{at}: {found}");
+        }
+        assert_eq!(position_near(&conn, UnixMillis(60_150)).unwrap(), 7);
+    }
 }

@@ -10,7 +10,7 @@ use wire::UnixMillis;
 use wire::units::Span;
 
 use super::AppState;
-use super::error::{ApiError, Body, InPath, Params};
+use super::error::{ApiError, Body, InPath, Params, time};
 use crate::model::Incident;
 use crate::store::fleet::{self, ForgetRefusal, ServerDetail, ServerView};
 use crate::store::tokens::{self, TokenTerms, TokenView};
@@ -116,24 +116,13 @@ pub async fn list_incidents(
     State(state): State<AppState>,
     Params(query): Params<IncidentQuery>,
 ) -> Result<Json<Vec<Incident>>, ApiError> {
-    let since = query.since.as_deref().map(|text| {
-        UnixMillis::parse_rfc3339(text).ok_or_else(|| {
-            ApiError::bad(
-                format!("since: {text:?} is no time"),
-                "write it like 2026-11-20T12:00:00Z",
-            )
-        })
-    });
+    let since = time("since", query.since.as_deref())?;
     let limit = query.limit.unwrap_or(1000);
     if !(1..=10_000).contains(&limit) {
         return Err(ApiError::bad(format!("limit: {limit} is not 1 to 10000"), "ask for fewer"));
     }
-    let filter = incidents::Filter {
-        open: query.open,
-        since: since.transpose()?,
-        merged: query.merged,
-        n_max: limit as usize,
-    };
+    let filter =
+        incidents::Filter { open: query.open, since, merged: query.merged, n_max: limit as usize };
     Ok(Json(state.store.read(move |conn| incidents::list(conn, &filter)).await?))
 }
 

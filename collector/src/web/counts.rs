@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use super::AppState;
-use super::error::{ApiError, Params};
+use super::error::{ApiError, Params, time};
 use crate::ingest::{convert, counts};
 use crate::store::{fleet, read};
 
@@ -40,8 +40,8 @@ pub(super) async fn show(
     State(state): State<AppState>,
     Params(query): Params<CountsQuery>,
 ) -> Result<Json<CountsView>, ApiError> {
-    let from = time("from", query.from.as_deref(), UnixMillis(i64::MIN))?;
-    let to = time("to", query.to.as_deref(), UnixMillis(i64::MAX))?;
+    let from = time("from", query.from.as_deref())?.unwrap_or(UnixMillis(i64::MIN));
+    let to = time("to", query.to.as_deref())?.unwrap_or(UnixMillis(i64::MAX));
     let server = query.server.clone();
     let summed = state.store.read(move |conn| {
         let Some(member) = fleet::member(conn, &server)? else { return Ok(None) };
@@ -59,13 +59,5 @@ pub(super) async fn show(
     summed.await?.map(Json).ok_or_else(|| {
         let fix = "`gatewatch-collector agent list` shows the names";
         ApiError::not_found(format!("there is no server {:?}", query.server), fix)
-    })
-}
-
-fn time(key: &str, text: Option<&str>, default: UnixMillis) -> Result<UnixMillis, ApiError> {
-    let Some(text) = text else { return Ok(default) };
-    UnixMillis::parse_rfc3339(text).ok_or_else(|| {
-        let error = format!("{key}: {text:?} is no time");
-        ApiError::bad(error, "write it like 2026-11-20T12:00:00Z")
     })
 }

@@ -13,6 +13,7 @@ use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use wire::UnixMillis;
 
 use super::AppState;
@@ -22,6 +23,10 @@ use super::health::HealthEvent;
 use crate::clock;
 use crate::model::Incident;
 use crate::store::incidents;
+
+/// Longest reading of batches: what was read by then is a bundle, while the store cuts any read off
+/// after 30 s and leaves nothing.
+const READ_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Nothing but the page itself may be loaded or run.
 const POLICY: (HeaderName, &str) =
@@ -109,7 +114,7 @@ pub(super) struct Silence {
     /// Last word before it.
     #[serde(with = "wire::rfc3339")]
     pub from: UnixMillis,
-    /// First word after it; null: none yet.
+    /// First word after it, or the end of what was read; null: none yet.
     #[serde(with = "wire::rfc3339::option")]
     pub to: Option<UnixMillis>,
 }
@@ -147,8 +152,9 @@ pub(super) async fn html(
 async fn bundle(state: &AppState, id: &str) -> Result<Bundle, ApiError> {
     let (full, now) = (full_id(state, id).await?, clock::now());
     let found = state.store.read(move |conn| {
+        let until = clock::instant() + READ_TIME_MAX;
         let Some(incident) = incidents::get(conn, &full)? else { return Ok(None) };
-        gather::bundle(conn, incident, now).map(Some)
+        gather::bundle(conn, incident, now, &|| clock::instant() >= until).map(Some)
     });
     found.await?.ok_or_else(|| no_incident(id))
 }

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use wire::UnixMillis;
 
 use super::AppState;
-use super::error::{ApiError, Params};
+use super::error::{ApiError, Params, time};
 use crate::ingest::convert;
 use crate::model::{Record, ServerId, SiteId};
 use crate::replay::write::{self, Writer};
@@ -112,15 +112,6 @@ pub(super) async fn show(
         headers.insert(header::CONTENT_ENCODING, value("gzip"));
     }
     Ok(response)
-}
-
-fn time(key: &str, text: Option<&str>) -> Result<Option<UnixMillis>, ApiError> {
-    let Some(text) = text else { return Ok(None) };
-    let at = UnixMillis::parse_rfc3339(text).ok_or_else(|| {
-        let error = format!("{key}: {text:?} is no time");
-        ApiError::bad(error, "write it like 2026-11-20T12:00:00Z")
-    })?;
-    Ok(Some(at))
 }
 
 /// Whether the reader takes gzip: named, and not with a weight of 0.

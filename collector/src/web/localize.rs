@@ -1,6 +1,7 @@
 //! `GET /api/v1/localize`: what the failing requests of a time have in common, from stored batches.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -10,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use super::AppState;
-use super::error::{ApiError, Params};
+use super::error::{ApiError, Params, time};
 use crate::clock;
 use crate::ingest::convert;
 use crate::localize::stored::{By, Owner, Stored, Window, usual_dimensions};
-use crate::localize::{Common, localize};
-use crate::store::{fleet, read};
+use crate::localize::{Common, Found, localize};
+use crate::store::{Conn, ReadResult, fleet, read};
 
 /// Time in question when none is given.
 const SPAN: Duration = Duration::from_secs(15 * 60);
@@ -61,11 +62,20 @@ pub struct LocalizeView {
     pub n_failed: u64,
     /// Batches that could not be read; their counts are missing here.
     pub n_batches_unreadable: u64,
+    /// Everything was searched; else `found` is the best of what was when the search was cut off.
+    #[serde(default = "yes")]
+    pub complete: bool,
     /// What they have in common, best first.
     pub found: Vec<Common>,
 }
 
-/// Cost: reads the stored batches of all servers of both times, within the limit of any read.
+/// What a collector that did not say so yet did.
+fn yes() -> bool {
+    true
+}
+
+/// Cost: reads the stored batches of all servers of both times, within the limit of any read, and
+/// searches within a bound of its own; one question at a time.
 pub(super) async fn show(
     State(state): State<AppState>,
     Params(query): Params<LocalizeQuery>,
@@ -78,6 +88,10 @@ pub(super) async fn show(
             format!("{} to {} is no time of up to 7 days", from.to_rfc3339(), to.to_rfc3339());
         return Err(ApiError::bad(error, "let `from` be before `to`, and not by more than 7 days"));
     }
+    let place = Arc::clone(&state.localizing).try_acquire_owned().map_err(|_| {
+        let error = "the collector localizes for somebody else";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, error, "ask again in a minute")
+    })?;
     let before_from = from.minus(span.max(BEFORE_MIN));
     // The seconds they lie in.
     let window = Window {
@@ -85,50 +99,86 @@ pub(super) async fn show(
         from_s: from.second(),
         to_s: to.second().saturating_add(i64::from(query.to.is_none())),
     };
-    let now = clock::now();
     let by = query.by;
-    let read = state.store.read(move |conn| {
-        let owners: BTreeMap<String, Owner> = fleet::list(conn, now)?
-            .into_iter()
-            .map(|view| (view.server.clone(), Owner { name: view.server, labels: view.labels }))
-            .collect();
-        let by = match by {
-            Some(names) => names.split(',').map(|name| By::named(name.trim())).collect(),
-            None => usual_dimensions(owners.values()),
-        };
-        if let Some(unknown) = unknown_label(&by, &owners) {
-            return Ok(Err(format!("no server has a label {unknown:?}")));
-        }
-        let mut stored = match Stored::new(by.clone(), window) {
-            Ok(stored) => stored,
-            Err(refusal) => return Ok(Err(refusal.to_string())),
-        };
-        let mut n_unreadable = 0;
-        let (first, last) = (before_from, UnixMillis::from_second(window.to_s));
-        read::hot_between(conn, first, last, &mut |server, codec, body| {
-            // Batches of a server that was forgotten belong to nobody.
-            let Some(owner) = owners.get(server) else { return };
-            match convert::unpack(codec, body) {
-                Ok(body) => stored.add(owner, &body),
-                Err(_) => n_unreadable += 1,
-            }
-        })?;
-        Ok(Ok((by, stored, n_unreadable)))
-    });
+    // The place goes along: who asks may leave before the work ends.
+    let read = state.store.read(move |conn| Ok((gather(conn, by, window)?, place))).await?;
     let refused = |error: String| {
         let fix = "name server, site, pool, signal, path or keys of labels, each once, at most 8";
         ApiError::bad(format!("by: {error}"), fix)
     };
-    let (by, stored, n_batches_unreadable) = read.await?.map_err(refused)?;
+    let (gathered, place) = read;
+    let Gathered { by, stored, n_unreadable } = gathered.map_err(refused)?;
     let (n, n_failed) = stored.totals();
-    let found = tokio::task::spawn_blocking(move || stored.table().map(|table| localize(&table)));
+    let found = tokio::task::spawn_blocking(move || {
+        let found = stored.table().map(|table| localize(&table));
+        drop(place);
+        found
+    });
     let found = found.await.map_err(|_| {
         let fix = "look into the collector's log, and report it";
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the search broke off", fix)
     })?;
-    let found = found.map_err(|refusal| refused(refusal.to_string()))?;
+    let Found { common, complete } = found.map_err(|refusal| refused(refusal.to_string()))?;
     let by = by.iter().map(|by| by.name().to_owned()).collect();
-    Ok(Json(LocalizeView { before_from, from, to, by, n, n_failed, n_batches_unreadable, found }))
+    let n_batches_unreadable = n_unreadable;
+    let found = common;
+    Ok(Json(LocalizeView {
+        before_from,
+        from,
+        to,
+        by,
+        n,
+        n_failed,
+        n_batches_unreadable,
+        complete,
+        found,
+    }))
+}
+
+/// Stored counts of both times.
+struct Gathered {
+    by: Vec<By>,
+    stored: Stored,
+    n_unreadable: u64,
+}
+
+/// Adds up what is stored; `Err` inside: why it cannot be told by these dimensions.
+fn gather(conn: &Conn, by: Option<String>, window: Window) -> ReadResult<Result<Gathered, String>> {
+    let owner = |view: fleet::ServerView| {
+        let clock_offset_ms = view.clock_offset_ms.unwrap_or(0);
+        let owner = Owner { name: view.server.clone(), labels: view.labels, clock_offset_ms };
+        (view.server, owner)
+    };
+    let owners: BTreeMap<String, Owner> =
+        fleet::list(conn, clock::now())?.into_iter().map(owner).collect();
+    let by = match by {
+        Some(names) => names.split(',').map(|name| By::named(name.trim())).collect(),
+        None => usual_dimensions(owners.values()),
+    };
+    if let Some(unknown) = unknown_label(&by, &owners) {
+        return Ok(Err(format!("no server has a label {unknown:?}")));
+    }
+    let mut stored = match Stored::new(by.clone(), window) {
+        Ok(stored) => stored,
+        Err(refusal) => return Ok(Err(refusal.to_string())),
+    };
+    let mut n_unreadable = 0;
+    let span = (UnixMillis::from_second(window.before_s), UnixMillis::from_second(window.to_s));
+    let clock_off_ms = owners.values().map(|owner| owner.clock_offset_ms.unsigned_abs()).max();
+    read::hot_between(conn, span, clock_off_ms.unwrap_or(0), &mut |hot| {
+        // Batches of a server that was forgotten belong to nobody.
+        let Some(owner) = owners.get(hot.server) else { return };
+        let second = |at: UnixMillis| at.second().saturating_sub(owner.ahead_s());
+        // One clock that is far off lets many batches of the others through: not worth unpacking.
+        if second(hot.events.1) < window.before_s - 1 || second(hot.events.0) > window.to_s {
+            return;
+        }
+        match convert::unpack(hot.codec, hot.body) {
+            Ok(body) => stored.add(owner, &body),
+            Err(_) => n_unreadable += 1,
+        }
+    })?;
+    Ok(Ok(Gathered { by, stored, n_unreadable }))
 }
 
 fn unknown_label(by: &[By], owners: &BTreeMap<String, Owner>) -> Option<String> {
@@ -138,14 +188,4 @@ fn unknown_label(by: &[By], owners: &BTreeMap<String, Owner>) -> Option<String> 
         }
         _ => None,
     })
-}
-
-fn time(key: &str, text: Option<&str>) -> Result<Option<UnixMillis>, ApiError> {
-    let parse = |text: &str| {
-        UnixMillis::parse_rfc3339(text).ok_or_else(|| {
-            let error = format!("{key}: {text:?} is no time");
-            ApiError::bad(error, "write it like 2026-11-20T12:00:00Z")
-        })
-    };
-    text.map(parse).transpose()
 }

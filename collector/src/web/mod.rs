@@ -63,6 +63,8 @@ pub struct AppState {
     /// Ends streams.
     pub stop: CancellationToken,
     streams: Arc<Semaphore>,
+    /// Held by the one that localizes.
+    localizing: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -85,6 +87,7 @@ impl AppState {
             own_uid: rustix::process::geteuid().as_raw(),
             stop,
             streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            localizing: Arc::new(Semaphore::new(1)),
         }
     }
 }

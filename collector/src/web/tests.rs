@@ -201,9 +201,27 @@ async fn what_failing_requests_have_in_common_has_its_shape() {
         json!({
             "before_from": "2026-11-20T11:00:00.000Z", "from": "2026-11-20T12:00:00.000Z",
             "to": "2026-11-20T12:15:00.000Z", "by": ["server", "site", "pool"], "n": 0,
-            "n_failed": 0, "n_batches_unreadable": 0, "found": []
+            "n_failed": 0, "n_batches_unreadable": 0, "complete": true, "found": []
         })
     );
+}
+
+#[tokio::test]
+async fn a_second_question_of_what_failures_share_is_told_to_wait() {
+    let site = Site::new();
+    let place = site.state.localizing.clone().acquire_owned().await.unwrap();
+    let (status, busy) = site.ask("get", "/api/v1/localize", Value::Null).await;
+    let told = json!({
+        "error": "the collector localizes for somebody else", "fix": "ask again in a minute"
+    });
+    assert_eq!((status, busy), (429, told));
+    drop(place);
+    for _ in 0..2 {
+        site.get("/api/v1/localize").await;
+    }
+    let (status, _) = site.ask("get", "/api/v1/localize?by=no-such-label", Value::Null).await;
+    assert_eq!(status, 400);
+    site.get("/api/v1/localize").await;
 }
 
 #[tokio::test]

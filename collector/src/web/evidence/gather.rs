@@ -6,10 +6,11 @@ use std::time::Duration;
 use wire::UnixMillis;
 
 use super::{Bundle, Curve, Fact, HealthEvent, Point, ServerEvidence, Silence};
+use crate::detect::silence::silent_after_ms;
 use crate::ingest::convert;
 use crate::model::{Incident, Record, ServerId};
 use crate::store::evidence::{self, Onset};
-use crate::store::{Conn, ReadResult, collector, fleet};
+use crate::store::{Conn, ReadResult, collector, fleet, presence};
 
 /// Time before the first sign and after the end that is looked at, and the most in all.
 const BEFORE: Duration = Duration::from_secs(600);
@@ -17,20 +18,23 @@ const AFTER: Duration = Duration::from_secs(300);
 const SPAN_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Batches may arrive so much later than what they tell.
 const LATE: Duration = Duration::from_secs(900);
-/// Bounds of a bundle: servers, batches passed, bytes of bodies, points and facts of a server.
+/// Bounds of a bundle: servers, their batches, bytes of bodies, points and facts of a server.
 const SERVERS_MAX: usize = 200;
 const ROWS_MAX: usize = 300_000;
 const BYTES_MAX: usize = 64 << 20;
 const POINTS_MAX: usize = 240;
 const FACTS_MAX: usize = 50;
 const SILENCES_MAX: usize = 50;
-/// Nothing from a server for so long is shown, ms: batches come every 10 s, under load every minute.
-const SILENCE_MS: i64 = 90_000;
+/// Heartbeat of a server that did not say, ms.
+const HEARTBEAT_DEFAULT_MS: i64 = 5_000;
+/// Gaps between batches from before the first sign that tell how often they usually come.
+const USUAL_GAPS_MIN: usize = 4;
 
 /// What is gathered of one server.
 #[derive(Default)]
 struct Gathered {
     offset_ms: i64,
+    heartbeat_ms: i64,
     steal: Vec<Point>,
     retransmit: Vec<Point>,
     arrivals: Vec<i64>,
@@ -38,7 +42,24 @@ struct Gathered {
     n_left_out: usize,
 }
 
-pub(super) fn bundle(conn: &Conn, incident: Incident, now: UnixMillis) -> ReadResult<Bundle> {
+/// What the reading of batches reached.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// Last instant looked at.
+    to: UnixMillis,
+    /// Arrival up to which every batch was read.
+    until: UnixMillis,
+    /// Nothing has arrived since then.
+    is_now: bool,
+}
+
+/// The bundle of `incident`; when `is_over`, of the batches read until then.
+pub(super) fn bundle(
+    conn: &Conn,
+    incident: Incident,
+    now: UnixMillis,
+    is_over: &dyn Fn() -> bool,
+) -> ReadResult<Bundle> {
     let mut ids = vec![incident.id.clone()];
     ids.extend(incident.children.iter().cloned());
     let onsets = evidence::onsets(conn, &ids)?;
@@ -54,12 +75,19 @@ pub(super) fn bundle(conn: &Conn, incident: Incident, now: UnixMillis) -> ReadRe
     for onset in &shown {
         let view = views.get(&onset.name);
         let offset_ms = view.and_then(|view| view.clock_offset_ms).unwrap_or(0);
-        gathered.insert(onset.server, Gathered { offset_ms, ..Gathered::default() });
+        let heartbeat_ms = HEARTBEAT_DEFAULT_MS;
+        gathered.insert(onset.server, Gathered { offset_ms, heartbeat_ms, ..Gathered::default() });
+    }
+    for standing in presence::standings(conn)? {
+        let told = standing.heartbeat_ms.and_then(|ms| i64::try_from(ms).ok());
+        if let (Some(server), Some(ms)) = (gathered.get_mut(&standing.server), told) {
+            server.heartbeat_ms = ms;
+        }
     }
     let servers: BTreeSet<ServerId> = gathered.keys().copied().collect();
     let mut n_bytes = 0;
     let until = to.plus(LATE).min(now);
-    let whole = evidence::arrived(conn, &servers, (from, until), ROWS_MAX, &mut |row| {
+    let cut = evidence::arrived(conn, &servers, (from, until), ROWS_MAX, is_over, &mut |row| {
         n_bytes += row.body.len();
         if let Some(server) = gathered.get_mut(&row.server) {
             server.arrivals.push(row.at.0);
@@ -69,11 +97,12 @@ pub(super) fn bundle(conn: &Conn, incident: Incident, now: UnixMillis) -> ReadRe
         }
         n_bytes < BYTES_MAX
     })?;
+    let reach = Reach { to, until: cut.unwrap_or(until), is_now: cut.is_none() && until >= now };
     let left_out = gathered.values().any(|server| server.n_left_out > 0);
     let events = collector::events(conn, from, to)?;
     let servers = (1..).zip(&shown).map(|(order, onset)| {
         let server = gathered.remove(&onset.server).unwrap_or_default();
-        server.close(order, onset, views.get(&onset.name), to)
+        server.close(order, onset, views.get(&onset.name), reach)
     });
     Ok(Bundle {
         made_at: now,
@@ -84,7 +113,7 @@ pub(super) fn bundle(conn: &Conn, incident: Incident, now: UnixMillis) -> ReadRe
         n_servers,
         servers: servers.collect(),
         collector: events.into_iter().map(|(at, event)| HealthEvent { at, event }).collect(),
-        truncated: !whole || left_out || n_servers > SERVERS_MAX || to < end,
+        truncated: cut.is_some() || left_out || n_servers > SERVERS_MAX || to < end,
         incident,
     })
 }
@@ -137,18 +166,11 @@ impl Gathered {
         order: usize,
         onset: &Onset,
         view: Option<&fleet::ServerView>,
-        to: UnixMillis,
+        reach: Reach,
     ) -> ServerEvidence {
         self.facts.sort_by_key(|fact| fact.at);
-        let mut silences = Vec::new();
-        for pair in self.arrivals.windows(2) {
-            if pair[1] - pair[0] >= SILENCE_MS && silences.len() < SILENCES_MAX {
-                silences.push(Silence { from: UnixMillis(pair[0]), to: Some(UnixMillis(pair[1])) });
-            }
-        }
-        if let Some(last) = self.arrivals.last().filter(|last| to.0 - **last >= SILENCE_MS) {
-            silences.push(Silence { from: UnixMillis(*last), to: None });
-        }
+        self.arrivals.sort_unstable();
+        let silences = silences(&self.arrivals, self.heartbeat_ms, onset.since, reach);
         ServerEvidence {
             server: onset.name.clone(),
             order,
@@ -162,6 +184,29 @@ impl Gathered {
             facts: self.facts,
         }
     }
+}
+
+/// Times without a word, by the rule that opens incidents of silence. Batches are looked at, which may
+/// come less often than heartbeats: a gap up to twice the usual one before `onset` is none.
+fn silences(arrivals: &[i64], heartbeat_ms: i64, onset: UnixMillis, reach: Reach) -> Vec<Silence> {
+    let gaps = arrivals.windows(2).filter(|pair| pair[1] < onset.0).map(|pair| pair[1] - pair[0]);
+    let mut gaps: Vec<i64> = gaps.collect();
+    gaps.sort_unstable();
+    let usual = if gaps.len() < USUAL_GAPS_MIN { 0 } else { gaps[gaps.len() / 2] };
+    let least = silent_after_ms(heartbeat_ms).max(2 * usual);
+    let mut found: Vec<Silence> = arrivals
+        .windows(2)
+        .filter(|pair| pair[1] - pair[0] > least)
+        .take(SILENCES_MAX)
+        .map(|pair| Silence { from: UnixMillis(pair[0]), to: Some(UnixMillis(pair[1])) })
+        .collect();
+    let end = reach.until.min(reach.to);
+    if let Some(last) = arrivals.last().filter(|last| end.0 - **last > least) {
+        // What was not read may hold its next word.
+        let to = (!reach.is_now).then_some(reach.until);
+        found.push(Silence { from: UnixMillis(*last), to });
+    }
+    found
 }
 
 /// Sums values up; the highest of each step stands for it when there are too many.
@@ -205,5 +250,44 @@ mod tests {
         }
         assert_eq!((server.facts.len(), server.n_left_out), (FACTS_MAX, 50));
         assert_eq!(server.facts[0].at, UnixMillis(10_000));
+    }
+
+    const ONSET: UnixMillis = UnixMillis(600_000);
+
+    fn told(arrivals: &[i64], heartbeat_ms: i64, reach: Reach) -> Vec<(i64, Option<i64>)> {
+        let at: Vec<i64> = arrivals.iter().map(|s| s * 1000).collect();
+        let found = silences(&at, heartbeat_ms, ONSET, reach);
+        found.iter().map(|s| (s.from.0 / 1000, s.to.map(|to| to.0 / 1000))).collect()
+    }
+
+    fn read_to(until_s: i64, is_now: bool) -> Reach {
+        Reach { to: UnixMillis(900_000), until: UnixMillis(until_s * 1000), is_now }
+    }
+
+    #[test]
+    fn a_reading_that_was_cut_off_calls_no_healthy_server_silent() {
+        let healthy: Vec<i64> = (0..31).map(|n| n * 10).collect();
+        assert_eq!(told(&healthy, 5000, read_to(305, false)), [], "read up to 305 s of 900 s");
+        let silent = &healthy[..=20];
+        let bounded = [(200, Some(305))];
+        assert_eq!(told(silent, 5000, read_to(305, false)), bounded, "to where it was read");
+        assert_eq!(told(silent, 5000, read_to(900, true)), [(200, None)], "to this day");
+        let later = Reach { to: UnixMillis(900_000), until: UnixMillis(1_800_000), is_now: false };
+        assert_eq!(told(silent, 5000, later), [(200, Some(1800))], "nobody looked further");
+    }
+
+    #[test]
+    fn a_silence_that_opens_an_incident_is_shown_and_the_usual_gap_of_batches_is_none() {
+        let with_gap = |step: i64, gap: i64| -> Vec<i64> {
+            let before = (0..).map(|n| n * step).take_while(|at| *at < 600);
+            before.chain([590 + gap, 890]).collect()
+        };
+        let after = |arrivals: &[i64]| told(arrivals, 5000, read_to(900, true));
+        assert_eq!(after(&with_gap(10, 25))[0], (590, Some(615)), "25 s are over 4 heartbeats");
+        assert_eq!(after(&with_gap(10, 18))[0].0, 608, "18 s are not");
+        let slow: Vec<i64> = (0..16).map(|n| n * 60).collect();
+        assert_eq!(after(&slow), [], "a batch a minute is what it always sent");
+        assert_eq!(told(&[880, 889], 1000, read_to(900, true)), [(880, Some(889)), (889, None)]);
+        assert_eq!(told(&[870, 895], 5000, read_to(900, true)), [(870, Some(895))], "unknown pace");
     }
 }
