@@ -93,8 +93,8 @@ mod tests {
             explained: 1.0,
         };
         for (found, complete, code, talk) in [
-            (&[found.clone()][..], true, 0, ""),
-            (&[found.clone()], false, 0, "not complete: "),
+            (&[found.clone()][..], true, exit::GOOD, ""),
+            (&[found.clone()], false, exit::GOOD, "not complete: "),
             (&[], true, exit::NO, "nothing stands out: "),
             (&[], false, exit::NO, "not complete: "),
         ] {
