@@ -252,6 +252,9 @@ pub struct IncidentList {
 }
 
 /// `replay`
+///
+/// Exit 0 also where lines are broken or the stream was cut off: stderr says so. Exit 70: a file
+/// cannot be read to its end, or its packing is cut short; what came before is replayed.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// Recorded streams, one after the other; `-` is stdin.

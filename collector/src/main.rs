@@ -77,7 +77,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
 }
 
 /// Exit code: 2 where a file is not there or holds no record at all, 70 where one cannot be read to its
-/// end, else good.
+/// end or its packing is cut short, else good: also where a record is broken or cut, or the `end` of
+/// an export is missing, which is said on stderr.
 fn replay(args: &ReplayArgs, config: Result<Config, Vec<Problem>>) -> Result<u8> {
     let mut talk = io::stderr().lock();
     let config = match config {

@@ -1,10 +1,12 @@
 //! `replay`: a recorded fleet stream through the real detector, on simulated time.
 //!
 //! The clock is the arrival of the records and nothing else: it never goes back, and it stops with
-//! the last record, because a recording that ends says nothing about what came after it. Records
+//! the last record, because a recording that ends says nothing about what came after it; it goes far
+//! ahead only where more than one server says so, or the stream itself (see `ahead.rs`). Records
 //! that arrived at one instant are one batch, as they were when the collector read them; so the
 //! same stream gives the same lines, to the byte, however it is cut into files.
 
+mod ahead;
 pub mod input;
 mod line;
 mod names;
@@ -15,6 +17,8 @@ pub mod report;
 pub mod write;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod time_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -27,6 +31,7 @@ use crate::config::DetectConfig;
 use crate::detect::Engine;
 use crate::detect::trail::Weighed;
 use crate::model::{Record, Transition};
+use ahead::{Ahead, Turn, arrival};
 use input::{End, Lines, OpenError, Step};
 use line::{Kind, Line, Problem};
 use names::Names;
@@ -66,8 +71,10 @@ pub struct Outcome {
     pub n_records: u64,
     /// What was skipped or odd.
     pub skipped: Skipped,
-    /// An input could not be read on, by a fault of its file or its packing.
+    /// An input could not be read to its end: its file or its packing is at fault, or cut short.
     pub is_unreadable: bool,
+    /// Streams whose header promises an `end` that did not come.
+    pub n_cut: u64,
 }
 
 /// Why a replay ended early.
@@ -110,6 +117,10 @@ pub struct Replay<'o> {
     /// Arrival of the newest record, ms; `None` before the first that has one.
     clock: Option<i64>,
     first: Option<i64>,
+    /// Lines that wait until it is plain whether the stream went on to their time.
+    ahead: Ahead,
+    /// Input whose header promised an `end` that did not come yet.
+    unended: Option<Box<str>>,
     /// Records that arrived at `clock` and are not folded yet.
     batch: Vec<Record>,
     outcome: Outcome,
@@ -140,6 +151,8 @@ impl<'o> Replay<'o> {
             options,
             clock: None,
             first: None,
+            ahead: Ahead::default(),
+            unended: None,
             batch: Vec::new(),
             outcome: Outcome::default(),
             last: BTreeMap::new(),
@@ -164,7 +177,10 @@ impl<'o> Replay<'o> {
                 }
                 Step::End(End::Whole) => return Ok(()),
                 Step::End(End::CutShort) => {
-                    self.say(&format!("{name}: the stream stops in the middle of its packing"));
+                    self.outcome.is_unreadable = true;
+                    self.say(&format!(
+                        "{name}: the stream stops in the middle of its packing; what came before is replayed"
+                    ));
                     return Ok(());
                 }
                 Step::End(End::Broken(why)) => {
@@ -180,11 +196,7 @@ impl<'o> Replay<'o> {
     fn take(&mut self, name: &str, n: u64, text: &[u8], is_rest: bool) -> Result<(), ReplayError> {
         let text = if n == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
         match line::decode(text) {
-            Ok(mut line) => {
-                if let Err(why) = self.fold(&mut line)? {
-                    self.broken(name, n, why);
-                }
-            }
+            Ok(line) => self.place(name, n, text, line)?,
             Err(Problem::UnknownType(kind)) => self.outcome.skipped.types.add(&kind, 1),
             Err(Problem::Broken(_)) if text.trim_ascii().is_empty() => {}
             Err(Problem::Broken(why)) if is_rest => {
@@ -195,28 +207,73 @@ impl<'o> Replay<'o> {
         Ok(())
     }
 
-    /// Puts a record into its batch; the inner error says why it is none.
-    fn fold(&mut self, line: &mut Line<'_>) -> Result<Result<(), &'static str>, ReplayError> {
-        let needs_time = !matches!(line.kind, Kind::Header | Kind::Server | Kind::Site);
-        if needs_time && line.at.is_none() {
-            return Ok(Err("it has no `at`"));
-        }
-        let skipped = &mut self.outcome.skipped;
-        for name in &line.unknown {
-            skipped.fields.add(name, 1);
-        }
-        skipped.fields.n += line.n_unknown - line.unknown.len() as u64;
-        skipped.n_values_unknown += line.n_values_unknown;
-        skipped.n_labels_dropped += line.n_labels_dropped;
-        if line.kind == Kind::Header {
-            if let Some(version) = line.version.filter(|version| *version != 1) {
-                self.say(&format!(
-                    "the stream is of version {version}: it is read as version 1, and what that does not have is skipped"
-                ));
+    /// Takes a record, or lets it wait where it is far ahead of the others.
+    fn place(
+        &mut self,
+        name: &str,
+        n: u64,
+        text: &[u8],
+        mut line: Line<'_>,
+    ) -> Result<(), ReplayError> {
+        match self.ahead.turn(&line, self.clock) {
+            Turn::Now if self.ahead.is_empty() => return self.fold(name, n, &mut line, true),
+            Turn::Now => {
+                self.ahead.vote(&line);
+                self.fold(name, n, &mut line, true)?;
             }
-            return Ok(Ok(()));
+            Turn::Wait => self.ahead.hold(name, n, text, &line),
+            Turn::Settles(until) => {
+                self.settle(until)?;
+                return self.fold(name, n, &mut line, true);
+            }
         }
-        if let Some(arrived) = line.arrived_at.or(line.at) {
+        match self.ahead.verdict(self.clock, self.names.n_servers(), false) {
+            Some(until) => self.settle(until),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what waits; the clock follows it up to `until`.
+    fn settle(&mut self, until: i64) -> Result<(), ReplayError> {
+        for held in self.ahead.take() {
+            let Ok(mut line) = line::decode(&held.text) else { continue };
+            let is_ahead = arrival(&line).is_some_and(|at| at > until);
+            self.outcome.skipped.n_ahead += u64::from(is_ahead);
+            self.fold(&held.name, held.n, &mut line, !is_ahead)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a record into its batch; the clock follows it if it `moves`.
+    fn fold(
+        &mut self,
+        name: &str,
+        n: u64,
+        line: &mut Line<'_>,
+        moves: bool,
+    ) -> Result<(), ReplayError> {
+        match line.kind {
+            Kind::Header => self.header(name, line),
+            Kind::End => self.unended = None,
+            Kind::Server | Kind::Site => {}
+            _ if line.at.is_none() => {
+                self.broken(name, n, "it has no `at`");
+                return Ok(());
+            }
+            _ if arrival(line).is_none() => {
+                self.outcome.skipped.n_ancient += 1;
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.count_unknown(line);
+        if matches!(line.kind, Kind::Header | Kind::End) {
+            return Ok(());
+        }
+        if !moves && self.clock.is_none() {
+            return Ok(());
+        }
+        if let Some(arrived) = arrival(line).filter(|_| moves) {
             match self.clock {
                 Some(clock) if arrived < clock => self.outcome.skipped.n_out_of_order += 1,
                 Some(clock) if arrived == clock => {}
@@ -227,12 +284,41 @@ impl<'o> Replay<'o> {
                 }
             }
         }
-        let added = self.names.records(line, &mut self.outcome.skipped, &mut self.batch);
-        self.outcome.n_records += u64::from(added.is_ok());
-        if self.batch.len() >= BATCH_MAX {
-            self.fold_batch()?;
+        match self.names.records(line, &mut self.outcome.skipped, &mut self.batch) {
+            Ok(()) => self.outcome.n_records += 1,
+            Err(why) => self.broken(name, n, why),
         }
-        Ok(added)
+        if self.batch.len() >= BATCH_MAX { self.fold_batch() } else { Ok(()) }
+    }
+
+    fn header(&mut self, name: &str, line: &Line<'_>) {
+        self.see_end_missing();
+        self.unended = line.ends.then(|| name.into());
+        if let Some(version) = line.version.filter(|version| *version != 1) {
+            self.say(&format!(
+                "the stream is of version {version}: it is read as version 1, and what that does not have is skipped"
+            ));
+        }
+    }
+
+    /// Says that a stream was cut off, when it promised an end and ended without.
+    fn see_end_missing(&mut self) {
+        if let Some(name) = self.unended.take() {
+            self.outcome.n_cut += 1;
+            self.say(&format!(
+                "{name}: the stream was cut off: it lacks the `end` that its header promises, and what came behind; export it again to replay it whole"
+            ));
+        }
+    }
+
+    fn count_unknown(&mut self, line: &Line<'_>) {
+        let skipped = &mut self.outcome.skipped;
+        for name in &line.unknown {
+            skipped.fields.add(name, 1);
+        }
+        skipped.fields.n += line.n_unknown - line.unknown.len() as u64;
+        skipped.n_values_unknown += line.n_values_unknown;
+        skipped.n_labels_dropped += line.n_labels_dropped;
     }
 
     /// Folds the records of the instant that is over, as the detective folds a batch.
@@ -258,6 +344,9 @@ impl<'o> Replay<'o> {
 
     /// Folds what waits, runs the clock to its end and sums up.
     pub fn end(mut self) -> Result<Outcome, ReplayError> {
+        if let Some(until) = self.ahead.verdict(self.clock, self.names.n_servers(), true) {
+            self.settle(until)?;
+        }
         self.fold_batch()?;
         if let Some(clock) = self.clock {
             let until = match self.options.until {
@@ -280,6 +369,7 @@ impl<'o> Replay<'o> {
         for line in self.outcome.skipped.lines() {
             self.say(&line);
         }
+        self.see_end_missing();
         self.say(&self.summary());
         Ok(self.outcome)
     }

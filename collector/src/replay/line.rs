@@ -39,6 +39,7 @@ pub(crate) enum Kind {
     Goodbye,
     Hello,
     Collector,
+    End,
 }
 
 impl Kind {
@@ -57,6 +58,7 @@ impl Kind {
             "goodbye" => Self::Goodbye,
             "hello" => Self::Hello,
             "collector" => Self::Collector,
+            "end" => Self::End,
             _ => return None,
         })
     }
@@ -66,7 +68,7 @@ impl Kind {
         use Key as K;
         match key {
             K::Type | K::At | K::ArrivedAt => true,
-            K::Server => !matches!(self, Self::Header | Self::Collector),
+            K::Server => !matches!(self, Self::Header | Self::Collector | Self::End),
             K::Site => {
                 matches!(self, Self::Site | Self::Requests | Self::Exemplar | Self::Change)
             }
@@ -89,7 +91,7 @@ impl Kind {
             K::Kind | K::What => self == Self::Change,
             K::Clock => self == Self::Heartbeat,
             K::Event => self == Self::Collector,
-            K::Version | K::OfHeader => self == Self::Header,
+            K::Version | K::Ends | K::OfHeader => self == Self::Header,
             K::Unknown => false,
         }
     }
@@ -133,6 +135,7 @@ enum Key {
     Clock,
     Event,
     Version,
+    Ends,
     /// Of the header, and of no use to the detector.
     OfHeader,
     Unknown,
@@ -176,6 +179,7 @@ impl Key {
             "clock" => Self::Clock,
             "event" => Self::Event,
             "version" => Self::Version,
+            "ends" => Self::Ends,
             "label_names" | "from" | "to" => Self::OfHeader,
             _ => Self::Unknown,
         }
@@ -217,6 +221,8 @@ pub(crate) struct Line<'l> {
     pub(crate) attribute: Option<Cow<'l, str>>,
     pub(crate) clock: Option<i64>,
     pub(crate) version: Option<i64>,
+    /// Of a header: the last record of its stream is `end`.
+    pub(crate) ends: bool,
     pub(crate) n_cpu: u32,
     pub(crate) heartbeat_ms: Option<i64>,
     pub(crate) baseline: Option<PastRow>,
@@ -369,6 +375,7 @@ impl<'l> Line<'l> {
             Key::ArrivedAt => self.arrived_at = instant(map)?,
             Key::Clock => self.clock = instant(map)?,
             Key::Version => self.version = map.next_value::<Whole>()?.0,
+            Key::Ends => self.ends = map.next_value::<Option<bool>>()?.unwrap_or_default(),
             Key::HeartbeatMs => self.heartbeat_ms = map.next_value::<Whole>()?.0,
             Key::Server => self.server = text(map)?,
             Key::Site => self.site = text(map)?,

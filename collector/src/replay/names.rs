@@ -1,7 +1,8 @@
 //! Names of servers and sites to the ids of the detector, and decoded lines to its records.
 //!
 //! Ids are given in order of first appearance. Bounds: [`SERVERS_MAX`] servers, [`SITES_MAX`] sites
-//! of one; what lies beyond is counted and left out, so no stream takes more memory than that.
+//! of one, [`SITES_ALL_MAX`] of all; what lies beyond is counted and left out, so no stream takes more
+//! memory than that.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -20,6 +21,8 @@ use crate::model::{Baseline, CollectorEvent, Counts, Exemplar, Record, ServerId,
 pub(crate) const SERVERS_MAX: usize = 100_000;
 /// Most sites of one server: so many may one batch of a live server name.
 pub(crate) const SITES_MAX: usize = 20_000;
+/// Most sites of all servers together.
+pub(crate) const SITES_ALL_MAX: i64 = 4_000_000;
 /// Heartbeats of a server that does not say how often they come.
 const HEARTBEAT_MS: i64 = 5_000;
 
@@ -67,16 +70,29 @@ struct Known {
 }
 
 /// Every name so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Names {
     servers: Vec<Known>,
     by_name: ByName<usize>,
     /// Server of the last line: most often also that of the next one.
     last: usize,
     n_sites: i64,
+    n_sites_max: i64,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::with_most(SITES_ALL_MAX)
+    }
 }
 
 impl Names {
+    /// None so far, and at most so many sites.
+    fn with_most(n_sites_max: i64) -> Self {
+        let (servers, by_name) = (Vec::new(), ByName::default());
+        Self { servers, by_name, last: 0, n_sites: 0, n_sites_max }
+    }
+
     pub(crate) fn n_servers(&self) -> usize {
         self.servers.len()
     }
@@ -95,7 +111,7 @@ impl Names {
     ) -> Result<(), &'static str> {
         let at = UnixMillis(line.at.unwrap_or_default());
         match line.kind {
-            Kind::Header => return Ok(()),
+            Kind::Header | Kind::End => return Ok(()),
             Kind::Collector => {
                 let event = line.said.as_deref().and_then(collector_event);
                 let event = event.ok_or("its `event` is none of a collector")?;
@@ -195,6 +211,10 @@ impl Names {
         }
         if known.sites.len() >= SITES_MAX {
             skipped.n_sites_refused += 1;
+            return Ok(None);
+        }
+        if self.n_sites >= self.n_sites_max {
+            skipped.n_sites_over += 1;
             return Ok(None);
         }
         self.n_sites += 1;
@@ -330,4 +350,41 @@ fn collector_event(name: &str) -> Option<CollectorEvent> {
         "uplink_back" => CollectorEvent::UplinkBack,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line;
+    use super::*;
+
+    #[test]
+    fn many_servers_with_many_sites_each_take_a_bound_of_memory_together() {
+        let (mut names, mut skipped, mut out) =
+            (Names::with_most(250), Skipped::default(), Vec::new());
+        let mut take = |server: usize, site: usize| {
+            let text = format!(
+                r#"{{"type":"requests","at":1,"server":"web-{server}","site":"{site}.example","n":1}}"#
+            );
+            let mut line = line::decode(text.as_bytes()).unwrap();
+            names.records(&mut line, &mut skipped, &mut out).unwrap();
+        };
+        for server in 0..3 {
+            for site in 0..100 {
+                take(server, site);
+            }
+        }
+        // Those that are known go on.
+        take(0, 7);
+        assert_eq!((names.n_sites(), names.n_servers()), (250, 3));
+        assert_eq!((skipped.n_sites_over, skipped.n_sites_refused), (50, 0));
+        let n_requests = out.iter().filter(|one| matches!(one, Record::Requests { .. })).count();
+        assert_eq!(n_requests, 251);
+        assert!(
+            skipped
+                .lines()
+                .iter()
+                .any(|line| line.contains("50 records of sites beyond 4,000,000")),
+            "{skipped:?}"
+        );
+    }
 }

@@ -33,6 +33,12 @@ pub struct Skipped {
     pub n_servers_refused: u64,
     /// Records of sites beyond the most of one server.
     pub n_sites_refused: u64,
+    /// Records of sites beyond the most of all servers.
+    pub n_sites_over: u64,
+    /// Records from before the year 2000.
+    pub n_ancient: u64,
+    /// Records far ahead of the stream, which no other record confirmed.
+    pub n_ahead: u64,
     /// Records that arrived before the one in front of them.
     pub n_out_of_order: u64,
     /// Records more than five minutes ahead of the clock, or from before 1970.
@@ -98,6 +104,18 @@ impl Skipped {
         });
         say(self.n_sites_refused, &|| {
             format!("skipped: {} records of sites beyond 20,000 of a server", self.n_sites_refused)
+        });
+        say(self.n_sites_over, &|| {
+            format!("skipped: {} records of sites beyond 4,000,000 in all", self.n_sites_over)
+        });
+        say(self.n_ancient, &|| {
+            format!("skipped: {} records from before the year 2000", self.n_ancient)
+        });
+        say(self.n_ahead, &|| {
+            format!(
+                "taken at the time of the record before them: {} records more than 10 minutes ahead of the stream, to where no other server followed",
+                self.n_ahead
+            )
         });
         say(self.n_misdated, &|| {
             format!(

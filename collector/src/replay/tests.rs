@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use super::*;
 
-const NOON: i64 = 1_795_176_000_000;
+pub(super) const NOON: i64 = 1_795_176_000_000;
 const REFUSED: &str =
     "connect() failed (111: Connection refused) while connecting to upstream, client: 203.0.113.4";
 
 /// Two servers of four sites each; those of `web-1` fail from second 20 to 40 of the given length.
-fn stream(seconds: i64) -> String {
+pub(super) fn stream(seconds: i64) -> String {
     let mut text = String::from(r#"{"type":"header","version":1,"label_names":["rack"]}"#);
     text.push('\n');
     for server in ["web-1", "web-2"] {
@@ -60,7 +60,7 @@ fn stream(seconds: i64) -> String {
 }
 
 /// Output and talk of a replay of these inputs.
-fn replay(inputs: &[&[u8]], options: Options) -> (String, String, Outcome) {
+pub(super) fn replay(inputs: &[&[u8]], options: Options) -> (String, String, Outcome) {
     let (mut out, mut talk) = (Vec::new(), Vec::new());
     let mut replay = Replay::new(&DetectConfig::default(), options, &mut out, &mut talk);
     for bytes in inputs {
@@ -71,11 +71,11 @@ fn replay(inputs: &[&[u8]], options: Options) -> (String, String, Outcome) {
     (String::from_utf8(out).unwrap(), String::from_utf8(talk).unwrap(), outcome)
 }
 
-fn lines(out: &str) -> Vec<Value> {
+pub(super) fn lines(out: &str) -> Vec<Value> {
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn events(out: &str) -> Vec<String> {
+pub(super) fn events(out: &str) -> Vec<String> {
     lines(out).iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect()
 }
 

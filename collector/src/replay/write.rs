@@ -27,10 +27,17 @@ pub struct Writer<'a> {
     pub name_of: &'a dyn Fn(SiteId) -> Option<String>,
 }
 
-/// First line of a stream.
+/// First line of a stream. It promises that [`end`] is the last one.
 pub fn header(out: &mut Vec<u8>, label_names: &[String], from: UnixMillis, to: UnixMillis) {
-    let header = json!({ "version": 1, "label_names": label_names, "from": from.0, "to": to.0 });
+    let header = json!({
+        "version": 1, "label_names": label_names, "from": from.0, "to": to.0, "ends": true,
+    });
     typed(out, "header", &header);
+}
+
+/// Last line of a stream: one that breaks off lacks it.
+pub fn end(out: &mut Vec<u8>) {
+    typed(out, "end", &json!({}));
 }
 
 /// A server of the fleet, with what its clock shows at the start of the stream, where that is known.
@@ -359,19 +366,21 @@ mod tests {
     }
 
     #[test]
-    fn the_fleet_comes_first() {
+    fn the_fleet_comes_first_and_the_end_last() {
         let mut out = Vec::new();
         header(&mut out, &["rack".to_owned()], UnixMillis(1), UnixMillis(2));
         server(&mut out, "web-1", &[("rack".to_owned(), "r1".to_owned())].into(), 4, 5000);
         let past = Baseline { days: 2.0, n_requests: 9, n_gateway_errors: 1 };
         site(&mut out, "web-1", "a.example", Some("www"), None, Some(past));
+        end(&mut out);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text.lines().collect::<Vec<_>>(),
             [
-                r#"{"type":"header","from":1,"label_names":["rack"],"to":2,"version":1}"#,
+                r#"{"type":"header","ends":true,"from":1,"label_names":["rack"],"to":2,"version":1}"#,
                 r#"{"type":"server","heartbeat_ms":5000,"labels":{"rack":"r1"},"n_cpu":4,"server":"web-1"}"#,
                 r#"{"type":"site","baseline":{"days":2.0,"n_gateway_errors":1,"n_requests":9},"pool":"www","server":"web-1","site":"a.example","upstream":null}"#,
+                r#"{"type":"end"}"#,
             ]
         );
         for line in text.lines() {

@@ -7,7 +7,7 @@ use wire::UnixMillis;
 use crate::model::CollectorEvent;
 
 /// `event.kind` of these rows.
-const KIND: i64 = 1;
+pub(super) const KIND: i64 = 1;
 /// Events read at once.
 const EVENTS_MAX: i64 = 10_000;
 

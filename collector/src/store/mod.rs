@@ -9,6 +9,7 @@ mod batch;
 pub mod collector;
 pub mod fleet;
 pub mod evidence;
+pub mod happened;
 pub mod follow;
 pub mod incidents;
 mod insert;

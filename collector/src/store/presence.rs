@@ -7,6 +7,7 @@ use serde_json::json;
 use wire::UnixMillis;
 
 use super::fleet::{self, LabelSource};
+use super::happened::{self, Word};
 use crate::model::ServerId;
 
 /// A sign of life.
@@ -94,6 +95,7 @@ pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Res
     if patch(tx, server, "up", arrival.at, &meta)? {
         fleet::set_labels(tx, server, LabelSource::Detected, &arrival.detected)?;
         fleet::set_labels(tx, server, LabelSource::Config, &arrival.labels)?;
+        happened::note(tx, server, arrival.at, Word::Hello)?;
     }
     Ok(())
 }
@@ -110,7 +112,11 @@ pub(super) fn seen(conn: &Connection, server: ServerId, seen: &Seen) -> Result<(
 
 /// Files that the agent stopped on purpose (`goodbye`) or that its stream broke (`silent`).
 pub fn left(conn: &Connection, server: ServerId, at: UnixMillis, on_purpose: bool) -> Result<()> {
-    patch(conn, server, if on_purpose { "goodbye" } else { "silent" }, at, &json!({})).map(drop)
+    let state = if on_purpose { "goodbye" } else { "silent" };
+    if patch(conn, server, state, at, &json!({}))? && on_purpose {
+        happened::note(conn, server, at, Word::Goodbye)?;
+    }
+    Ok(())
 }
 
 /// False when the server is not there any more. A revoked server stays revoked.

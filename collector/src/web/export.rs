@@ -6,8 +6,10 @@
 //! what is stored.
 //!
 //! Heartbeats are not stored: batches are the only signs of life in it. Their pace is therefore what a
-//! server is said to beat with, and what happened to the collector meanwhile stands between them, so
-//! that a replay takes neither a slow pace nor a gap of the collector's own for a silent fleet.
+//! server is said to beat with, and what happened to the collector meanwhile and the goodbyes of agents
+//! stand between them, so that a replay takes neither a slow pace, nor a gap of the collector's own, nor
+//! an agent that was stopped on purpose for a silence. The last record is `end`: without it the stream
+//! was cut off.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -30,6 +32,7 @@ use super::error::{ApiError, Params, time};
 use crate::ingest::convert;
 use crate::model::{Record, ServerId, SiteId};
 use crate::replay::write::{self, Writer};
+use crate::store::happened::{self, Happened, Place};
 use crate::store::incidents::Known;
 use crate::store::{HotRow, SiteRow, Store, StoreError, collector, incidents, presence, read};
 use crate::{clock, errors};
@@ -43,6 +46,9 @@ const PIECE_BYTES: usize = 128 << 10;
 const PIECES_MAX: usize = 4;
 /// How much later than `to` a batch must have arrived to say that none before it follows, ms.
 const ORDER_SLACK_MS: i64 = 60_000;
+
+/// Events between batches read at once.
+const EVENTS_MAX: u32 = 1000;
 
 /// Least step of time.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -180,6 +186,9 @@ impl Out {
     }
 }
 
+/// Name of each server, and how far its clock is ahead, ms.
+type Servers = HashMap<ServerId, (String, i64)>;
+
 struct Export {
     store: Store,
     from: UnixMillis,
@@ -191,13 +200,22 @@ struct Export {
     clocked: HashSet<ServerId>,
     /// Lines that stand between batches, with their time, soonest first, and how far they are read.
     between: VecDeque<(UnixMillis, Vec<u8>)>,
-    read_upto: UnixMillis,
+    read_upto: Place,
 }
 
 impl Export {
     fn new(store: Store, from: UnixMillis, to: UnixMillis, out: Out) -> Self {
         let (told, clocked, between) = (HashMap::new(), HashSet::new(), VecDeque::new());
-        Self { store, from, to, out, told, clocked, between, read_upto: from.minus(MOMENT) }
+        Self {
+            store,
+            from,
+            to,
+            out,
+            told,
+            clocked,
+            between,
+            read_upto: (from.minus(MOMENT), i64::MAX),
+        }
     }
 
     async fn run(mut self) -> Result<(), Broken> {
@@ -216,9 +234,8 @@ impl Export {
             let is_past = last.at.0 >= self.to.0.saturating_add(ORDER_SLACK_MS);
             let (from, to) = (self.from, self.to);
             let newest = rows.iter().map(|row| row.at).max().unwrap_or(from);
-            self.read_own(newest).await?;
             for row in rows.iter().filter(|row| row.at >= from && row.at < to) {
-                self.send_between(row.at).await?;
+                self.send_between(&servers, row.at, newest).await?;
                 // A server that was forgotten has no name any more.
                 let Some(server) = servers.get(&row.server) else { continue };
                 let lines = self.lines(row, server);
@@ -229,64 +246,43 @@ impl Export {
             }
         }
         let last = self.to.minus(MOMENT);
-        self.read_own(last).await?;
-        self.send_between(last).await?;
+        self.send_between(&servers, last, last).await?;
+        let mut lines = Vec::new();
+        write::end(&mut lines);
+        self.out.send(&lines).await?;
         self.out.end().await
     }
 
-    /// Reads what happened to the collector itself, up to `until`.
-    async fn read_own(&mut self, until: UnixMillis) -> Result<(), Broken> {
-        let until = until.min(self.to.minus(MOMENT));
-        while self.read_upto < until {
-            let from = self.read_upto.plus(MOMENT);
-            let events = self.store.read(move |conn| collector::events(conn, from, until)).await?;
-            self.read_upto = match events.last() {
-                // There may be more than are read at once.
-                Some((last, _)) if *last < until => *last,
-                _ => until,
-            };
-            for (at, event) in events {
-                self.add_between(at, "", at, &Record::Collector { at, event });
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the goodbyes of agents that were not heard since.
-    async fn add_goodbyes(
+    /// Sends what happened until `at`; `ahead` is how far events are read at once.
+    async fn send_between(
         &mut self,
-        servers: &HashMap<ServerId, (String, i64)>,
+        servers: &Servers,
+        at: UnixMillis,
+        ahead: UnixMillis,
     ) -> Result<(), Broken> {
-        let standings = self.store.read(presence::standings).await?;
-        for standing in standings.iter().filter(|standing| standing.state == "goodbye") {
-            let (server, at) = (standing.server, standing.last_seen);
-            let Some((name, ahead_ms)) = servers.get(&server) else { continue };
-            if at >= self.from && at < self.to {
-                let clock = UnixMillis(at.0.saturating_add(*ahead_ms));
-                self.add_between(at, name, clock, &Record::Goodbye { server, at: clock });
+        let ahead = ahead.max(at).min(self.to.minus(MOMENT));
+        loop {
+            while let Some((_, lines)) = self.between.pop_front_if(|(due, _)| *due <= at) {
+                self.out.send(&lines).await?;
+            }
+            if !self.between.is_empty() || self.read_upto.0 >= ahead {
+                return Ok(());
+            }
+            let after = self.read_upto;
+            let read = move |conn: &_| happened::after(conn, after, ahead, EVENTS_MAX);
+            let events = self.store.read(read).await?;
+            let is_page = events.len() == EVENTS_MAX as usize;
+            let last = events.last().filter(|_| is_page);
+            self.read_upto = last.map_or((ahead, i64::MAX), |event| event.place);
+            for Happened { place: (at, _), record } in events {
+                let lines = record.and_then(|record| between(servers, at, record));
+                self.between.extend(lines.map(|lines| (at, lines)));
             }
         }
-        Ok(())
-    }
-
-    fn add_between(&mut self, at: UnixMillis, server: &str, clock: UnixMillis, record: &Record) {
-        let writer = Writer { server, arrived_at: at, clock, name_of: &|_| None };
-        let mut lines = Vec::new();
-        writer.record(&mut lines, record);
-        let place = self.between.partition_point(|(other, _)| *other <= at);
-        self.between.insert(place, (at, lines));
-    }
-
-    /// Sends what happened until `at`.
-    async fn send_between(&mut self, at: UnixMillis) -> Result<(), Broken> {
-        while let Some((_, lines)) = self.between.pop_front_if(|(due, _)| *due <= at) {
-            self.out.send(&lines).await?;
-        }
-        Ok(())
     }
 
     /// Header, servers and sites; returns the name of each server and how far its clock is ahead, ms.
-    async fn fleet(&mut self) -> Result<HashMap<ServerId, (String, i64)>, Broken> {
+    async fn fleet(&mut self) -> Result<Servers, Broken> {
         let names = self.store.read(read::server_names).await?;
         let mut labels = BTreeSet::new();
         let mut servers = HashMap::new();
@@ -393,6 +389,28 @@ impl Export {
     }
 }
 
+/// The lines of what happened at `at`; none of a server that was forgotten.
+fn between(servers: &Servers, at: UnixMillis, record: Record) -> Option<Vec<u8>> {
+    let name_and_clock = |server| {
+        let (name, ahead_ms) = servers.get(&server)?;
+        Some((name.as_str(), UnixMillis(at.0.saturating_add(*ahead_ms))))
+    };
+    let (server, clock, record) = match record {
+        Record::Hello { server, .. } => {
+            let (name, at) = name_and_clock(server)?;
+            (name, at, Record::Hello { server, at })
+        }
+        Record::Goodbye { server, .. } => {
+            let (name, at) = name_and_clock(server)?;
+            (name, at, Record::Goodbye { server, at })
+        }
+        record => ("", at, record),
+    };
+    let mut lines = Vec::new();
+    Writer { server, arrived_at: at, clock, name_of: &|_| None }.record(&mut lines, &record);
+    Some(lines)
+}
+
 /// A whole export in memory.
 #[cfg(test)]
 pub(crate) async fn whole(
@@ -419,7 +437,7 @@ mod tests {
 
     use super::*;
     use crate::model::CollectorEvent;
-    use crate::store::{Ledger, NewBatch, SiteSeen};
+    use crate::store::{Ledger, NewBatch, SiteSeen, collector, presence};
 
     const NOON: i64 = 1_795_176_000_000;
 
@@ -428,7 +446,7 @@ mod tests {
     }
 
     /// One good answer of one site.
-    fn batch(n: i64, seq: u64, second: i64) -> NewBatch {
+    fn batch(n: i64, second: i64) -> NewBatch {
         let name = "a.example".to_owned();
         let count = v1::SiteSecond {
             site: 0,
@@ -444,7 +462,7 @@ mod tests {
         NewBatch {
             server: ServerId(n),
             epoch: 1,
-            seq,
+            seq: second.cast_unsigned() + 1,
             n_evicted: 0,
             n_lines_evicted: 0,
             n_bytes_evicted: 0,
@@ -478,36 +496,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_export_with_a_restart_of_the_collector_replays_without_a_silence() {
+    async fn an_export_over_a_restart_of_the_collector_and_goodbyes_replays_without_a_silence() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         crate::store::tests::enrol(&store, 5).await;
         // The collector is away from 301 to 900; agents come back within the minute. Load slows
-        // their batches down to one a minute, and the fifth leaves for good.
-        let mut seqs = [0; 5];
+        // their batches down to one a minute, the fourth is stopped for four minutes, the fifth for good.
         for second in 0..1400 {
             for n in 1..=5 {
                 let pace = if second < 1100 { 10 } else { 60 };
-                let gone = (301..910 + 8 * n).contains(&second) || (n == 5 && second > 1000);
+                let gone = (301..910 + 8 * n).contains(&second)
+                    || (n == 5 && second > 1000)
+                    || (n == 4 && (1011..1260).contains(&second));
                 if (second + n) % pace == 0 && !gone {
-                    let seq = &mut seqs[n as usize - 1];
-                    *seq += 1;
-                    store.append(batch(n, *seq, second)).await.unwrap().await.unwrap().unwrap();
+                    store.append(batch(n, second)).await.unwrap().await.unwrap().unwrap();
                 }
             }
         }
         let note = |tx: &crate::store::WriteTx<'_>| {
-            let left = "UPDATE server SET state = 'goodbye', last_seen = ?1 WHERE server_id = 5";
-            tx.execute(left, [at(1000).0])?;
+            presence::left(tx, ServerId(5), at(1000), true)?;
+            presence::left(tx, ServerId(4), at(1010), true)?;
+            let back = presence::Arrival { at: at(1260), ..presence::Arrival::default() };
+            presence::arrived(tx, ServerId(4), &back)?;
             collector::note(tx, at(301), CollectorEvent::Stopping)?;
             collector::note(tx, at(900), CollectorEvent::Started)
         };
         store.write(note).await.unwrap();
         let stream = whole(store.clone(), at(0), at(1390), false).await;
         let stream = String::from_utf8(stream).unwrap();
-        let n_requests = stream.matches(r#""type":"requests""#).count() as u64;
-        assert_eq!(n_requests, seqs.iter().sum::<u64>());
         assert_eq!(replay(&stream), [""; 0]);
+        assert!(stream.ends_with("{\"type\":\"end\"}\n"), "it says that it is whole");
+        assert!(stream.contains(r#""type":"hello""#), "the fourth came back");
         // Each of the two keeps a silence away.
         for (kind, silence) in [("collector", "send nothing"), ("goodbye", "silent")] {
             let kind = format!(r#"{{"type":"{kind}""#);
