@@ -34,7 +34,7 @@ use crate::model::{Record, ServerId, SiteId};
 use crate::replay::write::{self, Writer};
 use crate::store::happened::{self, Happened, Place};
 use crate::store::incidents::Known;
-use crate::store::{HotRow, SiteRow, Store, StoreError, collector, incidents, presence, read};
+use crate::store::{HotRow, SiteRow, Store, StoreError, incidents, read};
 use crate::{clock, errors};
 
 /// Batches and bytes read at once.
@@ -220,7 +220,6 @@ impl Export {
 
     async fn run(mut self) -> Result<(), Broken> {
         let servers = self.fleet().await?;
-        self.add_goodbyes(&servers).await?;
         let from = self.from;
         let mut position = self.store.read(move |conn| read::position_near(conn, from)).await?;
         loop {
