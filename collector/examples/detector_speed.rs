@@ -67,7 +67,7 @@ fn main() -> io::Result<()> {
     for from in failing {
         let spent = run.spent;
         run.slice(&mut engine, &fleet, from, 1, true);
-        slowest = slowest.max(run.spent - spent);
+        slowest = slowest.max(run.spent.saturating_sub(spent));
     }
     let seconds = run.spent.as_secs_f64();
     writeln!(

@@ -8,6 +8,7 @@
 //! stored position is dropped, because the stored cases already hold it.
 
 mod own;
+mod saved;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -26,9 +27,11 @@ use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, Live, convert};
 use crate::model::{CollectorEvent, Record, ServerId, SiteId, Transition};
+
 use crate::store::incidents::{self, Known, Route};
 use crate::store::{HotRow, SiteRow, Store, StoreError, read};
 use crate::{clock, errors};
+use saved::{pack, unpack};
 
 /// Batches and bytes read at once: bounds memory while catching up.
 const ROWS_MAX: usize = 256;
@@ -52,10 +55,6 @@ const POSITION_MS: i64 = 1000;
 const ACKED_MS: i64 = 1000;
 /// How far back a detector reads that has lost its snapshot, ms.
 const LOST_MS: i64 = 600_000;
-/// A first byte of every saved state: its format.
-const FORMAT: u8 = 1;
-/// Largest saved state that is believed, bytes unpacked.
-const SAVED_BYTES_MAX: usize = 4 << 30;
 
 /// Runs the detective on a thread of its own until `stop` fires. `ready` turns true when it has read
 /// what was stored before its start. The receiver hears when it has saved its state and ended; an
@@ -579,28 +578,6 @@ impl Detective {
                 return;
             }
         }
-    }
-}
-
-/// Saved state: a format byte, then a zstd frame of JSON.
-fn pack(body: &[u8]) -> Vec<u8> {
-    let mut packed = vec![FORMAT];
-    let frame = zstd::bulk::compress(body, 1).expect("memory can be compressed");
-    packed.extend(frame);
-    packed
-}
-
-fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
-    match packed.split_first() {
-        Some((&FORMAT, frame)) => {
-            let mut body = Vec::new();
-            let decoder = zstd::stream::read::Decoder::new(frame).map_err(|e| e.to_string())?;
-            let mut bounded = std::io::Read::take(decoder, SAVED_BYTES_MAX as u64);
-            std::io::Read::read_to_end(&mut bounded, &mut body).map_err(|e| e.to_string())?;
-            Ok(body)
-        }
-        Some((format, _)) => Err(format!("format {format} is not known to this collector")),
-        None => Err("it is empty".to_owned()),
     }
 }
 

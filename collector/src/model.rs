@@ -17,6 +17,18 @@ pub struct ServerId(pub i64);
 #[serde(transparent)]
 pub struct SiteId(pub i64);
 
+/// A server is silent after so many heartbeats without a word, and not before this, ms.
+const HEARTBEATS: i64 = 4;
+const SILENT_MIN_MS: i64 = 5_000;
+/// Longest heartbeat that is believed, ms.
+pub const HEARTBEAT_MAX_MS: i64 = 600_000;
+
+/// How long without a word a server with this heartbeat is silent, ms: 4 heartbeats, 5 s at least.
+#[must_use]
+pub fn silent_after_ms(heartbeat_ms: i64) -> i64 {
+    SILENT_MIN_MS.max(HEARTBEATS * heartbeat_ms.clamp(0, HEARTBEAT_MAX_MS))
+}
+
 /// One thing the detector is told. Times are event times on the server's own clock.
 ///
 /// Records come in order of arrival; nothing in them is a verdict.

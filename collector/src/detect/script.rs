@@ -331,7 +331,7 @@ impl Played {
     pub(crate) fn check(&self) {
         let mut revs: BTreeMap<&str, u64> = BTreeMap::new();
         for transition in &self.transitions {
-            let (incident, rev) = (&transition.incident, u64::from(transition.rev));
+            let (incident, rev) = (&transition.incident, transition.rev);
             let before = revs.insert(&incident.id, rev);
             let (id, title) = (&incident.id, &incident.title);
             assert!(before.is_none_or(|before| before < rev), "{id} {before:?} to {rev}: {title}");

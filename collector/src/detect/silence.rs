@@ -13,11 +13,8 @@ use wire::UnixMillis;
 
 use super::Fleet;
 use super::server::Server;
-use crate::model::{CollectorEvent, Record, ServerId};
+use crate::model::{CollectorEvent, HEARTBEAT_MAX_MS, Record, ServerId, silent_after_ms};
 
-/// A server is silent after so many heartbeats without a word, and not before this, ms.
-const HEARTBEATS: i64 = 4;
-const SILENT_MIN_MS: i64 = 5_000;
 /// After a goodbye only when no hello came for so long, ms.
 const GOODBYE_MS: i64 = 600_000;
 /// Time after a start of the collector, or the end of a fault of its own, in which agents may take
@@ -31,8 +28,6 @@ const TOGETHER_MS: i64 = 30_000;
 const UPLINK_MS: i64 = 6_000;
 /// Whoever was not heard for so long before anybody could judge it was given up already, ms.
 const GONE_MS: i64 = 86_400_000;
-/// Longest heartbeat that is believed, ms.
-const HEARTBEAT_MAX_MS: i64 = 600_000;
 
 /// What the rules of silence know of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -316,12 +311,6 @@ impl Silence {
 /// Whether a server can be missed: it was heard once and belongs to the fleet.
 fn counts(server: &Server) -> bool {
     server.arrived > 0 && !server.forgotten
-}
-
-/// How long without a word a server with this heartbeat is silent, ms: 4 heartbeats, 5 s at least.
-#[must_use]
-pub fn silent_after_ms(heartbeat_ms: i64) -> i64 {
-    SILENT_MIN_MS.max(HEARTBEATS * heartbeat_ms.clamp(0, HEARTBEAT_MAX_MS))
 }
 
 fn heartbeat(server: &Server) -> i64 {

@@ -599,7 +599,7 @@ mod tests {
     fn a_failure_in_the_second_in_which_its_incident_resolved_is_not_counted_twice() {
         let (mut site, settings) = (site(), settings());
         let failures = |n: u32| Counts { n, n_502: n, ..Counts::default() };
-        site.fold_counts(10_000, 10, &failures(4));
+        site.fold_counts(10_000, 10, &failures(1));
         site.step(&settings, &|_| 1.0);
         site.case = Some(1);
         site.book(10);

@@ -47,11 +47,11 @@ fn an_incident_whose_kind_scope_and_start_were_taken_has_an_id_of_its_own() {
         free_id("gateway_errors", "group:rack=r1", 5_000, |id| taken.iter().any(|of| of == id))
     };
     let first = id("gateway_errors", "group:rack=r1", 5_000);
-    let second = of(&[first.clone()]);
+    let second = of(std::slice::from_ref(&first));
     let third = of(&[first.clone(), second.clone()]);
     assert_eq!(of(&[]), first);
     assert!(second != first && third != second && third != first, "{first} {second} {third}");
-    assert_eq!(second, of(&[first.clone()]), "a replay gives the same");
+    assert_eq!(second, of(std::slice::from_ref(&first)), "a replay gives the same");
     assert_eq!(first[..10], second[..10], "both begin with their start");
 }
 

@@ -466,7 +466,7 @@ mod tests {
     fn a_file_of_nothing_but_stray_quotes_is_not_read_again_without_end() {
         let n = UNCLOSED_MAX as usize + 5;
         let text =
-            |n: usize| format!("isp,n,n_failed\nx,1,0\n{}\"a\nb\",1,0\n", "x\",\"\n".repeat(n));
+            |n: usize| format!("isp,n,n_failed\nx,1,0\n{}\"a\nb\",1,0\n", "x,\"\n".repeat(n));
         let few = read(text(5).as_bytes(), &[]).unwrap();
         assert_eq!((few.n_rows, few.n_refused), (7, 5), "the row of two lines is read");
         let many = read(text(n).as_bytes(), &[]).unwrap();

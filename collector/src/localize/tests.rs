@@ -197,7 +197,7 @@ fn random_failures(n_leaves: u64, n_values: &[u64]) -> Table {
     };
     for _ in 0..n_leaves {
         let codes: Vec<u64> = n_values.iter().map(|n| chance(*n)).collect();
-        let names: Vec<String> = codes.iter().map(|code| code.to_string()).collect();
+        let names: Vec<String> = codes.iter().map(u64::to_string).collect();
         let values: Vec<&str> = names.iter().map(String::as_str).collect();
         let n_failed = if codes[0] == 1 || chance(3) == 0 { 20 + chance(80) } else { 0 };
         table.add(&values, false, 100, n_failed).unwrap();

@@ -93,8 +93,8 @@ mod tests {
             explained: 1.0,
         };
         for (found, complete, code, talk) in [
-            (&[found.clone()][..], true, exit::GOOD, ""),
-            (&[found.clone()], false, exit::GOOD, "not complete: "),
+            (std::slice::from_ref(&found), true, exit::GOOD, ""),
+            (std::slice::from_ref(&found), false, exit::GOOD, "not complete: "),
             (&[], true, exit::NO, "nothing stands out: "),
             (&[], false, exit::NO, "not complete: "),
         ] {

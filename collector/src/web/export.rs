@@ -490,7 +490,7 @@ mod tests {
         replay.read("export", lines.unwrap()).unwrap();
         assert_eq!(replay.end().unwrap().skipped, crate::replay::report::Skipped::default());
         let told = String::from_utf8(out).unwrap();
-        let told = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        let told = told.lines().map(serde_json::from_str::<serde_json::Value>);
         told.map(|line| line.unwrap()["incident"]["title"].to_string()).collect()
     }
 

@@ -201,9 +201,10 @@ impl ServerCase {
     /// Sees which of its servers are well and which are hit again.
     pub(super) fn see(&mut self, fleet: &Fleet, failing: &BTreeMap<ServerId, i64>, now: i64) {
         let (mut again, mut well) = (Vec::new(), Vec::new());
+        let is_live = self.is_live(now);
         for (id, member) in &mut self.members {
             match (failing.get(id), member.until) {
-                (Some(since), Some(_)) => {
+                (Some(since), Some(_)) if is_live => {
                     (member.until, member.heard_at) = (None, *since);
                     self.moved.insert(*id);
                     again.push(*id);

@@ -6,9 +6,8 @@ use std::time::Duration;
 use wire::UnixMillis;
 
 use super::{Bundle, Curve, Fact, HealthEvent, Point, ServerEvidence, Silence};
-use crate::detect::silence::silent_after_ms;
 use crate::ingest::convert;
-use crate::model::{Incident, Record, ServerId};
+use crate::model::{Incident, Record, ServerId, silent_after_ms};
 use crate::store::evidence::{self, Onset};
 use crate::store::{Conn, ReadResult, collector, fleet, presence};
 
