@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::told::Told;
-use crate::truth::Outage;
+use crate::truth::{Answer, Outage};
 
 /// It may open this long after the last failure of an outage, ms.
 const LATE_MS: i64 = 120_000;
@@ -19,6 +19,8 @@ pub(crate) struct Score {
     pub(crate) n_outages: usize,
     pub(crate) n_found: usize,
     pub(crate) n_exact: usize,
+    /// Incidents that tell an outage exactly: one of a wider outage may go on as what is left of it.
+    pub(crate) n_exact_told: usize,
     /// Incidents that stand for themselves, and those of them that are of an outage.
     pub(crate) n_incidents: usize,
     pub(crate) n_real: usize,
@@ -60,6 +62,7 @@ impl Score {
         self.n_outages += other.n_outages;
         self.n_found += other.n_found;
         self.n_exact += other.n_exact;
+        self.n_exact_told += other.n_exact_told;
         self.n_incidents += other.n_incidents;
         self.n_real += other.n_real;
         self.site_f1.extend(other.site_f1);
@@ -84,7 +87,9 @@ impl Score {
 
     /// Harmonic mean of the share of outages told exactly and of incidents that tell one exactly.
     pub(crate) fn scope_f1(&self) -> f64 {
-        2.0 * share(self.n_exact, self.n_outages + self.n_incidents)
+        let recall = share(self.n_exact, self.n_outages);
+        let precision = share(self.n_exact_told, self.n_incidents);
+        if recall + precision > 0.0 { 2.0 * recall * precision / (recall + precision) } else { 0.0 }
     }
 
     pub(crate) fn recall(&self) -> f64 {
@@ -118,6 +123,11 @@ pub(crate) fn world(outages: &[Outage], told: &[Told], server_years: f64) -> (Sc
         // One that may be told or not counts for nothing, unless it is told.
         match owner {
             Some(ix) if !outages[*ix].required => {}
+            Some(ix) if is_too_wide(told, &outages[*ix]) => {
+                score.n_incidents += 1;
+                score.n_false_wide += 1;
+                misses.push(Miss { what: "too wide", text: tell(told) });
+            }
             Some(_) => {
                 score.n_incidents += 1;
                 score.n_real += 1;
@@ -207,6 +217,7 @@ fn judge(outage: &Outage, mine: &[&Told], score: &mut Score, misses: &mut Vec<Mi
     score.n_flapping_one_id += usize::from(outage.flaps && more == 0);
     if is_exact(outage, main, last) {
         score.n_exact += 1;
+        score.n_exact_told += 1;
     } else {
         miss("scope", &tell(main));
     }
@@ -280,6 +291,23 @@ fn is_right(outage: &Outage, state: &crate::told::State) -> bool {
 /// Whether it named the scope and its members as they are, while the outage was on.
 fn is_exact(outage: &Outage, told: &Told, last: i64) -> bool {
     is_right(outage, told.during(last.max(told.detected_at + PAGE_MS)))
+}
+
+/// Whether it claims a server, while the outage goes on, that no right answer names: whoever is paged
+/// for a whole fleet because of one site is misled.
+fn is_too_wide(told: &Told, outage: &Outage) -> bool {
+    let last = outage.last_at.unwrap_or(outage.until);
+    if is_exact(outage, told, last) {
+        return false;
+    }
+    let server = |member: &String| member.split('/').next().unwrap_or(member).to_owned();
+    let state = told.during(last.max(told.detected_at + PAGE_MS));
+    let claimed: BTreeSet<String> = state.members.iter().map(server).collect();
+    let fits = |answer: &Answer| {
+        let may: BTreeSet<String> = answer.may.iter().map(server).collect();
+        claimed.is_subset(&may)
+    };
+    !outage.answers.iter().any(fits)
 }
 
 /// Incidents of one outage that people are told of: open, and after the wait still on their own.
