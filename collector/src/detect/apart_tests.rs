@@ -148,6 +148,11 @@ fn a_lump_of_the_old_data_of_two_servers_holds_the_outages_of_both() {
     let arrived = UnixMillis(at(hours));
     let mut engine = Engine::new(&DetectConfig::default());
     let mut transitions = engine.advance(arrived);
+    // Their agents said a moment ago that everything up to then was sent.
+    for server in [1, 2] {
+        let clock = UnixMillis(at(hours) - 1);
+        engine.fold(clock, &Record::Heartbeat { server: ServerId(server), at: clock, clock });
+    }
     transitions.extend(engine.fold_batch(arrived, records.iter()));
     transitions.extend(engine.advance(UnixMillis(at(hours + 2000))));
     let played = Played { transitions };

@@ -251,13 +251,13 @@ impl Fleet {
 
     /// Forgets sites that are suspect no more: whose failures are answered, or so long ago that they
     /// say nothing any more.
-    fn prune_suspects(&mut self) {
+    fn prune_suspects(&mut self, now: i64) {
         let Self { sites, suspects, servers, .. } = self;
         suspects.retain(|id, of| {
             let known = servers.get(id).map_or(i64::MIN, Server::known_until).div_euclid(1000);
             of.retain(|ix| {
                 let site = &mut sites[*ix as usize];
-                site.fade(known);
+                site.fade(known, now);
                 site.episode.is_some()
             });
             !of.is_empty()
@@ -1059,7 +1059,7 @@ impl Engine {
                 }
             }
         }
-        self.fleet.prune_suspects();
+        self.fleet.prune_suspects(now);
         if self.fleet.suspects.len() >= candidates::SERVERS_MIN {
             self.candidates.refresh(&self.fleet, &self.settings.group_labels);
         }

@@ -427,10 +427,12 @@ impl Site {
         self.hold_until = None;
     }
 
-    /// Ends an episode of which nothing is left at this second: where nobody asks, no answer ends it.
-    pub(crate) fn fade(&mut self, second: i64) {
+    /// Ends an episode of which nothing is left at this second, and of which nothing arrived for as
+    /// long before `now`: where nobody asks, no answer ends it. Old data was just as sure then.
+    pub(crate) fn fade(&mut self, second: i64, now: i64) {
         let Some(episode) = &self.episode else { return };
-        let age_s = second.saturating_sub(episode.last_at.div_euclid(1000)) as f64;
+        let age_ms = second.saturating_mul(1000).saturating_sub(episode.last_at);
+        let age_s = age_ms.min(now.saturating_sub(episode.last_arrival)) as f64 / 1000.0;
         let fades = self.case.is_none() && self.dirty.is_none() && age_s > self.rates.memory_s;
         if fades && self.score(second) < FADED_NATS {
             self.score = 0.0;
