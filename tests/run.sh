@@ -3,7 +3,7 @@
 # run of the fuzz targets where a nightly toolchain is.
 #
 # On Debian as root it installs the servers the tests need; otherwise it says what is missing. Nothing
-# else is left out: a missing server is a failure. About 25 minutes on two cores from nothing.
+# else is left out: a missing server is a failure. About half an hour on two cores from nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
