@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use harness::{Fleet, Output, Root, program};
@@ -106,24 +105,6 @@ fn a_recorded_outage_is_told_the_same_in_every_packing() {
     assert_eq!(replay(&["--final", plain]).good().expect("it replays").trim_end(), last_line);
 }
 
-/// Status line and headers, and the body, of a GET by the admin.
-fn get(fleet: &Fleet, path: &str, more: &str) -> (String, Vec<u8>) {
-    let read = |name: &str| {
-        let text = fs::read_to_string(fleet.data_dir().join(name)).expect("the collector runs");
-        text.trim().to_owned()
-    };
-    let mut stream = TcpStream::connect(read("http.addr")).expect("it listens");
-    // Version 1.0: the body ends with the connection.
-    let token = read("admin.token");
-    let request = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer {token}\r\n{more}\r\n");
-    stream.write_all(request.as_bytes()).expect("it reads");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("it answers");
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("headers have an end");
-    let body = answer.split_off(end + 4);
-    (String::from_utf8(answer).expect("headers are ASCII"), body)
-}
-
 #[test]
 fn what_was_told_live_is_told_again_by_a_replay_of_the_export() {
     let mut fleet = Fleet::builder().agents(["web-1"]).batch_interval("200ms").start();
@@ -136,7 +117,7 @@ fn what_was_told_live_is_told_again_by_a_replay_of_the_export() {
     assert!(live.contains(over.id()));
     let root = Root::new();
     for (more, is_packed) in [("", false), ("Accept-Encoding: gzip\r\n", true)] {
-        let (headers, body) = get(&fleet, "/api/v1/export", more);
+        let (headers, body) = fleet.http_get("/api/v1/export", more);
         assert!(headers.starts_with("HTTP/1.0 200"), "{headers}");
         assert!(headers.contains("application/x-ndjson"), "{headers}");
         assert_eq!(body.starts_with(&[0x1f, 0x8b]), is_packed, "{headers}");
@@ -154,7 +135,7 @@ fn what_was_told_live_is_told_again_by_a_replay_of_the_export() {
             assert_eq!(again.text(pointer), over.text(pointer), "{pointer}");
         }
     }
-    let (refused, body) = get(&fleet, "/api/v1/export?from=noon", "");
+    let (refused, body) = fleet.http_get("/api/v1/export?from=noon", "");
     assert!(refused.starts_with("HTTP/1.0 400"), "{refused}");
     assert!(String::from_utf8_lossy(&body).contains("write it like 2026-11-20T12:00:00Z"));
 }

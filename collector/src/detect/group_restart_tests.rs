@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::group_tests::TIMED_OUT;
 use super::script::{Fate, Played, REFUSED, RESET, Script};
 use super::tests::{crashed, json, play, restarted, story};
+use crate::config::DetectConfig;
 
 /// A site, its server, a rollout over a rack after a change, a well server's own fault, recovery of
 /// all but some, and the same again.
@@ -45,7 +46,7 @@ proptest! {
     ) {
         let records = eventful().in_order();
         let whole = Played { transitions: play(&records, 240) };
-        let stored = crashed(&records, 240, snapshot, crash);
+        let stored = crashed((&records, &DetectConfig::default()), 240, snapshot, crash);
         prop_assert_eq!(story(&whole), story(&stored));
         prop_assert_eq!(whole.told(), stored.told());
     }

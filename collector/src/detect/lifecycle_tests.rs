@@ -8,7 +8,7 @@ use wire::UnixMillis;
 
 use super::Engine;
 use super::script::{EAGAIN, Fate, NOON, Played, REFUSED, RESET, Script, at, is_in, two_pools};
-use super::tests::{eventful, json, play};
+use super::tests::{crashed, eventful, json, play};
 use crate::config::DetectConfig;
 use crate::model::{NotifyEvent, Record, ServerId, Transition, TransitionEvent};
 
@@ -251,35 +251,8 @@ proptest! {
         snapshot in 0.05..0.6_f64, crash in 0.6..1.0_f64,
     ) {
         let (records, config) = crowded();
-        let place = |share: f64| (share * records.len() as f64) as usize;
-        let (snapshot, crash) = (place(snapshot), place(crash));
-        let mut engine = Engine::new(&config);
-        let (mut saved, mut cases, mut decided, mut stored) = (Vec::new(), None, 0, Vec::new());
-        for (ix, (arrived, record)) in records[..crash].iter().enumerate() {
-            let transitions = engine.advance(UnixMillis(arrived - 1));
-            if !transitions.is_empty() {
-                (cases, decided) = (Some(engine.save_cases()), ix);
-            }
-            stored.extend(transitions);
-            engine.fold(UnixMillis(*arrived), record);
-            if ix == snapshot {
-                saved = engine.save();
-            }
-        }
-        let mut engine = Engine::load(&saved, &config).unwrap();
-        for (ix, (arrived, record)) in records.iter().enumerate().skip(snapshot + 1) {
-            let transitions = engine.advance(UnixMillis(arrived - 1));
-            if ix > decided {
-                stored.extend(transitions);
-            }
-            if ix == decided && let Some(cases) = cases.take() {
-                engine.load_cases(&cases).unwrap();
-            }
-            engine.fold(UnixMillis(*arrived), record);
-        }
-        stored.extend(engine.advance(UnixMillis(at(700))));
         let whole = Played { transitions: run(&records, &config, &|_| false) };
-        let stored = Played { transitions: stored };
+        let stored = crashed((&records, &config), 700, snapshot, crash);
         let ids = |played: &Played| -> Vec<_> {
             played.last().iter().map(|i| (i.id.clone(), i.state.clone(), i.affected)).collect()
         };

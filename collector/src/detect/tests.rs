@@ -644,11 +644,15 @@ pub(super) fn restarted(records: &[(i64, Record)], until: i64, cuts: &[f64]) -> 
 }
 
 /// As `play`, but the engine is saved, dies later, and goes on from there with the stored incidents.
-pub(super) fn crashed(records: &[(i64, Record)], until: i64, snapshot: f64, crash: f64) -> Played {
+pub(super) fn crashed(
+    (records, config): (&[(i64, Record)], &DetectConfig),
+    until: i64,
+    snapshot: f64,
+    crash: f64,
+) -> Played {
     let part = |share: f64| (share * records.len() as f64) as usize;
     let (snapshot, crash) = (part(snapshot), part(crash));
-    let config = DetectConfig::default();
-    let mut engine = Engine::new(&config);
+    let mut engine = Engine::new(config);
     let (mut saved, mut cases, mut decided) = (Vec::new(), None, 0);
     let mut stored = Vec::new();
     for (ix, (arrived, record)) in records[..crash].iter().enumerate() {
@@ -662,7 +666,7 @@ pub(super) fn crashed(records: &[(i64, Record)], until: i64, snapshot: f64, cras
             saved = engine.save();
         }
     }
-    let mut engine = Engine::load(&saved, &config).unwrap();
+    let mut engine = Engine::load(&saved, config).unwrap();
     for (ix, (arrived, record)) in records.iter().enumerate().skip(snapshot + 1) {
         let transitions = engine.advance(UnixMillis(arrived - 1));
         if ix > decided {
@@ -701,7 +705,7 @@ proptest! {
     ) {
         let records = eventful().in_order();
         let whole = Played { transitions: play(&records, 300) };
-        let stored = crashed(&records, 300, snapshot, crash);
+        let stored = crashed((&records, &DetectConfig::default()), 300, snapshot, crash);
         prop_assert_eq!(story(&whole), story(&stored));
         prop_assert_eq!(whole.told(), stored.told());
     }

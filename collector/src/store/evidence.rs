@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use wire::UnixMillis;
 
 use super::{HotRow, read};
@@ -94,28 +94,13 @@ pub fn arrived(
                 return Ok(Some(passed));
             }
             n_shown += 1;
-            if !see(whole.query_row([id], hot_row)?) {
+            if !see(whole.query_row([id], read::hot_row)?) {
                 return Ok(Some(UnixMillis(at)));
             }
         }
         passed = UnixMillis(at);
     }
     Ok(None)
-}
-
-fn hot_row(row: &Row<'_>) -> rusqlite::Result<HotRow> {
-    Ok(HotRow {
-        id: row.get(0)?,
-        server: ServerId(row.get(1)?),
-        epoch: row.get::<_, i64>(2)?.cast_unsigned(),
-        seq: row.get::<_, i64>(3)?.cast_unsigned(),
-        at: UnixMillis(row.get(4)?),
-        t_min: UnixMillis(row.get(5)?),
-        t_max: UnixMillis(row.get(6)?),
-        complete_until: UnixMillis(row.get(7)?),
-        codec: row.get(8)?,
-        body: row.get(9)?,
-    })
 }
 
 #[cfg(test)]

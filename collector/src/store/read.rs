@@ -23,18 +23,7 @@ pub fn hot_after(
     let mut rows = query.query(params![after, i64::try_from(n_max).unwrap_or(i64::MAX)])?;
     let (mut found, mut n_bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        let row = HotRow {
-            id: row.get(0)?,
-            server: ServerId(row.get(1)?),
-            epoch: row.get::<_, i64>(2)?.cast_unsigned(),
-            seq: row.get::<_, i64>(3)?.cast_unsigned(),
-            at: UnixMillis(row.get(4)?),
-            t_min: UnixMillis(row.get(5)?),
-            t_max: UnixMillis(row.get(6)?),
-            complete_until: UnixMillis(row.get(7)?),
-            codec: row.get(8)?,
-            body: row.get(9)?,
-        };
+        let row = hot_row(row)?;
         n_bytes += row.body.len();
         found.push(row);
         if n_bytes >= bytes_max {
@@ -42,6 +31,22 @@ pub fn hot_after(
         }
     }
     Ok(found)
+}
+
+/// A row of `hot`, its columns in the order of the table.
+pub(super) fn hot_row(row: &rusqlite::Row<'_>) -> Result<HotRow> {
+    Ok(HotRow {
+        id: row.get(0)?,
+        server: ServerId(row.get(1)?),
+        epoch: row.get::<_, i64>(2)?.cast_unsigned(),
+        seq: row.get::<_, i64>(3)?.cast_unsigned(),
+        at: UnixMillis(row.get(4)?),
+        t_min: UnixMillis(row.get(5)?),
+        t_max: UnixMillis(row.get(6)?),
+        complete_until: UnixMillis(row.get(7)?),
+        codec: row.get(8)?,
+        body: row.get(9)?,
+    })
 }
 
 /// Ids and names of all servers, by id.
