@@ -248,6 +248,30 @@ mod tests {
         store.close().await.unwrap();
     }
 
+    /// Servers 1 to 3 say nothing from second 100 to 150; whether one of them was told as silent.
+    async fn missed(lags: bool) -> bool {
+        let (_dir, store) = open().await;
+        let mut detective = begin(&store, at(0)).await;
+        for second in 0..150 {
+            for n in (1..=7).filter(|n| (second + n) % 5 == 0 && (*n > 3 || second < 100)) {
+                beat(&mut detective, n, second);
+            }
+            if lags && second == 100 {
+                detective.see_lag(at(second), at(second + 60));
+            }
+            detective.try_work(Some(at(second))).await.unwrap();
+        }
+        let told = !all(&store).await.is_empty();
+        store.close().await.unwrap();
+        told
+    }
+
+    #[tokio::test]
+    async fn nobody_is_silent_while_batches_of_long_ago_are_read() {
+        assert!(missed(false).await);
+        assert!(!missed(true).await);
+    }
+
     #[tokio::test]
     async fn revoked_servers_and_a_full_disk_are_no_silence_and_starts_are_filed() {
         let (_dir, store) = open().await;

@@ -159,6 +159,7 @@ async fn outage() -> Outage {
             is_open = true;
             break;
         }
+        // The pace of an honest agent: so many batches are a minute, not a burst.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     flood.cancel();

@@ -445,7 +445,7 @@ mod tests {
     }
 
     /// One good answer of one site.
-    fn batch(n: i64, second: i64) -> NewBatch {
+    fn batch(n: i64, seq: u64, second: i64) -> NewBatch {
         let name = "a.example".to_owned();
         let count = v1::SiteSecond {
             site: 0,
@@ -461,7 +461,7 @@ mod tests {
         NewBatch {
             server: ServerId(n),
             epoch: 1,
-            seq: second.cast_unsigned() + 1,
+            seq,
             n_evicted: 0,
             n_lines_evicted: 0,
             n_bytes_evicted: 0,
@@ -501,6 +501,7 @@ mod tests {
         crate::store::tests::enrol(&store, 5).await;
         // The collector is away from 301 to 900; agents come back within the minute. Load slows
         // their batches down to one a minute, the fourth is stopped for four minutes, the fifth for good.
+        let mut seqs = [0; 5];
         for second in 0..1400 {
             for n in 1..=5 {
                 let pace = if second < 1100 { 10 } else { 60 };
@@ -508,7 +509,9 @@ mod tests {
                     || (n == 5 && second > 1000)
                     || (n == 4 && (1011..1260).contains(&second));
                 if (second + n) % pace == 0 && !gone {
-                    store.append(batch(n, second)).await.unwrap().await.unwrap().unwrap();
+                    let seq = &mut seqs[n as usize - 1];
+                    *seq += 1;
+                    store.append(batch(n, *seq, second)).await.unwrap().await.unwrap().unwrap();
                 }
             }
         }
@@ -523,6 +526,8 @@ mod tests {
         store.write(note).await.unwrap();
         let stream = whole(store.clone(), at(0), at(1390), false).await;
         let stream = String::from_utf8(stream).unwrap();
+        let n_requests = stream.matches(r#""type":"requests""#).count() as u64;
+        assert_eq!(n_requests, seqs.iter().sum::<u64>(), "each batch has one");
         assert_eq!(replay(&stream), [""; 0]);
         assert!(stream.ends_with("{\"type\":\"end\"}\n"), "it says that it is whole");
         assert!(stream.contains(r#""type":"hello""#), "the fourth came back");
@@ -530,6 +535,13 @@ mod tests {
             let start = format!(r#"{{"type":"{kind}""#);
             let n_told = stream.lines().filter(|line| line.starts_with(&start)).count();
             assert_eq!(n_told, n, "{kind}");
+            // Each of the two keeps a silence away.
+            let others: Vec<&str> = stream.lines().filter(|l| !l.starts_with(&start)).collect();
+            let told = replay(&others.join("\n"));
+            assert!(
+                told.iter().any(|title| title.contains("silent") || title.contains("nothing")),
+                "{kind}: {told:?}"
+            );
         }
         store.close().await.unwrap();
     }
