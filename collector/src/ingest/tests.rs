@@ -169,12 +169,13 @@ impl Agent {
         }
     }
 
-    /// Reads acks until `seq` is acked.
+    /// Reads acks until `seq` is acked. A wish for another batch interval may come at any time.
     async fn acked(&mut self, seq: u64) {
         loop {
             match self.answer().await.unwrap() {
                 Some(Answer::Ack(ack)) if ack.seq == seq => return,
                 Some(Answer::Ack(ack)) => assert!(ack.seq < seq, "{} acked early", ack.seq),
+                Some(Answer::Throttle(_)) => {}
                 other => panic!("no ack but {other:?}"),
             }
         }
