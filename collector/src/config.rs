@@ -1,6 +1,7 @@
 //! `collector.toml`: every key with its default, and the check that reports every problem.
 
 mod check;
+mod notify;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +13,7 @@ use wire::units::{Bytes, Span};
 
 pub use check::Problem;
 use check::{KEYS, Source, value_of, variable};
+pub use notify::{DeadmanConfig, NotifyConfig};
 
 /// Where the config is when nothing says otherwise; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/gatewatch/collector.toml";
@@ -34,6 +36,8 @@ pub struct Config {
     pub detect: DetectConfig,
     /// Where incidents are told.
     pub notify: Vec<NotifyConfig>,
+    /// The heartbeat that says that this collector lives.
+    pub deadman: DeadmanConfig,
     /// Longest time the shutdown may take.
     pub shutdown_grace: Span,
 }
@@ -54,6 +58,8 @@ pub struct GrpcConfig {
 pub struct HttpConfig {
     /// Address and port; port 0 picks a free one.
     pub listen: String,
+    /// `https://HOST` that people reach this collector at: links in notifications begin with it.
+    pub public_url: Option<String>,
 }
 
 /// `[retention]`
@@ -100,22 +106,6 @@ pub struct DetectConfig {
     pub cooldown: Span,
     /// Share of requests that ought to be answered; slow burns are measured by what is left of 1.
     pub slo: f64,
-}
-
-/// `[[notify]]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NotifyConfig {
-    /// `webhook`; others come with the notifications issue.
-    pub kind: String,
-    /// Where to POST.
-    pub url: String,
-    /// File that holds the HMAC key.
-    #[serde(default)]
-    pub secret_file: Option<PathBuf>,
-    /// `info`, `warning` or `critical`.
-    #[serde(default = "default_severity")]
-    pub min_severity: String,
 }
 
 impl Config {
@@ -251,10 +241,6 @@ fn unreadable(place: String, error: &io::Error) -> Problem {
     Problem { place, what: format!("cannot be read ({error})"), fix }
 }
 
-fn default_severity() -> String {
-    "warning".to_owned()
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -265,6 +251,7 @@ impl Default for Config {
             retention: RetentionConfig::default(),
             detect: DetectConfig::default(),
             notify: Vec::new(),
+            deadman: DeadmanConfig::default(),
             shutdown_grace: Span(Duration::from_secs(10)),
         }
     }
@@ -278,7 +265,7 @@ impl Default for GrpcConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8503".into() }
+        Self { listen: "127.0.0.1:8503".into(), public_url: None }
     }
 }
 

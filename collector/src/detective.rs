@@ -28,7 +28,7 @@ use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, Live, convert};
 use crate::model::{CollectorEvent, Record, ServerId, SiteId, Transition};
 
-use crate::store::incidents::{self, Known, Route};
+use crate::store::incidents::{self, Known};
 use crate::store::{HotRow, SiteRow, Store, StoreError, read};
 use crate::{clock, errors};
 use saved::{pack, unpack};
@@ -88,21 +88,10 @@ pub fn spawn(
     hears
 }
 
-/// Routes of the outbox, one per configured notification.
-#[must_use]
-pub fn routes(config: &Config) -> Vec<Route> {
-    let route = |(ix, notify): (usize, &crate::config::NotifyConfig)| Route {
-        name: format!("{}:{ix}", notify.kind),
-        min_severity: notify.min_severity.clone(),
-    };
-    config.notify.iter().enumerate().map(route).collect()
-}
-
 struct Detective {
     store: Store,
     live: Live,
     config: crate::config::DetectConfig,
-    routes: Vec<Route>,
     engine: Engine,
     /// Last `hot.id` folded.
     position: i64,
@@ -153,7 +142,6 @@ impl Detective {
         Self {
             store,
             live,
-            routes: routes(config),
             engine: Engine::new(&config.detect),
             config: config.detect.clone(),
             position: 0,
@@ -440,11 +428,9 @@ impl Detective {
         if self.position < self.decided {
             return Ok(());
         }
-        let (transitions, routes) = (self.pending.clone(), self.routes.clone());
+        let transitions = self.pending.clone();
         let (cases, upto) = (pack(&self.engine.save_cases()), self.position);
-        self.store
-            .write(move |tx| incidents::commit(tx, &transitions, &routes, &cases, upto))
-            .await?;
+        self.store.write(move |tx| incidents::commit(tx, &transitions, &cases, upto)).await?;
         self.stored = upto;
         for Transition { event, incident, .. } in self.pending.drain(..) {
             let name = format!("{event:?}").to_lowercase();
@@ -599,9 +585,9 @@ mod tests {
     fn config() -> Config {
         let notify = |min_severity: &str| NotifyConfig {
             kind: "webhook".into(),
-            url: "http://127.0.0.1:9/".into(),
-            secret_file: None,
+            url: Some("http://127.0.0.1:9/".into()),
             min_severity: min_severity.into(),
+            ..NotifyConfig::default()
         };
         let notify = vec![notify("warning"), notify("critical")];
         Config { notify, ..Config::default() }

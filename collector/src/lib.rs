@@ -209,8 +209,9 @@ fn start(
     });
     let notified = Arc::clone(&state.notify_stats);
     let (outbox, pace, until) = (store.clone(), notify::Pace::default(), drained.clone());
+    let links = web::links(config, http.address);
     rest.spawn(async move {
-        notify::run(outbox, targets, pace, notified, until.clone()).await;
+        notify::run(outbox, targets, links, pace, notified, until.clone()).await;
         until.cancelled().await; // without receivers it has nothing to do
         "the notifier"
     });

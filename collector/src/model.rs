@@ -455,17 +455,13 @@ pub enum TransitionEvent {
     Resolve,
 }
 
-/// A notification that a transition asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A notification that a transition asks for; who hears it is the notifier's to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notify {
     /// `opened`, `updated` or `resolved`.
     pub event: NotifyEvent,
     /// Not before this; told as the incident stands then.
     pub due: UnixMillis,
-    /// Severity that decides which routes hear it.
-    pub severity: String,
-    /// Worst severity told before; null when nobody has been told.
-    pub severity_told: Option<String>,
 }
 
 /// `event` of a notification.

@@ -150,9 +150,9 @@ mod tests {
     fn config() -> Config {
         let notify = NotifyConfig {
             kind: "webhook".into(),
-            url: "http://127.0.0.1:9/".into(),
-            secret_file: None,
+            url: Some("http://127.0.0.1:9/".into()),
             min_severity: "info".into(),
+            ..NotifyConfig::default()
         };
         Config { notify: vec![notify], ..Config::default() }
     }

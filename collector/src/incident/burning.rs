@@ -498,18 +498,9 @@ impl Ticket {
 
     /// Who was told that it began hears that it is over, once.
     fn tell(&mut self, event: NotifyEvent, due: i64) -> Option<Notify> {
-        let (severity, due) = (SEVERITY.to_owned(), UnixMillis(due));
-        match event {
-            NotifyEvent::Resolved if !std::mem::take(&mut self.told) => None,
-            NotifyEvent::Resolved => {
-                let severity_told = Some(severity.clone());
-                Some(Notify { event, due, severity, severity_told })
-            }
-            _ => {
-                self.told = true;
-                Some(Notify { event, due, severity, severity_told: None })
-            }
-        }
+        let is_over = event == NotifyEvent::Resolved;
+        let was_told = std::mem::replace(&mut self.told, !is_over);
+        (was_told || !is_over).then_some(Notify { event, due: UnixMillis(due) })
     }
 
     fn emit(&mut self, event: TransitionEvent, notify: Option<Notify>, step: &mut Step<'_>) {

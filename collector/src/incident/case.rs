@@ -407,10 +407,8 @@ impl Case {
         let severity = self.severity();
         let before = self.told.as_ref().map(|told| told.severity.clone());
         if event == NotifyEvent::Resolved {
-            let told = self.told.take()?;
-            let severity_told = Some(told.severity.clone());
-            let severity = told.severity;
-            return Some(Notify { event, due: UnixMillis(due), severity, severity_told });
+            self.told.take()?;
+            return Some(Notify { event, due: UnixMillis(due) });
         }
         // A child keeps quiet while its parent is open.
         if self.retroactive || self.parent.is_some() {
@@ -423,8 +421,8 @@ impl Case {
         };
         let first_due = self.told.as_ref().map_or(due, |told| told.due);
         let class = self.verdict.class;
-        self.told = Some(Told { severity: worst.clone(), due: first_due, at: due, class });
-        Some(Notify { event, due: UnixMillis(due), severity: worst, severity_told: before })
+        self.told = Some(Told { severity: worst, due: first_due, at: due, class });
+        Some(Notify { event, due: UnixMillis(due) })
     }
 
     /// Tells a new scope. While the first notification still waits it will tell the scope as it

@@ -3,8 +3,6 @@
 //! Header `X-Gatewatch-Signature: t=UNIX_SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of `t.body` with
 //! the key of `secret_file`. The key is read for each try, so it can be changed without a restart.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +10,7 @@ use reqwest::{Client, Url, redirect};
 use ring::hmac;
 use wire::UnixMillis;
 
+use super::secret::{self, Secret};
 use crate::ca::hex;
 use crate::config::NotifyConfig;
 use crate::errors;
@@ -35,6 +34,8 @@ impl Webhook {
     /// `Err` says what is wrong with the configuration, and how to put it right.
     pub fn new(config: &NotifyConfig) -> Result<Self, String> {
         let (url, secret_file) = check(config)?;
+        // `check` makes clients too, before `main` would have chosen the provider in a test.
+        drop(rustls::crypto::ring::default_provider().install_default());
         // Redirects are not followed: the signature vouches for this receiver only.
         let client = Client::builder()
             .user_agent(concat!("gatewatch-collector/", env!("CARGO_PKG_VERSION")))
@@ -59,7 +60,7 @@ impl Webhook {
             .client
             .post(self.url.clone())
             .header("Content-Type", "application/json")
-            .header(SIGNATURE_HEADER, signature(&key, now, body))
+            .header(SIGNATURE_HEADER, signature(key.expose().as_bytes(), now, body))
             .body(body.to_owned())
             .send()
             .await
@@ -79,28 +80,19 @@ pub fn signature(key: &[u8], now: UnixMillis, body: &str) -> String {
 }
 
 /// Reads the key of a webhook; `Err` names the file and the fix.
-///
-/// White space at the end is no part of the key: editors add a newline.
-pub fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
-    let shown = path.display();
-    let unreadable = |error: std::io::Error| {
-        format!("{shown}: {error}: write a key there, e.g. `openssl rand -hex 32`, mode 0640")
-    };
-    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode();
-    if mode & 0o007 != 0 {
-        return Err(format!("{shown}: everybody can use it: `chmod o= {shown}`"));
-    }
-    let key = fs::read(path).map_err(unreadable)?;
-    let key = key.trim_ascii_end();
-    if key.len() < 16 {
+pub fn read_secret(path: &Path) -> Result<Secret, String> {
+    let key = secret::read(path)?;
+    if key.expose().len() < 16 {
+        let shown = path.display();
         return Err(format!("{shown}: shorter than 16 bytes: `openssl rand -hex 32` makes a key"));
     }
-    Ok(key.to_owned())
+    Ok(key)
 }
 
 /// What a `[[notify]]` table of this kind needs; `Err` says what is wrong with it.
 pub fn check(config: &NotifyConfig) -> Result<(Url, PathBuf), String> {
-    let url = Url::parse(&config.url).map_err(|error| format!("url: {error}"))?;
+    let url = config.url.as_deref().ok_or("url: is missing")?;
+    let url = Url::parse(url).map_err(|error| format!("url: {error}"))?;
     if !["http", "https"].contains(&url.scheme()) {
         return Err(format!("url: {:?} is not http or https", url.scheme()));
     }

@@ -388,6 +388,14 @@ pub fn labels(conn: &Connection, server: ServerId) -> rusqlite::Result<BTreeMap<
         .collect()
 }
 
+/// Effective labels of the server of this name; none when there is no such server.
+pub fn labels_of(conn: &Connection, name: &str) -> rusqlite::Result<BTreeMap<String, String>> {
+    Ok(member(conn, name)?
+        .map(|member| labels(conn, member.server))
+        .transpose()?
+        .unwrap_or_default())
+}
+
 /// Revokes a server with all its certificates; false when no server has this name.
 /// Its open stream ends with the commit.
 pub fn revoke(tx: &Transaction<'_>, name: &str, now: UnixMillis) -> rusqlite::Result<bool> {

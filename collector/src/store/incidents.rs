@@ -10,17 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use wire::UnixMillis;
 
 use super::fleet::{self, Meta};
-use super::{SiteRow, read};
-use crate::model::{Incident, Moment, NotifyEvent, ServerId, SiteId, Transition};
-
-/// A place that notifications go to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Name in the outbox, e.g. `webhook:0`.
-    pub name: String,
-    /// Least severity it wants: `info`, `warning` or `critical`.
-    pub min_severity: String,
-}
+use super::{SiteRow, outbox, read};
+use crate::model::{Incident, Moment, ServerId, SiteId, Transition};
 
 /// Which incidents `list` returns.
 #[derive(Clone, Debug, Default)]
@@ -111,20 +102,20 @@ pub fn acked(conn: &Connection, since: UnixMillis) -> rusqlite::Result<Vec<Strin
     .collect()
 }
 
-/// Stores transitions, what they owe each route, the open cases and how far the detector has read.
+/// Stores transitions, the pages they ask for, the open cases and how far the detector has read.
 ///
 /// `cases` is the state machine as it is after the transitions (see `load`); `upto` the last
 /// `hot.id` folded into it. A transition whose `rev` is stored already changes nothing.
 pub fn commit(
     tx: &Transaction<'_>,
     transitions: &[Transition],
-    routes: &[Route],
     cases: &[u8],
     upto: i64,
 ) -> rusqlite::Result<()> {
     for transition in transitions {
-        if upsert(tx, transition)? {
-            owe(tx, transition, routes)?;
+        let is_new = upsert(tx, transition)?;
+        if let Some(notify) = transition.notify.filter(|_| is_new) {
+            outbox::decide(tx, &transition.incident.id, transition.rev, notify.event, notify.due)?;
         }
     }
     save_body(tx, "cases", upto, cases)?;
@@ -204,40 +195,6 @@ fn displace(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<(
             key,
             "an incident that nobody carried on is closed: a new one has its place"
         );
-    }
-    Ok(())
-}
-
-/// Puts the messages of one transition into the outbox, for the routes it is severe enough for.
-///
-/// A route that its severity reaches only now hears `opened`, one that has heard of it `updated`.
-fn owe(tx: &Transaction<'_>, transition: &Transition, routes: &[Route]) -> rusqlite::Result<()> {
-    let Some(notify) = &transition.notify else { return Ok(()) };
-    for route in routes {
-        let least = severity_rank(&route.min_severity);
-        let reached = severity_rank(&notify.severity) >= least;
-        let told = notify
-            .severity_told
-            .as_deref()
-            .is_some_and(|severity| severity_rank(severity) >= least);
-        let event = match notify.event {
-            NotifyEvent::Opened | NotifyEvent::Updated if reached && !told => NotifyEvent::Opened,
-            NotifyEvent::Updated if reached => NotifyEvent::Updated,
-            NotifyEvent::Resolved if told => NotifyEvent::Resolved,
-            _ => continue,
-        };
-        let body = serde_json::json!({ "event": event }).to_string();
-        tx.prepare_cached(
-            "INSERT OR IGNORE INTO outbox(incident, rev, route, due, tries, body)
-             VALUES(?1, ?2, ?3, ?4, 0, ?5)",
-        )?
-        .execute(params![
-            transition.incident.id,
-            transition.rev as i64,
-            route.name,
-            notify.due.0,
-            body
-        ])?;
     }
     Ok(())
 }
@@ -385,27 +342,14 @@ fn add_notes(conn: &Connection, incident: &mut Incident) -> rusqlite::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Notify, TransitionEvent};
+    use crate::model::{Notify, NotifyEvent, TransitionEvent};
     use crate::samples;
     use crate::store::Store;
 
-    fn routes() -> Vec<Route> {
-        let route = |(name, least): (&str, &str)| Route {
-            name: name.to_owned(),
-            min_severity: least.to_owned(),
-        };
-        [("all", "info"), ("some", "warning"), ("few", "critical")].map(route).to_vec()
-    }
-
-    fn transition(rev: u64, event: NotifyEvent, now: &str, before: Option<&str>) -> Transition {
+    fn transition(rev: u64, event: NotifyEvent) -> Transition {
         let mut incident = samples::incident();
         incident.title = format!("revision {rev}");
-        let notify = Notify {
-            event,
-            due: incident.detected_at,
-            severity: now.to_owned(),
-            severity_told: before.map(str::to_owned),
-        };
+        let notify = Notify { event, due: incident.detected_at };
         Transition {
             event: TransitionEvent::Open,
             at: incident.detected_at,
@@ -418,10 +362,9 @@ mod tests {
         }
     }
 
-    fn owed(conn: &Connection) -> Vec<(String, String)> {
-        let mut query =
-            conn.prepare("SELECT route, body ->> '$.event' FROM outbox ORDER BY id").unwrap();
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    fn owed(conn: &Connection) -> Vec<String> {
+        let mut query = conn.prepare("SELECT event FROM page ORDER BY id").unwrap();
+        let rows = query.query_map([], |row| row.get(0)).unwrap();
         rows.collect::<rusqlite::Result<_>>().unwrap()
     }
 
@@ -433,8 +376,8 @@ mod tests {
         for transition in transitions {
             let job = move |tx: &Transaction<'_>| {
                 let before = owed(tx).len();
-                commit(tx, &[transition], &routes(), b"cases", 5)?;
-                Ok(owed(tx)[before..].iter().map(|(route, e)| format!("{route} {e}")).collect())
+                commit(tx, &[transition], b"cases", 5)?;
+                Ok(owed(tx).split_off(before))
             };
             told.push(store.write(job).await.unwrap());
         }
@@ -442,35 +385,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_route_hears_what_concerns_it_once() {
+    async fn a_page_is_put_down_once_for_each_revision() {
         use NotifyEvent::{Opened, Resolved, Updated};
-        let (_dir, _store, told) = play(vec![
-            transition(1, Opened, "warning", None),
-            transition(1, Opened, "warning", None),
-            transition(2, Updated, "critical", Some("warning")),
-            transition(3, Opened, "critical", Some("critical")),
-            transition(4, Resolved, "critical", Some("critical")),
+        let (_dir, _store, pages) = play(vec![
+            transition(1, Opened),
+            transition(1, Opened),
+            transition(2, Updated),
+            transition(3, Resolved),
         ])
         .await;
-        assert_eq!(
-            told,
-            [
-                vec!["all opened", "some opened"],
-                vec![],
-                vec!["all updated", "some updated", "few opened"],
-                vec![],
-                vec!["all resolved", "some resolved", "few resolved"],
-            ]
-        );
+        assert_eq!(pages, [vec!["opened"], vec![], vec!["updated"], vec!["resolved"]]);
     }
 
     #[tokio::test]
     async fn an_older_revision_changes_nothing() {
-        let (_dir, store, _) = play(vec![
-            transition(2, NotifyEvent::Opened, "critical", None),
-            transition(1, NotifyEvent::Opened, "critical", None),
-        ])
-        .await;
+        let (_dir, store, _) =
+            play(vec![transition(2, NotifyEvent::Opened), transition(1, NotifyEvent::Opened)])
+                .await;
         let id = samples::incident().id;
         let found = store.read(move |conn| get(conn, &id)).await.unwrap().expect("it is stored");
         assert_eq!(found.title, "revision 2");
@@ -481,8 +412,7 @@ mod tests {
 
     #[tokio::test]
     async fn acknowledgements_and_notes_are_part_of_what_people_read() {
-        let (_dir, store, _) =
-            play(vec![transition(1, NotifyEvent::Opened, "critical", None)]).await;
+        let (_dir, store, _) = play(vec![transition(1, NotifyEvent::Opened)]).await;
         let later = samples::incident().started_at.plus(std::time::Duration::from_secs(90));
         let job = move |tx: &Transaction<'_>| {
             let id = samples::incident().id;
@@ -503,8 +433,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_orphan_with_the_same_key_does_not_stop_the_detector_for_ever() {
-        let orphan = transition(7, NotifyEvent::Opened, "critical", None);
-        let mut fresh = transition(1, NotifyEvent::Opened, "critical", None);
+        let orphan = transition(7, NotifyEvent::Opened);
+        let mut fresh = transition(1, NotifyEvent::Opened);
         fresh.incident.id = "01JD4Z8QK0A1B2C3D4E5F6G7H9".into();
         let (_dir, store, _) = play(vec![orphan.clone(), fresh.clone()]).await;
         let found = store.read(|conn| list(conn, &Filter::default())).await.unwrap();
@@ -526,13 +456,12 @@ mod tests {
 
     #[tokio::test]
     async fn lists_hold_what_was_asked_for() {
-        let mut merged = transition(1, NotifyEvent::Opened, "critical", None);
+        let mut merged = transition(1, NotifyEvent::Opened);
         merged.key = "gateway_errors:site:web-07/a.example".into();
         merged.incident.id = "01JD4Z8QK0A1B2C3D4E5F6G7H9".into();
         merged.incident.parent = Some(samples::incident().id);
         merged.incident.resolved_at = Some(merged.incident.detected_at);
-        let (_dir, store, _) =
-            play(vec![transition(1, NotifyEvent::Opened, "critical", None), merged]).await;
+        let (_dir, store, _) = play(vec![transition(1, NotifyEvent::Opened), merged]).await;
         let late = Some(UnixMillis(i64::MAX));
         for (filter, want) in [
             (Filter::default(), 1),

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_ledger.sql"),
     include_str!("migrations/0003_incident_server.sql"),
+    include_str!("migrations/0004_notify.sql"),
 ];
 
 const WRITER_PRAGMAS: &str = "

@@ -1,15 +1,38 @@
-//! Messages owed to people. A row leaves when it was delivered, so a crash in between repeats it.
+//! What people are to hear: pages the detector decided, what each route knows, what is kept back from
+//! it, and the messages owed.
 //!
-//! `body` is `{"event"}` until the first try; then the whole message with its `delivery`, so that
-//! every try sends the same bytes. The time of the first try is in the delivery's ULID.
+//! Invariant: a page leaves in the transaction that puts its messages into the outbox, so a crash
+//! neither loses nor repeats one; a message leaves when it was delivered, so a crash in between sends it
+//! again with the same `delivery`.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 use wire::UnixMillis;
 
-use super::incidents;
 use crate::model::{Incident, NotifyEvent};
+
+/// A decision of the detector that no route has been asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Its row.
+    pub id: i64,
+    /// The incident it tells.
+    pub incident: String,
+    /// What happened to it.
+    pub event: NotifyEvent,
+}
+
+/// A page kept back from a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The incident.
+    pub incident: String,
+    /// Name of the route.
+    pub route: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Why, in words.
+    pub why: String,
+}
 
 /// A message that is due, the oldest of its incident on its route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,20 +41,15 @@ pub struct DueRow {
     pub id: i64,
     /// How often it was tried.
     pub tries: u32,
-}
-
-/// A message as every try sends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frozen {
-    /// The bytes to send.
-    pub body: String,
     /// Its id; the same on every try.
-    pub delivery: Ulid,
-    /// Incident it tells.
+    pub delivery: String,
+    /// Incident it tells; empty: none.
     pub incident: String,
+    /// The message, JSON.
+    pub body: String,
 }
 
-/// What `route` owes.
+/// What a route owes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owed {
     /// Name of the route.
@@ -42,17 +60,157 @@ pub struct Owed {
     pub due: UnixMillis,
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
+/// Puts a decision of the detector down; once for each revision of an incident.
+pub fn decide(
+    tx: &Transaction<'_>,
+    incident: &str,
+    rev: u64,
     event: NotifyEvent,
-    delivery: String,
-    incident: &'a Incident,
+    due: UnixMillis,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO page(incident, rev, event, due) VALUES(?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![incident, rev as i64, name(event), due.0])?;
+    Ok(())
 }
 
-#[derive(Deserialize)]
-struct Stored {
-    event: NotifyEvent,
-    delivery: Option<String>,
+/// Up to `n_max` pages that are due, in order; of one incident only those behind which none waits.
+pub fn pages_due(conn: &Connection, now: UnixMillis, n_max: usize) -> rusqlite::Result<Vec<Page>> {
+    conn.prepare_cached(
+        "SELECT id, incident, event FROM page p WHERE due <= ?1 AND NOT EXISTS
+           (SELECT 1 FROM page f WHERE f.incident = p.incident AND f.id < p.id AND f.due > ?1)
+         ORDER BY id LIMIT ?2",
+    )?
+    .query_map(params![now.0, n_max as i64], |row| {
+        let event: String = row.get(2)?;
+        Ok(Page { id: row.get(0)?, incident: row.get(1)?, event: event_of(&event) })
+    })?
+    .collect()
+}
+
+/// When the first page is due; `None` while there is none.
+pub fn next_page(conn: &Connection) -> rusqlite::Result<Option<UnixMillis>> {
+    conn.prepare_cached("SELECT min(due) FROM page")?
+        .query_row([], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis)))
+}
+
+/// Every route was asked about a page.
+pub fn page_done(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM page WHERE id = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// The incident as `route` was told it last, while it is not over for it.
+pub fn told(conn: &Connection, incident: &str, route: &str) -> rusqlite::Result<Option<Incident>> {
+    let body = conn
+        .prepare_cached("SELECT body FROM told WHERE incident = ?1 AND route = ?2")?
+        .query_row([incident, route], |row| row.get::<_, String>(0))
+        .optional()?;
+    Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
+}
+
+/// Every incident that is not over for `route`, as it was told last.
+pub fn told_on(conn: &Connection, route: &str) -> rusqlite::Result<Vec<Incident>> {
+    let rows = conn
+        .prepare_cached("SELECT body FROM told WHERE route = ?1 ORDER BY incident")?
+        .query_map([route], |row| row.get::<_, String>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(rows.iter().filter_map(|body| serde_json::from_str(body).ok()).collect())
+}
+
+/// `route` now knows the incident as it is here.
+pub fn set_told(
+    tx: &Transaction<'_>,
+    incident: &Incident,
+    route: &str,
+    at: UnixMillis,
+) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(incident).expect("an incident is JSON");
+    tx.prepare_cached(
+        "INSERT INTO told(incident, route, at, body) VALUES(?1, ?2, ?3, ?4)
+         ON CONFLICT(incident, route) DO UPDATE SET at = excluded.at, body = excluded.body",
+    )?
+    .execute(params![incident.id, route, at.0, body])?;
+    Ok(())
+}
+
+/// The incident is over for `route`.
+pub fn forget_told(tx: &Transaction<'_>, incident: &str, route: &str) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM told WHERE incident = ?1 AND route = ?2")?
+        .execute([incident, route])?;
+    Ok(())
+}
+
+/// Keeps a page back from a route; false when it was for the same reason before.
+pub fn hold(
+    tx: &Transaction<'_>,
+    incident: &str,
+    route: &str,
+    since: UnixMillis,
+    why: &str,
+) -> rusqlite::Result<bool> {
+    let n = tx
+        .prepare_cached(
+            "INSERT INTO held(incident, route, since, why) VALUES(?1, ?2, ?3, ?4)
+             ON CONFLICT(incident, route) DO UPDATE SET why = excluded.why WHERE why <> excluded.why",
+        )?
+        .execute(params![incident, route, since.0, why])?;
+    Ok(n == 1)
+}
+
+/// Nothing is kept back from a route any more; false when nothing was.
+pub fn release(tx: &Transaction<'_>, incident: &str, route: &str) -> rusqlite::Result<bool> {
+    let n = tx
+        .prepare_cached("DELETE FROM held WHERE incident = ?1 AND route = ?2")?
+        .execute([incident, route])?;
+    Ok(n == 1)
+}
+
+/// All that is kept back, in order of incident and route.
+pub fn held(conn: &Connection) -> rusqlite::Result<Vec<Held>> {
+    conn.prepare_cached("SELECT incident, route, since, why FROM held ORDER BY incident, route")?
+        .query_map([], |row| {
+            Ok(Held {
+                incident: row.get(0)?,
+                route: row.get(1)?,
+                since: UnixMillis(row.get(2)?),
+                why: row.get(3)?,
+            })
+        })?
+        .collect()
+}
+
+/// Puts a message into the outbox; `incident` is empty for one that tells none.
+pub fn owe(
+    tx: &Transaction<'_>,
+    incident: &str,
+    route: &str,
+    due: UnixMillis,
+    delivery: &str,
+    body: &str,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO outbox(incident, route, due, tries, delivery, body) VALUES(?1, ?2, ?3, 0, ?4, ?5)",
+    )?
+    .execute(params![incident, route, due.0, delivery, body])?;
+    Ok(())
+}
+
+/// Takes updates of an incident that never were tried out of the outbox; their deliveries.
+pub fn supersede(
+    tx: &Transaction<'_>,
+    incident: &str,
+    route: &str,
+) -> rusqlite::Result<Vec<String>> {
+    tx.prepare_cached(
+        "DELETE FROM outbox WHERE incident = ?1 AND route = ?2 AND tries = 0
+           AND body ->> '$.event' = 'updated'
+           AND id > (SELECT min(id) FROM outbox WHERE incident = ?1 AND route = ?2)
+         RETURNING delivery",
+    )?
+    .query_map([incident, route], |row| row.get(0))?
+    .collect()
 }
 
 /// Up to `n_max` messages of `route` that are due. Only the oldest of each incident is ever due:
@@ -64,12 +222,18 @@ pub fn due(
     n_max: usize,
 ) -> rusqlite::Result<Vec<DueRow>> {
     conn.prepare_cached(
-        "SELECT id, tries FROM outbox o WHERE route = ?1 AND due <= ?2 AND id =
+        "SELECT id, tries, delivery, incident, body FROM outbox o WHERE route = ?1 AND due <= ?2 AND id =
            (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)
          ORDER BY due, id LIMIT ?3",
     )?
     .query_map(params![route, now.0, n_max as i64], |row| {
-        Ok(DueRow { id: row.get(0)?, tries: row.get(1)? })
+        Ok(DueRow {
+            id: row.get(0)?,
+            tries: row.get(1)?,
+            delivery: row.get(2)?,
+            incident: row.get(3)?,
+            body: row.get(4)?,
+        })
     })?
     .collect()
 }
@@ -81,49 +245,6 @@ pub fn next_due(conn: &Connection, route: &str) -> rusqlite::Result<Option<UnixM
            (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)",
     )?
     .query_row([route], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis)))
-}
-
-/// Renders a message as its incident stands now and keeps it; one tried before comes back as it is.
-///
-/// `None`: there is nothing to tell any more (the incident went into another one before anybody
-/// heard of it), and the row is gone. Waiting updates that this message already covers leave too.
-pub fn freeze(tx: &Transaction<'_>, id: i64, delivery: Ulid) -> rusqlite::Result<Option<Frozen>> {
-    let row = tx
-        .prepare_cached("SELECT incident, route, body FROM outbox WHERE id = ?1")?
-        .query_row([id], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
-        })
-        .optional()?;
-    let Some((incident, route, body)) = row else { return Ok(None) };
-    let stored = serde_json::from_str::<Stored>(&body).ok();
-    let event = stored.as_ref().map(|stored| stored.event);
-    if let Some(known) = stored.and_then(|s| s.delivery).and_then(|d| Ulid::from_string(&d).ok()) {
-        return Ok(Some(Frozen { body, delivery: known, incident }));
-    }
-    let found = incidents::get(tx, &incident)?;
-    let (Some(event), Some(found)) = (event, found) else {
-        delivered(tx, id)?;
-        return Ok(None);
-    };
-    if found.parent.is_some() && event != NotifyEvent::Resolved {
-        delivered(tx, id)?;
-        if event == NotifyEvent::Opened {
-            // Who never hears that it began must not hear that it is over.
-            tx.prepare_cached("DELETE FROM outbox WHERE incident = ?1 AND route = ?2")?
-                .execute([&incident, &route])?;
-        }
-        return Ok(None);
-    }
-    let message = Message { event, delivery: delivery.to_string(), incident: &found };
-    let body = serde_json::to_string(&message).expect("an incident is JSON");
-    tx.prepare_cached("UPDATE outbox SET body = ?2 WHERE id = ?1")?.execute(params![id, body])?;
-    tx.prepare_cached(
-        "DELETE FROM outbox WHERE incident = ?1 AND route = ?2 AND id > ?3
-           AND body ->> '$.event' = 'updated'
-           AND rev <= (SELECT rev FROM incident WHERE id = ?1)",
-    )?
-    .execute(params![incident, route, id])?;
-    Ok(Some(Frozen { body, delivery, incident }))
 }
 
 /// Forgets a message: it arrived, or nobody wants it any more.
@@ -139,10 +260,13 @@ pub fn postpone(tx: &Transaction<'_>, id: i64, due: UnixMillis) -> rusqlite::Res
     Ok(())
 }
 
-/// Removes what is owed to routes that are no longer configured; how many messages.
+/// Removes what belongs to routes that are no longer configured; how many messages.
 pub fn drop_other_routes(tx: &Transaction<'_>, routes: &[String]) -> rusqlite::Result<usize> {
     let routes = serde_json::to_string(routes).expect("strings are JSON");
-    tx.execute("DELETE FROM outbox WHERE route NOT IN (SELECT value FROM json_each(?1))", [routes])
+    let gone = "WHERE route NOT IN (SELECT value FROM json_each(?1))";
+    tx.execute(&format!("DELETE FROM told {gone}"), [&routes])?;
+    tx.execute(&format!("DELETE FROM held {gone}"), [&routes])?;
+    tx.execute(&format!("DELETE FROM outbox {gone}"), [&routes])
 }
 
 /// What each route owes.
@@ -158,4 +282,20 @@ pub fn owed(conn: &Connection) -> rusqlite::Result<Vec<Owed>> {
         })
     })?
     .collect()
+}
+
+fn name(event: NotifyEvent) -> &'static str {
+    match event {
+        NotifyEvent::Opened => "opened",
+        NotifyEvent::Updated => "updated",
+        NotifyEvent::Resolved => "resolved",
+    }
+}
+
+fn event_of(name: &str) -> NotifyEvent {
+    match name {
+        "resolved" => NotifyEvent::Resolved,
+        "updated" => NotifyEvent::Updated,
+        _ => NotifyEvent::Opened,
+    }
 }

@@ -196,7 +196,7 @@ mod tests {
             incident,
         };
         let write = move |tx: &crate::store::WriteTx<'_>| {
-            incidents::commit(tx, &[transition], &[], b"", 0)?;
+            incidents::commit(tx, &[transition], b"", 0)?;
             tx.execute("DELETE FROM server WHERE name = 'web-09'", []).map(drop)
         };
         site.state.store.write(write).await.unwrap();
@@ -306,7 +306,7 @@ mod tests {
             incident,
         };
         let write = move |tx: &crate::store::WriteTx<'_>| {
-            incidents::commit(tx, &[transition], &[], b"", 0).map(drop)
+            incidents::commit(tx, &[transition], b"", 0).map(drop)
         };
         site.state.store.write(write).await.unwrap();
         let bundle = site.get(&format!("/api/v1/incidents/{id}/evidence")).await;

@@ -106,6 +106,13 @@ pub fn agents_address(config: &Config, chosen: std::net::SocketAddr) -> String {
     format!("{host}:{}", chosen.port())
 }
 
+/// What links for people begin with: `[http] public_url`, else the address it listens on.
+#[must_use]
+pub fn links(config: &Config, chosen: std::net::SocketAddr) -> String {
+    let url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{chosen}"));
+    url.trim_end_matches('/').to_owned()
+}
+
 /// All routes.
 pub fn router(state: AppState) -> Router {
     let admin = Router::new()
@@ -126,6 +133,7 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/export", get(export::show))
         .route("/api/v1/localize", get(localize::show))
         .route("/api/v1/stream", get(events::stream))
+        .route("/incidents/{id}", get(evidence::html))
         .route("/metrics", get(metrics::show))
         .route_layer(from_fn_with_state(state.clone(), auth::require_admin));
     Router::new()

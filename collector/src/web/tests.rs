@@ -90,8 +90,7 @@ impl Site {
             notify: None,
             incident,
         };
-        let write =
-            self.state.store.write(move |tx| incidents::commit(tx, &[transition], &[], b"", 0));
+        let write = self.state.store.write(move |tx| incidents::commit(tx, &[transition], b"", 0));
         write.await.unwrap();
     }
 }

@@ -291,20 +291,19 @@ impl ServerCase {
 
     /// Decides whether an event is told, and remembers it. A child is told by its parent.
     pub(super) fn tell(&mut self, event: NotifyEvent, due: i64) -> Option<Notify> {
-        let severity_told = self.told.as_ref().map(|told| told.severity.clone());
         let due_at = UnixMillis(due);
         if event == NotifyEvent::Resolved {
-            let severity = self.told.take()?.severity;
-            return Some(Notify { event, due: due_at, severity, severity_told });
+            self.told.take()?;
+            return Some(Notify { event, due: due_at });
         }
         if self.parent.is_some() {
             return None;
         }
         let severity = self.severity().to_owned();
-        let event = if severity_told.is_none() { NotifyEvent::Opened } else { event };
+        let event = if self.told.is_none() { NotifyEvent::Opened } else { event };
         let due = self.told.as_ref().map_or(due, |told| told.due);
-        self.told = Some(Told { severity: severity.clone(), due });
-        Some(Notify { event, due: due_at, severity, severity_told })
+        self.told = Some(Told { severity, due });
+        Some(Notify { event, due: due_at })
     }
 
     /// Tells a new scope; while the first notification still waits, it will tell it.
