@@ -70,6 +70,12 @@ pub enum Command {
     /// Incidents.
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// Maintenance windows: pages are silenced, detection is not.
+    #[command(subcommand)]
+    Silence(SilenceCommand),
+    /// Notifications: what was told to whom, how each route stands, a test.
+    #[command(subcommand)]
+    Notify(NotifyCommand),
     /// Tries the detector on recorded data: incidents as JSON lines.
     ///
     /// Reads a fleet stream as `GET /api/v1/export` gives it (JSON lines, plain, gzip or zstd), runs the
@@ -246,6 +252,104 @@ pub struct IncidentList {
     /// Exits with 1 when an incident is open.
     #[arg(long)]
     pub fail_if_open: bool,
+    /// JSON lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `silence ...`
+#[derive(Debug, Subcommand)]
+pub enum SilenceCommand {
+    /// Makes a maintenance window: until it ends nobody is paged about what it covers whole.
+    ///
+    /// Incidents are still detected, stored and shown. One that is still open when the window ends is
+    /// paged then, and who was paged before hears that it is over.
+    Add(SilenceAdd),
+    /// Lists the windows that are not over.
+    List {
+        /// Also those that are over.
+        #[arg(long)]
+        all: bool,
+        /// JSON lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ends a window before its time.
+    End {
+        /// Id of the window; a beginning is enough if no other has it.
+        id: String,
+        /// Your name; default: the user who runs this.
+        #[arg(long)]
+        by: Option<String>,
+    },
+}
+
+/// `silence add`
+#[derive(Debug, Args)]
+pub struct SilenceAdd {
+    /// What to silence; all of them must hold. K is server, site, pool, scope, kind, cause, severity or
+    /// the key of a label; V may hold `*`. An incident is silenced only when all of its servers, or all
+    /// of its sites, match. Everything: `--match 'server=*'`.
+    #[arg(long = "match", value_name = "K=V", value_parser = parse_label)]
+    pub matches: Vec<(String, String)>,
+    /// Its end: a time (RFC 3339), or how long it lasts (`2h`).
+    #[arg(long, value_name = "TIME|SPAN", value_parser = parse_until)]
+    pub until: Until,
+    /// What for, in one line: others see it.
+    #[arg(long)]
+    pub reason: String,
+    /// Its begin: a time (RFC 3339), or from now in so long (`30m`); default: now.
+    #[arg(long, value_name = "TIME|SPAN", value_parser = parse_until)]
+    pub from: Option<Until>,
+    /// Your name; default: the user who runs this.
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `notify ...`
+#[derive(Debug, Subcommand)]
+pub enum NotifyCommand {
+    /// Lists what became of each page on each route, and why: owed, delivered, suppressed, refused,
+    /// expired, superseded or dropped.
+    Log(NotifyLog),
+    /// Lists the routes: whom they tell, of what, when, and how they stand.
+    Routes {
+        /// JSON lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sends a test message now, whatever hours and silences say. Exit 0: it arrived, 1: it did not.
+    Test {
+        /// Name of the route, as `notify routes` shows it.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        route: Option<String>,
+        /// Tests every route, one after the other.
+        #[arg(long)]
+        all: bool,
+        /// JSON lines: `{"route","ok",...}`.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `notify log`
+#[derive(Debug, Args)]
+pub struct NotifyLog {
+    /// Only of this incident; a beginning of its id is enough.
+    #[arg(long, value_name = "ID")]
+    pub incident: Option<String>,
+    /// Only of this route; `*` stands for all routes at once.
+    #[arg(long)]
+    pub route: Option<String>,
+    /// Only since then: a time (RFC 3339) or an age (`2h`, `7d`).
+    #[arg(long, value_name = "TIME|AGE", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// At most so many, the newest.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
     /// JSON lines.
     #[arg(long)]
     pub json: bool,
@@ -428,7 +532,10 @@ mod tests {
         let mut script = Vec::new();
         completions(Shell::Bash, &mut script);
         let script = String::from_utf8(script).unwrap();
-        for word in ["token", "revoke", "follow", "forget", "replay", "explain", "localize"] {
+        for word in [
+            "token", "revoke", "follow", "forget", "replay", "explain", "localize", "silence",
+            "end", "notify", "routes", "test",
+        ] {
             assert!(page.contains(word) && script.contains(word), "{word}");
         }
     }

@@ -1,6 +1,7 @@
 //! `collector.toml`: every key with its default, and the check that reports every problem.
 
 mod check;
+mod hints;
 mod notify;
 
 use std::collections::BTreeMap;
@@ -170,17 +171,6 @@ impl Config {
     }
 }
 
-impl Config {
-    /// What is sound but could be better, one line each.
-    #[must_use]
-    pub fn hints(&self) -> Vec<&'static str> {
-        let none = "hint: [detect] witnesses is empty: when every agent falls silent the collector \
-                    guesses by its own routes and resolvers whether its own network is gone. Name two \
-                    addresses beyond your uplink that answer, such as \"192.0.2.1:443\"";
-        if self.detect.witnesses.is_empty() { vec![none] } else { Vec::new() }
-    }
-}
-
 /// Puts the environment over the file; also which variable set which key, and what is wrong.
 fn with_environment(
     mut root: toml::Table,
@@ -318,17 +308,33 @@ mod tests {
         })
     }
 
+    /// The shipped file with its shown keys, its files replaced by real ones in `dir`.
+    fn shown(dir: &Path) -> String {
+        let mut text =
+            EVERY_KEY.replace("#: ", "").replace("/etc/gatewatch/", &format!("{}/", dir.display()));
+        for line in
+            EVERY_KEY.lines().filter(|line| line.starts_with("#: ") && line.contains("_file = "))
+        {
+            let name = line.split('"').nth(1).unwrap().rsplit('/').next().unwrap();
+            let held = if name.ends_with(".url") {
+                "https://hooks.example/T0/x"
+            } else {
+                "0123456789abcdef"
+            };
+            crate::files::replace_private(&dir.join(name), held.as_bytes()).unwrap();
+        }
+        // Of these two only one may be set.
+        let beside = |line: &&str| line.starts_with("url_file") && line.contains("deadman.url");
+        let both: Vec<String> = text.lines().filter(beside).map(str::to_owned).collect();
+        both.iter().for_each(|line| text = text.replace(line.as_str(), ""));
+        assert_eq!(both.len(), 1);
+        text
+    }
+
     #[test]
     fn the_shipped_file_has_every_key_with_its_default() {
         assert_eq!(load(EVERY_KEY, &[]).unwrap(), Config::default());
-        let key = dir_with_key();
-        let shown = EVERY_KEY.replace("#: ", "");
-        let shown = shown
-            .replace("/etc/gatewatch/webhook.key", &key.path().join("k").display().to_string());
-        let config = load(&shown, &[]).unwrap();
-        assert_eq!(config.grpc.advertise.as_deref(), Some("collector.example:8502"));
-        assert_eq!(config.notify.len(), 1);
-        let root: toml::Table = toml::from_str(&shown).unwrap();
+        let root: toml::Table = toml::from_str(&EVERY_KEY.replace("#: ", "")).unwrap();
         for (table, name, _) in KEYS {
             let inside = if table.is_empty() { Some(&root) } else { root[*table].as_table() };
             assert!(inside.unwrap().contains_key(*name), "[{table}] {name} is not in the file");
@@ -337,10 +343,32 @@ mod tests {
         assert_eq!(n_keys - 1, KEYS.len(), "a key of the file cannot be set in the environment");
     }
 
-    fn dir_with_key() -> tempfile::TempDir {
+    #[test]
+    fn every_example_of_the_shipped_file_is_sound() {
         let dir = tempfile::tempdir().unwrap();
-        crate::files::replace_private(&dir.path().join("k"), &[b'k'; 64]).unwrap();
-        dir
+        let config: Config = toml::from_str(&shown(dir.path())).unwrap();
+        assert_eq!(config.grpc.advertise.as_deref(), Some("collector.example:8502"));
+        assert_eq!(config.http.public_url.as_deref(), Some("https://gatewatch.example"));
+        assert!(config.deadman.url.is_some() && config.deadman.url_file.is_none());
+        for kind in crate::notify::kinds::KINDS {
+            assert!(
+                config.notify.iter().any(|n| n.kind == kind.name),
+                "no example of {}",
+                kind.name
+            );
+        }
+        for notify in &config.notify {
+            assert_eq!(
+                crate::notify::kinds::check(notify),
+                Vec::<String>::new(),
+                "{}",
+                notify.kind
+            );
+        }
+        let told = load(&shown(dir.path()), &[]).err().unwrap_or_default();
+        // A kind whose sender this build does not have.
+        let is_built = |line: &&str| !line.contains("is not known here");
+        assert_eq!(told.lines().filter(is_built).collect::<Vec<_>>(), Vec::<&str>::new());
     }
 
     #[test]
@@ -445,14 +473,60 @@ raw = "1s"
     }
 
     #[test]
-    fn receivers_are_checked_at_their_table() {
-        let key = dir_with_key();
-        let key = key.path().join("k").display().to_string();
+    fn receivers_are_checked_at_their_keys_and_the_heartbeat_shows_no_url() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::files::replace_private(&dir.path().join("k"), &[b'k'; 64]).unwrap();
+        let key = dir.path().join("k").display().to_string();
         let good = format!(
             "[[notify]]\nkind = \"webhook\"\nurl = \"http://x\"\nsecret_file = \"{key}\"\n"
         );
         load(&good, &[]).unwrap();
-        let told = load(&format!("{good}{}", good.replace("webhook", "fax")), &[]).unwrap_err();
-        assert!(told.starts_with("c.toml:5: [[notify]] kind"), "{told}");
+        let bad = "[[notify]]\nname = \"b\"\nkind = \"fax\"\nhours = [\"late\"]\n[notify.match]\nscope = \"moon\"\n\
+                   [[notify]]\nkind = \"slack\"\nname = \"b\"\nchat_id = \"1\"\n\
+                   [deadman]\nurl = \"hunter2\"\ninterval = \"0s\"\n\
+                   [http]\npublic_url = \"gw\"\n";
+        let told = load(&format!("{good}{bad}"), &[]).unwrap_err();
+        let told: Vec<&str> = told.lines().collect();
+        let expected = [
+            "7: [[notify]] kind \"fax\" is not known: write one of ",
+            "8: [[notify]] hours \"late\" is no span of the week: write it like ",
+            "9: [[notify]] match scope: no incident has \"moon\": write one of site, ",
+            "11: [[notify]] url is missing: slack shows one for its incoming webhook: write it to a file",
+            "13: [[notify]] name \"b\" is taken: give every route its own",
+            "14: [[notify]] chat_id is nothing that slack takes: remove it, it is for telegram",
+            "16: [deadman] url is no URL (relative URL without a base): write it like ",
+            "17: [deadman] interval = 0ms is out of range: write 1s to 1d",
+            "19: [http] public_url is no URL",
+        ];
+        for expected in expected {
+            let place = format!("c.toml:{expected}");
+            assert!(told.iter().any(|told| told.starts_with(&place)), "{place} in {told:#?}");
+        }
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+        assert!(!told.join("").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_url_of_the_heartbeat_comes_from_the_file_the_environment_or_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("url");
+        crate::files::replace_private(&file, b"https://heartbeat.example/hunter2\n").unwrap();
+        let set = |url: &str| [("GATEWATCH_DEADMAN_URL".to_owned(), url.to_owned())];
+        let variable = |url: &str| Config::load(None, set(url).into_iter());
+        let url = Some("https://h.example/x".to_owned());
+        assert_eq!(variable("https://h.example/x").unwrap().deadman.url, url);
+        let told = lines(&variable("ftp://h.example/hunter2").unwrap_err());
+        assert!(
+            told.starts_with("environment GATEWATCH_DEADMAN_URL: [deadman] url \"ftp\" is not"),
+            "{told}"
+        );
+        assert!(!told.contains("hunter2"));
+        let in_file = format!("[deadman]\nurl_file = '{}'\n", file.display());
+        load(&in_file, &[]).unwrap();
+        let told = load(&in_file, &[("GATEWATCH_DEADMAN_URL", "https://x")]).unwrap_err();
+        assert!(told.contains("[deadman] url_file is set beside url: keep one"), "{told}");
+        std::fs::write(&file, "hunter2").unwrap();
+        let told = load(&in_file, &[]).unwrap_err();
+        assert!(told.contains("url_file is no URL") && !told.contains("hunter2"), "{told}");
     }
 }

@@ -28,14 +28,17 @@ pub enum DaemonError {
     Run(#[from] RunError),
 }
 
-/// Runs the collector until SIGTERM or SIGINT.
-pub fn run(config: Config, log_level: Option<&str>) -> Result<(), DaemonError> {
+/// Runs the collector until SIGTERM or SIGINT. `hints` are those of the config.
+pub fn run(config: Config, hints: &[String], log_level: Option<&str>) -> Result<(), DaemonError> {
     let filter = EnvFilter::new(log_level.unwrap_or(LOG_LEVEL));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    for hint in hints {
+        tracing::warn!(hint, "the config is sound but could be better");
+    }
     // What is not meant for others is readable to nobody else: database, log of writes, keys.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let files_max = getrlimit(Resource::Nofile).current;

@@ -186,7 +186,11 @@ fn start(
 ) {
     let Opened { store, ca, admin_token, targets, grpc, http, socket } = opened;
     let address = web::agents_address(config, grpc.address);
-    let state = AppState::new(store.clone(), Arc::clone(&ca), admin_token, address, stop.clone());
+    let links = web::links(config, http.address);
+    let mut state =
+        AppState::new(store.clone(), Arc::clone(&ca), admin_token, address, stop.clone());
+    state.receivers = notify::receivers(&config.notify, &targets);
+    state.links = links.as_str().into();
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
     let live = Live::default();
     let ready = Arc::clone(&state.ready);
@@ -209,7 +213,6 @@ fn start(
     });
     let notified = Arc::clone(&state.notify_stats);
     let (outbox, pace, until) = (store.clone(), notify::Pace::default(), drained.clone());
-    let links = web::links(config, http.address);
     rest.spawn(async move {
         notify::run(outbox, targets, links, pace, notified, until.clone()).await;
         until.cancelled().await; // without receivers it has nothing to do

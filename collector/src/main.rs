@@ -37,8 +37,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Check => {
             let loaded = load();
-            for hint in loaded.iter().flat_map(Config::hints) {
-                writeln!(io::stderr().lock(), "{hint}").context("no stderr")?;
+            for hint in loaded.iter().flat_map(|config| config.hints(cli.config.as_deref())) {
+                writeln!(io::stderr().lock(), "hint: {hint}").context("no stderr")?;
             }
             let told = loaded.err().map(|problems| config::lines(&problems));
             let text = told.as_deref().unwrap_or("the config is sound\n");
@@ -47,7 +47,10 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Run => {
             let told = match load() {
-                Ok(config) => return Ok(daemon::run(config, cli.log_level.as_deref()).map(|()| 0)?),
+                Ok(config) => {
+                    let hints = config.hints(cli.config.as_deref());
+                    return Ok(daemon::run(config, &hints, cli.log_level.as_deref()).map(|()| 0)?);
+                }
                 Err(problems) => config::lines(&problems),
             };
             return io::stderr()
@@ -59,6 +62,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
+        Command::Silence(command) => Order::Silence(command),
+        Command::Notify(command) => Order::Notify(command),
         Command::Localize(args) => match &args.file {
             Some(file) => return Ok(operator::localize::file(file, &args.by)),
             None => Order::Localize(args),

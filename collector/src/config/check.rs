@@ -12,7 +12,8 @@ use toml::de::{DeTable, DeValue};
 use wire::units::{Bytes, Span};
 
 use super::Config;
-use crate::notify;
+use crate::notify::kinds::{self, distance};
+use crate::notify::{self, Fault as NotifyFault};
 use crate::witness::WITNESSES_MAX;
 
 /// Faults told at once.
@@ -43,6 +44,7 @@ pub(super) const KEYS: &[(&str, &str, Type)] = &[
     ("grpc", "listen", Type::Text),
     ("grpc", "advertise", Type::Text),
     ("http", "listen", Type::Text),
+    ("http", "public_url", Type::Text),
     ("retention", "raw", Type::Text),
     ("retention", "rollup", Type::Text),
     ("retention", "disk_bytes_max", Type::Text),
@@ -60,6 +62,9 @@ pub(super) const KEYS: &[(&str, &str, Type)] = &[
     ("detect", "retroactive_after", Type::Text),
     ("detect", "cooldown", Type::Text),
     ("detect", "slo", Type::Number),
+    ("deadman", "url", Type::Text),
+    ("deadman", "url_file", Type::Text),
+    ("deadman", "interval", Type::Text),
 ];
 
 /// How the text of an environment variable becomes a value.
@@ -133,9 +138,7 @@ impl<'a> Source<'a> {
         if let Some(config) = config.filter(|_| !problems.is_empty()) {
             // What else can be seen although some statements are left out.
             problems.extend(self.ranges(&config, &BTreeMap::new()));
-            problems.sort_by_key(|problem| {
-                problem.place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok())
-            });
+            problems.sort_by_key(line_of);
         }
         if !problems.is_empty() {
             return Err(problems);
@@ -160,17 +163,16 @@ impl<'a> Source<'a> {
             let place = place.unwrap_or_else(|| self.place_of(table, name));
             problems.push(Problem { place, what: format!("{shown} {what}"), fix });
         }
-        let tables = self.notify_tables();
-        for (index, config) in config.notify.iter().enumerate() {
-            let place = tables.get(index).map_or(self.file.to_owned(), |at| self.place(*at));
-            for text in notify::check(std::slice::from_ref(config)) {
-                // `notify[0].key: what: fix`, counted from this one table.
-                let text = text.trim_start_matches("notify[0].");
-                let (key, fix) = text.split_once(": ").unwrap_or(("", text));
-                let what = format!("[[notify]] {key} is no good");
-                problems.push(Problem { place: place.clone(), what, fix: fix.to_owned() });
-            }
+        for NotifyFault { index, key, text } in notify::faults(&config.notify) {
+            // The fix is what comes last.
+            let (what, fix) = text.rsplit_once(": ").unwrap_or(("is no good", &text));
+            problems.push(Problem {
+                place: self.place_in_notify(index, &key),
+                what: format!("[[notify]] {key} {what}"),
+                fix: fix.to_owned(),
+            });
         }
+        problems.sort_by_key(line_of);
         problems
     }
 
@@ -225,13 +227,21 @@ impl<'a> Source<'a> {
         key.map_or(self.file.to_owned(), |(key, _)| self.place(key.span().start))
     }
 
-    fn notify_tables(&self) -> Vec<usize> {
+    /// Where a key of the `index`-th `[[notify]]` stands; where it does not, the table.
+    fn place_in_notify(&self, index: usize, key: &str) -> String {
         let (root, _) = DeTable::parse_recoverable(self.text);
-        match root.get_ref().get("notify").map(toml::Spanned::get_ref) {
-            Some(DeValue::Array(tables)) => tables.iter().map(|table| table.span().start).collect(),
-            _ => Vec::new(),
-        }
+        let tables = root.get_ref().get("notify").map(toml::Spanned::get_ref);
+        let Some(DeValue::Array(tables)) = tables else { return self.file.to_owned() };
+        let Some(table) = tables.get(index) else { return self.file.to_owned() };
+        let keys = table.get_ref().as_table();
+        let key = keys.and_then(|keys| keys.iter().find(|(known, _)| known.get_ref() == key));
+        self.place(key.map_or(table.span().start, |(key, _)| key.span().start))
     }
+}
+
+/// Line of a problem; of what stands in no line, none.
+fn line_of(problem: &Problem) -> Option<usize> {
+    problem.place.rsplit(':').next().and_then(|line| line.parse().ok())
 }
 
 fn start(error: &toml::de::Error) -> usize {
@@ -312,9 +322,38 @@ fn faults(config: &Config) -> Vec<Fault> {
             fault("detect", "group_labels", &format!("holds {label:?} twice"), "remove one");
         }
     }
+    if let Some(url) = &config.http.public_url
+        && let Err(why) = kinds::check_url(url, &["https", "http"])
+    {
+        let (what, fix) = why.rsplit_once(": ").unwrap_or((&why, ""));
+        fault("http", "public_url", what, fix);
+    }
+    deadman(config, &mut fault);
     spans(config, &mut fault);
     numbers(config, &mut fault);
     faults
+}
+
+/// The heartbeat. Its URL is a secret: no text holds any of it.
+fn deadman(config: &Config, fault: &mut Tell<'_>) {
+    let deadman = &config.deadman;
+    let mut tell = |key, why: String| {
+        let (what, fix) = why.rsplit_once(": ").unwrap_or((&why, ""));
+        fault("deadman", key, what, fix);
+    };
+    let schemes = &["https", "http"];
+    match (&deadman.url, &deadman.url_file) {
+        (Some(_), Some(_)) => tell("url_file", "is set beside url: keep one of them".into()),
+        (Some(url), None) => {
+            kinds::check_url(url, schemes).unwrap_or_else(|why| tell("url", why));
+        }
+        (None, Some(path)) => {
+            let url = notify::secret::read(path);
+            let read = url.and_then(|url| kinds::check_url(url.expose(), schemes));
+            read.unwrap_or_else(|why| tell("url_file", why));
+        }
+        (None, None) => {}
+    }
 }
 
 type Tell<'a> = dyn FnMut(&'static str, &'static str, &str, &str) + 'a;
@@ -329,6 +368,7 @@ fn spans(config: &Config, fault: &mut Tell<'_>) {
         ("detect", "quiet", detect.quiet, seconds(1), seconds(3600)),
         ("detect", "retroactive_after", detect.retroactive_after, seconds(10), seconds(86_400)),
         ("detect", "cooldown", detect.cooldown, seconds(0), seconds(86_400)),
+        ("deadman", "interval", config.deadman.interval, seconds(1), seconds(86_400)),
     ] {
         if !(min..=max).contains(&value.0) {
             let fix = format!("write {} to {}", Span(min), Span(max));
@@ -376,19 +416,4 @@ fn address(text: &str, zero: bool) -> Result<(), &'static str> {
         Ok(_) => Ok(()),
         Err(_) => Err("the port is a number from 1 to 65535"),
     }
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

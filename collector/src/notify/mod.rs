@@ -11,10 +11,14 @@
 
 pub mod clerk;
 pub mod hours;
+pub mod kinds;
 pub mod matcher;
 pub mod message;
 pub mod page;
+pub mod reach;
+pub mod receiver;
 pub mod route;
+pub mod sample;
 pub mod secret;
 pub mod sender;
 pub mod teller;
@@ -29,8 +33,10 @@ use crate::config::NotifyConfig;
 use crate::errors;
 use crate::store::{Store, outbox};
 pub use clerk::Clerk;
+pub use kinds::Fault;
 pub use message::{Event, Message};
 pub use page::Page;
+pub use receiver::{Receiver, receivers};
 pub use route::Route;
 pub use sender::{SendError, Sender};
 pub use teller::{Pace, Stats};
@@ -62,23 +68,42 @@ pub fn targets(configs: &[NotifyConfig]) -> Result<Vec<Target>, Vec<String>> {
     configs.iter().enumerate().map(target).collect()
 }
 
-/// Everything that is wrong with the `[[notify]]` tables, one line `notify[INDEX].KEY: WHAT` per problem.
+/// Everything that is wrong with the `[[notify]]` tables, one line `notify[INDEX].KEY: WHAT: FIX` per
+/// problem.
 #[must_use]
 pub fn check(configs: &[NotifyConfig]) -> Vec<String> {
-    let (mut problems, mut names) = (Vec::new(), BTreeSet::new());
+    let line = |fault: Fault| format!("notify[{}].{}: {}", fault.index, fault.key, fault.text);
+    faults(configs).into_iter().map(line).collect()
+}
+
+/// The same, each with its table and key.
+#[must_use]
+pub fn faults(configs: &[NotifyConfig]) -> Vec<Fault> {
+    let (mut faults, mut names) = (Vec::new(), BTreeSet::new());
     for (index, config) in configs.iter().enumerate() {
-        let mut found = Vec::new();
-        found.extend(Route::new(config, index).err().into_iter().flatten());
-        found.extend(Sender::new(config).err().into_iter().flatten());
-        if !names.insert(config.route(index)) {
-            found.push(format!(
-                "name: {:?} is taken: every route needs its own",
-                config.route(index)
-            ));
+        let mut found = kinds::check(config);
+        let is_sound = found.is_empty();
+        let key = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
+        let told: BTreeSet<String> = found.iter().map(|text| key(text)).collect();
+        let is_told = |text: &String| {
+            // Hours cannot be read in an unknown time zone, which is told by then.
+            told.contains(&key(text)) || told.contains("timezone") && key(text) == "hours"
+        };
+        let of_route = Route::new(config, index).err().into_iter().flatten();
+        found.extend(of_route.filter(|text| !is_told(text)));
+        if is_sound {
+            found.extend(Sender::new(config).err().into_iter().flatten());
         }
-        problems.extend(found.iter().map(|what| format!("notify[{index}].{what}")));
+        if !names.insert(config.route(index)) {
+            let name = config.route(index);
+            found.push(format!("name: {name:?} is taken: give every route its own"));
+        }
+        faults.extend(found.iter().map(|text| {
+            let (key, text) = text.split_once(": ").unwrap_or(("kind", text));
+            Fault { index, key: key.to_owned(), text: text.to_owned() }
+        }));
     }
-    problems
+    faults
 }
 
 /// Decides and delivers until `stop` fires.

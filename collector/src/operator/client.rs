@@ -118,6 +118,12 @@ impl Client {
         self.send(self.request(Method::DELETE, path).timeout(TIMEOUT)).await.map(|_| ())
     }
 
+    /// DELETE with a query, e.g. of who does it.
+    pub async fn delete_by(&self, path: &[&str], query: &impl Serialize) -> Result<(), Failure> {
+        let request = self.request(Method::DELETE, path).query(query).timeout(TIMEOUT);
+        self.send(request).await.map(|_| ())
+    }
+
     /// GET of an endless answer.
     pub async fn stream(&self, path: &[&str]) -> Result<Response, Failure> {
         self.send(self.request(Method::GET, path)).await
@@ -146,12 +152,19 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let code = if status.is_client_error() { exit::USAGE } else { exit::INTERNAL };
-        let body = response.json::<ErrorBody>().await.unwrap_or_else(|_| ErrorBody {
-            error: format!("the collector answered {status}"),
-            fix: "is this the address of a gatewatch-collector?".into(),
-        });
-        let code = if status == StatusCode::UNAUTHORIZED { exit::INTERNAL } else { code };
+        let Ok(body) = response.json::<ErrorBody>().await else {
+            return Err(Failure::internal(
+                format!("the collector answered {status}"),
+                "is this the address of a gatewatch-collector?",
+            ));
+        };
+        let code = match status {
+            StatusCode::UNAUTHORIZED => exit::INTERNAL,
+            // The collector did as it was told, and somebody behind it said no.
+            StatusCode::BAD_GATEWAY => exit::NO,
+            status if status.is_client_error() => exit::USAGE,
+            _ => exit::INTERNAL,
+        };
         Err(Failure { error: body.error, fix: body.fix, code })
     }
 

@@ -4,7 +4,9 @@ pub mod client;
 mod follow;
 mod ledger;
 pub mod localize;
+mod notify;
 mod render;
+mod silences;
 mod text;
 
 use std::collections::BTreeMap;
@@ -15,13 +17,15 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{
-    AgentCommand, EvidenceFormat, IncidentCommand, IncidentList, LocalizeArgs, TokenCommand,
-    TokenCreate, exit,
+    AgentCommand, EvidenceFormat, IncidentCommand, IncidentList, LocalizeArgs, NotifyCommand,
+    SilenceCommand, TokenCommand, TokenCreate, exit,
 };
 use crate::model::Incident;
 use crate::store::fleet::{ServerDetail, ServerView};
 use crate::store::tokens::TokenView;
 use crate::web::api::{AckRequest, IncidentQuery, NewToken, NoteRequest, TokenRequest};
+use crate::web::health::HealthView;
+use crate::web::silences::SilenceView;
 use crate::{clock, files};
 use client::{Client, Failure};
 
@@ -34,6 +38,10 @@ pub enum Order {
     Agent(AgentCommand),
     /// `incident ...`
     Incident(IncidentCommand),
+    /// `silence ...`
+    Silence(SilenceCommand),
+    /// `notify ...`
+    Notify(NotifyCommand),
     /// `localize` of the store.
     Localize(LocalizeArgs),
 }
@@ -100,6 +108,8 @@ async fn obey(order: Order, client: &Client) -> Result<Answer, Failure> {
         Order::Token(command) => token(command, client).await,
         Order::Agent(command) => agent(command, client).await,
         Order::Incident(command) => incident(command, client).await,
+        Order::Silence(command) => silences::silence(command, client).await,
+        Order::Notify(command) => notify::notify(command, client).await,
         Order::Localize(args) => localize::stored(args, client).await,
     }
 }
@@ -135,11 +145,13 @@ async fn agent(command: AgentCommand, client: &Client) -> Result<Answer, Failure
         AgentCommand::List { labels, json } => {
             let mut servers: Vec<ServerView> = client.get(&["agents"], &()).await?;
             servers.retain(|server| labels.iter().all(|(k, v)| server.labels.get(k) == Some(v)));
-            answer(json, &servers, |servers| render::servers(servers, now))
+            let silences = if json { Vec::new() } else { active_silences(client).await? };
+            answer(json, &servers, |servers| render::servers(servers, &silences, now))
         }
         AgentCommand::Show { name, json } => {
             let server: ServerDetail = client.get(&["agents", &name], &()).await?;
-            answer(json, &[server], |server| render::server(&server[0], now))
+            let silences = if json { Vec::new() } else { active_silences(client).await? };
+            answer(json, &[server], |server| render::server(&server[0], &silences, now))
         }
         AgentCommand::Label { name, labels } => {
             let labels: BTreeMap<String, String> = labels.into_iter().collect();
@@ -167,7 +179,10 @@ async fn incident(command: IncidentCommand, client: &Client) -> Result<Answer, F
         IncidentCommand::List(list) => list_incidents(list, client).await?,
         IncidentCommand::Show { id, json } => {
             let found: Incident = client.get(&["incidents", &id], &()).await?;
-            answer(json, &[found], |found| render::incident(&found[0], clock::now()))
+            let link = if json { None } else { Some(link(&found, client).await?) };
+            answer(json, &[found], |found| {
+                render::incident(&found[0], link.as_deref(), clock::now())
+            })
         }
         IncidentCommand::Ack { id, by } => {
             let by = by.unwrap_or_else(whoami);
@@ -203,6 +218,19 @@ async fn incident(command: IncidentCommand, client: &Client) -> Result<Answer, F
             Answer::default()
         }
     })
+}
+
+/// Maintenance windows of now.
+async fn active_silences(client: &Client) -> Result<Vec<SilenceView>, Failure> {
+    let mut found: Vec<SilenceView> = client.get(&["silences"], &()).await?;
+    found.retain(|view| view.state == "active");
+    Ok(found)
+}
+
+/// Where people find an incident: the address that notifications name.
+async fn link(incident: &Incident, client: &Client) -> Result<String, Failure> {
+    let health: HealthView = client.get(&["health"], &()).await?;
+    Ok(format!("{}/incidents/{}", health.links, incident.id))
 }
 
 async fn list_incidents(list: IncidentList, client: &Client) -> Result<Answer, Failure> {

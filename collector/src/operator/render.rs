@@ -9,9 +9,12 @@ use wire::UnixMillis;
 use super::ledger;
 use super::text::{clean, instant, labels, percent, plural, size, span, time_near};
 use crate::model::Incident;
+use crate::notify::matcher::OWN_KEYS;
+use crate::notify::reach;
 use crate::store::fleet::{LabelSource, ServerDetail, ServerView};
 use crate::store::tokens::{TokenState, TokenView};
 use crate::web::api::NewToken;
+use crate::web::silences::SilenceView;
 
 /// Sites named in full on an incident's page.
 const SITES_SHOWN: usize = 20;
@@ -67,7 +70,7 @@ pub(super) fn tokens(tokens: &[TokenView], now: UnixMillis) -> String {
 
 /// `agent list`
 #[must_use]
-pub(super) fn servers(servers: &[ServerView], now: UnixMillis) -> String {
+pub(super) fn servers(servers: &[ServerView], silences: &[SilenceView], now: UnixMillis) -> String {
     if servers.is_empty() {
         return "No servers. `gatewatch-collector token create` prints how one joins.\n".into();
     }
@@ -85,7 +88,7 @@ pub(super) fn servers(servers: &[ServerView], now: UnixMillis) -> String {
     for server in servers {
         table.add_row(vec![
             clean(&server.server),
-            clean(&server.state),
+            state(server, silences),
             seen(server, now),
             server.version.as_deref().map_or("-".into(), clean),
             server.n_sites.to_string(),
@@ -100,10 +103,10 @@ pub(super) fn servers(servers: &[ServerView], now: UnixMillis) -> String {
 
 /// `agent show`
 #[must_use]
-pub(super) fn server(detail: &ServerDetail, now: UnixMillis) -> String {
+pub(super) fn server(detail: &ServerDetail, silences: &[SilenceView], now: UnixMillis) -> String {
     let view = &detail.view;
     let mut page = Page::new();
-    page.line(format_args!("{}  {}", clean(&view.server), clean(&view.state)));
+    page.line(format_args!("{}  {}", clean(&view.server), state(view, silences)));
     page.gap();
     page.entry("Last seen", &seen(view, now));
     page.entry("Joined", &instant(detail.first_seen_at));
@@ -167,7 +170,7 @@ pub(super) fn incidents(incidents: &[Incident], now: UnixMillis) -> String {
         table.add_row(vec![
             clean(&incident.id),
             clean(&incident.severity),
-            clean(&incident.state),
+            format!("{}{}", clean(&incident.state), silenced(incident.silenced)),
             instant(incident.started_at),
             span(end.since(incident.started_at)),
             incident.acked_by.as_deref().map_or("-".into(), clean),
@@ -177,15 +180,23 @@ pub(super) fn incidents(incidents: &[Incident], now: UnixMillis) -> String {
     format!("{}\n", trimmed(&table))
 }
 
-/// `incident show`: a page for somebody who was just woken.
+/// `incident show`: a page for somebody who was just woken. `link`: where it is in a browser.
 #[must_use]
-pub(super) fn incident(incident: &Incident, now: UnixMillis) -> String {
+pub(super) fn incident(incident: &Incident, link: Option<&str>, now: UnixMillis) -> String {
     let mut page = Page::new();
     let severity = clean(&incident.severity).to_uppercase();
-    page.line(format_args!("{severity}  {}  {}", clean(&incident.state), clean(&incident.id)));
+    let state = format!("{}{}", clean(&incident.state), silenced(incident.silenced));
+    page.line(format_args!("{severity}  {state}  {}", clean(&incident.id)));
     page.line(format_args!("{}", clean(&incident.title)));
     page.gap();
     facts(&mut page, incident, now);
+    if incident.silenced {
+        let how = "a maintenance window covers it: `gatewatch-collector silence list` shows which";
+        page.entry("Silenced", how);
+    }
+    if let Some(link) = link {
+        page.entry("Link", &clean(link));
+    }
     page.gap();
     cause(&mut page, incident);
     if !incident.actions.is_empty() {
@@ -353,6 +364,25 @@ pub(super) fn change(event: &str, incident: &Incident, now: UnixMillis) -> Strin
     )
 }
 
+/// State of a server, and whether a maintenance window covers all of it now.
+fn state(server: &ServerView, silences: &[SilenceView]) -> String {
+    let matched = reach::Server {
+        name: server.server.clone(),
+        labels: server.labels.clone(),
+        ..reach::Server::default()
+    };
+    let is_silenced = silences.iter().any(|view| {
+        let matches = &view.silence.matches;
+        let is_of_servers = |key: &String| key == "server" || !OWN_KEYS.contains(&key.as_str());
+        matches.keys().all(is_of_servers) && matched.is_in(matches)
+    });
+    format!("{}{}", clean(&server.state), silenced(is_silenced))
+}
+
+fn silenced(is_silenced: bool) -> &'static str {
+    if is_silenced { ", silenced" } else { "" }
+}
+
 fn seen(server: &ServerView, now: UnixMillis) -> String {
     server.last_seen_at.map_or("never".into(), |at| format!("{} ago", span(now.since(at))))
 }
@@ -375,14 +405,15 @@ fn lost(server: &ServerView) -> String {
 }
 
 /// A table without lines: it can be cut and grepped. Fits the terminal when there is one.
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header);
     table
 }
 
-fn trimmed(table: &Table) -> String {
+/// Without the space before and after each line.
+pub(super) fn trimmed(table: &Table) -> String {
     let line = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
     table.lines().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -424,7 +455,7 @@ mod tests {
 
     #[test]
     fn an_incident_reads_like_a_page_for_somebody_just_woken() {
-        let page = incident(&sample(), after(1380));
+        let page = incident(&sample(), None, after(1380));
         let expected = "\
 CRITICAL  open  01JD4Z8QK0A1B2C3D4E5F6G7H8
 37 of 41 sites on web-07 fail with 502 since 12:01:07: PHP-FPM pool www is exhausted
@@ -463,7 +494,7 @@ Timeline
         over.retroactive = true;
         over.change = None;
         over.actions.clear();
-        let page = incident(&over, after(150));
+        let page = incident(&over, None, after(150));
         for line in [
             "Since      2026-11-20 12:01:07 UTC for 1 min 30 s",
             "Resolved   2026-11-20 12:02:37 UTC, 1 min ago",
@@ -474,6 +505,40 @@ Timeline
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }
         assert!(!page.contains("Next") && !page.contains("Changed"), "{page}");
+    }
+
+    #[test]
+    fn what_is_silenced_says_so_and_an_incident_has_its_link() {
+        let quiet = Incident { silenced: true, ..sample() };
+        let page = incident(&quiet, Some("https://gw.example/incidents/01JD"), after(1));
+        assert!(page.starts_with("CRITICAL  open, silenced  01JD4"), "{page}");
+        assert!(page.contains("\nSilenced   a maintenance window covers it: "), "{page}");
+        assert!(page.contains("\nLink       https://gw.example/incidents/01JD\n"), "{page}");
+        assert!(incidents(&[quiet], after(1)).contains("open, silenced"));
+        let silence = |key: &str, value: &str| SilenceView {
+            state: "active".into(),
+            silence: crate::store::silences::Silence {
+                id: "01JD".into(),
+                matches: BTreeMap::from([(key.into(), value.into())]),
+                starts_at: START,
+                ends_at: after(60),
+                reason: "r".into(),
+                by: "ann".into(),
+                made_at: START,
+                ended_at: None,
+                ended_by: None,
+            },
+        };
+        for (key, value, shown) in [
+            ("rack", "r*", true),
+            ("server", "web-07", true),
+            ("rack", "r7", false),
+            ("site", "a.example", false),
+            ("severity", "*", false),
+        ] {
+            let text = servers(&[detail().view], &[silence(key, value)], after(9));
+            assert_eq!(text.contains("up, silenced"), shown, "{key}={value}: {text}");
+        }
     }
 
     #[test]
@@ -488,7 +553,7 @@ Timeline
         hostile.timeline[0].what = evil.into();
         hostile.actions[0].command = Some(evil.into());
         for text in [
-            incident(&hostile, after(1)),
+            incident(&hostile, Some(evil), after(1)),
             incidents(std::slice::from_ref(&hostile), after(1)),
             change("opened", &hostile, after(1)),
         ] {
@@ -570,13 +635,13 @@ Timeline
 
     #[test]
     fn servers_show_what_they_lost() {
-        let text = servers(&[detail().view], after(9));
+        let text = servers(&[detail().view], &[], after(9));
         for part in
             ["web-07", "up", "9 s ago", "0.1.0", "-1.5 s", "2.0 KiB", "7 lines, 1.5 KiB", "rack=r9"]
         {
             assert!(text.lines().nth(1).unwrap().contains(part), "{part}: {text}");
         }
-        let page = server(&detail(), after(9));
+        let page = server(&detail(), &[], after(9));
         for line in [
             "web-07  up",
             "  rack=r9  (operator)",
@@ -590,8 +655,8 @@ Timeline
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }
-        assert!(server(&detail(), after(61)).contains("  4a  expired"));
-        assert!(servers(&[], START).contains("token create"));
+        assert!(server(&detail(), &[], after(61)).contains("  4a  expired"));
+        assert!(servers(&[], &[], START).contains("token create"));
         assert_eq!([-49, 50, 0].map(clock_offset), ["0.0 s", "+0.1 s", "0.0 s"]);
     }
 

@@ -40,6 +40,8 @@ fn order(line: &str) -> Order {
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
+        Command::Silence(command) => Order::Silence(command),
+        Command::Notify(command) => Order::Notify(command),
         other => panic!("{other:?} is no order"),
     }
 }
@@ -239,3 +241,5 @@ async fn a_remote_collector_wants_its_token() {
     let failure = obey(order("agent list"), &nobody).await.unwrap_err();
     assert!(failure.error.contains("http://127.0.0.1:9/ does not answer"), "{failure}");
 }
+
+mod told;

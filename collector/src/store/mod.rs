@@ -20,6 +20,7 @@ pub mod outbox;
 mod pool;
 pub mod presence;
 pub mod read;
+pub mod routes;
 pub mod silences;
 pub mod tokens;
 mod watermark;
@@ -37,6 +38,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use batch::{HotRow, Ledger, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+pub use open::peek;
 pub use presence::Seen;
 
 /// What reads get, and what they give: for the stages that put several reads together.

@@ -90,6 +90,28 @@ pub(super) fn reader(dir: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
+/// The database of a collector that may run or not, for a look that writes nothing: no file beside it
+/// either. `None` when there is none, or none that can be read.
+#[must_use]
+pub fn peek(dir: &Path) -> Option<Connection> {
+    let path = path(dir);
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = if Path::new(&log).exists() {
+        Connection::open_with_flags(&path, flags).ok()?
+    } else if path.exists() {
+        // Nobody writes now, and without this SQLite would make the log to read beside it.
+        let name = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let uri = format!("file:{name}?immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI).ok()?
+    } else {
+        return None;
+    };
+    conn.execute_batch(READER_PRAGMAS).ok()?;
+    Some(conn)
+}
+
 /// Reads `user_version` without taking a lock or writing a byte of the database.
 fn refuse_newer(path: &Path) -> Result<(), StoreError> {
     let broken = |source: rusqlite::Error| StoreError::from_open(path, source);

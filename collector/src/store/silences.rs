@@ -77,6 +77,26 @@ pub fn list(conn: &Connection, since: UnixMillis) -> rusqlite::Result<Vec<Silenc
     .collect()
 }
 
+/// The newest ones, over or not; at most `n_max`.
+pub fn newest(conn: &Connection, n_max: usize) -> rusqlite::Result<Vec<Silence>> {
+    conn.prepare_cached(
+        "SELECT id, matches, starts, ends, reason, by, made_at, ended_at, ended_by FROM silence
+         ORDER BY id DESC LIMIT ?1",
+    )?
+    .query_map([n_max as i64], read)?
+    .collect()
+}
+
+/// Up to two whose ids begin with `prefix`, letters and digits: one means the beginning was enough.
+pub fn with_prefix(conn: &Connection, prefix: &str) -> rusqlite::Result<Vec<Silence>> {
+    conn.prepare_cached(
+        "SELECT id, matches, starts, ends, reason, by, made_at, ended_at, ended_by FROM silence
+         WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 2",
+    )?
+    .query_map(params![prefix, format!("{prefix}~")], read)?
+    .collect()
+}
+
 /// Ends one; false when there is none of this id that is not over.
 pub fn end(tx: &Transaction<'_>, id: &str, by: &str, at: UnixMillis) -> rusqlite::Result<bool> {
     let n = tx.execute(

@@ -341,7 +341,7 @@ fn no_agent(name: &str) -> ApiError {
     ApiError::not_found(format!("there is no server {name:?}"), fix)
 }
 
-fn person(by: &str) -> Result<String, ApiError> {
+pub(super) fn person(by: &str) -> Result<String, ApiError> {
     let by = by.trim();
     let good =
         !by.is_empty() && by.chars().count() <= BY_CHARS_MAX && !by.chars().any(char::is_control);

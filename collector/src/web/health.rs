@@ -28,6 +28,9 @@ pub struct HealthView {
     pub started_at: Option<UnixMillis>,
     /// What happened to it in the last day, oldest first.
     pub events: Vec<HealthEvent>,
+    /// What links for people begin with, e.g. `https://gatewatch.example`.
+    #[serde(default)]
+    pub links: String,
 }
 
 /// One thing that happened to the collector.
@@ -55,5 +58,6 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Json<HealthVie
         disk_full,
         started_at: starts.next_back().map(|event| event.at),
         events,
+        links: state.links.to_string(),
     }))
 }

@@ -17,6 +17,7 @@ use crate::store::Ledger;
 use crate::store::fleet::{self, ServerView};
 use crate::store::incidents;
 use crate::store::outbox::{self, Owed};
+use crate::store::routes::{self, Standing};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -29,6 +30,8 @@ pub(super) struct Facts {
     pub(super) n_open: BTreeMap<String, u64>,
     /// Waiting notifications.
     pub(super) owed: Vec<Owed>,
+    /// How each configured route stands.
+    pub(super) routes: BTreeMap<String, Standing>,
     /// Notifications by what became of them.
     pub(super) notified: Vec<(&'static str, u64)>,
     /// The collector's own counters: name, meaning, value.
@@ -43,7 +46,9 @@ pub(super) struct Facts {
 
 /// Answers with the page.
 pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let now = clock::now();
+    let (now, since) = (clock::now(), state.started_at);
+    let names = state.receivers.iter().map(|receiver| receiver.target.route.name.clone());
+    let names: Vec<String> = names.collect();
     let facts = state.store.read(move |conn| {
         let filter = incidents::Filter { open: true, n_max: 100_000, ..Default::default() };
         let mut n_open = BTreeMap::from(["critical", "warning", "info"].map(|s| (s.to_owned(), 0)));
@@ -51,7 +56,13 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
             *n_open.entry(incident.severity).or_default() += 1;
         }
         let (servers, owed) = (fleet::list(conn, now)?, outbox::owed(conn)?);
-        Ok(Facts { servers, n_open, owed, ..Facts::default() })
+        let mut standings = routes::standings(conn, since)?;
+        let standing = |name: String| {
+            let standing = standings.remove(&name).unwrap_or_default();
+            (name, standing)
+        };
+        let routes = names.into_iter().map(standing).collect();
+        Ok(Facts { servers, n_open, owed, routes, ..Facts::default() })
     });
     let mut facts = facts.await?;
     let stats = &state.notify_stats;
@@ -109,6 +120,7 @@ pub(super) fn render(facts: &Facts) -> String {
     for (result, n) in &facts.notified {
         page.sample("notifications_total", &[("result", result)], *n as f64);
     }
+    page.routes(&facts.routes);
     for (name, help, holds) in &facts.faults {
         page.family(name, "gauge", help);
         page.sample(name, &[], f64::from(u8::from(*holds)));
@@ -182,6 +194,35 @@ impl Page {
         }
     }
 
+    fn routes(&mut self, routes: &BTreeMap<String, Standing>) {
+        type Value = fn(&Standing) -> u64;
+        let gauges: [(&str, &str, Value); 3] = [
+            ("notify_owed", "Messages a configured route has to deliver", |s| s.n_owed),
+            ("notify_retrying", "Of these, those that were tried in vain", |s| s.n_tried),
+            ("notify_held", "Pages kept back from a route: silence, hours, escalation", |s| {
+                s.n_held
+            }),
+        ];
+        for (name, help, value) in gauges {
+            self.family(name, "gauge", help);
+            for (route, standing) in routes {
+                self.sample(name, &[("route", route)], value(standing) as f64);
+            }
+        }
+        let results: [(&str, Value); 3] = [
+            ("delivered", |s| s.n_delivered),
+            ("refused", |s| s.n_refused),
+            ("expired", |s| s.n_expired),
+        ];
+        self.family("notify_messages", "counter", "Messages of a route by how they ended");
+        for (route, standing) in routes {
+            for (result, value) in results {
+                let labels = [("route", route.as_str()), ("result", result)];
+                self.sample("notify_messages_total", &labels, value(standing) as f64);
+            }
+        }
+    }
+
     fn commits(&mut self, (counts, sum): &(Vec<u64>, f64)) {
         let name = "commit_duration_seconds";
         self.family(name, "histogram", "Time from the first batch of a group to its commit");
@@ -243,6 +284,10 @@ mod tests {
             servers: vec![server],
             n_open: BTreeMap::from([("critical".into(), 1)]),
             owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
+            routes: BTreeMap::from([
+                ("mail".into(), Standing::default()),
+                ("oncall".into(), Standing { n_owed: 2, n_refused: 1, ..Standing::default() }),
+            ]),
             notified: vec![("delivered", 3)],
             own: vec![("batches", "Batches.", 9)],
             faults: vec![("collector_uplink_lost", "Gone.", true)],
@@ -263,6 +308,11 @@ mod tests {
             "gatewatch_site_chronic{server=\"web-1\",site=\"bad.example\"} 1",
             "gatewatch_outbox_messages{route=\"a\\\"b\"} 2",
             "gatewatch_notifications_total{result=\"delivered\"} 3",
+            "gatewatch_notify_owed{route=\"mail\"} 0",
+            "gatewatch_notify_owed{route=\"oncall\"} 2",
+            "gatewatch_notify_held{route=\"oncall\"} 0",
+            "gatewatch_notify_messages_total{route=\"oncall\",result=\"refused\"} 1",
+            "gatewatch_notify_messages_total{route=\"mail\",result=\"delivered\"} 0",
             "# TYPE gatewatch_collector_uplink_lost gauge",
             "gatewatch_collector_uplink_lost 1",
             "# TYPE gatewatch_batches counter",

@@ -14,8 +14,10 @@ pub mod localize;
 mod evidence;
 pub mod health;
 mod metrics;
+pub mod notify;
 mod openapi;
 mod serve;
+pub mod silences;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,10 +30,12 @@ use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
 
 use crate::ca::Ca;
+use crate::clock;
 use crate::config::Config;
-use crate::notify;
+use crate::notify::{Receiver, Stats};
 use crate::selfstats::SelfStats;
 use crate::store::Store;
 pub use auth::AdminToken;
@@ -53,7 +57,13 @@ pub struct AppState {
     /// `HOST:PORT` that agents reach this collector at; see [`agents_address`].
     pub agents_address: String,
     /// What became of notifications.
-    pub notify_stats: Arc<notify::Stats>,
+    pub notify_stats: Arc<Stats>,
+    /// Who is told of incidents.
+    pub receivers: Arc<[Receiver]>,
+    /// What links for people begin with; see [`links`].
+    pub links: Arc<str>,
+    /// When this collector started.
+    pub started_at: UnixMillis,
     /// The collector's own counters.
     pub selfstats: Arc<SelfStats>,
     /// Whether the detector has read what was stored before the start.
@@ -68,7 +78,7 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// State that is not ready yet; the caller puts in the notifier's counters.
+    /// State that is not ready yet; the caller puts in the receivers and the links.
     pub fn new(
         store: Store,
         ca: Arc<Ca>,
@@ -83,6 +93,9 @@ impl AppState {
             admin_token,
             agents_address,
             notify_stats: Arc::default(),
+            receivers: Arc::default(),
+            links: Arc::default(),
+            started_at: clock::now(),
             ready: Arc::default(),
             own_uid: rustix::process::geteuid().as_raw(),
             stop,
@@ -129,6 +142,11 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/agents/{name}/revoke", post(api::revoke_agent))
         .route("/api/v1/tokens", get(api::list_tokens).post(api::create_token))
         .route("/api/v1/tokens/{id}", delete(api::revoke_token))
+        .route("/api/v1/silences", get(silences::list).post(silences::create))
+        .route("/api/v1/silences/{id}", delete(silences::end))
+        .route("/api/v1/notify/log", get(notify::log))
+        .route("/api/v1/notify/routes", get(notify::list))
+        .route("/api/v1/notify/routes/{name}/test", post(notify::test))
         .route("/api/v1/counts", get(counts::show))
         .route("/api/v1/export", get(export::show))
         .route("/api/v1/localize", get(localize::show))

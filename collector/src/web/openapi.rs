@@ -50,6 +50,37 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
     ("delete", "/api/v1/tokens/{id}", "Revokes a join token.", 204),
     (
         "get",
+        "/api/v1/silences",
+        "Maintenance windows that are not over, newest first. Query: all.",
+        200,
+    ),
+    (
+        "post",
+        "/api/v1/silences",
+        "Makes one. Body: {\"match\",\"starts_at\",\"ends_at\",\"reason\",\"by\"}.",
+        201,
+    ),
+    (
+        "delete",
+        "/api/v1/silences/{id}",
+        "Ends one; a beginning of its id is enough. Query: by.",
+        204,
+    ),
+    (
+        "get",
+        "/api/v1/notify/log",
+        "What became of each page on each route, and why. Query: incident, route, since, limit.",
+        200,
+    ),
+    ("get", "/api/v1/notify/routes", "The receivers, and how each stands.", 200),
+    (
+        "post",
+        "/api/v1/notify/routes/{name}/test",
+        "Sends a test message now; 502 when it does not arrive.",
+        200,
+    ),
+    (
+        "get",
         "/api/v1/counts",
         "Exact requests by site and status, crawlers apart. Query: server, from, to.",
         200,

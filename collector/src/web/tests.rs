@@ -8,7 +8,6 @@ use axum::http::{Method, Request};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
-use wire::UnixMillis;
 
 use super::*;
 use crate::model::{Incident, SiteId, Transition, TransitionEvent};
@@ -508,3 +507,5 @@ fn join_commands_name_an_address_that_others_can_reach() {
     config.grpc.advertise = Some("gw.example:443".into());
     assert_eq!(agents_address(&config, any), "gw.example:443");
 }
+
+pub(crate) mod told;

@@ -1,0 +1,142 @@
+//! What is sound but could be better: said at `check` and at the start.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Config, DEFAULT_FILE};
+use crate::notify::{kinds, reach};
+use crate::store;
+use crate::{clock, files};
+
+impl Config {
+    /// One line each, without any secret. `file` is that of the flag. Looks at the database in `data_dir`
+    /// when there is one, and changes nothing.
+    #[must_use]
+    pub fn hints(&self, file: Option<&Path>) -> Vec<String> {
+        let mut hints = Vec::new();
+        if self.detect.witnesses.is_empty() {
+            hints.push(
+                "[detect] witnesses is empty: when every agent falls silent the collector guesses by \
+                 its own routes and resolvers whether its own network is gone. Name two addresses beyond \
+                 your uplink that answer, such as \"192.0.2.1:443\""
+                    .to_owned(),
+            );
+        }
+        hints.extend(reach::nobody_hears(&self.notify, clock::now()));
+        hints.extend(self.unmatched());
+        hints.extend(self.readable_secrets(file.unwrap_or(Path::new(DEFAULT_FILE))));
+        hints
+    }
+
+    /// Routes that match no server of today.
+    fn unmatched(&self) -> Vec<String> {
+        let matches = || self.notify.iter().map(|config| &config.matches);
+        if matches().all(BTreeMap::is_empty) {
+            return Vec::new();
+        }
+        // A collector that never ran has no database; one of another release is not ours to read.
+        let fleet =
+            store::peek(&self.data_dir).and_then(|conn| reach::fleet(&conn, matches()).ok());
+        let Some(fleet) = fleet else { return Vec::new() };
+        let hint = |(index, matches): (usize, &BTreeMap<String, String>)| {
+            let why = reach::unmatched(matches, &fleet)?;
+            let name = self.notify[index].route(index);
+            Some(format!("[[notify]] {name}: {why}: until one has it this route tells nobody"))
+        };
+        matches().enumerate().filter_map(hint).collect()
+    }
+
+    /// URLs that are secrets, in a file that everybody can read.
+    fn readable_secrets(&self, file: &Path) -> Vec<String> {
+        if !files::is_open_to_others(file).unwrap_or(false) {
+            return Vec::new();
+        }
+        let shown = file.display();
+        let hint = |what: String| {
+            format!(
+                "{what} url lets whoever knows it write there, and everybody can read {shown}: put it \
+                 into a file of its own and name that as url_file, or `chmod o= {shown}`"
+            )
+        };
+        let is_secret = |kind: &str| kinds::find(kind).is_some_and(|kind| kind.is_url_secret);
+        let routes = self.notify.iter().enumerate();
+        let of_routes = routes
+            .filter(|(_, config)| config.url.is_some() && is_secret(&config.kind))
+            .map(|(index, config)| hint(format!("[[notify]] {}:", config.route(index))));
+        let of_deadman = self.deadman.url.iter().map(|_| hint("[deadman]".to_owned()));
+        of_routes.chain(of_deadman).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::store::Store;
+    use crate::web::tests::Site;
+
+    fn config(text: &str, data_dir: &Path) -> Config {
+        let mut config: Config = toml::from_str(text).unwrap();
+        config.data_dir = data_dir.to_owned();
+        config.detect.witnesses = vec!["192.0.2.1:443".into()];
+        config
+    }
+
+    #[test]
+    fn a_collector_without_witnesses_and_receivers_is_told_so() {
+        let hints = Config::default().hints(Some(Path::new("/no/such.toml")));
+        assert_eq!(hints.len(), 2, "{hints:#?}");
+        assert!(hints[0].starts_with("[detect] witnesses is empty: "));
+        assert!(hints[1].starts_with("there is no [[notify]]: nobody will be told"));
+    }
+
+    #[tokio::test]
+    async fn a_route_that_matches_no_server_of_today_is_named_and_nothing_is_written() {
+        let site = Site::new();
+        site.add_server("web-07").await;
+        let route = |rack: &str| {
+            format!(
+                "[[notify]]\nkind = 'webhook'\nname = '{rack}'\nmatch.rack = '{rack}'\n\
+                 [[notify]]\nkind = 'webhook'\n"
+            )
+        };
+        let hints = |text: &str, dir: &Path| config(text, dir).hints(Some(Path::new("/no/file")));
+        let dir = site.dir.path().to_owned();
+        assert_eq!(hints(&route("r7"), &dir), Vec::<String>::new(), "while the collector runs");
+        let told = "[[notify]] r9: no server has rack=r9: until one has it this route tells nobody"
+            .to_owned();
+        assert_eq!(hints(&route("r9"), &dir), [told.clone()]);
+        site.state.store.close().await.unwrap();
+        drop(site.router);
+        drop(site.state);
+        drop(Store::open(&dir).unwrap());
+        let names = || {
+            let all = std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().file_name());
+            all.collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = names();
+        assert_eq!(hints(&route("r9"), &dir), [told], "while it does not");
+        assert_eq!(names(), before, "no file is made");
+        let nowhere = tempfile::tempdir().unwrap();
+        assert_eq!(hints(&route("r9"), nowhere.path()), Vec::<String>::new());
+        assert_eq!(std::fs::read_dir(nowhere.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_secret_url_in_a_file_that_all_can_read_is_pointed_out_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("collector.toml");
+        let text = "[deadman]\nurl = 'https://x/hunter2'\n[[notify]]\nkind = 'slack'\n\
+                    url = 'https://hooks.example/hunter2'\n[[notify]]\nkind = 'webhook'\nurl = 'https://y'\n";
+        std::fs::write(&file, text).unwrap();
+        for (mode, n_hints) in [(0o644, 2), (0o640, 0)] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let hints = config(text, dir.path()).hints(Some(&file));
+            assert_eq!(hints.len(), n_hints, "{mode:o}: {hints:#?}");
+            assert!(
+                hints.iter().all(|hint| hint.contains("url_file") && !hint.contains("hunter2"))
+            );
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! What each kind of receiver needs and takes, as a table, and the check of a `[[notify]]` table
+//! against it. No text of a problem holds a URL or what is in a file: both may be secret.
+
+use std::path::Path;
+
+use lettre::message::Mailbox;
+use reqwest::{Certificate, Url};
+
+use super::{hours, reach, secret};
+use crate::config::NotifyConfig;
+
+/// One thing that is wrong with a `[[notify]]` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which table, from 0.
+    pub index: usize,
+    /// Which key of it.
+    pub key: String,
+    /// What is wrong, and after the last `: ` what to do.
+    pub text: String,
+}
+
+/// A kind of receiver.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// As `kind` names it.
+    pub name: &'static str,
+    /// Where it is when `url` is not set; `None`: it must be.
+    pub url: Option<&'static str>,
+    /// Schemes of its URL.
+    pub schemes: &'static [&'static str],
+    /// Keys it cannot do without.
+    pub needs: &'static [&'static str],
+    /// Further keys it takes.
+    pub takes: &'static [&'static str],
+    /// Whether whoever knows its URL can write to it.
+    pub is_url_secret: bool,
+}
+
+const HTTP: &[&str] = &["https", "http"];
+
+/// Every kind.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "webhook",
+        url: None,
+        schemes: HTTP,
+        needs: &["url", "secret_file"],
+        takes: &["url_file", "ca_file", "template_file", "digest"],
+        is_url_secret: false,
+    },
+    Kind {
+        name: "alertmanager",
+        url: None,
+        schemes: HTTP,
+        needs: &["url"],
+        takes: &["url_file", "secret_file", "ca_file", "template_file"],
+        is_url_secret: false,
+    },
+    Kind {
+        name: "email",
+        url: None,
+        schemes: &["smtp"],
+        needs: &["url", "to"],
+        takes: &[
+            "from",
+            "tls",
+            "user",
+            "secret_file",
+            "ca_file",
+            "template_file",
+            "html_template_file",
+            "digest",
+        ],
+        is_url_secret: false,
+    },
+    chat("slack"),
+    chat("teams"),
+    chat("discord"),
+    Kind {
+        name: "telegram",
+        url: Some("https://api.telegram.org"),
+        schemes: HTTP,
+        needs: &["secret_file", "chat_id"],
+        takes: &["url", "url_file", "ca_file", "template_file", "digest"],
+        is_url_secret: false,
+    },
+    Kind {
+        name: "ntfy",
+        url: Some("https://ntfy.sh"),
+        schemes: HTTP,
+        needs: &["topic"],
+        takes: &["url", "url_file", "secret_file", "ca_file", "template_file", "digest"],
+        is_url_secret: false,
+    },
+    pager("pagerduty", "https://events.pagerduty.com"),
+    pager("opsgenie", "https://api.opsgenie.com"),
+];
+
+/// A chat whose webhook URL lets anybody write.
+const fn chat(name: &'static str) -> Kind {
+    Kind {
+        name,
+        url: None,
+        schemes: HTTP,
+        needs: &["url"],
+        takes: &["url_file", "ca_file", "template_file", "digest"],
+        is_url_secret: true,
+    }
+}
+
+/// What wakes people: no digest.
+const fn pager(name: &'static str, url: &'static str) -> Kind {
+    Kind {
+        name,
+        url: Some(url),
+        schemes: HTTP,
+        needs: &["secret_file"],
+        takes: &["url", "url_file", "ca_file", "template_file"],
+        is_url_secret: false,
+    }
+}
+
+/// The kind of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// What is wrong with one table, `KEY: WHAT: FIX` each: keys, values and files, but not what
+/// [`super::Route`] and [`super::Sender`] look at.
+#[must_use]
+pub fn check(config: &NotifyConfig) -> Vec<String> {
+    let mut problems = Vec::new();
+    match find(&config.kind) {
+        None => problems.push(unknown(&config.kind)),
+        Some(kind) => {
+            keys(kind, config, &mut problems);
+            addresses(kind, config, &mut problems);
+        }
+    }
+    files(config, &mut problems);
+    values(config, &mut problems);
+    reach::impossible(config, &mut problems);
+    problems
+}
+
+fn unknown(name: &str) -> String {
+    let mut known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    known.sort_by_key(|known| distance(name, known));
+    let known = known.join(", ");
+    if name.is_empty() {
+        return format!("kind: is missing: write one of {known}");
+    }
+    format!("kind: {name:?} is not known: write one of {known}")
+}
+
+/// Keys that only some kinds take, and whether they are set.
+fn set(config: &NotifyConfig) -> [(&'static str, bool); 13] {
+    [
+        ("url", config.url.is_some()),
+        ("url_file", config.url_file.is_some()),
+        ("secret_file", config.secret_file.is_some()),
+        ("ca_file", config.ca_file.is_some()),
+        ("template_file", config.template_file.is_some()),
+        ("html_template_file", config.html_template_file.is_some()),
+        ("digest", !config.digest.is_empty()),
+        ("tls", config.tls.is_some()),
+        ("user", config.user.is_some()),
+        ("from", config.from.is_some()),
+        ("to", !config.to.is_empty()),
+        ("chat_id", config.chat_id.is_some()),
+        ("topic", config.topic.is_some()),
+    ]
+}
+
+fn keys(kind: &Kind, config: &NotifyConfig, problems: &mut Vec<String>) {
+    let name = kind.name;
+    for (key, is_set) in set(config) {
+        let (is_needed, is_taken) = (kind.needs.contains(&key), kind.takes.contains(&key));
+        let stands_in =
+            key == "url" && config.url_file.is_some() && kind.takes.contains(&"url_file");
+        if is_set && !is_needed && !is_taken {
+            let fix = match key {
+                "digest" => "remove it, and send digests by another kind, e.g. email".to_owned(),
+                key => {
+                    let others: Vec<&str> = KINDS
+                        .iter()
+                        .filter(|kind| kind.needs.contains(&key) || kind.takes.contains(&key))
+                        .map(|kind| kind.name)
+                        .collect();
+                    format!("remove it, it is for {}", others.join(", "))
+                }
+            };
+            problems.push(format!("{key}: is nothing that {name} takes: {fix}"));
+        }
+        if is_needed && !is_set && !stands_in {
+            problems.push(format!("{key}: is missing: {}", what_to_write(kind, key)));
+        }
+    }
+    if config.url.is_some() && config.url_file.is_some() && kind.takes.contains(&"url_file") {
+        problems.push("url_file: is set beside url: keep one of them".to_owned());
+    }
+}
+
+fn what_to_write(kind: &Kind, key: &str) -> String {
+    match (kind.name, key) {
+        ("email", "url") => "write the mail server, e.g. \"smtp://mail.example:587\"".into(),
+        ("webhook" | "alertmanager", "url") => {
+            format!("write where it listens, e.g. \"https://{}.example/\"", kind.name)
+        }
+        (name, "url") => {
+            format!("{name} shows one for its incoming webhook: write it to a file, name that as url_file")
+        }
+        ("webhook", "secret_file") => {
+            "the receiver could not tell our messages from others: `openssl rand -hex 32` makes a key".into()
+        }
+        ("telegram", "secret_file") => "name the file with the token of your bot".into(),
+        ("pagerduty", "secret_file") => "name the file with the integration key (Events API v2)".into(),
+        (name, "secret_file") => format!("name the file with the key of {name}"),
+        (_, "to") => "write who gets the mail, e.g. [\"oncall@example.com\"]".into(),
+        (_, "chat_id") => "write the chat, e.g. \"-1001234567890\" or \"@channel\"".into(),
+        (_, "topic") => "write the topic to publish to, e.g. \"gatewatch\"".into(),
+        (name, key) => format!("{name} needs {key}"),
+    }
+}
+
+/// The URL, out of its file too, and the addresses of an e-mail.
+fn addresses(kind: &Kind, config: &NotifyConfig, problems: &mut Vec<String>) {
+    if let Some(text) = &config.url
+        && let Err(why) = check_url(text, kind.schemes)
+    {
+        problems.push(format!("url: {why}"));
+    }
+    if let Some(path) = config.url_file.as_deref().filter(|_| kind.takes.contains(&"url_file")) {
+        let read = secret::read(path).and_then(|text| {
+            check_url(text.expose(), kind.schemes)
+                .map_err(|why| format!("what is in {}: {why}", path.display()))
+        });
+        if let Err(why) = read {
+            problems.push(format!("url_file: {why}"));
+        }
+    }
+    if kind.name != "email" {
+        return;
+    }
+    let fix = "write it like \"ops@example.com\" or \"Ops <ops@example.com>\"";
+    for (key, text) in
+        config.from.iter().map(|from| ("from", from)).chain(config.to.iter().map(|to| ("to", to)))
+    {
+        if text.parse::<Mailbox>().is_err() {
+            problems.push(format!("{key}: {text:?} is no e-mail address: {fix}"));
+        }
+    }
+    if let Some(tls) =
+        config.tls.as_deref().filter(|tls| !["starttls", "implicit", "none"].contains(tls))
+    {
+        problems.push(format!("tls: {tls:?} is not known: write starttls, implicit or none"));
+    }
+    match (&config.user, &config.secret_file) {
+        (Some(_), None) => {
+            problems
+                .push("user: has no password: name the file that holds it as secret_file".into());
+        }
+        (None, Some(_)) => {
+            problems.push("secret_file: is a password of nobody: set user too".into());
+        }
+        _ => {}
+    }
+    let signs_in = config.user.is_some() || config.secret_file.is_some();
+    if config.tls.as_deref() == Some("none") && signs_in {
+        problems
+            .push("tls: the password would cross the network in the clear: use starttls".into());
+    }
+}
+
+/// `Err` says what is wrong without any of the URL but its scheme.
+pub fn check_url(text: &str, schemes: &[&str]) -> Result<(), String> {
+    let example = format!("write it like \"{}://host.example/\"", schemes[0]);
+    let url = Url::parse(text.trim()).map_err(|error| format!("is no URL ({error}): {example}"))?;
+    if !schemes.contains(&url.scheme()) {
+        let known: Vec<&str> = schemes.iter().rev().copied().collect();
+        return Err(format!("{:?} is not {}: {example}", url.scheme(), known.join(" or ")));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("names no host: {example}"));
+    }
+    if url.password().is_some() || !url.username().is_empty() {
+        let fix = "put the key or password into secret_file";
+        return Err(format!("holds a name or password that would be seen: {fix}"));
+    }
+    Ok(())
+}
+
+fn files(config: &NotifyConfig, problems: &mut Vec<String>) {
+    if let Some(path) = &config.secret_file
+        && let Err(why) = secret::read(path)
+    {
+        problems.push(format!("secret_file: {why}"));
+    }
+    if let Some(path) = &config.ca_file
+        && let Err(why) = certificates(path)
+    {
+        problems.push(format!("ca_file: {}: {why}", path.display()));
+    }
+    let templates = [
+        ("template_file", &config.template_file),
+        ("html_template_file", &config.html_template_file),
+    ];
+    for (key, path) in templates {
+        let Some(path) = path else { continue };
+        if let Err(error) = std::fs::read_to_string(path) {
+            let fix = "name a file the collector can read, or remove the line for the built-in one";
+            problems.push(format!("{key}: {}: {error}: {fix}", path.display()));
+        }
+    }
+}
+
+fn certificates(path: &Path) -> Result<(), String> {
+    let fix = "name a file of certificates in PEM";
+    let pem = std::fs::read(path).map_err(|error| format!("{error}: {fix}"))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(found) if !found.is_empty() => Ok(()),
+        _ => Err(format!("holds no certificate: {fix}")),
+    }
+}
+
+fn values(config: &NotifyConfig, problems: &mut Vec<String>) {
+    if config.messages_per_minute_max == 0 {
+        let fix = "write 1 or more, or remove the table";
+        problems.push(format!("messages_per_minute_max: = 0 tells nothing ever: {fix}"));
+    }
+    if let Some(name) = &config.name {
+        let good = |c: char| c.is_alphanumeric() || "._:@-+ ".contains(c);
+        if name.trim() != name
+            || !(1..=64).contains(&name.chars().count())
+            || !name.chars().all(good)
+        {
+            let fix = "write 1 to 64 letters, digits, spaces or ._:@+-";
+            problems.push(format!("name: {name:?} is no good name of a route: {fix}"));
+        }
+    }
+    if let Some(zone) = &config.timezone
+        && hours::time_zone(Some(zone)).is_err()
+    {
+        let fix = "write it like \"Europe/Berlin\", or remove it for the zone of this machine";
+        problems.push(format!("timezone: {zone:?} is not known: {fix}"));
+    }
+    for text in &config.digest {
+        let (days, at) = text.trim().rsplit_once(' ').unwrap_or(("", text.trim()));
+        if hours::weekdays(days).is_none() || hours::time(at).is_none() {
+            let fix = "write it like \"08:00\" or \"Mon-Fri 08:00\"";
+            problems.push(format!("digest: {text:?} is no time of the week: {fix}"));
+        }
+    }
+    if let Some(span) = config.escalate_after {
+        if span.0.is_zero() {
+            problems.push("escalate_after: = 0s waits for nobody: remove it".into());
+        } else if !config.digest.is_empty() {
+            let fix = "remove one, or make two tables of it";
+            problems.push(format!(
+                "escalate_after: is set beside digest, which waits for its time: {fix}"
+            ));
+        }
+    }
+    if let Some(topic) = &config.topic {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+        if !(1..=64).contains(&topic.len()) || !topic.bytes().all(good) {
+            let fix = "write 1 to 64 letters, digits, hyphens or underscores";
+            problems.push(format!("topic: {topic:?} is no topic: {fix}"));
+        }
+    }
+    if let Some(chat) = &config.chat_id {
+        let is_number = chat.parse::<i64>().is_ok();
+        let is_name = chat.strip_prefix('@').is_some_and(|name| !name.is_empty());
+        if !is_number && !is_name {
+            let fix = "write its number, e.g. \"-1001234567890\", or \"@channel\"";
+            problems.push(format!("chat_id: {chat:?} is no chat: {fix}"));
+        }
+    }
+}
+
+/// Levenshtein distance.
+#[must_use]
+pub fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Files of every sort, by name.
+    fn file(dir: &tempfile::TempDir, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn read(text: &str) -> NotifyConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn every_kind_is_sound_with_its_keys_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = file(&dir, "key", "0123456789abcdef\n", 0o640).display().to_string();
+        let url = file(&dir, "url", "https://hooks.example/T0/B0/x\n", 0o600).display().to_string();
+        for (kind, rest) in [
+            ("webhook", format!("url = 'https://x.example'\nsecret_file = '{key}'")),
+            ("alertmanager", "url = 'http://127.0.0.1:9093'".into()),
+            ("email", "url = 'smtp://mail.example:587'\nto = ['Ops <ops@example.com>']".into()),
+            ("slack", format!("url_file = '{url}'")),
+            ("teams", "url = 'https://x.example/hook'".into()),
+            ("discord", format!("url_file = '{url}'\ndigest = ['Mon-Fri 08:00', '12:30']")),
+            ("telegram", format!("secret_file = '{key}'\nchat_id = '-100123'")),
+            ("ntfy", "topic = 'gatewatch'".into()),
+            ("pagerduty", format!("secret_file = '{key}'")),
+            ("opsgenie", format!("secret_file = '{key}'")),
+        ] {
+            let config = read(&format!("kind = '{kind}'\n{rest}\n"));
+            assert_eq!(check(&config), Vec::<String>::new(), "{kind}");
+            let bare = check(&read(&format!("kind = '{kind}'\n")));
+            assert_eq!(bare.len(), find(kind).unwrap().needs.len(), "{kind}: {bare:?}");
+            assert!(bare.iter().all(|text| text.contains(": is missing: ")), "{bare:?}");
+        }
+        assert_eq!(KINDS.len(), 10, "each has a case here");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_table_is_told_with_its_key_and_fix() {
+        let dir = tempfile::tempdir().unwrap();
+        let shown = |path: PathBuf| path.display().to_string();
+        let open = shown(file(&dir, "open", "0123456789abcdef", 0o644));
+        let key = shown(file(&dir, "key", "0123456789abcdef", 0o640));
+        let url = shown(file(&dir, "url", "https://x/y", 0o640));
+        let nonsense = shown(file(&dir, "nonsense", "hunter2", 0o600));
+        let slack = "kind = 'slack'\nurl = 'https://x/y'";
+        let mail = "kind = 'email'\nurl = 'smtp://m:25'\nto = ['a@b.example']";
+        for (text, key, word, fix) in [
+            ("kind = 'slak'".into(), "kind", "\"slak\"", "one of slack, "),
+            ("kind = ''".into(), "kind", "is missing", "write one of "),
+            (format!("{slack}\nchat_id = '1'"), "chat_id", "slack", "it is for telegram"),
+            (format!("{slack}\nto = ['a@b.c']"), "to", "slack", "it is for email"),
+            (format!("{slack}\nurl_file = '{url}'"), "url_file", "beside url", "keep one"),
+            (
+                format!("kind = 'pagerduty'\nsecret_file = '{key}'\ndigest = ['08:00']"),
+                "digest",
+                "pagerduty",
+                "another kind, e.g. email",
+            ),
+            (
+                "kind = 'alertmanager'\nurl = 'http://x'\ndigest = ['1:00']".into(),
+                "digest",
+                "alertmanager",
+                "another kind",
+            ),
+            ("kind = 'email'\nurl = 'smtp://m:25'".into(), "to", "missing", "who gets the mail"),
+            ("kind = 'teams'".into(), "url", "missing", "url_file"),
+            (
+                "kind = 'slack'\nurl = 'hooks/secret'".into(),
+                "url",
+                "no URL",
+                "https://host.example/",
+            ),
+            (
+                "kind = 'slack'\nurl = 'ftp://x/secret'".into(),
+                "url",
+                "\"ftp\" is not http or https",
+                "write",
+            ),
+            (
+                "kind = 'slack'\nurl = 'https://me:secret@x/'".into(),
+                "url",
+                "would be seen",
+                "secret_file",
+            ),
+            (
+                format!("kind = 'slack'\nurl_file = '{nonsense}'"),
+                "url_file",
+                "is no URL",
+                "write it like",
+            ),
+            (format!("kind = 'slack'\nurl_file = '{open}'"), "url_file", "everybody", "chmod o="),
+            (
+                format!("kind = 'opsgenie'\nsecret_file = '{open}'"),
+                "secret_file",
+                "everybody",
+                "chmod o=",
+            ),
+            ("kind = 'opsgenie'\nsecret_file = '/no/key'".into(), "secret_file", "/no/key", "0640"),
+            (format!("{slack}\nca_file = '{nonsense}'"), "ca_file", "no certificate", "PEM"),
+            (
+                format!("{slack}\ntemplate_file = '/no/t.j2'"),
+                "template_file",
+                "/no/t.j2",
+                "built-in",
+            ),
+            (
+                format!("{slack}\nmessages_per_minute_max = 0"),
+                "messages_per_minute_max",
+                "= 0",
+                "1 or more",
+            ),
+            (format!("{slack}\nname = 'a/b'"), "name", "\"a/b\"", "letters"),
+            (format!("{slack}\ntimezone = 'Mars/Base'"), "timezone", "Mars/Base", "Europe/Berlin"),
+            (format!("{slack}\ndigest = ['8 o clock']"), "digest", "8 o clock", "Mon-Fri 08:00"),
+            (format!("{slack}\nescalate_after = '0s'"), "escalate_after", "nobody", "remove"),
+            (
+                format!("{slack}\ndigest = ['08:00']\nescalate_after = '5m'"),
+                "escalate_after",
+                "digest",
+                "two tables",
+            ),
+            ("kind = 'ntfy'\ntopic = 'a b'".into(), "topic", "\"a b\"", "1 to 64"),
+            (
+                format!("kind = 'telegram'\nsecret_file = '{key}'\nchat_id = 'us'"),
+                "chat_id",
+                "\"us\"",
+                "number",
+            ),
+            (format!("{mail}\nfrom = 'nobody'"), "from", "\"nobody\"", "ops@example.com"),
+            (format!("{mail}\ntls = 'ssl'"), "tls", "\"ssl\"", "starttls"),
+            (format!("{mail}\nuser = 'u'"), "user", "no password", "secret_file"),
+            (format!("{mail}\nsecret_file = '{key}'"), "secret_file", "nobody", "set user"),
+            (
+                format!("{mail}\nuser = 'u'\nsecret_file = '{key}'\ntls = 'none'"),
+                "tls",
+                "in the clear",
+                "starttls",
+            ),
+        ] {
+            let found = check(&read(&text));
+            let [problem] = &found[..] else { panic!("{text}: {found:?}") };
+            assert!(problem.starts_with(&format!("{key}: ")), "{text}: {problem}");
+            assert!(problem.contains(word) && problem.contains(fix), "{text}: {problem}");
+            assert!(!problem.contains("secret@") && !problem.contains("hunter2"), "{problem}");
+            assert!(!problem.contains("/secret"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_kind_is_named_first() {
+        for (text, nearest) in
+            [("mail", "email"), ("pager_duty", "pagerduty"), ("web-hook", "webhook")]
+        {
+            let told = unknown(text);
+            assert!(told.contains(&format!("write one of {nearest}, ")), "{told}");
+            assert!(KINDS.iter().all(|kind| told.contains(kind.name)), "{told}");
+        }
+    }
+}
