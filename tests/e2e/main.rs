@@ -40,5 +40,6 @@ mod services;
 mod services_systemd;
 mod shared_pool;
 mod silence;
+mod told;
 mod upstream_groups;
 mod upstreams;

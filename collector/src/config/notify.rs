@@ -1,14 +1,15 @@
 //! `[[notify]]` and `[deadman]`: where incidents are told, and the heartbeat.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 use wire::units::Span;
 
-/// `[[notify]]`: one receiver, and what it wants to hear. Which keys a kind takes: `notify::check`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// `[[notify]]`: one receiver, and what it wants to hear. Which keys a kind takes: `notify::kinds`.
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NotifyConfig {
     /// `webhook`, `alertmanager`, `email`, `slack`, `teams`, `discord`, `telegram`, `ntfy`, `pagerduty`
@@ -98,7 +99,7 @@ impl NotifyConfig {
 }
 
 /// `[deadman]`: a URL asked for while the collector is healthy, so that its silence rings a bell.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeadmanConfig {
     /// Where to; the path may be a secret, so it is never shown.
@@ -109,8 +110,41 @@ pub struct DeadmanConfig {
     pub interval: Span,
 }
 
+/// Without its URL, which may be a secret.
+impl fmt::Debug for NotifyConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("NotifyConfig");
+        shown.field("kind", &self.kind).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Without its URL, which may be a secret.
+impl fmt::Debug for DeadmanConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_set = self.url.is_some() || self.url_file.is_some();
+        let mut shown = f.debug_struct("DeadmanConfig");
+        shown.field("is_set", &is_set).field("interval", &self.interval).finish()
+    }
+}
+
 impl Default for DeadmanConfig {
     fn default() -> Self {
         Self { url: None, url_file: None, interval: Span(Duration::from_secs(60)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_that_is_logged_shows_no_url() {
+        let url = Some("https://hooks.example/hunter2".to_owned());
+        let notify = NotifyConfig { url: url.clone(), kind: "slack".into(), ..Default::default() };
+        let deadman = DeadmanConfig { url, ..DeadmanConfig::default() };
+        let config = super::super::Config { notify: vec![notify], deadman, ..Default::default() };
+        let shown = format!("{config:?}");
+        assert!(shown.contains("slack") && shown.contains("is_set: true"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 }
