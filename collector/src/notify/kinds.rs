@@ -441,17 +441,27 @@ mod tests {
         assert_eq!(KINDS.len(), 10, "each has a case here");
     }
 
+    /// Each case: a table, and key, a word and a word of the fix of the one problem it has.
+    fn check_cases(cases: &[(String, &str, &str, &str)]) {
+        for (text, key, word, fix) in cases {
+            let found = check(&read(text));
+            let [problem] = &found[..] else { panic!("{text}: {found:?}") };
+            assert!(problem.starts_with(&format!("{key}: ")), "{text}: {problem}");
+            assert!(problem.contains(word) && problem.contains(fix), "{text}: {problem}");
+            assert!(!problem.contains("secret@") && !problem.contains("hunter2"), "{problem}");
+            assert!(!problem.contains("/secret"), "{problem}");
+        }
+    }
+
     #[test]
-    fn what_is_wrong_with_a_table_is_told_with_its_key_and_fix() {
+    fn keys_that_a_kind_needs_or_does_not_take_are_told_with_their_fix() {
         let dir = tempfile::tempdir().unwrap();
-        let shown = |path: PathBuf| path.display().to_string();
-        let open = shown(file(&dir, "open", "0123456789abcdef", 0o644));
-        let key = shown(file(&dir, "key", "0123456789abcdef", 0o640));
-        let url = shown(file(&dir, "url", "https://x/y", 0o640));
-        let nonsense = shown(file(&dir, "nonsense", "hunter2", 0o600));
+        let url = file(&dir, "url", "https://x/y", 0o640);
+        let url = url.display();
+        let key = file(&dir, "key", "0123456789abcdef", 0o640);
+        let key = key.display();
         let slack = "kind = 'slack'\nurl = 'https://x/y'";
-        let mail = "kind = 'email'\nurl = 'smtp://m:25'\nto = ['a@b.example']";
-        for (text, key, word, fix) in [
+        check_cases(&[
             ("kind = 'slak'".into(), "kind", "\"slak\"", "one of slack, "),
             ("kind = ''".into(), "kind", "is missing", "write one of "),
             (format!("{slack}\nchat_id = '1'"), "chat_id", "slack", "it is for telegram"),
@@ -471,6 +481,18 @@ mod tests {
             ),
             ("kind = 'email'\nurl = 'smtp://m:25'".into(), "to", "missing", "who gets the mail"),
             ("kind = 'teams'".into(), "url", "missing", "url_file"),
+        ]);
+    }
+
+    #[test]
+    fn urls_and_files_are_told_with_their_fix_and_nothing_of_what_they_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = file(&dir, "open", "0123456789abcdef", 0o644);
+        let open = open.display();
+        let nonsense = file(&dir, "nonsense", "hunter2", 0o600);
+        let nonsense = nonsense.display();
+        let slack = "kind = 'slack'\nurl = 'https://x/y'";
+        check_cases(&[
             (
                 "kind = 'slack'\nurl = 'hooks/secret'".into(),
                 "url",
@@ -510,6 +532,17 @@ mod tests {
                 "/no/t.j2",
                 "built-in",
             ),
+        ]);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_told_with_their_fix() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = file(&dir, "key", "0123456789abcdef", 0o640);
+        let key = key.display();
+        let slack = "kind = 'slack'\nurl = 'https://x/y'";
+        let mail = "kind = 'email'\nurl = 'smtp://m:25'\nto = ['a@b.example']";
+        check_cases(&[
             (
                 format!("{slack}\nmessages_per_minute_max = 0"),
                 "messages_per_minute_max",
@@ -543,14 +576,7 @@ mod tests {
                 "in the clear",
                 "starttls",
             ),
-        ] {
-            let found = check(&read(&text));
-            let [problem] = &found[..] else { panic!("{text}: {found:?}") };
-            assert!(problem.starts_with(&format!("{key}: ")), "{text}: {problem}");
-            assert!(problem.contains(word) && problem.contains(fix), "{text}: {problem}");
-            assert!(!problem.contains("secret@") && !problem.contains("hunter2"), "{problem}");
-            assert!(!problem.contains("/secret"), "{problem}");
-        }
+        ]);
     }
 
     #[test]

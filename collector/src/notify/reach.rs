@@ -50,6 +50,9 @@ const SEVERITIES: [(&str, &[&str]); 5] = [
     ("services", &["critical"]),
 ];
 
+/// Minutes of a week.
+const WEEK: u32 = 7 * 24 * 60;
+
 /// Stretches of the week that a hint names.
 const STRETCHES_SHOWN: usize = 3;
 
@@ -230,7 +233,6 @@ fn gaps(routes: &[&NotifyConfig], now: UnixMillis) -> Option<String> {
     let begin = monday(now, &zone);
     let minute = |n: u32| begin.plus(Duration::from_secs(60 * u64::from(n)));
     let is_told = |n: u32| hours.iter().any(|hours| hours.contain(minute(n)));
-    const WEEK: u32 = 7 * 24 * 60;
     let mut found: Vec<(u32, u32)> = Vec::new();
     for n in (0..WEEK).filter(|n| !is_told(*n)) {
         match found.last_mut() {

@@ -50,12 +50,11 @@ enum Trial {
 
 /// Of one route, or of all, one after the other.
 async fn test(route: Option<String>, json: bool, client: &Client) -> Result<Answer, Failure> {
-    let names = match route {
-        Some(name) => vec![name],
-        None => {
-            let found: Vec<RouteView> = client.get(&["notify", "routes"], &()).await?;
-            found.into_iter().map(|view| view.route).collect()
-        }
+    let names = if let Some(name) = route {
+        vec![name]
+    } else {
+        let found: Vec<RouteView> = client.get(&["notify", "routes"], &()).await?;
+        found.into_iter().map(|view| view.route).collect()
     };
     if names.is_empty() {
         return Ok(Answer {
@@ -178,25 +177,19 @@ fn when(view: &RouteView) -> String {
 fn owed(view: &RouteView, now: UnixMillis) -> String {
     let mut parts = Vec::new();
     if view.n_owed > 0 {
-        let tries = if view.n_tries > 0 {
-            format!(", {} in vain", plural_tries(view.n_tries))
-        } else {
-            String::new()
+        let tries = match view.n_tries {
+            0 => String::new(),
+            1 => ", 1 try in vain".to_owned(),
+            n => format!(", {n} tries in vain"),
         };
-        let due = view.oldest_due_at.map_or(String::new(), |due| match due > now {
-            true => format!(", next in {}", span(due.since(now))),
-            false => String::new(),
-        });
+        let waits = view.oldest_due_at.filter(|due| *due > now);
+        let due = waits.map_or(String::new(), |due| format!(", next in {}", span(due.since(now))));
         parts.push(format!("{}{tries}{due}", view.n_owed));
     }
     if view.n_held > 0 {
         parts.push(format!("{} kept back", view.n_held));
     }
     if parts.is_empty() { "nothing".into() } else { parts.join("; ") }
-}
-
-fn plural_tries(n: u64) -> String {
-    if n == 1 { "1 try".into() } else { format!("{n} tries") }
 }
 
 #[cfg(test)]

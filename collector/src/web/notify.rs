@@ -202,13 +202,11 @@ pub(super) async fn test(
             }
         }
     });
-    match trial.await {
-        Ok(told) => told.map(Json),
-        Err(_) => {
-            let (error, fix) = ("the test was cut off", "look into the collector's log");
-            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error, fix))
-        }
-    }
+    let told = trial.await.unwrap_or_else(|_| {
+        let (error, fix) = ("the test was cut off", "look into the collector's log");
+        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error, fix))
+    });
+    told.map(Json)
 }
 
 fn receiver<'a>(state: &'a AppState, name: &str) -> Result<&'a Receiver, ApiError> {

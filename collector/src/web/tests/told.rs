@@ -16,12 +16,12 @@ fn later(s: u64) -> String {
     clock::now().plus(Duration::from_secs(s)).to_rfc3339()
 }
 
-fn wish(matches: Value) -> Value {
+fn wish(matches: &Value) -> Value {
     json!({"match": matches, "ends_at": later(3600), "reason": "kernel update", "by": "ann"})
 }
 
 /// The keys of `wish` with some replaced; null takes one away.
-fn but(mut wish: Value, changes: Value) -> Value {
+fn but(mut wish: Value, changes: &Value) -> Value {
     let keys = wish.as_object_mut().unwrap();
     for (key, value) in changes.as_object().unwrap() {
         keys.insert(key.clone(), value.clone());
@@ -85,7 +85,7 @@ async fn a_silence_is_made_listed_and_ended_in_the_shape_of_the_contract() {
     site.add_server("web-07").await;
     site.add_server("web-08").await;
     site.add_incident(1, incident("01JD4Z8QK0A1B2C3D4E5F6G7H8")).await;
-    let (status, made) = site.ask("post", "/api/v1/silences", wish(json!({"rack": "r*"}))).await;
+    let (status, made) = site.ask("post", "/api/v1/silences", wish(&json!({"rack": "r*"}))).await;
     assert_eq!(status, 201, "{made}");
     let shape = [
         "by",
@@ -106,7 +106,7 @@ async fn a_silence_is_made_listed_and_ended_in_the_shape_of_the_contract() {
     assert_eq!((&made["state"], &made["match"]), (&json!("active"), &json!({"rack": "r*"})));
     assert_eq!((&made["n_servers"], &made["n_incidents"]), (&json!(2), &json!(1)));
     assert_eq!(made["hint"], Value::Null);
-    let early = but(wish(json!({"server": "db-1"})), json!({"starts_at": later(60)}));
+    let early = but(wish(&json!({"server": "db-1"})), &json!({"starts_at": later(60)}));
     let (_, pending) = site.ask("post", "/api/v1/silences", early).await;
     assert_eq!(pending["state"], "pending");
     assert_eq!(pending["hint"], "no server is named db-1");
@@ -131,7 +131,7 @@ async fn a_beginning_of_a_silences_id_is_enough_when_no_other_has_it() {
     let site = Site::new();
     let mut ids = Vec::new();
     for rack in ["r1", "r2"] {
-        let (_, made) = site.ask("post", "/api/v1/silences", wish(json!({"rack": rack}))).await;
+        let (_, made) = site.ask("post", "/api/v1/silences", wish(&json!({"rack": rack}))).await;
         ids.push(made["id"].as_str().unwrap().to_owned());
     }
     for (id, status) in
@@ -147,7 +147,7 @@ async fn a_beginning_of_a_silences_id_is_enough_when_no_other_has_it() {
 #[tokio::test]
 async fn a_silence_that_makes_no_sense_is_refused_with_the_fix() {
     let site = Site::new();
-    let good = wish(json!({"rack": "r7"}));
+    let good = wish(&json!({"rack": "r7"}));
     for (changes, status, error, fix) in [
         (json!({"match": {}}), 400, "match: is empty: it would silence everything", "'server=*'"),
         (
@@ -175,8 +175,7 @@ async fn a_silence_that_makes_no_sense_is_refused_with_the_fix() {
         (json!({"forever": true}), 422, "unknown field", "openapi"),
         (json!({"reason": null}), 422, "missing field", "openapi"),
     ] {
-        let (got, answer) =
-            site.ask("post", "/api/v1/silences", but(good.clone(), changes.clone())).await;
+        let (got, answer) = site.ask("post", "/api/v1/silences", but(good.clone(), &changes)).await;
         assert_eq!((got, keys(&answer)), (status, vec!["error", "fix"]), "{changes}: {answer}");
         assert!(answer["error"].as_str().unwrap().contains(error), "{changes}: {answer}");
         assert!(answer["fix"].as_str().unwrap().contains(fix), "{changes}: {answer}");
