@@ -61,9 +61,8 @@ pub const KINDS: &[Kind] = &[
         name: "email",
         url: None,
         schemes: &["smtp"],
-        needs: &["url", "to"],
+        needs: &["url", "from", "to"],
         takes: &[
-            "from",
             "tls",
             "user",
             "secret_file",
@@ -218,6 +217,7 @@ fn what_to_write(kind: &Kind, key: &str) -> String {
         ("telegram", "secret_file") => "name the file with the token of your bot".into(),
         ("pagerduty", "secret_file") => "name the file with the integration key (Events API v2)".into(),
         (name, "secret_file") => format!("name the file with the key of {name}"),
+        (_, "from") => "write who sends, e.g. \"gatewatch@example.com\"".into(),
         (_, "to") => "write who gets the mail, e.g. [\"oncall@example.com\"]".into(),
         (_, "chat_id") => "write the chat, e.g. \"-1001234567890\" or \"@channel\"".into(),
         (_, "topic") => "write the topic to publish to, e.g. \"gatewatch\"".into(),
@@ -266,11 +266,6 @@ fn addresses(kind: &Kind, config: &NotifyConfig, problems: &mut Vec<String>) {
             problems.push("secret_file: is a password of nobody: set user too".into());
         }
         _ => {}
-    }
-    let signs_in = config.user.is_some() || config.secret_file.is_some();
-    if config.tls.as_deref() == Some("none") && signs_in {
-        problems
-            .push("tls: the password would cross the network in the clear: use starttls".into());
     }
 }
 
@@ -423,7 +418,10 @@ mod tests {
         for (kind, rest) in [
             ("webhook", format!("url = 'https://x.example'\nsecret_file = '{key}'")),
             ("alertmanager", "url = 'http://127.0.0.1:9093'".into()),
-            ("email", "url = 'smtp://mail.example:587'\nto = ['Ops <ops@example.com>']".into()),
+            (
+                "email",
+                "url = 'smtp://m:587'\nfrom = 'g@example.com'\nto = ['Ops <o@example.com>']".into(),
+            ),
             ("slack", format!("url_file = '{url}'")),
             ("teams", "url = 'https://x.example/hook'".into()),
             ("discord", format!("url_file = '{url}'\ndigest = ['Mon-Fri 08:00', '12:30']")),
@@ -479,7 +477,12 @@ mod tests {
                 "alertmanager",
                 "another kind",
             ),
-            ("kind = 'email'\nurl = 'smtp://m:25'".into(), "to", "missing", "who gets the mail"),
+            (
+                "kind = 'email'\nurl = 'smtp://m:25'\nfrom = 'a@b.example'".into(),
+                "to",
+                "missing",
+                "who gets the mail",
+            ),
             ("kind = 'teams'".into(), "url", "missing", "url_file"),
         ]);
     }
@@ -541,7 +544,8 @@ mod tests {
         let key = file(&dir, "key", "0123456789abcdef", 0o640);
         let key = key.display();
         let slack = "kind = 'slack'\nurl = 'https://x/y'";
-        let mail = "kind = 'email'\nurl = 'smtp://m:25'\nto = ['a@b.example']";
+        let mail =
+            "kind = 'email'\nurl = 'smtp://m:25'\nfrom = 'a@b.example'\nto = ['a@b.example']";
         check_cases(&[
             (
                 format!("{slack}\nmessages_per_minute_max = 0"),
@@ -566,16 +570,15 @@ mod tests {
                 "\"us\"",
                 "number",
             ),
-            (format!("{mail}\nfrom = 'nobody'"), "from", "\"nobody\"", "ops@example.com"),
+            (
+                mail.replace("from = 'a@b.example'", "from = 'nobody'"),
+                "from",
+                "\"nobody\"",
+                "ops@example.com",
+            ),
             (format!("{mail}\ntls = 'ssl'"), "tls", "\"ssl\"", "starttls"),
             (format!("{mail}\nuser = 'u'"), "user", "no password", "secret_file"),
             (format!("{mail}\nsecret_file = '{key}'"), "secret_file", "nobody", "set user"),
-            (
-                format!("{mail}\nuser = 'u'\nsecret_file = '{key}'\ntls = 'none'"),
-                "tls",
-                "in the clear",
-                "starttls",
-            ),
         ]);
     }
 

@@ -220,7 +220,13 @@ fn receiver<'a>(state: &'a AppState, name: &str) -> Result<&'a Receiver, ApiErro
 /// What to do when a receiver of this kind does not take a message.
 fn fix(kind: &str, why: &str) -> String {
     let why = why.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    // A status stands alone: the same digits in a port are none.
+    let is_status = |word: &str| word.bytes().all(|b| b.is_ascii_digit());
+    let numbers: Vec<&str> = why.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let found = |word: &&str| {
+        if is_status(word) { numbers.contains(word) } else { why.contains(word) }
+    };
+    let has = |words: &[&str]| words.iter().any(found);
     if has(&["certificate", "unknownissuer", "tls", "handshake"]) {
         return "trust its authority with ca_file, or name it by a host its certificate is for"
             .into();
@@ -269,6 +275,7 @@ mod tests {
             ("webhook", "error sending request: dns error: failed to lookup", "resolver"),
             ("discord", "the receiver answered 404 Not Found", "check url"),
             ("ntfy", "the receiver answered 429 Too Many Requests", "limits us"),
+            ("webhook", "127.0.0.1:40123: Connection refused", "listens"),
             ("webhook", "no answer within 45 s", "may reach it"),
             ("teams", "the receiver answered 500 Internal Server Error", "test again"),
         ] {
