@@ -312,8 +312,8 @@ pub struct SilenceAdd {
 /// `notify ...`
 #[derive(Debug, Subcommand)]
 pub enum NotifyCommand {
-    /// Lists what became of each page on each route, and why: owed, delivered, suppressed, refused,
-    /// expired, superseded or dropped.
+    /// Lists what became of each page on each route, and why: owed, delivered, suppressed, unwanted,
+    /// refused, expired, superseded or dropped.
     Log(NotifyLog),
     /// Lists the routes: whom they tell, of what, when, and how they stand.
     Routes {

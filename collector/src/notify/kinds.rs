@@ -437,6 +437,13 @@ mod tests {
             assert!(bare.iter().all(|text| text.contains(": is missing: ")), "{bare:?}");
         }
         assert_eq!(KINDS.len(), 10, "each has a case here");
+        for kind in KINDS {
+            assert_eq!(kind.url.is_none(), kind.needs.contains(&"url"), "{}", kind.name);
+            assert!(kind.takes.iter().all(|key| !kind.needs.contains(key)), "{}", kind.name);
+            let bare = NotifyConfig::default();
+            let known = |key: &&str| set(&bare).iter().any(|(known, _)| known == key);
+            assert!(kind.needs.iter().chain(kind.takes).all(known), "{}", kind.name);
+        }
     }
 
     /// Each case: a table, and key, a word and a word of the fix of the one problem it has.
