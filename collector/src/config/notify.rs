@@ -43,6 +43,8 @@ pub struct NotifyConfig {
     pub send_resolved: bool,
     /// Messages a minute at most; the others wait.
     pub messages_per_minute_max: u32,
+    /// Alertmanager: how often it is told again what is not over, because it forgets.
+    pub repeat_interval: Span,
     /// Template of the body (of an e-mail: of its text) in place of the built-in one.
     pub template_file: Option<PathBuf>,
     /// Template of an e-mail's HTML in place of the built-in one.
@@ -78,6 +80,7 @@ impl Default for NotifyConfig {
             digest: Vec::new(),
             send_resolved: true,
             messages_per_minute_max: 30,
+            repeat_interval: Span(Duration::from_secs(60)),
             template_file: None,
             html_template_file: None,
             tls: None,

@@ -12,20 +12,24 @@
 pub mod clerk;
 pub mod hours;
 pub mod kinds;
+mod line;
 pub mod matcher;
 pub mod message;
 pub mod page;
+pub mod rate;
 pub mod reach;
 pub mod receiver;
 pub mod route;
 pub mod sample;
 pub mod secret;
 pub mod sender;
+pub mod stats;
 pub mod teller;
 pub mod webhook;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -34,12 +38,14 @@ use crate::errors;
 use crate::store::{Store, outbox};
 pub use clerk::Clerk;
 pub use kinds::Fault;
+use line::Line;
 pub use message::{Event, Message};
 pub use page::Page;
 pub use receiver::{Receiver, receivers};
 pub use route::Route;
 pub use sender::{SendError, Sender};
-pub use teller::{Pace, Stats};
+pub use stats::Stats;
+pub use teller::Pace;
 
 /// A configured receiver.
 #[derive(Clone, Debug)]
@@ -50,6 +56,10 @@ pub struct Target {
     pub sender: Sender,
     /// Messages a minute at most.
     pub messages_per_minute_max: u32,
+    /// Which kind of receiver it is.
+    pub kind: String,
+    /// How often it is told again what is not over; `None` when it does not forget.
+    pub again_every: Option<Duration>,
 }
 
 /// Every `[[notify]]` table as a receiver; `Err` lists what is wrong, one line per problem.
@@ -59,10 +69,14 @@ pub fn targets(configs: &[NotifyConfig]) -> Result<Vec<Target>, Vec<String>> {
         return Err(problems);
     }
     let target = |(index, config): (usize, &NotifyConfig)| {
+        let route = Route::new(config, index)?;
+        let forgets = config.kind == "alertmanager";
         Ok(Target {
-            route: Route::new(config, index)?,
+            route,
             sender: Sender::new(config)?,
             messages_per_minute_max: config.messages_per_minute_max,
+            kind: config.kind.clone(),
+            again_every: forgets.then_some(config.repeat_interval.0),
         })
     };
     configs.iter().enumerate().map(target).collect()
@@ -125,6 +139,7 @@ pub async fn run(
     }
     let routes = targets.iter().map(|target| target.route.clone()).collect();
     let clerk = Clerk { store: store.clone(), routes };
-    let tellers = teller::run(store, targets, links, pace, stats, stop.clone());
+    let lines = targets.into_iter().map(|target| Line::new(&store, target, &links)).collect();
+    let tellers = teller::run(store, lines, pace, stats, stop.clone());
     tokio::join!(clerk.run(stop), tellers);
 }

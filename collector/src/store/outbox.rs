@@ -224,7 +224,7 @@ pub fn due(
     conn.prepare_cached(
         "SELECT id, tries, delivery, incident, body FROM outbox o WHERE route = ?1 AND due <= ?2 AND id =
            (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)
-         ORDER BY due, id LIMIT ?3",
+         ORDER BY body ->> '$.event' = 'updated', due, id LIMIT ?3",
     )?
     .query_map(params![route, now.0, n_max as i64], |row| {
         Ok(DueRow {

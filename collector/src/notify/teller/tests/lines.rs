@@ -1,0 +1,344 @@
+//! Tellers over lines of which each answer is known.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::super::line::{Line, Sending};
+use super::super::super::{Event, Message, SendError, Stats};
+use super::super::{AGE_MAX, Pace, run};
+use crate::model::Incident;
+use crate::store::notices::{self, Filter, What};
+use crate::store::{Store, outbox};
+use crate::{ca, clock};
+
+const QUICK: Pace = Pace { base: Duration::from_millis(4), cap: Duration::from_millis(8) };
+const CUT_OFF: Duration = Duration::from_millis(300);
+
+/// What a receiver does with a try.
+pub(super) enum Answer {
+    Takes,
+    /// It may take it another time.
+    Fails,
+    /// It wants to be left alone for so long.
+    Later(Duration),
+    /// It will never take it.
+    Refuses,
+    Hangs,
+}
+
+/// One try as the receiver saw it.
+#[derive(Clone, Debug)]
+pub(super) struct Try {
+    pub(super) incident: String,
+    pub(super) event: Event,
+    pub(super) at: Instant,
+}
+
+/// When it was told again, and of which incidents.
+type Repetition = (Instant, Vec<String>);
+
+#[derive(Clone, Default)]
+struct Tries(Arc<Mutex<Vec<Try>>>);
+
+impl Tries {
+    fn all(&self) -> Vec<Try> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn of(&self, incident: &str) -> Vec<Try> {
+        self.all().into_iter().filter(|one| one.incident == incident).collect()
+    }
+}
+
+/// A line whose receiver answers the n-th try of all, from 0, as `answer` says.
+fn line(
+    route: &str,
+    answer: impl Fn(usize, &Try) -> Answer + Send + Sync + 'static,
+) -> (Line, Tries) {
+    let tries = Tries::default();
+    let kept = tries.clone();
+    let send = move |message: Message| -> Sending {
+        let incident = message.incident.as_ref().map(|incident| incident.id.clone());
+        let now = clock::instant();
+        let one = Try { incident: incident.unwrap_or_default(), event: message.event, at: now };
+        let answer = {
+            let mut kept = kept.0.lock().unwrap();
+            kept.push(one.clone());
+            answer(kept.len() - 1, &one)
+        };
+        Box::pin(answered(answer))
+    };
+    let line = Line {
+        route: route.to_owned(),
+        to: "https://there".to_owned(),
+        per_minute: 100_000,
+        answer_max: CUT_OFF,
+        send: Arc::new(send),
+        again: None,
+    };
+    (line, tries)
+}
+
+pub(super) async fn answered(answer: Answer) -> Result<(), SendError> {
+    let error = SendError::passing("no");
+    match answer {
+        Answer::Takes => Ok(()),
+        Answer::Fails => Err(error),
+        Answer::Later(span) => Err(SendError { retry_after: Some(span), ..error }),
+        Answer::Refuses => Err(SendError { is_final: true, ..error }),
+        Answer::Hangs => std::future::pending().await,
+    }
+}
+
+struct Desk {
+    store: Store,
+    _dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { store: Store::open(dir.path()).unwrap(), _dir: dir }
+    }
+
+    async fn owe(&self, route: &str, incident: &str, event: Event) {
+        let now = clock::now();
+        let incident = Incident { id: incident.to_owned(), ..crate::samples::incident() };
+        let message = message(event, Some(incident.clone()), now);
+        let body = serde_json::to_string(&message).unwrap();
+        let route = route.to_owned();
+        let write = self
+            .store
+            .write(move |tx| outbox::owe(tx, &incident.id, &route, now, &message.delivery, &body));
+        write.await.unwrap();
+    }
+
+    fn start(&self, lines: Vec<Line>, pace: Pace) -> (Arc<Stats>, CancellationToken) {
+        let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
+        tokio::spawn(run(self.store.clone(), lines, pace, Arc::clone(&stats), stop.clone()));
+        (stats, stop)
+    }
+
+    async fn n_owed(&self, route: &str) -> u64 {
+        let owed = self.store.read(outbox::owed).await.unwrap();
+        owed.iter().find(|owed| owed.route == route).map_or(0, |owed| owed.n)
+    }
+
+    async fn until_owed(&self, route: &str, n: u64) {
+        for _ in 0..6000 {
+            if self.n_owed(route).await == n {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{n} wanted, {} owed", self.n_owed(route).await);
+    }
+
+    /// What became of the messages of an incident, in order.
+    async fn whats(&self, incident: &str) -> Vec<What> {
+        let filter = Filter { incident: Some(incident.to_owned()), ..Filter::default() };
+        let notices = self.store.read(move |conn| notices::list(conn, &filter)).await.unwrap();
+        notices.into_iter().map(|notice| notice.what).collect()
+    }
+}
+
+pub(super) fn message(event: Event, incident: Option<Incident>, at: wire::UnixMillis) -> Message {
+    Message {
+        event,
+        delivery: ca::new_id(at).unwrap().to_string(),
+        at,
+        reason: "it began".to_owned(),
+        incident,
+        before: None,
+        changed_back: None,
+        digest: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_time_gets_it_from_its_whole_route_and_no_other() {
+    let desk = Desk::new();
+    let asked = Duration::from_millis(700);
+    let (slow, tries) =
+        line("slow", move |n, _| if n == 0 { Answer::Later(asked) } else { Answer::Takes });
+    let (other, others) = line("other", |_, _| Answer::Takes);
+    desk.owe("slow", "A", Event::Opened).await;
+    let (stats, _stop) = desk.start(vec![slow, other], QUICK);
+    while tries.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    desk.owe("slow", "B", Event::Opened).await;
+    desk.owe("other", "B", Event::Opened).await;
+    desk.until_owed("slow", 0).await;
+    desk.until_owed("other", 0).await;
+    let tries = tries.all();
+    let first = tries[0].at;
+    assert_eq!(tries.len(), 3, "{tries:?}");
+    assert!(tries[1..].iter().all(|one| one.at - first >= asked), "{tries:?}");
+    assert_eq!(others.all().len(), 1);
+    let counts = stats.by_route();
+    assert_eq!((counts["slow"].n_delivered, counts["slow"].n_failed), (2, 1));
+    assert_eq!((counts["other"].n_delivered, counts["other"].n_failed), (1, 0));
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_given_up_at_once_and_the_next_of_its_incident_goes_on() {
+    let desk = Desk::new();
+    let (line, tries) =
+        line(
+            "r",
+            |_, one| {
+                if one.event == Event::Opened { Answer::Refuses } else { Answer::Takes }
+            },
+        );
+    desk.owe("r", "A", Event::Opened).await;
+    desk.owe("r", "A", Event::Resolved).await;
+    let (stats, _stop) = desk.start(vec![line], QUICK);
+    desk.until_owed("r", 0).await;
+    assert_eq!(tries.all().len(), 2);
+    assert_eq!(desk.whats("A").await, [What::Refused, What::Delivered]);
+    assert_eq!(stats.n_refused.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.n_expired.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_is_cut_off_and_its_other_incidents_go_on_meanwhile() {
+    let desk = Desk::new();
+    let (line, tries) =
+        line(
+            "r",
+            |n, one| {
+                if one.incident == "A" && n == 0 { Answer::Hangs } else { Answer::Takes }
+            },
+        );
+    for (incident, event) in [("A", Event::Opened), ("A", Event::Resolved), ("B", Event::Opened)] {
+        desk.owe("r", incident, event).await;
+    }
+    let (stats, _stop) = desk.start(vec![line], QUICK);
+    desk.until_owed("r", 0).await;
+    let of_a = tries.of("A");
+    let events: Vec<Event> = of_a.iter().map(|one| one.event).collect();
+    assert_eq!(events, [Event::Opened, Event::Opened, Event::Resolved]);
+    assert!(of_a[1].at - of_a[0].at >= CUT_OFF);
+    assert!(tries.of("B")[0].at < of_a[1].at, "it did not wait: {:?}", tries.all());
+    assert_eq!(stats.n_failed.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_receiver_that_answers_500_for_hundreds_of_tries_has_it_once_it_works_and_in_order() {
+    let desk = Desk::new();
+    let (line, tries) = line("r", |n, _| if n < 300 { Answer::Fails } else { Answer::Takes });
+    for event in [Event::Opened, Event::Updated, Event::Resolved] {
+        desk.owe("r", "A", event).await;
+    }
+    let pace = Pace { base: Duration::from_micros(100), cap: Duration::from_micros(200) };
+    let (stats, _stop) = desk.start(vec![line], pace);
+    desk.until_owed("r", 0).await;
+    let tries = tries.all();
+    assert!(tries[..=300].iter().all(|one| one.event == Event::Opened));
+    assert_eq!(
+        tries[301..].iter().map(|one| one.event).collect::<Vec<_>>(),
+        [Event::Updated, Event::Resolved]
+    );
+    assert_eq!(desk.whats("A").await, [What::Delivered; 3], "one line each");
+    assert_eq!(stats.n_failed.load(Ordering::Relaxed), 300);
+}
+
+#[test]
+fn an_hour_of_500_is_some_dozen_tries_and_no_pause_is_longer_than_five_minutes() {
+    let pace = Pace::default();
+    for random in [0.0, 0.1, 0.5, 1.0] {
+        let (mut age, mut n_tries) = (Duration::ZERO, 0);
+        while age < Duration::from_secs(3600) {
+            let wait = pace.wait(n_tries, random, None, age);
+            assert!(wait <= Duration::from_secs(300) && wait >= Duration::from_millis(100));
+            age += wait;
+            n_tries += 1;
+        }
+        if random >= 0.5 {
+            assert!((12..=40).contains(&n_tries), "{n_tries} tries with {random}");
+        }
+    }
+    // Not before it is asked for, but not beyond the end either.
+    let (s, hour) = (Duration::from_secs, Duration::from_secs(3600));
+    for (asked, age, expected) in [
+        (Some(s(30)), s(0), s(30)),
+        (None, s(0), s(1)),
+        (Some(AGE_MAX * 30), hour, AGE_MAX.checked_sub(hour).unwrap()),
+        (Some(hour), AGE_MAX, s(1)),
+    ] {
+        assert_eq!(pace.wait(0, 1.0, asked, age), expected, "{asked:?} at {age:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_over_the_limit_of_a_minute_waits_and_beginnings_go_first() {
+    let desk = Desk::new();
+    let (mut line, tries) = line("r", |_, _| Answer::Takes);
+    line.per_minute = 3;
+    for (incident, event) in [
+        ("A", Event::Updated),
+        ("B", Event::Updated),
+        ("C", Event::Opened),
+        ("D", Event::Resolved),
+        ("E", Event::Opened),
+    ] {
+        desk.owe("r", incident, event).await;
+    }
+    let (_stats, stop) = desk.start(vec![line], QUICK);
+    desk.until_owed("r", 2).await;
+    // Some looks later there are still no more.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let mut incidents: Vec<String> = tries.all().into_iter().map(|one| one.incident).collect();
+    incidents.sort();
+    assert_eq!(incidents, ["C", "D", "E"]);
+    assert_eq!(desk.n_owed("r").await, 2, "the others wait");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_receiver_that_forgets_is_told_again_what_is_not_over_and_never_what_is() {
+    let desk = Desk::new();
+    let open = |id: &str| Incident { id: id.to_owned(), ..crate::samples::incident() };
+    let told = [open("A"), open("B")];
+    let write = desk.store.write(move |tx| {
+        for incident in &told {
+            outbox::set_told(tx, incident, "r", clock::now())?;
+        }
+        Ok(())
+    });
+    write.await.unwrap();
+    let (mut line, tries) = line("r", |_, _| Answer::Takes);
+    let repeated: Arc<Mutex<Vec<Repetition>>> = Arc::default();
+    let kept = Arc::clone(&repeated);
+    let again = move |incidents: Vec<Incident>| -> Sending {
+        let ids = incidents.into_iter().map(|incident| incident.id).collect();
+        kept.lock().unwrap().push((clock::instant(), ids));
+        Box::pin(answered(Answer::Takes))
+    };
+    line.again = Some((Duration::from_millis(50), Arc::new(again)));
+    let (stats, stop) = desk.start(vec![line], QUICK);
+    let until_n = async |n: usize| {
+        while repeated.lock().unwrap().len() < n {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    until_n(3).await;
+    // The clerk owes its end and forgets that it was told, in one transaction.
+    desk.owe("r", "A", Event::Resolved).await;
+    desk.store.write(|tx| outbox::forget_told(tx, "A", "r")).await.unwrap();
+    let n = repeated.lock().unwrap().len() + 1; // one may have read before
+    until_n(n + 2).await;
+    desk.until_owed("r", 0).await;
+    let repeated = repeated.lock().unwrap().clone();
+    assert!(repeated[..3].iter().all(|(_, ids)| ids == &["A", "B"]), "{repeated:?}");
+    assert!(repeated[n..].iter().all(|(_, ids)| ids == &["B"]), "{repeated:?}");
+    let ended = tries.of("A")[0].at;
+    let late = repeated.iter().find(|(at, ids)| *at > ended && ids.iter().any(|id| id == "A"));
+    assert!(late.is_none(), "it is not told again after its end: {late:?} after {ended:?}");
+    assert_eq!(stats.n_delivered.load(Ordering::Relaxed), 1, "a repetition is no message");
+    stop.cancel();
+}
