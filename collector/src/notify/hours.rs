@@ -95,3 +95,119 @@ pub(super) fn time(text: &str) -> Option<Time> {
 pub(super) fn zoned(at: UnixMillis, zone: &TimeZone) -> Zoned {
     Timestamp::from_millisecond(at.0).unwrap_or_default().to_zoned(zone.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> UnixMillis {
+        UnixMillis::parse_rfc3339(text).unwrap()
+    }
+
+    fn check(spans: &[&str], zone: &str, cases: &[(&str, bool)]) {
+        let texts: Vec<String> = spans.iter().map(|span| (*span).to_owned()).collect();
+        let hours = Hours::parse(&texts, Some(zone)).unwrap();
+        for (text, expected) in cases {
+            assert_eq!(hours.contain(at(text)), *expected, "{spans:?} {zone} {text}");
+        }
+    }
+
+    #[test]
+    fn hours_contain_their_spans_in_their_zone() {
+        check(&[], "UTC", &[("2026-11-28T03:00:00Z", true)]);
+        // 2026-11-30 is a Monday.
+        check(
+            &["Mon-Fri 08:00-18:00"],
+            "Europe/Berlin",
+            &[
+                ("2026-11-30T06:59:59.999Z", false),
+                ("2026-11-30T07:00:00Z", true),
+                ("2026-11-30T16:59:59Z", true),
+                ("2026-11-30T17:00:00Z", false),
+                ("2026-11-29T10:00:00Z", false),
+                ("2026-07-01T06:00:00Z", true),
+            ],
+        );
+        check(
+            &["Fri 22:00-06:00"],
+            "UTC",
+            &[
+                ("2026-11-27T21:59:00Z", false),
+                ("2026-11-27T22:00:00Z", true),
+                ("2026-11-28T05:59:00Z", true),
+                ("2026-11-28T06:00:00Z", false),
+                ("2026-11-28T23:00:00Z", false),
+            ],
+        );
+        check(
+            &["Sat,Sun 10:00-12:00", "18:00-24:00"],
+            "UTC",
+            &[
+                ("2026-11-28T11:00:00Z", true),
+                ("2026-11-30T11:00:00Z", false),
+                ("2026-11-30T23:59:59Z", true),
+                ("2026-12-01T00:00:00Z", false),
+            ],
+        );
+        check(
+            &["Sat-Mon 00:00-24:00"],
+            "UTC",
+            &[
+                ("2026-11-28T00:00:00Z", true),
+                ("2026-11-30T23:00:00Z", true),
+                ("2026-12-01T00:00:00Z", false),
+            ],
+        );
+    }
+
+    #[test]
+    fn hours_hold_through_gaps_and_folds() {
+        // Berlin, 2026-03-29: 02:00 to 03:00 does not exist.
+        check(
+            &["02:30-03:30"],
+            "Europe/Berlin",
+            &[
+                ("2026-03-29T00:59:00Z", false),
+                ("2026-03-29T01:00:00Z", true),
+                ("2026-03-29T01:29:00Z", true),
+                ("2026-03-29T01:30:00Z", false),
+            ],
+        );
+        check(
+            &["02:00-03:00"],
+            "Europe/Berlin",
+            &[
+                ("2026-03-29T00:59:59Z", false),
+                ("2026-03-29T01:00:00Z", false),
+                ("2026-03-30T00:30:00Z", true),
+            ],
+        );
+        // Berlin, 2026-10-25: 02:00 to 03:00 is there twice, and inside both times.
+        check(
+            &["02:00-03:00"],
+            "Europe/Berlin",
+            &[
+                ("2026-10-24T23:59:00Z", false),
+                ("2026-10-25T00:00:00Z", true),
+                ("2026-10-25T01:30:00Z", true),
+                ("2026-10-25T02:00:00Z", false),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_no_span_or_no_zone_is_said() {
+        for (text, zone, expected) in [
+            ("Mon-Fri", "UTC", "\"Mon-Fri\" is no span of the week"),
+            ("Mon-Fry 08:00-18:00", "UTC", "is no span of the week"),
+            ("08:00-25:00", "UTC", "is no span of the week"),
+            ("08:60-09:00", "UTC", "is no span of the week"),
+            ("08:00", "UTC", "is no span of the week"),
+            ("", "UTC", "is no span of the week"),
+            ("08:00-18:00", "Europe/Bonn", "timezone \"Europe/Bonn\" is not known"),
+        ] {
+            let told = Hours::parse(&[text.to_owned()], Some(zone)).unwrap_err();
+            assert!(told.contains(expected), "{text:?}: {told}");
+        }
+    }
+}

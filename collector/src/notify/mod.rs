@@ -10,6 +10,7 @@
 //! nor makes another one of it: what is sent again has the same `delivery`.
 
 pub mod clerk;
+pub mod digest;
 pub mod hours;
 pub mod kinds;
 mod line;
@@ -38,6 +39,7 @@ use crate::errors;
 use crate::store::{Store, outbox};
 pub use clerk::Clerk;
 pub use kinds::Fault;
+pub use digest::Digest;
 use line::Line;
 pub use message::{Event, Message};
 pub use page::Page;
@@ -58,6 +60,8 @@ pub struct Target {
     pub messages_per_minute_max: u32,
     /// Which kind of receiver it is.
     pub kind: String,
+    /// When it is told, if by digest.
+    pub digest: Option<Digest>,
     /// How often it is told again what is not over; `None` when it does not forget.
     pub again_every: Option<Duration>,
 }
@@ -72,6 +76,7 @@ pub fn targets(configs: &[NotifyConfig]) -> Result<Vec<Target>, Vec<String>> {
         let route = Route::new(config, index)?;
         let forgets = config.kind == "alertmanager";
         Ok(Target {
+            digest: Digest::new(config, &route)?,
             route,
             sender: Sender::new(config)?,
             messages_per_minute_max: config.messages_per_minute_max,
@@ -139,7 +144,9 @@ pub async fn run(
     }
     let routes = targets.iter().map(|target| target.route.clone()).collect();
     let clerk = Clerk { store: store.clone(), routes };
+    let digests = targets.iter().filter_map(|target| target.digest.clone()).collect();
+    let digests = digest::run(store.clone(), digests, stop.clone());
     let lines = targets.into_iter().map(|target| Line::new(&store, target, &links)).collect();
     let tellers = teller::run(store, lines, pace, stats, stop.clone());
-    tokio::join!(clerk.run(stop), tellers);
+    tokio::join!(clerk.run(stop), digests, tellers);
 }

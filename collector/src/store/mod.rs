@@ -7,6 +7,7 @@
 mod ballast;
 mod batch;
 pub mod collector;
+pub mod digests;
 pub mod fleet;
 pub mod evidence;
 pub mod happened;
