@@ -31,6 +31,7 @@ pub mod replay;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -101,6 +102,8 @@ struct Opened {
     ca: Arc<Ca>,
     admin_token: AdminToken,
     targets: Vec<notify::Target>,
+    deadman: Option<notify::Deadman>,
+    ready: Arc<AtomicBool>,
     grpc: listen::Listening,
     http: listen::Listening,
     socket: UnixListener,
@@ -168,11 +171,14 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
         AdminToken::load_or_create(&token).map_err(file(token.clone(), "data_dir"))?;
     let targets = notify::targets(&config.notify);
     let targets = targets.map_err(|problems| RunError::Notify(problems.join("; ")))?;
+    let ready = Arc::<AtomicBool>::default();
+    let deadman = notify::Deadman::new(&config.deadman, store.clone(), Arc::clone(&ready));
+    let deadman = deadman.map_err(|why| RunError::Notify(format!("[deadman] {why}")))?;
     let grpc = listen::open("grpc", &config.grpc.listen, dir).await?;
     let http = listen::open("http", &config.http.listen, dir).await?;
     let socket = web::bind_socket(&config.socket).await;
     let socket = socket.map_err(file(config.socket.clone(), "socket"))?;
-    Ok(Opened { store, ca, admin_token, targets, grpc, http, socket })
+    Ok(Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket })
 }
 
 /// Starts every stage: the ports into `doors`, what outlives them into `rest`.
@@ -184,16 +190,16 @@ fn start(
     doors: &mut JoinSet<Result<(), RunError>>,
     rest: &mut JoinSet<&'static str>,
 ) {
-    let Opened { store, ca, admin_token, targets, grpc, http, socket } = opened;
+    let Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket } = opened;
     let address = web::agents_address(config, grpc.address);
     let links = web::links(config, http.address);
     let mut state =
         AppState::new(store.clone(), Arc::clone(&ca), admin_token, address, stop.clone());
     state.receivers = notify::receivers(&config.notify, &targets);
     state.links = links.as_str().into();
+    state.ready = Arc::clone(&ready);
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
     let live = Live::default();
-    let ready = Arc::clone(&state.ready);
     let (doubt, doubts) = watch::channel(false);
     let witnesses = &config.detect.witnesses;
     let witness = Witness::new(witnesses, live.clone(), heard.clone(), Arc::clone(store.stats()));
@@ -218,6 +224,13 @@ fn start(
         until.cancelled().await; // without receivers it has nothing to do
         "the notifier"
     });
+    if let Some(deadman) = deadman {
+        let until = drained.clone();
+        rest.spawn(async move {
+            deadman.run(until).await;
+            "the heartbeat"
+        });
+    }
     let downloads = web::downloads::router(config.data_dir.join("dl"));
     let ingest = Ingest { ca: Arc::clone(&ca), store, live, heard, downloads };
     let until = stop.clone();

@@ -10,6 +10,7 @@
 //! nor makes another one of it: what is sent again has the same `delivery`.
 
 pub mod clerk;
+pub mod deadman;
 pub mod digest;
 pub mod hours;
 pub mod kinds;
@@ -39,6 +40,7 @@ use crate::errors;
 use crate::store::{Store, outbox};
 pub use clerk::Clerk;
 pub use kinds::Fault;
+pub use deadman::Deadman;
 pub use digest::Digest;
 use line::Line;
 pub use message::{Event, Message};

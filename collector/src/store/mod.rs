@@ -20,6 +20,7 @@ mod open;
 pub mod outbox;
 mod pool;
 pub mod presence;
+pub mod pulse;
 pub mod read;
 pub mod routes;
 pub mod silences;
