@@ -26,6 +26,7 @@ needs=(
     "mkfs.ext4:e2fsprogs"
     "faketime:faketime"
     "redis-server:redis-server"
+    "prometheus-alertmanager:prometheus-alertmanager"
     "memcached:memcached"
     "mariadbd:mariadb-server-core"
     "ip:iproute2"

@@ -13,6 +13,9 @@ use harness::{
 /// Many agents on few processors: nothing waits for it when all is well.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
+/// For `collector.toml`: servers that fail together are an incident each.
+pub(crate) const NO_GROUPS: &str = "[detect]\ngroup_servers_min = 1000\n";
+
 /// A collector that tells `webhook` all there is, and has a batch from each agent twice a second.
 pub(crate) fn told_to(webhook: &Webhook) -> FleetBuilder {
     Fleet::builder().batch_interval("500ms").toml(&webhook.toml())

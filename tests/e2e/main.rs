@@ -4,6 +4,7 @@ mod estate;
 mod farm;
 mod faults;
 
+mod alertmanager;
 mod apache;
 mod bad_input;
 mod chains;
@@ -11,6 +12,7 @@ mod changes;
 mod cli;
 mod clients;
 mod crash;
+mod delivery;
 mod evidence;
 mod groups;
 mod guest;

@@ -1,6 +1,6 @@
 //! Reads the collector's database as it is on disk: what is here was committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,12 @@ pub struct Sample {
     pub attribute: String,
     /// In the metric's unit.
     pub value: f64,
+}
+
+/// The lock of a database; given back in `Drop`.
+#[derive(Debug)]
+pub struct Held {
+    _db: Connection,
 }
 
 /// A handle on `gatewatch.db`; each question opens it anew, read-only.
@@ -218,6 +224,25 @@ impl Db {
     pub fn n_owed(&self) -> Result<i64, String> {
         let db = self.open()?;
         db.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).map_err(|e| e.to_string())
+    }
+
+    /// Messages of a route that were put into the outbox and not superseded, by delivery.
+    pub fn decided(&self, route: &str) -> Result<BTreeSet<String>, String> {
+        let db = self.open()?;
+        let select = "SELECT delivery FROM notice WHERE route = ?1 AND what = 'owed'
+                      EXCEPT SELECT delivery FROM notice WHERE what = 'superseded'";
+        let mut select = db.prepare(select).map_err(|e| e.to_string())?;
+        let rows = select.query_map([route], |row| row.get(0)).map_err(|e| e.to_string())?;
+        rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
+    }
+
+    /// Holds the lock for writing, as a program that hangs would.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        let db = Connection::open(&self.path).expect("the database is there");
+        db.busy_timeout(Duration::from_secs(30)).expect("it is a number");
+        db.execute_batch("BEGIN IMMEDIATE").expect("the collector lets go of the lock");
+        Held { _db: db }
     }
 
     fn open(&self) -> Result<Connection, String> {

@@ -3,6 +3,7 @@
 //! Everything listens on loopback only, on an address of its own, and dies in `Drop`: a test that
 //! panics leaves no process behind. Nothing here sleeps for a result; [`eventually`] polls.
 
+mod alertmanager;
 mod apache;
 mod backend;
 mod caddy;
@@ -31,12 +32,13 @@ mod varnish;
 mod wait;
 mod webhook;
 
+pub use alertmanager::Alertmanager;
 pub use apache::Apache;
 pub use backend::{Backends, Fault, ProxySite, Upstream};
 pub use caddy::Caddy;
 pub use cgroup::Cgroup;
 pub use clock::{instant, now_ms, now_s};
-pub use db::{Counts, Db, Sample, Signals};
+pub use db::{Counts, Db, Held, Sample, Signals};
 pub use disk::SmallDisk;
 pub use fed::{FedServer, Traffic};
 pub use feed::LogFeed;
@@ -56,4 +58,4 @@ pub use systemd::Systemd;
 pub use told::Told;
 pub use varnish::{NcsaFormat, Varnish};
 pub use wait::{eventually, pause};
-pub use webhook::{Delivery, Webhook};
+pub use webhook::{Delivery, Reply, WEBHOOK_SECRET, Webhook};
