@@ -10,6 +10,7 @@ mod widen;
 mod narrow;
 pub mod recovery;
 pub mod story;
+pub mod told;
 pub mod hosts;
 #[cfg(test)]
 mod burning_tests;
@@ -194,7 +195,7 @@ impl Book {
         let due = finding.verdict_at + wait(step, finding);
         self.with(no, |case| {
             case.assess(step.fleet, step.now);
-            let notify = case.tell(NotifyEvent::Opened, due.max(step.now));
+            let notify = case.tell(NotifyEvent::Opened, step.now, due.max(step.now));
             case.emit(TransitionEvent::Open, notify, step.fleet, step.now, step.out);
         });
     }
@@ -225,7 +226,7 @@ impl Book {
             let event =
                 if case.told.is_some() { NotifyEvent::Updated } else { NotifyEvent::Opened };
             let due = step.now + WAIT_MS;
-            let notify = case.acked.then(|| case.tell(event, due)).flatten();
+            let notify = case.acked.then(|| case.tell(event, step.now, due)).flatten();
             case.emit(TransitionEvent::Reopen, notify, step.fleet, step.now, step.out);
         });
     }
@@ -309,19 +310,20 @@ impl Book {
         if catching_up {
             // Old data led to an outage that still goes on.
             case.retroactive = false;
-            let notify = case.tell(NotifyEvent::Opened, step.now + WAIT_MS);
+            let notify = case.tell(NotifyEvent::Opened, step.now, step.now + WAIT_MS);
             case.emit(TransitionEvent::Update, notify, step.fleet, step.now, step.out);
             return;
         }
         let lasting = case.reopened_at.is_some_and(|at| step.now - at >= REOPENED_TOLD_MS);
         if lasting && case.told.is_none() {
-            let notify = case.tell(NotifyEvent::Opened, step.now);
+            let notify = case.tell(NotifyEvent::Opened, step.now, step.now);
             case.emit(TransitionEvent::Update, notify, step.fleet, step.now, step.out);
             return;
         }
         case.reassess(step.fleet, step.now);
-        if case.has_news(step.now) {
-            let notify = case.tell_news(step.now);
+        let waits = case.wait(step.fleet, step.settings, step.now);
+        let notify = waits.or_else(|| case.tell_news(step.fleet, step.now));
+        if notify.is_some() || case.has_news(step.now) {
             case.emit(TransitionEvent::Update, notify, step.fleet, step.now, step.out);
         }
     }
@@ -342,7 +344,7 @@ impl Book {
             case.parent = None;
             let what = format!("fails on after {parent} resolved");
             case.timeline.push(Moment { at: UnixMillis(step.now), what });
-            let notify = case.tell(NotifyEvent::Opened, step.now + WAIT_MS);
+            let notify = case.tell(NotifyEvent::Opened, step.now, step.now + WAIT_MS);
             case.emit(TransitionEvent::Update, notify, step.fleet, step.now, step.out);
         });
         true
@@ -359,7 +361,7 @@ impl Book {
             member.until = Some(over);
             case.moved.insert(*site);
         }
-        let notify = case.tell(NotifyEvent::Resolved, step.now);
+        let notify = case.tell(NotifyEvent::Resolved, step.now, step.now);
         case.emit(TransitionEvent::Resolve, notify, step.fleet, step.now, step.out);
         let started = case.started_at.div_euclid(1000);
         let quiet_since = case.known_until(step.fleet, step.now).unwrap_or(step.now);
@@ -393,6 +395,14 @@ fn wait(step: &Step<'_>, finding: &Finding) -> i64 {
     let suspect = step.fleet.servers.values().filter(|server| turned(server.suspect_since));
     let others = suspect.filter(|server| !own.contains(&server.id));
     if others.count() >= 2 { WAIT_WIDE_MS } else { WAIT_MS }
+}
+
+/// How long a new scope waits: what went from a pool to its server may go on from there.
+fn wait_of_change(scope: &Scope) -> i64 {
+    match scope {
+        Scope::Server(_) | Scope::Group(_) => WAIT_WIDE_MS,
+        Scope::Pool(_) | Scope::Site(_) => WAIT_MS,
+    }
 }
 
 /// When the failures of these sites began. A stray failure long before the others is none of it.

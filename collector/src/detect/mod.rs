@@ -38,6 +38,8 @@ mod rules_tests;
 #[cfg(test)]
 mod lifecycle_tests;
 #[cfg(test)]
+mod waits_tests;
+#[cfg(test)]
 mod cause_tests;
 #[cfg(test)]
 mod cause_scenes;

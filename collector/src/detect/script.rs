@@ -8,7 +8,8 @@ use wire::UnixMillis;
 use super::Engine;
 use crate::config::DetectConfig;
 use crate::model::{
-    Baseline, Counts, Exemplar, Incident, Record, ServerId, SiteId, Transition, TransitionEvent,
+    Baseline, Counts, Exemplar, Incident, NotifyEvent, Record, ServerId, SiteId, Transition,
+    TransitionEvent,
 };
 
 /// 2026-11-20T12:00:00Z.
@@ -372,10 +373,21 @@ impl Played {
         found.map(|t| ((t.at.0 - NOON) as f64 / 1000.0, t.incident.title.clone())).collect()
     }
 
-    /// What was told: event, when, title.
-    pub(crate) fn told(&self) -> Vec<(crate::model::NotifyEvent, f64)> {
-        let told = self.transitions.iter().filter_map(|t| t.notify.as_ref());
-        told.map(|n| (n.event, (n.due.0 - NOON) as f64 / 1000.0)).collect()
+    /// What was told: event, when. A page that waited and was put off is one, as in the outbox.
+    pub(crate) fn told(&self) -> Vec<(NotifyEvent, f64)> {
+        let mut told: Vec<(&str, NotifyEvent, UnixMillis)> = Vec::new();
+        for (transition, notify) in self.transitions.iter().filter_map(|t| Some((t, t.notify?))) {
+            let id = transition.incident.id.as_str();
+            let last = told.iter_mut().rev().find(|(of, ..)| *of == id);
+            match last.filter(|(_, event, due)| {
+                let ends = [*event, notify.event].contains(&NotifyEvent::Resolved);
+                !ends && *due >= transition.at
+            }) {
+                Some((_, _, due)) => *due = notify.due,
+                None => told.push((id, notify.event, notify.due)),
+            }
+        }
+        told.into_iter().map(|(_, event, due)| (event, (due.0 - NOON) as f64 / 1000.0)).collect()
     }
 }
 

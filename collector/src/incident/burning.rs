@@ -14,6 +14,7 @@ use wire::UnixMillis;
 use super::Book;
 use super::case::Kind;
 use super::story;
+use super::told::GROWN;
 use crate::detect::burn::{Burning, Rule};
 use crate::detect::scope::{Pool, Scope};
 use crate::detect::site::Totals;
@@ -76,6 +77,9 @@ struct Ticket {
     /// The fastest so far.
     peak: Pace,
     told: bool,
+    /// Sites they know; 0: not counted yet.
+    #[serde(default)]
+    n_told: usize,
     /// When it came back last.
     #[serde(default)]
     reopened_at: Option<i64>,
@@ -226,7 +230,10 @@ impl Burns {
         ticket.resolved_at = None;
         let notify = match event {
             TransitionEvent::Open => ticket.tell(NotifyEvent::Opened, step.now + WAIT_MS),
-            _ => None,
+            TransitionEvent::Escalate if ticket.told => {
+                ticket.tell(NotifyEvent::Updated, step.now + WAIT_MS)
+            }
+            _ => ticket.tell_growth(step.now),
         };
         if event == TransitionEvent::Reopen {
             ticket.reopened_at = Some(step.now);
@@ -400,6 +407,7 @@ impl Ticket {
             pace: Pace::default(),
             peak: Pace::default(),
             told: false,
+            n_told: 0,
             reopened_at: None,
             emitted_at: now,
         }
@@ -500,7 +508,18 @@ impl Ticket {
     fn tell(&mut self, event: NotifyEvent, due: i64) -> Option<Notify> {
         let is_over = event == NotifyEvent::Resolved;
         let was_told = std::mem::replace(&mut self.told, !is_over);
+        self.n_told = self.present().count();
         (was_told || !is_over).then_some(Notify { event, due: UnixMillis(due) })
+    }
+
+    /// Tells that twice as many sites burn as people know.
+    fn tell_growth(&mut self, now: i64) -> Option<Notify> {
+        let n = self.present().count();
+        if self.told && self.n_told == 0 {
+            self.n_told = n;
+        }
+        let grown = self.told && n >= GROWN * self.n_told.max(1);
+        grown.then(|| self.tell(NotifyEvent::Updated, now + WAIT_MS)).flatten()
     }
 
     fn emit(&mut self, event: TransitionEvent, notify: Option<Notify>, step: &mut Step<'_>) {

@@ -110,6 +110,31 @@ fn the_sites_of_a_pool_are_one_slow_burn_and_many_pools_of_a_server_as_well() {
 }
 
 #[test]
+fn a_slow_burn_that_goes_from_a_site_to_its_pool_and_one_that_doubles_are_told_again() {
+    // One site, two more an hour later, and all six in the end.
+    let script = Script::default().server("web-07", &[("www", 6), ("shop", 2)]);
+    let script = script.run(0, 5 * HOUR, 2, |def, second| {
+        let from = [(1, 0), (3, HOUR), (6, 5 * HOUR / 2)];
+        let from = from.iter().find(|(n, _)| def.site.0 <= *n).map(|(_, from)| *from);
+        let hit = from.is_some_and(|from| second >= from);
+        if hit { one_in(50, def, second) } else { Fate::Ok }
+    });
+    let played = script.play(5 * HOUR);
+    let incident = played.only();
+    assert_eq!((incident.scope.as_str(), incident.affected.n_sites), ("pool", 6));
+    let of_it = played.transitions.iter().filter(|t| t.incident.id == incident.id);
+    let told: Vec<_> =
+        of_it.filter_map(|t| Some((t.notify?.event, t.incident.scope.as_str()))).collect();
+    assert_eq!(
+        told[..2],
+        [(NotifyEvent::Opened, "site"), (NotifyEvent::Updated, "pool")],
+        "{told:?}"
+    );
+    assert!((3..=4).contains(&told.len()), "{told:?}");
+    assert!(told[2..].iter().all(|(event, _)| *event == NotifyEvent::Updated), "{told:?}");
+}
+
+#[test]
 fn an_outage_that_is_over_leaves_no_slow_burn_behind() {
     // Two minutes without any answer are 3 % of an hour.
     let script = Script::default().server("web-07", &[("www", 3)]);

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use super::recovery::{RECOVERED, Recovery};
+use super::told::Told;
 use super::{FLAPPING, story};
 use crate::detect::cause::{self, Verdict};
 use crate::detect::scope::{self, Scope};
 use crate::detect::site::Totals;
 use crate::detect::table::Class;
 use crate::detect::{Fleet, Settings, TICK_MS};
-use crate::model::{Moment, Notify, NotifyEvent, ServerId, SiteId, Transition, TransitionEvent};
-use crate::store::incidents::severity_rank;
+use crate::model::{Moment, Notify, ServerId, SiteId, Transition, TransitionEvent};
 
 /// Without traffic for so long an incident resolves unverified, ms.
 const UNVERIFIED_MS: i64 = 30 * 60_000;
@@ -39,9 +39,6 @@ const FROZEN_MS: i64 = 120_000;
 const MOMENTS_MAX: usize = 200;
 /// Nats by which another cause must lead to replace a frozen one.
 const THAW_NATS: f64 = 2.0;
-/// Nats from which a cause is worth telling, and how often a new one is told at most, ms.
-const SURE_NATS: f64 = 1.0;
-const TOLD_AGAIN_MS: i64 = 30_000;
 
 /// What kind of fault an incident is. An incident never changes its kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -92,19 +89,6 @@ impl Member {
         self.until = other.until;
         self.totals.add(other.totals);
     }
-}
-
-/// What people were told.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Told {
-    /// Worst severity so far.
-    pub severity: String,
-    /// When they hear of it.
-    pub due: i64,
-    /// When they were told last.
-    at: i64,
-    /// The cause they know.
-    class: Option<Class>,
 }
 
 /// What the last transition said.
@@ -268,7 +252,7 @@ impl Case {
         if self.failed.is_empty() { self.servers(fleet) } else { self.failed.clone() }
     }
 
-    fn servers(&self, fleet: &Fleet) -> BTreeSet<ServerId> {
+    pub(super) fn servers(&self, fleet: &Fleet) -> BTreeSet<ServerId> {
         let sites = self.positions(fleet).into_iter();
         let mut servers: Vec<ServerId> = sites.map(|ix| fleet.site(ix).server).collect();
         // Sites of one server most often follow each other: a set of few is cheaper than one of many.
@@ -377,10 +361,6 @@ impl Case {
             self.timeline.push(Moment { at: UnixMillis(now), what });
         }
         self.verdict = verdict;
-        let class = self.verdict.class;
-        if let Some(told) = self.told.as_mut().filter(|told| now < told.due) {
-            told.class = class;
-        }
     }
 
     /// Sum over all members.
@@ -402,55 +382,6 @@ impl Case {
         }
     }
 
-    /// Decides whether an event is told, and remembers it.
-    pub(crate) fn tell(&mut self, event: NotifyEvent, due: i64) -> Option<Notify> {
-        let severity = self.severity();
-        let before = self.told.as_ref().map(|told| told.severity.clone());
-        if event == NotifyEvent::Resolved {
-            self.told.take()?;
-            return Some(Notify { event, due: UnixMillis(due) });
-        }
-        // A child keeps quiet while its parent is open.
-        if self.retroactive || self.parent.is_some() {
-            return None;
-        }
-        let event = if before.is_none() { NotifyEvent::Opened } else { event };
-        let worst = match &before {
-            Some(before) if severity_rank(before) >= severity_rank(severity) => before.clone(),
-            _ => severity.to_owned(),
-        };
-        let first_due = self.told.as_ref().map_or(due, |told| told.due);
-        let class = self.verdict.class;
-        self.told = Some(Told { severity: worst, due: first_due, at: due, class });
-        Some(Notify { event, due: UnixMillis(due) })
-    }
-
-    /// Tells a new scope. While the first notification still waits it will tell the scope as it
-    /// then stands; only routes that the old severity did not reach need one of their own.
-    pub(crate) fn tell_change(&mut self, now: i64, due: i64) -> Option<Notify> {
-        match &self.told {
-            Some(told) if now < told.due => {
-                let rises = severity_rank(self.severity()) > severity_rank(&told.severity);
-                if rises { self.tell(NotifyEvent::Opened, due) } else { None }
-            }
-            _ => self.tell(NotifyEvent::Updated, due),
-        }
-    }
-
-    /// Tells a higher severity or a cause that people do not know yet.
-    pub(crate) fn tell_news(&mut self, now: i64) -> Option<Notify> {
-        let told = self.told.as_ref()?;
-        let rises = severity_rank(self.severity()) > severity_rank(&told.severity);
-        if now < told.due {
-            return if rises { self.tell(NotifyEvent::Opened, told.due) } else { None };
-        }
-        let learned = self.verdict.class.is_some()
-            && self.verdict.class != told.class
-            && self.verdict.margin >= SURE_NATS
-            && now - told.at >= TOLD_AGAIN_MS;
-        (rises || learned).then(|| self.tell(NotifyEvent::Updated, now)).flatten()
-    }
-
     /// Whether enough changed to store it again.
     #[must_use]
     pub fn has_news(&self, now: i64) -> bool {
@@ -468,7 +399,7 @@ impl Case {
             return false;
         }
         // What is told at `due` is what is stored then.
-        let due = self.told.as_ref().map_or(i64::MIN, |told| told.due);
+        let due = self.told.as_ref().map_or(i64::MIN, Told::at);
         if now >= due.saturating_sub(TICK_MS) && said.at < due.saturating_sub(TICK_MS) {
             return true;
         }

@@ -166,10 +166,13 @@ impl ServerCases {
             }
             let lasting = case.reopened_at.is_some_and(|at| step.now - at >= REOPENED_TOLD_MS);
             if lasting && case.told.is_none() && case.parent.is_none() {
-                let notify = case.tell(NotifyEvent::Opened, step.now);
+                let notify = case.tell(NotifyEvent::Opened, step.now, step.now);
                 case.emit(TransitionEvent::Update, notify, step);
-            } else if case.has_news(step.now) {
-                case.emit(TransitionEvent::Update, None, step);
+                continue;
+            }
+            let notify = case.tell_growth(step.now);
+            if notify.is_some() || case.has_news(step.now) {
+                case.emit(TransitionEvent::Update, notify, step);
             }
         }
         let (now, cooldown_ms) = (step.now, step.settings.cooldown_ms);

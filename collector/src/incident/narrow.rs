@@ -3,7 +3,7 @@
 use wire::UnixMillis;
 
 use super::case::{Case, Kind};
-use super::{Book, Step, WAIT_MS, start_of, story};
+use super::{Book, Step, start_of, story, wait_of_change};
 use crate::detect::Fleet;
 use crate::detect::scope::{self, Finding, Pool, Scope};
 use crate::model::{Moment, SiteId, TransitionEvent};
@@ -75,7 +75,7 @@ impl Book {
         self.leave_outside(step, no);
         self.with(no, |case| {
             case.assess(step.fleet, step.now);
-            let notify = case.tell_change(step.now, step.now + WAIT_MS);
+            let notify = case.tell_change(step.now, step.now + wait_of_change(inner));
             case.emit(TransitionEvent::Narrow, notify, step.fleet, step.now, step.out);
         });
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire::UnixMillis;
 
 use super::case::{Case, Kind};
-use super::{Book, Step, newest_failure, start_of, story, wait};
+use super::{Book, Step, newest_failure, start_of, story, wait_of_change};
 use crate::detect::Fleet;
 use crate::detect::alike::{Mixture, are_alike, average, by_server, mixture};
 use crate::detect::scope::{self, Finding, Group, Scope};
@@ -218,8 +218,7 @@ impl Book {
                 case.timeline.push(Moment { at: UnixMillis(step.now), what });
             }
             case.assess(step.fleet, step.now);
-            let due = step.now + wait(step, finding);
-            let notify = case.tell_change(step.now, due);
+            let notify = case.tell_change(step.now, step.now + wait_of_change(&finding.scope));
             case.emit(event, notify, step.fleet, step.now, step.out);
         });
     }
@@ -234,7 +233,7 @@ impl Book {
         case.timeline.push(Moment { at: UnixMillis(step.now), what });
         // Whoever heard that it began hears that it is over; what was not told yet never is.
         let told = case.told.as_ref().is_some_and(|told| step.now >= told.due);
-        let notify = if told { case.tell(NotifyEvent::Resolved, step.now) } else { None };
+        let notify = if told { case.tell(NotifyEvent::Resolved, step.now, step.now) } else { None };
         case.emit(TransitionEvent::Merge, notify, step.fleet, step.now, step.out);
         if !(was_child && parent.children.contains(&case.id)) {
             parent.children.push(case.id.clone());

@@ -10,6 +10,7 @@ use crate::detect::hosts::Shared;
 use crate::detect::scope::{Group, Scope};
 use crate::detect::{Fleet, Settings, TICK_MS};
 use crate::incident::case::Kind;
+use crate::incident::told::{GROWING_MAX_MS, GROWN, TOLD_AGAIN_MS};
 use crate::incident::{FLAPPING, story};
 use crate::model::{Moment, Notify, NotifyEvent, ServerId, Transition, TransitionEvent};
 
@@ -45,8 +46,23 @@ impl Member {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Told {
     severity: String,
-    /// When they hear of it.
+    /// When they hear of it first.
     pub(super) due: i64,
+    /// When they hear of it last; before that a page waits. And when that was asked for.
+    #[serde(default)]
+    at: i64,
+    #[serde(default)]
+    asked_at: i64,
+    /// Servers they know; 0: not counted yet.
+    #[serde(default)]
+    n_servers: usize,
+}
+
+impl Told {
+    /// When the page that tells it last is due.
+    fn at(&self) -> i64 {
+        self.at.max(self.due)
+    }
 }
 
 /// One incident.
@@ -174,6 +190,7 @@ impl ServerCase {
                 || self.narrowing.is_some()
                 || (recovers && self.present().next().is_none())
                 || (self.told.is_none() && self.reopened_at.is_some())
+                || self.told.as_ref().is_some_and(|told| told.n_servers == 0)
                 || now - self.scope_since < YOUNG_MS)
     }
 
@@ -272,7 +289,7 @@ impl ServerCase {
     pub(super) fn resolve(&mut self, step: &mut Step<'_>, how: &str) {
         self.resolved_at = Some(step.now);
         self.say(step.now, how.to_owned());
-        let notify = self.tell(NotifyEvent::Resolved, step.now);
+        let notify = self.tell(NotifyEvent::Resolved, step.now, step.now);
         self.emit(TransitionEvent::Resolve, notify, step);
     }
 
@@ -290,7 +307,7 @@ impl ServerCase {
     }
 
     /// Decides whether an event is told, and remembers it. A child is told by its parent.
-    pub(super) fn tell(&mut self, event: NotifyEvent, due: i64) -> Option<Notify> {
+    pub(super) fn tell(&mut self, event: NotifyEvent, now: i64, due: i64) -> Option<Notify> {
         let due_at = UnixMillis(due);
         if event == NotifyEvent::Resolved {
             self.told.take()?;
@@ -301,23 +318,46 @@ impl ServerCase {
         }
         let severity = self.severity().to_owned();
         let event = if self.told.is_none() { NotifyEvent::Opened } else { event };
-        let due = self.told.as_ref().map_or(due, |told| told.due);
-        self.told = Some(Told { severity, due });
+        let first = self.told.as_ref().map_or(due, |told| told.due);
+        self.told = Some(Told { severity, due: first, at: due, asked_at: now, n_servers: 0 });
         Some(Notify { event, due: due_at })
     }
 
-    /// Tells a new scope; while the first notification still waits, it will tell it.
+    /// Tells a new scope; a page that waits is put off a little and tells it.
     pub(super) fn tell_change(&mut self, now: i64, due: i64) -> Option<Notify> {
-        match &self.told {
-            Some(told) if now < told.due => None,
-            _ => self.tell(NotifyEvent::Updated, due),
+        let Some(told) = self.told.as_mut().filter(|told| now < told.at()) else {
+            return self.tell(NotifyEvent::Updated, now, due);
+        };
+        let at = due.min(told.asked_at + GROWING_MAX_MS);
+        if at <= told.at() {
+            return None;
         }
+        let is_first = now < told.due;
+        if is_first {
+            told.due = at;
+        }
+        (told.at, told.n_servers) = (at, 0);
+        let event = if is_first { NotifyEvent::Opened } else { NotifyEvent::Updated };
+        Some(Notify { event, due: UnixMillis(at) })
+    }
+
+    /// Tells that twice as many servers are hit as people know.
+    pub(super) fn tell_growth(&mut self, now: i64) -> Option<Notify> {
+        let n_servers = self.present().count();
+        let told = self.told.as_mut()?;
+        if told.n_servers == 0 && now >= told.at() - TICK_MS {
+            told.n_servers = n_servers;
+        }
+        let grown = told.n_servers > 0
+            && now - told.at() >= TOLD_AGAIN_MS
+            && n_servers >= GROWN * told.n_servers;
+        grown.then(|| self.tell(NotifyEvent::Updated, now, now)).flatten()
     }
 
     /// Whether enough changed to store it again.
     pub(super) fn has_news(&self, now: i64) -> bool {
         // What is told at `due` is what is stored then.
-        let due = self.told.as_ref().map_or(i64::MIN, |told| told.due.saturating_sub(TICK_MS));
+        let due = self.told.as_ref().map_or(i64::MIN, |told| told.at().saturating_sub(TICK_MS));
         let last = now >= due && self.emitted_at < due;
         let young = now - self.scope_since < YOUNG_MS;
         let every = if young { NEWS_MS } else { NEWS_LATER_MS };

@@ -81,7 +81,7 @@ impl ServerCase {
         self.say(step.now, format!("part of {id}"));
         // Who heard of it hears no more of it than of any child: that it is over.
         let told = self.told.as_ref().is_some_and(|told| step.now >= told.due);
-        let ended = told.then(|| self.tell(NotifyEvent::Resolved, step.now)).flatten();
+        let ended = told.then(|| self.tell(NotifyEvent::Resolved, step.now, step.now)).flatten();
         self.told = None;
         (self.parent, self.orphaned_at) = (Some(id), None);
         self.emit(TransitionEvent::Update, ended, step);
@@ -91,7 +91,7 @@ impl ServerCase {
     fn leave(&mut self, step: &mut Step<'_>) {
         (self.parent, self.orphaned_at) = (None, None);
         self.say(step.now, "goes on after the incident it was part of".to_owned());
-        let notify = self.tell(NotifyEvent::Opened, step.now + WAIT_MS);
+        let notify = self.tell(NotifyEvent::Opened, step.now, step.now + WAIT_MS);
         self.emit(TransitionEvent::Update, notify, step);
     }
 }

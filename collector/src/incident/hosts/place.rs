@@ -98,7 +98,7 @@ impl ServerCases {
         }
         case.say(step.now, "opened".to_owned());
         case.find_parent(step);
-        let notify = case.tell(NotifyEvent::Opened, step.now + wait(&case.scope));
+        let notify = case.tell(NotifyEvent::Opened, step.now, step.now + wait(&case.scope));
         case.emit(TransitionEvent::Open, notify, step);
         self.cases.insert(self.next, case);
         self.next += 1;
@@ -120,7 +120,8 @@ impl ServerCases {
             let due = step.now + wait(&case.scope);
             case.find_parent(step);
             // Nobody is told again of what was told a moment ago, unless somebody took it.
-            let notify = case.acked.then(|| case.tell(NotifyEvent::Opened, due)).flatten();
+            let notify =
+                case.acked.then(|| case.tell(NotifyEvent::Opened, step.now, due)).flatten();
             case.emit(TransitionEvent::Reopen, notify, step);
         });
     }
@@ -166,7 +167,7 @@ impl ServerCases {
         let Some(parent) = self.cases.get_mut(&main) else { return };
         // Whoever heard that it began hears that it is over; what was not told yet never is.
         let told = case.told.as_ref().is_some_and(|told| step.now >= told.due);
-        let notify = if told { case.tell(NotifyEvent::Resolved, step.now) } else { None };
+        let notify = if told { case.tell(NotifyEvent::Resolved, step.now, step.now) } else { None };
         case.parent = Some(parent.id.clone());
         case.resolved_at = Some(step.now);
         case.say(step.now, format!("merged into {}", parent.id));
