@@ -220,10 +220,15 @@ impl Db {
         at.map_err(|e| e.to_string())?.ok_or_else(|| "nothing is judged yet".to_owned())
     }
 
-    /// Messages that receivers have not taken yet.
+    /// Messages that receivers have not taken yet, and pages that no route was asked about.
     pub fn n_owed(&self) -> Result<i64, String> {
         let db = self.open()?;
-        db.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).map_err(|e| e.to_string())
+        db.query_row(
+            "SELECT (SELECT count(*) FROM page) + (SELECT count(*) FROM outbox)",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(|e| e.to_string())
     }
 
     /// Messages of a route that were put into the outbox and not superseded, by delivery.

@@ -209,7 +209,7 @@ mod tests {
         let seen = all(&store).await;
         let seen = seen.into_iter().map(|i| (i.id, i.state, i.affected.n_servers)).collect();
         let owed = store.read(|conn| {
-            let mut owed = conn.prepare("SELECT body FROM outbox ORDER BY id")?;
+            let mut owed = conn.prepare("SELECT event FROM page ORDER BY id")?;
             owed.query_map([], |row| row.get(0))?.collect()
         });
         let owed = owed.await.unwrap();
@@ -222,7 +222,7 @@ mod tests {
         let whole = play(&[]).await;
         assert_eq!(whole.0.len(), 1, "{whole:?}");
         assert_eq!((whole.0[0].1.as_str(), whole.0[0].2), ("resolved", 3));
-        assert_eq!(whole.1, [r#"{"event":"opened"}"#, r#"{"event":"resolved"}"#]);
+        assert_eq!(whole.1, ["opened", "resolved"]);
         for crashes in [&[110][..], &[110, 111, 175], &[250, 405], &[399, 401]] {
             assert_eq!(play(crashes).await, whole, "killed at {crashes:?}");
         }

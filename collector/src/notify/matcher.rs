@@ -6,7 +6,7 @@
 //! failing server does (who cares for it must hear), a silence only when all of them do (one server in
 //! maintenance must not hide its neighbours).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use glob::Pattern;
 
@@ -21,13 +21,19 @@ pub struct Matcher {
     parts: BTreeMap<String, Pattern>,
 }
 
-/// An incident and the labels of its servers.
+/// An incident and what fails in it; see [`crate::store::subjects`].
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// The incident.
     pub incident: &'a Incident,
     /// Its failing servers by name, with their labels.
     pub servers: BTreeMap<String, BTreeMap<String, String>>,
+    /// Names of its failing sites, all of them where they are known.
+    pub sites: BTreeSet<String>,
+    /// Whether `sites` may lack some.
+    pub has_more_sites: bool,
+    /// Pools of its failing sites; empty text: not known.
+    pub pools: BTreeSet<String>,
 }
 
 impl Matcher {
@@ -41,40 +47,44 @@ impl Matcher {
         Ok(Self { parts: matches.iter().map(part).collect::<Result<_, String>>()? })
     }
 
+    /// Its keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.parts.keys().map(String::as_str)
+    }
+
     /// Whether something of the incident matches: for routes.
     #[must_use]
     pub fn matches_any(&self, subject: &Subject<'_>) -> bool {
+        let any = |key: &str, names: &BTreeSet<String>| {
+            self.parts.get(key).is_none_or(|p| names.iter().any(|name| p.matches(name)))
+        };
+        let of_server = || subject.servers.iter().any(|(name, of)| self.matches_server(name, of));
         self.matches_nature(subject)
-            && (!self.is_about_servers()
-                || subject.servers.iter().any(|(name, labels)| self.matches_server(name, labels)))
-            && self.names(
-                "site",
-                &subject.incident.place.sites,
-                |site, key| key.matches(site),
-                false,
-            )
-            && self.names("pool", &pools(subject.incident), |pool, key| key.matches(pool), false)
+            && (!self.is_about_servers() || of_server())
+            && any("site", &subject.sites)
+            && any("pool", &subject.pools)
     }
 
     /// Whether all of the incident matches: for silences.
     #[must_use]
     pub fn matches_all(&self, subject: &Subject<'_>) -> bool {
-        let sites = &subject.incident.place.sites;
-        let all_named = sites.len() as u64 >= subject.incident.affected.n_sites;
+        let all = |key: &str, names: &BTreeSet<String>, is_whole: bool| {
+            self.parts.get(key).is_none_or(|pattern| {
+                is_whole && !names.is_empty() && names.iter().all(|name| pattern.matches(name))
+            })
+        };
+        let of_servers = || {
+            let mut servers = subject.servers.iter();
+            !subject.servers.is_empty() && servers.all(|(name, of)| self.matches_server(name, of))
+        };
         self.matches_nature(subject)
-            && (!self.is_about_servers()
-                || !subject.servers.is_empty()
-                    && subject
-                        .servers
-                        .iter()
-                        .all(|(name, labels)| self.matches_server(name, labels)))
-            && (!self.parts.contains_key("site") || all_named)
-            && self.names("site", sites, |site, key| key.matches(site), true)
-            && self.names("pool", &pools(subject.incident), |pool, key| key.matches(pool), true)
+            && (!self.is_about_servers() || of_servers())
+            && all("site", &subject.sites, !subject.has_more_sites)
+            && all("pool", &subject.pools, true)
     }
 
     fn is_about_servers(&self) -> bool {
-        self.parts.keys().any(|key| key == "server" || !OWN_KEYS.contains(&key.as_str()))
+        self.keys().any(is_of_server)
     }
 
     fn matches_server(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
@@ -95,29 +105,124 @@ impl Matcher {
             _ => true,
         })
     }
+}
 
-    fn names(
-        &self,
-        key: &str,
-        names: &[String],
-        matches: impl Fn(&str, &Pattern) -> bool,
-        all: bool,
-    ) -> bool {
-        let Some(pattern) = self.parts.get(key) else { return true };
-        let mut hits = names.iter().map(|name| matches(bare(name), pattern));
-        if all { !names.is_empty() && hits.all(|hit| hit) } else { hits.any(|hit| hit) }
+/// Whether a key speaks of a server: of its name or of a label.
+#[must_use]
+pub fn is_of_server(key: &str) -> bool {
+    key == "server" || !OWN_KEYS.contains(&key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Place;
+
+    fn texts(words: &str) -> BTreeMap<String, String> {
+        let pair = |word: &str| word.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+        words.split_whitespace().filter_map(pair).collect()
     }
-}
 
-/// The site of `server/site`.
-fn bare(name: &str) -> &str {
-    name.rsplit_once('/').map_or(name, |(_, bare)| bare)
-}
+    fn names(words: &str) -> BTreeSet<String> {
+        words.split_whitespace().map(str::to_owned).collect()
+    }
 
-fn pools(incident: &Incident) -> Vec<String> {
-    match &incident.place.pool {
-        Some(pool) => vec![pool.clone()],
-        None if incident.scope == "pool" => incident.place.members.clone(),
-        None => Vec::new(),
+    fn incident() -> Incident {
+        let place = Place { members: vec!["web-1".into(), "web-2".into()], ..Place::default() };
+        Incident { scope: "group".into(), place, ..crate::samples::incident() }
+    }
+
+    fn subject(incident: &Incident) -> Subject<'_> {
+        let servers = [("web-1", "rack=r1 team=shop"), ("web-2", "rack=r1"), ("db[1]*", "rack=r9")];
+        let servers = servers[..2].iter().map(|(name, of)| ((*name).to_owned(), texts(of)));
+        Subject {
+            incident,
+            servers: servers.collect(),
+            sites: names("a.example b.example"),
+            has_more_sites: false,
+            pools: names("www /run/php/shop.sock"),
+        }
+    }
+
+    fn check(subject: &Subject<'_>, matches: &str, any: bool, all: bool) {
+        let matcher = Matcher::new(&texts(matches)).unwrap();
+        let found = (matcher.matches_any(subject), matcher.matches_all(subject));
+        assert_eq!(found, (any, all), "{matches}");
+    }
+
+    #[test]
+    fn a_route_hears_of_one_failing_server_and_a_silence_needs_all() {
+        let incident = incident();
+        let subject = subject(&incident);
+        for (matches, any, all) in [
+            ("", true, true),
+            ("server=web-1", true, false),
+            ("server=web-*", true, true),
+            ("server=web", false, false),
+            ("server=*", true, true),
+            ("rack=r1", true, true),
+            ("rack=r*", true, true),
+            ("rack=r2", false, false),
+            ("team=shop", true, false),
+            // Both of the same server.
+            ("team=shop server=web-2", false, false),
+            ("team=shop rack=r1", true, false),
+            ("unknown=*", false, false),
+            ("site=a.example", true, false),
+            ("site=*.example", true, true),
+            ("site=c.example", false, false),
+            ("pool=www", true, false),
+            ("pool=/run/php/*", true, false),
+            ("pool=*", true, true),
+            ("scope=group", true, true),
+            ("scope=s*", false, false),
+            ("kind=gateway_errors severity=critical cause=overload", true, true),
+            ("kind=gateway_errors severity=warning", false, false),
+            ("cause=o?m", false, false),
+            ("server=WEB-1", false, false),
+        ] {
+            check(&subject, matches, any, all);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_matches_no_silence() {
+        let incident = incident();
+        let more = Subject { has_more_sites: true, ..subject(&incident) };
+        check(&more, "site=*", true, false);
+        let nobody = Subject {
+            servers: BTreeMap::new(),
+            sites: BTreeSet::new(),
+            pools: BTreeSet::new(),
+            ..subject(&incident)
+        };
+        for matches in ["server=*", "rack=*", "site=*", "pool=*"] {
+            check(&nobody, matches, false, false);
+        }
+        check(&nobody, "kind=*", true, true);
+        let unknown_pool = Subject {
+            pools: names("www").into_iter().chain([String::new()]).collect(),
+            ..subject(&incident)
+        };
+        check(&unknown_pool, "pool=www", true, false);
+    }
+
+    #[test]
+    fn names_are_text_and_never_patterns() {
+        let incident = incident();
+        let servers = BTreeMap::from([("db[1]*".to_owned(), BTreeMap::new())]);
+        let odd = Subject { servers, sites: names("*.evil ../x"), ..subject(&incident) };
+        for (matches, any, all) in [
+            ("server=db1x", false, false),
+            ("server=db[[]1]*", true, true),
+            ("site=good", false, false),
+            ("site=../*", true, false),
+        ] {
+            check(&odd, matches, any, all);
+        }
+        for wrong in ["server=[", "server=a**b", "rack=***"] {
+            let problem = Matcher::new(&texts(wrong)).expect_err(wrong);
+            assert!(problem.contains("is no pattern"), "{problem}");
+        }
     }
 }

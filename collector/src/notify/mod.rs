@@ -28,6 +28,12 @@ pub mod sender;
 pub mod stats;
 pub mod teller;
 pub mod webhook;
+#[cfg(test)]
+mod office;
+#[cfg(test)]
+mod clerk_tests;
+#[cfg(test)]
+mod clerk_life_tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -36,8 +42,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NotifyConfig;
-use crate::errors;
-use crate::store::{Store, outbox};
+use crate::store::Store;
+use crate::{clock, errors};
 pub use clerk::Clerk;
 pub use kinds::Fault;
 pub use deadman::Deadman;
@@ -136,16 +142,15 @@ pub async fn run(
     stats: Arc<Stats>,
     stop: CancellationToken,
 ) {
-    let names: Vec<String> = targets.iter().map(|target| target.route.name.clone()).collect();
-    match store.write(move |tx| outbox::drop_other_routes(tx, &names)).await {
+    let routes = targets.iter().map(|target| target.route.clone()).collect();
+    let clerk = Clerk::new(store.clone(), routes);
+    match clerk.prepare(clock::now()).await {
         Ok(0) => {}
         Ok(n_dropped) => {
             tracing::warn!(n_dropped, "dropped notifications of routes no longer configured");
         }
         Err(error) => tracing::error!(error = %errors::chain(&error), "outbox cannot be read"),
     }
-    let routes = targets.iter().map(|target| target.route.clone()).collect();
-    let clerk = Clerk { store: store.clone(), routes };
     let digests = targets.iter().filter_map(|target| target.digest.clone()).collect();
     let digests = digest::run(store.clone(), digests, stop.clone());
     let lines = targets.into_iter().map(|target| Line::new(&store, target, &links)).collect();

@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use wire::UnixMillis;
 
 use super::fleet::{self, Meta};
-use super::{SiteRow, outbox, read};
+use super::subjects::Silenced;
+use super::{SiteRow, notices, outbox, read};
+use crate::clock;
 use crate::model::{Incident, Moment, ServerId, SiteId, Transition};
 
 /// Which incidents `list` returns.
@@ -36,8 +38,16 @@ pub fn severity_rank(severity: &str) -> u8 {
     }
 }
 
-/// The incident with this id, with its acknowledgement and notes.
+/// The incident with this id: with its acknowledgement, its notes, what was told of it, and whether a
+/// silence covers it.
 pub fn get(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
+    let Some(mut incident) = bare(conn, id)? else { return Ok(None) };
+    dress(conn, &Silenced::load(conn, clock::now())?, &mut incident)?;
+    Ok(Some(incident))
+}
+
+/// The same without what was told of it.
+pub fn bare(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
     let mut found = conn
         .prepare_cached("SELECT body, acked_by, acked_at FROM incident WHERE id = ?1")?
         .query_row([id], read_incident)
@@ -48,7 +58,7 @@ pub fn get(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
     Ok(found)
 }
 
-/// Incidents, newest first, with acknowledgements and notes.
+/// Incidents, newest first, each as `get` gives it.
 pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Incident>> {
     let n_max = if filter.n_max == 0 { 1000 } else { filter.n_max };
     let mut statement = conn.prepare_cached(
@@ -62,10 +72,26 @@ pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Incident
         read_incident,
     )?;
     let mut incidents = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let silenced = Silenced::load(conn, clock::now())?;
     for incident in &mut incidents {
         add_notes(conn, incident)?;
+        dress(conn, &silenced, incident)?;
     }
     Ok(incidents)
+}
+
+fn dress(conn: &Connection, silenced: &Silenced, incident: &mut Incident) -> rusqlite::Result<()> {
+    silenced.mark(conn, incident)?;
+    incident.timeline.extend(notices::moments(conn, &incident.id)?);
+    incident.timeline.sort_by_key(|moment| moment.at);
+    Ok(())
+}
+
+/// Ids of all that are open, the oldest first.
+pub fn open_ids(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    conn.prepare("SELECT id FROM incident WHERE closed IS NULL ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect()
 }
 
 /// Notes who takes care of an incident. False when there is none with this id.
@@ -385,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_is_put_down_once_for_each_revision() {
+    async fn a_page_is_put_down_once_for_each_revision_and_one_that_waits_is_not_doubled() {
         use NotifyEvent::{Opened, Resolved, Updated};
         let (_dir, _store, pages) = play(vec![
             transition(1, Opened),
@@ -394,7 +420,7 @@ mod tests {
             transition(3, Resolved),
         ])
         .await;
-        assert_eq!(pages, [vec!["opened"], vec![], vec!["updated"], vec!["resolved"]]);
+        assert_eq!(pages, [vec!["opened"], vec![], vec![], vec!["resolved"]]);
     }
 
     #[tokio::test]

@@ -24,9 +24,13 @@ pub mod pulse;
 pub mod read;
 pub mod routes;
 pub mod silences;
+pub mod subjects;
 pub mod tokens;
 mod watermark;
 mod writer;
+
+#[cfg(test)]
+mod upgrade_tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -49,6 +53,11 @@ pub use rusqlite::{Connection as Conn, Result as ReadResult, Transaction as Writ
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 use writer::{Finish, Job, Writer};
+
+/// Makes a job fail, and with it all it wrote, for a reason that is not the database's.
+pub fn failed(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
+}
 
 /// The site that counts for all sites beyond the limit of their server; agents name theirs alike.
 pub const OTHER: &str = "other";

@@ -4,8 +4,13 @@ use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
+use crate::model::Moment;
+use crate::notify::route::BEGAN;
+
 /// Lines kept; the oldest leave first.
 const NOTICES_MAX: i64 = 100_000;
+/// Lines read for the timeline of one incident, the newest.
+const MOMENTS_MAX: i64 = 100;
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +40,10 @@ pub enum What {
     Owed,
     /// The receiver took it.
     Delivered,
-    /// It is not told, or not yet.
+    /// It is kept back: by a silence, its hours, or while somebody may yet acknowledge.
     Suppressed,
+    /// The route does not want it.
+    Unwanted,
     /// The receiver will never take it.
     Refused,
     /// Nobody took it for two days.
@@ -53,6 +60,7 @@ impl What {
             Self::Owed => "owed",
             Self::Delivered => "delivered",
             Self::Suppressed => "suppressed",
+            Self::Unwanted => "unwanted",
             Self::Refused => "refused",
             Self::Expired => "expired",
             Self::Superseded => "superseded",
@@ -93,6 +101,45 @@ pub fn add(tx: &Transaction<'_>, notice: &Notice) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// What was told of an incident, what was not, and why, for its timeline: one line for each decision
+/// worth knowing, the same one about several routes being one. That a single route does not want it, and
+/// that a message arrived, stands in the log alone.
+pub fn moments(conn: &Connection, incident: &str) -> rusqlite::Result<Vec<Moment>> {
+    let mut found = conn
+        .prepare_cached(
+            "SELECT at, incident, route, event, what, why, delivery FROM notice
+             WHERE incident = ?1 AND (route = '*' OR what NOT IN ('unwanted', 'delivered', 'superseded'))
+             ORDER BY id DESC LIMIT ?2",
+        )?
+        .query_map(params![incident, MOMENTS_MAX], read)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    found.reverse();
+    let alike = |a: &Notice, b: &Notice| {
+        (a.at, a.what, &a.event, &a.why) == (b.at, b.what, &b.event, &b.why)
+    };
+    let moment = |notices: &[Notice]| {
+        let routes: Vec<&str> = notices.iter().map(|notice| notice.route.as_str()).collect();
+        let what = in_words(&notices[0], &routes.join(", "));
+        Moment { at: notices[0].at, what }
+    };
+    Ok(found.chunk_by(alike).map(moment).collect())
+}
+
+fn in_words(notice: &Notice, routes: &str) -> String {
+    let Notice { event, what, why, .. } = notice;
+    match (what, event.as_str()) {
+        _ if routes == "*" && event == "opened" => format!("nobody was paged: {why}"),
+        _ if routes == "*" => format!("nobody was told: {why}"),
+        (What::Owed, "opened") if why == BEGAN => format!("paged {routes}"),
+        (What::Owed, "opened") => format!("paged {routes}: {why}"),
+        (What::Owed, "resolved") => format!("told {routes} that it is over"),
+        (What::Owed, _) => format!("told {routes}: {why}"),
+        (What::Suppressed, _) => format!("page to {routes} suppressed: {why}"),
+        (What::Refused | What::Expired, _) => format!("page to {routes} given up: {why}"),
+        _ => format!("page to {routes} dropped: {why}"),
+    }
+}
+
 /// Lines, oldest first.
 pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Notice>> {
     let n_max = if filter.n_max == 0 { 1000 } else { filter.n_max };
@@ -125,4 +172,67 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Notice> {
         why: row.get(5)?,
         delivery: row.get(6)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn notice(second: i64, route: &str, event: &str, what: What, why: &str) -> Notice {
+        Notice {
+            at: UnixMillis(second * 1000),
+            incident: Some("A".into()),
+            route: route.into(),
+            event: event.into(),
+            what,
+            why: why.into(),
+            delivery: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_timeline_has_a_line_for_each_decision_and_only_the_newest_hundred() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let job = |tx: &Transaction<'_>| {
+            for (second, route, event, what, why) in [
+                (1, "ops", "opened", What::Owed, BEGAN),
+                (1, "chat", "opened", What::Owed, BEGAN),
+                (1, "db", "opened", What::Unwanted, "it is about something else"),
+                (1, "night", "opened", What::Suppressed, "outside its hours"),
+                (2, "ops", "opened", What::Delivered, ""),
+                (3, "boss", "opened", What::Owed, "nobody acknowledged it for 10m"),
+                (4, "ops", "updated", What::Owed, "from 4 to 8 sites"),
+                (5, "ops", "updated", What::Superseded, "a newer message tells it"),
+                (6, "chat", "opened", What::Refused, "404 Not Found"),
+                (7, "night", "opened", What::Dropped, "it was over before it could be told"),
+                (7, "ops", "resolved", What::Owed, "it is over"),
+                (8, "*", "opened", What::Unwanted, "no route wants it"),
+                (9, "*", "resolved", What::Dropped, "it is open again"),
+            ] {
+                add(tx, &notice(second, route, event, what, why))?;
+            }
+            let all = moments(tx, "A")?;
+            for n in 0..300 {
+                add(tx, &notice(100 + n, "ops", "updated", What::Owed, "from 4 to 8 sites"))?;
+            }
+            Ok((all, moments(tx, "A")?, moments(tx, "B")?))
+        };
+        let (all, many, none) = store.write(job).await.unwrap();
+        let said: Vec<&str> = all.iter().map(|moment| moment.what.as_str()).collect();
+        let want = [
+            "paged ops, chat",
+            "page to night suppressed: outside its hours",
+            "paged boss: nobody acknowledged it for 10m",
+            "told ops: from 4 to 8 sites",
+            "page to chat given up: 404 Not Found",
+            "page to night dropped: it was over before it could be told",
+            "told ops that it is over",
+            "nobody was paged: no route wants it",
+            "nobody was told: it is open again",
+        ];
+        assert_eq!(said, want);
+        assert_eq!((many.len(), many[99].at.0, none.len()), (100, 399_000, 0));
+    }
 }

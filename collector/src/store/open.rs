@@ -14,7 +14,7 @@ use super::{StoreError, Watermark};
 use crate::model::ServerId;
 
 /// Every migration, in order; `user_version` counts them.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_ledger.sql"),
     include_str!("migrations/0003_incident_server.sql"),

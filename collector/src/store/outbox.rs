@@ -19,6 +19,8 @@ pub struct Page {
     pub incident: String,
     /// What happened to it.
     pub event: NotifyEvent,
+    /// When people were to hear it.
+    pub due: UnixMillis,
 }
 
 /// A page kept back from a route.
@@ -60,7 +62,9 @@ pub struct Owed {
     pub due: UnixMillis,
 }
 
-/// Puts a decision of the detector down; once for each revision of an incident.
+/// Puts a decision of the detector down; once for each revision of an incident. While a page of the
+/// incident waits, one more is the same one, told as the incident then stands: it moves to the later
+/// time. What is over makes an update that waits superfluous.
 pub fn decide(
     tx: &Transaction<'_>,
     incident: &str,
@@ -68,8 +72,26 @@ pub fn decide(
     event: NotifyEvent,
     due: UnixMillis,
 ) -> rusqlite::Result<()> {
+    if event == NotifyEvent::Resolved {
+        tx.prepare_cached(
+            "DELETE FROM page WHERE incident = ?1 AND event = 'updated' AND rev < ?2",
+        )?
+        .execute(params![incident, rev as i64])?;
+    } else {
+        let n = tx
+            .prepare_cached(
+                "UPDATE page SET rev = ?2, due = max(due, ?3)
+                 WHERE id = (SELECT max(id) FROM page WHERE incident = ?1)
+                   AND event <> 'resolved' AND rev < ?2",
+            )?
+            .execute(params![incident, rev as i64, due.0])?;
+        if n > 0 {
+            return Ok(());
+        }
+    }
     tx.prepare_cached(
-        "INSERT OR IGNORE INTO page(incident, rev, event, due) VALUES(?1, ?2, ?3, ?4)",
+        "INSERT INTO page(incident, rev, event, due) SELECT ?1, ?2, ?3, ?4
+         WHERE NOT EXISTS (SELECT 1 FROM page WHERE incident = ?1 AND rev >= ?2)",
     )?
     .execute(params![incident, rev as i64, name(event), due.0])?;
     Ok(())
@@ -78,13 +100,14 @@ pub fn decide(
 /// Up to `n_max` pages that are due, in order; of one incident only those behind which none waits.
 pub fn pages_due(conn: &Connection, now: UnixMillis, n_max: usize) -> rusqlite::Result<Vec<Page>> {
     conn.prepare_cached(
-        "SELECT id, incident, event FROM page p WHERE due <= ?1 AND NOT EXISTS
+        "SELECT id, incident, event, due FROM page p WHERE due <= ?1 AND NOT EXISTS
            (SELECT 1 FROM page f WHERE f.incident = p.incident AND f.id < p.id AND f.due > ?1)
          ORDER BY id LIMIT ?2",
     )?
     .query_map(params![now.0, n_max as i64], |row| {
         let event: String = row.get(2)?;
-        Ok(Page { id: row.get(0)?, incident: row.get(1)?, event: event_of(&event) })
+        let due = UnixMillis(row.get(3)?);
+        Ok(Page { id: row.get(0)?, incident: row.get(1)?, event: event_of(&event), due })
     })?
     .collect()
 }
@@ -119,19 +142,48 @@ pub fn told_on(conn: &Connection, route: &str) -> rusqlite::Result<Vec<Incident>
     Ok(rows.iter().filter_map(|body| serde_json::from_str(body).ok()).collect())
 }
 
-/// `route` now knows the incident as it is here.
+/// Since when each route knows of an incident.
+pub fn told_since(
+    conn: &Connection,
+    incident: &str,
+) -> rusqlite::Result<Vec<(String, UnixMillis)>> {
+    conn.prepare_cached("SELECT route, since FROM told WHERE incident = ?1 ORDER BY route")?
+        .query_map([incident], |row| Ok((row.get(0)?, UnixMillis(row.get(1)?))))?
+        .collect()
+}
+
+/// Incidents that are over while some route still thinks that they are not, and no page will say so.
+pub fn over_unheard(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    conn.prepare_cached(
+        "SELECT DISTINCT t.incident FROM told t LEFT JOIN incident i ON i.id = t.incident
+         WHERE (i.id IS NULL OR i.closed IS NOT NULL)
+           AND NOT EXISTS (SELECT 1 FROM page p WHERE p.incident = t.incident)",
+    )?
+    .query_map([], |row| row.get(0))?
+    .collect()
+}
+
+/// `route` now knows the incident as it is here, but for its timeline.
 pub fn set_told(
     tx: &Transaction<'_>,
     incident: &Incident,
     route: &str,
     at: UnixMillis,
 ) -> rusqlite::Result<()> {
-    let body = serde_json::to_string(incident).expect("an incident is JSON");
+    let known = Incident { timeline: Vec::new(), ..incident.clone() };
+    let body = serde_json::to_string(&known).expect("an incident is JSON");
     tx.prepare_cached(
-        "INSERT INTO told(incident, route, at, body) VALUES(?1, ?2, ?3, ?4)
+        "INSERT INTO told(incident, route, since, at, body) VALUES(?1, ?2, ?3, ?3, ?4)
          ON CONFLICT(incident, route) DO UPDATE SET at = excluded.at, body = excluded.body",
     )?
     .execute(params![incident.id, route, at.0, body])?;
+    Ok(())
+}
+
+/// The incident is over for everybody: nobody knows of it, and nothing of it is kept back.
+pub fn forget(tx: &Transaction<'_>, incident: &str) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM told WHERE incident = ?1")?.execute([incident])?;
+    tx.prepare_cached("DELETE FROM held WHERE incident = ?1")?.execute([incident])?;
     Ok(())
 }
 
@@ -167,6 +219,52 @@ pub fn release(tx: &Transaction<'_>, incident: &str, route: &str) -> rusqlite::R
     Ok(n == 1)
 }
 
+/// Something kept back, with what may have changed the reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldState {
+    /// It.
+    pub held: Held,
+    /// Revision of the incident.
+    pub rev: u64,
+    /// Somebody takes care of it.
+    pub is_acked: bool,
+    /// It is over, or unknown.
+    pub is_over: bool,
+}
+
+/// All that is kept back and whose incident no page waits for, in order of incident and route.
+pub fn held_states(conn: &Connection) -> rusqlite::Result<Vec<HeldState>> {
+    conn.prepare_cached(
+        "SELECT h.incident, h.route, h.since, h.why, coalesce(i.rev, 0), i.acked_by IS NOT NULL,
+           i.id IS NULL OR i.closed IS NOT NULL
+         FROM held h LEFT JOIN incident i ON i.id = h.incident
+         WHERE NOT EXISTS (SELECT 1 FROM page p WHERE p.incident = h.incident)
+         ORDER BY h.incident, h.route",
+    )?
+    .query_map([], |row| {
+        let held = Held {
+            incident: row.get(0)?,
+            route: row.get(1)?,
+            since: UnixMillis(row.get(2)?),
+            why: row.get(3)?,
+        };
+        let rev = row.get::<_, i64>(4)?.cast_unsigned();
+        Ok(HeldState { held, rev, is_acked: row.get(5)?, is_over: row.get(6)? })
+    })?
+    .collect()
+}
+
+/// Why a page is kept back from a route; `None` when none is.
+pub fn held_why(
+    conn: &Connection,
+    incident: &str,
+    route: &str,
+) -> rusqlite::Result<Option<String>> {
+    conn.prepare_cached("SELECT why FROM held WHERE incident = ?1 AND route = ?2")?
+        .query_row([incident, route], |row| row.get(0))
+        .optional()
+}
+
 /// All that is kept back, in order of incident and route.
 pub fn held(conn: &Connection) -> rusqlite::Result<Vec<Held>> {
     conn.prepare_cached("SELECT incident, route, since, why FROM held ORDER BY incident, route")?
@@ -197,19 +295,19 @@ pub fn owe(
     Ok(())
 }
 
-/// Takes updates of an incident that never were tried out of the outbox; their deliveries.
+/// Takes updates of an incident that never were tried out of the outbox; their deliveries and bodies.
 pub fn supersede(
     tx: &Transaction<'_>,
     incident: &str,
     route: &str,
-) -> rusqlite::Result<Vec<String>> {
+) -> rusqlite::Result<Vec<(String, String)>> {
     tx.prepare_cached(
         "DELETE FROM outbox WHERE incident = ?1 AND route = ?2 AND tries = 0
            AND body ->> '$.event' = 'updated'
            AND id > (SELECT min(id) FROM outbox WHERE incident = ?1 AND route = ?2)
-         RETURNING delivery",
+         RETURNING delivery, body",
     )?
-    .query_map([incident, route], |row| row.get(0))?
+    .query_map([incident, route], |row| Ok((row.get(0)?, row.get(1)?)))?
     .collect()
 }
 
@@ -260,13 +358,40 @@ pub fn postpone(tx: &Transaction<'_>, id: i64, due: UnixMillis) -> rusqlite::Res
     Ok(())
 }
 
-/// Removes what belongs to routes that are no longer configured; how many messages.
-pub fn drop_other_routes(tx: &Transaction<'_>, routes: &[String]) -> rusqlite::Result<usize> {
+/// Removes what belongs to routes that are no longer configured, and notes it; how many messages.
+pub fn drop_other_routes(
+    tx: &Transaction<'_>,
+    routes: &[String],
+    now: UnixMillis,
+) -> rusqlite::Result<usize> {
+    const GONE: &str = "WHERE route NOT IN (SELECT value FROM json_each(?1))";
     let routes = serde_json::to_string(routes).expect("strings are JSON");
-    let gone = "WHERE route NOT IN (SELECT value FROM json_each(?1))";
-    tx.execute(&format!("DELETE FROM told {gone}"), [&routes])?;
-    tx.execute(&format!("DELETE FROM held {gone}"), [&routes])?;
-    tx.execute(&format!("DELETE FROM outbox {gone}"), [&routes])
+    tx.execute(
+        &format!(
+            "INSERT INTO notice(at, incident, route, event, what, why, delivery)
+             SELECT ?2, nullif(incident, ''), route, coalesce(max(event), 'updated'), 'dropped',
+               'the route is no longer configured', max(delivery) FROM (
+                 SELECT incident, route, body ->> '$.event' AS event, delivery FROM outbox {GONE}
+                 UNION ALL SELECT incident, route, NULL, NULL FROM told {GONE}
+                 UNION ALL SELECT incident, route, NULL, NULL FROM held {GONE})
+             GROUP BY incident, route ORDER BY incident, route"
+        ),
+        params![routes, now.0],
+    )?;
+    tx.execute(&format!("DELETE FROM told {GONE}"), [&routes])?;
+    tx.execute(&format!("DELETE FROM held {GONE}"), [&routes])?;
+    tx.execute(&format!("DELETE FROM outbox {GONE}"), [&routes])
+}
+
+/// True once in the life of a database: what the release before told is not in `told` yet.
+pub fn is_first_start(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
+    Ok(tx.execute("INSERT OR IGNORE INTO state(k, v) VALUES('told_carried_over', 1)", [])? == 1)
+}
+
+/// Whether a page of the incident waits.
+pub fn has_page(conn: &Connection, incident: &str) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM page WHERE incident = ?1)")?
+        .query_row([incident], |row| row.get(0))
 }
 
 /// What each route owes.
@@ -297,5 +422,48 @@ fn event_of(name: &str) -> NotifyEvent {
         "resolved" => NotifyEvent::Resolved,
         "updated" => NotifyEvent::Updated,
         _ => NotifyEvent::Opened,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn of_an_incident_one_page_waits_and_moves_to_the_later_time() {
+        use NotifyEvent::{Opened, Resolved, Updated};
+        // What is decided, revision by revision, and what is there then.
+        type Decided = &'static [(u64, NotifyEvent, i64)];
+        type Left = &'static [(NotifyEvent, i64)];
+        let cases: [(Decided, Left); 8] = [
+            (&[(1, Opened, 10)], &[(Opened, 10)]),
+            (&[(1, Opened, 10), (1, Opened, 10)], &[(Opened, 10)]),
+            (&[(1, Opened, 10), (2, Opened, 20)], &[(Opened, 20)]),
+            (&[(1, Opened, 10), (2, Opened, 20), (1, Opened, 10)], &[(Opened, 20)]),
+            (&[(1, Opened, 10), (2, Updated, 5)], &[(Opened, 10)]),
+            (&[(1, Opened, 10), (2, Resolved, 5)], &[(Opened, 10), (Resolved, 5)]),
+            (&[(1, Updated, 10), (2, Resolved, 5)], &[(Resolved, 5)]),
+            (
+                &[(1, Opened, 1), (2, Resolved, 2), (3, Opened, 3), (4, Updated, 4)],
+                &[(Opened, 1), (Resolved, 2), (Opened, 4)],
+            ),
+        ];
+        for (decided, left) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let job = move |tx: &Transaction<'_>| {
+                for (rev, event, due) in decided {
+                    decide(tx, "A", *rev, *event, UnixMillis(*due))?;
+                }
+                decide(tx, "B", 1, Opened, UnixMillis(7))?;
+                let pages = tx
+                    .prepare("SELECT event, due FROM page WHERE incident = 'A' ORDER BY id")?
+                    .query_map([], |row| Ok((event_of(&row.get::<_, String>(0)?), row.get(1)?)))?
+                    .collect::<rusqlite::Result<Vec<(NotifyEvent, i64)>>>()?;
+                Ok(pages)
+            };
+            assert_eq!(store.write(job).await.unwrap(), left, "{decided:?}");
+        }
     }
 }

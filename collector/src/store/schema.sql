@@ -76,8 +76,9 @@ CREATE TABLE page(
   due INTEGER NOT NULL, UNIQUE(incident, rev)) STRICT;
 -- What a route knows of an incident that is not over for it: the incident as it was told last.
 CREATE TABLE told(
-  incident TEXT NOT NULL, route TEXT NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL,
-  PRIMARY KEY(incident, route)) WITHOUT ROWID, STRICT;
+  incident TEXT NOT NULL, route TEXT NOT NULL,
+  since INTEGER NOT NULL DEFAULT 0, at INTEGER NOT NULL, -- when it was told first and last
+  body TEXT NOT NULL, PRIMARY KEY(incident, route)) WITHOUT ROWID, STRICT;
 -- Pages kept back from a route: until its silence or hours end, or nobody acknowledged for long enough.
 CREATE TABLE held(
   incident TEXT NOT NULL, route TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL,
@@ -86,7 +87,7 @@ CREATE TABLE held(
 CREATE TABLE notice(
   id INTEGER PRIMARY KEY, at INTEGER NOT NULL, incident TEXT, route TEXT NOT NULL,
   event TEXT NOT NULL,                           -- opened, updated, resolved, digest or test
-  what TEXT NOT NULL,                            -- owed, delivered, suppressed, refused, expired, superseded, dropped
+  what TEXT NOT NULL,                            -- owed, delivered, suppressed, unwanted, refused, expired, superseded, dropped
   why TEXT NOT NULL, delivery TEXT) STRICT;
 CREATE INDEX notice_incident ON notice(incident, id);
 CREATE INDEX notice_at ON notice(at);
