@@ -9,10 +9,14 @@
 //! once it arrived. A dead receiver delays no other, and a crash at any point neither loses a message
 //! nor makes another one of it: what is sent again has the same `delivery`.
 
+pub mod alertmanager;
+pub mod answer;
 pub mod clerk;
 pub mod deadman;
 pub mod digest;
+pub mod escape;
 pub mod hours;
+pub mod http;
 pub mod kinds;
 mod line;
 pub mod matcher;
@@ -27,6 +31,7 @@ pub mod secret;
 pub mod sender;
 pub mod stats;
 pub mod teller;
+pub mod template;
 pub mod webhook;
 #[cfg(test)]
 mod office;
@@ -136,12 +141,15 @@ pub fn faults(configs: &[NotifyConfig]) -> Vec<Fault> {
 /// Decides and delivers until `stop` fires.
 pub async fn run(
     store: Store,
-    targets: Vec<Target>,
+    mut targets: Vec<Target>,
     links: String,
     pace: Pace,
     stats: Arc<Stats>,
     stop: CancellationToken,
 ) {
+    for target in &mut targets {
+        target.sender.count_fallbacks_in(&stats.n_fallbacks);
+    }
     let routes = targets.iter().map(|target| target.route.clone()).collect();
     let clerk = Clerk::new(store.clone(), routes);
     match clerk.prepare(clock::now()).await {

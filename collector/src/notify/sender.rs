@@ -1,12 +1,14 @@
 //! How a receiver is told: over HTTP, or by e-mail.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use wire::UnixMillis;
 
+use super::http::HttpSender;
 use super::message::Message;
 use super::page::Page;
-use super::webhook::Webhook;
 use crate::config::NotifyConfig;
 
 /// Why a message did not arrive.
@@ -25,54 +27,60 @@ impl SendError {
     pub fn passing(why: impl Into<String>) -> Self {
         Self { why: why.into(), retry_after: None, is_final: false }
     }
+
+    /// One that will not.
+    pub fn refused(why: impl Into<String>) -> Self {
+        Self { why: why.into(), retry_after: None, is_final: true }
+    }
 }
 
 /// A way to a receiver.
 #[derive(Clone, Debug)]
 pub enum Sender {
-    /// A signed webhook.
-    Webhook(Webhook),
+    /// Everything over HTTP.
+    Http(Box<HttpSender>),
 }
 
+// E-mail is a second arm, beside `Http`, in each of the functions below.
 impl Sender {
     /// `Err` lists what is wrong with the configuration, `KEY: WHAT` each.
     pub fn new(config: &NotifyConfig) -> Result<Self, Vec<String>> {
-        match config.kind.as_str() {
-            "webhook" => Webhook::new(config).map(Self::Webhook).map_err(|what| vec![what]),
-            kind => Err(vec![format!("kind: {kind:?} is not known here: use \"webhook\"")]),
-        }
+        HttpSender::new(config).map(Box::new).map(Self::Http)
     }
 
     /// Where it goes, for logs: never with a secret.
     #[must_use]
     pub fn place(&self) -> String {
         match self {
-            Self::Webhook(webhook) => webhook.place(),
+            Self::Http(http) => http.place(),
         }
     }
 
-    /// Sends once.
+    /// Bodies for which the built-in template had to stand in, because the operator's failed.
+    #[must_use]
+    pub fn n_fallbacks(&self) -> u64 {
+        match self {
+            Self::Http(http) => http.n_fallbacks(),
+        }
+    }
+
+    /// Counts further ones with those of other receivers.
+    pub fn count_fallbacks_in(&mut self, n_fallbacks: &Arc<AtomicU64>) {
+        match self {
+            Self::Http(http) => http.count_fallbacks_in(n_fallbacks),
+        }
+    }
+
+    /// Sends once. `chart`: a PNG of the failures, shown where the channel shows pictures.
     pub async fn send(
         &self,
         message: &Message,
-        _page: &Page,
+        page: &Page,
+        chart: Option<&[u8]>,
         now: UnixMillis,
     ) -> Result<(), SendError> {
         match self {
-            Self::Webhook(webhook) => {
-                webhook.send(&webhook_body(message), now).await.map_err(SendError::passing)
-            }
+            Self::Http(http) => http.send(message, page, chart, now).await,
         }
     }
-}
-
-/// The webhook body of the contract.
-fn webhook_body(message: &Message) -> String {
-    serde_json::json!({
-        "event": message.event,
-        "delivery": message.delivery,
-        "reason": message.reason,
-        "incident": message.incident,
-    })
-    .to_string()
 }

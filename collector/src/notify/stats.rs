@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Stats {
     pub n_expired: AtomicU64,
     /// Messages that had nothing to tell any more.
     pub n_dropped: AtomicU64,
+    /// Bodies for which the built-in template stood in, because the operator's failed.
+    pub n_fallbacks: Arc<AtomicU64>,
     by_route: Mutex<BTreeMap<String, Counts>>,
 }
 

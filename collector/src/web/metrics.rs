@@ -71,6 +71,7 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
         ("failed", stats.n_failed.load(Ordering::Relaxed)),
         ("expired", stats.n_expired.load(Ordering::Relaxed)),
         ("dropped", stats.n_dropped.load(Ordering::Relaxed)),
+        ("template_failed", stats.n_fallbacks.load(Ordering::Relaxed)),
     ];
     facts.own = state.selfstats.counters();
     facts.commits = state.selfstats.commit_latency.get();

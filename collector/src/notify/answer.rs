@@ -1,0 +1,164 @@
+//! What a receiver's answer means: pure.
+
+use std::time::Duration;
+
+use jiff::fmt::rfc2822;
+use serde_json::Value;
+use wire::UnixMillis;
+
+use super::escape;
+use super::sender::SendError;
+
+/// Longest wait a receiver may ask for.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// How much of an answer an error shows, UTF-16 units.
+const SHOWN_MAX: usize = 200;
+
+/// What Telegram answers 400 to although the message is well: the chat is what must be mended.
+const WRONG_ADDRESS: [&str; 3] = ["chat not found", "upgraded to a supergroup", "PEER_ID_INVALID"];
+
+/// An answer as it came: `body` are its first bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// The header `Retry-After`.
+    pub retry_after: Option<&'a str>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// Whether it was taken; `Err` says why not, without the texts of `secrets`.
+///
+/// 400, 413 and 422 are about the message and final. Wrong keys and addresses (401, 403, 404, 410) are
+/// the operator's to mend, and everything else may pass: the message is tried again.
+pub fn judge(answer: &Answer<'_>, secrets: &[String], now: UnixMillis) -> Result<(), SendError> {
+    if (200..300).contains(&answer.status) {
+        return Ok(());
+    }
+    let said = said(answer.body, secrets);
+    let is_address = WRONG_ADDRESS.iter().any(|what| said.contains(what));
+    let hint = match answer.status {
+        300..=399 => ": redirects are not followed; give the address it redirects to",
+        401 | 403 => ": is the secret the right one?",
+        404 | 410 => ": is the address the right one?",
+        _ => "",
+    };
+    let mut why = format!("the receiver answered {}{hint}", answer.status);
+    if !said.is_empty() {
+        why = format!("{why}: {said:?}");
+    }
+    Err(SendError {
+        why,
+        retry_after: retry_after(answer, now),
+        is_final: matches!(answer.status, 400 | 413 | 422) && !is_address,
+    })
+}
+
+/// The beginning of an answer on one line, without any secret.
+fn said(body: &[u8], secrets: &[String]) -> String {
+    let mut text = escape::one_line(&String::from_utf8_lossy(body));
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        for form in [secret.clone(), escape::one_line(secret), quoted(secret)] {
+            text = text.replace(&form, "(secret)");
+        }
+    }
+    escape::cut(&text, SHOWN_MAX)
+}
+
+/// A text as JSON writes it, without the quotes.
+fn quoted(text: &str) -> String {
+    let quoted = Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+fn retry_after(answer: &Answer<'_>, now: UnixMillis) -> Option<Duration> {
+    if !matches!(answer.status, 429 | 503) {
+        return None;
+    }
+    let header = answer.retry_after.map(str::trim).and_then(|text| {
+        if let Ok(seconds) = text.parse::<u64>() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let at = rfc2822::parse(text).ok()?.timestamp().as_millisecond();
+        Some(UnixMillis(at).since(now))
+    });
+    // Discord says it in the body, Telegram in `parameters`, as seconds with a fraction.
+    let in_body = || {
+        let body: Value = serde_json::from_slice(answer.body).ok()?;
+        let seconds = [&body["retry_after"], &body["parameters"]["retry_after"]];
+        let seconds = seconds.into_iter().find_map(Value::as_f64)?;
+        Duration::try_from_secs_f64(seconds).ok()
+    };
+    Some(header.or_else(in_body)?.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::START;
+
+    fn judged(status: u16, retry_after: Option<&str>, body: &str) -> Result<(), SendError> {
+        let secrets = ["s3cret\"key".to_owned()];
+        judge(&Answer { status, retry_after, body: body.as_bytes() }, &secrets, START)
+    }
+
+    #[test]
+    fn only_what_is_about_the_message_is_final() {
+        for (status, body, expected) in [
+            (200, "ok", None),
+            (202, "", None),
+            (204, "", None),
+            (302, "", Some(false)),
+            (400, "invalid_payload", Some(true)),
+            (400, r#"{"description":"Bad Request: chat not found"}"#, Some(false)),
+            (401, "", Some(false)),
+            (403, "", Some(false)),
+            (404, "", Some(false)),
+            (408, "", Some(false)),
+            (410, "", Some(false)),
+            (413, "", Some(true)),
+            (422, "", Some(true)),
+            (429, "", Some(false)),
+            (500, "", Some(false)),
+            (503, "", Some(false)),
+        ] {
+            let is_final = judged(status, None, body).err().map(|error| error.is_final);
+            assert_eq!(is_final, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_receiver_is_given_the_time_it_asks_for_but_an_hour_at_most() {
+        // The start is 2026-11-20T12:01:07Z.
+        for (status, header, body, expected_ms) in [
+            (429, Some("30"), "", Some(30_000)),
+            (503, Some(" 5 "), "", Some(5_000)),
+            (429, Some("Fri, 20 Nov 2026 12:02:07 GMT"), "", Some(60_000)),
+            (429, Some("Fri, 20 Nov 2026 12:00:07 GMT"), "", Some(0)),
+            (429, Some("99999999"), "", Some(3_600_000)),
+            (429, Some("soon"), "", None),
+            (429, None, r#"{"retry_after": 1.5, "global": false}"#, Some(1_500)),
+            (429, None, r#"{"parameters": {"retry_after": 35}}"#, Some(35_000)),
+            (429, None, r#"{"retry_after": -1}"#, None),
+            (429, None, r#"{"retry_after": 1e300}"#, None),
+            (429, None, "not JSON", None),
+            (500, Some("30"), "", None),
+        ] {
+            let error = judged(status, header, body).unwrap_err();
+            let expected = expected_ms.map(Duration::from_millis);
+            assert_eq!(error.retry_after, expected, "{status} {header:?} {body}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_a_bit_of_the_answer_and_never_a_secret() {
+        let error = judged(400, None, "no\n\0 s3cret\"key or s3cret\\\"key \u{202e}\u{1b}[31m");
+        let why = error.unwrap_err().why;
+        assert!(why.contains("no \u{fffd} (secret) or (secret)"), "{why}");
+        assert!(!why.contains("s3cret") && !why.contains('\u{1b}'), "{why}");
+        let long = judged(500, None, &"x".repeat(5000)).unwrap_err().why;
+        assert!(long.len() < 300, "{long}");
+    }
+}
