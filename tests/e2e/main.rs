@@ -8,6 +8,7 @@ mod alertmanager;
 mod apache;
 mod bad_input;
 mod chains;
+mod channels;
 mod changes;
 mod cli;
 mod clients;
