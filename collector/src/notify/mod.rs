@@ -11,7 +11,10 @@
 
 pub mod alertmanager;
 pub mod answer;
+pub mod chart;
 pub mod clerk;
+pub mod comeback;
+pub mod context;
 pub mod deadman;
 pub mod digest;
 pub mod escape;
@@ -22,6 +25,7 @@ mod line;
 pub mod matcher;
 pub mod message;
 pub mod page;
+pub mod place;
 pub mod rate;
 pub mod reach;
 pub mod receiver;
@@ -34,11 +38,10 @@ pub mod teller;
 pub mod template;
 pub mod webhook;
 #[cfg(test)]
-mod office;
-#[cfg(test)]
-mod clerk_tests;
-#[cfg(test)]
 mod clerk_life_tests;
+mod clerk_tests;
+mod office;
+pub mod words;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

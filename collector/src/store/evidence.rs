@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use wire::UnixMillis;
 
 use super::{HotRow, read};
-use crate::model::ServerId;
+use crate::model::{ServerId, SiteId};
 
 /// When a server was hit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,18 @@ pub fn onsets(conn: &Connection, ids: &[String]) -> rusqlite::Result<Vec<Onset>>
         }
     }
     found.sort_by(|a, b| (a.since, &a.name).cmp(&(b.since, &b.name)));
+    Ok(found)
+}
+
+/// The sites that failed in these incidents.
+pub fn sites(conn: &Connection, ids: &[String]) -> rusqlite::Result<BTreeSet<SiteId>> {
+    let mut query = conn.prepare_cached("SELECT site_id FROM incident_site WHERE incident = ?1")?;
+    let mut found = BTreeSet::new();
+    for id in ids {
+        for site in query.query_map([id], |row| Ok(SiteId(row.get(0)?)))? {
+            found.insert(site?);
+        }
+    }
     Ok(found)
 }
 
