@@ -7,6 +7,7 @@ use std::time::Duration;
 use wire::UnixMillis;
 
 use super::http::HttpSender;
+use super::email::EmailSender;
 use super::message::Message;
 use super::page::Page;
 use crate::config::NotifyConfig;
@@ -39,13 +40,17 @@ impl SendError {
 pub enum Sender {
     /// Everything over HTTP.
     Http(Box<HttpSender>),
+    /// Mail.
+    Email(EmailSender),
 }
 
-// E-mail is a second arm, beside `Http`, in each of the functions below.
 impl Sender {
     /// `Err` lists what is wrong with the configuration, `KEY: WHAT` each.
     pub fn new(config: &NotifyConfig) -> Result<Self, Vec<String>> {
-        HttpSender::new(config).map(Box::new).map(Self::Http)
+        match config.kind.as_str() {
+            "email" => EmailSender::new(config).map(Self::Email),
+            _ => HttpSender::new(config).map(Box::new).map(Self::Http),
+        }
     }
 
     /// Where it goes, for logs: never with a secret.
@@ -53,6 +58,7 @@ impl Sender {
     pub fn place(&self) -> String {
         match self {
             Self::Http(http) => http.place(),
+            Self::Email(email) => email.place(),
         }
     }
 
@@ -81,6 +87,7 @@ impl Sender {
     ) -> Result<(), SendError> {
         match self {
             Self::Http(http) => http.send(message, page, chart, now).await,
+            Self::Email(email) => email.send(message, page, chart, now).await,
         }
     }
 }
