@@ -16,6 +16,8 @@ needs=(
     "varnishd:varnish"
     "varnishncsa:varnish"
     "caddy:caddy"
+    "chromium:chromium"
+    "exim4:exim4-daemon-light"
     "lighttpd:lighttpd"
     "dpkg-deb:dpkg"
     "setpriv:util-linux"

@@ -85,7 +85,7 @@ const UNFINISHED: [&str; 6] =
 /// Home directories of somebody's machine; written so that this file does not contain them.
 const MACHINE_PATHS: [&str; 2] = ["/hom\u{65}/", "/root/.carg\u{6f}"];
 
-const TOP_LEVEL: [&str; 18] = [
+const TOP_LEVEL: [&str; 19] = [
     ".cargo",
     ".ci",
     ".git",
@@ -99,6 +99,7 @@ const TOP_LEVEL: [&str; 18] = [
     "clippy.toml",
     "collector",
     "deploy",
+    "docs",
     "LICENSE",
     "proto",
     "README.md",

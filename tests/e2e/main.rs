@@ -21,6 +21,7 @@ mod incident;
 mod install;
 mod ledger;
 mod localize;
+mod mail;
 mod new_vhosts;
 mod odd_logs;
 mod outage;

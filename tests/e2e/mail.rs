@@ -1,0 +1,263 @@
+//! Pages by e-mail: a real mail server takes and refuses them, a real browser shows them.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use harness::{AgentSpec, Chromium, Fleet, Mail, Root, Scheme, Smtp, Webhook, eventually, now_s};
+use serde_json::Value;
+
+use crate::incident::{break_server, mend_server};
+
+/// For mails: several programs must come by turns on a busy machine.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// What a stranger may get into a log.
+const NASTY: &str =
+    "</div><script>document.title='taken over'</script><img src=x onerror=alert(1)>";
+
+/// A `[[notify]]` table for a mail to `to`.
+fn route(name: &str, smtp: &Smtp, ca_file: &Path, password: &Path, to: &str) -> String {
+    format!(
+        "[[notify]]\nkind = \"email\"\nname = \"{name}\"\nurl = \"{}\"\nca_file = \"{}\"\n\
+         user = \"{}\"\nsecret_file = \"{}\"\nfrom = \"gatewatch <gatewatch@watch.example>\"\n\
+         to = [\"{to}\"]\n",
+        smtp.url(),
+        ca_file.display(),
+        Smtp::USER,
+        password.display()
+    )
+}
+
+/// Waits for a mail whose subject begins so.
+fn mail(smtp: &Smtp, fleet: &Fleet, to: &str, subject: &str) -> Mail {
+    eventually(&format!("a mail `{subject}` for {to}"), LIMIT, || {
+        let mails = smtp.mails(to);
+        let subjects: Vec<&str> = mails.iter().map(|mail| mail.header("subject")).collect();
+        let found = mails.iter().find(|mail| mail.header("subject").starts_with(subject));
+        found
+            .cloned()
+            .ok_or_else(|| format!("{subjects:?}\n{}\n{}", smtp.log_text(), fleet.collector_log()))
+    })
+}
+
+#[test]
+fn an_outage_and_its_end_are_mailed_over_tls_with_text_picture_and_html_in_one_thread() {
+    let root = Root::new();
+    let smtp = Smtp::start();
+    let password = root.secret("password", Smtp::PASSWORD);
+    let fpm = root.write("fpm.log", "");
+    let source = format!("[[logs.source]]\npath = \"{}\"\nkind = \"php_fpm\"\n", fpm.display());
+    let mut fleet = Fleet::builder()
+        .agent(AgentSpec::new("web-1").toml(&source))
+        .batch_interval("200ms")
+        .toml(&route("mail", &smtp, &smtp.ca_file(), &password, "ops@example.com"))
+        .start();
+    let mut fpm = File::options().append(true).open(fpm).expect("it is ours");
+    let at = jiff::Timestamp::from_second(now_s()).expect("now is in range");
+    writeln!(
+        fpm,
+        "[{}] WARNING: [pool www] server reached pm.max_children setting (5), consider {NASTY}",
+        at.strftime("%d-%b-%Y %H:%M:%S")
+    )
+    .expect("the log is writable");
+    crate::evidence::line(&fleet, "the pool's words are stored", |line| {
+        line.message.contains("max_children")
+    });
+    let open = break_server(&mut fleet, "web-1");
+    let opened = mail(&smtp, &fleet, "ops@example.com", "CRITICAL web-1: ");
+    assert_eq!(
+        opened.parts(),
+        ["multipart/related", "multipart/alternative", "text/plain", "text/html", "image/png"]
+    );
+    assert_eq!(opened.header("to"), "ops@example.com");
+    assert_eq!(opened.header("from"), "gatewatch <gatewatch@watch.example>");
+    assert_eq!(opened.header("auto-submitted"), "auto-generated");
+    assert!(opened.header("received").contains("esmtpsa"), "TLS and sign-in: {opened:?}");
+    for words in ["Since", "Affected", "Cause", open.id(), "requests failed", "UTC"] {
+        assert!(opened.text().contains(words), "no {words} in {}", opened.text());
+        assert!(opened.html().contains(words), "no {words} in {}", opened.html());
+    }
+    assert!(opened.text().contains('█'), "the chart in letters: {}", opened.text());
+    // Whether the stranger's line is among the two strongest pieces of evidence depends on what else
+    // this machine does; where it is told, it is text.
+    assert!(!opened.html().contains("<script"), "{}", opened.html());
+    let is_told = opened.text().contains("<script>");
+    assert_eq!(opened.html().contains("&lt;script&gt;"), is_told, "{}", opened.html());
+
+    mend_server(&mut fleet, "web-1", open.id());
+    let resolved = mail(&smtp, &fleet, "ops@example.com", "RESOLVED after ");
+    let id = |mail: &Mail| mail.header("message-id").to_owned();
+    assert_ne!(id(&opened), id(&resolved));
+    for mail in [&opened, &resolved] {
+        assert_eq!(mail.n_headers("message-id"), 1);
+        assert_eq!(mail.n_headers("bcc"), 0);
+        let thread = format!("<incident.{}@watch.example>", open.id());
+        assert_eq!((mail.header("references"), mail.header("in-reply-to")), (&*thread, &*thread));
+        let delivery = mail.header("x-gatewatch-delivery");
+        assert_eq!(id(mail), format!("<{delivery}@watch.example>"));
+    }
+    assert!(resolved.text().contains("Lasted"), "{}", resolved.text());
+    looks_right(&opened, &resolved);
+}
+
+/// What a page says of itself in the browser.
+const LOOK: &str = r"(() => {
+    const light = color => {
+        const part = v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+        return .2126 * part(color[0]) + .7152 * part(color[1]) + .0722 * part(color[2]) + .05;
+    };
+    const numbers = text => (text.match(/[\d.]+/g) || []).map(Number);
+    const paper = element => {
+        for (let e = element; e; e = e.parentElement) {
+            const color = numbers(getComputedStyle(e).backgroundColor);
+            if (color.length === 3 || color[3] > 0) return color;
+        }
+        return [255, 255, 255];
+    };
+    const small = [], faint = [], wide = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+        const element = node.parentElement, style = getComputedStyle(element);
+        if (!node.data.trim() || node.data.trim() === '\u200c' || !element.offsetHeight) continue;
+        if (parseFloat(style.fontSize) < 14) small.push(node.data.trim());
+        const [a, b] = [light(numbers(style.color)), light(paper(element))];
+        if (Math.max(a, b) / Math.min(a, b) < 4.5) faint.push(node.data.trim() + ' ' + style.color);
+    }
+    for (const element of document.querySelectorAll('body *')) {
+        const box = element.getBoundingClientRect();
+        if (box.width && box.right > innerWidth + .5) wide.push(element.outerHTML.slice(0, 200));
+    }
+    return {
+        width: innerWidth, scroll: document.documentElement.scrollWidth, small, faint, wide,
+        images: [...document.images].map(image => image.complete && image.naturalWidth),
+        paper: light(paper(document.querySelector('h1'))), title: document.title,
+        n_scripts: document.scripts.length, address: location.protocol,
+    };
+})()";
+
+/// The mails on a phone and on a screen, in light and dark: all of it fits and can be read, the chart is
+/// there, and strangers' markup is none.
+fn looks_right(opened: &Mail, resolved: &Mail) {
+    let mut browser = Chromium::start();
+    for (mail, width, scheme) in [
+        (opened, 375, Scheme::Light),
+        (opened, 375, Scheme::Dark),
+        (opened, 1200, Scheme::Light),
+        (opened, 1200, Scheme::Dark),
+        (resolved, 360, Scheme::Dark),
+        (resolved, 1200, Scheme::Light),
+    ] {
+        let case = format!("{} at {width} px, {scheme:?}", mail.header("subject"));
+        browser.open(&mail.shown(), width, scheme);
+        let seen = browser.script(LOOK);
+        let none = Value::Array(Vec::new());
+        assert_eq!(seen["width"], width, "{case}: {seen}");
+        assert!(seen["scroll"].as_u64().is_some_and(|w| w <= width.into()), "{case}: {seen}");
+        for fault in ["wide", "small", "faint"] {
+            assert_eq!(seen[fault], none, "{case}: {fault}");
+        }
+        assert_eq!(seen["images"], serde_json::json!([1200]), "{case}: the picture is there");
+        assert_eq!(seen["n_scripts"], 0, "{case}");
+        assert_ne!(seen["title"], "taken over", "{case}");
+        let is_dark = seen["paper"].as_f64().is_some_and(|light| light < 0.2);
+        assert_eq!(is_dark, scheme == Scheme::Dark, "{case}: {seen}");
+        let n_colors = colors(&browser.picture());
+        assert!(n_colors > 20, "{case}: a picture of {n_colors} colours is blank");
+    }
+}
+
+/// How many colours a picture has.
+fn colors(png: &[u8]) -> usize {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().expect("it is PNG");
+    let mut pixels = vec![0; reader.output_buffer_size().expect("it fits into memory")];
+    let info = reader.next_frame(&mut pixels).expect("it is whole");
+    let n = info.line_size / info.width as usize;
+    pixels.chunks_exact(n).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+#[test]
+fn mails_that_cannot_be_sent_are_told_without_the_password_tried_again_and_delay_nobody() {
+    const WRONG: &str = "a password nobody has";
+    let root = Root::new();
+    let smtp = Smtp::start();
+    let webhook = Webhook::start(0);
+    let password = root.secret("password", Smtp::PASSWORD);
+    let wrong = root.secret("wrong", WRONG);
+    let (ca, other) = (smtp.ca_file(), smtp.other_ca_file());
+    let toml = [
+        route("wrong-password", &smtp, &ca, &wrong, "ops@example.com"),
+        route("wrong-certificate", &smtp, &other, &password, "cert@example.com"),
+        route("refused", &smtp, &ca, &password, "refused@example.com"),
+        route("later", &smtp, &ca, &password, "later@example.com"),
+        webhook.toml(),
+    ]
+    .concat();
+    let mut fleet = Fleet::builder().agents(["web-1"]).batch_interval("200ms").toml(&toml).start();
+    break_server(&mut fleet, "web-1");
+    eventually("the webhook is told all the same", LIMIT, || {
+        let n = webhook.deliveries().len();
+        if n > 0 { Ok(()) } else { Err(fleet.collector_log()) }
+    });
+    let log = eventually("each failure is told once", LIMIT, || {
+        let log = fleet.collector_log();
+        let told = |route: &str, words: &str| {
+            let is_it = |line: &str| line.contains(route) && line.contains(words);
+            log.lines().any(is_it)
+        };
+        let all = told("wrong-password", "Incorrect authentication data")
+            && told("wrong-certificate", "invalid peer certificate: UnknownIssuer: `ca_file`")
+            && told("refused", "nobody of that name")
+            && told("refused", "notification given up")
+            && told("later", "come back later");
+        if all { Ok(log.clone()) } else { Err(format!("{log}\n{}", smtp.log_text())) }
+    });
+    for secret in [WRONG, Smtp::PASSWORD] {
+        assert!(!log.contains(secret), "{log}");
+    }
+    let rows = notices(&fleet);
+    let became = |route: &str, what: &str| rows.iter().any(|row| row.0 == route && row.1 == what);
+    assert!(became("refused", "refused"), "{rows:?}");
+    for route in ["wrong-password", "wrong-certificate", "later"] {
+        let is_over = ["delivered", "refused", "expired"].iter().any(|what| became(route, what));
+        assert!(!is_over, "{route} is tried again: {rows:?}");
+    }
+    assert!(!rows.iter().any(|row| row.2.contains(WRONG)), "{rows:?}");
+    assert!(smtp.mails("example.com").is_empty(), "nothing got through");
+
+    // The password is put right, and what is owed arrives without a restart.
+    fs::write(&wrong, Smtp::PASSWORD).expect("it is ours");
+    mail(&smtp, &fleet, "ops@example.com", "CRITICAL web-1: ");
+}
+
+/// Route, what became of it, and why: the notify log.
+fn notices(fleet: &Fleet) -> Vec<(String, String, String)> {
+    let path = fleet.data_dir().join("gatewatch.db");
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let conn = rusqlite::Connection::open_with_flags(path, flags).expect("the database opens");
+    let mut query = conn.prepare("SELECT route, what, why FROM notice ORDER BY id").expect("SQL");
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    rows.expect("rows").collect::<Result<_, _>>().expect("texts")
+}
+
+/// Not a test: makes the pictures of the README out of the mails in `MAILS`, see `screenshots.sh`.
+#[test]
+#[ignore = "tests/screenshots.sh runs it"]
+fn pictures_of_mails_for_the_readme() {
+    let dir = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let (mails, docs) = (dir("MAILS"), dir("DOCS"));
+    let mut browser = Chromium::start();
+    for (html, width, scheme, picture) in [
+        ("opened.html", 680, Scheme::Light, "mail-opened.png"),
+        ("resolved.html", 680, Scheme::Light, "mail-resolved.png"),
+        ("opened.html", 375, Scheme::Dark, "mail-phone.png"),
+        ("digest.html", 680, Scheme::Dark, "mail-digest.png"),
+    ] {
+        let html = fs::read_to_string(Path::new(&mails).join(html)).expect("the mail is there");
+        browser.open(&html, width, scheme);
+        let png = browser.picture();
+        assert!(png.len() < 150_000, "{picture}: {} bytes", png.len());
+        fs::write(Path::new(&docs).join(picture), png).expect("the folder is writable");
+    }
+}
