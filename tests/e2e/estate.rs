@@ -21,6 +21,17 @@ pub(crate) fn told_to(webhook: &Webhook) -> FleetBuilder {
     Fleet::builder().batch_interval("500ms").toml(&webhook.toml())
 }
 
+/// `n` fed servers, named from `first` on, with one pool of `n_sites` each and the same labels.
+pub(crate) fn fed(
+    first: usize,
+    n: usize,
+    n_sites: usize,
+    labels: &str,
+) -> Vec<(FedServer, String)> {
+    let server = |i| FedServer::new(&format!("web-{i:02}"), &[("www", n_sites)]);
+    (first..first + n).map(|i| (server(i), labels.to_owned())).collect()
+}
+
 /// Fed servers with their agents, their traffic, and somebody who is paged.
 #[derive(Debug)]
 pub(crate) struct Estate {
@@ -34,8 +45,13 @@ impl Estate {
     /// Servers and their labels (`hypervisor=hv-1 region=eu`); each site is asked `per_second` times
     /// a second, and has a past of ten good answers.
     pub(crate) fn start(servers: Vec<(FedServer, String)>, per_second: f64) -> Self {
+        Self::with(servers, per_second, "")
+    }
+
+    /// The same with more lines of `collector.toml`.
+    pub(crate) fn with(servers: Vec<(FedServer, String)>, per_second: f64, toml: &str) -> Self {
         let webhook = Webhook::start(0);
-        let mut builder = told_to(&webhook);
+        let mut builder = told_to(&webhook).toml(toml);
         for (server, labels) in &servers {
             let agent = server.agent().toml("[limits]\nsites_max = 3000\n");
             builder = builder.agent(labelled(agent, labels));

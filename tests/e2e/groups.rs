@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::{FedServer, Incident, Root, Told, now_ms, pause};
 use serde_json::Value;
 
-use crate::estate::{Estate, Hall, Kind, LIMIT, RealBox, assert_counts, reaches};
+use crate::estate::{Estate, Hall, Kind, LIMIT, RealBox, assert_counts, fed, reaches};
 
 const START_SLACK_MS: i64 = 2000;
 
@@ -23,12 +23,6 @@ fn assert_place(incident: &Incident, label: &str, value: &str, members: &[&str])
         assert!(value.is_null(), "{pointer}: {}", incident.json());
     }
     assert_eq!(incident.text("/severity"), "critical");
-}
-
-/// `n` fed servers, named from `first` on, with one pool of `n_sites` each and the same labels.
-fn fed(first: usize, n: usize, n_sites: usize, labels: &str) -> Vec<(FedServer, String)> {
-    let server = |i| FedServer::new(&format!("web-{i:02}"), &[("www", n_sites)]);
-    (first..first + n).map(|i| (server(i), labels.to_owned())).collect()
 }
 
 /// Three real boxes of one hypervisor die beside three healthy ones of others, and come back; `status` is
@@ -234,30 +228,6 @@ fn a_package_that_breaks_one_server_after_the_other_is_one_incident_in_the_end()
     let told = estate.mended();
     assert_eq!(told.only().id(), open.id());
     assert_eq!(told.n_told("opened"), told.n_told("resolved"), "{told:#?}");
-}
-
-#[test]
-fn seven_servers_with_2800_failing_sites_are_one_incident_and_one_page() {
-    let mut servers = fed(1, 7, 400, "hypervisor=hv-1 region=eu");
-    servers.extend(fed(8, 3, 10, "hypervisor=hv-2 region=eu"));
-    let estate = Estate::start(servers, 0.5);
-    let group: Vec<String> = (1..=7).map(|n| format!("web-{n:02}")).collect();
-    let group: Vec<&str> = group.iter().map(String::as_str).collect();
-    for server in &group {
-        estate.traffic.fail(server, "www");
-    }
-    let all_fail = |all: &[Incident]| {
-        reaches(all, "group", &group)
-            && all.iter().any(|i| i.is_top() && i.number("/affected/n_sites") == 2800)
-    };
-    let told = estate.told("2,800 sites fail", all_fail);
-    told.assert_one_page_each();
-    let open = told.only();
-    assert_place(open, "hypervisor", "hv-1", &group);
-    assert_eq!(open.sites().len(), 1000, "a list has an end; the number is whole");
-    let told = estate.mended();
-    told.assert_told_from_start_to_end();
-    assert_eq!(told.only().number("/affected/n_sites"), 2800);
 }
 
 #[test]

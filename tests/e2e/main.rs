@@ -25,6 +25,7 @@ mod mail;
 mod new_vhosts;
 mod odd_logs;
 mod outage;
+mod pages;
 mod php_pools;
 mod pipeline;
 mod pools;

@@ -1,7 +1,7 @@
 //! Servers of which there is only the configuration and the logs. Real agents discover them; the tests
 //! write what their nginx would: for many servers or sites, and for faults that begin at an instant.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -134,19 +134,20 @@ impl Fed {
     /// Writes the requests of all sites from the `done`-th to the `due`-th each; sites are spread over
     /// the time between two of their requests, `due` and `done` being fractions. Returns when the first
     /// that failed was written, in ms; `None` when none did.
-    fn write(&mut self, done: f64, due: f64, failing: &BTreeSet<(String, String)>) -> Option<i64> {
+    fn write(&mut self, done: f64, due: f64, failing: &Failing) -> Option<i64> {
         let now = jiff::Timestamp::from_second(clock::now_s()).expect("now is in range");
         let (mut access, mut errors) = (String::new(), String::new());
         let n_sites = self.pools.iter().map(|(_, sites)| sites.len()).sum::<usize>() as f64;
         let mut ix = 0.0;
         for (pool, sites) in &self.pools {
-            let fails = failing.contains(&(self.name.clone(), pool.clone()));
-            for site in sites {
+            let n_failing = failing.get(&(self.name.clone(), pool.clone())).copied().unwrap_or(0);
+            for (nth, site) in sites.iter().enumerate() {
                 let phase = ix / n_sites;
                 ix += 1.0;
                 let n = ((due + phase).floor() - (done + phase).floor()) as u64;
                 for _ in 0..n {
                     self.n_lines += 1;
+                    let fails = nth < n_failing;
                     request(self.n_lines, site, pool, fails, now, &mut access, &mut errors);
                 }
             }
@@ -200,10 +201,12 @@ pub struct Traffic {
     thread: Option<JoinHandle<()>>,
 }
 
+/// How many sites of a pool fail, the first ones, by server and pool.
+type Failing = BTreeMap<(String, String), usize>;
+
 #[derive(Debug, Default)]
 struct Faults {
-    /// Server and pool.
-    failing: BTreeSet<(String, String)>,
+    failing: Failing,
     /// When each server wrote its first failure since all was well, in ms.
     first_ms: BTreeMap<String, i64>,
 }
@@ -236,7 +239,12 @@ impl Traffic {
 
     /// From now on every request of this pool fails: nobody listens on its socket.
     pub fn fail(&self, server: &str, pool: &str) {
-        self.faults().failing.insert((server.to_owned(), pool.to_owned()));
+        self.fail_first(usize::MAX, server, pool);
+    }
+
+    /// From now on every request of the first `n` sites of this pool fails.
+    pub fn fail_first(&self, n: usize, server: &str, pool: &str) {
+        self.faults().failing.insert((server.to_owned(), pool.to_owned()), n);
     }
 
     /// All pools answer again.
@@ -267,6 +275,7 @@ impl Drop for Traffic {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
 
     use super::*;
@@ -274,10 +283,10 @@ mod tests {
     #[test]
     fn every_site_is_asked_at_its_rate_and_a_failing_pool_fails_all_of_its_own() {
         let server = FedServer::new("web-1", &[("www", 3), ("shop", 2)]);
-        let failing = BTreeSet::from([("web-1".to_owned(), "shop".to_owned())]);
+        let failing = |n| Failing::from([(("web-1".to_owned(), "shop".to_owned()), n)]);
         let mut fed = server.open();
-        assert_eq!(fed.write(0.0, 1.3, &BTreeSet::new()), None);
-        assert!(fed.write(1.3, 4.0, &failing).is_some());
+        assert_eq!(fed.write(0.0, 1.3, &Failing::new()), None);
+        assert!(fed.write(1.3, 4.0, &failing(usize::MAX)).is_some());
         let read = |name: &str| fs::read_to_string(server.root.join(name)).expect("it is ours");
         let (access, errors) = (read("var/log/nginx/access.log"), read("var/log/nginx/error.log"));
         for site in server.sites() {

@@ -501,6 +501,13 @@ impl Fleet {
         Incident::parse_lines(&self.cli(&["incident", "list", "--json"]).good()?)
     }
 
+    /// The notify log of one incident, as `notify log --json` prints it, oldest first.
+    pub fn notices(&self, incident: &str) -> Result<Vec<Value>, String> {
+        let text = self.cli(&["notify", "log", "--incident", incident, "--json"]).good()?;
+        let line = |line| serde_json::from_str(line).map_err(|e| format!("{e} in {line:?}"));
+        text.lines().map(line).collect()
+    }
+
     /// `agent list --json` of one agent.
     pub fn listed(&self, name: &str) -> Result<Value, String> {
         let text = self.cli(&["agent", "list", "--json"]).good()?;
