@@ -9,6 +9,7 @@ mod hosting;
 mod live;
 mod localize;
 mod measure;
+mod outbox;
 mod page;
 mod relay;
 mod replay;
@@ -60,7 +61,7 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 14] = [
+const ROWS: [(&str, &str, bool, Measure); 15] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
@@ -74,6 +75,7 @@ const ROWS: [(&str, &str, bool, Measure); 14] = [
     ("A12", "size of the released program, time of its start", false, |_| rest::a12()),
     ("C7", "the detector over a recorded stream", true, replay::c7),
     ("D8S", "speed of localize", true, localize::d8s),
+    ("N1", "from a decision to the receivers, one of them dead", false, |_| outbox::n1()),
     ("F600", "discovery of 600 vhosts", true, discovery::f600),
 ];
 
