@@ -138,7 +138,7 @@ mod tests {
             changed_back: None,
             digest: Vec::new(),
         };
-        alerts(&Page::new(&message, "https://gw.example"), incident, before, NOW)
+        alerts(&Page::new(&message, "https://gw.example", None), incident, before, NOW)
     }
 
     #[test]

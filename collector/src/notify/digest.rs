@@ -4,26 +4,24 @@
 //! and silenced ones too. Nothing to tell: no message, one line in the notify log. A collector that was
 //! down at the time sends it when it is back, within a day; what is later stands in the next one.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::ToSpan;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
-use ulid::Ulid;
 use wire::UnixMillis;
 
 use super::hours;
 use super::matcher::Subject;
-use super::{Event, Message, Route};
+use super::{Event, Message, Route, words};
 use crate::config::NotifyConfig;
 use crate::model::Incident;
 use crate::store::digests::{self, Mark};
 use crate::store::incidents::severity_rank;
 use crate::store::notices::{self, Notice, What};
-use crate::store::{Conn, ReadResult, Store, StoreError, fleet, outbox};
-use crate::{ca, clock, errors};
+use crate::store::{Conn, ReadResult, Store, StoreError, outbox, subjects};
+use crate::{ca, clock, errors, store};
 
 /// Incidents in one digest; the others are counted.
 pub const INCIDENTS_MAX: usize = 200;
@@ -158,25 +156,24 @@ impl Digest {
     ) -> ReadResult<(Mark, Option<Message>)> {
         let next = digests::mark_now(conn, now)?;
         let mut wanted = Vec::new();
+        let keys = self.route.matcher.keys().map(str::to_owned).collect();
         for incident in digests::since(conn, mark)? {
-            if self.wants(&subject(conn, &incident)?, mark) {
+            if self.wants(&subjects::subject(conn, &incident, &keys)?, mark) {
                 wanted.push(incident);
             }
         }
         if wanted.is_empty() {
             return Ok((next, None));
         }
-        let since = hours::zoned(mark.at, &self.times.zone).strftime("%a %Y-%m-%d %H:%M %Z");
         let n = wanted.len();
-        let noun = if n == 1 { "incident" } else { "incidents" };
-        let mut reason = format!("{n} {noun} began or ended since {since}");
+        let mut reason = words::since(mark.at, now, &self.times.zone);
         if n > INCIDENTS_MAX {
-            reason = format!("{reason}; these are the newest {INCIDENTS_MAX}");
+            reason = format!("{reason}, the newest {INCIDENTS_MAX} of {n}");
         }
         let digest = wanted.split_off(n.saturating_sub(INCIDENTS_MAX));
         let message = Message {
             event: Event::Digest,
-            delivery: ca::new_id(now).unwrap_or_else(|_| Ulid::nil()).to_string(),
+            delivery: ca::new_id(now).map_err(store::failed)?.to_string(),
             at: now,
             reason,
             incident: None,
@@ -259,19 +256,6 @@ fn brief(mut incident: Incident) -> Incident {
     incident.cause.evidence.truncate(EVIDENCE_MAX);
     incident.timeline.clear();
     incident
-}
-
-/// The incident with the labels of its servers.
-fn subject<'a>(conn: &Conn, incident: &'a Incident) -> ReadResult<Subject<'a>> {
-    let place = &incident.place;
-    let names = place.members.iter().map(|name| name.split('/').next().unwrap_or(name));
-    let mut servers = BTreeMap::new();
-    for name in names.chain(place.server.as_deref()) {
-        if !servers.contains_key(name) {
-            servers.insert(name.to_owned(), fleet::labels_of(conn, name)?);
-        }
-    }
-    Ok(Subject { incident, servers })
 }
 
 #[cfg(test)]

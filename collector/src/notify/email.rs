@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lettre::address::Envelope;
@@ -50,6 +51,8 @@ enum Security {
 #[derive(Clone, Debug)]
 pub struct EmailSender {
     inner: Arc<Inner>,
+    /// Mails for which the built-in template stood in.
+    n_fallbacks: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -110,7 +113,7 @@ impl EmailSender {
             {
                 let ca_file = config.ca_file.clone();
                 let inner = Inner { host, port, security, ca_file, user, from, to, templates };
-                Ok(Self { inner: Arc::new(inner) })
+                Ok(Self { inner: Arc::new(inner), n_fallbacks: Arc::default() })
             }
             (.., templates) => {
                 problems.extend(templates.err().into_iter().flatten());
@@ -123,6 +126,11 @@ impl EmailSender {
     #[must_use]
     pub fn place(&self) -> String {
         format!("smtp://{}:{}", self.inner.host, self.inner.port)
+    }
+
+    /// Counts mails for which the built-in template stood in, because the operator's failed.
+    pub fn count_fallbacks_in(&mut self, n_fallbacks: &Arc<AtomicU64>) {
+        self.n_fallbacks = Arc::clone(n_fallbacks);
     }
 
     /// Sends once. `png` is the chart of the page.
@@ -139,7 +147,8 @@ impl EmailSender {
         let inner = &self.inner;
         let secret = inner.secret().map_err(SendError::passing)?;
         let told = |why: String| clean(&without(&why, secret.as_ref()), ANSWER_MAX);
-        let mail = inner.mail(message, page, png).map_err(SendError::passing)?;
+        let (mail, is_fallback) = inner.mail(message, page, png).map_err(SendError::passing)?;
+        self.n_fallbacks.fetch_add(u64::from(is_fallback), Ordering::Relaxed);
         let transport = inner.transport(secret.as_ref()).map_err(SendError::passing)?;
         let tried = tokio::time::timeout(WHOLE_TIMEOUT, inner.deliver(&transport, &mail)).await;
         match tried {
@@ -165,20 +174,21 @@ impl Inner {
         self.user.as_ref().map(|(_, file)| secret::read(file)).transpose()
     }
 
-    /// A template of the operator that fails on this page gives way to ours: the page must arrive.
+    /// A template of the operator that fails on this page gives way to ours: the page must arrive. Also
+    /// whether it did.
     fn mail(
         &self,
         message: &Message,
         page: &Page,
         png: Option<&[u8]>,
-    ) -> Result<lettre::Message, String> {
+    ) -> Result<(lettre::Message, bool), String> {
         let build = |templates: &Templates| {
             letter::build(&self.from, &self.to, message, page, templates, png)
         };
-        build(&self.templates).or_else(|why| {
+        build(&self.templates).map(|mail| (mail, false)).or_else(|why| {
             tracing::warn!(why, "a template of an e-mail fails, the built-in one is used");
             let ours = Templates::new(None, None).map_err(|why| why.join(", "))?;
-            build(&ours)
+            build(&ours).map(|mail| (mail, true))
         })
     }
 

@@ -2,6 +2,7 @@
 //! against it. No text of a problem holds a URL or what is in a file: both may be secret.
 
 use std::path::Path;
+use std::time::Duration;
 
 use lettre::message::Mailbox;
 use reqwest::{Certificate, Url};
@@ -54,7 +55,7 @@ pub const KINDS: &[Kind] = &[
         url: None,
         schemes: HTTP,
         needs: &["url"],
-        takes: &["url_file", "secret_file", "ca_file", "template_file"],
+        takes: &["url_file", "secret_file", "ca_file", "template_file", "repeat_interval"],
         is_url_secret: false,
     },
     Kind {
@@ -155,8 +156,10 @@ fn unknown(name: &str) -> String {
 }
 
 /// Keys that only some kinds take, and whether they are set.
-fn set(config: &NotifyConfig) -> [(&'static str, bool); 13] {
+fn set(config: &NotifyConfig) -> [(&'static str, bool); 14] {
+    let usual = NotifyConfig::default().repeat_interval;
     [
+        ("repeat_interval", config.repeat_interval != usual),
         ("url", config.url.is_some()),
         ("url_file", config.url_file.is_some()),
         ("secret_file", config.secret_file.is_some()),
@@ -324,6 +327,9 @@ fn values(config: &NotifyConfig, problems: &mut Vec<String>) {
     if config.messages_per_minute_max == 0 {
         let fix = "write 1 or more, or remove the table";
         problems.push(format!("messages_per_minute_max: = 0 tells nothing ever: {fix}"));
+    }
+    if config.repeat_interval.0 < Duration::from_secs(1) {
+        problems.push("repeat_interval: is too short: write 1s or more".to_owned());
     }
     if let Some(name) = &config.name {
         let good = |c: char| c.is_alphanumeric() || "._:@-+ ".contains(c);

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Event, Message, Page, SendError, Sender, Target};
+use super::chart::Chart;
+use super::{Event, Message, Page, SendError, Sender, Target, context};
 use crate::clock;
 use crate::model::Incident;
 use crate::store::Store;
@@ -48,14 +49,16 @@ impl Line {
     pub(super) fn new(store: &Store, target: Target, links: &str) -> Self {
         let Target { route, sender, messages_per_minute_max, kind, again_every, .. } = target;
         let to = sender.place();
+        let is_for_people = !["webhook", "alertmanager"].contains(&kind.as_str());
         let answer_max = if kind == "email" { MAIL_ANSWER_MAX } else { ANSWER_MAX };
         let again = again_every.map(|every| (every, again(sender.clone(), links.to_owned())));
-        let desk = Arc::new(Desk::new(store.clone(), links.to_owned()));
+        let desk = Arc::new(Desk::new(store.clone(), links.to_owned(), is_for_people));
         let send = move |message: Message| -> Sending {
             let (sender, desk) = (sender.clone(), Arc::clone(&desk));
             Box::pin(async move {
                 let letter = desk.letter(message).await;
-                let sent = sender.send(&letter.message, &letter.page, clock::now()).await;
+                let Letter { message, page, chart } = &*letter;
+                let sent = sender.send(message, page, chart.as_deref(), clock::now()).await;
                 if sent.as_ref().map_or_else(|error| error.is_final, |()| true) {
                     desk.forget(&letter.message.delivery);
                 }
@@ -72,31 +75,41 @@ impl Line {
 struct Letter {
     message: Message,
     page: Page,
+    /// PNG.
+    chart: Option<Vec<u8>>,
 }
 
 /// Makes letters, and keeps those that did not arrive.
 struct Desk {
-    #[expect(dead_code, reason = "what only the store knows is asked there")]
     store: Store,
     links: String,
+    /// Whether people read it as it is: with the chart, and with what changed back.
+    is_for_people: bool,
     /// By delivery, which is in order of time.
     kept: Mutex<BTreeMap<String, Arc<Letter>>>,
 }
 
 impl Desk {
-    fn new(store: Store, links: String) -> Self {
-        Self { store, links, kept: Mutex::default() }
+    fn new(store: Store, links: String, is_for_people: bool) -> Self {
+        Self { store, links, is_for_people, kept: Mutex::default() }
     }
 
     /// The letter of a message, made before its first try.
-    #[expect(clippy::unused_async, reason = "what only the store knows is asked there")]
-    async fn letter(&self, message: Message) -> Arc<Letter> {
+    async fn letter(&self, mut message: Message) -> Arc<Letter> {
         if let Some(letter) = self.kept().get(&message.delivery) {
             return Arc::clone(letter);
         }
-        // What only the store knows joins the message here: the chart, and what changed back.
-        let page = Page::new(&message, &self.links);
-        let letter = Arc::new(Letter { message, page });
+        // What only the store knows joins the message here. A receiver that shows neither is not kept
+        // waiting for it.
+        let context = if self.is_for_people {
+            context::gather(&self.store, &message).await
+        } else {
+            context::Context::default()
+        };
+        message.changed_back = message.changed_back.or(context.changed_back);
+        let page = Page::new(&message, &self.links, context.chart.as_ref());
+        let chart = context.chart.as_ref().map(Chart::png);
+        let letter = Arc::new(Letter { message, page, chart });
         let mut kept = self.kept();
         kept.insert(letter.message.delivery.clone(), Arc::clone(&letter));
         while kept.len() > KEPT_MAX {
@@ -130,8 +143,8 @@ fn again(sender: Sender, links: String) -> Again {
                     changed_back: None,
                     digest: Vec::new(),
                 };
-                let page = Page::new(&message, &links);
-                sender.send(&message, &page, clock::now()).await?;
+                let page = Page::new(&message, &links, None);
+                sender.send(&message, &page, None, clock::now()).await?;
             }
             Ok(())
         })
@@ -151,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_letter_is_made_once_while_its_message_is_tried_and_few_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let desk = Desk::new(Store::open(dir.path()).unwrap(), "http://gw".to_owned());
+        let desk = Desk::new(Store::open(dir.path()).unwrap(), "http://gw".to_owned(), true);
         let message = |n: usize| Message {
             event: Event::Opened,
             delivery: format!("D{n:03}"),

@@ -39,11 +39,13 @@ pub mod stats;
 pub mod teller;
 pub mod template;
 pub mod webhook;
+pub mod words;
+#[cfg(test)]
+mod office;
+#[cfg(test)]
+mod clerk_tests;
 #[cfg(test)]
 mod clerk_life_tests;
-mod clerk_tests;
-mod office;
-pub mod words;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,9 +57,9 @@ use crate::config::NotifyConfig;
 use crate::store::Store;
 use crate::{clock, errors};
 pub use clerk::Clerk;
-pub use kinds::Fault;
 pub use deadman::Deadman;
 pub use digest::Digest;
+pub use kinds::Fault;
 use line::Line;
 pub use message::{Event, Message};
 pub use page::Page;
@@ -126,7 +128,12 @@ pub fn faults(configs: &[NotifyConfig]) -> Vec<Fault> {
             // Hours cannot be read in an unknown time zone, which is told by then.
             told.contains(&key(text)) || told.contains("timezone") && key(text) == "hours"
         };
-        let of_route = Route::new(config, index).err().into_iter().flatten();
+        let route = Route::new(config, index);
+        let digest = route.as_ref().map(|route| Digest::new(config, route));
+        found.extend(
+            digest.ok().and_then(Result::err).into_iter().flatten().filter(|text| !is_told(text)),
+        );
+        let of_route = route.err().into_iter().flatten();
         found.extend(of_route.filter(|text| !is_told(text)));
         if is_sound {
             found.extend(Sender::new(config).err().into_iter().flatten());

@@ -52,8 +52,8 @@ impl Receiver {
     /// Sends a test message once, whatever hours, silences and limits say.
     pub async fn try_out(&self, links: &str, now: UnixMillis) -> (Message, Result<(), SendError>) {
         let message = sample::message(now);
-        let page = Page::new(&message, links);
-        let sent = self.target.sender.send(&message, &page, now);
+        let page = Page::new(&message, links, None);
+        let sent = self.target.sender.send(&message, &page, None, now);
         let ended = tokio::time::timeout(TRIAL_TIME_MAX, sent).await.unwrap_or_else(|_| {
             Err(SendError::passing(format!("no answer within {} s", TRIAL_TIME_MAX.as_secs())))
         });

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use wire::UnixMillis;
 
-use super::http::HttpSender;
 use super::email::EmailSender;
+use super::http::HttpSender;
 use super::message::Message;
 use super::page::Page;
 use crate::config::NotifyConfig;
@@ -62,18 +62,11 @@ impl Sender {
         }
     }
 
-    /// Bodies for which the built-in template had to stand in, because the operator's failed.
-    #[must_use]
-    pub fn n_fallbacks(&self) -> u64 {
-        match self {
-            Self::Http(http) => http.n_fallbacks(),
-        }
-    }
-
-    /// Counts further ones with those of other receivers.
+    /// Counts bodies for which the built-in template had to stand in, because the operator's failed.
     pub fn count_fallbacks_in(&mut self, n_fallbacks: &Arc<AtomicU64>) {
         match self {
             Self::Http(http) => http.count_fallbacks_in(n_fallbacks),
+            Self::Email(email) => email.count_fallbacks_in(n_fallbacks),
         }
     }
 

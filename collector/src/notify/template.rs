@@ -134,7 +134,7 @@ impl Template {
         added.map_err(|error| explain(&error))?;
         self.is_replaced = true;
         for message in samples() {
-            let page = Page::new(&message, "https://gatewatch.example");
+            let page = Page::new(&message, "https://gatewatch.example", None);
             for has_chart in [false, true] {
                 let extras = Extras { has_chart, ..Extras::default() };
                 self.render(OVERRIDE, &seen(&message, &page, &extras)).map_err(|why| {

@@ -1,6 +1,6 @@
 //! `/api/v1/silences`: maintenance windows. They keep pages back, never detection.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
@@ -11,11 +11,11 @@ use wire::UnixMillis;
 use super::AppState;
 use super::api::person;
 use super::error::{ApiError, Body, InPath, Params, time};
-use crate::model::Incident;
-use crate::notify::matcher::{Matcher, Subject};
+
+use crate::notify::matcher::Matcher;
 use crate::notify::reach;
 use crate::store::silences::{self, Silence};
-use crate::store::{Conn, ReadResult, fleet, incidents};
+use crate::store::{Conn, ReadResult, incidents, subjects};
 use crate::{ca, clock};
 
 /// Longest reason, in characters, and most keys of a match.
@@ -225,19 +225,11 @@ fn covered(conn: &Conn, silence: &Silence) -> ReadResult<(u64, u64, Option<Strin
     let filter = incidents::Filter { open: true, n_max: 100_000, ..Default::default() };
     let matcher = Matcher::new(&silence.matches).unwrap_or_default();
     let mut n_incidents = 0;
+    let keys = matcher.keys().map(str::to_owned).collect();
     for incident in incidents::list(conn, &filter)? {
-        n_incidents += u64::from(matcher.matches_all(&subject(conn, &incident)?));
+        n_incidents += u64::from(matcher.matches_all(&subjects::subject(conn, &incident, &keys)?));
     }
     let fleet = reach::fleet(conn, [&silence.matches])?;
     let n_servers = fleet.iter().filter(|server| server.is_in(&silence.matches)).count() as u64;
     Ok((n_incidents, n_servers, reach::unmatched(&silence.matches, &fleet)))
-}
-
-/// The incident with the labels of its servers.
-fn subject<'a>(conn: &Conn, incident: &'a Incident) -> ReadResult<Subject<'a>> {
-    let place = &incident.place;
-    let members = place.members.iter().map(|name| name.split('/').next().unwrap_or(name));
-    let names: BTreeSet<&str> = members.chain(place.server.as_deref()).collect();
-    let labelled = |name: &str| Ok((name.to_owned(), fleet::labels_of(conn, name)?));
-    Ok(Subject { incident, servers: names.into_iter().map(labelled).collect::<ReadResult<_>>()? })
 }

@@ -92,7 +92,7 @@ fn message(event: Event) -> Message {
 
 async fn send(sender: &HttpSender, event: Event, chart: Option<&[u8]>) -> Result<(), SendError> {
     let message = message(event);
-    let page = Page::new(&message, "https://gatewatch.example");
+    let page = Page::new(&message, "https://gatewatch.example", None);
     sender.send(&message, &page, chart, START).await
 }
 
@@ -235,7 +235,7 @@ async fn a_template_that_fails_for_one_message_leaves_it_to_the_built_in_one() {
     let sender = HttpSender::new(&config).unwrap();
     let mut message = message(Event::Opened);
     message.incident.as_mut().unwrap().affected.n_sites = 38;
-    let page = Page::new(&message, "https://gatewatch.example");
+    let page = Page::new(&message, "https://gatewatch.example", None);
     for _ in 0..2 {
         sender.send(&message, &page, None, START).await.unwrap();
     }

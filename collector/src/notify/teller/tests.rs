@@ -130,13 +130,14 @@ impl Collector {
     /// Lets the clerk ask every route about what was decided, while nothing is sent.
     async fn ask(&self, targets: &[Target]) {
         let routes = targets.iter().map(|target| target.route.clone()).collect();
-        let clerk = crate::notify::Clerk { store: self.store.clone(), routes };
+        let mut clerk = crate::notify::Clerk::new(self.store.clone(), routes);
         clerk.turn(clock::now(), false).await.unwrap();
     }
 
     async fn owed(&self) -> u64 {
-        let owed = self.store.read(outbox::owed).await.unwrap();
-        let pages = self.store.read(outbox::next_page).await.unwrap();
+        // In one reading: a page that is decided in between would count as nothing.
+        let read = self.store.read(|conn| Ok((outbox::owed(conn)?, outbox::next_page(conn)?)));
+        let (owed, pages) = read.await.unwrap();
         owed.iter().map(|owed| owed.n).sum::<u64>() + u64::from(pages.is_some())
     }
 

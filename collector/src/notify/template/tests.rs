@@ -47,7 +47,7 @@ fn seen_with(text: &str, event: Event, has_chart: bool) -> Value {
         incident.place.server = Some(text.to_owned());
         incident.place.sites = vec![text.to_owned(); 3];
     }
-    let page = Page::new(&message, "https://gatewatch.example");
+    let page = Page::new(&message, "https://gatewatch.example", None);
     let incident = message.incident.as_ref();
     let alerts = incident
         .map(|incident| alertmanager::alerts(&page, incident, message.before.as_ref(), message.at));
@@ -176,7 +176,7 @@ fn a_page_says_what_matters_in_every_body() {
     for (kind, _) in BUILT_IN {
         let template = Template::new(kind, None).unwrap();
         let message = sample(Event::Opened);
-        let page = Page::new(&message, "https://gatewatch.example");
+        let page = Page::new(&message, "https://gatewatch.example", None);
         let incident = message.incident.as_ref().unwrap();
         let alerts = alertmanager::alerts(&page, incident, None, message.at);
         let extras = Extras { alerts, ..Extras::default() };
@@ -203,7 +203,7 @@ fn an_operators_template_stands_in_place_of_the_built_in_one() {
     let (_dir, path) = file(text);
     let template = Template::new("slack", Some(&path)).unwrap();
     let message = sample(Event::Opened);
-    let page = Page::new(&message, "https://gatewatch.example");
+    let page = Page::new(&message, "https://gatewatch.example", None);
     let mut seen = seen(&message, &page, &Extras::default());
     seen["headline"] = "a\"}<b>\n{{ x }}".into();
     let body = template.own(&seen).unwrap().unwrap();
@@ -236,7 +236,7 @@ fn a_template_that_cannot_tell_a_page_is_a_problem_of_the_configuration() {
 fn the_webhook_carries_the_incident_as_it_is() {
     let template = Template::new("webhook", None).unwrap();
     for message in samples() {
-        let page = Page::new(&message, "https://gatewatch.example");
+        let page = Page::new(&message, "https://gatewatch.example", None);
         let body = body(&template, &seen(&message, &page, &Extras::default()));
         assert_eq!(body["incident"], serde_json::to_value(&message.incident).unwrap());
     }

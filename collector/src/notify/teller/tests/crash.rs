@@ -151,14 +151,15 @@ async fn open(dir: &std::path::Path) -> Store {
 
 /// What the routes still have to hear.
 async fn n_owed(store: &Store) -> u64 {
-    let owed = store.read(outbox::owed).await.unwrap();
-    let pages = store.read(outbox::next_page).await.unwrap();
+    // In one reading: a page that is decided in between would count as nothing.
+    let read = store.read(|conn| Ok((outbox::owed(conn)?, outbox::next_page(conn)?)));
+    let (owed, pages) = read.await.unwrap();
     owed.iter().map(|owed| owed.n).sum::<u64>() + u64::from(pages.is_some())
 }
 
 fn start(store: &Store, world: &World) -> tokio::task::JoinHandle<()> {
     let lines = ROUTES.map(|route| world.line(route, store)).to_vec();
-    let clerk = Clerk { store: store.clone(), routes: ROUTES.map(route).to_vec() };
+    let clerk = Clerk::new(store.clone(), ROUTES.map(route).to_vec());
     let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
     let tellers = run(store.clone(), lines, QUICK, stats, stop.clone());
     tokio::spawn(async move {
