@@ -302,7 +302,7 @@ async fn a_digest_is_bounded_and_counts_the_rest() {
     let [message] = &messages[..] else { panic!("{}", messages.len()) };
     assert_eq!(message.digest.len(), INCIDENTS_MAX);
     assert_eq!(message.digest[0].id, "I0030", "the newest, oldest first");
-    let reason = "since Mon 12:00, the newest 200 of 230";
+    let reason = "since yesterday 12:00, the newest 200 of 230";
     assert_eq!(message.reason, reason);
     let bytes = serde_json::to_string(message).unwrap().len();
     assert!(bytes < 1 << 20, "{bytes}");

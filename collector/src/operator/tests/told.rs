@@ -118,7 +118,7 @@ async fn a_test_answers_by_exit_code_and_says_what_went_wrong() {
     );
     let bad = shell.run("notify test bad").await.unwrap();
     assert_eq!((bad.code, bad.out.as_str()), (exit::NO, ""));
-    assert!(bad.talk.contains("403 Forbidden") && bad.talk.contains("\n  fix: "), "{bad:?}");
+    assert!(bad.talk.contains("answered 403") && bad.talk.contains("\n  fix: "), "{bad:?}");
     let all = shell.run("notify test --all --json").await.unwrap();
     assert_eq!(all.code, exit::NO);
     let lines: Vec<&str> = all.out.lines().collect();
