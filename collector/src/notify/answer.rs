@@ -15,8 +15,20 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// How much of an answer an error shows, UTF-16 units.
 const SHOWN_MAX: usize = 200;
 
-/// What Telegram answers 400 to although the message is well: the chat is what must be mended.
-const WRONG_ADDRESS: [&str; 3] = ["chat not found", "upgraded to a supergroup", "PEER_ID_INVALID"];
+/// What is answered 400 or 422 although the message is well, in lower case: the key must be mended
+/// (PagerDuty, Opsgenie), or the chat and the bot's rights in it (Telegram).
+const WRONG_KEY: [&str; 3] = ["invalid routing key", "'routing_key'", "key format is not valid"];
+const WRONG_CHAT: [&str; 9] = [
+    "chat not found",
+    "upgraded to a supergroup",
+    "peer_id_invalid",
+    "not enough rights to send text messages",
+    "have no rights to send a message",
+    "need administrator rights",
+    "chat_write_forbidden",
+    "topic_closed",
+    "message thread not found",
+];
 
 /// An answer as it came: `body` are its first bytes.
 #[derive(Clone, Copy, Debug)]
@@ -31,18 +43,24 @@ pub struct Answer<'a> {
 
 /// Whether it was taken; `Err` says why not, without the texts of `secrets`.
 ///
-/// 400, 413 and 422 are about the message and final. Wrong keys and addresses (401, 403, 404, 410) are
-/// the operator's to mend, and everything else may pass: the message is tried again.
+/// 400, 413 and 422 are about the message and final. Wrong keys and addresses (401, 403, 404, 410, and
+/// what is refused in words) are the operator's to mend, and everything else may pass: the message is
+/// tried again.
 pub fn judge(answer: &Answer<'_>, secrets: &[String], now: UnixMillis) -> Result<(), SendError> {
     if (200..300).contains(&answer.status) {
         return Ok(());
     }
     let said = said(answer.body, secrets);
-    let is_address = WRONG_ADDRESS.iter().any(|what| said.contains(what));
+    let is_about_message = matches!(answer.status, 400 | 413 | 422);
+    let lower = said.to_lowercase();
+    let is_said = |words: &[&str]| is_about_message && words.iter().any(|w| lower.contains(w));
+    let (is_key, is_chat) = (is_said(&WRONG_KEY), is_said(&WRONG_CHAT));
     let hint = match answer.status {
         300..=399 => ": redirects are not followed; give the address it redirects to",
         401 | 403 => ": is the secret the right one?",
         404 | 410 => ": is the address the right one?",
+        _ if is_key => ": is the secret the right one?",
+        _ if is_chat => ": is chat_id the right one, and may the bot write there?",
         _ => "",
     };
     let mut why = format!("the receiver answered {}{hint}", answer.status);
@@ -52,7 +70,7 @@ pub fn judge(answer: &Answer<'_>, secrets: &[String], now: UnixMillis) -> Result
     Err(SendError {
         why,
         retry_after: retry_after(answer, now),
-        is_final: matches!(answer.status, 400 | 413 | 422) && !is_address,
+        is_final: is_about_message && !is_key && !is_chat,
     })
 }
 
@@ -127,6 +145,36 @@ mod tests {
             let is_final = judged(status, None, body).err().map(|error| error.is_final);
             assert_eq!(is_final, expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_wrong_key_is_not_taken_for_a_wrong_message() {
+        let (key, chat) = ("is the secret the right one?", "may the bot write there?");
+        let telegram =
+            |what: &str| format!(r#"{{"ok":false,"description":"Bad Request: {what}"}}"#);
+        let pagerduty = |what: &str| {
+            format!(
+                r#"{{"status":"invalid event","message":"Event object is invalid","errors":["{what}"]}}"#
+            )
+        };
+        for (status, body, expected) in [
+            (400, pagerduty("Invalid routing key"), key),
+            (400, pagerduty("Length of 'routing_key' is incorrect (should be 32 characters)"), key),
+            (422, r#"{"message":"Key format is not valid!","took":0.0}"#.into(), key),
+            (400, telegram("not enough rights to send text messages to the chat"), chat),
+            (400, telegram("TOPIC_CLOSED"), chat),
+            (400, telegram("chat not found"), chat),
+        ] {
+            let error = judged(status, None, &body).unwrap_err();
+            assert!(!error.is_final, "{body}");
+            assert!(error.why.contains(expected), "{}", error.why);
+        }
+        // A picture that may not be sent is left out, and its text arrives.
+        let photo = telegram("not enough rights to send photos to the chat");
+        assert!(judged(400, None, &photo).unwrap_err().is_final);
+        assert!(
+            judged(400, None, &pagerduty("'payload.summary' is missing")).unwrap_err().is_final
+        );
     }
 
     #[test]

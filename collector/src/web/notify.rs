@@ -227,6 +227,14 @@ fn fix(kind: &str, why: &str) -> String {
         if is_status(word) { numbers.contains(word) } else { why.contains(word) }
     };
     let has = |words: &[&str]| words.iter().any(found);
+    if has(&["chat_id"]) {
+        return "check chat_id, and that the bot is in that chat and may write there".into();
+    }
+    if why.contains("starttls") && !has(&["certificate", "unknownissuer", "handshake"]) {
+        return "the mail server offers no STARTTLS: write tls = \"implicit\" if it speaks TLS at \
+                once (port 465), or tls = \"none\" for a server on this machine"
+            .into();
+    }
     if has(&["certificate", "unknownissuer", "tls", "handshake"]) {
         return "trust its authority with ca_file, or name it by a host its certificate is for"
             .into();
@@ -234,7 +242,7 @@ fn fix(kind: &str, why: &str) -> String {
     if has(&["dns", "lookup", "resolve"]) {
         return "check the host in url, and this machine's resolver".into();
     }
-    if has(&["401", "403", "unauthorized", "forbidden", "authentication", "535"]) {
+    if has(&["401", "403", "unauthorized", "forbidden", "authentication", "535", "the secret"]) {
         let what = match kind {
             "slack" | "teams" | "discord" => {
                 "make a new webhook URL there and write that to url_file"
@@ -265,6 +273,18 @@ mod tests {
         for (kind, why, part) in [
             ("slack", "the receiver answered 403 Forbidden", "url_file"),
             ("pagerduty", "the receiver answered 401 Unauthorized", "secret_file"),
+            (
+                "pagerduty",
+                "the receiver answered 400: is the secret the right one?: \"Invalid routing key\"",
+                "key in secret_file",
+            ),
+            (
+                "telegram",
+                "the receiver answered 400: is chat_id the right one, and may the bot write there?",
+                "may write there",
+            ),
+            ("email", "STARTTLS is not supported on this server", "tls = \"implicit\""),
+            ("email", "starttls: invalid peer certificate: UnknownIssuer", "ca_file"),
             ("email", "535 5.7.8 authentication failed", "password in secret_file"),
             ("webhook", "error sending request: tcp connect error: Connection refused", "listens"),
             (
