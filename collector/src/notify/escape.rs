@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use super::words::is_hidden;
+
 /// Looks like nothing and breaks words: `@everyone` is one word, `@` + this + `everyone` is none.
 const GAP: &str = "\u{200b}";
 
@@ -20,12 +22,7 @@ pub fn clean(text: &str) -> String {
     let keep = |c: char| match c {
         '\n' => Some('\n'),
         '\t' | '\r' => Some(' '),
-        '\u{61c}'
-        | '\u{200e}'
-        | '\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}'
-        | '\u{feff}' => None,
+        c if is_hidden(c) => None,
         c if c.is_control() => Some('\u{fffd}'),
         c => Some(c),
     };

@@ -111,7 +111,7 @@ pub fn clean(text: &str, chars_max: usize) -> String {
 }
 
 /// Marks of direction, joiners, tags and the like: nothing to see, much to deceive with.
-fn is_hidden(c: char) -> bool {
+pub(super) fn is_hidden(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
