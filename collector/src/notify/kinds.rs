@@ -10,6 +10,10 @@ use reqwest::{Certificate, Url};
 use super::{hours, reach, secret};
 use crate::config::NotifyConfig;
 
+/// How often an Alertmanager may be told again what is not over.
+const REPEAT_MIN: Duration = Duration::from_secs(1);
+const REPEAT_MAX: Duration = Duration::from_secs(300);
+
 /// One thing that is wrong with a `[[notify]]` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -328,8 +332,11 @@ fn values(config: &NotifyConfig, problems: &mut Vec<String>) {
         let fix = "write 1 or more, or remove the table";
         problems.push(format!("messages_per_minute_max: = 0 tells nothing ever: {fix}"));
     }
-    if config.repeat_interval.0 < Duration::from_secs(1) {
-        problems.push("repeat_interval: is too short: write 1s or more".to_owned());
+    // An alert ends after 15 minutes unless it is told again: two repetitions may be lost.
+    let repeat = config.repeat_interval.0;
+    if repeat < REPEAT_MIN || repeat > REPEAT_MAX {
+        let wrong = if repeat < REPEAT_MIN { "short" } else { "long, alerts would end between" };
+        problems.push(format!("repeat_interval: is too {wrong}: write 1s to 5m"));
     }
     if let Some(name) = &config.name {
         let good = |c: char| c.is_alphanumeric() || "._:@-+ ".contains(c);
@@ -575,6 +582,18 @@ mod tests {
                 "escalate_after",
                 "digest",
                 "two tables",
+            ),
+            (
+                "kind = 'alertmanager'\nurl = 'http://x'\nrepeat_interval = '6m'".into(),
+                "repeat_interval",
+                "too long",
+                "1s to 5m",
+            ),
+            (
+                "kind = 'alertmanager'\nurl = 'http://x'\nrepeat_interval = '999ms'".into(),
+                "repeat_interval",
+                "too short",
+                "1s to 5m",
             ),
             ("kind = 'ntfy'\ntopic = 'a b'".into(), "topic", "\"a b\"", "1 to 64"),
             (
