@@ -266,6 +266,7 @@ mod tests {
     #[test]
     fn marks_that_turn_the_writing_and_control_characters_are_taken_out() {
         assert_eq!(clean("a\u{202e}b\u{2066}c\0\u{1b}[1m\t\n"), "abc\u{fffd}\u{fffd}[1m \n");
+        assert_eq!(clean("a\u{200d}\u{ad}\u{e0041}b"), "ab", "the table of pages");
         assert_eq!(one_line(" a \n\n b "), "a b");
     }
 }
