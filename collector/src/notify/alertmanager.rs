@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wire::UnixMillis;
 
+use super::escape::clean;
 use super::message::Event;
 use super::page::Page;
-use super::template::clean;
+use super::template;
 use crate::model::Incident;
 
 /// How long an open alert lasts without being sent again.
@@ -41,7 +42,9 @@ pub fn alerts(
         now_labels.insert("incident".into(), format!("test-{}", page.delivery));
     }
     let until = now.plus(if is_test { TEST_FOR } else { OPEN_FOR });
-    let end = incident.resolved_at.filter(|_| !is_test).unwrap_or(until);
+    // What was merged into another incident is over without a time of its own.
+    let open_until = if page.event == Event::Resolved { now } else { until };
+    let end = incident.resolved_at.filter(|_| !is_test).unwrap_or(open_until);
     let mut alerts = vec![alert(page, incident, &now_labels, end)];
     if let Some(before) = before {
         let old = labels(before);
@@ -58,9 +61,10 @@ fn alert(
     labels: &BTreeMap<String, String>,
     end: UnixMillis,
 ) -> Value {
-    let facts = page.facts.iter().map(|fact| format!("{}: {}", fact.name, fact.value));
+    let facts = template::details(page);
+    let facts = facts.iter().map(|fact| format!("{}: {}", fact.name, fact.value));
     let description = facts.collect::<Vec<_>>().join("\n");
-    let command = page.command.as_ref().and_then(|next| next.command.clone()).unwrap_or_default();
+    let command = template::command(page).and_then(|next| next.command.clone()).unwrap_or_default();
     let mut annotations = BTreeMap::from([
         ("summary", clean(&page.headline)),
         ("description", clean(&description)),
@@ -166,6 +170,16 @@ mod tests {
         assert_eq!(alerts.len(), 1);
         assert_eq!(alerts[0]["labels"], told(Event::Opened, &open, None)[0]["labels"]);
         assert_eq!(alerts[0]["endsAt"], NOW.to_rfc3339());
+    }
+
+    #[test]
+    fn an_incident_that_was_merged_into_another_ends_now_and_not_in_a_quarter_of_an_hour() {
+        let open = samples::incident();
+        assert_eq!(open.resolved_at, None);
+        let alerts = told(Event::Resolved, &open, Some(&open));
+        assert_eq!(alerts.len(), 1);
+        assert_eq!(alerts[0]["endsAt"], NOW.to_rfc3339());
+        assert_eq!(alerts[0]["annotations"]["command"], Value::Null, "there is nothing to do");
     }
 
     #[test]

@@ -12,20 +12,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use channels::{CHANNELS, Channel, Key, Letter, Picture, follows};
+use channels::{CHANNELS, Channel, Key, Letter, Part, Picture, parts};
 use reqwest::header::{HeaderValue, RETRY_AFTER};
-use reqwest::multipart::{Form, Part};
-use reqwest::{Certificate, Client, RequestBuilder, Response, Url, redirect};
+use reqwest::multipart::{self, Form};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response, Url, redirect};
 use serde_json::Value;
 use wire::UnixMillis;
 
 use super::answer::{self, Answer};
-use super::message::Message;
+use super::message::{Event, Message};
 use super::page::Page;
 use super::secret::{self, Secret};
 use super::sender::SendError;
 use super::template::{self, Extras, Template};
-use super::{alertmanager, webhook};
+use super::{alertmanager, kinds, webhook};
 use crate::config::NotifyConfig;
 use crate::errors;
 
@@ -35,6 +35,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much of an answer is read, bytes.
 const ANSWER_BYTES_MAX: usize = 4096;
+
+/// Incidents that an Alertmanager is told again in one request.
+const AGAIN_MAX: usize = 500;
 
 /// Shortest part of a secret URL that is looked for in answers.
 const SECRET_PART_MIN: usize = 6;
@@ -130,19 +133,96 @@ impl HttpSender {
             return Ok(()); // a digest is no alert
         }
         let chart = chart.filter(|_| self.channel.picture != Picture::None);
-        let own = self.template.own(&self.seen(message, page, chart.is_some(), now));
-        let own = own.and_then(|body| body.map_err(|why| self.fall_back(&why)).ok());
+        for part in parts(self.channel.kind, message) {
+            let sent = self.send_part(part, message, page, chart, now).await;
+            sent.map_err(|error| match (message.event, part) {
+                (Event::Test, Part::Close) => {
+                    let why = format!("the test arrived and its alert stays open: {}", error.why);
+                    SendError { why, ..error }
+                }
+                _ => error,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Tells an Alertmanager of many incidents at once; goes on after a refusal, `Err` is the first.
+    pub async fn send_again(
+        &self,
+        told: &[(Message, Page)],
+        now: UnixMillis,
+    ) -> Result<(), SendError> {
+        let letter = Letter { part: Part::Open, identity: "", chart: None };
+        let mut ended = Ok(());
+        for told in told.chunks(AGAIN_MAX) {
+            let (body, is_own) = self.alerts(told, true, now)?;
+            let mut posted = self.post(body, &letter, now).await;
+            if let Err(refused) = &posted
+                && refused.is_final
+                && is_own
+            {
+                self.fall_back(&refused.why);
+                posted = self.post(self.alerts(told, false, now)?.0, &letter, now).await;
+            }
+            ended = ended.and(posted);
+        }
+        ended
+    }
+
+    /// The bodies of all these as one list, and whether the operator's template made one of them.
+    fn alerts(
+        &self,
+        told: &[(Message, Page)],
+        may_be_own: bool,
+        now: UnixMillis,
+    ) -> Result<(Value, bool), SendError> {
+        let (mut alerts, mut is_any_own) = (Vec::new(), false);
+        for (message, page) in told {
+            let seen = self.seen(message, page, Part::Open, false, now);
+            let own = if may_be_own { self.own(&seen) } else { None };
+            is_any_own |= own.is_some();
+            match own.map_or_else(|| self.built_in(&seen), Ok)? {
+                Value::Array(list) => alerts.extend(list),
+                other => alerts.push(other),
+            }
+        }
+        Ok((Value::Array(alerts), is_any_own))
+    }
+
+    /// Sends one part of a message.
+    async fn send_part(
+        &self,
+        part: Part,
+        message: &Message,
+        page: &Page,
+        chart: Option<&[u8]>,
+        now: UnixMillis,
+    ) -> Result<(), SendError> {
+        let seen = self.seen(message, page, part, chart.is_some(), now);
+        let own = self.own(&seen);
         let is_own = own.is_some();
-        let first = self.post(own, message, page, chart, now).await;
-        match first {
+        let body = own.map_or_else(|| self.built_in(&seen), Ok)?;
+        let identity = seen["identity"].as_str().unwrap_or_default();
+        let letter = Letter { part, identity, chart };
+        match self.post(part.of(body), &letter, now).await {
             Err(refused) if refused.is_final && (is_own || chart.is_some()) => {
                 if is_own {
                     self.fall_back(&refused.why);
                 }
-                self.post(None, message, page, None, now).await
+                let body = self.built_in(&self.seen(message, page, part, false, now))?;
+                self.post(part.of(body), &Letter { chart: None, ..letter }, now).await
             }
             other => other,
         }
+    }
+
+    /// What the operator's template makes, if there is one and it does not fail.
+    fn own(&self, seen: &Value) -> Option<Value> {
+        self.template.own(seen)?.map_err(|why| self.fall_back(&why)).ok()
+    }
+
+    fn built_in(&self, seen: &Value) -> Result<Value, SendError> {
+        self.template.built_in(seen).map_err(SendError::refused)
     }
 
     /// Counts, and tells the operator once.
@@ -158,8 +238,15 @@ impl HttpSender {
         }
     }
 
-    fn seen(&self, message: &Message, page: &Page, has_chart: bool, now: UnixMillis) -> Value {
-        let mut extras = Extras { has_chart, ..self.extras.clone() };
+    fn seen(
+        &self,
+        message: &Message,
+        page: &Page,
+        part: Part,
+        has_chart: bool,
+        now: UnixMillis,
+    ) -> Value {
+        let mut extras = Extras { has_chart, step: part.step(), ..self.extras.clone() };
         if let Some(incident) = message.incident.as_ref().filter(|_| self.is("alertmanager")) {
             extras.alerts = alertmanager::alerts(page, incident, message.before.as_ref(), now);
         }
@@ -170,30 +257,21 @@ impl HttpSender {
         self.channel.kind == kind
     }
 
-    /// Posts `own`, or else what the built-in template makes.
+    /// Posts a body once.
     async fn post(
         &self,
-        own: Option<Value>,
-        message: &Message,
-        page: &Page,
-        chart: Option<&[u8]>,
+        body: Value,
+        letter: &Letter<'_>,
         now: UnixMillis,
     ) -> Result<(), SendError> {
-        let seen = self.seen(message, page, chart.is_some(), now);
-        let body = match own {
-            Some(body) => body,
-            None => self.template.built_in(&seen).map_err(SendError::refused)?,
-        };
-        let identity = seen["identity"].as_str().unwrap_or_default();
-        let letter = Letter { event: page.event, identity, chart };
         let secret = self.secret().map_err(SendError::passing)?;
         let base = self.base().map_err(SendError::passing)?;
         let mut secrets = hidden(&base, secret.as_ref());
-        let url = self.address(base, &letter, secret.as_ref()).map_err(SendError::passing)?;
+        let url = self.address(base, letter, secret.as_ref()).map_err(SendError::passing)?;
         if self.channel.key == Key::Bot {
             secrets.insert(0, url.path().to_owned());
         }
-        let request = self.request(url, body, &letter, secret.as_ref(), now)?;
+        let request = self.request(url, body, letter, secret.as_ref(), now)?;
         let answer = request.send().await;
         let answer =
             answer.map_err(|error| SendError::passing(errors::chain(&error.without_url())))?;
@@ -237,7 +315,7 @@ impl HttpSender {
             let mut segments = url.path_segments_mut().map_err(|()| "url: has no path")?;
             segments.pop_if_empty().extend(&path);
         }
-        if self.is("opsgenie") && follows(letter.event) {
+        if self.is("opsgenie") && letter.part != Part::Open {
             url.query_pairs_mut().append_pair("identifierType", "alias");
         }
         Ok(url)
@@ -264,7 +342,8 @@ impl HttpSender {
                 self.channel.kind
             )));
         }
-        let mut request = self.client.post(url);
+        let method = if letter.part.is_put() { Method::PUT } else { Method::POST };
+        let mut request = self.client.request(method, url);
         let header = match self.channel.key {
             Key::Signature => {
                 Some((webhook::SIGNATURE_HEADER, webhook::signature(key.as_bytes(), now, &text)))
@@ -294,11 +373,12 @@ impl HttpSender {
 
 /// The form that carries a body with its picture.
 fn form(picture: Picture, body: Value, text: String, chart: &[u8]) -> Form {
-    let chart = Part::bytes(chart.to_vec()).file_name("chart.png");
+    let chart = multipart::Part::bytes(chart.to_vec()).file_name("chart.png");
     let chart = chart.mime_str("image/png").expect("a media type");
     match (picture, body) {
         (Picture::BesideBody(body_field, field), _) => {
-            let body = Part::text(text).mime_str("application/json").expect("a media type");
+            let body =
+                multipart::Part::text(text).mime_str("application/json").expect("a media type");
             Form::new().part(body_field, body).part(field, chart)
         }
         (Picture::AmongFields(field), Value::Object(fields)) => {
@@ -349,7 +429,7 @@ fn configured_url(channel: &Channel, config: &NotifyConfig) -> Result<Url, Strin
             let url = secret::read(file).map_err(|what| format!("url_file: {what}"))?;
             parse_url(url.expose()).map_err(|what| format!("url_file: {}: {what}", file.display()))
         }
-        (None, None) => match channel.url {
+        (None, None) => match kinds::find(channel.kind).and_then(|kind| kind.url) {
             Some(url) => parse_url(url),
             None if channel.key == Key::Url => {
                 Err("url_file: is missing: write the URL of the webhook there, it is a secret"

@@ -127,16 +127,17 @@ impl Desk {
     }
 }
 
-/// One after the other, as if each had just begun.
+/// All at once, as if each had just begun.
 fn again(sender: Sender, links: String) -> Again {
     Arc::new(move |incidents| {
         let (sender, links) = (sender.clone(), links.clone());
         Box::pin(async move {
-            for incident in incidents {
+            let now = clock::now();
+            let told = |incident: Incident| {
                 let message = Message {
                     event: Event::Opened,
                     delivery: incident.id.clone(),
-                    at: clock::now(),
+                    at: now,
                     reason: "it goes on".to_owned(),
                     incident: Some(incident),
                     before: None,
@@ -144,9 +145,10 @@ fn again(sender: Sender, links: String) -> Again {
                     digest: Vec::new(),
                 };
                 let page = Page::new(&message, &links, None);
-                sender.send(&message, &page, None, clock::now()).await?;
-            }
-            Ok(())
+                (message, page)
+            };
+            let told: Vec<(Message, Page)> = incidents.into_iter().map(told).collect();
+            sender.send_again(&told, now).await
         })
     })
 }

@@ -335,6 +335,9 @@ fn headline(message: &Message) -> String {
         }
         (None, Event::Test) => "TEST: gatewatch can reach you here".to_owned(),
         (None, event) => format!("{}: {}", event.name().to_uppercase(), message.reason),
+        (Some(incident), Event::Test) if incident.title.starts_with("TEST") => {
+            incident.title.clone()
+        }
         (Some(incident), Event::Test) => format!("TEST: {}", incident.title),
         (Some(incident), Event::Resolved) => {
             format!("RESOLVED after {}: {}", lasted(incident, message.at), incident.title)
@@ -342,20 +345,20 @@ fn headline(message: &Message) -> String {
         (Some(incident), Event::Updated) => {
             format!("UPDATE {}: {}", message.reason, incident.title)
         }
-        (Some(incident), Event::Opened | Event::Digest) => told(incident),
+        (Some(incident), Event::Opened | Event::Digest) => return told(incident),
     };
     clean(&line, HEADLINE_MAX)
 }
 
 /// `CRITICAL web-07: TITLE`.
-fn told(incident: &Incident) -> String {
+pub(super) fn told(incident: &Incident) -> String {
     let (severity, place) = (incident.severity.to_uppercase(), place::short(incident));
-    format!("{severity} {place}: {}", incident.title)
+    clean(&format!("{severity} {place}: {}", incident.title), HEADLINE_MAX)
 }
 
 fn entry(incident: &Incident, links: &str, now: UnixMillis) -> Entry {
     Entry {
-        headline: clean(&told(incident), HEADLINE_MAX),
+        headline: told(incident),
         link: link(links, incident),
         since_words: since_words(incident, now),
         lasted_words: incident.resolved_at.map(|_| lasted(incident, now)),

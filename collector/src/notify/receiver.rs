@@ -52,8 +52,9 @@ impl Receiver {
     /// Sends a test message once, whatever hours, silences and limits say.
     pub async fn try_out(&self, links: &str, now: UnixMillis) -> (Message, Result<(), SendError>) {
         let message = sample::message(now);
-        let page = Page::new(&message, links, None);
-        let sent = self.target.sender.send(&message, &page, None, now);
+        let chart = sample::chart(now);
+        let (page, picture) = (Page::new(&message, links, Some(&chart)), chart.png());
+        let sent = self.target.sender.send(&message, &page, Some(&picture), now);
         let ended = tokio::time::timeout(TRIAL_TIME_MAX, sent).await.unwrap_or_else(|_| {
             Err(SendError::passing(format!("no answer within {} s", TRIAL_TIME_MAX.as_secs())))
         });

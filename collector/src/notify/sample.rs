@@ -5,6 +5,7 @@ use std::time::Duration;
 use ulid::Ulid;
 use wire::UnixMillis;
 
+use super::chart::Chart;
 use super::message::{Event, Message};
 use crate::ca;
 use crate::model::{
@@ -29,6 +30,17 @@ pub fn message(now: UnixMillis) -> Message {
         changed_back: None,
         digest: Vec::new(),
     }
+}
+
+/// Requests around it: four a second, of which most fail at last.
+#[must_use]
+pub fn chart(now: UnixMillis) -> Chart {
+    let ago = |s: u64| now.minus(Duration::from_secs(s));
+    let mut chart = Chart::new(ago(600), now);
+    for s in (0..600).step_by(10) {
+        chart.add(ago(s), 40, if s <= 30 { 32 } else { 0 });
+    }
+    chart
 }
 
 fn incident(id: String, now: UnixMillis) -> Incident {
@@ -105,6 +117,13 @@ fn incident(id: String, now: UnixMillis) -> Incident {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_has_a_picture_of_what_it_tells() {
+        let chart = chart(UnixMillis(1_795_176_067_000));
+        assert!(chart.words().contains("requests failed in"), "{}", chart.words());
+        assert!(chart.png().starts_with(b"\x89PNG"));
+    }
 
     #[test]
     fn nobody_can_take_a_test_for_an_outage() {

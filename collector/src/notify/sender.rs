@@ -83,4 +83,16 @@ impl Sender {
             Self::Email(email) => email.send(message, page, chart, now).await,
         }
     }
+
+    /// Tells a receiver that forgets again what is not over; those that do not forget are not told.
+    pub async fn send_again(
+        &self,
+        told: &[(Message, Page)],
+        now: UnixMillis,
+    ) -> Result<(), SendError> {
+        match self {
+            Self::Http(http) => http.send_again(told, now).await,
+            Self::Email(_) => Ok(()),
+        }
+    }
 }

@@ -17,11 +17,14 @@
 //! | `cause` | null or `class confidence_percent words` |
 //! | `evidence` | at most two texts |
 //! | `change` | null or what changed before |
-//! | `command` | null or `text command`; its `command` may be null |
-//! | `resolved` | null or `lasted_words failed_words changed_back`; the last may be null |
+//! | `command` | null, as when it is over, or `text command`; its `command` may be null |
+//! | `resolved` | null or `lasted_words failed_words changed_back`; the last two may be null |
 //! | `sites`, `n_sites_more`, `servers` | at most ten names each |
 //! | `spark` | null or failures over time as blocks of text |
 //! | `facts` | list of `name value`, ready for cards |
+//! | `details` | the same without what `headline` and `command` say: for who shows all three |
+//! | `standing` | the headline as if the incident had just begun: the title of an alert |
+//! | `step` | `open`, `note` or `close`: pagers take more than one request for a message |
 //! | `digest` | list of `headline link since_words lasted_words severity` |
 //! | `incident`, `incidents` | the object of the API as it is; those of a digest |
 //! | `has_chart` | a picture goes with it: Discord's `attachment://chart.png`, Telegram's photo |
@@ -31,7 +34,7 @@
 //! Texts but those of `incident` and `incidents` hold no control characters and at most [`TEXT_MAX`]
 //! units. Filters: `slack(n)`, `slack_code(n)`, `markdown(n)`, `code(n)`, `html(n)`,
 //! `tagless(n)` (Opsgenie) and `card(n)` (Teams) escape for the service, within n UTF-16 units; `cut(n)`
-//! only cuts; `url` makes an address safe within markup.
+//! only cuts; `units` counts; `url` makes an address safe within markup.
 //! A name that does not exist is an error. Keys are added by the sender: no template sees a secret.
 
 use std::fs;
@@ -40,11 +43,11 @@ use std::path::Path;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde_json::{Value, json};
 
-use super::escape;
-pub use super::escape::clean;
+use super::escape::{self, clean};
 use super::message::{Event, Message};
-use super::page::Page;
+use super::page::{self, Fact, Page};
 use crate::errors;
+use crate::model::Affected;
 
 /// Longest text a template sees, UTF-16 units.
 pub const TEXT_MAX: usize = 8_000;
@@ -73,6 +76,30 @@ const BUILT_IN: [(&str, &str); 9] = [
 
 const OVERRIDE: &str = "template_file";
 
+/// What a request does to the alert of a pager; everybody else is told with `Open`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Step {
+    /// Makes it, if it is not there.
+    #[default]
+    Open,
+    /// Writes a note to it.
+    Note,
+    /// Closes it.
+    Close,
+}
+
+impl Step {
+    const ALL: [Self; 3] = [Self::Open, Self::Note, Self::Close];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Note => "note",
+            Self::Close => "close",
+        }
+    }
+}
+
 /// What beside the page a template sees.
 #[derive(Clone, Debug, Default)]
 pub struct Extras {
@@ -84,6 +111,8 @@ pub struct Extras {
     pub alerts: Vec<Value>,
     /// Whether a picture goes with it.
     pub has_chart: bool,
+    /// What the request does.
+    pub step: Step,
 }
 
 /// The template of a kind and, where there is one, the operator's in its place.
@@ -135,8 +164,9 @@ impl Template {
         self.is_replaced = true;
         for message in samples() {
             let page = Page::new(&message, "https://gatewatch.example", None);
-            for has_chart in [false, true] {
-                let extras = Extras { has_chart, ..Extras::default() };
+            let both = |step| [(step, false), (step, true)];
+            for (step, has_chart) in Step::ALL.into_iter().flat_map(both) {
+                let extras = Extras { has_chart, step, ..Extras::default() };
                 self.render(OVERRIDE, &seen(&message, &page, &extras)).map_err(|why| {
                     format!("cannot tell of a sample `{}`: {why}", message.event.name())
                 })?;
@@ -160,6 +190,12 @@ impl Template {
 #[must_use]
 pub fn seen(message: &Message, page: &Page, extras: &Extras) -> Value {
     let mut seen = serde_json::to_value(page).expect("a page is JSON");
+    seen["details"] = json!(details(page));
+    seen["command"] = json!(command(page));
+    seen["standing"] = match (&message.incident, page.event) {
+        (Some(incident), Event::Updated | Event::Resolved) => page::told(incident).into(),
+        _ => page.headline.clone().into(),
+    };
     clean_texts(&mut seen);
     let identity = match page.event {
         Event::Opened | Event::Updated | Event::Resolved => page.incident_id.clone(),
@@ -172,7 +208,35 @@ pub fn seen(message: &Message, page: &Page, extras: &Extras) -> Value {
     seen["topic"] = extras.topic.clone().into();
     seen["alerts"] = extras.alerts.clone().into();
     seen["has_chart"] = extras.has_chart.into();
+    seen["step"] = extras.step.name().into();
     seen
+}
+
+/// The next step; of what is over there is none.
+#[must_use]
+pub fn command(page: &Page) -> Option<&page::Step> {
+    page.command.as_ref().filter(|_| page.event != Event::Resolved)
+}
+
+/// The facts without what stands in the headline and in the command.
+#[must_use]
+pub fn details(page: &Page) -> Vec<Fact> {
+    let is_in_headline = |text: &str| page.headline.contains(text);
+    let told = |fact: &Fact| {
+        let (name, value) = match fact.name.as_str() {
+            "Why now" if is_in_headline(&fact.value) => return None,
+            "Next" => {
+                let next = command(page)?;
+                ("Next", next.text.as_str())
+            }
+            // How long it was stands in the headline.
+            "Lasted" => ("Time", page.since_words.as_str()),
+            name => (name, fact.value.as_str()),
+        };
+        let is_said = !value.is_empty();
+        is_said.then(|| Fact { name: name.to_owned(), value: value.to_owned() })
+    };
+    page.facts.iter().filter_map(told).collect()
 }
 
 fn clean_texts(value: &mut Value) {
@@ -204,6 +268,7 @@ fn environment() -> Environment<'static> {
         };
         environment.add_filter(name, filter);
     }
+    environment.add_filter("units", |value: minijinja::Value| text(&value).encode_utf16().count());
     environment.add_filter("url", |value: minijinja::Value| escape::url(&text(&value)));
     environment
 }
@@ -246,8 +311,17 @@ fn samples() -> Vec<Message> {
         }
         samples.push(message);
     }
+    // Of a silence nothing is counted, and it may end without a time of its own.
+    let mut silence = Message { event: Event::Resolved, ..sample };
+    if let Some(incident) = &mut silence.incident {
+        (incident.kind, incident.state) = ("silence".into(), "resolved".into());
+        incident.affected = Affected { n_servers: 1, ..Affected::default() };
+    }
+    samples.push(silence);
     samples
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod said_tests;

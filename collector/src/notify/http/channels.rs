@@ -1,6 +1,11 @@
 //! What differs between the services that are told over HTTP, as a table.
 
-use crate::notify::message::Event;
+use serde_json::{Value, json};
+
+use crate::model::Incident;
+use crate::notify::message::{Event, Message};
+use crate::notify::page;
+use crate::notify::template::Step;
 
 /// How a service knows us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +40,6 @@ pub(super) enum Picture {
 pub(super) struct Channel {
     /// `kind` of the configuration.
     pub(super) kind: &'static str,
-    /// Where it is, unless `url` says otherwise.
-    pub(super) url: Option<&'static str>,
     /// What follows in the path, of this message.
     pub(super) path: fn(&Letter<'_>) -> Vec<String>,
     /// How it knows us.
@@ -51,7 +54,6 @@ pub(super) struct Channel {
 pub(super) static CHANNELS: [Channel; 9] = [
     Channel {
         kind: "webhook",
-        url: None,
         path: |_| Vec::new(),
         key: Key::Signature,
         picture: Picture::None,
@@ -59,15 +61,13 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "alertmanager",
-        url: None,
         path: |_| words("api/v2/alerts"),
         key: Key::Login,
         picture: Picture::None,
-        body_bytes_max: 1 << 20,
+        body_bytes_max: 4 << 20,
     },
     Channel {
         kind: "slack",
-        url: None,
         path: |_| Vec::new(),
         key: Key::Url,
         picture: Picture::None,
@@ -75,7 +75,6 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "teams",
-        url: None,
         path: |_| Vec::new(),
         key: Key::Url,
         picture: Picture::None,
@@ -83,7 +82,6 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "discord",
-        url: None,
         path: |_| Vec::new(),
         key: Key::Url,
         picture: Picture::BesideBody("payload_json", "files[0]"),
@@ -91,7 +89,6 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "telegram",
-        url: Some("https://api.telegram.org"),
         path: |letter| words(if letter.chart.is_some() { "sendPhoto" } else { "sendMessage" }),
         key: Key::Bot,
         picture: Picture::AmongFields("photo"),
@@ -99,7 +96,6 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "ntfy",
-        url: Some("https://ntfy.sh"),
         path: |_| Vec::new(),
         key: Key::Login,
         picture: Picture::None,
@@ -107,7 +103,6 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "pagerduty",
-        url: Some("https://events.pagerduty.com"),
         path: |_| words("v2/enqueue"),
         key: Key::Body("routing_key"),
         picture: Picture::None,
@@ -115,7 +110,6 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
     Channel {
         kind: "opsgenie",
-        url: Some("https://api.opsgenie.com"),
         path: opsgenie_path,
         key: Key::Genie,
         picture: Picture::None,
@@ -123,27 +117,92 @@ pub(super) static CHANNELS: [Channel; 9] = [
     },
 ];
 
-/// One message on its way.
+/// One request on its way.
+#[derive(Clone, Copy)]
 pub(super) struct Letter<'a> {
-    /// What it tells.
-    pub(super) event: Event,
+    /// What it does there.
+    pub(super) part: Part,
     /// The incident's identity there.
     pub(super) identity: &'a str,
     /// A picture that goes with it.
     pub(super) chart: Option<&'a [u8]>,
 }
 
-/// Whether a message is about an alert that Opsgenie has already.
-pub(super) fn follows(event: Event) -> bool {
-    matches!(event, Event::Updated | Event::Resolved)
+/// One of the requests that a message takes: most take one, the pagers know alerts that live on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Tells it; at a pager, makes the alert if it is not there.
+    Open,
+    /// Writes a note to the alert.
+    Note,
+    /// Gives the alert another priority.
+    Priority,
+    /// Gives the alert another title.
+    Title,
+    /// Closes the alert.
+    Close,
+}
+
+impl Part {
+    /// For which step the template writes the body.
+    pub(super) fn step(self) -> Step {
+        match self {
+            Self::Open | Self::Priority | Self::Title => Step::Open,
+            Self::Note => Step::Note,
+            Self::Close => Step::Close,
+        }
+    }
+
+    /// What of that body is sent.
+    pub(super) fn of(self, body: Value) -> Value {
+        match self {
+            Self::Priority => json!({"priority": body["priority"]}),
+            Self::Title => json!({"message": body["message"]}),
+            Self::Open | Self::Note | Self::Close => body,
+        }
+    }
+
+    /// Whether it puts something in the place of what is there.
+    pub(super) fn is_put(self) -> bool {
+        matches!(self, Self::Priority | Self::Title)
+    }
+}
+
+/// The requests that a message takes, in order.
+pub(super) fn parts(kind: &str, message: &Message) -> Vec<Part> {
+    match (kind, message.event) {
+        // A try leaves no alert behind.
+        ("pagerduty" | "opsgenie", Event::Test) => vec![Part::Open, Part::Close],
+        ("pagerduty" | "opsgenie", Event::Resolved) => vec![Part::Close],
+        // Opening is nothing new to an alert that is open, and nothing else makes one that is not.
+        ("opsgenie", Event::Updated) => {
+            let (now, before) = (message.incident.as_ref(), message.before.as_ref());
+            let is_same = |same: fn(&Incident, &Incident) -> bool| {
+                now.zip(before).is_some_and(|(now, before)| same(now, before))
+            };
+            let mut parts = vec![Part::Open, Part::Note];
+            if !is_same(|now, before| now.severity == before.severity) {
+                parts.push(Part::Priority);
+            }
+            if !is_same(|now, before| page::told(now) == page::told(before)) {
+                parts.push(Part::Title);
+            }
+            parts
+        }
+        _ => vec![Part::Open],
+    }
 }
 
 fn opsgenie_path(letter: &Letter<'_>) -> Vec<String> {
     let mut path = words("v2/alerts");
-    if follows(letter.event) {
-        let verb = if letter.event == Event::Resolved { "close" } else { "notes" };
-        path.extend([letter.identity.to_owned(), verb.to_owned()]);
-    }
+    let verb = match letter.part {
+        Part::Open => return path,
+        Part::Note => "notes",
+        Part::Priority => "priority",
+        Part::Title => "message",
+        Part::Close => "close",
+    };
+    path.extend([letter.identity.to_owned(), verb.to_owned()]);
     path
 }
 

@@ -8,8 +8,12 @@ use std::sync::Mutex;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 
+use serde_json::json;
+
 use super::*;
+use crate::model::Incident;
 use crate::notify::message::Event;
+use crate::notify::sample;
 use crate::samples::{self, START};
 
 const TOKEN: &str = "123456:ABC-secret-token-0123456789";
@@ -18,6 +22,7 @@ const PNG: &[u8] = b"\x89PNG not really";
 /// One request as it came.
 #[derive(Clone, Debug)]
 struct Got {
+    method: String,
     path: String,
     key: String,
     body: String,
@@ -49,7 +54,12 @@ impl Receiver {
         let key = key.map(|key| key.to_str().unwrap().to_owned()).unwrap_or_default();
         let body = axum::body::to_bytes(body, 8 << 20).await.unwrap();
         let body = String::from_utf8_lossy(&body).into_owned();
-        this.got.lock().unwrap().push(Got { path: parts.uri.to_string(), key, body });
+        this.got.lock().unwrap().push(Got {
+            method: parts.method.to_string(),
+            path: parts.uri.to_string(),
+            key,
+            body,
+        });
         let (status, said) = this.answers.lock().unwrap().pop_front().unwrap_or((200, "ok".into()));
         (StatusCode::from_u16(status).unwrap(), said)
     }
@@ -103,7 +113,6 @@ async fn each_service_is_told_at_its_address_with_its_key() {
     let (bearer, genie) =
         ("Basic MTIzNDU2OkFCQy1zZWNyZXQtdG9rZW4tMDEyMzQ1Njc4OQ==", format!("GenieKey {TOKEN}"));
     let bot = format!("/bot{TOKEN}/sendMessage");
-    let notes = format!("/v2/alerts/{id}/notes?identifierType=alias");
     let close = format!("/v2/alerts/{id}/close?identifierType=alias");
     for (kind, path, event, expected, key) in [
         ("webhook", "/hook?a=b", Event::Opened, "/hook?a=b", "t=1795176067,v1="),
@@ -117,8 +126,6 @@ async fn each_service_is_told_at_its_address_with_its_key() {
         ("ntfy", "", Event::Opened, "/", bearer),
         ("pagerduty", "", Event::Opened, "/v2/enqueue", ""),
         ("opsgenie", "", Event::Opened, "/v2/alerts", &genie),
-        ("opsgenie", "", Event::Test, "/v2/alerts", &genie),
-        ("opsgenie", "", Event::Updated, notes.as_str(), &genie),
         ("opsgenie", "/", Event::Resolved, close.as_str(), &genie),
     ] {
         let (receiver, url) = Receiver::start(&[]).await;
@@ -133,6 +140,118 @@ async fn each_service_is_told_at_its_address_with_its_key() {
         assert!(!is_in_body || body["routing_key"] == TOKEN);
         assert_eq!(sender.place(), url, "{kind}: no path");
     }
+}
+
+/// Method, path and body of all that came.
+fn requests(receiver: &Receiver) -> Vec<(String, Value)> {
+    let request = |got: Got| {
+        let target = format!("{} {}", got.method, got.path);
+        (target, serde_json::from_str(&got.body).unwrap())
+    };
+    receiver.got().into_iter().map(request).collect()
+}
+
+#[tokio::test]
+async fn an_alert_of_opsgenie_is_made_if_it_is_missing_and_raised_when_its_incident_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = samples::incident();
+    let mut small = Incident { severity: "warning".into(), ..now.clone() };
+    let of = |verb: &str| format!("/v2/alerts/{}/{verb}?identifierType=alias", now.id);
+    let open = ["POST /v2/alerts".to_owned(), format!("POST {}", of("notes"))];
+    let raised = [format!("PUT {}", of("priority")), format!("PUT {}", of("message"))];
+    for (before, expected) in [
+        (Some(small.clone()), [&open[..], &raised[..]].concat()),
+        (None, [&open[..], &raised[..]].concat()),
+        (Some(now.clone()), open.to_vec()),
+        (
+            {
+                (small.severity, small.title) = (now.severity.clone(), "one site fails".into());
+                Some(small)
+            },
+            [&open[..], &raised[1..]].concat(),
+        ),
+    ] {
+        let (receiver, url) = Receiver::start(&[]).await;
+        let sender = HttpSender::new(&config("opsgenie", &url, dir.path())).unwrap();
+        let message = Message { before, ..message(Event::Updated) };
+        let page = Page::new(&message, "https://gatewatch.example", None);
+        sender.send(&message, &page, None, START).await.unwrap();
+        let got = requests(&receiver);
+        let targets: Vec<&String> = got.iter().map(|(target, _)| target).collect();
+        assert_eq!(targets, expected.iter().collect::<Vec<_>>());
+        assert_eq!(got[0].1["alias"], now.id);
+        assert!(got[1].1["note"].as_str().unwrap().starts_with("UPDATE "), "{}", got[1].1);
+        for (target, body) in &got[2..] {
+            let is_priority = target.contains("/priority");
+            let name = if is_priority { "priority" } else { "message" };
+            assert_eq!(body, &json!({name: got[0].1[name]}), "nothing else");
+            assert!(!is_priority || body["priority"] == "P1");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_try_of_a_pager_rings_lowest_and_leaves_no_alert_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = sample::message(START);
+    let page = Page::new(&message, "https://gatewatch.example", None);
+    assert!(page.headline.starts_with("TEST of gatewatch, "), "{}", page.headline);
+    let identity = format!("test-{}", message.delivery);
+    for kind in ["pagerduty", "opsgenie"] {
+        let (receiver, url) = Receiver::start(&[]).await;
+        let sender = HttpSender::new(&config(kind, &url, dir.path())).unwrap();
+        sender.send(&message, &page, None, START).await.unwrap();
+        let got = requests(&receiver);
+        let [(_, open), (target, close)] = &got[..] else { panic!("{kind}: {got:?}") };
+        if kind == "pagerduty" {
+            assert_eq!(
+                (&open["dedup_key"], &close["dedup_key"]),
+                (&json!(identity), &json!(identity))
+            );
+            assert_eq!(open["payload"]["severity"], "info");
+            assert_eq!(close["event_action"], "resolve");
+        } else {
+            assert_eq!((&open["alias"], &open["priority"]), (&json!(identity), &json!("P5")));
+            let expected = format!("POST /v2/alerts/{identity}/close?identifierType=alias");
+            assert_eq!(target, &expected);
+        }
+        let (_, url) = Receiver::start(&[(202, ""), (500, "")]).await;
+        let sender = HttpSender::new(&config(kind, &url, dir.path())).unwrap();
+        let error = sender.send(&message, &page, None, START).await.unwrap_err();
+        assert!(error.why.contains("the test arrived and its alert stays open"), "{}", error.why);
+    }
+}
+
+#[tokio::test]
+async fn an_alertmanager_is_told_again_in_lists_and_one_that_is_refused_stops_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (receiver, url) = Receiver::start(&[(400, "bad alert")]).await;
+    let sender = HttpSender::new(&config("alertmanager", &url, dir.path())).unwrap();
+    let told = (0..1_200).map(|n| {
+        let mut message = message(Event::Opened);
+        message.incident.as_mut().unwrap().id = format!("01JD{n:022}");
+        let page = Page::new(&message, "https://gatewatch.example", None);
+        (message, page)
+    });
+    let error = sender.send_again(&told.collect::<Vec<_>>(), START).await.unwrap_err();
+    assert!(error.why.contains("bad alert"), "{}", error.why);
+    let got = requests(&receiver);
+    let ids: Vec<&Value> = got.iter().flat_map(|(_, body)| body.as_array().unwrap()).collect();
+    let sizes: Vec<usize> = got.iter().map(|(_, body)| body.as_array().unwrap().len()).collect();
+    assert_eq!(sizes, [500, 500, 200]);
+    assert_eq!(ids[1_199]["labels"]["incident"], format!("01JD{:022}", 1_199));
+}
+
+#[test]
+fn a_service_without_url_is_where_the_table_of_kinds_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n_known = 0;
+    for (name, url) in kinds::KINDS.iter().filter_map(|kind| Some((kind.name, kind.url?))) {
+        let config = NotifyConfig { url: None, ..config(name, "", dir.path()) };
+        assert_eq!(HttpSender::new(&config).unwrap().place(), url);
+        n_known += 1;
+    }
+    assert_eq!(n_known, 4);
 }
 
 #[tokio::test]
