@@ -38,10 +38,7 @@ fn told(kind: &str, request: &Request) -> (&'static str, String) {
         // The others are for people: the address of the incident names it.
         _ => {
             let id = all.split("/incidents/").nth(1).map(|rest| rest.chars().take(26).collect());
-            (
-                if all.contains("It lasted") || all.contains("Lasted") { "over" } else { "on" },
-                id.unwrap_or_default(),
-            )
+            (if all.contains("RESOLVED after") { "over" } else { "on" }, id.unwrap_or_default())
         }
     }
 }
@@ -113,14 +110,81 @@ fn every_kind_of_receiver_is_told_of_an_outage_from_start_to_end_as_it_takes_it(
         }
     }
     assert_alertmanager_knows_only_ended_alerts(&receivers);
+    assert_pictures_came(&receivers);
+    assert_pagers_were_raised(&receivers, &small, &whole);
     for secret in StandIn::secrets() {
         assert!(!fleet.collector_log().contains(secret), "the log holds {secret:?}");
     }
 }
 
+fn receiver<'a>(receivers: &'a [(&str, StandIn)], kind: &str) -> &'a StandIn {
+    let found = receivers.iter().find(|(of, _)| *of == kind);
+    &found.expect("there is one of each kind").1
+}
+
+/// Pictures came where they are shown. On a busy machine a message may go without one, and then it says
+/// so: the stand-in refuses a name that is not attached.
+fn assert_pictures_came(receivers: &[(&str, StandIn)]) {
+    for kind in ["discord", "telegram"] {
+        let mut requests = receiver(receivers, kind).requests();
+        let all = format!("{kind}: {requests:#?}");
+        requests.retain(|request| !request.pictures.is_empty());
+        assert!(!requests.is_empty(), "{all}");
+        for request in requests {
+            let [(name, n_bytes)] = &request.pictures[..] else { panic!("{kind}: {request:#?}") };
+            assert!(name == "chart.png" && *n_bytes > 100, "{kind}: {request:#?}");
+            let shown = request.body.pointer("/embeds/0/image/url").and_then(Value::as_str);
+            let expected = (kind == "discord").then_some("attachment://chart.png");
+            assert_eq!(shown, expected, "{kind}: {request:#?}");
+        }
+    }
+}
+
+/// An alert is as urgent as its incident became, and over when that is.
+fn assert_pagers_were_raised(receivers: &[(&str, StandIn)], small: &Incident, whole: &Incident) {
+    assert_eq!(small.text("/severity"), "warning", "it has to grow");
+    for (kind, urgent) in [("pagerduty", "critical"), ("opsgenie", "P1")] {
+        let alerts = eventually(&format!("nothing is open at {kind}"), LIMIT, || {
+            let alerts = receiver(receivers, kind).alerts();
+            let is_over = alerts.values().all(|alert| !alert.is_open);
+            if is_over { Ok(alerts) } else { Err(format!("{alerts:#?}")) }
+        });
+        assert_eq!(alerts[whole.id()].priority, urgent, "{alerts:#?}");
+    }
+    assert_eq!(small.id(), whole.id(), "one outage that widened");
+    let alert = &receiver(receivers, "opsgenie").alerts()[whole.id()];
+    assert!(alert.n_notes > 0 && alert.title.starts_with("CRITICAL "), "{alert:#?}");
+}
+
+#[test]
+fn a_test_of_each_receiver_shows_its_picture_and_leaves_no_alert_behind() {
+    let receivers = StandIn::KINDS.map(|kind| (kind, StandIn::start(kind)));
+    let toml: String = receivers.iter().map(|(_, receiver)| receiver.toml()).collect();
+    let fleet = Fleet::builder().agents(["web-1"]).toml(&toml).start();
+    for (kind, receiver) in &receivers {
+        fleet.cli(&["notify", "test", kind]).good().expect("it arrives");
+        let requests = receiver.requests();
+        for request in &requests {
+            assert_eq!(request.problems, Vec::<String>::new(), "{kind}: {request:#?}");
+            let all = request.body.to_string();
+            assert!(!all.contains("TEST: TEST"), "{kind}: {all}");
+        }
+        let is_pager = ["pagerduty", "opsgenie"].contains(kind);
+        assert_eq!(requests.len(), if is_pager { 2 } else { 1 }, "{kind}: {requests:#?}");
+    }
+    assert_pictures_came(&receivers);
+    for (kind, lowest) in [("pagerduty", "info"), ("opsgenie", "P5")] {
+        let alerts = receiver(&receivers, kind).alerts();
+        assert_eq!(alerts.len(), 1, "{kind}: {alerts:#?}");
+        for alert in alerts.values() {
+            assert_eq!((alert.priority.as_str(), alert.is_open), (lowest, false), "{alert:#?}");
+        }
+    }
+}
+
 /// Every alert that was ever posted has ended: no set of labels was forgotten.
 fn assert_alertmanager_knows_only_ended_alerts(receivers: &[(&str, StandIn)]) {
-    let (_, receiver) = receivers.iter().find(|(kind, _)| *kind == "alertmanager").expect("one");
+    let receiver = receiver(receivers, "alertmanager");
     let mut ends = std::collections::BTreeMap::new();
     for request in receiver.requests() {
         for alert in request.body.as_array().expect("a list of alerts") {

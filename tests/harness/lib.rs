@@ -61,7 +61,7 @@ pub use php::{PhpFpm, Pool};
 pub use process::{Process, find_program, is_root};
 pub use root::{Root, loopback};
 pub use smtp::{Mail, Smtp};
-pub use standin::{Request, StandIn};
+pub use standin::{PagerAlert, Request, StandIn};
 pub use stores::{Mariadb, Memcached, Redis};
 pub use systemd::Systemd;
 pub use told::Told;

@@ -31,13 +31,29 @@ pub struct Request {
     pub target: String,
     /// The message; the fields of a form as an object.
     pub body: Value,
-    /// Bytes of the picture that came with it.
-    pub n_picture_bytes: usize,
+    /// The pictures that came with it: file name and bytes of each.
+    pub pictures: Vec<(String, usize)>,
     /// The status it was answered with.
     pub answered: u16,
     /// Why it was refused.
     pub problems: Vec<String>,
 }
+
+/// An alert as a pager knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PagerAlert {
+    /// Priority or severity.
+    pub priority: String,
+    /// Its title.
+    pub title: String,
+    /// Notes written to it.
+    pub n_notes: usize,
+    /// Whether it still rings.
+    pub is_open: bool,
+}
+
+/// Alerts by alias.
+type Alerts = BTreeMap<String, PagerAlert>;
 
 /// The service; stops in `Drop`.
 #[derive(Debug)]
@@ -46,6 +62,7 @@ pub struct StandIn {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     got: Arc<Mutex<Vec<Request>>>,
+    alerts: Arc<Mutex<Alerts>>,
     files: Root,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,9 +88,11 @@ impl StandIn {
         let address = listener.local_addr().expect("a bound listener has an address");
         let stop = Arc::new(AtomicBool::new(false));
         let got = Arc::new(Mutex::new(Vec::new()));
+        let alerts = Arc::<Mutex<Alerts>>::default();
         let thread = {
             let (stop, got) = (Arc::clone(&stop), Arc::clone(&got));
-            let service = Service { kind: kind.to_owned(), schema: Schema::of(kind) };
+            let (kind, schema, alerts) = (kind.to_owned(), Schema::of(kind), Arc::clone(&alerts));
+            let service = Service { kind, schema, alerts };
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
                     if stop.load(Ordering::Relaxed) {
@@ -85,7 +104,8 @@ impl StandIn {
                 }
             })
         };
-        Self { kind: kind.to_owned(), address, stop, got, files: Root::new(), thread: Some(thread) }
+        let (kind, files) = (kind.to_owned(), Root::new());
+        Self { kind, address, stop, got, alerts, files, thread: Some(thread) }
     }
 
     /// What `collector.toml` says so that it hears of everything.
@@ -94,7 +114,9 @@ impl StandIn {
         let base = format!("http://{}", self.address);
         let quoted = |path: std::path::PathBuf| format!("{:?}", path.display().to_string());
         let secret = |text: &str| quoted(self.files.secret("key", text));
-        let mut lines = format!("[[notify]]\nkind = {:?}\nmin_severity = \"info\"\n", self.kind);
+        let kind = &self.kind;
+        let mut lines =
+            format!("[[notify]]\nkind = {kind:?}\nname = {kind:?}\nmin_severity = \"info\"\n");
         let (url, key) = match self.kind.as_str() {
             "webhook" => (format!("{base}/hook"), SIGNING_KEY),
             "alertmanager" => (base, LOGIN),
@@ -131,6 +153,14 @@ impl StandIn {
     }
 }
 
+impl StandIn {
+    /// The alerts of a pager, by alias.
+    #[must_use]
+    pub fn alerts(&self) -> BTreeMap<String, PagerAlert> {
+        self.alerts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -154,6 +184,7 @@ fn secret_path(kind: &str) -> &'static str {
 struct Service {
     kind: String,
     schema: Schema,
+    alerts: Arc<Mutex<Alerts>>,
 }
 
 /// A request before it is judged.
@@ -168,27 +199,36 @@ impl Service {
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         let mut reader = BufReader::new(stream);
         let raw = read(&mut reader)?;
-        let (body, n_picture_bytes) = message(&raw);
-        let (answered, said, problems) = self.judge(&raw, &body, n_picture_bytes > 0);
+        let (body, pictures) = message(&raw);
+        let (answered, said, problems) = self.judge(&raw, &body, &pictures);
         let length = said.len();
         let answer = format!(
             "HTTP/1.1 {answered} Test\r\nContent-Type: application/json\r\n\
              Content-Length: {length}\r\nConnection: close\r\n\r\n{said}"
         );
         reader.get_mut().write_all(answer.as_bytes()).ok()?;
-        Some(Request { target: raw.target, body, n_picture_bytes, answered, problems })
+        Some(Request { target: raw.target, body, pictures, answered, problems })
     }
 
     /// Status, body of the answer, and why it is refused.
-    fn judge(&self, raw: &Raw, body: &Value, has_picture: bool) -> (u16, String, Vec<String>) {
+    fn judge(
+        &self,
+        raw: &Raw,
+        body: &Value,
+        pictures: &[(String, usize)],
+    ) -> (u16, String, Vec<String>) {
+        let has_picture = !pictures.is_empty();
         if let Some(refusal) = self.wrong_address(raw, body, has_picture) {
             return refusal;
         }
         let mut problems = self.schema.problems(body);
-        if self.kind == "opsgenie"
-            && body.get("alias").is_some() != (raw.target == "POST /v2/alerts")
-        {
-            problems.push("a note creates no alert".to_owned());
+        if self.kind == "opsgenie" {
+            problems.extend(wrong_verb(&raw.target, body));
+        }
+        for name in attachments(body) {
+            if !pictures.iter().any(|(attached, n_bytes)| *attached == name && *n_bytes > 0) {
+                problems.push(format!("no file {name:?} is attached"));
+            }
         }
         let content = raw.headers.get("content-type").map(String::as_str).unwrap_or_default();
         let wanted = if has_picture { "multipart/form-data; " } else { "application/json" };
@@ -204,6 +244,10 @@ impl Service {
                 _ => json!({"message": problems}).to_string(),
             };
             return (400, said, problems);
+        }
+        if let Err(what) = self.keep(raw, body) {
+            let said = json!({"message": what, "took": 0.004}).to_string();
+            return (404, said, vec![format!("{what}: {}", raw.target)]);
         }
         let (status, said) = match self.kind.as_str() {
             "slack" => (200, "ok".to_owned()),
@@ -227,6 +271,43 @@ impl Service {
         (status, said, problems)
     }
 
+    /// Keeps the alerts of pagers; what is about an alert that is not there is refused.
+    fn keep(&self, raw: &Raw, body: &Value) -> Result<(), String> {
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = |pointer: &str| {
+            body.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        if self.kind == "pagerduty" {
+            let alert = alerts.entry(text("/dedup_key")).or_default();
+            alert.is_open = text("/event_action") == "trigger";
+            if alert.is_open {
+                (alert.priority, alert.title) =
+                    (text("/payload/severity"), text("/payload/summary"));
+            }
+            return Ok(());
+        }
+        if self.kind != "opsgenie" {
+            return Ok(());
+        }
+        let Some((alias, verb)) = alias_and_verb(&raw.target) else {
+            let alert = alerts.entry(text("/alias")).or_default();
+            if !alert.is_open {
+                // One that is open is counted, and stays as it is.
+                let (priority, title) = (text("/priority"), text("/message"));
+                *alert = PagerAlert { priority, title, n_notes: 0, is_open: true };
+            }
+            return Ok(());
+        };
+        let alert = alerts.get_mut(alias).ok_or("Alert does not exist")?;
+        match verb {
+            "close" => alert.is_open = false,
+            "notes" => alert.n_notes += 1,
+            "priority" => alert.priority = text("/priority"),
+            _ => alert.title = text("/message"),
+        }
+        Ok(())
+    }
+
     /// What a service answers to a stranger; `None` when the key and the address are right.
     fn wrong_address(
         &self,
@@ -237,7 +318,6 @@ impl Service {
         let key = raw.headers.get("authorization").map(String::as_str).unwrap_or_default();
         let text = |name: &str| body[name].as_str().unwrap_or_default();
         let is_at = |path: &str| raw.target == format!("POST {path}");
-        let opsgenie = raw.target.strip_prefix("POST /v2/alerts").unwrap_or("/nowhere");
         let (is_there, is_known) = match self.kind.as_str() {
             "webhook" => (is_at("/hook"), raw.headers.contains_key("x-gatewatch-signature")),
             "alertmanager" => (is_at("/api/v2/alerts"), key == "Basic Z2F0ZXdhdGNoOnBhNTV3b3Jk"),
@@ -248,10 +328,8 @@ impl Service {
             "ntfy" => (is_at("/"), key == format!("Bearer {NTFY_TOKEN}") && text("topic") == TOPIC),
             "pagerduty" => (is_at("/v2/enqueue"), text("routing_key") == ROUTING_KEY),
             "opsgenie" => {
-                let follows = ["/notes", "/close"]
-                    .iter()
-                    .any(|verb| opsgenie.ends_with(&format!("{verb}?identifierType=alias")));
-                (opsgenie.is_empty() || follows, key == format!("GenieKey {GENIE_KEY}"))
+                let is_there = is_at("/v2/alerts") || alias_and_verb(&raw.target).is_some();
+                (is_there, key == format!("GenieKey {GENIE_KEY}"))
             }
             other => (is_at(secret_path(other)), true),
         };
@@ -262,11 +340,37 @@ impl Service {
         match (is_there, is_known) {
             (false, _) => refuse(404, "there is nothing here"),
             // PagerDuty calls an unknown key a bad request.
-            (_, false) if self.kind == "pagerduty" => refuse(400, "invalid routing key"),
+            (_, false) if self.kind == "pagerduty" => refuse(400, "Invalid routing key"),
             (_, false) => refuse(401, "the key is wrong"),
             _ => None,
         }
     }
+}
+
+/// The alert that a request to Opsgenie is about, and what is to become of it.
+fn alias_and_verb(target: &str) -> Option<(&str, &str)> {
+    let (method, path) = target.split_once(" /v2/alerts/")?;
+    let (alias, verb) = path.strip_suffix("?identifierType=alias")?.split_once('/')?;
+    let verbs: &[&str] =
+        if method == "PUT" { &["priority", "message"] } else { &["notes", "close"] };
+    verbs.contains(&verb).then_some((alias, verb))
+}
+
+/// What is wrong with a body for where it goes at Opsgenie.
+fn wrong_verb(target: &str, body: &Value) -> Option<String> {
+    let wanted = match alias_and_verb(target) {
+        None => "alias",
+        Some((_, "notes" | "close")) => "note",
+        Some((_, verb)) => verb,
+    };
+    body.get(wanted).is_none().then(|| format!("{target} without {wanted}"))
+}
+
+/// Names of the attached files that a message shows (Discord).
+fn attachments(body: &Value) -> Vec<String> {
+    let embeds = body["embeds"].as_array().into_iter().flatten();
+    let urls = embeds.filter_map(|embed| embed["image"]["url"].as_str());
+    urls.filter_map(|url| url.strip_prefix("attachment://")).map(str::to_owned).collect()
 }
 
 fn read(reader: &mut BufReader<TcpStream>) -> Option<Raw> {
@@ -295,13 +399,13 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Raw> {
     Some(Raw { target, headers, body })
 }
 
-/// The message in a request, and the size of its picture: JSON, or a form.
-fn message(raw: &Raw) -> (Value, usize) {
+/// The message in a request and its pictures: JSON, or a form.
+fn message(raw: &Raw) -> (Value, Vec<(String, usize)>) {
     let content = raw.headers.get("content-type").map(String::as_str).unwrap_or_default();
     let Some(boundary) = content.strip_prefix("multipart/form-data; boundary=") else {
-        return (serde_json::from_slice(&raw.body).unwrap_or(Value::Null), 0);
+        return (serde_json::from_slice(&raw.body).unwrap_or(Value::Null), Vec::new());
     };
-    let (mut fields, mut n_picture_bytes) = (Map::new(), 0);
+    let (mut fields, mut pictures) = (Map::new(), Vec::new());
     let mut rest = &raw.body[..];
     let end = format!("\r\n--{boundary}");
     let first = format!("--{boundary}\r\n");
@@ -311,18 +415,19 @@ fn message(raw: &Raw) -> (Value, usize) {
         rest = rest[at + end.len()..].strip_prefix(b"\r\n").unwrap_or_default();
         let Some(blank) = find(part, b"\r\n\r\n") else { break };
         let head = String::from_utf8_lossy(&part[..blank]);
-        let name = head.split("name=\"").nth(1).and_then(|name| name.split('"').next());
+        let quoted = |key: &str| head.split(key).nth(1).and_then(|name| name.split('"').next());
+        let name = quoted(" name=\"");
         let value = &part[blank + 4..];
-        if head.contains("filename=\"") {
-            n_picture_bytes += value.len();
+        if let Some(file) = quoted("filename=\"") {
+            pictures.push((file.to_owned(), value.len()));
         } else {
             let text = String::from_utf8_lossy(value).into_owned();
             fields.insert(name.unwrap_or_default().to_owned(), text.into());
         }
     }
     match fields.get("payload_json").and_then(Value::as_str) {
-        Some(json) => (serde_json::from_str(json).unwrap_or(Value::Null), n_picture_bytes),
-        None => (Value::Object(fields), n_picture_bytes),
+        Some(json) => (serde_json::from_str(json).unwrap_or(Value::Null), pictures),
+        None => (Value::Object(fields), pictures),
     }
 }
 
@@ -345,6 +450,6 @@ mod tests {
             headers: BTreeMap::from([content]),
             body: body.into(),
         };
-        assert_eq!(message(&raw), (json!({"a": "1"}), 3));
+        assert_eq!(message(&raw), (json!({"a": "1"}), vec![("c.png".to_owned(), 3)]));
     }
 }
