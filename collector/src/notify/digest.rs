@@ -14,6 +14,7 @@ use wire::UnixMillis;
 
 use super::hours;
 use super::matcher::Subject;
+use super::trouble::Trouble;
 use super::{Event, Message, Route, words};
 use crate::config::NotifyConfig;
 use crate::model::Incident;
@@ -226,7 +227,8 @@ pub async fn run(store: Store, digests: Vec<Digest>, stop: CancellationToken) {
     }
     let mut tick = tokio::time::interval(POLL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut is_failing = false;
+    // Each its own: one that is well says nothing of another.
+    let mut troubles = vec![Trouble::new("a digest cannot be put together"); digests.len()];
     loop {
         tokio::select! {
             biased;
@@ -234,16 +236,8 @@ pub async fn run(store: Store, digests: Vec<Digest>, stop: CancellationToken) {
             // Cancel-safe: a tick that is not taken is the next one.
             _ = tick.tick() => {}
         }
-        for digest in &digests {
-            match digest.turn(&store, clock::now()).await {
-                Ok(()) => is_failing = false,
-                Err(error) if !is_failing => {
-                    is_failing = true;
-                    let (route, error) = (&digest.route.name, errors::chain(&error));
-                    tracing::error!(route, error, "a digest cannot be put together");
-                }
-                Err(_) => {}
-            }
+        for (digest, trouble) in digests.iter().zip(&mut troubles) {
+            trouble.note(&digest.turn(&store, clock::now()).await);
         }
     }
 }

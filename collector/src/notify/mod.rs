@@ -38,6 +38,7 @@ pub mod sender;
 pub mod stats;
 pub mod teller;
 pub mod template;
+pub mod trouble;
 pub mod webhook;
 pub mod words;
 #[cfg(test)]
