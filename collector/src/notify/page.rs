@@ -9,6 +9,7 @@ use wire::UnixMillis;
 use super::chart::Chart;
 use super::message::{Event, Message};
 use super::place;
+use super::route::GOES_ON;
 use super::words::{self, clean, many};
 use crate::model::{Cause, Evidence, Incident};
 
@@ -17,6 +18,7 @@ const HEADLINE_MAX: usize = 240;
 const TITLE_MAX: usize = 200;
 const TEXT_MAX: usize = 300;
 const NAME_MAX: usize = 120;
+const STEP_MAX: usize = 200;
 const COMMAND_MAX: usize = 400;
 const LINK_MAX: usize = 1000;
 /// Pieces of evidence, names and incidents of a digest at most.
@@ -125,10 +127,12 @@ pub struct Step {
 /// How it ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ended {
-    /// `12 min`.
+    /// `12 min`; `12 s until it became part of ID` when it is not over.
     pub lasted_words: String,
-    /// `987 of 1,234 requests failed`; nothing was counted of a silence.
-    pub failed_words: String,
+    /// The incident it goes on as part of, `ID: TITLE`; null when it is over.
+    pub goes_on: Option<String>,
+    /// `987 of 1,234 requests failed`; null where nothing was counted.
+    pub failed_words: Option<String>,
     /// What changed back before.
     pub changed_back: Option<String>,
 }
@@ -257,8 +261,11 @@ impl Page {
         self.incident_id = clean(&incident.id, NAME_MAX);
         self.link = link(links, incident);
         self.since = incident.started_at.to_rfc3339();
-        self.since_words = since_words(incident, now);
-        self.affected_words = clean(&place::affected_words(incident), TEXT_MAX);
+        let goes_on = goes_on(message);
+        let open = goes_on.map(|_| Incident { resolved_at: None, ..incident.clone() });
+        let shown = open.as_ref().unwrap_or(incident);
+        self.since_words = since_words(shown, now);
+        self.affected_words = clean(&place::affected_words(shown), TEXT_MAX);
         self.cause = cause_words(&incident.cause);
         self.proof = strongest(&incident.cause.evidence).map(|e| proof(e, incident, now)).collect();
         self.evidence = self.proof.iter().map(Proof::words).collect();
@@ -267,14 +274,24 @@ impl Page {
             let text = clean(&format!("{}: {}", change.kind, change.text), TEXT_MAX);
             format!("{text} at {}, {before} before", words::clock(change.at, now))
         });
+        // The first step of a group says whom to call; what to run stands in a later one.
+        let command = incident.actions.iter().find_map(|action| action.command.as_ref());
         self.command = incident.actions.first().map(|action| Step {
-            text: clean(&action.text, TEXT_MAX),
-            command: action.command.as_ref().map(|command| clean(command, COMMAND_MAX)),
+            text: clean(&words::short_times(&action.text, now), STEP_MAX),
+            command: command.map(|command| clean(command, COMMAND_MAX)),
         });
+        let changed_back = message.changed_back.as_ref().filter(|_| goes_on.is_none());
         self.resolved = (message.event == Event::Resolved).then(|| Ended {
-            lasted_words: lasted(incident, now),
-            failed_words: place::failed_words(affected).unwrap_or_default(),
-            changed_back: message.changed_back.as_ref().map(|text| clean(text, TEXT_MAX)),
+            lasted_words: match goes_on {
+                Some((id, _)) => clean(
+                    &format!("{} until it became part of {id}", lasted(incident, now)),
+                    NAME_MAX,
+                ),
+                None => lasted(incident, now),
+            },
+            goes_on: goes_on.map(|(id, title)| clean(&format!("{id}: {title}"), TEXT_MAX)),
+            failed_words: place::failed_words(affected),
+            changed_back: changed_back.map(|text| clean(text, TEXT_MAX)),
         });
         self.counts = Counts {
             n_sites: affected.n_sites,
@@ -297,8 +314,9 @@ impl Page {
         };
         let cause = self.cause.as_ref().map_or("", |cause| &cause.words);
         if let Some(ended) = &self.resolved {
+            add("Goes on as", ended.goes_on.as_deref().unwrap_or_default());
             add("Lasted", &format!("{} ({})", ended.lasted_words, self.since_words));
-            add("Failed", &ended.failed_words);
+            add("Failed", ended.failed_words.as_deref().unwrap_or_default());
             add("Cause", cause);
             add("Changed back", ended.changed_back.as_deref().unwrap_or_default());
             return facts;
@@ -339,15 +357,30 @@ fn headline(message: &Message) -> String {
             incident.title.clone()
         }
         (Some(incident), Event::Test) => format!("TEST: {}", incident.title),
-        (Some(incident), Event::Resolved) => {
-            format!("RESOLVED after {}: {}", lasted(incident, message.at), incident.title)
-        }
+        (Some(incident), Event::Resolved) => match goes_on(message) {
+            Some((_, parent)) => {
+                // Both must be seen, whatever is cut off.
+                let title = clean(&incident.title, HEADLINE_MAX / 2 - 10);
+                format!("MERGED: {title}, goes on as part of {parent}")
+            }
+            None => format!("RESOLVED after {}: {}", lasted(incident, message.at), incident.title),
+        },
         (Some(incident), Event::Updated) => {
             format!("UPDATE {}: {}", message.reason, incident.title)
         }
         (Some(incident), Event::Opened | Event::Digest) => return told(incident),
     };
     clean(&line, HEADLINE_MAX)
+}
+
+/// Id and title of the incident that one goes on as part of; the id again when there is no title.
+fn goes_on(message: &Message) -> Option<(&str, &str)> {
+    let is_part = |incident: &Incident| incident.parent.is_some();
+    if message.event != Event::Resolved || !message.incident.as_ref().is_some_and(is_part) {
+        return None;
+    }
+    let of = message.reason.strip_prefix(GOES_ON)?;
+    Some(of.split_once(": ").unwrap_or((of, of)))
 }
 
 /// `CRITICAL web-07: TITLE`.

@@ -70,6 +70,8 @@ pub struct Facts<'a> {
 
 /// Reason of a first message.
 pub const BEGAN: &str = "it began";
+/// What the reason of an end begins with that is none: the incident went into a wider one.
+pub const GOES_ON: &str = "it goes on as part of ";
 
 impl Route {
     /// `Err` lists what is wrong, `KEY: WHAT` each.

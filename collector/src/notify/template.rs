@@ -18,7 +18,7 @@
 //! | `evidence` | at most two texts |
 //! | `change` | null or what changed before |
 //! | `command` | null, as when it is over, or `text command`; its `command` may be null |
-//! | `resolved` | null or `lasted_words failed_words changed_back`; the last two may be null |
+//! | `resolved` | null or `lasted_words failed_words changed_back goes_on`; all but the first may be null |
 //! | `sites`, `n_sites_more`, `servers` | at most ten names each |
 //! | `spark` | null or failures over time as blocks of text |
 //! | `facts` | list of `name value`, ready for cards |

@@ -42,6 +42,31 @@ pub fn clock(at: UnixMillis, now: UnixMillis) -> String {
     at.strftime(form).to_string()
 }
 
+/// The text with each RFC 3339 time of it as `clock` shows it.
+#[must_use]
+pub fn short_times(text: &str, now: UnixMillis) -> String {
+    let is_of_time = |c: char| c.is_ascii_digit() || "-:.TZ".contains(c);
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, from) = rest.split_at(start);
+        let end = from.find(|c| !is_of_time(c)).unwrap_or(from.len());
+        let (word, after) = from.split_at(end);
+        let time = word.trim_end_matches(|c| c != 'Z');
+        out.push_str(before);
+        match time.parse::<jiff::Timestamp>() {
+            Ok(at) => {
+                out.push_str(&clock(UnixMillis(at.as_millisecond()), now));
+                out.push_str(&word[time.len()..]);
+            }
+            Err(_) => out.push_str(word),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// `since yesterday 08:00`, `since Fri 08:00`, `since 2 Nov 08:00`: for a digest, in its time zone.
 #[must_use]
 pub fn since(from: UnixMillis, now: UnixMillis, zone: &TimeZone) -> String {
@@ -146,6 +171,24 @@ mod tests {
     fn a_time_of_day_has_its_day_only_when_it_is_not_today() {
         assert_eq!(clock(START, START.plus(Duration::from_secs(3600))), "12:01:07");
         assert_eq!(clock(START, START.plus(Duration::from_secs(43_200))), "20 Nov 12:01:07");
+    }
+
+    #[test]
+    fn times_of_machines_become_times_of_day_and_nothing_else_changes() {
+        for (text, expected) in [
+            (
+                "Show: 2026-11-20T12:01:07.000Z steal 12.5 %; more",
+                "Show: 12:01:07 steal 12.5 %; more",
+            ),
+            (
+                "of 2026-11-19T23:00:00Z: php 8.2.7 to 8.2.29",
+                "of 19 Nov 23:00:00: php 8.2.7 to 8.2.29",
+            ),
+            ("web-07, 10.0.0.1:8080, 2026-11-20", "web-07, 10.0.0.1:8080, 2026-11-20"),
+            ("", ""),
+        ] {
+            assert_eq!(short_times(text, START), expected);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use crate::model::Moment;
-use crate::notify::route::BEGAN;
+use crate::notify::route::{BEGAN, GOES_ON};
 
 /// Lines kept; the oldest leave first.
 const NOTICES_MAX: i64 = 100_000;
@@ -132,7 +132,9 @@ fn in_words(notice: &Notice, routes: &str) -> String {
         _ if routes == "*" => format!("nobody was told: {why}"),
         (What::Owed, "opened") if why == BEGAN => format!("paged {routes}"),
         (What::Owed, "opened") => format!("paged {routes}: {why}"),
-        (What::Owed, "resolved") => format!("told {routes} that it is over"),
+        (What::Owed, "resolved") if !why.starts_with(GOES_ON) => {
+            format!("told {routes} that it is over")
+        }
         (What::Owed, _) => format!("told {routes}: {why}"),
         (What::Suppressed, _) => format!("page to {routes} suppressed: {why}"),
         (What::Refused | What::Expired, _) => format!("page to {routes} given up: {why}"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::detect::script::{Fate, REFUSED, Script};
 use crate::model::{Action, Affected, Alternative, ChangeBefore, Place};
 use crate::samples::{START, incident};
 
@@ -88,6 +89,78 @@ fn a_resolution_says_how_long_how_many_failed_and_what_changed_back() {
         ("Changed back", back),
     ];
     assert_eq!(facts(&page), expected);
+}
+
+#[test]
+fn an_incident_that_went_into_another_says_that_it_goes_on() {
+    let merged = Incident { parent: Some("01JPARENT".into()), ..over(incident()) };
+    let long = format!("{} fails", "14 servers of hypervisor hv-3, ".repeat(9));
+    for (of, id, title) in [
+        ("01JPARENT: hypervisor hv-3 fails: steal", "01JPARENT", "hypervisor hv-3 fails: steal"),
+        ("01JPARENT", "01JPARENT", "01JPARENT"),
+        (&format!("01JPARENT: {long}"), "01JPARENT", long.as_str()),
+    ] {
+        let message = Message {
+            reason: format!("{GOES_ON}{of}"),
+            changed_back: Some("php8.2-fpm.service active again".into()),
+            ..message(Event::Resolved, merged.clone(), later(724))
+        };
+        let page = Page::new(&message, LINKS, None);
+        assert!(page.headline.starts_with("MERGED: 37 of 41 sites"), "{}", page.headline);
+        let told = format!(", goes on as part of {}", &title[..title.len().min(20)]);
+        assert!(page.headline.contains(told.trim_end()), "{}", page.headline);
+        let resolved = page.resolved.as_ref().unwrap();
+        assert_eq!(resolved.lasted_words, format!("12 min until it became part of {id}"));
+        assert_eq!(resolved.changed_back, None);
+        let facts = facts(&page);
+        assert_eq!(facts[0].0, "Goes on as");
+        assert_eq!(facts[1].1, format!("{} (12:01:07 UTC, 12 min ago)", resolved.lasted_words));
+    }
+    // Merged, and over with what it went into.
+    let page = Page::new(&message(Event::Resolved, merged, later(724)), LINKS, None);
+    assert!(page.headline.starts_with("RESOLVED after 12 min: "), "{}", page.headline);
+}
+
+#[test]
+fn where_nothing_was_counted_nothing_failed_in_words() {
+    let whole = Affected { n_servers: 1, ..Affected::default() };
+    let silent = at_place("silence", "server", on(Some("web-07"), None, "web-07"), whole);
+    for (incident, is_counted) in [(silent, false), (incident(), true)] {
+        let page = Page::new(&message(Event::Resolved, over(incident), later(724)), LINKS, None);
+        assert_eq!(page.resolved.unwrap().failed_words.is_some(), is_counted);
+    }
+}
+
+#[test]
+fn a_group_says_whom_to_call_in_short_and_what_to_run() {
+    let script = Script::default().fleet(8, 4, |n| format!("hypervisor=hv-{}", n.min(6))).fleet(
+        6,
+        4,
+        |_| "hypervisor=hv-9".to_owned(),
+    );
+    let script = (9..=14).fold(script, |script, n| {
+        script.unit(-30, n, "php8.2-fpm.service", "active").unit(
+            20,
+            n,
+            "php8.2-fpm.service",
+            "failed",
+        )
+    });
+    let script = script.run(0, 45, 4, |def, second| match (def.server, second) {
+        (9.., 20..) => Fate::Fail(502, REFUSED),
+        _ => Fate::Ok,
+    });
+    let incident = script.play(45).only_open();
+    assert_eq!(incident.scope, "group");
+    let [first, rest @ ..] = &incident.actions[..] else { panic!("it has steps") };
+    assert_eq!(first.command, None);
+    let now = incident.detected_at;
+    let page = Page::new(&message(Event::Opened, incident.clone(), now), LINKS, None);
+    let step = page.command.unwrap();
+    assert_eq!(step.command, rest.iter().find_map(|action| action.command.clone()));
+    assert!(step.command.is_some() && step.text.chars().count() <= 200, "{step:?}");
+    assert!(step.text.starts_with("server admin: 6 servers fail together"), "{step:?}");
+    assert!(step.text.contains("Show: 12:00:") && !step.text.contains("2026-"), "{step:?}");
 }
 
 #[test]
