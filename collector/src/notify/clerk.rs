@@ -9,32 +9,54 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
-use super::matcher::Subject;
-use super::message::{Event, Message};
-use super::route::{Facts, IN_DIGEST, Route, Verdict, news};
+use super::desk::{Desk, missed};
+use super::route::{Route, Verdict};
+use super::trouble::Trouble;
+use crate::clock;
 use crate::model::{Incident, NotifyEvent};
-use crate::store::notices::{self, Notice, What};
-use crate::store::outbox::{self, Held, Page};
-use crate::store::subjects::{self, Silenced};
-use crate::store::{Conn, ReadResult, Store, StoreError, WriteTx, incidents};
-use crate::{ca, clock, errors, store};
+use crate::store::outbox::{self, Held};
+use crate::store::{Conn, ReadResult, Store, StoreError, WriteTx, incidents, subjects};
 
-/// How often pages that are due are looked for.
+/// How often pages that are due are looked for while something happens.
 const POLL: Duration = Duration::from_millis(100);
+/// The same while nothing does, and for how long something does after a batch arrived.
+const IDLE: Duration = Duration::from_secs(1);
+/// A clock that goes back by less is no reason to do anything.
+const BACK_MIN: Duration = Duration::from_secs(5);
 /// How often what is kept back is looked at again.
 const HELD_EVERY: Duration = Duration::from_secs(1);
 /// Labels of servers may change: what is kept back is asked anew this often, ms.
 const ANEW_MS: i64 = 60_000;
-/// Pages of one turn; more wait for the next.
-const PAGES_MAX: usize = 64;
-/// A notice about no route in particular.
-const NOBODY: &str = "*";
+/// Pages of one turn, and incidents of each other list; more wait for the next, so that nobody waits
+/// long for the only writer.
+pub(super) const TURN_MAX: usize = 64;
 
 /// The one that decides who hears what.
 pub struct Clerk {
     store: Store,
     routes: Vec<Route>,
     seals: Seals,
+    /// The latest time it saw.
+    seen: UnixMillis,
+    /// What it says of turns that fail.
+    pub(super) trouble: Trouble,
+}
+
+/// What comes after a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// There is more to do at once.
+    pub has_more: bool,
+    /// When the next page is due.
+    pub page: Option<UnixMillis>,
+}
+
+impl Next {
+    /// How long to wait for the next look.
+    fn rest(self, now: UnixMillis, is_busy: bool) -> Duration {
+        let most = if self.has_more || is_busy { POLL } else { IDLE };
+        self.page.map_or(most, |due| due.since(now).clamp(Duration::from_millis(5), most))
+    }
 }
 
 /// What an answer was made from, by incident and route: while that stays, so does the answer.
@@ -43,7 +65,7 @@ type Seals = BTreeMap<(String, String), Seal>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seal {
     rev: u64,
-    is_acked: bool,
+    acked_at: Option<i64>,
     silences: Vec<String>,
     in_hours: bool,
     since: i64,
@@ -56,19 +78,33 @@ impl Clerk {
     pub fn new(store: Store, mut routes: Vec<Route>) -> Self {
         // Whom it is escalated to is asked after those who have to acknowledge.
         routes.sort_by_key(|route| route.escalate_after.is_some());
-        Self { store, routes, seals: Seals::new() }
+        Self {
+            store,
+            routes,
+            seals: Seals::new(),
+            seen: UnixMillis(0),
+            trouble: Trouble::new("pages cannot be decided"),
+        }
     }
 
-    /// Before the first turn: forgets routes that left the config, and at the first start on a database
-    /// of the release before takes over what that told.
+    /// Before the first turn: forgets routes that left the config, asks new ones about what is open, and
+    /// at the first start on a database of the release before takes over what that told.
     pub async fn prepare(&self, now: UnixMillis) -> Result<usize, StoreError> {
         let routes = self.routes.clone();
         let names: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
         let prepare = move |tx: &WriteTx<'_>| {
             let n_dropped = outbox::drop_other_routes(tx, &names, now)?;
-            if outbox::is_first_start(tx)? {
+            let is_first = outbox::is_first_start(tx)?;
+            if is_first {
                 carry_over(tx, &routes, now)?;
             }
+            let mut new = Vec::new();
+            for route in &routes {
+                if outbox::is_new_route(tx, &route.name, now)? && !is_first {
+                    new.push(route);
+                }
+            }
+            welcome(tx, &routes, &new, now)?;
             Ok(n_dropped)
         };
         self.store.write(prepare).await
@@ -76,54 +112,78 @@ impl Clerk {
 
     /// Decides until `stop` fires.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(POLL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut held_at = UnixMillis(0);
+        let mut committed = self.store.committed();
+        let (mut held_at, mut busy_until) = (UnixMillis(0), UnixMillis(0));
+        let mut has_more = false;
         loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                // Cancel-safe: a tick that is not taken is the next one.
-                _ = tick.tick() => {}
-            }
             let now = clock::now();
-            let looks_at_held = now.since(held_at) >= HELD_EVERY || now < held_at;
+            let looks_at_held = has_more || now.since(held_at) >= HELD_EVERY || now < held_at;
             if looks_at_held {
                 held_at = now;
             }
-            if let Err(error) = self.turn(now, looks_at_held).await {
-                tracing::error!(error = %errors::chain(&error), "pages cannot be decided");
+            let next = self.look(now, looks_at_held).await;
+            has_more = next.has_more;
+            let is_busy = now < busy_until && busy_until <= now.plus(IDLE);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(next.rest(now, is_busy)) => {}
+                // Cancel-safe: what was not seen is seen the next time. The detector decides a moment
+                // after a batch.
+                Ok(()) = committed.changed(), if !is_busy => {
+                    busy_until = clock::now().plus(IDLE);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(POLL) => {}
+                    }
+                }
             }
         }
     }
 
+    /// A turn that says once when it begins to fail, and once when that is over.
+    pub(super) async fn look(&mut self, now: UnixMillis, looks_at_held: bool) -> Next {
+        let done = self.turn(now, looks_at_held).await;
+        self.trouble.note(&done);
+        done.unwrap_or_default()
+    }
+
     /// One look: pages that are due, and what is kept back.
-    pub async fn turn(&mut self, now: UnixMillis, looks_at_held: bool) -> Result<(), StoreError> {
+    pub async fn turn(&mut self, now: UnixMillis, looks_at_held: bool) -> Result<Next, StoreError> {
+        if now.plus(BACK_MIN) < self.seen {
+            self.store.write(move |tx| outbox::clock_went_back(tx, now)).await?;
+            self.seen = now;
+        }
+        self.seen = self.seen.max(now);
         let (routes, seals) = (self.routes.clone(), std::mem::take(&mut self.seals));
         let look = move |conn: &Conn| {
-            let due = outbox::next_page(conn)?.is_some_and(|due| due <= now);
-            let mut found = Found { due, seals, ..Found::default() };
+            let page = outbox::next_look(conn, now)?;
+            let mut found = Found { page, seals, ..Found::default() };
             if looks_at_held {
-                found.over = outbox::over_unheard(conn)?;
+                found.over = outbox::over_unheard(conn, TURN_MAX)?;
                 look_at_held(conn, &routes, now, &mut found)?;
             }
             Ok(found)
         };
         let found = self.store.read(look).await?;
         self.seals = found.seals;
-        if !found.due && found.over.is_empty() && found.again.is_empty() {
-            return Ok(());
+        let (page, is_due) = (found.page, found.page.is_some_and(|due| due <= now));
+        if !is_due && found.over.is_empty() && found.again.is_empty() {
+            return Ok(Next { has_more: false, page });
         }
+        let has_more = found.over.len().max(found.again.len()) >= TURN_MAX;
         let (routes, over, again) = (self.routes.clone(), found.over, found.again);
-        self.store.write(move |tx| turn(tx, &routes, now, &over, &again)).await
+        self.store.write(move |tx| turn(tx, &routes, now, &over, &again)).await?;
+        // What else is due is seen in a moment; it may have to wait for another page of its incident.
+        Ok(Next { has_more, page: page.map(|due| due.max(now.plus(POLL))) })
     }
 }
 
 /// What a look found.
 #[derive(Default)]
 struct Found {
-    /// A page is due.
-    due: bool,
+    /// When the next page is due.
+    page: Option<UnixMillis>,
     seals: Seals,
     /// Incidents that are over, which somebody does not know.
     over: Vec<String>,
@@ -146,6 +206,13 @@ fn look_at_held(
     let desk = Desk::new(conn, routes, now)?;
     let mut known: Option<Incident> = None;
     for state in states {
+        if found.again.len() >= TURN_MAX {
+            // The others keep their answers until the next look.
+            let rest = before.into_iter().filter(|((id, _), _)| !found.again.contains_key(id));
+            let known = std::mem::take(&mut found.seals);
+            found.seals = rest.chain(known).collect();
+            return Ok(());
+        }
         let Held { incident: id, route: name, why, .. } = state.held;
         let key = (id, name);
         let route = routes.iter().find(|route| route.name == key.1);
@@ -155,7 +222,7 @@ fn look_at_held(
         };
         let mut seal = Seal {
             rev: state.rev,
-            is_acked: state.is_acked,
+            acked_at: state.acked_at,
             silences: desk.silenced.ids(),
             in_hours: route.hours.contain(now),
             since: now.0.div_euclid(ANEW_MS),
@@ -170,7 +237,11 @@ fn look_at_held(
             continue;
         }
         if known.as_ref().is_none_or(|known| known.id != key.0) {
-            known = incidents::bare(conn, &key.0)?;
+            let Ok(found_now) = incidents::readable(conn, &key.0)? else {
+                found.again.entry(key.0).or_default().insert(key.1);
+                continue;
+            };
+            known = found_now;
         }
         let Some(incident) = &known else { continue };
         let subject = subjects::subject(conn, incident, &desk.keys)?;
@@ -196,20 +267,20 @@ pub(super) fn turn(
     again: &BTreeMap<String, BTreeSet<String>>,
 ) -> ReadResult<()> {
     let desk = Desk::new(tx, routes, now)?;
-    for page in outbox::pages_due(tx, now, PAGES_MAX)? {
+    for page in outbox::pages_due(tx, now, TURN_MAX)? {
         outbox::page_done(tx, page.id)?;
-        if let Some(incident) = incidents::bare(tx, &page.incident)? {
+        if let Some(incident) = desk.open(tx, &page.incident, page.event)? {
             desk.take(tx, &page, &incident)?;
         }
     }
     for id in over {
-        match incidents::bare(tx, id)? {
+        match desk.open(tx, id, NotifyEvent::Resolved)? {
             Some(incident) => desk.end(tx, &incident)?,
             None => outbox::forget(tx, id)?,
         }
     }
-    for (id, names) in again {
-        let Some(incident) = incidents::bare(tx, id)? else {
+    for (id, names) in again.iter().filter(|(id, _)| !over.contains(id)) {
+        let Some(incident) = desk.open(tx, id, NotifyEvent::Updated)? else {
             outbox::forget(tx, id)?;
             continue;
         };
@@ -230,12 +301,29 @@ pub(super) fn turn(
     Ok(())
 }
 
-/// Why nobody hears of it any more.
-fn missed(incident: &Incident) -> String {
-    match &incident.parent {
-        Some(parent) => format!("it is part of {parent}"),
-        None => "it was over before it could be told".to_owned(),
+/// Asks routes that are new about what is open and was to be told: who is told under another name from
+/// now on hears of it, and of its end.
+fn welcome(tx: &WriteTx<'_>, routes: &[Route], new: &[&Route], now: UnixMillis) -> ReadResult<()> {
+    if new.is_empty() {
+        return Ok(());
     }
+    let desk = Desk::new(tx, routes, now)?;
+    for id in incidents::open_ids(tx)? {
+        if outbox::has_page(tx, &id)? || !outbox::had_page(tx, &id)? {
+            continue;
+        }
+        let Ok(Some(incident)) = incidents::readable(tx, &id)? else { continue };
+        if incident.retroactive || incident.parent.is_some() {
+            continue;
+        }
+        let subject = subjects::subject(tx, &incident, &desk.keys)?;
+        for route in new.iter().filter(|route| route.wants(&subject)) {
+            if outbox::told(tx, &id, &route.name)?.is_none() {
+                outbox::hold(tx, &id, &route.name, now, "the route is new")?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes over what the release before told: whoever heard that an open incident began is to hear of its
@@ -243,7 +331,7 @@ fn missed(incident: &Incident) -> String {
 fn carry_over(tx: &WriteTx<'_>, routes: &[Route], now: UnixMillis) -> ReadResult<()> {
     let desk = Desk::new(tx, routes, now)?;
     for id in incidents::open_ids(tx)? {
-        let Some(mut incident) = incidents::bare(tx, &id)? else { continue };
+        let Ok(Some(mut incident)) = incidents::readable(tx, &id)? else { continue };
         if incident.retroactive || incident.parent.is_some() || outbox::has_page(tx, &id)? {
             continue;
         }
@@ -266,237 +354,25 @@ fn carry_over(tx: &WriteTx<'_>, routes: &[Route], now: UnixMillis) -> ReadResult
     Ok(())
 }
 
-/// The decisions of one instant.
-struct Desk<'a> {
-    conn: &'a Conn,
-    routes: &'a [Route],
-    now: UnixMillis,
-    silenced: Silenced,
-    /// Keys that anybody matches on.
-    keys: BTreeSet<String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> Desk<'a> {
-    fn new(conn: &'a Conn, routes: &'a [Route], now: UnixMillis) -> ReadResult<Self> {
-        let silenced = Silenced::load(conn, now)?;
-        let mut keys = silenced.keys.clone();
-        keys.extend(routes.iter().flat_map(|route| route.matcher.keys()).map(str::to_owned));
-        Ok(Self { conn, routes, now, silenced, keys })
-    }
-
-    /// What a route says of a page, and the incident as it knows it.
-    fn judge(
-        &self,
-        route: &Route,
-        subject: &Subject<'_>,
-        event: NotifyEvent,
-    ) -> ReadResult<(Verdict, Option<Incident>)> {
-        let id = &subject.incident.id;
-        let before = outbox::told(self.conn, id, &route.name)?;
-        let is_first_line =
-            |name: &str| self.routes.iter().any(|r| r.name == name && r.escalate_after.is_none());
-        let told = if route.escalate_after.is_some() {
-            outbox::told_since(self.conn, id)?
-        } else {
-            Vec::new()
-        };
-        let told = told.into_iter().filter(|(name, _)| is_first_line(name));
-        let facts = Facts {
-            subject,
-            before: before.as_ref(),
-            silence: self.silenced.covering(subject),
-            paged_at: told.map(|(_, since)| since).min(),
-            now: self.now,
-        };
-        Ok((route.decide(event, &facts), before))
-    }
-
-    /// Asks everybody about a page.
-    fn take(&self, tx: &WriteTx<'_>, page: &Page, incident: &Incident) -> ReadResult<()> {
-        let event = page.event;
-        if event == NotifyEvent::Resolved {
-            if incident.state == "open" && incident.parent.is_none() {
-                // It came back before this was told; for those who know of it it never ended.
-                return self.note(tx, incident, NOBODY, event, What::Dropped, "it is open again");
-            }
-            return self.end(tx, incident);
-        }
-        let was_over = incident.resolved_at.is_some_and(|at| at < page.due);
-        if incident.parent.is_some() || was_over {
-            let why = match &incident.parent {
-                Some(parent) => format!("it is part of {parent}"),
-                None => "it was over before anybody was to hear of it".to_owned(),
-            };
-            for route in self.routes {
-                outbox::release(tx, &incident.id, &route.name)?;
-            }
-            return match event {
-                NotifyEvent::Opened => self.note(tx, incident, NOBODY, event, What::Dropped, &why),
-                _ => Ok(()),
-            };
-        }
-        let subject = subjects::subject(tx, incident, &self.keys)?;
-        let mut is_wanted = event != NotifyEvent::Opened;
-        for route in self.routes {
-            is_wanted |= self.ask(tx, route, &subject, event)?;
-        }
-        if is_wanted {
-            return Ok(());
-        }
-        let none =
-            if self.routes.is_empty() { "no route is configured" } else { "no route wants it" };
-        self.note(tx, incident, NOBODY, event, What::Unwanted, none)
-    }
-
-    /// Tells those who know of an incident that it is over.
-    fn end(&self, tx: &WriteTx<'_>, incident: &Incident) -> ReadResult<()> {
-        let (subject, event) =
-            (subjects::subject(tx, incident, &self.keys)?, NotifyEvent::Resolved);
-        for route in self.routes {
-            let (verdict, before) = self.judge(route, &subject, event)?;
-            let was_told = before.is_some();
-            match verdict {
-                Verdict::Tell { event, reason } => {
-                    self.tell(tx, route, &subject, event, reason, before)?;
-                }
-                Verdict::No(why) if was_told => {
-                    self.note(tx, incident, &route.name, event, What::Unwanted, &why)?;
-                }
-                _ => self.let_go(tx, incident, &route.name, &missed(incident))?,
-            }
-        }
-        outbox::forget(tx, &incident.id)
-    }
-
-    /// Asks one route; whether it wants it, now or later.
-    fn ask(
-        &self,
-        tx: &WriteTx<'_>,
-        route: &Route,
-        subject: &Subject<'_>,
-        event: NotifyEvent,
-    ) -> ReadResult<bool> {
-        let (verdict, before) = self.judge(route, subject, event)?;
-        let (incident, name, is_known) = (subject.incident, &route.name, before.is_some());
-        match verdict {
-            Verdict::Tell { event, reason } => {
-                let held = outbox::held_why(tx, &incident.id, name)?;
-                let reason = match held {
-                    // Why it comes so late.
-                    Some(why) if event == Event::Opened && route.escalate_after.is_none() => {
-                        format!("it goes on; not told before: {why}")
-                    }
-                    _ => reason,
-                };
-                self.tell(tx, route, subject, event, reason, before)?;
-            }
-            Verdict::Hold { why, .. } => {
-                let event = if is_known { event } else { NotifyEvent::Opened };
-                if outbox::hold(tx, &incident.id, name, self.now, &why)? {
-                    self.note(tx, incident, name, event, What::Suppressed, &why)?;
-                }
-            }
-            Verdict::No(why) => {
-                self.let_go(tx, incident, name, &why)?;
-                if event == NotifyEvent::Opened && !is_known {
-                    self.note(tx, incident, name, event, What::Unwanted, &why)?;
-                }
-                return Ok(is_known || why == IN_DIGEST);
-            }
-        }
-        Ok(true)
-    }
-
-    /// What was kept back from a route is not told any more.
-    fn let_go(
-        &self,
-        tx: &WriteTx<'_>,
-        incident: &Incident,
-        route: &str,
-        why: &str,
-    ) -> ReadResult<()> {
-        if !outbox::release(tx, &incident.id, route)? {
-            return Ok(());
-        }
-        let is_known = outbox::told(tx, &incident.id, route)?.is_some();
-        let event = if is_known { NotifyEvent::Updated } else { NotifyEvent::Opened };
-        self.note(tx, incident, route, event, What::Dropped, why)
-    }
-
-    fn tell(
-        &self,
-        tx: &WriteTx<'_>,
-        route: &Route,
-        subject: &Subject<'_>,
-        event: Event,
-        reason: String,
-        before: Option<Incident>,
-    ) -> ReadResult<()> {
-        let (id, name) = (&subject.incident.id, &route.name);
-        // Without an id nothing is decided, and the turn is tried again.
-        let delivery = ca::new_id(self.now).map_err(store::failed)?.to_string();
-        let (mut before, mut reason) = (before, reason);
-        let superseded = outbox::supersede(tx, id, name)?;
-        for (gone, _) in &superseded {
-            let why = "a newer message tells it";
-            let notice = self.notice(subject.incident, name, Event::Updated, What::Superseded, why);
-            notices::add(tx, &Notice { delivery: Some(gone.clone()), ..notice })?;
-        }
-        if let Some((_, body)) = superseded.first() {
-            // The route never heard of what lies between.
-            let first = serde_json::from_str::<Message>(body).ok().and_then(|first| first.before);
-            before = first.or(before);
-            let is_news = before.as_ref().filter(|_| event == Event::Updated);
-            reason = is_news.and_then(|before| news(before, subject.incident)).unwrap_or(reason);
-        }
-        let silenced = self.silenced.covering(subject).is_some();
-        let incident = Incident { silenced, ..subject.incident.clone() };
-        let message = Message {
-            event,
-            delivery: delivery.clone(),
-            at: self.now,
-            reason: reason.clone(),
-            incident: Some(incident),
-            before,
-            changed_back: None,
-            digest: Vec::new(),
-        };
-        let body = serde_json::to_string(&message).expect("a message is JSON");
-        outbox::owe(tx, id, name, self.now, &delivery, &body)?;
-        outbox::release(tx, id, name)?;
-        outbox::set_told(tx, subject.incident, name, self.now)?;
-        let notice = self.notice(subject.incident, name, event, What::Owed, &reason);
-        notices::add(tx, &Notice { delivery: Some(delivery), ..notice })
-    }
-
-    fn note(
-        &self,
-        tx: &WriteTx<'_>,
-        incident: &Incident,
-        route: &str,
-        event: NotifyEvent,
-        what: What,
-        why: &str,
-    ) -> ReadResult<()> {
-        notices::add(tx, &self.notice(incident, route, event.into(), what, why))
-    }
-
-    fn notice(
-        &self,
-        incident: &Incident,
-        route: &str,
-        event: Event,
-        what: What,
-        why: &str,
-    ) -> Notice {
-        Notice {
-            at: self.now,
-            incident: Some(incident.id.clone()),
-            route: route.to_owned(),
-            event: event.name().into(),
-            what,
-            why: why.to_owned(),
-            delivery: None,
+    #[test]
+    fn a_clerk_rests_while_nothing_happens_and_is_on_time_for_the_next_page() {
+        let now = UnixMillis(1_000_000);
+        for (has_more, is_busy, page, want) in [
+            (false, false, None, 1000),
+            (false, true, None, 100),
+            (true, false, None, 100),
+            (false, false, Some(300), 300),
+            (false, false, Some(5000), 1000),
+            (false, true, Some(300), 100),
+            (false, false, Some(-10), 5),
+        ] {
+            let page = page.map(|ahead| UnixMillis(now.0 + ahead));
+            let rest = Next { has_more, page }.rest(now, is_busy);
+            assert_eq!(rest, Duration::from_millis(want), "{has_more} {is_busy} {page:?}");
         }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! Keys `server`, `site`, `pool`, `scope`, `kind`, `cause` and `severity` are of the incident; any other
 //! key is a label of a server. A pattern may hold `*`. All keys must match. A route matches when one
-//! failing server does (who cares for it must hear), a silence only when all of them do (one server in
-//! maintenance must not hide its neighbours).
+//! failing server does (who cares for it must hear), silences only when all of them do (one server in
+//! maintenance must not hide its neighbours), each by some silence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +34,31 @@ pub struct Subject<'a> {
     pub has_more_sites: bool,
     /// Pools of its failing sites; empty text: not known.
     pub pools: BTreeSet<String>,
+}
+
+/// A part of an incident that several silences may cover one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Its servers.
+    Server,
+    /// Its sites.
+    Site,
+    /// Its pools.
+    Pool,
+}
+
+impl Part {
+    /// Names of all of them; `None` while some or all are not known.
+    #[must_use]
+    pub fn of<'a>(self, subject: &'a Subject<'_>) -> Option<BTreeSet<&'a str>> {
+        let names: BTreeSet<&str> = match self {
+            Self::Server => subject.servers.keys().map(String::as_str).collect(),
+            Self::Site if subject.has_more_sites => BTreeSet::new(),
+            Self::Site => subject.sites.iter().map(String::as_str).collect(),
+            Self::Pool => subject.pools.iter().map(String::as_str).collect(),
+        };
+        (!names.is_empty()).then_some(names)
+    }
 }
 
 impl Matcher {
@@ -68,19 +93,46 @@ impl Matcher {
     /// Whether all of the incident matches: for silences.
     #[must_use]
     pub fn matches_all(&self, subject: &Subject<'_>) -> bool {
-        let all = |key: &str, names: &BTreeSet<String>, is_whole: bool| {
-            self.parts.get(key).is_none_or(|pattern| {
-                is_whole && !names.is_empty() && names.iter().all(|name| pattern.matches(name))
-            })
-        };
-        let of_servers = || {
-            let mut servers = subject.servers.iter();
-            !subject.servers.is_empty() && servers.all(|(name, of)| self.matches_server(name, of))
-        };
         self.matches_nature(subject)
-            && (!self.is_about_servers() || of_servers())
-            && all("site", &subject.sites, !subject.has_more_sites)
-            && all("pool", &subject.pools, true)
+            && [Part::Server, Part::Site, Part::Pool]
+                .into_iter()
+                .all(|part| self.matches_whole(subject, part))
+    }
+
+    /// Whether this one server, site or pool matches, and all of the rest: for silences.
+    #[must_use]
+    pub fn matches_part(&self, subject: &Subject<'_>, part: Part, name: &str) -> bool {
+        let others = [Part::Server, Part::Site, Part::Pool].into_iter().filter(|of| *of != part);
+        self.is_about(part)
+            && self.matches_nature(subject)
+            && others.into_iter().all(|of| self.matches_whole(subject, of))
+            && self.matches_one(subject, part, name)
+    }
+
+    fn matches_whole(&self, subject: &Subject<'_>, part: Part) -> bool {
+        let all = |names: BTreeSet<&str>| {
+            names.into_iter().all(|name| self.matches_one(subject, part, name))
+        };
+        !self.is_about(part) || part.of(subject).is_some_and(all)
+    }
+
+    fn matches_one(&self, subject: &Subject<'_>, part: Part, name: &str) -> bool {
+        let by = |key: &str| self.parts.get(key).is_none_or(|pattern| pattern.matches(name));
+        match part {
+            Part::Server => {
+                subject.servers.get(name).is_some_and(|labels| self.matches_server(name, labels))
+            }
+            Part::Site => by("site"),
+            Part::Pool => by("pool"),
+        }
+    }
+
+    fn is_about(&self, part: Part) -> bool {
+        match part {
+            Part::Server => self.is_about_servers(),
+            Part::Site => self.parts.contains_key("site"),
+            Part::Pool => self.parts.contains_key("pool"),
+        }
     }
 
     fn is_about_servers(&self) -> bool {

@@ -16,6 +16,7 @@ pub mod clerk;
 pub mod comeback;
 pub mod context;
 pub mod deadman;
+mod desk;
 pub mod digest;
 pub mod email;
 pub mod escape;
@@ -47,6 +48,8 @@ mod office;
 mod clerk_tests;
 #[cfg(test)]
 mod clerk_life_tests;
+#[cfg(test)]
+mod clerk_trouble_tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

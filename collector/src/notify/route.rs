@@ -10,8 +10,7 @@ use super::matcher::{Matcher, Subject};
 use super::message::Event;
 use crate::config::NotifyConfig;
 use crate::model::{Incident, NotifyEvent};
-use crate::store::incidents::severity_rank;
-use crate::store::silences::Silence;
+use crate::store::incidents::{opened_at, severity_rank};
 
 /// A receiver's wishes.
 #[derive(Clone, Debug)]
@@ -60,8 +59,8 @@ pub struct Facts<'a> {
     pub subject: &'a Subject<'a>,
     /// The incident as this route knows it.
     pub before: Option<&'a Incident>,
-    /// The silence that covers it now.
-    pub silence: Option<&'a Silence>,
+    /// The silences that cover it now, in words.
+    pub silence: Option<&'a str>,
     /// Since when somebody knows of it whom nobody had to escalate it to.
     pub paged_at: Option<UnixMillis>,
     /// The time.
@@ -72,6 +71,9 @@ pub struct Facts<'a> {
 pub const BEGAN: &str = "it began";
 /// What the reason of an end begins with that is none: the incident went into a wider one.
 pub const GOES_ON: &str = "it goes on as part of ";
+/// How much further ahead than `escalate_after` an escalation may lie; beyond that the clock was set
+/// back.
+const AHEAD_MAX: Duration = Duration::from_secs(10);
 
 impl Route {
     /// `Err` lists what is wrong, `KEY: WHAT` each.
@@ -117,8 +119,7 @@ impl Route {
             return Verdict::No(why);
         }
         if let Some(silence) = facts.silence {
-            let why = format!("silence {}: {}", silence.id, silence.reason);
-            return Verdict::Hold { why, until: None };
+            return Verdict::Hold { why: silence.to_owned(), until: None };
         }
         if !self.hours.contain(facts.now) {
             return Verdict::Hold { why: "outside its hours".into(), until: None };
@@ -165,8 +166,16 @@ impl Route {
             return Verdict::No(format!("{by} is on it"));
         }
         let shown = wire::units::Span(patience);
-        let until = facts.paged_at.unwrap_or(incident.detected_at).plus(patience);
-        if facts.now < until {
+        // Who knew of it when it came back was to answer from then on.
+        let opened_at = opened_at(incident);
+        let is_ahead = |at: UnixMillis| at > facts.now.plus(AHEAD_MAX);
+        let since = match facts.paged_at {
+            Some(paged_at) if is_ahead(opened_at) => paged_at,
+            Some(paged_at) => paged_at.max(opened_at),
+            None => opened_at,
+        };
+        let until = since.plus(patience);
+        if facts.now < until && !is_ahead(since) {
             let why = format!("it hears only what nobody acknowledged for {shown}");
             return Verdict::Hold { why, until: Some(until) };
         }
@@ -228,8 +237,7 @@ fn place(incident: &Incident) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{self, START};
-    use crate::store::silences::Silence;
+    use crate::samples;
     use wire::units::Span;
 
     type Change = fn(&mut NotifyConfig);
@@ -241,20 +249,6 @@ mod tests {
         Route::new(&config, 0).expect("it is a route")
     }
 
-    fn silence() -> Silence {
-        Silence {
-            id: "01J".into(),
-            matches: BTreeMap::new(),
-            starts_at: START,
-            ends_at: START,
-            reason: "upgrade".into(),
-            by: "ada".into(),
-            made_at: START,
-            ended_at: None,
-            ended_by: None,
-        }
-    }
-
     /// What a route says of the sample, changed a little, a minute after it was detected.
     fn says(
         page: NotifyEvent,
@@ -263,7 +257,7 @@ mod tests {
         is_known: bool,
         is_silenced: bool,
     ) -> String {
-        let (before, silence) = (samples::incident(), silence());
+        let before = samples::incident();
         let mut incident = before.clone();
         now(&mut incident);
         let servers = [("web-07".to_owned(), [("team".to_owned(), "shop".to_owned())].into())];
@@ -277,7 +271,7 @@ mod tests {
         let facts = Facts {
             subject: &subject,
             before: is_known.then_some(&before),
-            silence: is_silenced.then_some(&silence),
+            silence: is_silenced.then_some("silence 01J: upgrade"),
             paged_at: None,
             now: incident.detected_at.plus(Duration::from_secs(60)),
         };

@@ -1,6 +1,6 @@
 //! Incidents in the database: what the detector commits, what people read, and its memory.
 //!
-//! Invariant: an incident, its sites, the messages it owes and `detect_upto` change in one
+//! Invariant: an incident, its sites, the pages it asks for and `detect_upto` change in one
 //! transaction, and a stored `rev` only rises. So a detector that folds the same rows again after a
 //! crash finds its transitions already there and tells nobody twice.
 
@@ -44,6 +44,17 @@ pub fn get(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
     let Some(mut incident) = bare(conn, id)? else { return Ok(None) };
     dress(conn, &Silenced::load(conn, clock::now())?, &mut incident)?;
     Ok(Some(incident))
+}
+
+/// The same as `bare`; `Err` inside says why what is stored is no incident.
+pub fn readable(conn: &Connection, id: &str) -> rusqlite::Result<Result<Option<Incident>, String>> {
+    match bare(conn, id) {
+        Ok(found) => Ok(Ok(found)),
+        Err(rusqlite::Error::FromSqlConversionFailure(_, _, why)) => {
+            Ok(Err(format!("the incident cannot be read: {why}")))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The same without what was told of it.
@@ -96,6 +107,8 @@ pub fn open_ids(conn: &Connection) -> rusqlite::Result<Vec<String>> {
 
 /// Notes who takes care of an incident. False when there is none with this id.
 pub fn ack(tx: &Transaction<'_>, id: &str, by: &str, at: UnixMillis) -> rusqlite::Result<bool> {
+    // The clock may have been set back since it opened.
+    let at = at.max(bare(tx, id)?.map_or(at, |incident| opened_at(&incident)));
     let n = tx.execute(
         "UPDATE incident SET acked_by = ?2, acked_at = ?3 WHERE id = ?1",
         params![id, by, at.0],
@@ -342,11 +355,24 @@ fn read_incident(row: &Row<'_>) -> rusqlite::Result<Incident> {
     })?;
     incident.acked_by = row.get(1)?;
     let acked_at: Option<i64> = row.get(2)?;
-    if let (Some(by), Some(at)) = (&incident.acked_by, acked_at) {
+    if let (Some(by), Some(at)) = (&incident.acked_by, acked_at.map(UnixMillis)) {
         let what = format!("acknowledged by {by}");
-        incident.timeline.push(Moment { at: UnixMillis(at), what });
+        // Who took it before it came back has not taken it again.
+        let is_of_before = at < opened_at(&incident);
+        incident.timeline.push(Moment { at, what });
+        if is_of_before {
+            incident.acked_by = None;
+        }
     }
     Ok(incident)
+}
+
+/// When an incident opened last: when it came back, or else when it was detected.
+#[must_use]
+pub fn opened_at(incident: &Incident) -> UnixMillis {
+    let moments = incident.timeline.iter();
+    let back = moments.filter(|moment| moment.what.starts_with("reopened")).map(|moment| moment.at);
+    back.max().unwrap_or(incident.detected_at)
 }
 
 /// Adds notes to the timeline and puts it in order of time.

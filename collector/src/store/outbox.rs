@@ -5,10 +5,17 @@
 //! neither loses nor repeats one; a message leaves when it was delivered, so a crash in between sends it
 //! again with the same `delivery`.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use wire::UnixMillis;
 
 use crate::model::{Incident, NotifyEvent};
+
+/// A page that is due further ahead was decided before the clock was set back: it is due now.
+const PAGE_AHEAD_MAX: Duration = Duration::from_secs(10);
+/// The same of a message that was tried: no receiver puts one off for longer.
+const OUTBOX_AHEAD_MAX: Duration = Duration::from_secs(3_605);
 
 /// A decision of the detector that no route has been asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,12 +106,14 @@ pub fn decide(
 
 /// Up to `n_max` pages that are due, in order; of one incident only those behind which none waits.
 pub fn pages_due(conn: &Connection, now: UnixMillis, n_max: usize) -> rusqlite::Result<Vec<Page>> {
+    let late = now.plus(PAGE_AHEAD_MAX);
     conn.prepare_cached(
-        "SELECT id, incident, event, due FROM page p WHERE due <= ?1 AND NOT EXISTS
-           (SELECT 1 FROM page f WHERE f.incident = p.incident AND f.id < p.id AND f.due > ?1)
+        "SELECT id, incident, event, due FROM page p WHERE (due <= ?1 OR due > ?3) AND NOT EXISTS
+           (SELECT 1 FROM page f
+            WHERE f.incident = p.incident AND f.id < p.id AND f.due > ?1 AND f.due <= ?3)
          ORDER BY id LIMIT ?2",
     )?
-    .query_map(params![now.0, n_max as i64], |row| {
+    .query_map(params![now.0, n_max as i64, late.0], |row| {
         let event: String = row.get(2)?;
         let due = UnixMillis(row.get(3)?);
         Ok(Page { id: row.get(0)?, incident: row.get(1)?, event: event_of(&event), due })
@@ -116,6 +125,27 @@ pub fn pages_due(conn: &Connection, now: UnixMillis, n_max: usize) -> rusqlite::
 pub fn next_page(conn: &Connection) -> rusqlite::Result<Option<UnixMillis>> {
     conn.prepare_cached("SELECT min(due) FROM page")?
         .query_row([], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis)))
+}
+
+/// When the clerk has to look at the pages again; `None` while there is none.
+pub fn next_look(conn: &Connection, now: UnixMillis) -> rusqlite::Result<Option<UnixMillis>> {
+    conn.prepare_cached("SELECT min(CASE WHEN due > ?2 THEN ?1 ELSE due END) FROM page")?
+        .query_row([now.0, now.plus(PAGE_AHEAD_MAX).0], |row| {
+            Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis))
+        })
+}
+
+/// The clock was set back to `now`: what is due after it is due now, and nobody knows of anything since
+/// a time that is yet to come.
+pub fn clock_went_back(tx: &Transaction<'_>, now: UnixMillis) -> rusqlite::Result<()> {
+    for update in [
+        "UPDATE page SET due = ?1 WHERE due > ?1",
+        "UPDATE outbox SET due = ?1 WHERE due > ?1",
+        "UPDATE told SET since = ?1 WHERE since > ?1",
+    ] {
+        tx.prepare_cached(update)?.execute([now.0])?;
+    }
+    Ok(())
 }
 
 /// Every route was asked about a page.
@@ -153,13 +183,14 @@ pub fn told_since(
 }
 
 /// Incidents that are over while some route still thinks that they are not, and no page will say so.
-pub fn over_unheard(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+/// Up to `n_max`.
+pub fn over_unheard(conn: &Connection, n_max: usize) -> rusqlite::Result<Vec<String>> {
     conn.prepare_cached(
         "SELECT DISTINCT t.incident FROM told t LEFT JOIN incident i ON i.id = t.incident
          WHERE (i.id IS NULL OR i.closed IS NOT NULL)
-           AND NOT EXISTS (SELECT 1 FROM page p WHERE p.incident = t.incident)",
+           AND NOT EXISTS (SELECT 1 FROM page p WHERE p.incident = t.incident) LIMIT ?1",
     )?
-    .query_map([], |row| row.get(0))?
+    .query_map([n_max as i64], |row| row.get(0))?
     .collect()
 }
 
@@ -226,8 +257,8 @@ pub struct HeldState {
     pub held: Held,
     /// Revision of the incident.
     pub rev: u64,
-    /// Somebody takes care of it.
-    pub is_acked: bool,
+    /// Since when somebody takes care of it.
+    pub acked_at: Option<i64>,
     /// It is over, or unknown.
     pub is_over: bool,
 }
@@ -235,7 +266,7 @@ pub struct HeldState {
 /// All that is kept back and whose incident no page waits for, in order of incident and route.
 pub fn held_states(conn: &Connection) -> rusqlite::Result<Vec<HeldState>> {
     conn.prepare_cached(
-        "SELECT h.incident, h.route, h.since, h.why, coalesce(i.rev, 0), i.acked_by IS NOT NULL,
+        "SELECT h.incident, h.route, h.since, h.why, coalesce(i.rev, 0), i.acked_at,
            i.id IS NULL OR i.closed IS NOT NULL
          FROM held h LEFT JOIN incident i ON i.id = h.incident
          WHERE NOT EXISTS (SELECT 1 FROM page p WHERE p.incident = h.incident)
@@ -249,7 +280,7 @@ pub fn held_states(conn: &Connection) -> rusqlite::Result<Vec<HeldState>> {
             why: row.get(3)?,
         };
         let rev = row.get::<_, i64>(4)?.cast_unsigned();
-        Ok(HeldState { held, rev, is_acked: row.get(5)?, is_over: row.get(6)? })
+        Ok(HeldState { held, rev, acked_at: row.get(5)?, is_over: row.get(6)? })
     })?
     .collect()
 }
@@ -319,12 +350,14 @@ pub fn due(
     now: UnixMillis,
     n_max: usize,
 ) -> rusqlite::Result<Vec<DueRow>> {
+    let late = (now.plus(PAGE_AHEAD_MAX), now.plus(OUTBOX_AHEAD_MAX));
     conn.prepare_cached(
-        "SELECT id, tries, delivery, incident, body FROM outbox o WHERE route = ?1 AND due <= ?2 AND id =
+        "SELECT id, tries, delivery, incident, body FROM outbox o
+         WHERE route = ?1 AND (due <= ?2 OR due > CASE tries WHEN 0 THEN ?4 ELSE ?5 END) AND id =
            (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)
          ORDER BY body ->> '$.event' = 'updated', due, id LIMIT ?3",
     )?
-    .query_map(params![route, now.0, n_max as i64], |row| {
+    .query_map(params![route, now.0, n_max as i64, late.0.0, late.1.0], |row| {
         Ok(DueRow {
             id: row.get(0)?,
             tries: row.get(1)?,
@@ -378,14 +411,33 @@ pub fn drop_other_routes(
         ),
         params![routes, now.0],
     )?;
+    tx.execute(
+        "DELETE FROM state WHERE k GLOB 'route:*'
+           AND substr(k, 7) NOT IN (SELECT value FROM json_each(?1))",
+        [&routes],
+    )?;
     tx.execute(&format!("DELETE FROM told {GONE}"), [&routes])?;
     tx.execute(&format!("DELETE FROM held {GONE}"), [&routes])?;
     tx.execute(&format!("DELETE FROM outbox {GONE}"), [&routes])
 }
 
+/// Notes that there is a route of this name; true when there was none at the last start.
+pub fn is_new_route(tx: &Transaction<'_>, route: &str, now: UnixMillis) -> rusqlite::Result<bool> {
+    let n = tx
+        .prepare_cached("INSERT OR IGNORE INTO state(k, v) VALUES('route:' || ?1, ?2)")?
+        .execute(params![route, now.0])?;
+    Ok(n == 1)
+}
+
 /// True once in the life of a database: what the release before told is not in `told` yet.
 pub fn is_first_start(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
     Ok(tx.execute("INSERT OR IGNORE INTO state(k, v) VALUES('told_carried_over', 1)", [])? == 1)
+}
+
+/// Whether people were to hear of the incident: the notify log has a line of it.
+pub fn had_page(conn: &Connection, incident: &str) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM notice WHERE incident = ?1)")?
+        .query_row([incident], |row| row.get(0))
 }
 
 /// Whether a page of the incident waits.
@@ -465,5 +517,36 @@ mod tests {
             };
             assert_eq!(store.write(job).await.unwrap(), left, "{decided:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_due_before_the_clock_was_set_back_does_not_wait_for_that_time_to_come_again()
+    {
+        let t = UnixMillis(1_000_000_000);
+        let at = move |seconds: i64| UnixMillis(t.0 + seconds * 1000);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let job = move |tx: &Transaction<'_>| {
+            decide(tx, "A", 1, NotifyEvent::Opened, at(2))?;
+            for (id, tries, due) in [(1, 0, 0), (2, 3, 300), (3, 1, 1)] {
+                owe(tx, &format!("I{id}"), "ops", at(due), &format!("D{id}"), "{}")?;
+                for _ in 0..tries {
+                    postpone(tx, id, at(due))?;
+                }
+            }
+            let looks = |now: UnixMillis| -> rusqlite::Result<_> {
+                let pages = pages_due(tx, now, 9)?.len();
+                let rows: Vec<i64> = due(tx, "ops", now, 9)?.iter().map(|row| row.id).collect();
+                Ok((pages, next_look(tx, now)?.map(|at| at.0 - now.0), rows))
+            };
+            let (before, after) = (looks(at(0))?, looks(at(-3600))?);
+            clock_went_back(tx, at(-3600))?;
+            Ok((before, after, looks(at(-3600))?))
+        };
+        let (before, after, told) = store.write(job).await.unwrap();
+        assert_eq!(before, (0, Some(2000), vec![1]));
+        // One that was put off by seconds may as well have been put off for an hour.
+        assert_eq!(after, (1, Some(0), vec![1, 2]));
+        assert_eq!(told, (1, Some(0), vec![1, 2, 3]));
     }
 }

@@ -12,7 +12,7 @@ use wire::UnixMillis;
 use super::fleet;
 use super::silences::{self, Silence};
 use crate::model::Incident;
-use crate::notify::matcher::{Matcher, Subject, is_of_server};
+use crate::notify::matcher::{Matcher, Part, Subject, is_of_server};
 
 /// An incident with what these keys ask for.
 pub fn subject<'a>(
@@ -111,11 +111,34 @@ impl Silenced {
         Ok(found)
     }
 
-    /// The one that covers an incident.
+    /// Those that cover an incident, in words; `None` when something of it stays uncovered.
     #[must_use]
-    pub fn covering(&self, subject: &Subject<'_>) -> Option<&Silence> {
-        let covers = self.active.iter().find(|(_, matcher)| matcher.matches_all(subject));
-        covers.map(|(silence, _)| silence)
+    pub fn covering(&self, subject: &Subject<'_>) -> Option<String> {
+        let alone = self.active.iter().find(|(_, matcher)| matcher.matches_all(subject));
+        if let Some((silence, _)) = alone {
+            return Some(format!("silence {}: {}", silence.id, silence.reason));
+        }
+        let together = self.together(subject)?;
+        let words: Vec<String> =
+            together.iter().map(|of| format!("{}: {}", of.id, of.reason)).collect();
+        Some(format!("silences {}", words.join("; ")))
+    }
+
+    /// Several that cover it only together: each of its servers, sites or pools by one of them.
+    fn together(&self, subject: &Subject<'_>) -> Option<Vec<&Silence>> {
+        let by = |part: Part| {
+            let mut left: BTreeSet<&str> = part.of(subject)?;
+            let mut used = Vec::new();
+            for (silence, matcher) in &self.active {
+                let n = left.len();
+                left.retain(|name| !matcher.matches_part(subject, part, name));
+                if left.len() < n {
+                    used.push(silence);
+                }
+            }
+            left.is_empty().then_some(used)
+        };
+        [Part::Server, Part::Site, Part::Pool].into_iter().find_map(by)
     }
 
     /// Marks an open incident that one of them covers.
