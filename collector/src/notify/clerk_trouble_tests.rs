@@ -154,7 +154,7 @@ async fn a_route_with_another_name_hears_of_what_is_open_and_of_its_end() {
         let new = names.last().expect("there is one");
         let told = office.told().await;
         let opened = format!("{new} opened: it goes on; not told before: the route is new");
-        assert_eq!(told.iter().filter(|line| line.contains(" opened")).next_back(), Some(&opened));
+        assert_eq!(told.iter().rfind(|line| line.contains(" opened")), Some(&opened));
         assert_eq!(told.len(), names.len(), "{told:?}");
         office.page(&over(incident("A"), office.now), Resolved).await;
         let ends: Vec<String> =
@@ -202,6 +202,9 @@ async fn an_incident_that_cannot_be_read_keeps_back_no_other() {
     assert_eq!(office.n_held().await, 1);
 }
 
+/// Keys and values of two silences.
+type Matches = [(&'static str, &'static str); 2];
+
 #[tokio::test]
 async fn silences_that_cover_an_incident_only_together_keep_it_back() {
     let two = || {
@@ -211,7 +214,6 @@ async fn silences_that_cover_an_incident_only_together_keep_it_back() {
         incident.affected.n_sites = 2;
         incident
     };
-    type Matches = [(&'static str, &'static str); 2];
     let cases: [(Matches, bool); 5] = [
         ([("server", "web-07"), ("server", "web-08")], true),
         ([("server", "web-07"), ("server", "web-09")], false),
