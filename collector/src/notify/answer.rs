@@ -7,6 +7,7 @@ use serde_json::Value;
 use wire::UnixMillis;
 
 use super::escape;
+use super::secret;
 use super::sender::SendError;
 
 /// Longest wait a receiver may ask for.
@@ -76,19 +77,8 @@ pub fn judge(answer: &Answer<'_>, secrets: &[String], now: UnixMillis) -> Result
 
 /// The beginning of an answer on one line, without any secret.
 fn said(body: &[u8], secrets: &[String]) -> String {
-    let mut text = escape::one_line(&String::from_utf8_lossy(body));
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        for form in [secret.clone(), escape::one_line(secret), quoted(secret)] {
-            text = text.replace(&form, "(secret)");
-        }
-    }
+    let text = secret::without(&escape::one_line(&String::from_utf8_lossy(body)), secrets);
     escape::cut(&text, SHOWN_MAX)
-}
-
-/// A text as JSON writes it, without the quotes.
-fn quoted(text: &str) -> String {
-    let quoted = Value::from(text).to_string();
-    quoted[1..quoted.len() - 1].to_owned()
 }
 
 fn retry_after(answer: &Answer<'_>, now: UnixMillis) -> Option<Duration> {

@@ -146,7 +146,10 @@ impl EmailSender {
     ) -> Result<(), SendError> {
         let inner = &self.inner;
         let secret = inner.secret().map_err(SendError::passing)?;
-        let told = |why: String| clean(&without(&why, secret.as_ref()), ANSWER_MAX);
+        let user = inner.user.as_ref().map(|(user, _)| user.as_str());
+        // A server may send back what it was sent.
+        let hidden = secret.as_ref().map(|secret| secret::forms(user, secret)).unwrap_or_default();
+        let told = |why: String| clean(&secret::without(&why, &hidden), ANSWER_MAX);
         let (mail, is_fallback) = inner.mail(message, page, png).map_err(SendError::passing)?;
         self.n_fallbacks.fetch_add(u64::from(is_fallback), Ordering::Relaxed);
         let transport = inner.transport(secret.as_ref()).map_err(SendError::passing)?;
@@ -288,12 +291,6 @@ fn answer(error: &lettre::transport::smtp::Error) -> String {
     let text = format!("the mail server cannot be reached: {error}");
     let hint = ": `ca_file` names whose certificates to trust";
     if text.ends_with("UnknownIssuer") { text + hint } else { text }
-}
-
-/// A server may send back what it was sent.
-fn without(why: &str, secret: Option<&Secret>) -> String {
-    let Some(secret) = secret.map(Secret::expose) else { return why.to_owned() };
-    why.replace(secret, "(secret)")
 }
 
 fn security(text: Option<&str>) -> Result<Security, String> {

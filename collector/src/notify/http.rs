@@ -269,7 +269,7 @@ impl HttpSender {
         let mut secrets = hidden(&base, secret.as_ref());
         let url = self.address(base, letter, secret.as_ref()).map_err(SendError::passing)?;
         if self.channel.key == Key::Bot {
-            secrets.insert(0, url.path().to_owned());
+            secrets.push(url.path().to_owned());
         }
         let request = self.request(url, body, letter, secret.as_ref(), now)?;
         let answer = request.send().await;
@@ -394,17 +394,13 @@ fn form(picture: Picture, body: Value, text: String, chart: &[u8]) -> Form {
 
 /// What an answer may not give away: the key, and what of the URL is not the host.
 fn hidden(url: &Url, secret: Option<&Secret>) -> Vec<String> {
-    let key = secret.map(|secret| secret.expose().to_owned());
-    let mut hidden: Vec<String> = key.into_iter().collect();
-    hidden.extend(hidden.first().and_then(|key| Some(key.split_once(':')?.1.to_owned())));
+    let mut hidden = secret.map(|key| secret::forms(None, key)).unwrap_or_default();
     hidden.push(url.path().to_owned());
     hidden.extend(url.query().map(|query| format!("{}?{query}", url.path())));
     let parts = url.path_segments().into_iter().flatten().map(str::to_owned);
     let queries = url.query_pairs().map(|(_, value)| value.into_owned());
     hidden.extend(parts.chain(queries));
     hidden.retain(|part| part.len() >= SECRET_PART_MIN);
-    // The longest first: a part within a whole would leave the rest.
-    hidden.sort_by_key(|part| std::cmp::Reverse(part.len()));
     hidden
 }
 

@@ -217,6 +217,11 @@ async fn a_password_is_not_sent_in_the_clear_and_never_told() {
     let error = tried(plain).await.unwrap_err();
     assert!(!error.is_final, "somebody may put the password right: {error:?}");
     assert!(error.why.contains("(secret) is wrong"), "{error:?}");
+    // As it was sent: `printf '\\0ann\\0correct horse' | base64`.
+    let echoes = &[("AUTH", "535 AUTH PLAIN AGFubgBjb3JyZWN0IGhvcnNl is wrong")];
+    let plain = NotifyConfig { tls: Some("none".into()), ..config(server(echoes).await) };
+    let error = tried(plain).await.unwrap_err();
+    assert!(error.why.contains("AUTH PLAIN (secret) is wrong"), "{error:?}");
 }
 
 #[tokio::test]

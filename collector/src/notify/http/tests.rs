@@ -391,6 +391,20 @@ async fn no_error_tells_a_secret_or_the_path_of_a_url() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_echoes_our_authorization_tells_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    // `printf 'ann:correct horse' | base64`
+    let said = "who is Basic YW5uOmNvcnJlY3QgaG9yc2U= here";
+    let (_receiver, url) = Receiver::start(&[(401, said)]).await;
+    let key = secret(dir.path(), "login", "ann:correct horse");
+    let config =
+        NotifyConfig { secret_file: Some(key), ..config("alertmanager", &url, dir.path()) };
+    let sender = HttpSender::new(&config).unwrap();
+    let error = send(&sender, Event::Opened, None).await.unwrap_err();
+    assert!(error.why.contains("who is Basic (secret)= here"), "{}", error.why);
+}
+
+#[tokio::test]
 async fn files_of_secrets_are_read_for_each_message_and_may_hold_anything() {
     let dir = tempfile::tempdir().unwrap();
     let (old, old_url) = Receiver::start(&[]).await;
