@@ -57,6 +57,9 @@ const HEARD_MAX: usize = 16_384;
 /// Disk space kept back for the moment when there is none.
 const BALLAST_BYTES: u64 = 64 << 20;
 
+/// Shortest wait for the answers of receivers that are being told when the collector stops.
+const ANSWER_MIN: Duration = Duration::from_secs(2);
+
 /// Longest wait for the last commit, beyond the grace.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
@@ -118,9 +121,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let store = opened.store.clone();
     // Ends what comes after the streams, once they are drained.
     let drained = CancellationToken::new();
+    // Ends what waits for answers of others.
+    let cut = CancellationToken::new();
     let mut doors = JoinSet::new();
     let mut rest = JoinSet::new();
-    start(opened, &config, &stop, &drained, &mut doors, &mut rest);
+    let ends = Ends { stop: stop.clone(), drained: drained.clone(), cut: cut.clone() };
+    start(opened, &config, &ends, &mut doors, &mut rest);
     tell_systemd(&[NotifyState::Ready]);
 
     let ended = tokio::select! {
@@ -144,8 +150,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         tracing::warn!("connections are cut off: the grace is over");
     }
     drained.cancel();
-    let rest_ended = async { while rest.join_next().await.is_some() {} };
-    if timeout_at(deadline + LAST_COMMIT, rest_ended).await.is_err() {
+    let mut rest_ended = std::pin::pin!(async { while rest.join_next().await.is_some() {} });
+    // A receiver that is being told gets the time to say so: else it would be told again.
+    let last_answer = deadline - config.shutdown_grace.0 / 5;
+    let last_answer = last_answer.max(Instant::now() + ANSWER_MIN);
+    let is_over = timeout_at(last_answer, rest_ended.as_mut()).await.is_ok();
+    cut.cancel();
+    if !is_over && timeout_at(deadline + LAST_COMMIT, rest_ended).await.is_err() {
         tracing::warn!("a stage does not stop; what it had not stored is done again");
     }
     if timeout(LAST_COMMIT, store.close()).await.is_err() {
@@ -181,15 +192,25 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
     Ok(Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket })
 }
 
+/// What ends the stages, in this order.
+struct Ends {
+    /// The ports.
+    stop: CancellationToken,
+    /// What comes after the streams.
+    drained: CancellationToken,
+    /// What waits for answers of others.
+    cut: CancellationToken,
+}
+
 /// Starts every stage: the ports into `doors`, what outlives them into `rest`.
 fn start(
     opened: Opened,
     config: &Config,
-    stop: &CancellationToken,
-    drained: &CancellationToken,
+    ends: &Ends,
     doors: &mut JoinSet<Result<(), RunError>>,
     rest: &mut JoinSet<&'static str>,
 ) {
+    let Ends { stop, drained, cut } = ends;
     let Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket } = opened;
     let address = web::agents_address(config, grpc.address);
     let links = web::links(config, http.address);
@@ -218,9 +239,10 @@ fn start(
         "the detective"
     });
     let notified = Arc::clone(&state.notify_stats);
-    let (outbox, pace, until) = (store.clone(), notify::Pace::default(), drained.clone());
+    let (outbox, pace) = (store.clone(), notify::Pace::default());
+    let (until, cut) = (drained.clone(), cut.clone());
     rest.spawn(async move {
-        notify::run(outbox, targets, links, pace, notified, until.clone()).await;
+        notify::run(outbox, targets, links, pace, notified, (until.clone(), cut)).await;
         until.cancelled().await; // without receivers it has nothing to do
         "the notifier"
     });

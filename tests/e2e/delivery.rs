@@ -74,7 +74,14 @@ fn assert_no_secrets(fleet: &Fleet) {
     let check = fleet.cli(&["check"]);
     assert_eq!(check.code, 0, "{check:?}");
     assert_no_secret("check", &format!("{}{}", check.stdout, check.stderr));
-    for path in ["/metrics", "/api/v1/incidents", "/api/v1/health", "/api/v1/openapi.json"] {
+    for path in [
+        "/metrics",
+        "/api/v1/incidents",
+        "/api/v1/health",
+        "/api/v1/openapi.json",
+        "/api/v1/notify/log",
+        "/api/v1/notify/routes",
+    ] {
         let (head, body) = fleet.http_get(path, "");
         assert!(head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200"), "{head}");
         assert_no_secret(path, &String::from_utf8_lossy(&body));
@@ -215,6 +222,29 @@ fn a_collector_that_ends_between_decision_and_delivery_tells_everything_once() {
     }
     let n = |event: &str| events.keys().filter(|(_, of)| of == event).count();
     assert!(n("opened") > 0 && n("opened") == n("resolved"), "{events:?}");
+}
+
+#[test]
+fn a_receiver_that_takes_its_time_while_the_collector_stops_is_told_once() {
+    let is_told = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_told);
+    let webhook = Webhook::scripted(move |n| {
+        told.store(true, Ordering::SeqCst);
+        if n == 0 {
+            pause(Duration::from_secs(4)); // a slow receiver, and not what the test waits for
+        }
+        Reply::Status(200)
+    });
+    let (mut fleet, traffic, _servers) = start(&(webhook.toml() + "name = \"slow\"\n"), 1);
+    traffic.fail("web-1", "shop");
+    eventually("it is being told", LIMIT, || {
+        if is_told.load(Ordering::SeqCst) { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    fleet.stop_collector();
+    let is_taken = webhook.deliveries().first().is_some_and(Delivery::is_taken);
+    assert!(is_taken, "the stop waited for the answer");
+    fleet.start_collector();
+    each_was_taken_once(&fleet, &webhook, "slow");
 }
 
 #[test]

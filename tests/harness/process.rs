@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use crate::clock;
 use crate::wait::{eventually, pause};
 
-const STOP_LIMIT: Duration = Duration::from_secs(8);
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// How long a server may take to start: Varnish compiles its configuration on a busy machine.
 const LISTEN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -66,7 +66,7 @@ impl Process {
         });
     }
 
-    /// Asks it to stop and waits; kills the whole group when it takes longer than 8 s.
+    /// Asks it to stop and waits; kills the whole group when it takes longer than 15 s.
     pub fn stop(&mut self) -> Option<ExitStatus> {
         if let Ok(Some(status)) = self.child.try_wait() {
             self.kill_group(Signal::KILL);

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
@@ -40,6 +41,7 @@ pub struct Clerk {
     seen: UnixMillis,
     /// What it says of turns that fail.
     pub(super) trouble: Trouble,
+    decided: watch::Sender<()>,
 }
 
 /// What comes after a turn.
@@ -84,7 +86,14 @@ impl Clerk {
             seals: Seals::new(),
             seen: UnixMillis(0),
             trouble: Trouble::new("pages cannot be decided"),
+            decided: watch::Sender::new(()),
         }
+    }
+
+    /// Changes after each turn that decided something: the outbox may hold more.
+    #[must_use]
+    pub fn decided(&self) -> watch::Receiver<()> {
+        self.decided.subscribe()
     }
 
     /// Before the first turn: forgets routes that left the config, asks new ones about what is open, and
@@ -174,6 +183,7 @@ impl Clerk {
         let has_more = found.over.len().max(found.again.len()) >= TURN_MAX;
         let (routes, over, again) = (self.routes.clone(), found.over, found.again);
         self.store.write(move |tx| turn(tx, &routes, now, &over, &again)).await?;
+        self.decided.send_replace(());
         // What else is due is seen in a moment; it may have to wait for another page of its incident.
         Ok(Next { has_more, page: page.map(|due| due.max(now.plus(POLL))) })
     }

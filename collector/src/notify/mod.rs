@@ -72,6 +72,7 @@ pub use route::Route;
 pub use sender::{SendError, Sender};
 pub use stats::Stats;
 pub use teller::Pace;
+use teller::Signals;
 
 /// A configured receiver.
 #[derive(Clone, Debug)]
@@ -154,14 +155,14 @@ pub fn faults(configs: &[NotifyConfig]) -> Vec<Fault> {
     faults
 }
 
-/// Decides and delivers until `stop` fires.
+/// Decides and delivers until `stop` fires. What is on its way then may arrive until `cut` fires too.
 pub async fn run(
     store: Store,
     mut targets: Vec<Target>,
     links: String,
     pace: Pace,
     stats: Arc<Stats>,
-    stop: CancellationToken,
+    (stop, cut): (CancellationToken, CancellationToken),
 ) {
     for target in &mut targets {
         target.sender.count_fallbacks_in(&stats.n_fallbacks);
@@ -178,6 +179,7 @@ pub async fn run(
     let digests = targets.iter().filter_map(|target| target.digest.clone()).collect();
     let digests = digest::run(store.clone(), digests, stop.clone());
     let lines = targets.into_iter().map(|target| Line::new(&store, target, &links)).collect();
-    let tellers = teller::run(store, lines, pace, stats, stop.clone());
+    let signals = Signals { stop: stop.clone(), cut, decided: clerk.decided() };
+    let tellers = teller::run(store, lines, pace, stats, signals);
     tokio::join!(clerk.run(stop), digests, tellers);
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wire::UnixMillis;
 
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub enum Outcome {
 }
 
 /// The counters of one route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages that arrived.
     pub n_delivered: u64,
@@ -28,6 +30,8 @@ pub struct Counts {
     pub n_refused: u64,
     /// Messages given up because they were too old.
     pub n_expired: u64,
+    /// When a try failed last, and why.
+    pub last_error: Option<(UnixMillis, String)>,
 }
 
 /// Counters that only rise; they start at zero with the process.
@@ -41,8 +45,6 @@ pub struct Stats {
     pub n_refused: AtomicU64,
     /// Messages given up because they were too old.
     pub n_expired: AtomicU64,
-    /// Messages that had nothing to tell any more.
-    pub n_dropped: AtomicU64,
     /// Bodies for which the built-in template stood in, because the operator's failed.
     pub n_fallbacks: Arc<AtomicU64>,
     by_route: Mutex<BTreeMap<String, Counts>>,
@@ -51,7 +53,7 @@ pub struct Stats {
 impl Stats {
     /// Counts how a try on `route` ended.
     pub fn count(&self, route: &str, outcome: Outcome) {
-        let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_route = self.routes();
         let of_route = by_route.entry(route.to_owned()).or_default();
         let (all, of_route) = match outcome {
             Outcome::Delivered => (&self.n_delivered, &mut of_route.n_delivered),
@@ -63,15 +65,24 @@ impl Stats {
         all.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Keeps why a try on `route` failed; no secret may be in it.
+    pub fn failed(&self, route: &str, at: UnixMillis, why: &str) {
+        let why = why.to_owned();
+        self.routes().entry(route.to_owned()).or_default().last_error = Some((at, why));
+    }
+
     /// A route that has sent nothing yet shows zeros.
     pub fn know(&self, route: &str) {
-        let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
-        by_route.entry(route.to_owned()).or_default();
+        self.routes().entry(route.to_owned()).or_default();
     }
 
     /// The counters of each route, by name.
     #[must_use]
     pub fn by_route(&self) -> BTreeMap<String, Counts> {
-        self.by_route.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.routes().clone()
+    }
+
+    fn routes(&self) -> MutexGuard<'_, BTreeMap<String, Counts>> {
+        self.by_route.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
@@ -23,7 +24,7 @@ use super::rate::{self, Bucket};
 use super::stats::{Outcome, Stats};
 use super::{Message, SendError};
 use crate::store::notices::{self, Notice, What};
-use crate::store::{ReadResult, Store, WriteTx, outbox};
+use crate::store::{Conn, ReadResult, Store, WriteTx, outbox};
 use crate::{ca, clock, errors};
 
 /// Messages of one route on their way at once: enough for a burst, few for a receiver that hangs.
@@ -37,12 +38,16 @@ pub const AGE_MAX: Duration = Duration::from_secs(2 * 86_400);
 /// message that it does not like must not hold back all others.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a stop waits for answers; what is cut off is sent again at the next start.
-const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long a route rests at most. It looks into the outbox when the clerk has decided something, when
+/// an answer came and when the next message is due; this is for whatever nobody tells it of: digests, a
+/// clock that was set.
+const POLL: Duration = Duration::from_secs(1);
 
-/// How often a route looks into the outbox. Most messages are due a second after their decision, so
-/// they are seen before and leave on time; one that is due at once waits so long at most.
-const POLL: Duration = Duration::from_millis(250);
+/// Shortest rest: a row that is due in this moment needs no second look within it.
+const REST_MIN: Duration = Duration::from_millis(5);
+
+/// How soon what the store did not take is written again.
+const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 
 /// Stands for the repetition among the rows on their way.
 const REPETITION: i64 = -1;
@@ -79,20 +84,32 @@ impl Pace {
     }
 }
 
-/// Delivers over `lines` until `stop` fires. What is in flight then may still arrive within
-/// [`STOP_GRACE`].
+/// What the others tell the tellers.
+#[derive(Clone, Debug)]
+pub(super) struct Signals {
+    /// Nothing more is begun.
+    pub(super) stop: CancellationToken,
+    /// What has no answer yet is cut off, and sent again at the next start. Fires after `stop`.
+    pub(super) cut: CancellationToken,
+    /// Changes when something was decided: the outbox may hold more.
+    pub(super) decided: watch::Receiver<()>,
+}
+
+/// Delivers over `lines` until `stop` fires. What is on its way then may still arrive, until `cut`
+/// fires; what arrived is written down whatever fires.
 pub(super) async fn run(
     store: Store,
     lines: Vec<Line>,
     pace: Pace,
     stats: Arc<Stats>,
-    stop: CancellationToken,
+    signals: Signals,
 ) {
     let mut routes = JoinSet::new();
     for line in lines {
         stats.know(&line.route);
-        let teller = Teller { store: store.clone(), line, pace, stats: Arc::clone(&stats) };
-        routes.spawn(teller.run(stop.clone()));
+        let (store, stats, signals) = (store.clone(), Arc::clone(&stats), signals.clone());
+        let teller = Teller { store, line, pace, rest_max: POLL, stats, signals };
+        routes.spawn(teller.run());
     }
     while routes.join_next().await.is_some() {}
 }
@@ -103,7 +120,10 @@ struct Teller {
     store: Store,
     line: Line,
     pace: Pace,
+    /// [`POLL`].
+    rest_max: Duration,
     stats: Arc<Stats>,
+    signals: Signals,
 }
 
 /// How one try ended.
@@ -116,6 +136,8 @@ enum Tried {
     Repeated(Result<(), String>),
     /// There was nothing to tell again.
     Idle,
+    /// A stop cut it off: it stands in the outbox as before.
+    CutOff,
 }
 
 /// What a teller has on its way, and what it remembers of its receiver.
@@ -137,109 +159,130 @@ struct Shift {
     is_blind: bool,
 }
 
-impl Teller {
-    async fn run(self, stop: CancellationToken) {
-        let mut shift = Shift {
+impl Shift {
+    /// What failed is no longer tried, so whatever fails next is news.
+    fn forget(&mut self, id: i64) {
+        self.failing.remove(&id);
+        self.is_failing &= !self.failing.is_empty();
+    }
+
+    fn new(per_minute: u32) -> Self {
+        Self {
             in_flight: JoinSet::new(),
             busy: BTreeSet::new(),
-            bucket: Bucket::new(self.line.per_minute),
+            bucket: Bucket::new(per_minute),
             limit_said: None,
             paused_until: None,
             next_again: clock::instant(),
             failing: BTreeSet::new(),
             is_failing: false,
             is_blind: false,
-        };
+        }
+    }
+}
+
+impl Teller {
+    async fn run(self) {
+        let mut shift = Shift::new(self.line.per_minute);
+        let mut decided = self.signals.decided.clone();
         loop {
             let wait = self.begin(&mut shift).await;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = self.signals.stop.cancelled() => break,
                 // Cancel-safe: a finished send stays in the set until it is taken.
                 Some(done) = shift.in_flight.join_next(), if !shift.in_flight.is_empty() => {
                     let (id, tried) = done.expect("a send neither panics nor is aborted");
                     self.account(id, tried, &mut shift);
                 }
+                // Cancel-safe: what was not seen as changed still is.
+                () = changed(&mut decided) => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        let finish = async {
-            while let Some(done) = shift.in_flight.join_next().await {
-                let (id, tried) = done.expect("a send neither panics nor is aborted");
-                self.account(id, tried, &mut shift);
-            }
-        };
-        if tokio::time::timeout(STOP_GRACE, finish).await.is_err() {
+        let mut n_cut = 0;
+        // Ends soon after `cut`: from then on there is only the store to wait for.
+        while let Some(done) = shift.in_flight.join_next().await {
+            let (id, tried) = done.expect("a send neither panics nor is aborted");
+            n_cut += usize::from(matches!(tried, Tried::CutOff));
+            self.account(id, tried, &mut shift);
+        }
+        if n_cut > 0 {
             let route = &self.line.route;
-            tracing::info!(route, "notifications cut off, sent again after the next start");
+            tracing::info!(route, n_cut, "notifications cut off, sent again after the next start");
         }
     }
 
-    /// Begins what can begin now; how long to wait before the next look.
+    /// Begins what can begin now; how long to wait before the next look, if nothing happens.
     async fn begin(&self, shift: &mut Shift) -> Duration {
         let now = clock::instant();
         if shift.busy.contains(&REPETITION) {
-            return POLL;
+            return self.rest_max;
         }
         if let Some(left) = shift.paused_until.and_then(|until| until.checked_duration_since(now)) {
-            return left.clamp(Duration::from_millis(5), POLL);
+            return left.clamp(REST_MIN, self.rest_max);
         }
-        if let Some((every, again)) = self.line.again.as_ref().filter(|_| now >= shift.next_again) {
-            if shift.busy.is_empty() {
-                shift.next_again = now + *every;
-                shift.busy.insert(REPETITION);
-                let (teller, again) = (self.clone(), Arc::clone(again));
-                shift.in_flight.spawn(async move { (REPETITION, teller.repeat(&again).await) });
+        let mut rest = self.rest_max;
+        if let Some((every, again)) = &self.line.again {
+            if now < shift.next_again {
+                rest = rest.min(shift.next_again - now);
+            } else {
+                if shift.busy.is_empty() {
+                    shift.next_again = now + *every;
+                    shift.busy.insert(REPETITION);
+                    let (teller, again) = (self.clone(), Arc::clone(again));
+                    shift.in_flight.spawn(async move { (REPETITION, teller.repeat(&again).await) });
+                }
+                return self.rest_max;
             }
-            return POLL;
         }
         let n_free = IN_FLIGHT_MAX.saturating_sub(shift.busy.len());
         let n_allowed = shift.bucket.n_free(now);
-        if n_free > 0 && n_allowed == 0 {
-            self.say_limited(shift, now).await;
+        if n_free == 0 {
+            return rest.max(REST_MIN);
         }
-        for row in self.due(n_free.min(n_allowed), shift).await {
+        if n_allowed == 0 {
+            self.say_limited(shift, now).await;
+            return rest.min(shift.bucket.wait(now)).max(REST_MIN);
+        }
+        let (rows, next) = self.due(n_free.min(n_allowed), shift).await;
+        for row in rows {
             shift.bucket.take(now);
             shift.busy.insert(row.id);
             let teller = self.clone();
             shift.in_flight.spawn(async move { (row.id, teller.try_once(row).await) });
         }
-        self.until_next(shift, now).await
+        if shift.bucket.n_free(now) == 0 {
+            rest = rest.min(shift.bucket.wait(now));
+        }
+        rest.min(next.unwrap_or(self.rest_max)).max(REST_MIN)
     }
 
-    async fn due(&self, n_max: usize, shift: &mut Shift) -> Vec<outbox::DueRow> {
-        if n_max == 0 {
-            return Vec::new();
-        }
+    /// Up to so many rows that are due and not on their way, and how long it is until another one is.
+    async fn due(
+        &self,
+        n_max: usize,
+        shift: &mut Shift,
+    ) -> (Vec<outbox::DueRow>, Option<Duration>) {
         let (route, now) = (self.line.route.clone(), clock::now());
         // Those in flight are still due in the table: ask for as many more.
         let limit = n_max + shift.busy.len();
-        match self.store.read(move |conn| outbox::due(conn, &route, now, limit)).await {
-            Ok(rows) => {
+        let look = move |conn: &Conn| {
+            Ok((outbox::due(conn, &route, now, limit)?, outbox::next_due(conn, &route, now)?))
+        };
+        match self.store.read(look).await {
+            Ok((rows, next)) => {
                 shift.is_blind = false;
                 let is_free = |row: &outbox::DueRow| !shift.busy.contains(&row.id);
-                rows.into_iter().filter(is_free).take(n_max).collect()
+                let rows = rows.into_iter().filter(is_free).take(n_max).collect();
+                (rows, next.map(|due| due.since(now)))
             }
             Err(error) => {
                 if !std::mem::replace(&mut shift.is_blind, true) {
                     tracing::error!(error = %errors::chain(&error), "outbox cannot be read");
                 }
-                Vec::new()
+                (Vec::new(), None)
             }
-        }
-    }
-
-    async fn until_next(&self, shift: &Shift, now: Instant) -> Duration {
-        let route = self.line.route.clone();
-        if !shift.busy.is_empty() {
-            return POLL;
-        }
-        match self.store.read(move |conn| outbox::next_due(conn, &route)).await {
-            Ok(Some(due)) => {
-                let wait = due.since(clock::now()).max(shift.bucket.wait(now));
-                wait.clamp(Duration::from_millis(5), POLL)
-            }
-            Ok(None) | Err(_) => POLL,
         }
     }
 
@@ -263,25 +306,29 @@ impl Teller {
         }
     }
 
-    /// Sends once, cut off after [`Line::answer_max`].
-    async fn send(&self, row: &outbox::DueRow) -> Result<(), SendError> {
-        let message = serde_json::from_str::<Message>(&row.body).map_err(|error| {
-            let why = format!("the message cannot be read: {error}");
-            SendError { why, retry_after: None, is_final: true }
-        })?;
-        self.in_time((self.line.send)(message)).await
+    /// Sends once, cut off after [`Line::answer_max`]; `None` when a stop cut it off.
+    async fn send(&self, row: &outbox::DueRow) -> Option<Result<(), SendError>> {
+        match serde_json::from_str::<Message>(&row.body) {
+            Ok(message) => self.in_time((self.line.send)(message)).await,
+            Err(error) => {
+                Some(Err(SendError::refused(format!("the message cannot be read: {error}"))))
+            }
+        }
     }
 
-    async fn in_time(&self, sending: super::line::Sending) -> Result<(), SendError> {
+    async fn in_time(&self, sending: super::line::Sending) -> Option<Result<(), SendError>> {
         let limit = self.line.answer_max;
-        match tokio::time::timeout(limit, sending).await {
-            Ok(sent) => sent,
-            Err(_) => Err(SendError::passing(format!("no answer within {limit:?}"))),
+        tokio::select! {
+            biased;
+            sent = tokio::time::timeout(limit, sending) => Some(sent.unwrap_or_else(|_| {
+                Err(SendError::passing(format!("no answer within {limit:?}")))
+            })),
+            () = self.signals.cut.cancelled() => None,
         }
     }
 
     async fn try_once(&self, row: outbox::DueRow) -> Tried {
-        let sent = self.send(&row).await;
+        let Some(sent) = self.send(&row).await else { return Tried::CutOff };
         let age = clock::now().since(decided_at(&row.delivery));
         let id = row.id;
         let (what, why, tried) = match sent {
@@ -326,7 +373,7 @@ impl Teller {
                 let (route, error) = (&self.line.route, errors::chain(&error));
                 tracing::error!(route, error, "the outbox cannot be written");
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(SETTLE_AGAIN).await;
         }
     }
 
@@ -340,7 +387,8 @@ impl Teller {
         if told.is_empty() {
             return Tried::Idle;
         }
-        Tried::Repeated(self.in_time(again(told)).await.map_err(|error| error.why))
+        let sent = self.in_time(again(told)).await;
+        sent.map_or(Tried::CutOff, |sent| Tried::Repeated(sent.map_err(|error| error.why)))
     }
 
     fn notice(&self, row: &outbox::DueRow, what: What, why: &str) -> Notice {
@@ -367,8 +415,7 @@ impl Teller {
             }
             Tried::GivenUp(outcome) => {
                 self.stats.count(route, outcome);
-                shift.failing.remove(&id);
-                return;
+                return shift.forget(id);
             }
             Tried::Failed(why, pause) => {
                 self.stats.count(route, Outcome::Failed);
@@ -376,7 +423,7 @@ impl Teller {
                 shift.paused_until = shift.paused_until.max(until);
                 Some(why)
             }
-            Tried::Idle => return,
+            Tried::Idle | Tried::CutOff => return shift.forget(id),
             Tried::Repeated(Ok(())) => None,
             Tried::Repeated(Err(why)) => Some(why),
         };
@@ -388,6 +435,7 @@ impl Teller {
                 }
             }
             Some(reason) => {
+                self.stats.failed(route, clock::now(), &reason);
                 shift.failing.insert(id);
                 if !std::mem::replace(&mut shift.is_failing, true) {
                     let what = "notifications do not arrive, trying again until they do";
@@ -395,6 +443,13 @@ impl Teller {
                 }
             }
         }
+    }
+}
+
+/// Waits for the next change; for ever once there will be none.
+async fn changed(decided: &mut watch::Receiver<()>) {
+    if decided.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

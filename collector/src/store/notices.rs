@@ -4,6 +4,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
+use super::routes;
 use crate::model::Moment;
 use crate::notify::route::{BEGAN, GOES_ON};
 
@@ -98,6 +99,9 @@ pub fn add(tx: &Transaction<'_>, notice: &Notice) -> rusqlite::Result<()> {
     ])?;
     tx.prepare_cached("DELETE FROM notice WHERE id <= ?1")?
         .execute([tx.last_insert_rowid() - NOTICES_MAX])?;
+    if notice.what == What::Dropped {
+        routes::count_dropped(tx, 1)?;
+    }
     Ok(())
 }
 

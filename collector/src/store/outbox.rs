@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use wire::UnixMillis;
 
+use super::routes::count_dropped;
 use crate::model::{Incident, NotifyEvent};
 
 /// A page that is due further ahead was decided before the clock was set back: it is due now.
@@ -369,13 +370,17 @@ pub fn due(
     .collect()
 }
 
-/// When `route` has to look again; `None` while it owes nothing.
-pub fn next_due(conn: &Connection, route: &str) -> rusqlite::Result<Option<UnixMillis>> {
+/// When a message of `route` falls due after `now`; `None` when none will.
+pub fn next_due(
+    conn: &Connection,
+    route: &str,
+    now: UnixMillis,
+) -> rusqlite::Result<Option<UnixMillis>> {
     conn.prepare_cached(
-        "SELECT min(due) FROM outbox o WHERE route = ?1 AND id =
+        "SELECT min(due) FROM outbox o WHERE route = ?1 AND due > ?2 AND id =
            (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)",
     )?
-    .query_row([route], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis)))
+    .query_row(params![route, now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis)))
 }
 
 /// Forgets a message: it arrived, or nobody wants it any more.
@@ -399,7 +404,7 @@ pub fn drop_other_routes(
 ) -> rusqlite::Result<usize> {
     const GONE: &str = "WHERE route NOT IN (SELECT value FROM json_each(?1))";
     let routes = serde_json::to_string(routes).expect("strings are JSON");
-    tx.execute(
+    let n_dropped = tx.execute(
         &format!(
             "INSERT INTO notice(at, incident, route, event, what, why, delivery)
              SELECT ?2, nullif(incident, ''), route, coalesce(max(event), 'updated'), 'dropped',
@@ -416,6 +421,7 @@ pub fn drop_other_routes(
            AND substr(k, 7) NOT IN (SELECT value FROM json_each(?1))",
         [&routes],
     )?;
+    count_dropped(tx, n_dropped)?;
     tx.execute(&format!("DELETE FROM told {GONE}"), [&routes])?;
     tx.execute(&format!("DELETE FROM held {GONE}"), [&routes])?;
     tx.execute(&format!("DELETE FROM outbox {GONE}"), [&routes])

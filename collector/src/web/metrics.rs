@@ -12,12 +12,13 @@ use axum::response::{IntoResponse, Response};
 use super::AppState;
 use super::error::ApiError;
 use crate::clock;
+use crate::notify::stats::Counts;
 use crate::selfstats::COMMIT_BUCKETS_MS;
 use crate::store::Ledger;
 use crate::store::fleet::{self, ServerView};
 use crate::store::incidents;
 use crate::store::outbox::{self, Owed};
-use crate::store::routes::{self, Standing};
+use crate::store::routes::{self, Waiting};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -30,8 +31,8 @@ pub(super) struct Facts {
     pub(super) n_open: BTreeMap<String, u64>,
     /// Waiting notifications.
     pub(super) owed: Vec<Owed>,
-    /// How each configured route stands.
-    pub(super) routes: BTreeMap<String, Standing>,
+    /// How each configured route stands, and what became of its messages since the start.
+    pub(super) routes: BTreeMap<String, (Waiting, Counts)>,
     /// Notifications by what became of them.
     pub(super) notified: Vec<(&'static str, u64)>,
     /// The collector's own counters: name, meaning, value.
@@ -46,7 +47,8 @@ pub(super) struct Facts {
 
 /// Answers with the page.
 pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let (now, since) = (clock::now(), state.started_at);
+    let now = clock::now();
+    let mut counts = state.notify_stats.by_route();
     let names = state.receivers.iter().map(|receiver| receiver.target.route.name.clone());
     let names: Vec<String> = names.collect();
     let facts = state.store.read(move |conn| {
@@ -56,21 +58,24 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
             *n_open.entry(incident.severity).or_default() += 1;
         }
         let (servers, owed) = (fleet::list(conn, now)?, outbox::owed(conn)?);
-        let mut standings = routes::standings(conn, since)?;
-        let standing = |name: String| {
-            let standing = standings.remove(&name).unwrap_or_default();
-            (name, standing)
+        let mut waiting = routes::waiting(conn)?;
+        let route = |name: String| {
+            let waiting = waiting.remove(&name).unwrap_or_default();
+            let counts = counts.remove(&name).unwrap_or_default();
+            (name, (waiting, counts))
         };
-        let routes = names.into_iter().map(standing).collect();
-        Ok(Facts { servers, n_open, owed, routes, ..Facts::default() })
+        let routes = names.into_iter().map(route).collect();
+        let n_dropped = routes::n_dropped(conn)?;
+        Ok((Facts { servers, n_open, owed, routes, ..Facts::default() }, n_dropped))
     });
-    let mut facts = facts.await?;
+    let (mut facts, n_dropped) = facts.await?;
     let stats = &state.notify_stats;
     facts.notified = vec![
         ("delivered", stats.n_delivered.load(Ordering::Relaxed)),
         ("failed", stats.n_failed.load(Ordering::Relaxed)),
+        ("refused", stats.n_refused.load(Ordering::Relaxed)),
         ("expired", stats.n_expired.load(Ordering::Relaxed)),
-        ("dropped", stats.n_dropped.load(Ordering::Relaxed)),
+        ("dropped", n_dropped),
         ("template_failed", stats.n_fallbacks.load(Ordering::Relaxed)),
     ];
     facts.own = state.selfstats.counters();
@@ -195,8 +200,9 @@ impl Page {
         }
     }
 
-    fn routes(&mut self, routes: &BTreeMap<String, Standing>) {
-        type Value = fn(&Standing) -> u64;
+    fn routes(&mut self, routes: &BTreeMap<String, (Waiting, Counts)>) {
+        type Value = fn(&Waiting) -> u64;
+        type Count = fn(&Counts) -> u64;
         let gauges: [(&str, &str, Value); 3] = [
             ("notify_owed", "Messages a configured route has to deliver", |s| s.n_owed),
             ("notify_retrying", "Of these, those that were tried in vain", |s| s.n_tried),
@@ -206,20 +212,20 @@ impl Page {
         ];
         for (name, help, value) in gauges {
             self.family(name, "gauge", help);
-            for (route, standing) in routes {
-                self.sample(name, &[("route", route)], value(standing) as f64);
+            for (route, (waiting, _)) in routes {
+                self.sample(name, &[("route", route)], value(waiting) as f64);
             }
         }
-        let results: [(&str, Value); 3] = [
+        let results: [(&str, Count); 3] = [
             ("delivered", |s| s.n_delivered),
             ("refused", |s| s.n_refused),
             ("expired", |s| s.n_expired),
         ];
         self.family("notify_messages", "counter", "Messages of a route by how they ended");
-        for (route, standing) in routes {
+        for (route, (_, counts)) in routes {
             for (result, value) in results {
                 let labels = [("route", route.as_str()), ("result", result)];
-                self.sample("notify_messages_total", &labels, value(standing) as f64);
+                self.sample("notify_messages_total", &labels, value(counts) as f64);
             }
         }
     }
@@ -286,8 +292,14 @@ mod tests {
             n_open: BTreeMap::from([("critical".into(), 1)]),
             owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
             routes: BTreeMap::from([
-                ("mail".into(), Standing::default()),
-                ("oncall".into(), Standing { n_owed: 2, n_refused: 1, ..Standing::default() }),
+                ("mail".into(), <(Waiting, Counts)>::default()),
+                (
+                    "oncall".into(),
+                    (
+                        Waiting { n_owed: 2, ..Waiting::default() },
+                        Counts { n_refused: 1, ..Counts::default() },
+                    ),
+                ),
             ]),
             notified: vec![("delivered", 3)],
             own: vec![("batches", "Batches.", 9)],

@@ -14,6 +14,7 @@ use super::AppState;
 use super::api::full_id;
 use super::error::{ApiError, InPath, Params, time};
 use crate::clock;
+use crate::notify::stats::Outcome;
 use crate::notify::{Event, Receiver};
 use crate::store::notices::{self, Notice, What};
 use crate::store::routes;
@@ -72,7 +73,7 @@ pub struct RouteView {
     /// When a message arrived last.
     #[serde(with = "wire::rfc3339::option")]
     pub last_delivered_at: Option<UnixMillis>,
-    /// The last message given up.
+    /// Why a try failed last, or a message was given up.
     pub last_error: Option<RouteError>,
     /// Messages that arrived since the collector started.
     pub n_delivered: u64,
@@ -80,7 +81,7 @@ pub struct RouteView {
     pub n_failed: u64,
 }
 
-/// Why a message was given up.
+/// Why a message did not arrive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteError {
     /// When.
@@ -134,11 +135,17 @@ pub(super) async fn log(
 
 /// `GET /api/v1/notify/routes`
 pub(super) async fn list(State(state): State<AppState>) -> Result<Json<Vec<RouteView>>, ApiError> {
-    let since = state.started_at;
-    let mut standings = state.store.read(move |conn| routes::standings(conn, since)).await?;
+    let read = state.store.read(|conn| Ok((routes::waiting(conn)?, routes::pasts(conn)?)));
+    let (mut waiting, mut pasts) = read.await?;
+    let mut counts = state.notify_stats.by_route();
     let view = |receiver: &Receiver| {
         let route = &receiver.target.route;
-        let standing = standings.remove(&route.name).unwrap_or_default();
+        let waiting = waiting.remove(&route.name).unwrap_or_default();
+        let past = pasts.remove(&route.name).unwrap_or_default();
+        let counts = counts.remove(&route.name).unwrap_or_default();
+        // What is tried now says more than what was given up before.
+        let last_error = past.last_error.into_iter().chain(counts.last_error);
+        let last_error = last_error.max_by_key(|(at, _)| *at);
         RouteView {
             route: route.name.clone(),
             kind: receiver.kind.clone(),
@@ -150,14 +157,14 @@ pub(super) async fn list(State(state): State<AppState>) -> Result<Json<Vec<Route
             timezone: receiver.timezone.clone(),
             escalate_after: receiver.escalate_after,
             send_resolved: route.send_resolved,
-            n_owed: standing.n_owed,
-            n_tries: standing.n_tries,
-            oldest_due_at: standing.oldest_due_at,
-            n_held: standing.n_held,
-            last_delivered_at: standing.last_delivered_at,
-            last_error: standing.last_error.map(|(at, why)| RouteError { at, why }),
-            n_delivered: standing.n_delivered,
-            n_failed: standing.n_refused + standing.n_expired,
+            n_owed: waiting.n_owed,
+            n_tries: waiting.n_tries,
+            oldest_due_at: waiting.oldest_due_at,
+            n_held: waiting.n_held,
+            last_delivered_at: past.last_delivered_at,
+            last_error: last_error.map(|(at, why)| RouteError { at, why }),
+            n_delivered: counts.n_delivered,
+            n_failed: counts.n_refused + counts.n_expired,
         }
     };
     Ok(Json(state.receivers.iter().map(view).collect()))
@@ -183,6 +190,8 @@ pub(super) async fn test(
             why: ended.as_ref().err().map_or("a test".to_owned(), |error| error.why.clone()),
             delivery: Some(message.delivery.clone()),
         };
+        let outcome = if ended.is_ok() { Outcome::Delivered } else { Outcome::Refused };
+        state.notify_stats.count(&name, outcome);
         state.store.write(move |tx| notices::add(tx, &notice)).await?;
         let took_ms = u64::try_from(now.since(begin).as_millis()).unwrap_or(u64::MAX);
         match ended {

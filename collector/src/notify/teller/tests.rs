@@ -122,8 +122,15 @@ impl Collector {
     fn start(&self, targets: Vec<Target>) -> Worker {
         let (stop, stats) = (CancellationToken::new(), Arc::new(Stats::default()));
         let (store, links) = (self.store.clone(), "http://gw".to_owned());
-        let run =
-            crate::notify::run(store, targets, links, QUICK, Arc::clone(&stats), stop.clone());
+        let cut = CancellationToken::new();
+        let run = crate::notify::run(
+            store,
+            targets,
+            links,
+            QUICK,
+            Arc::clone(&stats),
+            (stop.clone(), cut),
+        );
         Worker { task: tokio::spawn(run), stop, stats }
     }
 

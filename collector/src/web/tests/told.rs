@@ -4,6 +4,7 @@ use axum::routing::post;
 
 use super::*;
 use crate::config::NotifyConfig;
+use crate::notify::stats::Outcome;
 use crate::store::notices::{self, Notice, What};
 use crate::store::outbox;
 use crate::{files, notify};
@@ -255,6 +256,38 @@ async fn a_test_message_is_sent_at_once_told_and_noted() {
     }
     let routes = site.get("/api/v1/notify/routes").await;
     assert_eq!((&routes[0]["n_delivered"], &routes[1]["n_failed"]), (&json!(1), &json!(1)));
+}
+
+#[tokio::test]
+async fn counters_do_not_fall_when_the_notify_log_forgets_and_routes_tell_why_tries_fail() {
+    let site = with_routes(Site::new()).await;
+    for what in [What::Refused, What::Dropped] {
+        note(&site, notice("bad", what, "I")).await;
+    }
+    let stats = &site.state.notify_stats;
+    for outcome in [Outcome::Delivered, Outcome::Refused, Outcome::Failed] {
+        stats.count("bad", outcome);
+    }
+    stats.failed("bad", clock::now().plus(Duration::from_secs(9)), "the receiver answered 503");
+    let scrape = async || {
+        let page = site.get("/metrics").await;
+        let lines = page.as_str().unwrap().lines().filter(|line| line.contains("_total{"));
+        lines.filter(|line| line.contains("notif")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = scrape().await;
+    for line in [
+        "gatewatch_notifications_total{result=\"refused\"} 1",
+        "gatewatch_notifications_total{result=\"dropped\"} 1",
+        "gatewatch_notify_messages_total{route=\"bad\",result=\"delivered\"} 1",
+        "gatewatch_notify_messages_total{route=\"bad\",result=\"refused\"} 1",
+    ] {
+        assert!(before.iter().any(|found| found == line), "{line}: {before:?}");
+    }
+    site.state.store.write(|tx| tx.execute("DELETE FROM notice", [])).await.unwrap();
+    assert_eq!(scrape().await, before);
+    let bad = &site.get("/api/v1/notify/routes").await[1];
+    assert_eq!((&bad["n_delivered"], &bad["n_failed"]), (&json!(1), &json!(1)));
+    assert_eq!(bad["last_error"]["why"], "the receiver answered 503");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::super::line::{Line, Sending};
 use super::super::super::{Clerk, Message, Route, Stats};
-use super::super::{Pace, run};
+use super::super::{Pace, Signals, run};
 use super::lines::{Answer, answered};
 use crate::clock;
 use crate::config::NotifyConfig;
@@ -161,7 +161,9 @@ fn start(store: &Store, world: &World) -> tokio::task::JoinHandle<()> {
     let lines = ROUTES.map(|route| world.line(route, store)).to_vec();
     let clerk = Clerk::new(store.clone(), ROUTES.map(route).to_vec());
     let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
-    let tellers = run(store.clone(), lines, QUICK, stats, stop.clone());
+    let (cut, decided) = (CancellationToken::new(), clerk.decided());
+    let signals = Signals { stop: stop.clone(), cut, decided };
+    let tellers = run(store.clone(), lines, QUICK, stats, signals);
     tokio::spawn(async move {
         tokio::join!(clerk.run(stop), tellers);
     })

@@ -4,11 +4,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::line::{Line, Sending};
+use super::super::super::stats::Outcome;
 use super::super::super::{Event, Message, SendError, Stats};
-use super::super::{AGE_MAX, Pace, run};
+use super::super::{AGE_MAX, POLL, Pace, REPETITION, Shift, Signals, Teller, Tried, run};
 use crate::model::Incident;
 use crate::store::notices::{self, Filter, What};
 use crate::store::{Store, outbox};
@@ -93,6 +95,12 @@ pub(super) async fn answered(answer: Answer) -> Result<(), SendError> {
     }
 }
 
+/// Nobody says that something was decided, and nothing is cut off.
+fn signals(stop: CancellationToken) -> Signals {
+    let (_, decided) = watch::channel(());
+    Signals { stop, cut: CancellationToken::new(), decided }
+}
+
 struct Desk {
     store: Store,
     _dir: tempfile::TempDir,
@@ -118,7 +126,8 @@ impl Desk {
 
     fn start(&self, lines: Vec<Line>, pace: Pace) -> (Arc<Stats>, CancellationToken) {
         let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
-        tokio::spawn(run(self.store.clone(), lines, pace, Arc::clone(&stats), stop.clone()));
+        let signals = signals(stop.clone());
+        tokio::spawn(run(self.store.clone(), lines, pace, Arc::clone(&stats), signals));
         (stats, stop)
     }
 
@@ -341,4 +350,128 @@ async fn a_receiver_that_forgets_is_told_again_what_is_not_over_and_never_what_i
     assert!(late.is_none(), "it is not told again after its end: {late:?} after {ended:?}");
     assert_eq!(stats.n_delivered.load(Ordering::Relaxed), 1, "a repetition is no message");
     stop.cancel();
+}
+
+/// Waits until the receiver has been told something.
+async fn until_tried(tries: &Tries) {
+    while tries.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_long_after_a_stop_is_waited_for_and_written_down() {
+    let desk = Desk::new();
+    let (mut line, tries) = line("r", |_, _| Answer::Takes);
+    line.answer_max = Duration::from_secs(600);
+    let answers = Arc::new(Notify::new());
+    let (send, late) = (Arc::clone(&line.send), Arc::clone(&answers));
+    line.send = Arc::new(move |message| {
+        let (sent, late) = (send(message), Arc::clone(&late));
+        Box::pin(async move {
+            late.notified().await;
+            sent.await
+        })
+    });
+    desk.owe("r", "A", Event::Opened).await;
+    let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
+    let signals = signals(stop.clone());
+    let cut = signals.cut.clone();
+    let ended = tokio::spawn(run(desk.store.clone(), vec![line], QUICK, stats, signals));
+    until_tried(&tries).await;
+    stop.cancel();
+    tokio::time::sleep(Duration::from_millis(2500)).await; // longer than a stop waited once
+    assert!(!ended.is_finished(), "it waits");
+    answers.notify_one();
+    ended.await.unwrap();
+    assert!(!cut.is_cancelled());
+    assert_eq!(desk.n_owed("r").await, 0, "the next start does not send it again");
+    assert_eq!(desk.whats("A").await, [What::Delivered]);
+}
+
+#[tokio::test]
+async fn what_has_no_answer_when_the_stop_is_over_is_owed_as_before() {
+    let desk = Desk::new();
+    let (mut line, tries) = line("r", |_, _| Answer::Hangs);
+    line.answer_max = Duration::from_secs(600);
+    desk.owe("r", "A", Event::Opened).await;
+    let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
+    let signals = signals(stop.clone());
+    let cut = signals.cut.clone();
+    let counts = Arc::clone(&stats);
+    let ended = tokio::spawn(run(desk.store.clone(), vec![line], QUICK, stats, signals));
+    until_tried(&tries).await;
+    stop.cancel();
+    cut.cancel();
+    ended.await.unwrap();
+    assert_eq!((desk.n_owed("r").await, tries.all().len()), (1, 1));
+    assert_eq!(counts.n_failed.load(Ordering::Relaxed), 0, "it did not fail");
+}
+
+/// A teller that nobody runs.
+fn teller(desk: &Desk, line: Line) -> Teller {
+    let (store, stats) = (desk.store.clone(), Arc::new(Stats::default()));
+    let signals = signals(CancellationToken::new());
+    Teller { store, line, pace: QUICK, rest_max: POLL, stats, signals }
+}
+
+#[tokio::test]
+async fn a_failure_is_news_again_when_what_failed_before_has_nothing_to_tell_any_more() {
+    let desk = Desk::new();
+    let teller = teller(&desk, line("r", |_, _| Answer::Takes).0);
+    let failed = || Tried::Repeated(Err("no answer".to_owned()));
+    for (why, id, ended) in [
+        ("all is over", REPETITION, Tried::Idle),
+        ("a stop came", REPETITION, Tried::CutOff),
+        ("it was given up", 7, Tried::GivenUp(Outcome::Refused)),
+    ] {
+        let mut shift = Shift::new(9);
+        teller.account(id, failed(), &mut shift);
+        assert!(shift.is_failing, "{why}");
+        teller.account(8, failed(), &mut shift);
+        teller.account(id, ended, &mut shift);
+        assert!(shift.is_failing, "{why}: another one fails on");
+        teller.account(8, Tried::Idle, &mut shift);
+        assert!(!shift.is_failing, "{why}: the next failure is logged");
+    }
+    let error = teller.stats.by_route()["r"].last_error.clone();
+    assert_eq!(error.map(|(_, why)| why).as_deref(), Some("no answer"));
+}
+
+#[tokio::test]
+async fn a_route_rests_until_its_next_message_is_due_and_is_woken_by_a_decision() {
+    let desk = Desk::new();
+    let (line, tries) = line("r", |_, _| Answer::Hangs);
+    let mut teller = teller(&desk, line);
+    let mut shift = Shift::new(9);
+    assert_eq!(teller.begin(&mut shift).await, POLL, "nothing is owed");
+    desk.owe("r", "A", Event::Opened).await;
+    assert_eq!(teller.begin(&mut shift).await, POLL, "it is on its way, and nothing else is owed");
+    let body = String::new();
+    let soon = clock::now().plus(Duration::from_millis(600));
+    let write = desk.store.write(move |tx| outbox::owe(tx, "B", "r", soon, "D", &body));
+    write.await.unwrap();
+    let rest = teller.begin(&mut shift).await;
+    assert!(rest <= Duration::from_millis(600), "{rest:?}");
+    drop(shift);
+
+    // From here on only a decision wakes it.
+    let (told, decided) = watch::channel(());
+    teller.rest_max = Duration::from_secs(3600);
+    teller.signals.decided = decided;
+    let stop = teller.signals.stop.clone();
+    let before = tries.all().len();
+    let ended = tokio::spawn(teller.run());
+    while tries.all().len() == before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for n in 0..3 {
+        desk.owe("r", &format!("C{n}"), Event::Opened).await;
+        told.send_replace(());
+        while tries.of(&format!("C{n}")).is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    stop.cancel();
+    ended.abort();
 }
