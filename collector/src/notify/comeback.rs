@@ -56,6 +56,8 @@ pub struct Known<'a> {
     pub well_again: Vec<(String, UnixMillis)>,
     /// How many servers were hit.
     pub n_servers: usize,
+    /// Only the newest facts, or those of some servers, are known.
+    pub is_partial: bool,
     /// Now, for the words.
     pub now: UnixMillis,
 }
@@ -76,12 +78,15 @@ pub fn words(known: &Known<'_>) -> Option<String> {
         (false, _) => format!("{} after the last failure", span(at.since(end))),
     };
     // Of the newest time, and of a service rather than of a change: a restart follows an edit.
-    let newest = candidates(known.facts).into_iter().filter(|told| is_near(told.at));
+    let newest = candidates(known).into_iter().filter(|told| is_near(told.at));
     if let Some(told) = newest.max_by_key(|told| (told.at, told.is_service)) {
         let on = match (told.servers.len(), known.n_servers) {
             (1, 0..=1) => String::new(),
             (1, _) => format!(" on {}", told.servers.first().map_or("", String::as_str)),
-            (n, _) => format!(" on {}, the last one", many(n as u64, "server")),
+            (n, _) => {
+                let at_least = if known.is_partial { "at least " } else { "" };
+                format!(" on {at_least}{}, the last one", many(n as u64, "server"))
+            }
         };
         let at = clock(told.at, known.now);
         return Some(format!("{}{on} at {at}, {}", told.text, relation(told.at)));
@@ -105,9 +110,12 @@ struct Told {
     is_service: bool,
 }
 
-/// Services that came back after they had been seen otherwise, and every change.
-fn candidates(facts: &[Fact]) -> Vec<Told> {
-    let mut in_order: Vec<&Fact> = facts.iter().collect();
+/// Services that came back after they had been seen otherwise, and every change. Where earlier facts are
+/// not known, a service that is active since then came back: states are told when they change.
+fn candidates(known: &Known<'_>) -> Vec<Told> {
+    let was_active =
+        |before: Option<&str>| before.map_or(!known.is_partial, |before| before == "active");
+    let mut in_order: Vec<&Fact> = known.facts.iter().collect();
     in_order.sort_by_key(|fact| fact.at);
     let mut states: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     let mut told: BTreeMap<String, Told> = BTreeMap::new();
@@ -116,7 +124,7 @@ fn candidates(facts: &[Fact]) -> Vec<Told> {
             What::Change { kind, text } => format!("{kind}: {text}"),
             What::Service { unit, state } => {
                 let before = states.insert((&fact.server, unit), state);
-                if state != "active" || before.is_none_or(|before| before == "active") {
+                if state != "active" || was_active(before) {
                     continue;
                 }
                 format!("{unit} active again")
@@ -166,6 +174,7 @@ mod tests {
             last_failed: last_failed.map(at),
             well_again: vec![("web-07".into(), at(730))],
             n_servers,
+            is_partial: false,
             now: end.plus(Duration::from_secs(1)),
         };
         assert_eq!(words(&known).as_deref(), expected, "{why}");
@@ -230,6 +239,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_in_part_is_told_as_such() {
+        let other = [service("web-08", 720, "active"), up()];
+        let incident = Incident { resolved_at: Some(at(810)), ..incident() };
+        let known = |is_partial: bool| {
+            let last_failed = Some(at(724));
+            let (facts, well_again, now) = (&other[..], Vec::new(), at(811));
+            let incident = &incident;
+            words(&Known {
+                incident,
+                facts,
+                last_failed,
+                well_again,
+                n_servers: 9,
+                is_partial,
+                now,
+            })
+        };
+        assert_eq!(known(false), None, "they were active before");
+        let both = "php8.2-fpm.service active again on at least 2 servers, the last one at \
+                    12:13:07, 4 s before the last failure";
+        assert_eq!(known(true).as_deref(), Some(both), "what was before is not known");
+    }
+
+    #[test]
     fn a_server_that_was_silent_talks_again() {
         let silence = Incident { kind: "silence".into(), resolved_at: Some(at(600)), ..incident() };
         let known = |names: &[&str], facts| {
@@ -243,6 +276,7 @@ mod tests {
                 last_failed,
                 well_again,
                 n_servers,
+                is_partial: false,
                 now: at(601),
             })
         };

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::chart::Chart;
-use super::{Event, Message, Page, SendError, Sender, Target, context};
+use super::context::Library;
+use super::{Event, Message, Page, SendError, Sender, Target};
 use crate::clock;
 use crate::model::Incident;
-use crate::store::Store;
 
 /// After how long a try is cut off whatever it waits for. A receiver over HTTP has 10 s of it, the
 /// rest is the store's. A mail server may greet slowly, to see who cannot wait.
@@ -46,13 +46,13 @@ pub(super) struct Line {
 
 impl Line {
     /// The line to a configured receiver; `links` is what the address of an incident begins with.
-    pub(super) fn new(store: &Store, target: Target, links: &str) -> Self {
+    pub(super) fn new(library: &Library, target: Target, links: &str) -> Self {
         let Target { route, sender, messages_per_minute_max, kind, again_every, .. } = target;
         let to = sender.place();
         let is_for_people = !["webhook", "alertmanager"].contains(&kind.as_str());
         let answer_max = if kind == "email" { MAIL_ANSWER_MAX } else { ANSWER_MAX };
         let again = again_every.map(|every| (every, again(sender.clone(), links.to_owned())));
-        let desk = Arc::new(Desk::new(store.clone(), links.to_owned(), is_for_people));
+        let desk = Arc::new(Desk::new(library.clone(), links.to_owned(), is_for_people));
         let send = move |message: Message| -> Sending {
             let (sender, desk) = (sender.clone(), Arc::clone(&desk));
             Box::pin(async move {
@@ -81,7 +81,7 @@ struct Letter {
 
 /// Makes letters, and keeps those that did not arrive.
 struct Desk {
-    store: Store,
+    library: Library,
     links: String,
     /// Whether people read it as it is: with the chart, and with what changed back.
     is_for_people: bool,
@@ -90,8 +90,8 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(store: Store, links: String, is_for_people: bool) -> Self {
-        Self { store, links, is_for_people, kept: Mutex::default() }
+    fn new(library: Library, links: String, is_for_people: bool) -> Self {
+        Self { library, links, is_for_people, kept: Mutex::default() }
     }
 
     /// The letter of a message, made before its first try.
@@ -101,12 +101,9 @@ impl Desk {
         }
         // What only the store knows joins the message here. A receiver that shows neither is not kept
         // waiting for it.
-        let context = if self.is_for_people {
-            context::gather(&self.store, &message).await
-        } else {
-            context::Context::default()
-        };
-        message.changed_back = message.changed_back.or(context.changed_back);
+        let context =
+            if self.is_for_people { self.library.gather(&message).await } else { Arc::default() };
+        message.changed_back = message.changed_back.take().or_else(|| context.changed_back.clone());
         let page = Page::new(&message, &self.links, context.chart.as_ref());
         let chart = context.chart.as_ref().map(Chart::png);
         let letter = Arc::new(Letter { message, page, chart });
@@ -162,11 +159,13 @@ impl fmt::Debug for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn a_letter_is_made_once_while_its_message_is_tried_and_few_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let desk = Desk::new(Store::open(dir.path()).unwrap(), "http://gw".to_owned(), true);
+        let library = Library::new(Store::open(dir.path()).unwrap());
+        let desk = Desk::new(library, "http://gw".to_owned(), true);
         let message = |n: usize| Message {
             event: Event::Opened,
             delivery: format!("D{n:03}"),

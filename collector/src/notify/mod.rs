@@ -178,7 +178,8 @@ pub async fn run(
     }
     let digests = targets.iter().filter_map(|target| target.digest.clone()).collect();
     let digests = digest::run(store.clone(), digests, stop.clone());
-    let lines = targets.into_iter().map(|target| Line::new(&store, target, &links)).collect();
+    let library = context::Library::new(store.clone());
+    let lines = targets.into_iter().map(|target| Line::new(&library, target, &links)).collect();
     let signals = Signals { stop: stop.clone(), cut, decided: clerk.decided() };
     let tellers = teller::run(store, lines, pace, stats, signals);
     tokio::join!(clerk.run(stop), digests, tellers);

@@ -115,6 +115,44 @@ pub fn arrived(
     Ok(None)
 }
 
+/// The same from the newest to the oldest, and whether all of them were shown: what is cut off is the
+/// beginning.
+pub fn arrived_last(
+    conn: &Connection,
+    servers: &BTreeSet<ServerId>,
+    (from, to): (UnixMillis, UnixMillis),
+    n_rows_max: usize,
+    is_over: &dyn Fn() -> bool,
+    see: &mut dyn FnMut(HotRow),
+) -> rusqlite::Result<bool> {
+    let behind = read::first_after(conn, UnixMillis(to.0.saturating_add(1)))?;
+    let mut heads =
+        conn.prepare_cached("SELECT id, server_id, at FROM hot WHERE id < ?1 ORDER BY id DESC")?;
+    let mut whole = conn.prepare_cached(
+        "SELECT id, server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body
+         FROM hot WHERE id = ?1",
+    )?;
+    let mut rows = heads.query([behind])?;
+    let mut n_shown = 0;
+    while let Some(head) = rows.next()? {
+        let (id, server, at): (i64, i64, i64) = (head.get(0)?, head.get(1)?, head.get(2)?);
+        if at < from.0 {
+            return Ok(true);
+        }
+        if is_over() {
+            return Ok(false);
+        }
+        if servers.contains(&ServerId(server)) {
+            if n_shown == n_rows_max {
+                return Ok(false);
+            }
+            n_shown += 1;
+            see(whole.query_row([id], read::hot_row)?);
+        }
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +193,20 @@ mod tests {
         let cut_at = Some(UnixMillis(2990));
         assert_eq!(shown(2, &|| false, 99), (vec![100, 200], cut_at), "all before the third");
         assert_eq!(shown(9, &|| false, 2), (vec![100, 200], Some(UnixMillis(2000))));
+    }
+
+    #[test]
+    fn read_from_the_end_the_newest_batches_come_first_and_the_oldest_are_cut_off() {
+        let shown = |n_rows_max: usize, from: i64, to: i64| {
+            let (span, mut ids) = ((UnixMillis(from), UnixMillis(to)), Vec::new());
+            let servers = [ServerId(1)].into();
+            let see = &mut |row: HotRow| ids.push(row.id);
+            let whole = arrived_last(&fleet(), &servers, span, n_rows_max, &|| false, see);
+            (whole.unwrap(), ids)
+        };
+        assert_eq!(shown(9, 0, 9000), (true, vec![400, 300, 200, 100]));
+        assert_eq!(shown(2, 0, 9000), (false, vec![400, 300]));
+        assert_eq!(shown(9, 2000, 3999), (true, vec![300, 200]), "both ends are taken in");
     }
 
     #[test]
