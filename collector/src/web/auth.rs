@@ -7,11 +7,12 @@ use std::path::Path;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{Html, IntoResponse, Response};
 use tokio::net::UnixStream;
 
 use super::AppState;
 use super::error::ApiError;
+use super::evidence;
 use crate::ca::{self, CaError};
 use crate::files;
 
@@ -67,7 +68,8 @@ impl AdminToken {
     }
 }
 
-/// Lets admins pass; all else gets 401 or 403.
+/// Lets admins pass; all else gets 401 or 403. A browser that follows the link of a message is told in
+/// words how to go on: it cannot send a token.
 pub async fn require_admin(
     State(state): State<AppState>,
     request: Request,
@@ -89,6 +91,11 @@ pub async fn require_admin(
             format!("user {} is no admin", uid.map_or("?".to_owned(), |uid| uid.to_string())),
             "run the command as root or as the collector's user, or use --url with GATEWATCH_TOKEN",
         )),
+        (None, None) if is_browser(request.headers()) => {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer"), evidence::POLICY];
+            let page = Html(no_login(request.uri().path()));
+            Ok((StatusCode::UNAUTHORIZED, challenge, page).into_response())
+        }
         (None, None) => Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
             "a token is needed",
@@ -100,6 +107,32 @@ pub async fn require_admin(
 /// Over the socket: root, and the user the collector runs as.
 pub(super) fn is_admin(uid: u32, own_uid: u32) -> bool {
     uid == 0 || uid == own_uid
+}
+
+/// Whether it asks for a page, as browsers do and programs do not.
+fn is_browser(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// What whoever follows a link is shown as long as there is no login.
+fn no_login(path: &str) -> String {
+    let id = path.strip_prefix("/incidents/").unwrap_or_default();
+    let is_id = (1..=26).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    let (of, id) = if is_id { (format!(" of incident {id}"), id) } else { (String::new(), "ID") };
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>gatewatch: a token is needed</title>\n\
+         <style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 2em auto; \
+         padding: 0 1em; }} pre {{ overflow-x: auto; padding: .75em 1em; border: 1px solid; }}</style>\n\
+         </head>\n<body>\n<h1>A token is needed</h1>\n\
+         <p>There is no login for browsers yet. To see all{of}, run on the collector:</p>\n\
+         <pre>gatewatch-collector incident show {id}</pre>\n\
+         <p>Or fetch this page with the admin token, which is in DATA_DIR/admin.token, and open the \
+         file:</p>\n<pre>curl -H \"Authorization: Bearer $GATEWATCH_TOKEN\" -o incident.html \
+         THIS_ADDRESS</pre>\n</body>\n</html>\n"
+    )
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

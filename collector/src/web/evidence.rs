@@ -29,7 +29,7 @@ use crate::store::incidents;
 const READ_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Nothing but the page itself may be loaded or run.
-const POLICY: (HeaderName, &str) =
+pub(super) const POLICY: (HeaderName, &str) =
     (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'");
 
 /// The bundle.

@@ -509,3 +509,36 @@ fn join_commands_name_an_address_that_others_can_reach() {
 }
 
 pub(crate) mod told;
+
+#[tokio::test]
+async fn a_link_of_a_message_tells_a_browser_without_a_token_what_to_do() {
+    let site = Site::new();
+    let asked = |path: &str, accept: &str| {
+        let request = Request::get(path).header("Accept", accept);
+        request.body(Body::empty()).unwrap()
+    };
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let path = "/incidents/01JD4Z8QK0A1B2C3D4E5F6G7H8";
+    let response = site.router.clone().oneshot(asked(path, browser)).await.unwrap();
+    assert_eq!(response.status(), 401);
+    let header = |name| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header(header::CONTENT_TYPE), "text/html; charset=utf-8");
+    assert_eq!(header(header::WWW_AUTHENTICATE), "Bearer");
+    let (_, page) = site.send(asked(path, browser)).await;
+    let page = page.as_str().unwrap();
+    assert!(
+        page.contains("gatewatch-collector incident show 01JD4Z8QK0A1B2C3D4E5F6G7H8"),
+        "{page}"
+    );
+    assert!(page.contains("Authorization: Bearer") && !page.contains("<script"), "{page}");
+    for odd in ["/incidents/%3Cscript%3E", "/incidents/a;rm", "/metrics", "/api/v1/agents"] {
+        let (status, page) = site.send(asked(odd, browser)).await;
+        let page = page.as_str().unwrap();
+        assert_eq!(status, 401, "{odd}");
+        assert!(page.contains("incident show ID<") && !page.contains("script"), "{odd}: {page}");
+    }
+    for program in ["*/*", "application/json"] {
+        let (status, body) = site.send(asked(path, program)).await;
+        assert_eq!((status, keys(&body)), (401, vec!["error", "fix"]), "{program}");
+    }
+}
