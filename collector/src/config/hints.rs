@@ -23,9 +23,26 @@ impl Config {
             );
         }
         hints.extend(reach::nobody_hears(&self.notify, clock::now()));
+        hints.extend(self.links_from_here_only());
         hints.extend(self.unmatched());
         hints.extend(self.readable_secrets(file.unwrap_or(Path::new(DEFAULT_FILE))));
         hints
+    }
+
+    /// Links begin with the address it listens on, and only this machine can open those.
+    fn links_from_here_only(&self) -> Option<String> {
+        let listen = &self.http.listen;
+        let host = listen.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
+        let ip = host.parse::<std::net::IpAddr>();
+        let is_here =
+            host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+        (is_here && self.http.public_url.is_none() && !self.notify.is_empty()).then(|| {
+            format!(
+                "[http] public_url is not set: links in messages begin with http://{listen}, which opens \
+                 nothing elsewhere. Write the address at which people reach this collector, such as \
+                 \"https://gatewatch.example\""
+            )
+        })
     }
 
     /// Routes that match no server of today.
@@ -80,6 +97,7 @@ mod tests {
         let mut config: Config = toml::from_str(text).unwrap();
         config.data_dir = data_dir.to_owned();
         config.detect.witnesses = vec!["192.0.2.1:443".into()];
+        config.http.public_url = Some("https://gatewatch.example".into());
         config
     }
 
@@ -89,6 +107,30 @@ mod tests {
         assert_eq!(hints.len(), 2, "{hints:#?}");
         assert!(hints[0].starts_with("[detect] witnesses is empty: "));
         assert!(hints[1].starts_with("there is no [[notify]]: nobody will be told"));
+    }
+
+    #[test]
+    fn links_that_open_on_the_collector_alone_are_pointed_out() {
+        let route = "[[notify]]\nkind = 'webhook'\n";
+        let dir = tempfile::tempdir().unwrap();
+        for (text, public_url, listen, is_told) in [
+            (route, None, "127.0.0.1:8503", true),
+            (route, None, "0.0.0.0:8503", true),
+            (route, None, "[::1]:8503", true),
+            (route, None, "[::]:8503", true),
+            (route, None, "localhost:8503", true),
+            (route, None, "192.0.2.7:8503", false),
+            (route, None, "gatewatch.example:8503", false),
+            (route, Some("https://gatewatch.example"), "127.0.0.1:8503", false),
+            ("", None, "127.0.0.1:8503", false),
+        ] {
+            let mut config = config(text, dir.path());
+            config.http.public_url = public_url.map(str::to_owned);
+            config.http.listen = listen.into();
+            let hints = config.hints(Some(Path::new("/no/file")));
+            let told = hints.iter().any(|hint| hint.contains("public_url is not set"));
+            assert_eq!(told, is_told, "{listen}: {hints:#?}");
+        }
     }
 
     #[tokio::test]

@@ -123,7 +123,7 @@ pub fn agents_address(config: &Config, chosen: std::net::SocketAddr) -> String {
 #[must_use]
 pub fn links(config: &Config, chosen: std::net::SocketAddr) -> String {
     let url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{chosen}"));
-    url.trim_end_matches('/').to_owned()
+    url.trim().trim_end_matches('/').to_owned()
 }
 
 /// All routes.
