@@ -3,6 +3,8 @@
 //! Every text is one bounded line without control characters. It may still hold bytes of strangers'
 //! logs, so a template escapes it for where it goes.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 use wire::UnixMillis;
 
@@ -195,8 +197,11 @@ impl Page {
         if let Some(incident) = &message.incident {
             page.tell(message, incident, links);
         }
-        page.digest =
-            message.digest.iter().take(DIGEST_MAX).map(|i| entry(i, links, message.at)).collect();
+        // The worst first, or a long one ends before them.
+        let mut worst_first: Vec<&Incident> = message.digest.iter().collect();
+        worst_first.sort_by_key(|incident| Reverse(rank(&incident.severity)));
+        let shown = worst_first.into_iter().take(DIGEST_MAX);
+        page.digest = shown.map(|incident| entry(incident, links, message.at)).collect();
         page.n_digest_more = message.digest.len().saturating_sub(DIGEST_MAX);
         if let Some(worst) = message.digest.iter().max_by_key(|i| rank(&i.severity)) {
             page.severity = clean(&worst.severity, NAME_MAX);

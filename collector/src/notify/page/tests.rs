@@ -190,6 +190,11 @@ fn a_digest_lists_its_incidents_and_a_test_says_that_it_is_one() {
     assert_eq!(page.digest[1].lasted_words, None);
     assert_eq!(page.digest[1].since_words, "20 Nov 12:01:07 UTC, 1 d ago");
     assert!(page.facts.is_empty());
+    let of = |severity: &str| Incident { severity: severity.into(), ..incident() };
+    digest.digest = vec![of("info"), of("critical"), of("warning"), of("critical")];
+    let page = Page::new(&digest, LINKS, None);
+    let severities: Vec<&str> = page.digest.iter().map(|entry| &*entry.severity).collect();
+    assert_eq!(severities, ["critical", "critical", "warning", "info"], "the worst first");
     digest.digest = vec![incident(); 70];
     let page = Page::new(&digest, LINKS, None);
     assert_eq!((page.digest.len(), page.n_digest_more), (50, 20));
