@@ -357,12 +357,7 @@ mod tests {
             );
         }
         for notify in &config.notify {
-            assert_eq!(
-                crate::notify::kinds::check(notify),
-                Vec::<String>::new(),
-                "{}",
-                notify.kind
-            );
+            assert_eq!(crate::notify::kinds::check(notify), [], "{}", notify.kind);
         }
         let told = load(&shown(dir.path()), &[]).err().unwrap_or_default();
         // A kind whose sender this build does not have.
@@ -526,6 +521,6 @@ raw = "1s"
         assert!(told.contains("[deadman] url_file is set beside url: keep one"), "{told}");
         std::fs::write(&file, "hunter2").unwrap();
         let told = load(&in_file, &[]).unwrap_err();
-        assert!(told.contains("url_file is no URL") && !told.contains("hunter2"), "{told}");
+        assert!(told.contains("url: is no URL") && !told.contains("hunter2"), "{told}");
     }
 }

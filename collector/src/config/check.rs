@@ -12,8 +12,8 @@ use toml::de::{DeTable, DeValue};
 use wire::units::{Bytes, Span};
 
 use super::Config;
-use crate::notify::kinds::{self, distance};
-use crate::notify::{self, Fault as NotifyFault};
+use crate::notify::kinds::distance;
+use crate::notify::{self, address as urls, deadman};
 use crate::witness::WITNESSES_MAX;
 
 /// Faults told at once.
@@ -163,13 +163,11 @@ impl<'a> Source<'a> {
             let place = place.unwrap_or_else(|| self.place_of(table, name));
             problems.push(Problem { place, what: format!("{shown} {what}"), fix });
         }
-        for NotifyFault { index, key, text } in notify::faults(&config.notify) {
-            // The fix is what comes last.
-            let (what, fix) = text.rsplit_once(": ").unwrap_or(("is no good", &text));
+        for (index, fault) in notify::faults(&config.notify) {
             problems.push(Problem {
-                place: self.place_in_notify(index, &key),
-                what: format!("[[notify]] {key} {what}"),
-                fix: fix.to_owned(),
+                place: self.place_in_notify(index, &fault.key),
+                what: format!("[[notify]] {} {}", fault.key, fault.what),
+                fix: fault.fix,
             });
         }
         problems.sort_by_key(line_of);
@@ -323,37 +321,17 @@ fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     if let Some(url) = &config.http.public_url
-        && let Err(why) = kinds::check_url(url, &["https", "http"])
+        && let Err(wrong) = urls::check_links(url)
     {
-        let (what, fix) = why.rsplit_once(": ").unwrap_or((&why, ""));
-        fault("http", "public_url", what, fix);
+        fault("http", "public_url", &wrong.what, &wrong.fix);
     }
-    deadman(config, &mut fault);
+    if let Some(wrong) = deadman::fault(&config.deadman) {
+        let key = if wrong.key == "url" { "url" } else { "url_file" };
+        fault("deadman", key, &wrong.what, &wrong.fix);
+    }
     spans(config, &mut fault);
     numbers(config, &mut fault);
     faults
-}
-
-/// The heartbeat. Its URL is a secret: no text holds any of it.
-fn deadman(config: &Config, fault: &mut Tell<'_>) {
-    let deadman = &config.deadman;
-    let mut tell = |key, why: String| {
-        let (what, fix) = why.rsplit_once(": ").unwrap_or((&why, ""));
-        fault("deadman", key, what, fix);
-    };
-    let schemes = &["https", "http"];
-    match (&deadman.url, &deadman.url_file) {
-        (Some(_), Some(_)) => tell("url_file", "is set beside url: keep one of them".into()),
-        (Some(url), None) => {
-            kinds::check_url(url, schemes).unwrap_or_else(|why| tell("url", why));
-        }
-        (None, Some(path)) => {
-            let url = notify::secret::read(path);
-            let read = url.and_then(|url| kinds::check_url(url.expose(), schemes));
-            read.unwrap_or_else(|why| tell("url_file", why));
-        }
-        (None, None) => {}
-    }
 }
 
 type Tell<'a> = dyn FnMut(&'static str, &'static str, &str, &str) + 'a;

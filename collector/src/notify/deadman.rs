@@ -13,7 +13,8 @@ use reqwest::{Client, Url, redirect};
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
-use super::secret;
+use super::address;
+use super::fault::{Fault, Wrong};
 use crate::config::DeadmanConfig;
 use crate::store::pulse::{self, Progress};
 use crate::store::{Store, StoreError};
@@ -53,41 +54,27 @@ pub struct Deadman {
     is_unheard: bool,
 }
 
-/// Everything that is wrong with `[deadman]`, `KEY: WHAT` each; never with the URL itself.
+/// What is wrong with the URL of `[deadman]`; never with the URL itself.
 #[must_use]
-pub fn check(config: &DeadmanConfig) -> Vec<String> {
-    source(config).err().into_iter().chain(interval(config).err()).collect()
+pub fn fault(config: &DeadmanConfig) -> Option<Fault> {
+    source(config).err()
 }
 
-fn source(config: &DeadmanConfig) -> Result<Option<Source>, String> {
+fn source(config: &DeadmanConfig) -> Result<Option<Source>, Fault> {
     match (&config.url, &config.url_file) {
         (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err("url: is given twice: keep `url` or `url_file`".to_owned()),
+        (Some(_), Some(_)) => {
+            Err(Wrong::new("is set beside url", "keep one of them").at("url_file"))
+        }
         (Some(url), None) => {
-            Ok(Some(Source::Config(parse(url).map_err(|what| format!("url: {what}"))?)))
+            let url = address::parse(url, address::WEB).map_err(|wrong| wrong.at("url"))?;
+            Ok(Some(Source::Config(url)))
         }
         (None, Some(path)) => {
-            let url = secret::read(path).and_then(|url| parse(url.expose()));
-            url.map_err(|what| format!("url_file: {what}"))?;
+            address::read(path, address::WEB).map_err(|wrong| wrong.at("url_file"))?;
             Ok(Some(Source::File(path.clone())))
         }
     }
-}
-
-fn parse(url: &str) -> Result<Url, String> {
-    let url = Url::parse(url).map_err(|error| format!("is no URL: {error}"))?;
-    if ["http", "https"].contains(&url.scheme()) {
-        Ok(url)
-    } else {
-        Err(format!("{:?} is not http or https", url.scheme()))
-    }
-}
-
-fn interval(config: &DeadmanConfig) -> Result<Duration, String> {
-    if config.interval.0 < INTERVAL_MIN {
-        return Err(format!("interval: {} is too short: use 1s or more", config.interval));
-    }
-    Ok(config.interval.0)
 }
 
 impl Deadman {
@@ -98,8 +85,9 @@ impl Deadman {
         store: Store,
         ready: Arc<AtomicBool>,
     ) -> Result<Option<Self>, String> {
-        let Some(source) = source(config)? else { return Ok(None) };
-        let interval = interval(config)?;
+        let source = source(config).map_err(|fault| fault.to_string())?;
+        let Some(source) = source else { return Ok(None) };
+        let interval = config.interval.0.max(INTERVAL_MIN);
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder()
             .user_agent(concat!("gatewatch-collector/", env!("CARGO_PKG_VERSION")))
@@ -180,9 +168,9 @@ impl Deadman {
     async fn ping(&self) -> Result<String, (String, String)> {
         let url = match &self.source {
             Source::Config(url) => Ok(url.clone()),
-            Source::File(path) => secret::read(path).and_then(|url| parse(url.expose())),
+            Source::File(path) => address::read(path, address::WEB),
         };
-        let url = url.map_err(|why| ("url_file".to_owned(), why))?;
+        let url = url.map_err(|why| ("url_file".to_owned(), why.to_string()))?;
         let to = url.origin().ascii_serialization();
         match self.client.get(url).send().await {
             Ok(answer) if answer.status().is_success() => Ok(to),

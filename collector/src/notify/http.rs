@@ -6,7 +6,6 @@
 mod channels;
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,12 +19,13 @@ use serde_json::Value;
 use wire::UnixMillis;
 
 use super::answer::{self, Answer};
+use super::fault::{Fault, Wrong};
 use super::message::{Event, Message};
 use super::page::Page;
 use super::secret::{self, Secret};
 use super::sender::SendError;
 use super::template::{self, Extras, Template};
-use super::{alertmanager, kinds, webhook};
+use super::{address, alertmanager, kinds, webhook};
 use crate::config::NotifyConfig;
 use crate::errors;
 
@@ -68,18 +68,17 @@ impl fmt::Debug for HttpSender {
 }
 
 impl HttpSender {
-    /// `Err` lists what is wrong with the configuration, `KEY: WHAT` each.
-    pub fn new(config: &NotifyConfig) -> Result<Self, Vec<String>> {
+    /// `Err` lists what is wrong with the configuration, besides what [`super::kinds::check`] tells.
+    pub fn new(config: &NotifyConfig) -> Result<Self, Vec<Fault>> {
         let Some(channel) = CHANNELS.iter().find(|channel| channel.kind == config.kind) else {
-            let kinds = CHANNELS.iter().map(|channel| channel.kind).collect::<Vec<_>>().join(", ");
-            return Err(vec![format!("kind: {:?} is none of {kinds}, email", config.kind)]);
+            let what = format!("{:?} is not told over HTTP", config.kind);
+            return Err(vec![Wrong::new(what, "see deploy/config/collector.toml").at("kind")]);
         };
         let mut problems = Vec::new();
-        let url = configured_url(channel, config).map_err(|what| problems.push(what)).ok();
-        check_secret(channel, config).err().into_iter().for_each(|what| problems.push(what));
-        let client = client(config).map_err(|what| problems.push(what)).ok();
+        let url = configured_url(channel, config).map_err(|fault| problems.push(fault)).ok();
+        let client = client(config).map_err(|wrong| problems.push(wrong.at("ca_file"))).ok();
         let template = Template::new(channel.kind, config.template_file.as_deref())
-            .map_err(|what| problems.push(format!("template_file: {what}")))
+            .map_err(|what| problems.push(Wrong::new(what, template::FIX).at("template_file")))
             .ok();
         let (Some(url), Some(client), Some(template), true) =
             (url, client, template, problems.is_empty())
@@ -286,15 +285,14 @@ impl HttpSender {
     fn secret(&self) -> Result<Option<Secret>, String> {
         let read =
             if self.channel.key == Key::Signature { webhook::read_secret } else { secret::read };
-        self.secret_file.as_deref().map(read).transpose()
+        Ok(self.secret_file.as_deref().map(read).transpose()?)
     }
 
     /// Where the service is. The files of secrets are read for each message.
     fn base(&self) -> Result<Url, String> {
         match (&self.url, &self.url_file) {
             (Some(url), _) => Ok(url.clone()),
-            (None, Some(file)) => parse_url(secret::read(file)?.expose())
-                .map_err(|what| format!("{}: {what}", file.display())),
+            (None, Some(file)) => Ok(address::read(file, address::WEB)?),
             (None, None) => Err("no url".into()),
         }
     }
@@ -417,65 +415,18 @@ async fn beginning(mut answer: Response) -> Vec<u8> {
 }
 
 /// Where the configuration says to send.
-fn configured_url(channel: &Channel, config: &NotifyConfig) -> Result<Url, String> {
-    match (&config.url, &config.url_file) {
-        (Some(_), Some(_)) => Err("url: url_file says it too: give one of them".into()),
-        (Some(url), None) => parse_url(url).map_err(|what| format!("url: {what}")),
+fn configured_url(channel: &Channel, config: &NotifyConfig) -> Result<Url, Fault> {
+    let url = match (&config.url, &config.url_file) {
+        (Some(url), _) => url.as_str(),
         (None, Some(file)) => {
-            let url = secret::read(file).map_err(|what| format!("url_file: {what}"))?;
-            parse_url(url.expose()).map_err(|what| format!("url_file: {}: {what}", file.display()))
+            return address::read(file, address::WEB).map_err(|wrong| wrong.at("url_file"));
         }
-        (None, None) => match kinds::find(channel.kind).and_then(|kind| kind.url) {
-            Some(url) => parse_url(url),
-            None if channel.key == Key::Url => {
-                Err("url_file: is missing: write the URL of the webhook there, it is a secret"
-                    .into())
-            }
-            None => Err("url: is missing".into()),
-        },
-    }
-}
-
-/// A URL; `Err` does not quote it.
-fn parse_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
-        scheme => Err(format!("{scheme:?} is not http or https")),
-    }
-}
-
-fn check_secret(channel: &Channel, config: &NotifyConfig) -> Result<(), String> {
-    let file = config.secret_file.as_deref();
-    let read = match (channel.key, file) {
-        (Key::Url, _) | (Key::Login, None) => return Ok(()),
-        (Key::Signature, None) => {
-            return Err(
-                "secret_file: is missing; the receiver could not tell our messages from others"
-                    .into(),
-            );
-        }
-        (_, None) => {
-            return Err(format!(
-                "secret_file: is missing: write the key of {} there",
-                channel.kind
-            ));
-        }
-        (Key::Signature, Some(file)) => return check_read(webhook::read_secret(file)),
-        (_, Some(file)) => secret::read(file),
+        (None, None) => kinds::find(channel.kind).and_then(|kind| kind.url).unwrap_or_default(),
     };
-    let holds_control = |secret: &Secret| secret.expose().chars().any(char::is_control);
-    match read {
-        Ok(secret) if holds_control(&secret) => Err("secret_file: holds more than one line".into()),
-        read => check_read(read),
-    }
+    address::parse(url, address::WEB).map_err(|wrong| wrong.at("url"))
 }
 
-fn check_read(read: Result<Secret, String>) -> Result<(), String> {
-    read.map(drop).map_err(|what| format!("secret_file: {what}"))
-}
-
-fn client(config: &NotifyConfig) -> Result<Client, String> {
+fn client(config: &NotifyConfig) -> Result<Client, Wrong> {
     // `check` makes clients too, before `main` would have chosen the provider in a test.
     drop(rustls::crypto::ring::default_provider().install_default());
     // Redirects are not followed: a key or a signature is for this receiver only.
@@ -484,19 +435,15 @@ fn client(config: &NotifyConfig) -> Result<Client, String> {
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(ANSWER_TIMEOUT);
+    let no_client = |error: reqwest::Error| {
+        let what = format!("no HTTP client could be made: {}", errors::chain(&error));
+        Wrong::new(what, "name a file of certificates in PEM")
+    };
     if let Some(file) = &config.ca_file {
-        let shown = file.display();
-        let pem = fs::read(file).map_err(|error| format!("ca_file: {shown}: {error}"))?;
-        let roots = Certificate::from_pem_bundle(&pem)
-            .map_err(|error| format!("ca_file: {shown}: {}", errors::chain(&error)))?;
-        if roots.is_empty() {
-            return Err(format!("ca_file: {shown}: holds no certificate in PEM"));
-        }
-        client = client.tls_certs_only(roots);
+        let pem = address::certificates(file)?;
+        client = client.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(no_client)?);
     }
-    client.build().map_err(|error| {
-        format!("ca_file: no HTTP client could be made: {}", errors::chain(&error))
-    })
+    client.build().map_err(no_client)
 }
 
 #[cfg(test)]

@@ -1,29 +1,19 @@
 //! What each kind of receiver needs and takes, as a table, and the check of a `[[notify]]` table
 //! against it. No text of a problem holds a URL or what is in a file: both may be secret.
 
-use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
-use lettre::message::Mailbox;
-use reqwest::{Certificate, Url};
-
-use super::{hours, reach, secret};
+use super::fault::{Fault, Wrong};
+use super::hours::{self, Hours};
+use super::secret::Secret;
+use super::{address, email, reach, secret, webhook};
 use crate::config::NotifyConfig;
+use crate::store::incidents::severity_rank;
 
 /// How often an Alertmanager may be told again what is not over.
 const REPEAT_MIN: Duration = Duration::from_secs(1);
 const REPEAT_MAX: Duration = Duration::from_secs(300);
-
-/// One thing that is wrong with a `[[notify]]` table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Which table, from 0.
-    pub index: usize,
-    /// Which key of it.
-    pub key: String,
-    /// What is wrong, and after the last `: ` what to do.
-    pub text: String,
-}
 
 /// A kind of receiver.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +32,12 @@ pub struct Kind {
     pub is_url_secret: bool,
 }
 
-const HTTP: &[&str] = &["https", "http"];
-
 /// Every kind.
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "webhook",
         url: None,
-        schemes: HTTP,
+        schemes: address::WEB,
         needs: &["url", "secret_file"],
         takes: &["url_file", "ca_file", "template_file", "digest"],
         is_url_secret: false,
@@ -57,7 +45,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "alertmanager",
         url: None,
-        schemes: HTTP,
+        schemes: address::WEB,
         needs: &["url"],
         takes: &["url_file", "secret_file", "ca_file", "template_file", "repeat_interval"],
         is_url_secret: false,
@@ -84,7 +72,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "telegram",
         url: Some("https://api.telegram.org"),
-        schemes: HTTP,
+        schemes: address::WEB,
         needs: &["secret_file", "chat_id"],
         takes: &["url", "url_file", "ca_file", "template_file", "digest"],
         is_url_secret: false,
@@ -92,7 +80,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "ntfy",
         url: Some("https://ntfy.sh"),
-        schemes: HTTP,
+        schemes: address::WEB,
         needs: &["topic"],
         takes: &["url", "url_file", "secret_file", "ca_file", "template_file", "digest"],
         is_url_secret: false,
@@ -106,7 +94,7 @@ const fn chat(name: &'static str) -> Kind {
     Kind {
         name,
         url: None,
-        schemes: HTTP,
+        schemes: address::WEB,
         needs: &["url"],
         takes: &["url_file", "ca_file", "template_file", "digest"],
         is_url_secret: true,
@@ -118,7 +106,7 @@ const fn pager(name: &'static str, url: &'static str) -> Kind {
     Kind {
         name,
         url: Some(url),
-        schemes: HTTP,
+        schemes: address::WEB,
         needs: &["secret_file"],
         takes: &["url", "url_file", "ca_file", "template_file"],
         is_url_secret: false,
@@ -131,32 +119,37 @@ pub fn find(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
 }
 
-/// What is wrong with one table, `KEY: WHAT: FIX` each: keys, values and files, but not what
-/// [`super::Route`] and [`super::Sender`] look at.
+/// What is wrong with one table: keys, values and files. What templates do wrong is told when a
+/// [`super::Sender`] is made.
 #[must_use]
-pub fn check(config: &NotifyConfig) -> Vec<String> {
-    let mut problems = Vec::new();
+pub fn check(config: &NotifyConfig) -> Vec<Fault> {
+    let mut faults = Vec::new();
     match find(&config.kind) {
-        None => problems.push(unknown(&config.kind)),
+        None => faults.push(unknown(&config.kind)),
         Some(kind) => {
-            keys(kind, config, &mut problems);
-            addresses(kind, config, &mut problems);
+            keys(kind, config, &mut faults);
+            urls(kind, config, &mut faults);
+            if kind.name == "email" {
+                let more = email::faults(config);
+                let is_told = |fault: &Fault| faults.iter().any(|told| told.key == fault.key);
+                let more: Vec<Fault> = more.into_iter().filter(|fault| !is_told(fault)).collect();
+                faults.extend(more);
+            }
         }
     }
-    files(config, &mut problems);
-    values(config, &mut problems);
-    reach::impossible(config, &mut problems);
-    problems
+    files(config, &mut faults);
+    values(config, &mut faults);
+    reach::impossible(config, &mut faults);
+    faults
 }
 
-fn unknown(name: &str) -> String {
+fn unknown(name: &str) -> Fault {
     let mut known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
     known.sort_by_key(|known| distance(name, known));
-    let known = known.join(", ");
-    if name.is_empty() {
-        return format!("kind: is missing: write one of {known}");
-    }
-    format!("kind: {name:?} is not known: write one of {known}")
+    let fix = format!("write one of {}", known.join(", "));
+    let what =
+        if name.is_empty() { "is missing".to_owned() } else { format!("{name:?} is not known") };
+    Wrong::new(what, fix).at("kind")
 }
 
 /// Keys that only some kinds take, and whether they are set.
@@ -180,7 +173,7 @@ fn set(config: &NotifyConfig) -> [(&'static str, bool); 14] {
     ]
 }
 
-fn keys(kind: &Kind, config: &NotifyConfig, problems: &mut Vec<String>) {
+fn keys(kind: &Kind, config: &NotifyConfig, faults: &mut Vec<Fault>) {
     let name = kind.name;
     for (key, is_set) in set(config) {
         let (is_needed, is_taken) = (kind.needs.contains(&key), kind.takes.contains(&key));
@@ -198,14 +191,14 @@ fn keys(kind: &Kind, config: &NotifyConfig, problems: &mut Vec<String>) {
                     format!("remove it, it is for {}", others.join(", "))
                 }
             };
-            problems.push(format!("{key}: is nothing that {name} takes: {fix}"));
+            faults.push(Wrong::new(format!("is nothing that {name} takes"), fix).at(key));
         }
         if is_needed && !is_set && !stands_in {
-            problems.push(format!("{key}: is missing: {}", what_to_write(kind, key)));
+            faults.push(Wrong::new("is missing", what_to_write(kind, key)).at(key));
         }
     }
     if config.url.is_some() && config.url_file.is_some() && kind.takes.contains(&"url_file") {
-        problems.push("url_file: is set beside url: keep one of them".to_owned());
+        faults.push(Wrong::new("is set beside url", "keep one of them").at("url_file"));
     }
 }
 
@@ -232,78 +225,43 @@ fn what_to_write(kind: &Kind, key: &str) -> String {
     }
 }
 
-/// The URL, out of its file too, and the addresses of an e-mail.
-fn addresses(kind: &Kind, config: &NotifyConfig, problems: &mut Vec<String>) {
-    if let Some(text) = &config.url
-        && let Err(why) = check_url(text, kind.schemes)
-    {
-        problems.push(format!("url: {why}"));
-    }
-    if let Some(path) = config.url_file.as_deref().filter(|_| kind.takes.contains(&"url_file")) {
-        let read = secret::read(path).and_then(|text| {
-            check_url(text.expose(), kind.schemes)
-                .map_err(|why| format!("what is in {}: {why}", path.display()))
-        });
-        if let Err(why) = read {
-            problems.push(format!("url_file: {why}"));
-        }
-    }
-    if kind.name != "email" {
+/// The URL, out of its file too. That of an e-mail is looked at there.
+fn urls(kind: &Kind, config: &NotifyConfig, faults: &mut Vec<Fault>) {
+    if kind.name == "email" {
         return;
     }
-    let fix = "write it like \"ops@example.com\" or \"Ops <ops@example.com>\"";
-    for (key, text) in
-        config.from.iter().map(|from| ("from", from)).chain(config.to.iter().map(|to| ("to", to)))
+    if let Some(text) = &config.url
+        && let Err(wrong) = address::parse(text, kind.schemes)
     {
-        if text.parse::<Mailbox>().is_err() {
-            problems.push(format!("{key}: {text:?} is no e-mail address: {fix}"));
-        }
+        faults.push(wrong.at("url"));
     }
-    if let Some(tls) =
-        config.tls.as_deref().filter(|tls| !["starttls", "implicit", "none"].contains(tls))
+    if let Some(path) = config.url_file.as_deref().filter(|_| kind.takes.contains(&"url_file"))
+        && let Err(wrong) = address::read(path, kind.schemes)
     {
-        problems.push(format!("tls: {tls:?} is not known: write starttls, implicit or none"));
-    }
-    match (&config.user, &config.secret_file) {
-        (Some(_), None) => {
-            problems
-                .push("user: has no password: name the file that holds it as secret_file".into());
-        }
-        (None, Some(_)) => {
-            problems.push("secret_file: is a password of nobody: set user too".into());
-        }
-        _ => {}
+        faults.push(wrong.at("url_file"));
     }
 }
 
-/// `Err` says what is wrong without any of the URL but its scheme.
-pub fn check_url(text: &str, schemes: &[&str]) -> Result<(), String> {
-    let example = format!("write it like \"{}://host.example/\"", schemes[0]);
-    let url = Url::parse(text.trim()).map_err(|error| format!("is no URL ({error}): {example}"))?;
-    if !schemes.contains(&url.scheme()) {
-        let known: Vec<&str> = schemes.iter().rev().copied().collect();
-        return Err(format!("{:?} is not {}: {example}", url.scheme(), known.join(" or ")));
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err(format!("names no host: {example}"));
-    }
-    if url.password().is_some() || !url.username().is_empty() {
-        let fix = "put the key or password into secret_file";
-        return Err(format!("holds a name or password that would be seen: {fix}"));
-    }
-    Ok(())
-}
-
-fn files(config: &NotifyConfig, problems: &mut Vec<String>) {
-    if let Some(path) = &config.secret_file
-        && let Err(why) = secret::read(path)
-    {
-        problems.push(format!("secret_file: {why}"));
+fn files(config: &NotifyConfig, faults: &mut Vec<Fault>) {
+    if let Some(path) = &config.secret_file {
+        let is_webhook = config.kind == "webhook";
+        let read = if is_webhook { webhook::read_secret(path) } else { secret::read(path) };
+        // Others put it into a header, a URL or a line of SMTP.
+        let is_lines = |secret: &Secret| secret.expose().chars().any(char::is_control);
+        match read {
+            Err(wrong) => faults.push(wrong.at("secret_file")),
+            Ok(secret) if !is_webhook && is_lines(&secret) => {
+                let what = format!("{}: holds more than one line", path.display());
+                let fix = "leave only the key, token or password in it";
+                faults.push(Wrong::new(what, fix).at("secret_file"));
+            }
+            Ok(_) => {}
+        }
     }
     if let Some(path) = &config.ca_file
-        && let Err(why) = certificates(path)
+        && let Err(wrong) = address::certificates(path)
     {
-        problems.push(format!("ca_file: {}: {why}", path.display()));
+        faults.push(wrong.at("ca_file"));
     }
     let templates = [
         ("template_file", &config.template_file),
@@ -312,31 +270,28 @@ fn files(config: &NotifyConfig, problems: &mut Vec<String>) {
     for (key, path) in templates {
         let Some(path) = path else { continue };
         if let Err(error) = std::fs::read_to_string(path) {
+            let what = format!("{}: {error}", path.display());
             let fix = "name a file the collector can read, or remove the line for the built-in one";
-            problems.push(format!("{key}: {}: {error}: {fix}", path.display()));
+            faults.push(Wrong::new(what, fix).at(key));
         }
     }
 }
 
-fn certificates(path: &Path) -> Result<(), String> {
-    let fix = "name a file of certificates in PEM";
-    let pem = std::fs::read(path).map_err(|error| format!("{error}: {fix}"))?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(found) if !found.is_empty() => Ok(()),
-        _ => Err(format!("holds no certificate: {fix}")),
-    }
-}
-
-fn values(config: &NotifyConfig, problems: &mut Vec<String>) {
+fn values(config: &NotifyConfig, faults: &mut Vec<Fault>) {
     if config.messages_per_minute_max == 0 {
         let fix = "write 1 or more, or remove the table";
-        problems.push(format!("messages_per_minute_max: = 0 tells nothing ever: {fix}"));
+        faults.push(Wrong::new("= 0 tells nothing ever", fix).at("messages_per_minute_max"));
     }
     // An alert ends after 15 minutes unless it is told again: two repetitions may be lost.
     let repeat = config.repeat_interval.0;
     if repeat < REPEAT_MIN || repeat > REPEAT_MAX {
         let wrong = if repeat < REPEAT_MIN { "short" } else { "long, alerts would end between" };
-        problems.push(format!("repeat_interval: is too {wrong}: write 1s to 5m"));
+        faults.push(Wrong::new(format!("is too {wrong}"), "write 1s to 5m").at("repeat_interval"));
+    }
+    let severity = config.min_severity.as_str();
+    if severity_rank(severity) == 0 && severity != "info" {
+        let what = format!("{severity:?} is not known");
+        faults.push(Wrong::new(what, "write info, warning or critical").at("min_severity"));
     }
     if let Some(name) = &config.name {
         let good = |c: char| c.is_alphanumeric() || "._:@-+ ".contains(c);
@@ -345,37 +300,24 @@ fn values(config: &NotifyConfig, problems: &mut Vec<String>) {
             || !name.chars().all(good)
         {
             let fix = "write 1 to 64 letters, digits, spaces or ._:@+-";
-            problems.push(format!("name: {name:?} is no good name of a route: {fix}"));
+            faults.push(Wrong::new(format!("{name:?} is no good name of a route"), fix).at("name"));
         }
     }
-    if let Some(zone) = &config.timezone
-        && hours::time_zone(Some(zone)).is_err()
-    {
-        let fix = "write it like \"Europe/Berlin\", or remove it for the zone of this machine";
-        problems.push(format!("timezone: {zone:?} is not known: {fix}"));
-    }
-    for text in &config.digest {
-        let (days, at) = text.trim().rsplit_once(' ').unwrap_or(("", text.trim()));
-        if hours::weekdays(days).is_none() || hours::time(at).is_none() {
-            let fix = "write it like \"08:00\" or \"Mon-Fri 08:00\"";
-            problems.push(format!("digest: {text:?} is no time of the week: {fix}"));
-        }
-    }
+    week(config, faults);
     if let Some(span) = config.escalate_after {
         if span.0.is_zero() {
-            problems.push("escalate_after: = 0s waits for nobody: remove it".into());
+            faults.push(Wrong::new("= 0s waits for nobody", "remove it").at("escalate_after"));
         } else if !config.digest.is_empty() {
             let fix = "remove one, or make two tables of it";
-            problems.push(format!(
-                "escalate_after: is set beside digest, which waits for its time: {fix}"
-            ));
+            let what = "is set beside digest, which waits for its time";
+            faults.push(Wrong::new(what, fix).at("escalate_after"));
         }
     }
     if let Some(topic) = &config.topic {
         let good = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
         if !(1..=64).contains(&topic.len()) || !topic.bytes().all(good) {
             let fix = "write 1 to 64 letters, digits, hyphens or underscores";
-            problems.push(format!("topic: {topic:?} is no topic: {fix}"));
+            faults.push(Wrong::new(format!("{topic:?} is no topic"), fix).at("topic"));
         }
     }
     if let Some(chat) = &config.chat_id {
@@ -383,7 +325,30 @@ fn values(config: &NotifyConfig, problems: &mut Vec<String>) {
         let is_name = chat.strip_prefix('@').is_some_and(|name| !name.is_empty());
         if !is_number && !is_name {
             let fix = "write its number, e.g. \"-1001234567890\", or \"@channel\"";
-            problems.push(format!("chat_id: {chat:?} is no chat: {fix}"));
+            faults.push(Wrong::new(format!("{chat:?} is no chat"), fix).at("chat_id"));
+        }
+    }
+}
+
+/// Times of the week, and their zone.
+fn week(config: &NotifyConfig, faults: &mut Vec<Fault>) {
+    if let Some(zone) = &config.timezone
+        && hours::time_zone(Some(zone)).is_err()
+    {
+        let fix = "write it like \"Europe/Berlin\", or remove it for the zone of this machine";
+        faults.push(Wrong::new(format!("{zone:?} is not known"), fix).at("timezone"));
+    }
+    for text in &config.hours {
+        if Hours::parse(slice::from_ref(text), None).is_err() {
+            let fix = "write it like \"Mon-Fri 08:00-18:00\"";
+            faults.push(Wrong::new(format!("{text:?} is no span of the week"), fix).at("hours"));
+        }
+    }
+    for text in &config.digest {
+        let (days, at) = text.trim().rsplit_once(' ').unwrap_or(("", text.trim()));
+        if hours::weekdays(days).is_none() || hours::time(at).is_none() {
+            let fix = "write it like \"08:00\" or \"Mon-Fri 08:00\"";
+            faults.push(Wrong::new(format!("{text:?} is no time of the week"), fix).at("digest"));
         }
     }
 }
@@ -444,10 +409,10 @@ mod tests {
             ("opsgenie", format!("secret_file = '{key}'")),
         ] {
             let config = read(&format!("kind = '{kind}'\n{rest}\n"));
-            assert_eq!(check(&config), Vec::<String>::new(), "{kind}");
+            assert_eq!(check(&config), [], "{kind}");
             let bare = check(&read(&format!("kind = '{kind}'\n")));
             assert_eq!(bare.len(), find(kind).unwrap().needs.len(), "{kind}: {bare:?}");
-            assert!(bare.iter().all(|text| text.contains(": is missing: ")), "{bare:?}");
+            assert!(bare.iter().all(|fault| fault.what == "is missing"), "{bare:?}");
         }
         assert_eq!(KINDS.len(), 10, "each has a case here");
         for kind in KINDS {
@@ -464,8 +429,10 @@ mod tests {
         for (text, key, word, fix) in cases {
             let found = check(&read(text));
             let [problem] = &found[..] else { panic!("{text}: {found:?}") };
-            assert!(problem.starts_with(&format!("{key}: ")), "{text}: {problem}");
-            assert!(problem.contains(word) && problem.contains(fix), "{text}: {problem}");
+            assert_eq!(problem.key, *key, "{text}: {problem}");
+            assert!(problem.what.contains(word), "{text}: {problem}");
+            assert!(problem.fix.contains(fix), "{text}: {problem}");
+            let problem = problem.to_string();
             assert!(!problem.contains("secret@") && !problem.contains("hunter2"), "{problem}");
             assert!(!problem.contains("/secret"), "{problem}");
         }
@@ -619,7 +586,7 @@ mod tests {
         for (text, nearest) in
             [("mail", "email"), ("pager_duty", "pagerduty"), ("web-hook", "webhook")]
         {
-            let told = unknown(text);
+            let told = unknown(text).to_string();
             assert!(told.contains(&format!("write one of {nearest}, ")), "{told}");
             assert!(KINDS.iter().all(|kind| told.contains(kind.name)), "{told}");
         }

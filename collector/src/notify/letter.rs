@@ -9,10 +9,13 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, UndefinedBehavior, Value, context};
+use minijinja::{Environment, Value, context, default_auto_escape_callback};
 
+use super::chart::Chart;
+use super::fault::{Fault, Wrong};
 use super::message::Message;
 use super::page::Page;
+use super::template;
 use super::words::clean;
 
 const HTML: &str = "email.html";
@@ -21,8 +24,9 @@ const BUILTIN_HTML: &str = include_str!("../../templates/notify/email.html.j2");
 const BUILTIN_TEXT: &str = include_str!("../../templates/notify/email.txt.j2");
 /// Longest subject, in characters: more is shown nowhere.
 const SUBJECT_MAX: usize = 200;
-/// Steps of a template: a loop of an operator's must end.
-const FUEL: u64 = 1_000_000;
+/// Name, key of the configuration, and the built-in one.
+const PARTS: [(&str, &str, &str); 2] =
+    [(TEXT, "template_file", BUILTIN_TEXT), (HTML, "html_template_file", BUILTIN_HTML)];
 
 /// The templates of a route.
 #[derive(Clone, Debug)]
@@ -40,43 +44,67 @@ pub struct Letter {
 }
 
 impl Templates {
-    /// The built-in ones, or those of these files; `Err` lists what is wrong, `KEY: WHAT` each.
-    pub fn new(text_file: Option<&Path>, html_file: Option<&Path>) -> Result<Self, Vec<String>> {
-        let mut env = Environment::new();
-        env.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-        env.set_fuel(Some(FUEL));
+    /// The built-in ones, or those of these files, tried on a page of every event.
+    pub fn new(text_file: Option<&Path>, html_file: Option<&Path>) -> Result<Self, Vec<Fault>> {
+        let mut env = template::environment();
+        env.set_auto_escape_callback(default_auto_escape_callback);
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         env.set_syntax(syntax.expect("the usual marks do not clash"));
         env.add_filter("wrap", wrap);
-        let mut problems = Vec::new();
-        for (key, name, builtin, file) in [
-            ("template_file", TEXT, BUILTIN_TEXT, text_file),
-            ("html_template_file", HTML, BUILTIN_HTML, html_file),
-        ] {
+        env.add_filter("firm", firm);
+        let mut faults = Vec::new();
+        let files = [text_file, html_file];
+        for ((name, key, builtin), file) in PARTS.into_iter().zip(files) {
             let source = match file.map(|file| (file, std::fs::read_to_string(file))) {
                 None => builtin.to_owned(),
                 Some((_, Ok(source))) => source,
                 Some((file, Err(error))) => {
-                    problems.push(format!("{key}: {}: {error}", file.display()));
+                    let what = format!("{}: {error}", file.display());
+                    faults.push(Wrong::new(what, template::FIX).at(key));
                     continue;
                 }
             };
             if let Err(error) = env.add_template_owned(name, source) {
-                problems.push(format!("{key}: {}", fault(&error)));
+                faults.push(Wrong::new(fault(&error), template::FIX).at(key));
             }
         }
-        if problems.is_empty() { Ok(Self { env }) } else { Err(problems) }
+        let templates = Self { env };
+        if faults.is_empty() {
+            let own = PARTS.iter().zip(files).filter(|(_, file)| file.is_some());
+            faults.extend(own.filter_map(|((name, key, _), _)| templates.tried(name, key).err()));
+        }
+        if faults.is_empty() { Ok(templates) } else { Err(faults) }
     }
 
-    /// Both texts; `picture` says whether the chart goes with them. `Err` says what a template of the
-    /// operator does wrong.
+    /// Renders one part for a page of every event, with the chart and without.
+    fn tried(&self, name: &str, key: &str) -> Result<(), Fault> {
+        for message in template::samples() {
+            let mut chart = Chart::new(message.at.minus(Duration::from_secs(600)), message.at);
+            chart.add(message.at, 10, 5);
+            for chart in [None, Some(&chart)] {
+                let page = Page::new(&message, "https://gatewatch.example", chart);
+                let picture = page.chart.as_ref().map(|_| "cid:chart");
+                self.part(name, &page, picture).map_err(|why| {
+                    let event = message.event.name();
+                    let what = format!("cannot tell of a sample `{event}`: {why}");
+                    Wrong::new(what, template::FIX).at(key)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Both texts; `picture` is the address of the chart that goes with them. `Err` says what a template
+    /// of the operator does wrong.
     pub fn render(&self, page: &Page, picture: Option<&str>) -> Result<Letter, String> {
-        let render = |name: &str| {
-            let page = Value::from(Serde(page));
-            let template = self.env.get_template(name).map_err(|error| fault(&error))?;
-            template.render(context! { picture, ..page }).map_err(|error| fault(&error))
-        };
-        Ok(Letter { text: render(TEXT)?, html: render(HTML)? })
+        let text = self.part(TEXT, page, picture)?;
+        Ok(Letter { text, html: self.part(HTML, page, picture)? })
+    }
+
+    fn part(&self, name: &str, page: &Page, picture: Option<&str>) -> Result<String, String> {
+        let page = Value::from(Serde(page));
+        let template = self.env.get_template(name).map_err(|error| fault(&error))?;
+        template.render(context! { picture, ..page }).map_err(|error| fault(&error))
     }
 }
 
@@ -99,7 +127,10 @@ fn wrap(text: &str, width: usize, indent: Option<usize>) -> String {
     out.push_str(&head);
     column += head.chars().count();
     let mut is_first = true;
+    let rest = firm(rest);
     for word in rest.split(' ').filter(|word| !word.is_empty()) {
+        // Only here: what is copied out of a plain text has plain blanks.
+        let word = word.replace("\u{a0}%", " %");
         let n = word.chars().count();
         if !is_first && column + 1 + n > width {
             out.push('\n');
@@ -109,9 +140,20 @@ fn wrap(text: &str, width: usize, indent: Option<usize>) -> String {
             out.push(' ');
             column += 1;
         }
-        out.push_str(word);
+        out.push_str(&word);
         column += n;
         is_first = false;
+    }
+    out
+}
+
+/// Keeps a number and its `%` in one line.
+fn firm(text: &str) -> String {
+    let mut parts = text.split(" %");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(if out.ends_with(|c: char| c.is_ascii_digit()) { "\u{a0}%" } else { " %" });
+        out.push_str(part);
     }
     out
 }
@@ -349,6 +391,7 @@ Sent by gatewatch about incident 01JD4Z8QK0A1B2C3D4E5F6G7H8.
             ("ä ö ü", 3, None, "ä ö\nü"),
             ("", 5, None, ""),
             ("ab", 9, Some(6), "ab"),
+            ("lost 38 % of it", 8, None, "lost\n38 % of\nit"),
         ] {
             assert_eq!(wrap(text, width, indent), expected, "{text}");
         }
@@ -363,15 +406,50 @@ Sent by gatewatch about incident 01JD4Z8QK0A1B2C3D4E5F6G7H8.
             Templates::new(None, Some(&file))
         };
         let problems = made("line\n{% if %}").unwrap_err();
-        assert!(problems[0].starts_with("html_template_file: the template is wrong in line 2"));
+        let problem = problems[0].to_string();
+        assert!(problem.starts_with("html_template_file: the template is wrong in line 2"));
         let page = page(&message(Event::Opened, incident()));
         let render = |source: &str| made(source).unwrap().render(&page, None);
         assert_eq!(render("<b>{{ title }}</b>").unwrap().html, format!("<b>{}</b>", page.title));
         let endless =
             "{% for a in range(9000) %}{% for b in range(9000) %}x{% endfor %}{% endfor %}";
-        assert!(render(endless).unwrap_err().contains("out of fuel"), "{:?}", render(endless));
-        assert!(render("{{ nothing.at.all }}").is_err());
+        for (source, told) in [
+            (endless, "cannot tell of a sample `opened`: the template is wrong"),
+            ("{{ nothing.at.all }}", "`opened`: the template is wrong in line 1: undefined value"),
+            ("{{ titel }}", "`opened`"),
+            ("{{ resolved.typo if resolved }}", "`resolved`"),
+            ("{{ chart.typo if chart }}", "`opened`"),
+            ("{% for entry in digest %}{{ entry.typo }}{% endfor %}", "`digest`"),
+        ] {
+            let problems = made(source).unwrap_err();
+            let [problem] = &problems[..] else { panic!("{source}: {problems:?}") };
+            assert!(problem.what.contains(told), "{source}: {problem}");
+            assert_eq!((&*problem.key, &*problem.fix), ("html_template_file", template::FIX));
+        }
         let missing = Templates::new(Some(Path::new("/nonexistent")), None).unwrap_err();
-        assert!(missing[0].starts_with("template_file: /nonexistent: No such file"), "{missing:?}");
+        let missing = missing[0].to_string();
+        assert!(missing.starts_with("template_file: /nonexistent: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn the_built_in_templates_tell_of_every_event() {
+        for (name, key, _) in PARTS {
+            templates().tried(name, key).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_number_and_its_percent_sign_stay_in_one_line() {
+        for (text, expected) in [
+            ("overload, 97 % sure", "overload, 97\u{a0}% sure"),
+            ("0.4 % and 38 %", "0.4\u{a0}% and 38\u{a0}%"),
+            ("a % b", "a % b"),
+            ("%", "%"),
+        ] {
+            assert_eq!(firm(text), expected);
+        }
+        let letter = templates().render(&page(&message(Event::Opened, incident())), None).unwrap();
+        assert!(letter.html.contains("97\u{a0}% sure"), "{}", letter.html);
+        assert!(letter.text.contains("97 % sure"), "{}", letter.text);
     }
 }

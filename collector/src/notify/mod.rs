@@ -9,6 +9,7 @@
 //! once it arrived. A dead receiver delays no other, and a crash at any point neither loses a message
 //! nor makes another one of it: what is sent again has the same `delivery`.
 
+pub mod address;
 pub mod alertmanager;
 pub mod answer;
 pub mod chart;
@@ -20,6 +21,7 @@ mod desk;
 pub mod digest;
 pub mod email;
 pub mod escape;
+pub mod fault;
 pub mod hours;
 pub mod http;
 pub mod kinds;
@@ -63,7 +65,7 @@ use crate::{clock, errors};
 pub use clerk::Clerk;
 pub use deadman::Deadman;
 pub use digest::Digest;
-pub use kinds::Fault;
+pub use fault::{Fault, Wrong};
 use line::Line;
 pub use message::{Event, Message};
 pub use page::Page;
@@ -100,10 +102,12 @@ pub fn targets(configs: &[NotifyConfig]) -> Result<Vec<Target>, Vec<String>> {
     let target = |(index, config): (usize, &NotifyConfig)| {
         let route = Route::new(config, index)?;
         let forgets = config.kind == "alertmanager";
+        let sender = Sender::new(config)
+            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         Ok(Target {
             digest: Digest::new(config, &route)?,
             route,
-            sender: Sender::new(config)?,
+            sender,
             messages_per_minute_max: config.messages_per_minute_max,
             kind: config.kind.clone(),
             again_every: forgets.then_some(config.repeat_interval.0),
@@ -116,43 +120,37 @@ pub fn targets(configs: &[NotifyConfig]) -> Result<Vec<Target>, Vec<String>> {
 /// problem.
 #[must_use]
 pub fn check(configs: &[NotifyConfig]) -> Vec<String> {
-    let line = |fault: Fault| format!("notify[{}].{}: {}", fault.index, fault.key, fault.text);
-    faults(configs).into_iter().map(line).collect()
+    faults(configs).iter().map(|(index, fault)| format!("notify[{index}].{fault}")).collect()
 }
 
-/// The same, each with its table and key.
+/// The same, each with the place of its table, from 0.
 #[must_use]
-pub fn faults(configs: &[NotifyConfig]) -> Vec<Fault> {
+pub fn faults(configs: &[NotifyConfig]) -> Vec<(usize, Fault)> {
     let (mut faults, mut names) = (Vec::new(), BTreeSet::new());
     for (index, config) in configs.iter().enumerate() {
         let mut found = kinds::check(config);
-        let is_sound = found.is_empty();
-        let key = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
-        let told: BTreeSet<String> = found.iter().map(|text| key(text)).collect();
-        let is_told = |text: &String| {
-            // Hours cannot be read in an unknown time zone, which is told by then.
-            told.contains(&key(text)) || told.contains("timezone") && key(text) == "hours"
-        };
-        let route = Route::new(config, index);
-        let digest = route.as_ref().map(|route| Digest::new(config, route));
-        found.extend(
-            digest.ok().and_then(Result::err).into_iter().flatten().filter(|text| !is_told(text)),
-        );
-        let of_route = route.err().into_iter().flatten();
-        found.extend(of_route.filter(|text| !is_told(text)));
-        if is_sound {
+        if found.is_empty() {
             found.extend(Sender::new(config).err().into_iter().flatten());
+            found.extend(unforeseen(config, index));
         }
-        if !names.insert(config.route(index)) {
-            let name = config.route(index);
-            found.push(format!("name: {name:?} is taken: give every route its own"));
+        let name = config.route(index);
+        if !names.insert(name.clone()) {
+            let wrong = Wrong::new(format!("{name:?} is taken"), "give every route its own");
+            found.push(wrong.at("name"));
         }
-        faults.extend(found.iter().map(|text| {
-            let (key, text) = text.split_once(": ").unwrap_or(("kind", text));
-            Fault { index, key: key.to_owned(), text: text.to_owned() }
-        }));
+        faults.extend(found.into_iter().map(|fault| (index, fault)));
     }
     faults
+}
+
+/// What only the route itself finds: nothing, as long as [`kinds::check`] knows all it wants.
+fn unforeseen(config: &NotifyConfig, index: usize) -> Vec<Fault> {
+    let fault = |text: String| {
+        let (key, what) = text.split_once(": ").unwrap_or(("kind", &text));
+        Wrong::new(what, "write it as deploy/config/collector.toml shows it").at(key)
+    };
+    let made = Route::new(config, index).and_then(|route| Digest::new(config, &route));
+    made.err().into_iter().flatten().map(fault).collect()
 }
 
 /// Decides and delivers until `stop` fires. What is on its way then may arrive until `cut` fires too.

@@ -8,6 +8,7 @@ use glob::Pattern;
 use jiff::tz::TimeZone;
 use wire::UnixMillis;
 
+use super::fault::{Fault, Wrong};
 use super::hours::{self, Hours};
 use super::matcher::OWN_KEYS;
 use crate::config::NotifyConfig;
@@ -131,41 +132,46 @@ pub fn unmatched(matches: &BTreeMap<String, String>, fleet: &[Server]) -> Option
     Some(format!("no server has {} all at once", all.join(" ")))
 }
 
-/// What is wrong with a `match` whatever the fleet is, `WHAT: FIX` each.
+/// What is wrong with a `match` whatever the fleet is, by its keys.
 #[must_use]
-pub fn check_match(matches: &BTreeMap<String, String>) -> Vec<String> {
-    let mut problems = Vec::new();
+pub fn check_match(matches: &BTreeMap<String, String>) -> Vec<Fault> {
+    let mut faults = Vec::new();
     for (key, value) in matches {
+        let mut tell = |what: String, fix: &str| faults.push(Wrong::new(what, fix).at(key));
         let pattern = match Pattern::new(value) {
             Ok(pattern) => pattern,
             Err(error) => {
                 let fix = "write a value, with `*` for any letters";
-                problems.push(format!("{key}: {value:?} is no pattern ({error}): {fix}"));
+                tell(format!("{value:?} is no pattern ({error})"), fix);
                 continue;
             }
         };
         if value.is_empty() {
-            problems.push(format!("{key}: is empty: write a value, with `*` for any letters"));
+            tell("is empty".into(), "write a value, with `*` for any letters");
         } else if let Some((_, words)) = WORDS.iter().find(|(name, _)| name == key) {
             if !words.iter().any(|word| pattern.matches(word)) {
-                let words = words.join(", ");
-                problems.push(format!("{key}: no incident has {value:?}: write one of {words}"));
+                let fix = format!("write one of {}", words.join(", "));
+                tell(format!("no incident has {value:?}"), &fix);
             }
         } else if !OWN_KEYS.contains(&key.as_str())
             && fleet::check_labels(&BTreeMap::from([(key.clone(), String::new())])).is_err()
         {
-            let own = OWN_KEYS.join(", ");
-            problems
-                .push(format!("{key:?}: is no label: write the key of a label, or one of {own}"));
+            let fix = format!("write the key of a label, or one of {}", OWN_KEYS.join(", "));
+            let wrong = Wrong::new("is no label", fix);
+            faults.push(wrong.at(&format!("{key:?}")));
         }
     }
-    problems
+    faults
 }
 
-/// Wishes that no incident can fulfil, `KEY: WHAT: FIX` each.
-pub(super) fn impossible(config: &NotifyConfig, problems: &mut Vec<String>) {
+/// Wishes that no incident can fulfil.
+pub(super) fn impossible(config: &NotifyConfig, faults: &mut Vec<Fault>) {
     let wrong = check_match(&config.matches);
-    problems.extend(wrong.iter().map(|what| format!("match: {what}")));
+    faults.extend(wrong.iter().map(|fault| Fault {
+        key: "match".into(),
+        what: format!("{}: {}", fault.key, fault.what),
+        fix: fault.fix.clone(),
+    }));
     let min = config.min_severity.as_str();
     if !wrong.is_empty() || severity_rank(min) == 0 {
         return;
@@ -181,10 +187,11 @@ pub(super) fn impossible(config: &NotifyConfig, problems: &mut Vec<String>) {
         .peekable();
     if reached.peek().is_none() {
         let fix = "slow_burn and pressure are info, all others warning or critical";
-        problems.push(format!("match: no incident of that kind has that severity: {fix}"));
+        faults.push(Wrong::new("no incident of that kind has that severity", fix).at("match"));
     } else if !reached.any(|severity| severity_rank(severity) >= severity_rank(min)) {
         let fix = "slow_burn and pressure are info, write min_severity = \"info\"";
-        problems.push(format!("min_severity: = {min:?} keeps out all that match lets in: {fix}"));
+        let what = format!("= {min:?} keeps out all that match lets in");
+        faults.push(Wrong::new(what, fix).at("min_severity"));
     }
 }
 
@@ -300,12 +307,12 @@ mod tests {
         ] {
             let found = check_match(&map(&[(key, value)]));
             let [problem] = &found[..] else { panic!("{key}={value}: {found:?}") };
-            assert!(problem.starts_with(told), "{problem}");
+            assert!(problem.to_string().starts_with(told), "{problem}");
         }
         for (key, value) in
             [("scope", "s*"), ("cause", "*"), ("rack", "r7"), ("server", "web-*"), ("site", "*")]
         {
-            assert_eq!(check_match(&map(&[(key, value)])), Vec::<String>::new(), "{key}={value}");
+            assert_eq!(check_match(&map(&[(key, value)])), [], "{key}={value}");
         }
     }
 
@@ -325,8 +332,7 @@ mod tests {
         ] {
             let mut problems = Vec::new();
             impossible(&config(text), &mut problems);
-            let keys: Vec<&str> =
-                problems.iter().filter_map(|text| text.split(':').next()).collect();
+            let keys: Vec<&str> = problems.iter().map(|fault: &Fault| &*fault.key).collect();
             assert_eq!(keys, key.into_iter().collect::<Vec<_>>(), "{text}: {problems:?}");
         }
     }

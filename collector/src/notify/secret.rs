@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::Value;
 
 use super::escape;
+use super::fault::Wrong;
 
 /// A secret text; `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,19 +39,21 @@ impl fmt::Debug for Secret {
 
 /// Reads a secret; `Err` names the file and the fix. White space at the end is no part of it: editors
 /// add a newline.
-pub fn read(path: &Path) -> Result<Secret, String> {
+pub fn read(path: &Path) -> Result<Secret, Wrong> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| {
-        format!("{shown}: {error}: write the secret there, mode 0640, readable by the collector")
+        let fix = "write the secret there, mode 0640, readable by the collector";
+        Wrong::new(format!("{shown}: {error}"), fix)
     };
     let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode();
     if mode & 0o007 != 0 {
-        return Err(format!("{shown}: everybody can use it: `chmod o= {shown}`"));
+        let what = format!("{shown}: everybody can use it");
+        return Err(Wrong::new(what, format!("`chmod o= {shown}`")));
     }
     let text = fs::read_to_string(path).map_err(unreadable)?;
     let text = text.trim_ascii_end();
     if text.is_empty() {
-        return Err(format!("{shown}: is empty: write the secret there"));
+        return Err(Wrong::new(format!("{shown}: is empty"), "write the secret there"));
     }
     Ok(Secret(text.to_owned()))
 }

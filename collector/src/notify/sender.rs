@@ -7,6 +7,7 @@ use std::time::Duration;
 use wire::UnixMillis;
 
 use super::email::EmailSender;
+use super::fault::Fault;
 use super::http::HttpSender;
 use super::message::Message;
 use super::page::Page;
@@ -45,8 +46,8 @@ pub enum Sender {
 }
 
 impl Sender {
-    /// `Err` lists what is wrong with the configuration, `KEY: WHAT` each.
-    pub fn new(config: &NotifyConfig) -> Result<Self, Vec<String>> {
+    /// `Err` lists what is wrong with the configuration.
+    pub fn new(config: &NotifyConfig) -> Result<Self, Vec<Fault>> {
         match config.kind.as_str() {
             "email" => EmailSender::new(config).map(Self::Email),
             _ => HttpSender::new(config).map(Box::new).map(Self::Http),

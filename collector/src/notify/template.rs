@@ -58,6 +58,9 @@ const FUEL: u64 = 5_000_000;
 /// Largest body, bytes. The webhook carries an incident whole, with a thousand names of sites.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
+/// What to do about a template that is no good.
+pub const FIX: &str = "mend the template, or remove the line for the built-in one";
+
 /// Largest `template_file`, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -127,6 +130,7 @@ impl Template {
     /// `Err` says what is wrong with `file`. A kind without a template is a bug.
     pub fn new(kind: &'static str, file: Option<&Path>) -> Result<Self, String> {
         let mut environment = environment();
+        environment.set_auto_escape_callback(|_| AutoEscape::Json);
         let (_, source) =
             BUILT_IN.iter().find(|(of, _)| *of == kind).expect("every kind has a template");
         environment.add_template(kind, source).expect("a built-in template parses");
@@ -248,10 +252,11 @@ fn clean_texts(value: &mut Value) {
     }
 }
 
-fn environment() -> Environment<'static> {
+/// What all templates have in common, those of e-mails too: limits and filters. How values are escaped
+/// is up to the caller.
+pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_auto_escape_callback(|_| AutoEscape::Json);
     environment.set_fuel(Some(FUEL));
     for (name, filter) in [
         ("slack", escape::slack as fn(&str, usize) -> String),
@@ -288,7 +293,7 @@ fn explain(error: &minijinja::Error) -> String {
 }
 
 /// One message of each event: what a template must be able to tell. With much in it, and with little.
-fn samples() -> Vec<Message> {
+pub(super) fn samples() -> Vec<Message> {
     let sample: Message = serde_json::from_str(include_str!("../../templates/notify/sample.json"))
         .expect("the sample is a message");
     let mut samples = Vec::new();

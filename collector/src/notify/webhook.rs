@@ -8,6 +8,7 @@ use std::path::Path;
 use ring::hmac;
 use wire::UnixMillis;
 
+use super::fault::Wrong;
 use super::secret::{self, Secret};
 use crate::ca::hex;
 
@@ -24,11 +25,12 @@ pub fn signature(key: &[u8], now: UnixMillis, body: &str) -> String {
 }
 
 /// Reads the key of a webhook; `Err` names the file and the fix.
-pub fn read_secret(path: &Path) -> Result<Secret, String> {
+pub fn read_secret(path: &Path) -> Result<Secret, Wrong> {
     let key = secret::read(path)?;
     if key.expose().len() < 16 {
         let shown = path.display();
-        return Err(format!("{shown}: shorter than 16 bytes: `openssl rand -hex 32` makes a key"));
+        let what = format!("{shown}: shorter than 16 bytes");
+        return Err(Wrong::new(what, "`openssl rand -hex 32` makes a key"));
     }
     Ok(key)
 }

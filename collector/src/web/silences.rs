@@ -174,9 +174,8 @@ fn read(request: SilenceRequest, now: UnixMillis) -> Result<Silence, ApiError> {
         let error = format!("match: has more than {KEYS_MAX} keys");
         return Err(ApiError::bad(error, "make it of fewer"));
     }
-    if let Some(problem) = reach::check_match(&matches).first() {
-        let (what, fix) = problem.rsplit_once(": ").unwrap_or((problem, "see `--help`"));
-        return Err(ApiError::bad(format!("match: {what}"), fix));
+    if let Some(fault) = reach::check_match(&matches).first() {
+        return Err(ApiError::bad(format!("match: {}: {}", fault.key, fault.what), &fault.fix));
     }
     let reason = request.reason.trim().to_owned();
     if reason.is_empty()

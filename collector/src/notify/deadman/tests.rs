@@ -128,6 +128,28 @@ async fn a_ping_that_fails_says_why_without_the_secret() {
     assert!(!deadman.is_unheard);
 }
 
+#[tokio::test]
+async fn a_url_file_that_was_changed_to_what_check_refuses_is_not_asked() {
+    use std::os::unix::fs::PermissionsExt;
+    let receiver = Receiver::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let path = dir.path().join("url");
+    let write = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write(&receiver.url);
+    let config = DeadmanConfig { url_file: Some(path.clone()), ..DeadmanConfig::default() };
+    let ready = Arc::new(AtomicBool::new(true));
+    let deadman = Deadman::new(&config, store, ready).unwrap().unwrap();
+    deadman.ping().await.unwrap();
+    write(&receiver.url.replace("http://", "http://ann:s3cr3t@"));
+    let (_, why) = deadman.ping().await.unwrap_err();
+    assert!(why.contains("would be seen") && !why.contains("s3cr3t"), "{why}");
+    assert_eq!(receiver.n(), 1);
+}
+
 #[test]
 fn the_detector_is_sick_when_it_stands_before_batches_and_the_clerk_when_a_page_waits() {
     let (start, now) = (clock::instant(), UnixMillis(1_000_000));
@@ -161,26 +183,28 @@ fn a_config_that_is_no_good_is_said_without_its_secret() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("url");
-    let with = |url: Option<&str>, is_file: bool, seconds: u64| {
+    let with = |url: Option<&str>, is_file: bool| {
         let config = DeadmanConfig {
             url: url.map(str::to_owned),
             url_file: is_file.then(|| path.clone()),
-            interval: wire::units::Span(Duration::from_secs(seconds)),
+            ..DeadmanConfig::default()
         };
-        check(&config).join("\n")
+        fault(&config).map(|fault| fault.to_string()).unwrap_or_default()
     };
-    assert_eq!(with(None, false, 60), "");
-    assert_eq!(with(Some("https://hc.example/s3cr3t"), false, 60), "");
-    let told = with(Some("ftp://hc.example/s3cr3t"), false, 0);
-    assert!(told.contains("url: \"ftp\"") && told.contains("interval: "), "{told}");
-    assert!(with(Some("https://x/"), true, 60).contains("given twice"));
-    assert!(with(None, true, 60).contains("No such file"));
+    assert_eq!(with(None, false), "");
+    assert_eq!(with(Some("https://hc.example/s3cr3t"), false), "");
+    let told = with(Some("ftp://hc.example/s3cr3t"), false);
+    assert!(told.contains("url: \"ftp\"") && !told.contains("s3cr3t"), "{told}");
+    let told = with(Some("https://ann:s3cr3t@hc.example/"), false);
+    assert!(told.contains("would be seen") && !told.contains("s3cr3t"), "{told}");
+    assert!(with(Some("https://x/"), true).contains("is set beside url"));
+    assert!(with(None, true).contains("No such file"));
     std::fs::write(&path, "https://hc.example/s3cr3t\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(with(None, true, 60).contains("everybody can use it"));
+    assert!(with(None, true).contains("everybody can use it"));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(with(None, true, 60), "");
+    assert_eq!(with(None, true), "");
     std::fs::write(&path, "s3cr3t").unwrap();
-    let told = with(None, true, 60);
+    let told = with(None, true);
     assert!(told.contains("is no URL") && !told.contains("s3cr3t"), "{told}");
 }

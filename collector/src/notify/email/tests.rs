@@ -1,11 +1,15 @@
 //! What is refused in a configuration, and what a stubborn server may say.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Mutex;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::notify::message::Event;
 
 fn good() -> NotifyConfig {
     NotifyConfig {
@@ -31,7 +35,7 @@ fn a_configuration_that_cannot_work_or_is_not_safe_is_refused() {
     let check = |why: &str, expected: &str, change: &dyn Fn(&mut NotifyConfig)| {
         let mut config = good();
         change(&mut config);
-        let problems = EmailSender::new(&config).err().unwrap_or_default().join("\n");
+        let problems = crate::notify::check(&[config]).join("\n");
         let is_right =
             if expected.is_empty() { problems.is_empty() } else { problems.contains(expected) };
         assert!(is_right, "{why}: {problems:?}");
@@ -39,26 +43,28 @@ fn a_configuration_that_cannot_work_or_is_not_safe_is_refused() {
     };
     check("good", "", &|_| ());
     check("no url", "url: is missing", &|c| c.url = None);
-    check("https", "url: \"https\" is not \"smtp\"", &|c| c.url = Some("https://x".into()));
+    check("https", "url: \"https\" is not smtp", &|c| c.url = Some("https://x".into()));
     check("path", "url: has more than", &|c| c.url = Some("smtp://x/path".into()));
     check("password in url", "url: holds a name", &|c| {
         c.url = Some("smtp://ann:hunter2@mail.example.com".into());
     });
     check("no from", "from: is missing", &|c| c.from = None);
-    check("bad from", "from: \"nobody\" is no address", &|c| c.from = Some("nobody".into()));
+    check("bad from", "from: \"nobody\" is no e-mail address", &|c| c.from = Some("nobody".into()));
     check("no to", "to: is missing", &|c| c.to.clear());
-    check("bad to", "to: \"a b\" is no address", &|c| c.to.push("a b".into()));
-    check("lines in to", "is no address", &|c| c.to.push("a@b.example\r\nBcc: c@d".into()));
-    check("tls", "tls: \"maybe\" is not \"starttls\"", &|c| c.tls = Some("maybe".into()));
-    check("user alone", "secret_file: is missing", &|c| c.user = Some("ann".into()));
-    check("file alone", "user: is missing", &|c| c.secret_file = Some(file.clone()));
+    check("bad to", "to: \"a b\" is no e-mail address", &|c| c.to.push("a b".into()));
+    check("lines in to", "is no e-mail address", &|c| c.to.push("a@b.example\r\nBcc: c@d".into()));
+    check("tls", "tls: \"maybe\" is not known", &|c| c.tls = Some("maybe".into()));
+    check("user alone", "user: has no password", &|c| c.user = Some("ann".into()));
+    check("file alone", "secret_file: is a password of nobody", &|c| {
+        c.secret_file = Some(file.clone())
+    });
     check("no CA", "ca_file: /nonexistent", &|c| c.ca_file = Some("/nonexistent".into()));
     check("no PEM", "holds no certificate", &|c| c.ca_file = Some(file.clone()));
     let signed_in = |c: &mut NotifyConfig| {
         (c.user, c.secret_file) = (Some("ann".into()), Some(file.clone()));
     };
     check("signed in", "", &signed_in);
-    let plain = "tls: a password over a connection that anybody can read";
+    let plain = "tls: sends a password over a connection that anybody can read";
     check("signed in, plain", plain, &|c| {
         signed_in(c);
         c.tls = Some("none".into());
@@ -96,70 +102,132 @@ fn the_port_follows_from_how_the_connection_is_kept() {
     }
 }
 
-/// A server without TLS: what it says to each command, by the command's first letters.
-async fn server(answers: &'static [(&'static str, &'static str)]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("smtp://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(talk(BufReader::new(stream), answers));
-        }
-    });
-    url
+/// Mails that a server took, by receiver: their texts.
+type Taken = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+/// What a server says to each command, by the command's first letters; nothing to `(silence)`.
+type Answers = Arc<Mutex<Vec<(&'static str, &'static str)>>>;
+
+/// A server without TLS.
+struct Server {
+    url: String,
+    taken: Taken,
+    answers: Answers,
 }
 
-async fn talk(
-    mut stream: BufReader<tokio::net::TcpStream>,
-    answers: &'static [(&'static str, &'static str)],
-) {
+impl Server {
+    async fn start(answers: &[(&'static str, &'static str)]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("smtp://{}", listener.local_addr().unwrap());
+        let (taken, answers) = (Taken::default(), Answers::new(Mutex::new(answers.to_vec())));
+        let this = Self { url, taken: Arc::clone(&taken), answers: Arc::clone(&answers) };
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (answers, taken) = (Arc::clone(&answers), Arc::clone(&taken));
+                tokio::spawn(talk(BufReader::new(stream), answers, taken));
+            }
+        });
+        this
+    }
+
+    /// How many mails each of these has.
+    fn n<const N: usize>(&self, receivers: [&str; N]) -> [usize; N] {
+        let taken = self.taken.lock().unwrap();
+        receivers.map(|of| taken.get(&format!("{of}@example.com")).map_or(0, Vec::len))
+    }
+}
+
+async fn server(answers: &'static [(&'static str, &'static str)]) -> String {
+    Server::start(answers).await.url
+}
+
+async fn talk(mut stream: BufReader<tokio::net::TcpStream>, answers: Answers, taken: Taken) {
     let said = |line: &str, usual: &str| {
+        let answers = answers.lock().unwrap();
         let found = answers.iter().find(|(command, _)| line.starts_with(command));
         found.map_or(usual.to_owned(), |(_, answer)| (*answer).to_owned()) + "\r\n"
     };
     if stream.write_all(said("CONNECT", "220 test").as_bytes()).await.is_err() {
         return;
     }
-    let mut in_text = false;
+    let (mut is_text, mut text, mut receivers) = (false, String::new(), Vec::new());
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
             return;
         }
         let answer = match line.trim_end() {
-            "." if in_text => {
-                in_text = false;
-                said("TEXT", "250 taken")
+            "." if is_text => {
+                is_text = false;
+                let answer = said("TEXT", "250 taken");
+                if answer.starts_with('2') {
+                    let mut taken = taken.lock().unwrap();
+                    for receiver in receivers.drain(..) {
+                        let mails: &mut Vec<String> = taken.entry(receiver).or_default();
+                        mails.push(text.clone());
+                    }
+                }
+                answer
             }
-            _ if in_text => continue,
+            _ if is_text => {
+                text.push_str(&line);
+                continue;
+            }
             line if line.starts_with("EHLO") => said(line, "250-test\r\n250 AUTH PLAIN LOGIN"),
             line if line.starts_with("DATA") => {
                 let answer = said(line, "354 go on");
-                in_text = answer.starts_with('3');
+                is_text = answer.starts_with('3');
                 answer
             }
             line if line.starts_with("AUTH") => said(line, "235 welcome"),
-            line => said(line, "250 fine"),
+            line => {
+                let answer = said(line, "250 fine");
+                let to = line.strip_prefix("RCPT TO:<").and_then(|rest| rest.split('>').next());
+                receivers.extend(to.filter(|_| answer.starts_with('2')).map(str::to_owned));
+                answer
+            }
         };
+        if answer.starts_with("(silence)") {
+            std::future::pending::<()>().await;
+        }
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
     }
 }
 
-async fn tried(config: NotifyConfig) -> Result<(), SendError> {
-    let page = sample();
-    let message = Message {
+fn message() -> Message {
+    Message {
         event: Event::Test,
-        delivery: page.delivery.clone(),
+        delivery: "01JD4Z8QK0A1B2C3D4E5F6G7H8".into(),
         at: UnixMillis(0),
         reason: String::new(),
         incident: None,
         before: None,
         changed_back: None,
         digest: Vec::new(),
-    };
-    EmailSender::new(&config).unwrap().send(&message, &page, None, UnixMillis(0)).await
+    }
+}
+
+/// Sends the same message once, at a second.
+async fn try_at(sender: &EmailSender, s: i64) -> Result<(), SendError> {
+    let (message, now) = (message(), UnixMillis::from_second(s));
+    let page = Page::new(&message, "https://gatewatch.example", None);
+    sender.send(&message, &page, None, now).await
+}
+
+async fn tried(config: NotifyConfig) -> Result<(), SendError> {
+    try_at(&EmailSender::new(&config).unwrap(), 0).await
+}
+
+fn sender(server: &Server, to: &[&str]) -> EmailSender {
+    EmailSender::new(&NotifyConfig {
+        url: Some(server.url.clone()),
+        tls: Some("none".into()),
+        to: to.iter().map(|name| format!("{name}@example.com")).collect(),
+        ..good()
+    })
+    .unwrap()
 }
 
 #[tokio::test]
@@ -198,6 +266,76 @@ async fn one_refused_receiver_does_not_keep_the_page_from_the_others() {
     assert_eq!(tried(config(Some(server(gone).await))).await, Ok(()));
     let error = tried(config(Some(server(everybody).await))).await.unwrap_err();
     assert!(error.is_final && error.why.contains("ops@example.com"), "{error:?}");
+}
+
+#[tokio::test]
+async fn one_receiver_who_is_put_off_does_not_keep_the_page_from_the_others() {
+    for first in ["later", "ops"] {
+        let server = Server::start(&[("RCPT TO:<later", "451 come back later")]).await;
+        let second = if first == "ops" { "later" } else { "ops" };
+        let sender = sender(&server, &[first, second]);
+        for s in 0..3 {
+            let error = try_at(&sender, s).await.unwrap_err();
+            assert!(!error.is_final && error.why.contains("later@example.com"), "{error:?}");
+            assert!(!error.why.contains("ops@example.com"), "{error:?}");
+            assert_eq!(server.n(["ops", "later"]), [1, 0], "at once, and once");
+        }
+        server.answers.lock().unwrap().clear();
+        assert_eq!(try_at(&sender, 3).await, Ok(()));
+        assert_eq!(server.n(["ops", "later"]), [1, 1]);
+        let taken = server.taken.lock().unwrap();
+        let id = "Message-ID: <01JD4Z8QK0A1B2C3D4E5F6G7H8@example.com>";
+        assert!(taken.values().flatten().all(|mail| mail.contains(id)), "the same mail: {taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_taken_a_put_off_and_a_refused_receiver_only_the_one_put_off_is_tried_again() {
+    let server = Server::start(&[
+        ("RCPT TO:<later", "451 come back later"),
+        ("RCPT TO:<gone", "550 nobody here"),
+    ])
+    .await;
+    let sender = sender(&server, &["ops", "later", "gone", "ann"]);
+    for s in 0..2 {
+        let error = try_at(&sender, s).await.unwrap_err();
+        assert!(!error.is_final && error.why.contains("later@example.com"), "{error:?}");
+        assert_eq!(server.n(["ops", "later", "gone", "ann"]), [1, 0, 0, 1]);
+    }
+    // What comes next of the incident waits for this one: a mailbox that stays full is left out.
+    assert!(try_at(&sender, 600).await.is_err());
+    assert_eq!(try_at(&sender, 601).await, Ok(()));
+    assert_eq!(server.n(["ops", "later", "gone", "ann"]), [1, 0, 0, 1]);
+
+    let server = Server::start(&[
+        ("RCPT TO:<later", "451 come back later"),
+        ("RCPT TO:<gone", "550 nobody here"),
+    ])
+    .await;
+    let sender = self::sender(&server, &["later", "gone"]);
+    let error = try_at(&sender, 0).await.unwrap_err();
+    assert!(!error.is_final, "one of them may take it yet: {error:?}");
+    *server.answers.lock().unwrap() = vec![("RCPT", "550 nobody here")];
+    let error = try_at(&sender, 1).await.unwrap_err();
+    assert!(error.is_final && error.why.contains("gone@") && error.why.contains("later@"));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_on_one_receiver_sends_nobody_else_the_page_twice() {
+    let server = Server::start(&[("RCPT TO:<slow", "(silence)")]).await;
+    let mut sender = sender(&server, &["slow", "ops", "ann"]);
+    Arc::get_mut(&mut sender.inner).unwrap().whole_timeout = Duration::from_secs(1);
+    let mut n_tries = 0;
+    while server.n(["ops", "ann"]) != [1, 1] {
+        let error = try_at(&sender, 0).await.unwrap_err();
+        assert!(!error.is_final && error.why.contains("took more than 1 s"), "{error:?}");
+        n_tries += 1;
+        assert!(n_tries < 50, "{:?}", server.taken.lock().unwrap());
+    }
+    try_at(&sender, 0).await.unwrap_err();
+    server.answers.lock().unwrap().clear();
+    while try_at(&sender, 0).await.is_err() {}
+    assert_eq!(server.n(["ops", "ann", "slow"]), [1, 1, 1]);
 }
 
 #[tokio::test]
