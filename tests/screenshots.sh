@@ -9,6 +9,5 @@ trap 'rm -rf "$mails"' EXIT
 mkdir -p docs
 cargo build --quiet --locked --workspace --examples
 target/debug/examples/mail "$mails"
-MAILS=$mails DOCS=$PWD/docs cargo test --quiet --locked --workspace --test e2e \
-    mail::pictures_of_mails_for_the_readme -- --ignored --exact
+target/debug/examples/screenshots "$mails" docs
 ls -l docs

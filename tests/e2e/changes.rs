@@ -49,13 +49,13 @@ fn hash(text: &str) -> u64 {
     u64::from_be_bytes(*digest.as_ref().first_chunk().expect("of 32 bytes"))
 }
 
-fn changes(fleet: &Fleet) -> Vec<Change> {
+pub(crate) fn changes(fleet: &Fleet) -> Vec<Change> {
     let bodies = fleet.db().bodies("web-1").unwrap_or_default();
     bodies.into_iter().flat_map(|body| body.changes).collect()
 }
 
 /// Changes told from now on: what the agent has seen of this file is on disk.
-fn wait_for_first_look(fleet: &Fleet, file: &str, word: &str) {
+pub(crate) fn wait_for_first_look(fleet: &Fleet, file: &str, word: &str) {
     let path = fleet.agent("web-1").dir().join("state").join(file);
     eventually("the agent has looked at everything once", LIMIT, || {
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
