@@ -157,7 +157,7 @@ mod tests {
                 .replace("SLACK", "kind = 'slack'\nurl = 'https://x.example/y'")
                 .replace("MAIL", MAIL);
             let config: NotifyConfig = toml::from_str(&text).unwrap();
-            let faults = crate::notify::faults(&[config.clone()]);
+            let faults = crate::notify::faults(std::slice::from_ref(&config));
             assert!(!faults.is_empty(), "{table}");
             for (_, fault) in &faults {
                 assert!(!fault.fix.trim().is_empty() && !fault.what.is_empty(), "{fault}");

@@ -306,7 +306,7 @@ Sent by gatewatch about incident 01JD4Z8QK0A1B2C3D4E5F6G7H8.
         let digest = Message {
             incident: None,
             reason: "since yesterday 08:00".into(),
-            digest: vec![over, incident()],
+            digest: vec![Incident { severity: "info".into(), ..over }, incident()],
             ..message(Event::Digest, incident())
         };
         let letter = templates().render(&page(&digest), None).unwrap();
@@ -314,6 +314,23 @@ Sent by gatewatch about incident 01JD4Z8QK0A1B2C3D4E5F6G7H8.
             assert!(letter.text.contains(words), "no {words} in {}", letter.text);
             assert!(letter.html.contains(words), "no {words} in {}", letter.html);
         }
+    }
+
+    #[test]
+    fn a_digest_tells_severities_apart_without_colours() {
+        let of = |severity: &str| Incident { severity: severity.into(), ..incident() };
+        let digest = Message {
+            incident: None,
+            digest: vec![of("info"), of("critical")],
+            ..message(Event::Digest, incident())
+        };
+        let html = templates().render(&page(&digest), None).unwrap().html;
+        let at = |part: &str| html.find(part).unwrap_or_else(|| panic!("no {part} in {html}"));
+        assert!(at(">CRITICAL</div>") < at(">INFO</div>"), "{html}");
+        let (first, second) = html.split_at(at(">CRITICAL</div>") + 1);
+        let (critical, info) = second.split_at(second.find(">INFO</div>").unwrap());
+        assert!(critical.contains("font-weight:700") && !info.contains("font-weight:700"));
+        assert!(first.contains("font-weight:700") && !critical.contains(">CRITICAL web"), "{html}");
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn a_configuration_that_cannot_work_or_is_not_safe_is_refused() {
     check("tls", "tls: \"maybe\" is not known", &|c| c.tls = Some("maybe".into()));
     check("user alone", "user: has no password", &|c| c.user = Some("ann".into()));
     check("file alone", "secret_file: is a password of nobody", &|c| {
-        c.secret_file = Some(file.clone())
+        c.secret_file = Some(file.clone());
     });
     check("no CA", "ca_file: /nonexistent", &|c| c.ca_file = Some("/nonexistent".into()));
     check("no PEM", "holds no certificate", &|c| c.ca_file = Some(file.clone()));
