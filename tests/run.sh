@@ -16,7 +16,7 @@ needs=(
     "varnishd:varnish"
     "varnishncsa:varnish"
     "caddy:caddy"
-    "chromium:chromium"
+    "chromium:chromium fonts-dejavu-core"
     "exim4:exim4-daemon-light"
     "lighttpd:lighttpd"
     "dpkg-deb:dpkg"
