@@ -131,6 +131,8 @@ def main():
     key = read_key(args.secret_file)
     if args.listen:
         host, _, port = args.listen.rpartition(":")
+        if not host or not port.isdigit():
+            parser.error("--listen takes HOST:PORT, such as 127.0.0.1:9000")
         Server((host.strip("[]"), int(port)), key, args.age_max).serve_forever()
     if args.signature is None:
         parser.error("--signature or --listen is needed")
@@ -148,4 +150,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        print(f"verify_webhook.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -145,7 +145,9 @@ pub fn check(config: &NotifyConfig) -> Vec<Fault> {
 
 fn unknown(name: &str) -> Fault {
     let mut known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-    known.sort_by_key(|known| distance(name, known));
+    if !name.is_empty() {
+        known.sort_by_key(|known| distance(name, known));
+    }
     let fix = format!("write one of {}", known.join(", "));
     let what =
         if name.is_empty() { "is missing".to_owned() } else { format!("{name:?} is not known") };
@@ -279,7 +281,7 @@ fn files(config: &NotifyConfig, faults: &mut Vec<Fault>) {
 
 fn values(config: &NotifyConfig, faults: &mut Vec<Fault>) {
     if config.messages_per_minute_max == 0 {
-        let fix = "write 1 or more, or remove the table";
+        let fix = "write 1 or more, or remove the line for 30";
         faults.push(Wrong::new("= 0 tells nothing ever", fix).at("messages_per_minute_max"));
     }
     // An alert ends after 15 minutes unless it is told again: two repetitions may be lost.

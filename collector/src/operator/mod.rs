@@ -260,7 +260,21 @@ fn whoami() -> String {
     ["SUDO_USER", "USER", "LOGNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+        .or_else(|| {
+            // root's services have no such variables.
+            let uid = rustix::process::getuid().as_raw();
+            name_of(uid, &std::fs::read_to_string("/etc/passwd").ok()?)
+        })
         .unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
+}
+
+/// The name of a user in the text of `/etc/passwd`.
+fn name_of(uid: u32, passwd: &str) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
 }
 
 /// JSON lines for programs, or what `render` makes of it for people.

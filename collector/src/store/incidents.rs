@@ -10,10 +10,11 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use wire::UnixMillis;
 
 use super::fleet::{self, Meta};
+use super::notices::{Notice, What};
 use super::subjects::Silenced;
 use super::{SiteRow, notices, outbox, read};
 use crate::clock;
-use crate::model::{Incident, Moment, ServerId, SiteId, Transition};
+use crate::model::{Incident, Moment, ServerId, SiteId, Transition, TransitionEvent};
 
 /// Which incidents `list` returns.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +156,8 @@ pub fn commit(
         let is_new = upsert(tx, transition)?;
         if let Some(notify) = transition.notify.filter(|_| is_new) {
             outbox::decide(tx, &transition.incident.id, transition.rev, notify.event, notify.due)?;
+        } else if is_new && transition.event == TransitionEvent::Reopen {
+            notices::add(tx, &came_back(transition))?;
         }
     }
     save_body(tx, "cases", upto, cases)?;
@@ -164,6 +167,19 @@ pub fn commit(
         [upto],
     )?;
     Ok(())
+}
+
+/// What comes back soon after its end is the same outage: it is no new page at once.
+fn came_back(transition: &Transition) -> Notice {
+    Notice {
+        at: transition.at,
+        incident: Some(transition.incident.id.clone()),
+        route: "*".to_owned(),
+        event: "opened".to_owned(),
+        what: What::Suppressed,
+        why: "it came back soon after its end, and is told again if it lasts 5 minutes".to_owned(),
+        delivery: None,
+    }
 }
 
 /// Stores one transition; false when this or a later revision is there already.
@@ -394,7 +410,7 @@ fn add_notes(conn: &Connection, incident: &mut Incident) -> rusqlite::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Notify, NotifyEvent, TransitionEvent};
+    use crate::model::{Notify, NotifyEvent};
     use crate::samples;
     use crate::store::Store;
 
@@ -447,6 +463,24 @@ mod tests {
         ])
         .await;
         assert_eq!(pages, [vec!["opened"], vec![], vec![], vec!["resolved"]]);
+    }
+
+    #[tokio::test]
+    async fn an_incident_that_comes_back_without_a_page_says_why() {
+        let back = Transition {
+            event: TransitionEvent::Reopen,
+            notify: None,
+            ..transition(3, NotifyEvent::Opened)
+        };
+        let (_dir, store, _) =
+            play(vec![transition(1, NotifyEvent::Opened), back.clone(), back]).await;
+        let log =
+            store.read(|conn| notices::list(conn, &notices::Filter::default())).await.unwrap();
+        assert_eq!(log.len(), 1, "once: {log:?}");
+        let id = samples::incident().id;
+        let found = store.read(move |conn| get(conn, &id)).await.unwrap().expect("it is stored");
+        let said = |moment: &Moment| moment.what.starts_with("nobody was paged: it came back soon");
+        assert!(found.timeline.iter().any(said), "{:?}", found.timeline);
     }
 
     #[tokio::test]

@@ -236,6 +236,15 @@ fn fix(kind: &str, why: &str) -> String {
         if is_status(word) { numbers.contains(word) } else { why.contains(word) }
     };
     let has = |words: &[&str]| words.iter().any(found);
+    if has(&["no such file", "everybody can use it", "permission denied", "is empty"]) {
+        return "put that file right, mode 0640 and of the collector's group, and test again"
+            .into();
+    }
+    if has(&["corrupt message", "invalidcontenttype"]) {
+        return "it speaks no TLS at that port: write http:// (an e-mail: tls = \"starttls\"), or the \
+                port that does"
+            .into();
+    }
     if has(&["chat_id"]) {
         return "check chat_id, and that the bot is in that chat and may write there".into();
     }
@@ -262,7 +271,8 @@ fn fix(kind: &str, why: &str) -> String {
         return what.into();
     }
     if has(&["404", "410", "not found", "gone"]) {
-        return "check url: the receiver knows nothing at that path".into();
+        return "check url (or what is in url_file): the receiver knows nothing at that path"
+            .into();
     }
     if has(&["429", "too many"]) {
         return "it limits us: wait, or lower messages_per_minute_max".into();
@@ -270,7 +280,7 @@ fn fix(kind: &str, why: &str) -> String {
     if has(&["refused", "unreachable", "timed out", "timeout", "no answer", "connect"]) {
         return "check that it listens at url and that this machine may reach it".into();
     }
-    "mend it at the receiver or in [[notify]], restart, and test again".into()
+    "mend it at the receiver; or in [[notify]], restart the collector, and test again".into()
 }
 
 #[cfg(test)]
@@ -281,6 +291,10 @@ mod tests {
     fn what_went_wrong_has_a_fix_that_fits() {
         for (kind, why, part) in [
             ("slack", "the receiver answered 403 Forbidden", "url_file"),
+            ("slack", "the receiver answered 404", "url_file"),
+            ("ntfy", "/k: No such file or directory (os error 2)", "put that file right"),
+            ("webhook", "/k: everybody can use it", "put that file right"),
+            ("webhook", "received corrupt message of type InvalidContentType", "speaks no TLS"),
             ("pagerduty", "the receiver answered 401 Unauthorized", "secret_file"),
             (
                 "pagerduty",
