@@ -455,7 +455,7 @@ fn man_sections(command: &clap::Command, out: &mut dyn io::Write) -> io::Result<
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((k, v)) if !k.trim().is_empty() => Ok((k.trim().to_owned(), v.trim().to_owned())),
-        _ => Err(format!("{text:?} is no label: write it like \"rack=r7\"")),
+        _ => Err(format!("{text:?} is no KEY=VALUE: write it like \"rack=r7\"")),
     }
 }
 

@@ -418,6 +418,18 @@ raw = "1s"
     }
 
     #[test]
+    fn a_value_of_the_wrong_shape_is_told_with_the_right_one() {
+        for (text, fix) in [
+            ("[notify]\nkind = \"slack\"\n", "two brackets: [[notify]]"),
+            ("[[notify]]\nkind = \"slack\"\nhours = \"08:00-18:00\"\n", "write a list: [\""),
+            ("[[notify]]\nkind = \"slack\"\nmatch = \"server=a\"\n", "write a table: { key"),
+        ] {
+            let told = load(text, &[]).unwrap_err();
+            assert!(told.contains(fix), "{text}: {told}");
+        }
+    }
+
+    #[test]
     fn the_environment_beats_the_file() {
         let text = "[grpc]\nlisten = \"127.0.0.1:1\"\n";
         let set = [

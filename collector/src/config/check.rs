@@ -196,6 +196,11 @@ impl<'a> Source<'a> {
                     "write it in quotes, durations and sizes with their unit like \"10s\""
                 }
                 text if text.ends_with("expected f64") => "write a plain number",
+                text if text.ends_with("invalid type: map, expected a sequence") => {
+                    "write the table's name in two brackets: [[notify]]"
+                }
+                text if text.ends_with("expected a sequence") => "write a list: [\"...\"]",
+                text if text.ends_with("expected a map") => "write a table: { key = \"value\" }",
                 text => text,
             };
             return self.problem(at, format!("{key} is no good"), fix.to_owned());
