@@ -345,7 +345,7 @@ impl<'a> Look<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use prost::Message as _;
@@ -437,7 +437,7 @@ mod tests {
     }
 
     /// Two servers, of which the first fails from 0 to 60 s with one of its sites.
-    async fn store(dir: &tempfile::TempDir) -> (Store, Incident) {
+    pub(in crate::notify) async fn store(dir: &tempfile::TempDir) -> (Store, Incident) {
         let store = Store::open(dir.path()).unwrap();
         crate::store::tests::enrol(&store, 2).await;
         let rows: [Row<'_>; 6] = [
@@ -453,7 +453,7 @@ mod tests {
         (store, incident)
     }
 
-    fn told(event: Event, incident: Option<Incident>) -> Message {
+    pub(in crate::notify) fn told(event: Event, incident: Option<Incident>) -> Message {
         Message {
             event,
             delivery: "D".into(),

@@ -186,4 +186,25 @@ mod tests {
         desk.forget("D001");
         assert_eq!(desk.kept().len(), KEPT_MAX - 1);
     }
+
+    #[tokio::test]
+    async fn a_letter_for_people_has_the_chart_and_says_what_changed_back_and_one_for_programs_not()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, incident) = crate::notify::context::tests::store(&dir).await;
+        for is_for_people in [true, false] {
+            let library = Library::new(store.clone());
+            let desk = Desk::new(library, "http://gw".to_owned(), is_for_people);
+            let told = crate::notify::context::tests::told(Event::Resolved, Some(incident.clone()));
+            let letter = desk.letter(told).await;
+            let back = letter.page.resolved.as_ref().and_then(|over| over.changed_back.as_deref());
+            let is_told = back.is_some_and(|back| back.contains("php8.2-fpm.service"));
+            assert_eq!(
+                (is_told, letter.chart.is_some()),
+                (is_for_people, is_for_people),
+                "{back:?}"
+            );
+            assert_eq!(letter.page.spark.is_some(), is_for_people);
+        }
+    }
 }
