@@ -292,7 +292,7 @@ fn by_user(
     pids: &[u32],
     wanted: &BTreeMap<&str, Listening>,
 ) -> BTreeMap<String, Holder> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, (Named, Holder)> = BTreeMap::new();
     let users: BTreeSet<u32> = wanted.values().filter_map(|socket| socket.uid).collect();
     let mut units: BTreeMap<u32, BTreeMap<String, u32>> = BTreeMap::new();
     for &pid in pids.iter().filter(|_| !users.is_empty()) {
@@ -303,10 +303,9 @@ fn by_user(
         }
         let cmdline = read_head(&dir.join("cmdline"), CMDLINE_BYTES_MAX).replace('\0', " ");
         for (address, socket) in wanted.iter().filter(|(_, socket)| socket.uid == Some(uid)) {
-            if names_address(&cmdline, address) {
-                found
-                    .entry((*address).to_owned())
-                    .or_insert_with(|| holder(proc, pid, socket.inode));
+            let Some(named) = names_address(&cmdline, address) else { continue };
+            if found.get(*address).is_none_or(|(best, _)| named > *best) {
+                found.insert((*address).to_owned(), (named, holder(proc, pid, socket.inode)));
             }
         }
         if uid != 0
@@ -321,19 +320,32 @@ fn by_user(
         if let Some(pid) = only.and_then(|units| units.values().next())
             && !found.contains_key(*address)
         {
-            found.insert((*address).to_owned(), holder(proc, *pid, socket.inode));
+            found.insert((*address).to_owned(), (Named::Port, holder(proc, *pid, socket.inode)));
         }
     }
-    found
+    found.into_iter().map(|(address, (_, holder))| (address, holder)).collect()
+}
+
+/// How well a command line names an address. The same port is in use on several addresses of one
+/// machine, so one that names the address too goes before one that names the port alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Named {
+    Port,
+    Whole,
 }
 
 /// `gunicorn -b 127.0.0.1:8000`, `node app --port=3000`, `uwsgi --socket /run/app.sock`.
-fn names_address(cmdline: &str, address: &str) -> bool {
-    let (word, is_path) = match ip_and_port(address) {
-        Some((_, port)) => (port.to_string(), false),
-        None => (address.to_owned(), true),
+fn names_address(cmdline: &str, address: &str) -> Option<Named> {
+    let Some((ip, port)) = ip_and_port(address) else {
+        return has_word(cmdline, address, true).then_some(Named::Whole);
     };
-    cmdline.match_indices(&word).any(|(at, _)| {
+    let has_ip = || cmdline.contains(&ip.to_string());
+    let named = has_word(cmdline, &port.to_string(), false);
+    named.then(|| if has_ip() { Named::Whole } else { Named::Port })
+}
+
+fn has_word(cmdline: &str, word: &str, is_path: bool) -> bool {
+    cmdline.match_indices(word).any(|(at, _)| {
         let before = cmdline[..at].chars().next_back();
         let after = cmdline[at + word.len()..].chars().next();
         let ends = after.is_none_or(|c| matches!(c, ' ' | ')' | '/' | ',' | ';' | '\'' | '"'));
@@ -422,20 +434,20 @@ mod tests {
 
     #[test]
     fn command_lines_name_addresses() {
-        let check = |cmdline: &str, address: &str, want: bool| {
+        let check = |cmdline: &str, address: &str, want: Option<Named>| {
             assert_eq!(names_address(cmdline, address), want, "{cmdline} at {address}");
         };
-        check("gunicorn: master [app] -b 127.0.0.1:8000", "127.0.0.1:8000", true);
-        check("node server.js --port=3000", "127.0.0.1:3000", true);
-        check("node server.js 3000", "[::1]:3000", true);
-        check("puma 5.6.5 (tcp://0.0.0.0:3000) [shop]", "127.0.0.1:3000", true);
-        check("node server.js --port=30001", "127.0.0.1:3000", false);
-        check("node server.js --id=a3000", "127.0.0.1:3000", false);
-        check("node /srv/v1.3000.js", "127.0.0.1:3000", false);
-        check("uwsgi --socket /run/app.sock --master", "/run/app.sock", true);
-        check("gunicorn --bind unix:/run/app.sock app:app", "/run/app.sock", true);
-        check("gunicorn --bind unix:/run/app.sock2", "/run/app.sock", false);
-        check("", "/run/app.sock", false);
+        check("gunicorn: master [app] -b 127.0.0.1:8000", "127.0.0.1:8000", Some(Named::Whole));
+        check("node server.js --port=3000", "127.0.0.1:3000", Some(Named::Port));
+        check("node server.js 3000", "[::1]:3000", Some(Named::Port));
+        check("puma 5.6.5 (tcp://0.0.0.0:3000) [shop]", "127.0.0.1:3000", Some(Named::Port));
+        check("node server.js --port=30001", "127.0.0.1:3000", None);
+        check("node server.js --id=a3000", "127.0.0.1:3000", None);
+        check("node /srv/v1.3000.js", "127.0.0.1:3000", None);
+        check("uwsgi --socket /run/app.sock --master", "/run/app.sock", Some(Named::Whole));
+        check("gunicorn --bind unix:/run/app.sock app:app", "/run/app.sock", Some(Named::Whole));
+        check("gunicorn --bind unix:/run/app.sock2", "/run/app.sock", None);
+        check("", "/run/app.sock", None);
     }
 
     #[test]
@@ -503,6 +515,24 @@ mod tests {
         assert!(
             by_user(proc, &pids(proc), &BTreeMap::from([("127.0.0.1:3000", other)])).is_empty()
         );
+    }
+
+    #[test]
+    fn of_two_applications_on_one_port_the_one_that_names_the_address_answers_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        let uid = fs::metadata(proc).unwrap().uid();
+        for (pid, ip) in [(7, "127.0.0.8"), (8, "127.0.0.9")] {
+            let at = proc.join(pid.to_string());
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join("cmdline"), format!("python3\0app.py\0{ip}\x003000")).unwrap();
+            fs::write(at.join("cgroup"), format!("0::/system.slice/{pid}.service\n")).unwrap();
+        }
+        let socket = Listening { inode: 5, uid: Some(uid) };
+        let wanted = BTreeMap::from([("127.0.0.8:3000", socket), ("127.0.0.9:3000", socket)]);
+        let found = by_user(proc, &pids(proc), &wanted);
+        let found: Vec<_> = found.values().map(|holder| holder.pid).collect();
+        assert_eq!(found, [7, 8]);
     }
 
     #[test]
