@@ -33,6 +33,10 @@ pub struct Config {
     pub http: HttpConfig,
     /// How long things are kept.
     pub retention: RetentionConfig,
+    /// How history is packed.
+    pub store: StoreConfig,
+    /// Copies that are made by themselves.
+    pub backup: BackupConfig,
     /// Knobs of the detector.
     pub detect: DetectConfig,
     /// Where incidents are told.
@@ -73,6 +77,30 @@ pub struct RetentionConfig {
     pub rollup: Span,
     /// Disk the data directory may take.
     pub disk_bytes_max: Bytes,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Time after the end of an hour in which its batches are waited for; then it is sealed.
+    pub seal_after: Span,
+    /// Age from which batches that came after their hour was sealed are sealed as well.
+    pub late_after: Span,
+    /// How often is looked what there is to seal, to roll up and to drop.
+    pub seal_interval: Span,
+}
+
+/// `[backup]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// Folder of the copies, best on another disk; `None`: none are made.
+    pub dir: Option<PathBuf>,
+    /// How often one is made.
+    pub interval: Span,
+    /// How many are kept.
+    pub keep: u32,
 }
 
 /// `[detect]`
@@ -239,6 +267,8 @@ impl Default for Config {
             grpc: GrpcConfig::default(),
             http: HttpConfig::default(),
             retention: RetentionConfig::default(),
+            store: StoreConfig::default(),
+            backup: BackupConfig::default(),
             detect: DetectConfig::default(),
             notify: Vec::new(),
             deadman: DeadmanConfig::default(),
@@ -266,6 +296,22 @@ impl Default for RetentionConfig {
             rollup: Span(Duration::from_secs(2 * 365 * 86_400)),
             disk_bytes_max: Bytes(20 << 30),
         }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            seal_after: Span(Duration::from_secs(5 * 60)),
+            late_after: Span(Duration::from_secs(15 * 60)),
+            seal_interval: Span(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Default for BackupConfig {
+    fn default() -> Self {
+        Self { dir: None, interval: Span(Duration::from_secs(3600)), keep: 24 }
     }
 }
 

@@ -45,7 +45,7 @@ use ca::{Ca, CaError};
 use config::Config;
 use ingest::{Heard, Ingest, Live};
 use listen::ListenError;
-use store::{Store, StoreError};
+use store::{Keeper, Store, StoreError};
 use web::AppState;
 use web::auth::AdminToken;
 use witness::Witness;
@@ -245,6 +245,12 @@ fn start(
         notify::run(outbox, targets, links, pace, notified, (until.clone(), cut)).await;
         until.cancelled().await; // without receivers it has nothing to do
         "the notifier"
+    });
+    let keeper =
+        Keeper::new(store.clone(), config.store.clone(), config.retention.clone(), drained.clone());
+    rest.spawn(async move {
+        keeper.run().await;
+        "the keeper of history"
     });
     if let Some(deadman) = deadman {
         let until = drained.clone();

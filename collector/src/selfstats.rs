@@ -102,6 +102,42 @@ counters! {
     commits_disk_full
     /// Reads cut off because they took too long.
     reads_cut_off
+    /// Hours packed into their day file.
+    hours_sealed
+    /// Parts packed for batches that came after their hour was.
+    parts_late
+    /// Samples packed.
+    samples_sealed
+    /// Bytes of packed samples, counts and events.
+    bytes_sealed
+    /// Samples that could not be packed: unknown metric, too many of one server, out of range.
+    samples_refused
+    /// Gateway errors over 20 of one site, signal and hour: counted, but not kept one by one when packed.
+    exemplars_thinned
+    /// Entries not packed because their time is nonsense: far from when they came.
+    entries_misdated
+    /// Entries not packed because their day had left by `[retention] raw` when they came.
+    entries_expired
+    /// Packed columns or files found damaged: not served any more, never deleted.
+    blocks_damaged
+    /// Day files that should be there and are not, or are not the ones that were written.
+    day_files_missing
+    /// Times packing failed; tried again.
+    sealings_failed
+    /// Hours summed up for `[retention] rollup`.
+    hours_rolled
+    /// Day files dropped by age or for `disk_bytes_max`.
+    days_dropped
+    /// Month files dropped by age or for `disk_bytes_max`.
+    months_dropped
+    /// Incidents dropped for `disk_bytes_max`.
+    incidents_dropped
+    /// Answers that were cut short, and said so.
+    reads_cut_short
+    /// Backups made.
+    backups_made
+    /// Backups that failed.
+    backups_failed
     /// Streams opened by agents.
     streams_opened
     /// Streams refused: no, revoked or unknown certificate, or a version not spoken here.

@@ -48,6 +48,12 @@ pub(super) const KEYS: &[(&str, &str, Type)] = &[
     ("retention", "raw", Type::Text),
     ("retention", "rollup", Type::Text),
     ("retention", "disk_bytes_max", Type::Text),
+    ("store", "seal_after", Type::Text),
+    ("store", "late_after", Type::Text),
+    ("store", "seal_interval", Type::Text),
+    ("backup", "dir", Type::Text),
+    ("backup", "interval", Type::Text),
+    ("backup", "keep", Type::Number),
     ("detect", "group_labels", Type::List),
     ("detect", "witnesses", Type::List),
     ("detect", "open_nats", Type::Number),
@@ -348,6 +354,10 @@ fn spans(config: &Config, fault: &mut Tell<'_>) {
         ("", "shutdown_grace", config.shutdown_grace, Duration::from_millis(100), seconds(300)),
         ("retention", "raw", retention.raw, seconds(3600), seconds(10 * 365 * 86_400)),
         ("retention", "rollup", retention.rollup, seconds(86_400), seconds(100 * 365 * 86_400)),
+        ("store", "seal_after", config.store.seal_after, seconds(0), seconds(3600)),
+        ("store", "late_after", config.store.late_after, seconds(0), seconds(86_400)),
+        ("store", "seal_interval", config.store.seal_interval, seconds(1), seconds(3600)),
+        ("backup", "interval", config.backup.interval, seconds(60), seconds(30 * 86_400)),
         ("detect", "quiet", detect.quiet, seconds(1), seconds(3600)),
         ("detect", "retroactive_after", detect.retroactive_after, seconds(10), seconds(86_400)),
         ("detect", "cooldown", detect.cooldown, seconds(0), seconds(86_400)),
@@ -357,6 +367,9 @@ fn spans(config: &Config, fault: &mut Tell<'_>) {
             let fix = format!("write {} to {}", Span(min), Span(max));
             fault(table, name, &format!("= {value} is out of range"), &fix);
         }
+    }
+    if config.backup.keep == 0 {
+        fault("backup", "keep", "= 0 would keep no copy", "write 1 or more, or leave out `dir`");
     }
     if retention.disk_bytes_max < Bytes(1 << 30) {
         fault("retention", "disk_bytes_max", "is too small to work with", "write 1GiB or more");

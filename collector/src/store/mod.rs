@@ -4,28 +4,40 @@
 //! (WAL with `synchronous=FULL`). Watermarks and `committed` change only after the commit.
 //! rusqlite is used only in this folder: other stages call the functions of its files.
 
+pub mod backup;
 mod ballast;
 mod batch;
+mod blocks;
 pub mod collector;
+mod columns;
 pub mod digests;
 pub mod fleet;
 pub mod evidence;
 pub mod happened;
+pub mod history;
+pub mod hours;
 pub mod follow;
 pub mod incidents;
 mod insert;
 pub mod join;
+mod keeper;
 pub mod notices;
 mod open;
 pub mod outbox;
 mod pool;
 pub mod presence;
 pub mod pulse;
+pub mod quarantine;
 pub mod read;
+mod retention;
+pub mod rollup;
 pub mod routes;
+mod seal;
 pub mod silences;
+pub mod sketch;
 pub mod subjects;
 pub mod tokens;
+pub mod verify;
 mod watermark;
 mod writer;
 
@@ -44,6 +56,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use batch::{HotRow, Ledger, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+pub use keeper::Keeper;
 pub use open::peek;
 pub use presence::Seen;
 
@@ -171,6 +184,7 @@ struct Inner {
     bytes: Arc<Semaphore>,
     readers: pool::Readers,
     shared: Arc<Shared>,
+    dir: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -211,7 +225,16 @@ impl Store {
             .map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
         let bytes = Arc::new(Semaphore::new(QUEUE_KIB_MAX as usize));
         let thread = Mutex::new(Some(thread));
-        Ok(Self { inner: Arc::new(Inner { jobs: Some(jobs), bytes, readers, shared, thread }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                jobs: Some(jobs),
+                bytes,
+                readers,
+                shared,
+                dir: dir.to_owned(),
+                thread,
+            }),
+        })
     }
 
     /// Runs `job` on the writing thread; committed when this returns `Ok`.
@@ -287,6 +310,11 @@ impl Store {
     pub fn durable(&self, server: ServerId) -> Watermark {
         let marks = self.inner.shared.watermarks.read().unwrap_or_else(PoisonError::into_inner);
         marks.get(&server).copied().unwrap_or_default()
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
     }
 
     /// Counters of ingest and store.

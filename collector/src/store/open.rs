@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_ledger.sql"),
     include_str!("migrations/0003_incident_server.sql"),
     include_str!("migrations/0004_notify.sql"),
+    include_str!("migrations/0005_blocks.sql"),
 ];
 
 const WRITER_PRAGMAS: &str = "

@@ -45,8 +45,6 @@ CREATE TABLE ledger(
 CREATE TABLE loss(
   server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, k TEXT NOT NULL, n INTEGER NOT NULL,
   PRIMARY KEY(server_id, k)) WITHOUT ROWID, STRICT;
-CREATE TABLE sealed(t0 INTEGER PRIMARY KEY, hot_cut INTEGER NOT NULL, parts INTEGER NOT NULL, at INTEGER NOT NULL) STRICT;
-CREATE TABLE metric(metric INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, scale INTEGER NOT NULL, unit TEXT NOT NULL) STRICT;
 CREATE TABLE site(
   site_id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, host TEXT NOT NULL,
   pool TEXT, upstream TEXT, UNIQUE(server_id, host)) STRICT;
@@ -101,3 +99,19 @@ CREATE TABLE outbox(
   id INTEGER PRIMARY KEY, incident TEXT NOT NULL, -- empty: a digest
   route TEXT NOT NULL, due INTEGER NOT NULL, tries INTEGER NOT NULL, delivery TEXT NOT NULL UNIQUE, body TEXT NOT NULL) STRICT;
 CREATE INDEX outbox_route ON outbox(route, incident, id);
+-- A metric with one attribute: what a column of a day file is about.
+CREATE TABLE metric(
+  metric INTEGER PRIMARY KEY, name TEXT NOT NULL, attribute TEXT NOT NULL, -- as in wire::v1::Series
+  scale INTEGER NOT NULL, unit TEXT NOT NULL, UNIQUE(name, attribute)) STRICT;
+-- Hours that are in their day file: readers take parts below `parts` from it, and of hot rows only those
+-- with id > hot_cut.
+CREATE TABLE sealed(
+  t0 INTEGER PRIMARY KEY,                        -- first second of the hour, since the Unix epoch, UTC
+  hot_cut INTEGER NOT NULL, parts INTEGER NOT NULL, at INTEGER NOT NULL,
+  rolled INTEGER NOT NULL DEFAULT 0,             -- parts that are in the month file
+  n_bytes INTEGER NOT NULL DEFAULT 0) STRICT;    -- size of its bodies
+-- What was found broken in day and month files: served no more, never deleted.
+CREATE TABLE quarantine(
+  id INTEGER PRIMARY KEY, file TEXT NOT NULL,    -- below the data directory: blocks/20261130.db
+  t0 INTEGER, metric INTEGER, server_id INTEGER, part INTEGER, -- NULL: all of them
+  at INTEGER NOT NULL, why TEXT NOT NULL, UNIQUE(file, t0, metric, server_id, part)) STRICT;

@@ -586,5 +586,5 @@ fn schema_sql_is_what_the_migrations_make() {
     written.execute_batch(include_str!("schema.sql")).unwrap();
     assert_eq!(objects(&migrated), objects(&written), "bring schema.sql up to date");
     let version: i64 = migrated.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 4);
+    assert_eq!(version, 5);
 }

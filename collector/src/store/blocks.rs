@@ -1,0 +1,629 @@
+//! Day files: sealed history of one UTC day, one row for an hour of one metric of one server.
+//!
+//! `blocks/YYYYMMDD.db`, SQLite in WAL mode. Rows are written once per (hour, part) and never changed;
+//! `hour` has a row for each part that is whole. A part is what was sealed at once: 0 with the hour, later
+//! ones for what came late. Samples of the higher part win, counts of all parts add up.
+//!
+//! Every body has a CRC-32C over its key and itself, checked at each read: most flipped bits of a column
+//! decode to wrong numbers without an error.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
+use wire::v1::BatchBody;
+
+use super::columns::{self, Packed, put_varint, take_varint};
+use super::hours::Day;
+use crate::model::{ServerId, SiteId};
+
+/// `application_id` of day files: "gwbl".
+const APPLICATION_ID: i64 = 0x6777_626c;
+/// `user_version`: format of the tables.
+const FORMAT: i64 = 1;
+/// Low bits of a key of the site columns that hold the status.
+const STATUS_BITS: u32 = 10;
+const ZSTD_LEVEL: i32 = 9;
+/// Most bytes of events of one server and hour, unpacked.
+pub(crate) const EVENTS_BYTES_MAX: usize = 16 << 20;
+
+const PRAGMAS: &str = "
+PRAGMA page_size=16384; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
+PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=0; PRAGMA cache_size=-8192;
+PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;";
+
+const READER_PRAGMAS: &str = "
+PRAGMA query_only=ON; PRAGMA busy_timeout=5000; PRAGMA cache_size=-2048; PRAGMA temp_store=MEMORY;
+PRAGMA trusted_schema=OFF;";
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS file(day TEXT PRIMARY KEY) WITHOUT ROWID, STRICT;
+CREATE TABLE IF NOT EXISTS hour(t0 INTEGER NOT NULL, part INTEGER NOT NULL, n_servers INTEGER NOT NULL,
+  PRIMARY KEY(t0, part)) WITHOUT ROWID, STRICT;
+CREATE TABLE IF NOT EXISTS block(t0 INTEGER NOT NULL, metric INTEGER NOT NULL, server_id INTEGER NOT NULL,
+  part INTEGER NOT NULL, n INTEGER NOT NULL, codec INTEGER NOT NULL, vmin INTEGER NOT NULL,
+  vmax INTEGER NOT NULL, vsum INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY(t0, metric, server_id, part)) WITHOUT ROWID, STRICT;
+CREATE TABLE IF NOT EXISTS presence(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
+  crc INTEGER NOT NULL, metrics BLOB NOT NULL, PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;
+CREATE TABLE IF NOT EXISTS site_block(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
+  n INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;
+CREATE TABLE IF NOT EXISTS event_block(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
+  n INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;";
+
+/// Why a day file, or a row of it, cannot be used. Texts are for people.
+#[derive(Debug)]
+pub(crate) enum BlockError {
+    /// What is there is not what was written.
+    Bad(String),
+    /// The disk is full or does not write.
+    Full(rusqlite::Error),
+    /// Anything else SQLite said.
+    Sqlite(rusqlite::Error),
+    /// A folder or file cannot be used.
+    File(PathBuf, io::Error),
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bad(why) => write!(f, "it is damaged: {why}"),
+            Self::Full(_) => write!(f, "the disk is full or does not write; free space on it"),
+            Self::Sqlite(_) => write!(f, "the day file cannot be used"),
+            Self::File(path, _) => write!(f, "{} cannot be used", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for BlockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bad(_) => None,
+            Self::Full(error) | Self::Sqlite(error) => Some(error),
+            Self::File(_, error) => Some(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for BlockError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Bad(error.to_string())
+            }
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Self::Full(error),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// Samples of one metric of one server in one hour, by time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Column {
+    /// Id in the catalog of metrics.
+    pub(crate) metric: i64,
+    /// Seconds of the hour, 0..3600, rising.
+    pub(crate) at: Vec<u16>,
+    /// Value times the metric's scale; one for each of `at`.
+    pub(crate) values: Vec<i64>,
+}
+
+/// Requests of one site with one status, or one derived counter, in one tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SiteCount {
+    /// Whose.
+    pub(crate) site: SiteId,
+    /// Status as logged, below 1000, or a derived counter from 1000; at most 1023.
+    pub(crate) status: u16,
+    /// Second of the hour at which the tick begins, 0..3600.
+    pub(crate) second: u16,
+    /// How many.
+    pub(crate) n: u64,
+}
+
+/// What one part holds of one server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ServerHour {
+    /// Samples, by metric; none is empty.
+    pub(crate) columns: Vec<Column>,
+    /// Counts, in order, none twice.
+    pub(crate) counts: Vec<SiteCount>,
+    /// Exemplars, states, lines, changes and losses, with the sites they name; nothing else is in it.
+    pub(crate) events: BatchBody,
+}
+
+/// What is known of a column without its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) n: u64,
+    pub(crate) min: i64,
+    pub(crate) max: i64,
+    /// Capped at the ends of `i64`.
+    pub(crate) sum: i64,
+}
+
+impl Column {
+    /// Count, extremes and sum; of an empty column all zero.
+    pub(crate) fn summary(&self) -> Summary {
+        let sum: i128 = self.values.iter().map(|value| i128::from(*value)).sum();
+        Summary {
+            n: self.values.len() as u64,
+            min: self.values.iter().copied().min().unwrap_or(0),
+            max: self.values.iter().copied().max().unwrap_or(0),
+            sum: sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64,
+        }
+    }
+}
+
+/// A day file, open.
+#[derive(Debug)]
+pub(crate) struct DayFile {
+    conn: Connection,
+    day: Day,
+}
+
+/// A place in a day file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// The hour.
+    pub(crate) t0: i64,
+    pub(crate) server: ServerId,
+    pub(crate) part: u32,
+}
+
+impl DayFile {
+    /// Opens the file to write, and makes it where it is missing. For the one thread that seals.
+    pub(crate) fn create(dir: &Path, day: Day) -> Result<Self, BlockError> {
+        let path = dir.join(day.file());
+        let folder = path.parent().unwrap_or(dir);
+        let file = |error| BlockError::File(folder.to_owned(), error);
+        if !folder.exists() {
+            crate::files::create_private_dir(folder).map_err(file)?;
+            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(file)?;
+        }
+        let conn = Connection::open(&path)?;
+        conn.execute_batch(PRAGMAS)?;
+        let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if found == 0 {
+            let tx = conn.unchecked_transaction()?;
+            tx.execute_batch(TABLES)?;
+            tx.execute("INSERT OR IGNORE INTO file(day) VALUES(?1)", [name(day)])?;
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            tx.pragma_update(None, "user_version", FORMAT)?;
+            tx.commit()?;
+        }
+        let this = Self { conn, day };
+        this.check()?;
+        Ok(this)
+    }
+
+    /// Opens the file to read; `None` when it is not there.
+    pub(crate) fn open(dir: &Path, day: Day) -> Result<Option<Self>, BlockError> {
+        let path = dir.join(day.file());
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&path, flags)?;
+        conn.execute_batch(READER_PRAGMAS)?;
+        let this = Self { conn, day };
+        this.check()?;
+        Ok(Some(this))
+    }
+
+    fn check(&self) -> Result<(), BlockError> {
+        let pragma = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (kind, format) = (pragma("application_id")?, pragma("user_version")?);
+        if kind != APPLICATION_ID {
+            return Err(BlockError::Bad("it is no day file".into()));
+        }
+        if format != FORMAT {
+            return Err(BlockError::Bad(format!("format {format} is not known to this release")));
+        }
+        let found: Option<String> =
+            self.conn.query_row("SELECT day FROM file", [], |row| row.get(0)).optional()?;
+        match found {
+            Some(found) if found == name(self.day) => Ok(()),
+            Some(found) => Err(BlockError::Bad(format!("it is the file of {found}"))),
+            None => Err(BlockError::Bad("it does not say of which day it is".into())),
+        }
+    }
+
+    /// Writes hours of servers in one transaction; what the same part had of them is replaced. Returns
+    /// the bytes of their bodies.
+    pub(crate) fn put(&mut self, hours: &[(Place, ServerHour)]) -> Result<u64, BlockError> {
+        let tx = self.conn.transaction()?;
+        let mut n_bytes = 0;
+        for (place, hour) in hours {
+            n_bytes += put(&tx, *place, hour)?;
+        }
+        tx.commit()?;
+        Ok(n_bytes)
+    }
+
+    /// Notes that a part of an hour is whole.
+    pub(crate) fn finish(&mut self, t0: i64, part: u32, n_servers: u64) -> Result<(), BlockError> {
+        self.conn.execute(
+            "INSERT OR REPLACE INTO hour(t0, part, n_servers) VALUES(?1, ?2, ?3)",
+            params![t0, part, n_servers.cast_signed()],
+        )?;
+        Ok(())
+    }
+
+    /// How many whole parts the file has of an hour, from 0 without a gap.
+    pub(crate) fn parts(&self, t0: i64) -> Result<u32, BlockError> {
+        let mut query =
+            self.conn.prepare_cached("SELECT part FROM hour WHERE t0 = ?1 ORDER BY part")?;
+        let found: Vec<u32> = query.query_map([t0], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        Ok(found.iter().zip(0..).take_while(|(part, ix)| *part == ix).count() as u32)
+    }
+
+    /// One column; `None` when the part has none.
+    pub(crate) fn column(&self, place: Place, metric: i64) -> Result<Option<Column>, BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT metric, server_id, part, n, codec, vmin, vmax, vsum, crc, body FROM block
+             WHERE t0 = ?1 AND metric = ?2 AND server_id = ?3 AND part = ?4",
+        )?;
+        let mut rows = query.query(params![place.t0, metric, place.server.0, place.part])?;
+        match rows.next()? {
+            Some(row) => Raw::read(place.t0, row)?.column().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Shows `see` every column of one metric in one hour, by server and part, as it lies there: `see`
+    /// decides whether it needs the values. Ends when `see` says false.
+    pub(crate) fn columns_of(
+        &self,
+        t0: i64,
+        metric: i64,
+        see: &mut dyn FnMut(Raw<'_>) -> bool,
+    ) -> Result<(), BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT metric, server_id, part, n, codec, vmin, vmax, vsum, crc, body FROM block
+             WHERE t0 = ?1 AND metric = ?2 ORDER BY server_id, part",
+        )?;
+        let mut rows = query.query(params![t0, metric])?;
+        while let Some(row) = rows.next()? {
+            if !see(Raw::read(t0, row)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Servers of which a part holds anything, in order.
+    pub(crate) fn servers(&self, t0: i64, part: u32) -> Result<Vec<ServerId>, BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT server_id FROM presence WHERE t0 = ?1 AND part = ?2 ORDER BY server_id",
+        )?;
+        let rows = query.query_map(params![t0, part], |row| Ok(ServerId(row.get(0)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Metrics a part has samples of, rising.
+    pub(crate) fn metrics(&self, place: Place) -> Result<Vec<i64>, BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT crc, metrics FROM presence WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
+        )?;
+        let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
+        let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+        let body = blob(row, 1)?;
+        check_crc(row.get(0)?, crc(Kind::Presence, place, 0, &[], body))?;
+        let (mut rest, mut last, mut metrics) = (body, 0, Vec::new());
+        while !rest.is_empty() {
+            let step = take_varint(&mut rest).ok_or_else(|| bad("the list of metrics is cut"))?;
+            last += i64::try_from(step).map_err(|_| bad("the list of metrics is wrong"))?;
+            metrics.push(last);
+        }
+        Ok(metrics)
+    }
+
+    /// Counts of the sites of one server, in order.
+    pub(crate) fn counts(&self, place: Place) -> Result<Vec<SiteCount>, BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT n, crc, body FROM site_block WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
+        )?;
+        let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
+        let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+        let (n, body): (i64, &[u8]) = (row.get(0)?, blob(row, 2)?);
+        check_crc(row.get(1)?, crc(Kind::Counts, place, 0, &[n], body))?;
+        unpack_counts(usize::try_from(n).unwrap_or(usize::MAX), body)
+    }
+
+    /// Events of one server; empty when there are none.
+    pub(crate) fn events(&self, place: Place) -> Result<BatchBody, BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT n, crc, body FROM event_block WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
+        )?;
+        let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
+        let Some(row) = rows.next()? else { return Ok(BatchBody::default()) };
+        let (n, body): (i64, &[u8]) = (row.get(0)?, blob(row, 2)?);
+        check_crc(row.get(1)?, crc(Kind::Events, place, 0, &[n], body))?;
+        let plain = zstd::bulk::decompress(body, EVENTS_BYTES_MAX).map_err(|_| bad("events"))?;
+        BatchBody::decode(plain.as_slice()).map_err(|error| BlockError::Bad(error.to_string()))
+    }
+
+    /// Everything a part holds of one server.
+    pub(crate) fn server_hour(&self, place: Place) -> Result<ServerHour, BlockError> {
+        let mut hour = ServerHour {
+            columns: Vec::new(),
+            counts: self.counts(place)?,
+            events: self.events(place)?,
+        };
+        for metric in self.metrics(place)? {
+            let column = self.column(place, metric)?;
+            hour.columns.push(column.ok_or_else(|| bad("a column is missing"))?);
+        }
+        Ok(hour)
+    }
+
+    /// The connection, for checks of the whole file.
+    pub(crate) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+}
+
+/// A row of `block`, not decoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw<'a> {
+    pub(crate) place: Place,
+    pub(crate) metric: i64,
+    /// Not to be believed before [`Raw::check`].
+    pub(crate) summary: Summary,
+    codec: u8,
+    crc: i64,
+    body: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    fn read(t0: i64, row: &'a rusqlite::Row<'_>) -> Result<Self, BlockError> {
+        let place = Place { t0, server: ServerId(row.get(1)?), part: row.get(2)? };
+        let summary = Summary {
+            n: row.get::<_, i64>(3)?.cast_unsigned(),
+            min: row.get(5)?,
+            max: row.get(6)?,
+            sum: row.get(7)?,
+        };
+        let (metric, codec, crc) = (row.get(0)?, row.get(4)?, row.get(8)?);
+        Ok(Self { place, metric, summary, codec, crc, body: blob(row, 9)? })
+    }
+
+    /// Whether the row is what was written.
+    pub(crate) fn check(&self) -> Result<(), BlockError> {
+        let Summary { n, min, max, sum } = self.summary;
+        let numbers = [n.cast_signed(), i64::from(self.codec), min, max, sum];
+        check_crc(self.crc, crc(Kind::Column, self.place, self.metric, &numbers, self.body))
+    }
+
+    /// Checks and decodes it.
+    pub(crate) fn column(&self) -> Result<Column, BlockError> {
+        self.check()?;
+        let n = usize::try_from(self.summary.n).unwrap_or(usize::MAX);
+        let mut rest = self.body;
+        let at = take_ticks(&mut rest, n).ok_or_else(|| bad("the ticks of a column"))?;
+        let values = columns::unpack(self.codec, rest, n)
+            .map_err(|error| BlockError::Bad(error.to_string()))?;
+        Ok(Column { metric: self.metric, at, values })
+    }
+}
+
+fn put(tx: &Transaction<'_>, place: Place, hour: &ServerHour) -> Result<u64, BlockError> {
+    let Place { t0, server, part } = place;
+    let (mut n_bytes, mut metrics, mut last) = (0, Vec::new(), 0_i64);
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO block(t0, metric, server_id, part, n, codec, vmin, vmax, vsum, crc, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
+    for column in &hour.columns {
+        debug_assert!(column.metric > last, "metrics rise");
+        put_varint(&mut metrics, (column.metric - last).cast_unsigned());
+        last = column.metric;
+        let Summary { n, min, max, sum } = column.summary();
+        let Packed { codec, body: values } = columns::pack(&column.values);
+        let mut body = Vec::with_capacity(values.len() + 8);
+        put_ticks(&mut body, &column.at);
+        body.extend(values);
+        let numbers = [n.cast_signed(), i64::from(codec), min, max, sum];
+        let crc = crc(Kind::Column, place, column.metric, &numbers, &body);
+        n_bytes += body.len() as u64;
+        insert.execute(params![
+            t0,
+            column.metric,
+            server.0,
+            part,
+            n.cast_signed(),
+            codec,
+            min,
+            max,
+            sum,
+            crc,
+            body
+        ])?;
+    }
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO presence(t0, server_id, part, crc, metrics) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![t0, server.0, part, crc(Kind::Presence, place, 0, &[], &metrics), metrics])?;
+    if !hour.counts.is_empty() {
+        let (n, body) = (hour.counts.len() as i64, pack_counts(&hour.counts));
+        n_bytes += body.len() as u64;
+        let crc = crc(Kind::Counts, place, 0, &[n], &body);
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO site_block(t0, server_id, part, n, crc, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![t0, server.0, part, n, crc, body])?;
+    }
+    if hour.events != BatchBody::default() {
+        let plain = hour.events.encode_to_vec();
+        let body = zstd::bulk::compress(&plain, ZSTD_LEVEL).expect("memory can be compressed");
+        n_bytes += body.len() as u64;
+        let n = plain.len() as i64;
+        let crc = crc(Kind::Events, place, 0, &[n], &body);
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO event_block(t0, server_id, part, n, crc, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![t0, server.0, part, n, crc, body])?;
+    }
+    Ok(n_bytes)
+}
+
+/// Three columns: site and status, second, count; each with its codec and length before it.
+fn pack_counts(counts: &[SiteCount]) -> Vec<u8> {
+    let key = |count: &SiteCount| (count.site.0 << STATUS_BITS) | i64::from(count.status);
+    let columns: [Vec<i64>; 3] = [
+        counts.iter().map(key).collect(),
+        counts.iter().map(|count| i64::from(count.second)).collect(),
+        counts.iter().map(|count| i64::try_from(count.n).unwrap_or(i64::MAX)).collect(),
+    ];
+    let mut body = Vec::new();
+    for column in columns {
+        let packed = columns::pack(&column);
+        body.push(packed.codec);
+        put_varint(&mut body, packed.body.len() as u64);
+        body.extend(packed.body);
+    }
+    body
+}
+
+fn unpack_counts(n: usize, body: &[u8]) -> Result<Vec<SiteCount>, BlockError> {
+    let mut rest = body;
+    let mut column = || -> Result<Vec<i64>, BlockError> {
+        let (codec, tail) = rest.split_first().ok_or_else(|| bad("the counts are cut"))?;
+        rest = tail;
+        let length = take_varint(&mut rest).and_then(|length| usize::try_from(length).ok());
+        let length = length.filter(|length| *length <= rest.len());
+        let (one, tail) = rest.split_at(length.ok_or_else(|| bad("the counts are cut"))?);
+        rest = tail;
+        columns::unpack(*codec, one, n).map_err(|error| BlockError::Bad(error.to_string()))
+    };
+    let (keys, seconds, numbers) = (column()?, column()?, column()?);
+    let one = |((key, second), n): ((i64, i64), i64)| SiteCount {
+        site: SiteId(key >> STATUS_BITS),
+        status: (key & ((1 << STATUS_BITS) - 1)) as u16,
+        second: second as u16,
+        n: n.cast_unsigned(),
+    };
+    Ok(keys.into_iter().zip(seconds).zip(numbers).map(one).collect())
+}
+
+/// Runs of equal steps: their number, then of each the gap to the last tick, the step, how many follow.
+fn put_ticks(to: &mut Vec<u8>, ticks: &[u16]) {
+    let mut runs: Vec<(u16, u16, u16)> = Vec::new(); // first, step, how many after the first
+    for tick in ticks {
+        match runs.last_mut() {
+            Some((first, step, more)) if *more == 0 && tick > first => {
+                (*step, *more) = (tick - *first, 1)
+            }
+            Some((first, step, more)) if *first + *step * (*more + 1) == *tick => *more += 1,
+            _ => runs.push((*tick, 0, 0)),
+        }
+    }
+    put_varint(to, runs.len() as u64);
+    let mut last = 0;
+    for (first, step, more) in runs {
+        for number in [first - last, step, more] {
+            put_varint(to, u64::from(number));
+        }
+        last = first + step * more;
+    }
+}
+
+/// `n` ticks off the front; `None` where they are no rising seconds of an hour.
+fn take_ticks(from: &mut &[u8], n: usize) -> Option<Vec<u16>> {
+    let mut ticks: Vec<u16> = Vec::new();
+    let mut last = 0_u64;
+    for _ in 0..take_varint(from)? {
+        let [gap, step, more] = [take_varint(from)?, take_varint(from)?, take_varint(from)?];
+        let first = last.checked_add(gap)?;
+        last = first.checked_add(step.checked_mul(more)?)?;
+        if last >= 3600 || ticks.len() + more as usize >= n.min(3600) {
+            return None;
+        }
+        ticks.extend((0..=more).map(|ix| (first + step * ix) as u16));
+    }
+    let rises = ticks.windows(2).all(|pair| pair[0] < pair[1]);
+    (rises && ticks.len() == n).then_some(ticks)
+}
+
+/// What a body is: two of one place must not be taken for each other.
+#[derive(Clone, Copy)]
+enum Kind {
+    Column = 1,
+    Counts = 2,
+    Events = 3,
+    Presence = 4,
+}
+
+fn crc(kind: Kind, place: Place, metric: i64, numbers: &[i64], body: &[u8]) -> i64 {
+    let key = [kind as i64, place.t0, metric, place.server.0, i64::from(place.part)];
+    let head: Vec<u8> = key.iter().chain(numbers).flat_map(|number| number.to_le_bytes()).collect();
+    i64::from(crc32c::crc32c_append(crc32c::crc32c(&head), body))
+}
+
+fn check_crc(stored: i64, computed: i64) -> Result<(), BlockError> {
+    if stored == computed { Ok(()) } else { Err(bad("its checksum does not fit")) }
+}
+
+fn bad(why: &str) -> BlockError {
+    BlockError::Bad(why.to_owned())
+}
+
+fn blob<'a>(row: &'a rusqlite::Row<'_>, ix: usize) -> Result<&'a [u8], BlockError> {
+    Ok(row.get_ref(ix)?.as_blob().map_err(rusqlite::Error::from)?)
+}
+
+fn name(day: Day) -> String {
+    day.file().file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_in_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let day = Day::of(1_795_176_000).unwrap();
+        let t0 = day.first_second();
+        let ticks: Vec<u16> = (0..360).map(|ix| ix * 10).collect();
+        let noisy = ticks.iter().map(|tick| i64::from(*tick) * 7919 % 1000).collect();
+        let hour = ServerHour {
+            columns: vec![
+                Column { metric: 3, values: vec![7; 360], at: ticks.clone() },
+                Column { metric: 9, values: noisy, at: ticks },
+                Column {
+                    metric: 10,
+                    at: vec![0, 1, 2, 50, 3599],
+                    values: vec![-1, 2, -3, 4, i64::MAX],
+                },
+            ],
+            counts: vec![
+                SiteCount { site: SiteId(5), status: 200, second: 10, n: 12 },
+                SiteCount { site: SiteId(5), status: 502, second: 11, n: 1 },
+                SiteCount { site: SiteId(70_000), status: 1002, second: 0, n: u64::from(u32::MAX) },
+            ],
+            events: BatchBody {
+                loss: Some(wire::v1::Loss { n_lines_rejected: 4, ..Default::default() }),
+                ..BatchBody::default()
+            },
+        };
+        let place = Place { t0, server: ServerId(4), part: 0 };
+        let mut file = DayFile::create(dir.path(), day).unwrap();
+        file.put(&[(place, hour.clone())]).unwrap();
+        assert_eq!(file.parts(t0).unwrap(), 0);
+        file.finish(t0, 0, 1).unwrap();
+        let read = DayFile::open(dir.path(), day).unwrap().unwrap();
+        assert_eq!(read.parts(t0).unwrap(), 1);
+        assert_eq!(read.servers(t0, 0).unwrap(), [ServerId(4)]);
+        assert_eq!(read.server_hour(place).unwrap(), hour);
+        assert!(DayFile::open(dir.path(), Day::of(t0 - 1).unwrap()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,68 @@
+//! What keeps the store small: sealing, rollups, retention, in turns on one task.
+//!
+//! Nothing here is on the way of a batch: it reads like everybody, writes day and month files itself and
+//! `gatewatch.db` through the writer in small steps. A crash anywhere repeats the step.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
+
+use super::{Store, StoreError, retention, rollup, seal};
+use crate::config::{RetentionConfig, StoreConfig};
+use crate::{clock, errors};
+
+/// The task and what it works with.
+#[derive(Clone)]
+pub struct Keeper {
+    pub(super) store: Store,
+    /// The data directory.
+    pub(super) dir: PathBuf,
+    pub(super) pace: StoreConfig,
+    pub(super) retention: RetentionConfig,
+    /// Fires when the step that runs should end soon.
+    pub(super) stop: CancellationToken,
+}
+
+impl Keeper {
+    /// Describes the task; nothing runs yet.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        pace: StoreConfig,
+        retention: RetentionConfig,
+        stop: CancellationToken,
+    ) -> Self {
+        let dir = store.dir().to_owned();
+        Self { store, dir, pace, retention, stop }
+    }
+
+    /// Looks each `seal_interval` until stopped.
+    pub async fn run(self) {
+        let mut turns =
+            tokio::time::interval(self.pace.seal_interval.0.max(Duration::from_millis(1)));
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                // Cancel-safe: a turn that is not taken is due at once.
+                _ = turns.tick() => {}
+            }
+            if let Err(error) = self.pass(clock::now()).await {
+                self.store.stats().sealings_failed.one();
+                let error = errors::chain(&error);
+                tracing::error!(error, "history could not be packed; tried again");
+            }
+        }
+    }
+
+    /// Does everything that is due at `now`, once.
+    pub async fn pass(&self, now: UnixMillis) -> Result<(), StoreError> {
+        seal::pass(self, now).await?;
+        rollup::pass(self, now).await?;
+        retention::pass(self, now).await
+    }
+}
