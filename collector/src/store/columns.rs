@@ -164,7 +164,8 @@ mod tests {
         check(&[0; 360], CONSTANT);
         check(&[-7; 360], CONSTANT);
         check(&[i64::MIN; 2], CONSTANT);
-        let noise: Vec<i64> = (0..360).map(|ix: i64| (ix * ix * 7919 + ix * ix * ix * 31) % 1009).collect();
+        let noise: Vec<i64> =
+            (0..360).map(|ix: i64| (ix * ix * 7919 + ix * ix * ix * 31) % 1009).collect();
         check(&noise, PCO_I32);
         let large: Vec<i64> = noise.iter().map(|value| value << 40).collect();
         check(&large, PCO_I64);

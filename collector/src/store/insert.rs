@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use rusqlite::{Transaction, params};
 
+use super::hot::Head;
 use super::watermark::{Verdict, judge};
 use super::{Ledger, NewBatch, OTHER, Outcome, SiteSeen, Watermark};
 use crate::model::ServerId;
@@ -61,7 +62,8 @@ pub(super) fn store(
         batch.codec,
         batch.body
     ])?;
-    staged.last = Some(tx.last_insert_rowid());
+    let id = tx.last_insert_rowid();
+    staged.heads.push(Head { id, server, at: batch.at, t_min: batch.t_min, t_max: batch.t_max });
     if n_lost > 0 {
         staged.counts.lines_evicted += batch.n_lines_evicted;
         add_loss(tx, server, "n_batches_evicted", n_lost)?;
@@ -225,7 +227,8 @@ pub(super) struct Staged {
     pub(super) sites: Vec<(ServerId, u64, u64)>,
     /// Of those, the ones that had no row: hashes of their names.
     new_sites: HashMap<ServerId, HashSet<u64>>,
-    pub(super) last: Option<i64>,
+    /// Of the stored batches, in order.
+    pub(super) heads: Vec<Head>,
     pub(super) counts: Counts,
 }
 

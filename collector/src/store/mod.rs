@@ -15,12 +15,14 @@ pub mod fleet;
 pub mod evidence;
 pub mod happened;
 pub mod history;
+mod hot;
 pub mod hours;
 pub mod follow;
 pub mod incidents;
 mod insert;
 pub mod join;
 mod keeper;
+pub mod metrics;
 pub mod notices;
 mod open;
 pub mod outbox;
@@ -47,7 +49,7 @@ mod upgrade_tests;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -191,6 +193,7 @@ struct Inner {
 /// What the writer publishes after each commit.
 struct Shared {
     watermarks: RwLock<HashMap<ServerId, Watermark>>,
+    hot: RwLock<hot::HotIndex>,
     committed: watch::Sender<i64>,
     revoked: watch::Sender<Arc<BTreeSet<Vec<u8>>>>,
     stats: Arc<SelfStats>,
@@ -211,6 +214,7 @@ impl Store {
         let stats = Arc::new(SelfStats::default());
         let shared = Arc::new(Shared {
             watermarks: RwLock::new(watermarks),
+            hot: RwLock::new(hot::HotIndex::load(&conn)?),
             committed: watch::Sender::new(last),
             revoked: watch::Sender::new(Arc::new(presence::revoked(&conn)?)),
             stats: Arc::clone(&stats),
@@ -304,6 +308,25 @@ impl Store {
     /// Serial numbers of the revoked certificates. Changes after the commit that revokes one.
     pub fn revoked(&self) -> watch::Receiver<Arc<BTreeSet<Vec<u8>>>> {
         self.inner.shared.revoked.subscribe()
+    }
+
+    /// Positions of the batches of one server that are in `hot`, rising. Take them before the snapshot
+    /// they are looked up in: a position without a row was sealed and deleted in between.
+    pub fn hot_ids(&self, server: ServerId) -> Vec<i64> {
+        self.hot().ids(server)
+    }
+
+    /// Servers with a batch in `hot`, by id.
+    pub fn hot_servers(&self) -> Vec<ServerId> {
+        self.hot().servers()
+    }
+
+    fn hot(&self) -> RwLockReadGuard<'_, hot::HotIndex> {
+        self.inner.shared.hot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hot_mut(&self) -> RwLockWriteGuard<'_, hot::HotIndex> {
+        self.inner.shared.hot.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far this server's batches are committed.

@@ -101,8 +101,10 @@ CREATE TABLE outbox(
 CREATE INDEX outbox_route ON outbox(route, incident, id);
 -- A metric with one attribute: what a column of a day file is about.
 CREATE TABLE metric(
-  metric INTEGER PRIMARY KEY, name TEXT NOT NULL, attribute TEXT NOT NULL, -- as in wire::v1::Series
-  scale INTEGER NOT NULL, unit TEXT NOT NULL, UNIQUE(name, attribute)) STRICT;
+  metric INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, attribute TEXT NOT NULL, -- as in wire::v1::Series
+  scale INTEGER NOT NULL, unit TEXT NOT NULL,
+  used INTEGER NOT NULL DEFAULT 0,               -- first second of the last day with a sample of it
+  UNIQUE(name, attribute, scale)) STRICT;
 -- Hours that are in their day file: readers take parts below `parts` from it, and of hot rows only those
 -- with id > hot_cut.
 CREATE TABLE sealed(

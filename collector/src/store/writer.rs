@@ -282,7 +282,10 @@ impl Writer {
             self.books.sites.entry(server).or_default().insert(name, row);
         }
         // First the rows, then the marks: whoever sees a mark can read the rows below it.
-        if let Some(last) = staged.last {
+        if let Some(last) = staged.heads.last().map(|head| head.id) {
+            let mut hot = self.shared.hot.write().unwrap_or_else(PoisonError::into_inner);
+            staged.heads.iter().for_each(|head| hot.add(head));
+            drop(hot);
             self.books.last = last;
             self.shared.committed.send_replace(last);
         }

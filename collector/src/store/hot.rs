@@ -1,0 +1,187 @@
+//! What lies in `hot`, in memory: the batches of each server, and the hours that wait to be sealed.
+//!
+//! 8 bytes a batch, kept by the writer at each commit, made anew at start. A reader takes its server's list
+//! first and opens its snapshot of the database afterwards: what was sealed and deleted in between it finds
+//! sealed there, and an id without a row is no error.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use wire::UnixMillis;
+
+use super::hours::{self, HOUR_S};
+use crate::model::ServerId;
+
+/// Furthest an event may be ahead of its arrival to be believed, ms; as the detector has it.
+pub(crate) const AHEAD_MAX_MS: i64 = 300_000;
+/// Oldest event at its arrival that is believed, ms; as the detector has it.
+pub(crate) const AGE_MAX_MS: i64 = 28 * 86_400_000;
+
+/// Whether the time of an event is no nonsense, for one that arrived at `at`.
+pub(crate) fn is_plausible(at: UnixMillis, event: UnixMillis) -> bool {
+    let age = at.0.saturating_sub(event.0);
+    event.0 >= 0 && (-AHEAD_MAX_MS..=AGE_MAX_MS).contains(&age)
+}
+
+/// Head of a row of `hot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) id: i64,
+    pub(super) server: ServerId,
+    pub(super) at: UnixMillis,
+    pub(super) t_min: UnixMillis,
+    pub(super) t_max: UnixMillis,
+}
+
+impl Head {
+    /// First and last second of which entries of the batch are sealed: its events as far as their times
+    /// are no nonsense, its arrival when none is.
+    pub(super) fn span(&self) -> (i64, i64) {
+        let (low, high) =
+            (self.at.0.saturating_sub(AGE_MAX_MS).max(0), self.at.0.saturating_add(AHEAD_MAX_MS));
+        if self.t_min > self.t_max || self.t_max.0 < low || self.t_min.0 > high {
+            return (self.at.second(), self.at.second());
+        }
+        let second = |at: UnixMillis| UnixMillis(at.0.clamp(low, high)).second();
+        (second(self.t_min), second(self.t_max))
+    }
+
+    /// The hours it is sealed with; never none.
+    pub(super) fn hours(&self) -> impl Iterator<Item = i64> + use<> {
+        let (first, last) = self.span();
+        let first = hours::hour_of(first);
+        (0..=(hours::hour_of(last) - first) / HOUR_S).map(move |ix| first + ix * HOUR_S)
+    }
+}
+
+/// What waits of one hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// Its last batch.
+    pub(super) last: i64,
+    /// Arrival of the first that is not sealed.
+    pub(super) since: UnixMillis,
+    /// The hour was sealed before.
+    pub(super) is_late: bool,
+}
+
+impl Waiting {
+    /// When the hour should be sealed: when it is over and its batches had time to come; what comes after
+    /// that, when more of its kind had time to follow.
+    pub(super) fn due(&self, t0: i64, seal_after: Duration, late_after: Duration) -> UnixMillis {
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let end = UnixMillis::from_second(t0.saturating_add(HOUR_S)).0;
+        let over = end.saturating_add(ms(seal_after));
+        if self.is_late || self.since.0 > over {
+            return UnixMillis(over.max(self.since.0.saturating_add(ms(late_after))));
+        }
+        UnixMillis(over)
+    }
+}
+
+/// The lists.
+#[derive(Debug, Default)]
+pub(super) struct HotIndex {
+    servers: HashMap<ServerId, Vec<i64>>,
+    hours: BTreeMap<i64, Waiting>,
+    /// Highest position of each sealed hour that is in its day file.
+    cuts: BTreeMap<i64, i64>,
+}
+
+impl HotIndex {
+    /// Reads the whole table, without the bodies.
+    pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let mut index = Self::default();
+        let mut query = conn.prepare("SELECT t0, hot_cut FROM sealed")?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        index.cuts = rows.collect::<rusqlite::Result<_>>()?;
+        let mut query =
+            conn.prepare("SELECT id, server_id, at, t_min, t_max FROM hot ORDER BY id")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            index.add(&head(row)?);
+        }
+        for ids in index.servers.values_mut() {
+            ids.shrink_to_fit();
+        }
+        Ok(index)
+    }
+
+    /// A batch was committed.
+    pub(super) fn add(&mut self, head: &Head) {
+        self.servers.entry(head.server).or_default().push(head.id);
+        for t0 in head.hours() {
+            let cut = self.cuts.get(&t0);
+            if cut.is_some_and(|cut| *cut >= head.id) {
+                continue;
+            }
+            let fresh = Waiting { last: head.id, since: head.at, is_late: cut.is_some() };
+            self.hours.entry(t0).or_insert(fresh).last = head.id;
+        }
+    }
+
+    /// Batches of one server, in order of commit.
+    pub(super) fn ids(&self, server: ServerId) -> Vec<i64> {
+        self.servers.get(&server).cloned().unwrap_or_default()
+    }
+
+    /// Servers with a batch, in order.
+    pub(super) fn servers(&self) -> Vec<ServerId> {
+        let mut servers: Vec<ServerId> = self.servers.keys().copied().collect();
+        servers.sort_unstable();
+        servers
+    }
+
+    /// Hours with batches that are in no day file, oldest first.
+    pub(super) fn waiting(&self) -> Vec<(i64, Waiting)> {
+        self.hours.iter().map(|(t0, waiting)| (*t0, *waiting)).collect()
+    }
+
+    /// Whether something of an hour waits.
+    pub(super) fn waits(&self, t0: i64) -> bool {
+        self.hours.contains_key(&t0)
+    }
+
+    /// An hour was sealed up to `cut`.
+    pub(super) fn sealed(&mut self, t0: i64, cut: i64, now: UnixMillis) {
+        self.cuts.insert(t0, cut);
+        let Some(waiting) = self.hours.get_mut(&t0) else { return };
+        if waiting.last <= cut {
+            self.hours.remove(&t0);
+        } else {
+            (waiting.since, waiting.is_late) = (now, true);
+        }
+    }
+
+    /// What became of hours before `t0` is known no more: their day has left.
+    pub(super) fn forget_cuts(&mut self, t0: i64) {
+        self.cuts = self.cuts.split_off(&t0);
+    }
+
+    /// Rows left the table: `ids`, rising.
+    pub(super) fn deleted(&mut self, gone: &[Head]) {
+        let mut of_server: HashMap<ServerId, Vec<i64>> = HashMap::new();
+        for head in gone {
+            of_server.entry(head.server).or_default().push(head.id);
+        }
+        for (server, gone) in of_server {
+            let Some(ids) = self.servers.get_mut(&server) else { continue };
+            ids.retain(|id| gone.binary_search(id).is_err());
+            if ids.is_empty() {
+                self.servers.remove(&server);
+            }
+        }
+    }
+}
+
+/// The head in the first columns of a row: id, server_id, at, t_min, t_max.
+pub(super) fn head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
+    Ok(Head {
+        id: row.get(0)?,
+        server: ServerId(row.get(1)?),
+        at: UnixMillis(row.get(2)?),
+        t_min: UnixMillis(row.get(3)?),
+        t_max: UnixMillis(row.get(4)?),
+    })
+}
