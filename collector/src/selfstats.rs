@@ -30,6 +30,22 @@ impl Counter {
     }
 }
 
+/// A level.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Says how much it is.
+    pub fn set(&self, level: u64) {
+        self.0.store(level, Ordering::Relaxed);
+    }
+
+    /// How much it is.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Something that holds or does not.
 #[derive(Debug, Default)]
 pub struct Flag(AtomicBool);
@@ -56,6 +72,8 @@ macro_rules! counters {
             pub commit_latency: Latency,
             /// Sites that fail so often that they never open.
             pub chronic: Chronic,
+            /// How long the oldest hour that should be packed has waited, seconds; 0: none is due.
+            pub sealing_behind_s: Gauge,
             /// The disk under the database takes nothing.
             pub disk_full: Flag,
             /// The collector's own network is gone.
@@ -124,6 +142,14 @@ counters! {
     day_files_missing
     /// Times packing failed; tried again.
     sealings_failed
+    /// Request counts that could not be packed: no such site, no status, too many of one server.
+    counts_refused
+    /// States, log lines and changes that could not be packed: too many of one server and hour.
+    events_refused
+    /// Batches of servers that were removed from the fleet before their hour was packed: not packed.
+    batches_forgotten
+    /// Batches deleted after all their hours were packed.
+    batches_swept
     /// Hours summed up for `[retention] rollup`.
     hours_rolled
     /// Day files dropped by age or for `disk_bytes_max`.

@@ -1,7 +1,8 @@
 //! Day files: sealed history of one UTC day, one row for an hour of one metric of one server.
 //!
-//! `blocks/YYYYMMDD.db`, SQLite in WAL mode. Rows are written once per (hour, part) and never changed;
-//! `hour` has a row for each part that is whole. A part is what was sealed at once: 0 with the hour, later
+//! `blocks/YYYYMMDD.db`, SQLite in WAL mode. `hour` has a row for each part that is whole: its rows are never
+//! written again. `presence` says what a part has of a server, and of which batches it is made: a batch is in
+//! one part of an hour only, also when the database that counts parts is older than the file. A part is what was sealed at once: 0 with the hour, later
 //! ones for what came late. Samples of the higher part win, counts of all parts add up.
 //!
 //! Every body has a CRC-32C over its key and itself, checked at each read: most flipped bits of a column
@@ -16,17 +17,18 @@ use prost::Message as _;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 use wire::v1::BatchBody;
 
-use super::columns::{self, Packed, put_varint, take_varint};
+use super::columns::{self, take_varint};
 use super::hours::Day;
 use crate::model::{ServerId, SiteId};
+pub(crate) use body::{Cover, Encoded};
+use body::{EncodedColumn, Kind, crc, take_ticks, unpack_counts};
+
+mod body;
 
 /// `application_id` of day files: "gwbl".
 const APPLICATION_ID: i64 = 0x6777_626c;
 /// `user_version`: format of the tables.
 const FORMAT: i64 = 1;
-/// Low bits of a key of the site columns that hold the status.
-const STATUS_BITS: u32 = 10;
-const ZSTD_LEVEL: i32 = 9;
 /// Most bytes of events of one server and hour, unpacked.
 pub(crate) const EVENTS_BYTES_MAX: usize = 16 << 20;
 
@@ -48,7 +50,8 @@ CREATE TABLE IF NOT EXISTS block(t0 INTEGER NOT NULL, metric INTEGER NOT NULL, s
   vmax INTEGER NOT NULL, vsum INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY(t0, metric, server_id, part)) WITHOUT ROWID, STRICT;
 CREATE TABLE IF NOT EXISTS presence(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
-  crc INTEGER NOT NULL, metrics BLOB NOT NULL, PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;
+  crc INTEGER NOT NULL, metrics BLOB NOT NULL, batches_crc INTEGER NOT NULL, batches BLOB NOT NULL,
+  PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;
 CREATE TABLE IF NOT EXISTS site_block(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
   n INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;
@@ -186,6 +189,7 @@ impl DayFile {
             crate::files::create_private_dir(folder).map_err(file)?;
             fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(file)?;
         }
+        let is_new = !path.exists();
         let conn = Connection::open(&path)?;
         conn.execute_batch(PRAGMAS)?;
         let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -196,6 +200,9 @@ impl DayFile {
             tx.pragma_update(None, "application_id", APPLICATION_ID)?;
             tx.pragma_update(None, "user_version", FORMAT)?;
             tx.commit()?;
+        }
+        if is_new {
+            fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(file)?;
         }
         let this = Self { conn, day };
         this.check()?;
@@ -237,13 +244,40 @@ impl DayFile {
     /// Writes hours of servers in one transaction; what the same part had of them is replaced. Returns
     /// the bytes of their bodies.
     pub(crate) fn put(&mut self, hours: &[(Place, ServerHour)]) -> Result<u64, BlockError> {
+        let encode = |(place, hour): &(Place, ServerHour)| Encoded::new(*place, hour, &Vec::new());
+        let encoded: Vec<Encoded> = hours.iter().map(encode).collect();
+        self.put_encoded(&encoded)
+    }
+
+    /// The same of hours that are packed already. Rows of columns go in by metric first, which is the order
+    /// of their table.
+    pub(crate) fn put_encoded(&mut self, hours: &[Encoded]) -> Result<u64, BlockError> {
         let tx = self.conn.transaction()?;
-        let mut n_bytes = 0;
-        for (place, hour) in hours {
-            n_bytes += put(&tx, *place, hour)?;
+        put_columns(&tx, hours)?;
+        for hour in hours {
+            put_rest(&tx, hour)?;
         }
         tx.commit()?;
-        Ok(n_bytes)
+        Ok(hours.iter().map(Encoded::n_bytes).sum())
+    }
+
+    /// Which batches a whole part is made of, of one server.
+    pub(crate) fn cover(&self, place: Place) -> Result<Cover, BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT batches_crc, batches FROM presence
+             WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
+        )?;
+        let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
+        let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+        let body = blob(row, 1)?;
+        check_crc(row.get(0)?, crc(Kind::Cover, place, 0, &[], body))?;
+        body::take_cover(body).ok_or_else(|| bad("the list of batches is wrong"))
+    }
+
+    /// Empties the log beside the file and closes it: what is sealed is one file.
+    pub(crate) fn close(self) -> Result<(), BlockError> {
+        self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        self.conn.close().map_err(|(_, error)| error.into())
     }
 
     /// Notes that a part of an hour is whole.
@@ -413,159 +447,56 @@ impl<'a> Raw<'a> {
     }
 }
 
-fn put(tx: &Transaction<'_>, place: Place, hour: &ServerHour) -> Result<u64, BlockError> {
-    let Place { t0, server, part } = place;
-    let (mut n_bytes, mut metrics, mut last) = (0, Vec::new(), 0_i64);
+fn put_columns(tx: &Transaction<'_>, hours: &[Encoded]) -> Result<(), BlockError> {
     let mut insert = tx.prepare_cached(
         "INSERT OR REPLACE INTO block(t0, metric, server_id, part, n, codec, vmin, vmax, vsum, crc, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
-    for column in &hour.columns {
-        debug_assert!(column.metric > last, "metrics rise");
-        put_varint(&mut metrics, (column.metric - last).cast_unsigned());
-        last = column.metric;
-        let Summary { n, min, max, sum } = column.summary();
-        let Packed { codec, body: values } = columns::pack(&column.values);
-        let mut body = Vec::with_capacity(values.len() + 8);
-        put_ticks(&mut body, &column.at);
-        body.extend(values);
-        let numbers = [n.cast_signed(), i64::from(codec), min, max, sum];
-        let crc = crc(Kind::Column, place, column.metric, &numbers, &body);
-        n_bytes += body.len() as u64;
+    let mut order: Vec<(i64, i64, Place, usize, usize)> = Vec::new();
+    for (hour_ix, hour) in hours.iter().enumerate() {
+        let key = |(ix, column): (usize, &EncodedColumn)| {
+            (hour.place.t0, column.metric, hour.place, hour_ix, ix)
+        };
+        order.extend(hour.columns.iter().enumerate().map(key));
+    }
+    order.sort_unstable();
+    for (t0, metric, place, hour_ix, ix) in order {
+        let column = &hours[hour_ix].columns[ix];
+        let Summary { n, min, max, sum } = column.summary;
         insert.execute(params![
             t0,
-            column.metric,
-            server.0,
-            part,
+            metric,
+            place.server.0,
+            place.part,
             n.cast_signed(),
-            codec,
+            column.codec,
             min,
             max,
             sum,
-            crc,
-            body
+            column.crc,
+            column.body
         ])?;
     }
+    Ok(())
+}
+
+fn put_rest(tx: &Transaction<'_>, hour: &Encoded) -> Result<(), BlockError> {
+    let Place { t0, server, part } = hour.place;
+    let (metrics_crc, metrics, batches_crc, batches) = &hour.presence;
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO presence(t0, server_id, part, crc, metrics) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO presence(t0, server_id, part, crc, metrics, batches_crc, batches)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![t0, server.0, part, crc(Kind::Presence, place, 0, &[], &metrics), metrics])?;
-    if !hour.counts.is_empty() {
-        let (n, body) = (hour.counts.len() as i64, pack_counts(&hour.counts));
-        n_bytes += body.len() as u64;
-        let crc = crc(Kind::Counts, place, 0, &[n], &body);
-        tx.prepare_cached(
-            "INSERT OR REPLACE INTO site_block(t0, server_id, part, n, crc, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
+    .execute(params![t0, server.0, part, metrics_crc, metrics, batches_crc, batches])?;
+    for (table, row) in [("site_block", &hour.counts), ("event_block", &hour.events)] {
+        let Some((n, crc, body)) = row else { continue };
+        tx.prepare_cached(&format!(
+            "INSERT OR REPLACE INTO {table}(t0, server_id, part, n, crc, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        ))?
         .execute(params![t0, server.0, part, n, crc, body])?;
     }
-    if hour.events != BatchBody::default() {
-        let plain = hour.events.encode_to_vec();
-        let body = zstd::bulk::compress(&plain, ZSTD_LEVEL).expect("memory can be compressed");
-        n_bytes += body.len() as u64;
-        let n = plain.len() as i64;
-        let crc = crc(Kind::Events, place, 0, &[n], &body);
-        tx.prepare_cached(
-            "INSERT OR REPLACE INTO event_block(t0, server_id, part, n, crc, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![t0, server.0, part, n, crc, body])?;
-    }
-    Ok(n_bytes)
-}
-
-/// Three columns: site and status, second, count; each with its codec and length before it.
-fn pack_counts(counts: &[SiteCount]) -> Vec<u8> {
-    let key = |count: &SiteCount| (count.site.0 << STATUS_BITS) | i64::from(count.status);
-    let columns: [Vec<i64>; 3] = [
-        counts.iter().map(key).collect(),
-        counts.iter().map(|count| i64::from(count.second)).collect(),
-        counts.iter().map(|count| i64::try_from(count.n).unwrap_or(i64::MAX)).collect(),
-    ];
-    let mut body = Vec::new();
-    for column in columns {
-        let packed = columns::pack(&column);
-        body.push(packed.codec);
-        put_varint(&mut body, packed.body.len() as u64);
-        body.extend(packed.body);
-    }
-    body
-}
-
-fn unpack_counts(n: usize, body: &[u8]) -> Result<Vec<SiteCount>, BlockError> {
-    let mut rest = body;
-    let mut column = || -> Result<Vec<i64>, BlockError> {
-        let (codec, tail) = rest.split_first().ok_or_else(|| bad("the counts are cut"))?;
-        rest = tail;
-        let length = take_varint(&mut rest).and_then(|length| usize::try_from(length).ok());
-        let length = length.filter(|length| *length <= rest.len());
-        let (one, tail) = rest.split_at(length.ok_or_else(|| bad("the counts are cut"))?);
-        rest = tail;
-        columns::unpack(*codec, one, n).map_err(|error| BlockError::Bad(error.to_string()))
-    };
-    let (keys, seconds, numbers) = (column()?, column()?, column()?);
-    let one = |((key, second), n): ((i64, i64), i64)| SiteCount {
-        site: SiteId(key >> STATUS_BITS),
-        status: (key & ((1 << STATUS_BITS) - 1)) as u16,
-        second: second as u16,
-        n: n.cast_unsigned(),
-    };
-    Ok(keys.into_iter().zip(seconds).zip(numbers).map(one).collect())
-}
-
-/// Runs of equal steps: their number, then of each the gap to the last tick, the step, how many follow.
-fn put_ticks(to: &mut Vec<u8>, ticks: &[u16]) {
-    let mut runs: Vec<(u16, u16, u16)> = Vec::new(); // first, step, how many after the first
-    for tick in ticks {
-        match runs.last_mut() {
-            Some((first, step, more)) if *more == 0 && tick > first => {
-                (*step, *more) = (tick - *first, 1)
-            }
-            Some((first, step, more)) if *first + *step * (*more + 1) == *tick => *more += 1,
-            _ => runs.push((*tick, 0, 0)),
-        }
-    }
-    put_varint(to, runs.len() as u64);
-    let mut last = 0;
-    for (first, step, more) in runs {
-        for number in [first - last, step, more] {
-            put_varint(to, u64::from(number));
-        }
-        last = first + step * more;
-    }
-}
-
-/// `n` ticks off the front; `None` where they are no rising seconds of an hour.
-fn take_ticks(from: &mut &[u8], n: usize) -> Option<Vec<u16>> {
-    let mut ticks: Vec<u16> = Vec::new();
-    let mut last = 0_u64;
-    for _ in 0..take_varint(from)? {
-        let [gap, step, more] = [take_varint(from)?, take_varint(from)?, take_varint(from)?];
-        let first = last.checked_add(gap)?;
-        last = first.checked_add(step.checked_mul(more)?)?;
-        if last >= 3600 || ticks.len() + more as usize >= n.min(3600) {
-            return None;
-        }
-        ticks.extend((0..=more).map(|ix| (first + step * ix) as u16));
-    }
-    let rises = ticks.windows(2).all(|pair| pair[0] < pair[1]);
-    (rises && ticks.len() == n).then_some(ticks)
-}
-
-/// What a body is: two of one place must not be taken for each other.
-#[derive(Clone, Copy)]
-enum Kind {
-    Column = 1,
-    Counts = 2,
-    Events = 3,
-    Presence = 4,
-}
-
-fn crc(kind: Kind, place: Place, metric: i64, numbers: &[i64], body: &[u8]) -> i64 {
-    let key = [kind as i64, place.t0, metric, place.server.0, i64::from(place.part)];
-    let head: Vec<u8> = key.iter().chain(numbers).flat_map(|number| number.to_le_bytes()).collect();
-    i64::from(crc32c::crc32c_append(crc32c::crc32c(&head), body))
+    Ok(())
 }
 
 fn check_crc(stored: i64, computed: i64) -> Result<(), BlockError> {

@@ -47,6 +47,12 @@ impl Head {
         (second(self.t_min), second(self.t_max))
     }
 
+    /// Whether it is sealed with the hour that begins at `t0`.
+    pub(super) fn overlaps(&self, t0: i64) -> bool {
+        let (first, last) = self.span();
+        (hours::hour_of(first)..=hours::hour_of(last)).contains(&t0)
+    }
+
     /// The hours it is sealed with; never none.
     pub(super) fn hours(&self) -> impl Iterator<Item = i64> + use<> {
         let (first, last) = self.span();

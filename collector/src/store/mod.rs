@@ -169,6 +169,14 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// A day file cannot be used; what was to go into it stays where it is.
+    #[error("{path}: the day file cannot be written or read")]
+    DayFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The writer thread is gone.
     #[error("the store is closed")]
     Closed,

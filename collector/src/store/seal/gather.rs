@@ -1,0 +1,283 @@
+//! One hour: the batches of each server out of `hot`, folded, packed and put into the day file.
+//!
+//! Bounds of memory: one batch and one server's hour unpacked, and a group of packed hours.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::{Connection, OptionalExtension as _};
+use wire::UnixMillis;
+
+use super::super::blocks::{BlockError, Column, Cover, DayFile, Encoded, Place, ServerHour};
+use super::super::hot::{self, AHEAD_MAX_MS, Head};
+use super::super::hours::Day;
+use super::super::metrics::{self, Ids, SERIES_NEW_MAX, Wanted};
+use super::super::read;
+use super::fold::{Fold, Folded, Series, Tally};
+use super::{Pass, SealError, Sealed};
+use crate::ingest::convert;
+use crate::model::{ServerId, SiteId};
+
+/// Servers of one transaction of the day file, and bytes of their bodies.
+const GROUP_SERVERS_MAX: usize = 256;
+const GROUP_BYTES_MAX: u64 = 16 << 20;
+/// How far the order of ids and that of arrivals may differ, ms.
+const SLACK_MS: i64 = 60_000;
+
+/// An hour that is sealed.
+pub(super) struct Hour<'p> {
+    pub(super) pass: &'p Pass,
+    pub(super) conn: &'p Connection,
+    pub(super) ids: &'p mut Ids,
+    pub(super) t0: i64,
+    /// Batches up to this one were sealed before.
+    pub(super) after: i64,
+    /// Batches up to this one are sealed now.
+    pub(super) cut: i64,
+    /// Parts that the database knows of.
+    pub(super) parts: u32,
+    /// `None`: it is not kept any more.
+    pub(super) day: Option<Day>,
+}
+
+/// A row of `hot`.
+struct Row {
+    head: Head,
+    epoch: u64,
+    seq: u64,
+    codec: u32,
+    body: Vec<u8>,
+}
+
+/// What is put into the file at once.
+#[derive(Default)]
+struct Group {
+    hours: Vec<Encoded>,
+    n_bytes: u64,
+}
+
+impl Hour<'_> {
+    /// Writes the part, and says what is in it. Nothing knows of it afterwards.
+    pub(super) fn seal(&mut self) -> Result<Sealed, SealError> {
+        let found = self.found()?;
+        let part = found.as_ref().map_or(self.parts, |(_, parts)| *parts);
+        let mut sealed = Sealed { parts: part, is_late: self.after > 0, ..Sealed::default() };
+        // Parts that the database does not know of: a crash, or it was restored.
+        let adopted = found.filter(|_| part > self.parts).map(|(file, _)| file);
+        let first = match self.after {
+            0 => self.first_arrival()?,
+            after => after,
+        };
+        let (mut file, mut group, mut n_servers) = (None, Group::default(), 0);
+        for server in self.pass.store.hot_servers() {
+            let cover = match &adopted {
+                Some(file) => self.covered(file, server, part)?,
+                None => Cover::new(),
+            };
+            let Some((folded, made_of)) = self.server(server, first, &cover, &mut sealed)? else {
+                continue;
+            };
+            if self.day.is_none() {
+                sealed.n_expired += folded.n_entries();
+                continue;
+            }
+            let place = Place { t0: self.t0, server, part };
+            let hour = self.resolve(folded, &mut sealed)?;
+            let encoded = Encoded::new(place, &hour, &made_of);
+            n_servers += 1;
+            group.n_bytes += encoded.n_bytes();
+            group.hours.push(encoded);
+            if group.hours.len() >= GROUP_SERVERS_MAX || group.n_bytes >= GROUP_BYTES_MAX {
+                self.put(&mut file, std::mem::take(&mut group), &mut sealed)?;
+            }
+        }
+        if !group.hours.is_empty() {
+            self.put(&mut file, group, &mut sealed)?;
+        }
+        if let Some(mut file) = file {
+            self.pass.step()?;
+            file.finish(self.t0, part, n_servers).map_err(|error| self.of_day(error))?;
+            sealed.parts = part + 1;
+            self.pass.step()?;
+            file.close().map_err(|error| self.of_day(error))?;
+        }
+        Ok(sealed)
+    }
+
+    /// The file that is there, and how many whole parts it has of the hour.
+    fn found(&mut self) -> Result<Option<(DayFile, u32)>, SealError> {
+        let Some(day) = self.day else { return Ok(None) };
+        let file = DayFile::open(&self.pass.dir, day).map_err(|error| self.of_day(error))?;
+        let Some(file) = file else {
+            if self.parts > 0 {
+                // It was dropped to make room, or by hand: a part of it alone would pass for the hour.
+                self.day = None;
+            }
+            return Ok(None);
+        };
+        let parts = file.parts(self.t0).map_err(|error| self.of_day(error))?;
+        if parts < self.parts {
+            let why = format!("{parts} parts of an hour that should have {}", self.parts);
+            return Err(self.of_day(BlockError::Bad(why)));
+        }
+        Ok(Some((file, parts)))
+    }
+
+    /// Batches of a server that whole parts are made of.
+    fn covered(&self, file: &DayFile, server: ServerId, parts: u32) -> Result<Cover, SealError> {
+        let mut cover = Cover::new();
+        for part in 0..parts {
+            let place = Place { t0: self.t0, server, part };
+            cover.extend(file.cover(place).map_err(|error| self.of_day(error))?);
+        }
+        Ok(cover)
+    }
+
+    /// A position before every batch that can hold anything of the hour: those that arrived well before
+    /// it began do not.
+    fn first_arrival(&self) -> Result<i64, SealError> {
+        let at = UnixMillis::from_second(self.t0).0.saturating_sub(AHEAD_MAX_MS + SLACK_MS);
+        Ok(read::first_after(self.conn, UnixMillis(at))? - 1)
+    }
+
+    /// Folds what lies in `hot` of one server, with the batches it is made of; `None` when that is nothing.
+    fn server(
+        &mut self,
+        server: ServerId,
+        first: i64,
+        covered: &Cover,
+        sealed: &mut Sealed,
+    ) -> Result<Option<(Folded, Cover)>, SealError> {
+        let mut heads = Vec::new();
+        for id in self.pass.store.hot_ids(server) {
+            if id > first && id <= self.cut {
+                heads.extend(self.overlapping(id)?);
+            }
+        }
+        if heads.is_empty() {
+            return Ok(None);
+        }
+        let Some(sites) = self.sites(server)? else {
+            let is_first = |head: &&Head| head.hours().next() == Some(self.t0);
+            sealed.n_forgotten += heads.iter().filter(is_first).count() as u64;
+            return Ok(None);
+        };
+        let (mut fold, mut made_of) = (Fold::new(self.t0, &sites), Cover::new());
+        for head in heads {
+            let Some(row) = self.row(head)? else { continue };
+            if is_in(covered, row.epoch, row.seq) {
+                continue;
+            }
+            push(&mut made_of, row.epoch, row.seq);
+            // One that cannot be read was counted when it came.
+            if let Ok(body) = convert::unpack(row.codec, &row.body) {
+                fold.add(&row.head, &body);
+            }
+        }
+        let folded = fold.finish();
+        add(&mut sealed.tally, folded.tally);
+        Ok((!folded.is_empty()).then_some((folded, made_of)))
+    }
+
+    fn overlapping(&self, id: i64) -> Result<Option<Head>, SealError> {
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT id, server_id, at, t_min, t_max FROM hot WHERE id = ?1")?;
+        let head = query.query_row([id], hot::head).optional()?;
+        Ok(head.filter(|head| head.overlaps(self.t0)))
+    }
+
+    fn row(&self, head: Head) -> Result<Option<Row>, SealError> {
+        let mut query =
+            self.conn.prepare_cached("SELECT epoch, seq, codec, body FROM hot WHERE id = ?1")?;
+        let row = query.query_row([head.id], |row| {
+            Ok(Row {
+                head,
+                epoch: row.get::<_, i64>(0)?.cast_unsigned(),
+                seq: row.get::<_, i64>(1)?.cast_unsigned(),
+                codec: row.get(2)?,
+                body: row.get(3)?,
+            })
+        });
+        Ok(row.optional()?)
+    }
+
+    /// The sites of a server by name; `None` when it is not in the fleet any more.
+    fn sites(&self, server: ServerId) -> Result<Option<HashMap<String, SiteId>>, SealError> {
+        let mut query = self.conn.prepare_cached("SELECT 1 FROM server WHERE server_id = ?1")?;
+        if !query.exists([server.0])? {
+            return Ok(None);
+        }
+        let sites = read::sites(self.conn, server)?;
+        Ok(Some(sites.into_iter().map(|row| (row.name, row.site)).collect()))
+    }
+
+    /// Gives the series of an hour their ids; those for which there is none are counted.
+    fn resolve(&mut self, folded: Folded, sealed: &mut Sealed) -> Result<ServerHour, SealError> {
+        let day = self.day.map_or(self.t0, Day::first_second);
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for series in &folded.series {
+            let key = (series.metric, series.attribute.as_str());
+            if self.ids.find(self.conn, key, day)?.is_none() && wanted.len() < SERIES_NEW_MAX {
+                wanted.push((series.metric, series.attribute.clone()));
+            }
+        }
+        if !wanted.is_empty() {
+            self.pass.step()?;
+            let add = move |tx: &rusqlite::Transaction<'_>| metrics::add(tx, &wanted, day);
+            self.pass.runtime.block_on(self.pass.store.write(add))?;
+        }
+        let mut columns: BTreeMap<i64, Column> = BTreeMap::new();
+        for Series { metric, attribute, samples } in folded.series {
+            let n = samples.len() as u64;
+            let Some(id) = self.ids.find(self.conn, (metric, &attribute), day)? else {
+                sealed.tally.n_samples_refused += n;
+                continue;
+            };
+            sealed.n_samples += n;
+            let (at, values) = samples.into_iter().unzip();
+            columns.insert(id, Column { metric: id, at, values });
+        }
+        let columns = columns.into_values().collect();
+        Ok(ServerHour { columns, counts: folded.counts, events: folded.events })
+    }
+
+    fn put(
+        &self,
+        file: &mut Option<DayFile>,
+        group: Group,
+        sealed: &mut Sealed,
+    ) -> Result<(), SealError> {
+        self.pass.step()?;
+        let Some(day) = self.day else { return Ok(()) };
+        let open = match file {
+            Some(open) => open,
+            None => file.insert(DayFile::for_sealing(self.pass, day)?),
+        };
+        sealed.n_bytes += open.put_encoded(&group.hours).map_err(|error| self.of_day(error))?;
+        Ok(())
+    }
+
+    fn of_day(&self, error: BlockError) -> SealError {
+        let file = self.day.map(Day::file).unwrap_or_default();
+        SealError::Day(self.pass.dir.join(file), error)
+    }
+}
+
+fn add(sum: &mut Tally, tally: Tally) {
+    sum.n_misdated += tally.n_misdated;
+    sum.n_samples_refused += tally.n_samples_refused;
+    sum.n_counts_refused += tally.n_counts_refused;
+    sum.n_thinned += tally.n_thinned;
+    sum.n_events_refused += tally.n_events_refused;
+}
+
+fn is_in(cover: &Cover, epoch: u64, seq: u64) -> bool {
+    cover.iter().any(|(of, first, last)| *of == epoch && (*first..=*last).contains(&seq))
+}
+
+fn push(cover: &mut Cover, epoch: u64, seq: u64) {
+    match cover.last_mut() {
+        Some((of, _, last)) if *of == epoch && *last + 1 == seq => *last = seq,
+        _ => cover.push((epoch, seq, seq)),
+    }
+}
