@@ -14,17 +14,25 @@ pub type ByStatus = BTreeMap<String, u64>;
 pub fn add(body: &BatchBody, from_s: i64, to_s: i64, sites: &mut BTreeMap<String, ByStatus>) {
     for second in body.seconds.iter().filter(|second| (from_s..to_s).contains(&second.second)) {
         let Some(site) = body.sites.get(second.site as usize) else { continue };
-        let by_status = sites.entry(site.name.clone()).or_default();
         for (status, count) in second.status.iter().zip(&second.count) {
-            let name = match *status {
-                counter::GATEWAY_503 => "gateway_503".to_owned(),
-                counter::RETRIED => "retried".to_owned(),
-                counter::CRAWLER => "crawler".to_owned(),
-                status => status.to_string(),
-            };
-            *by_status.entry(name).or_default() += u64::from(*count);
+            add_one(sites, &site.name, *status, u64::from(*count));
         }
     }
+}
+
+/// Adds requests of one site with one status, or of one derived counter.
+pub fn add_one(sites: &mut BTreeMap<String, ByStatus>, site: &str, status: u32, n: u64) {
+    let status = match status {
+        counter::GATEWAY_503 => "gateway_503".to_owned(),
+        counter::RETRIED => "retried".to_owned(),
+        counter::CRAWLER => "crawler".to_owned(),
+        status => status.to_string(),
+    };
+    if !sites.contains_key(site) {
+        sites.insert(site.to_owned(), ByStatus::new());
+    }
+    let by_status = sites.get_mut(site).expect("it was put in where it was missing");
+    *by_status.entry(status).or_default() += n;
 }
 
 #[cfg(test)]

@@ -331,6 +331,28 @@ impl DayFile {
         Ok(())
     }
 
+    /// The same of the servers in `from..=to`.
+    pub(crate) fn columns_in(
+        &self,
+        t0: i64,
+        metric: i64,
+        (from, to): (ServerId, ServerId),
+        see: &mut dyn FnMut(Raw<'_>) -> bool,
+    ) -> Result<(), BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT metric, server_id, part, n, codec, vmin, vmax, vsum, crc, body FROM block
+             WHERE t0 = ?1 AND metric = ?2 AND server_id BETWEEN ?3 AND ?4
+             ORDER BY server_id, part",
+        )?;
+        let mut rows = query.query(params![t0, metric, from.0, to.0])?;
+        while let Some(row) = rows.next()? {
+            if !see(Raw::read(t0, row)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Servers of which a part holds anything, in order.
     pub(crate) fn servers(&self, t0: i64, part: u32) -> Result<Vec<ServerId>, BlockError> {
         let mut query = self.conn.prepare_cached(

@@ -1,1 +1,364 @@
-//! history
+//! The one way to read what was stored, by time: sealed hours from day files, the rest from `hot`.
+//!
+//! Invariant: of an hour that is sealed, parts below `sealed.parts` come from its day file and hot rows only
+//! with `id > hot_cut`; of any other hour all hot rows count. So nothing is counted twice or left out,
+//! whatever is sealed while a read runs: it sees one snapshot of `gatewatch.db`, and parts only grow.
+//!
+//! A read is bounded in time and memory and ends soon after whoever asked has gone away. What is missing or
+//! damaged in it, and whether it was cut short, is said beside its answer and never makes it fail.
+
+mod catalog;
+mod counts;
+mod hot;
+mod pieces;
+mod play;
+mod samples;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod top;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
+use wire::UnixMillis;
+
+use super::blocks::{BlockError, DayFile, Place};
+use super::hours::{Day, HOUR_S, hour_of};
+use super::pool::End;
+use super::{Store, StoreError};
+use crate::clock;
+use crate::model::ServerId;
+use crate::selfstats::SelfStats;
+use samples::Seconds;
+
+pub use catalog::{KnownMetric, metric, near};
+pub use pieces::{Piece, Samples};
+pub(super) use play::Holds;
+pub use play::{Hold, LAG_MS, Play};
+pub use samples::{Series, Wanted};
+pub use steps::Point;
+pub use top::{Ranked, Ranking, Stat};
+
+/// Time after which a read that did not end by itself is cut off.
+const GRACE: Duration = Duration::from_secs(5);
+/// Day files open at once in a read.
+const FILES_MAX: usize = 4;
+/// Holes told one by one, before hours that follow each other are put together.
+const HOLES_MAX: usize = 10_000;
+
+/// Bounds of a read.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long it may take.
+    pub time: Duration,
+    /// Values in the answer.
+    pub n_values: usize,
+    /// Memory for what is put together at once, about.
+    pub n_bytes: usize,
+    /// The read goes on in a further one where its time was over: that is no cut.
+    pub pauses: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(30), n_values: 200_000, n_bytes: 64 << 20, pauses: false }
+    }
+}
+
+impl Limits {
+    /// The usual ones, but for the time.
+    #[must_use]
+    pub fn within(time: Duration) -> Self {
+        Self { time, ..Self::default() }
+    }
+}
+
+/// A time of which something is missing in an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hole {
+    /// Its first instant.
+    #[serde(with = "wire::rfc3339")]
+    pub from: UnixMillis,
+    /// Its end.
+    #[serde(with = "wire::rfc3339")]
+    pub to: UnixMillis,
+    /// Only what this server sent is missing; null: of all servers.
+    pub server: Option<String>,
+    /// What is wrong: `missing` (the file is not there), `damaged`, or `unreadable` for now.
+    pub why: String,
+}
+
+/// What is to be said beside an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes {
+    /// Why the answer is not whole: in words; null: it is.
+    pub cut: Option<String>,
+    /// Of which times something is missing in it.
+    pub holes: Vec<Hole>,
+    /// Stored batches that cannot be read; what they hold is missing.
+    pub n_batches_unreadable: u64,
+}
+
+/// An answer and what is to be said beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told<T> {
+    /// The answer.
+    pub value: T,
+    /// The rest.
+    pub notes: Notes,
+}
+
+/// How an hour is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sealed {
+    pub(super) hot_cut: i64,
+    pub(super) parts: u32,
+}
+
+/// Sealed hours of a time, by their first second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hours(pub(super) BTreeMap<i64, Sealed>);
+
+impl Hours {
+    /// Whether what a hot row tells of a second is to be read from it.
+    pub(super) fn is_hot(&self, id: i64, second: i64) -> bool {
+        self.0.get(&hour_of(second)).is_none_or(|sealed| id > sealed.hot_cut)
+    }
+}
+
+/// Why a place could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    Missing,
+    Damaged,
+    Unreadable,
+}
+
+impl Why {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// What a read can use, and what it notes.
+pub struct History<'a> {
+    conn: &'a Connection,
+    dir: &'a Path,
+    stats: &'a SelfStats,
+    end: &'a End,
+    until: Instant,
+    limits: Limits,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Day files, the last used one last; `None`: it cannot be used.
+    files: Vec<(Day, Option<Rc<DayFile>>)>,
+    cut: Option<String>,
+    holes: BTreeSet<(Option<ServerId>, Why, i64)>,
+    n_unreadable: u64,
+}
+
+impl Store {
+    /// Reads history on one snapshot, on a blocking thread; waits for a turn. Ends soon after the future
+    /// is dropped, and by itself when its time is over: the answer is then what was read until then.
+    pub async fn history<T, F>(&self, limits: Limits, query: F) -> Result<Told<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&History<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let store = self.clone();
+        let read = move |conn: &Connection, end: &End| {
+            let history = History {
+                conn,
+                dir: store.dir(),
+                stats: store.stats(),
+                end,
+                until: clock::instant() + limits.time,
+                limits,
+                state: RefCell::default(),
+            };
+            let value = query(&history)?;
+            let notes = history.notes()?;
+            Ok(Told { value, notes })
+        };
+        let told = self.inner.readers.read_long(limits.time + GRACE, read).await?;
+        if told.notes.cut.is_some() {
+            self.stats().reads_cut_short.one();
+        }
+        Ok(told)
+    }
+
+    /// Keeps the batches that are stored now from being deleted once they are sealed, as long as the
+    /// hold lives and for 15 minutes at most: for what is read in several turns.
+    pub fn hold(&self) -> Hold {
+        self.inner.shared.holds.hold()
+    }
+}
+
+impl History<'_> {
+    /// The snapshot, for what is not read by time.
+    #[must_use]
+    pub fn conn(&self) -> &Connection {
+        self.conn
+    }
+
+    /// Whether there is time left and somebody who waits. Where there is not, the answer is cut, but for a
+    /// read that goes on in a further one.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        if self.end.is_due() {
+            self.cut("it took too long");
+            return false;
+        }
+        if clock::instant() >= self.until {
+            if self.limits.pauses {
+                return false;
+            }
+            self.cut(&format!("it took longer than {} s", self.limits.time.as_secs_f64()));
+            return false;
+        }
+        true
+    }
+
+    /// Notes that the answer is not whole; the first reason stays.
+    pub fn cut(&self, why: &str) {
+        let cut = &mut self.state.borrow_mut().cut;
+        if cut.is_none() {
+            *cut = Some(why.to_owned());
+        }
+    }
+
+    /// Whether the answer was cut already.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.state.borrow().cut.is_some()
+    }
+
+    fn note_unreadable(&self) {
+        self.state.borrow_mut().n_unreadable += 1;
+    }
+
+    /// Which hours with an instant in `from..to` are sealed.
+    pub(super) fn hours(&self, from: UnixMillis, to: UnixMillis) -> rusqlite::Result<Hours> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT t0, hot_cut, parts FROM sealed WHERE t0 > ?1 - 3600 AND t0 < ?2 ORDER BY t0",
+        )?;
+        let to_s = to.0.saturating_add(999).div_euclid(1000);
+        let rows = query.query_map(params![from.second().max(i64::MIN + HOUR_S), to_s], |row| {
+            Ok((row.get(0)?, Sealed { hot_cut: row.get(1)?, parts: row.get(2)? }))
+        })?;
+        Ok(Hours(rows.collect::<rusqlite::Result<_>>()?))
+    }
+
+    /// The first sealed hour.
+    pub fn first_sealed(&self) -> rusqlite::Result<Option<UnixMillis>> {
+        let first = "SELECT min(t0) FROM sealed";
+        let t0: Option<i64> = self.conn.query_row(first, [], |row| row.get(0))?;
+        Ok(t0.map(UnixMillis::from_second))
+    }
+
+    /// The day file of a sealed hour; `None`, and a hole, when it cannot be used.
+    fn day(&self, t0: i64) -> rusqlite::Result<Option<Rc<DayFile>>> {
+        let Some(day) = Day::of(t0) else { return Ok(None) };
+        let known = self.state.borrow().files.iter().find(|(known, _)| *known == day).cloned();
+        if let Some((_, file)) = known {
+            if file.is_none() {
+                self.hole(None, Why::Missing, t0);
+            }
+            return Ok(file);
+        }
+        let opened = match DayFile::open(self.dir, day) {
+            Ok(Some(file)) => Some(Rc::new(file)),
+            Ok(None) => {
+                self.hole(None, Why::Missing, t0);
+                self.stats.day_files_missing.one();
+                None
+            }
+            Err(error) => {
+                self.failed(None, t0, error)?;
+                None
+            }
+        };
+        let files = &mut self.state.borrow_mut().files;
+        if files.len() == FILES_MAX {
+            files.remove(0);
+        }
+        files.push((day, opened.clone()));
+        Ok(opened)
+    }
+
+    /// What was read of a place; `None`, and a hole, when it cannot be. `metric` is its column, or what
+    /// else of it was read.
+    fn tolerate<T>(
+        &self,
+        place: Place,
+        found: Result<T, BlockError>,
+    ) -> rusqlite::Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) => self.failed(Some(place.server), place.t0, error).map(|()| None),
+        }
+    }
+
+    /// A hole, but for a read that was ended.
+    fn failed(&self, server: Option<ServerId>, t0: i64, error: BlockError) -> rusqlite::Result<()> {
+        let why = match error {
+            BlockError::Sqlite(error)
+                if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
+            {
+                return Err(error);
+            }
+            BlockError::Bad(_) => {
+                self.stats.blocks_damaged.one();
+                Why::Damaged
+            }
+            BlockError::Full(_) | BlockError::Sqlite(_) | BlockError::File(..) => Why::Unreadable,
+        };
+        self.hole(server, why, t0);
+        Ok(())
+    }
+
+    fn hole(&self, server: Option<ServerId>, why: Why, t0: i64) {
+        let holes = &mut self.state.borrow_mut().holes;
+        if holes.len() < HOLES_MAX {
+            holes.insert((server, why, t0));
+        }
+    }
+
+    fn notes(&self) -> rusqlite::Result<Notes> {
+        let state = self.state.borrow();
+        let mut holes: Vec<Hole> = Vec::new();
+        let mut last: Option<(Option<ServerId>, Why)> = None;
+        for (server, why, t0) in &state.holes {
+            let (from, to) = (UnixMillis::from_second(*t0), UnixMillis::from_second(t0 + HOUR_S));
+            match holes.last_mut() {
+                Some(hole) if last == Some((*server, *why)) && hole.to == from => hole.to = to,
+                _ => {
+                    let server = server.map(|server| self.name_of(server)).transpose()?;
+                    holes.push(Hole { from, to, server, why: why.text().to_owned() });
+                }
+            }
+            last = Some((*server, *why));
+        }
+        holes.sort_by(|a, b| (a.from, a.to, &a.server).cmp(&(b.from, b.to, &b.server)));
+        Ok(Notes { cut: state.cut.clone(), holes, n_batches_unreadable: state.n_unreadable })
+    }
+
+    fn name_of(&self, server: ServerId) -> rusqlite::Result<String> {
+        let name = "SELECT name FROM server WHERE server_id = ?1";
+        let name = self.conn.query_row(name, [server.0], |row| row.get(0)).optional()?;
+        Ok(name.unwrap_or_else(|| "a forgotten server".to_owned()))
+    }
+}

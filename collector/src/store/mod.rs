@@ -205,6 +205,8 @@ struct Shared {
     committed: watch::Sender<i64>,
     revoked: watch::Sender<Arc<BTreeSet<Vec<u8>>>>,
     stats: Arc<SelfStats>,
+    /// Who reads `hot` in several turns.
+    holds: Arc<history::Holds>,
 }
 
 impl Store {
@@ -226,6 +228,7 @@ impl Store {
             committed: watch::Sender::new(last),
             revoked: watch::Sender::new(Arc::new(presence::revoked(&conn)?)),
             stats: Arc::clone(&stats),
+            holds: Arc::default(),
         });
         let readers = pool::Readers::open(dir, stats)?;
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS_MAX);

@@ -1,0 +1,303 @@
+//! What servers told, put together again: sealed hours of a server as bodies of ten seconds each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rusqlite::OptionalExtension as _;
+use wire::UnixMillis;
+use wire::v1::{self, BatchBody};
+
+use super::super::blocks::{Place, SiteCount};
+use super::super::read;
+use super::samples::{put, rescaled};
+use super::{History, Hours, Seconds};
+use crate::model::{ServerId, SiteId};
+
+/// Seconds of a body: what counts are folded to when they are sealed.
+pub(super) const TICK_S: i64 = 10;
+
+/// What a server told at once: a batch as it came, or ten seconds of sealed history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    /// Position of the batch; 0: of sealed history.
+    pub id: i64,
+    /// Whose.
+    pub server: ServerId,
+    /// When it came, on the collector's clock; of sealed history a second after its ten, which is what
+    /// is usual: when it came is not kept.
+    pub at: UnixMillis,
+    /// On the server's clock: nothing older follows.
+    pub complete_until: UnixMillis,
+    /// What it holds; `None`: it cannot be read.
+    pub body: Option<BatchBody>,
+}
+
+/// Which samples are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Samples {
+    /// All.
+    #[default]
+    All,
+    /// Those of these metrics; none of them: no samples are read.
+    Of(&'static [&'static str]),
+}
+
+impl Samples {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(names) => names.contains(&name),
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        matches!(self, Self::Of([]))
+    }
+}
+
+/// A column's series, and its scale; shared by all that name it.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub(super) series: v1::Series,
+    scale: f64,
+    wanted: f64,
+}
+
+/// Names met on the way, bounded.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    columns: HashMap<i64, Option<Arc<Named>>>,
+    sites: HashMap<ServerId, Arc<HashMap<SiteId, v1::Site>>>,
+    n_sites: usize,
+}
+
+impl Names {
+    /// Most names kept; forgotten all at once beyond it.
+    const NAMES_MAX: usize = 200_000;
+
+    fn column(
+        &mut self,
+        history: &History<'_>,
+        id: i64,
+        samples: &Samples,
+    ) -> rusqlite::Result<Option<Arc<Named>>> {
+        if let Some(known) = self.columns.get(&id) {
+            return Ok(known.clone());
+        }
+        let query = "SELECT name, attribute, scale FROM metric WHERE metric = ?1";
+        let found = history.conn.prepare_cached(query)?.query_row([id], |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, i64>(2)? as f64))
+        });
+        let named = found.optional()?.and_then(|(metric, attribute, scale)| {
+            let wanted = wire::catalog::find(&metric).filter(|_| samples.has(&metric))?.scale;
+            let series = v1::Series { metric, attribute };
+            Some(Arc::new(Named { series, scale, wanted }))
+        });
+        if self.columns.len() >= Self::NAMES_MAX {
+            self.columns.clear();
+        }
+        self.columns.insert(id, named.clone());
+        Ok(named)
+    }
+
+    pub(super) fn sites(
+        &mut self,
+        history: &History<'_>,
+        server: ServerId,
+    ) -> rusqlite::Result<Arc<HashMap<SiteId, v1::Site>>> {
+        if let Some(known) = self.sites.get(&server) {
+            return Ok(Arc::clone(known));
+        }
+        let site = |row: crate::store::SiteRow| {
+            let (pool, upstream) = (row.pool.unwrap_or_default(), row.upstream.unwrap_or_default());
+            (row.site, v1::Site { name: row.name, pool, upstream, aliases: Vec::new() })
+        };
+        let found: HashMap<_, _> =
+            read::sites(history.conn, server)?.into_iter().map(site).collect();
+        if self.n_sites + found.len() > Self::NAMES_MAX {
+            self.sites.clear();
+            self.n_sites = 0;
+        }
+        self.n_sites += found.len();
+        let found = Arc::new(found);
+        self.sites.insert(server, Arc::clone(&found));
+        Ok(found)
+    }
+}
+
+/// Sealed history of one server in some time, decoded; bodies are made of it bit by bit.
+#[derive(Debug, Default)]
+pub(super) struct Decoded {
+    /// By second; latest last.
+    samples: Vec<(i64, Arc<Named>, i64)>,
+    counts: Vec<(i64, SiteCount)>,
+    events: BTreeMap<i64, BatchBody>,
+    sites: Arc<HashMap<SiteId, v1::Site>>,
+    /// What of `samples` and `counts` was taken.
+    taken: (usize, usize),
+}
+
+impl Decoded {
+    /// Bytes it takes, about.
+    pub(super) fn n_bytes(&self) -> usize {
+        let (samples, counts) = (self.samples.len(), self.counts.len());
+        samples * size_of::<(i64, Arc<Named>, i64)>() + counts * size_of::<(i64, SiteCount)>()
+    }
+
+    /// What it has before second `to`, and was not taken yet; `None`: nothing.
+    pub(super) fn take(&mut self, to: i64) -> Option<BatchBody> {
+        let mut body = BatchBody::default();
+        let mut sites: HashMap<String, u32> = HashMap::new();
+        while let Some(entry) = self.events.first_entry().filter(|entry| *entry.key() < to) {
+            add_events(&mut body, &mut sites, entry.remove());
+        }
+        let mut series: HashMap<*const Named, u32> = HashMap::new();
+        let rest = &self.samples[self.taken.0..];
+        let n = rest.partition_point(|(second, ..)| *second < to);
+        for (second, named, value) in &rest[..n] {
+            let ix = *series.entry(Arc::as_ptr(named)).or_insert_with(|| {
+                body.series.push(named.series.clone());
+                body.series.len() as u32 - 1
+            });
+            let at_unix_ms = second * 1000;
+            if body.ticks.last().is_none_or(|tick| tick.at_unix_ms != at_unix_ms) {
+                body.ticks.push(v1::Tick { at_unix_ms, ..v1::Tick::default() });
+            }
+            if let Some(tick) = body.ticks.last_mut() {
+                tick.series.push(ix);
+                tick.value.push(*value);
+            }
+        }
+        self.taken.0 += n;
+        let rest = &self.counts[self.taken.1..];
+        let n = rest.partition_point(|(second, _)| *second < to);
+        for (second, count) in &rest[..n] {
+            let Some(site) = self.sites.get(&count.site) else { continue };
+            let site = site_ix(&mut body, &mut sites, site);
+            add_count(&mut body, site, *second, count);
+        }
+        self.taken.1 += n;
+        (body != BatchBody::default()).then_some(body)
+    }
+}
+
+/// Position of a site in a body, where it is put when it is missing.
+fn site_ix(body: &mut BatchBody, sites: &mut HashMap<String, u32>, site: &v1::Site) -> u32 {
+    if let Some(ix) = sites.get(&site.name) {
+        return *ix;
+    }
+    let ix = body.sites.len() as u32;
+    body.sites.push(site.clone());
+    sites.insert(site.name.clone(), ix);
+    ix
+}
+
+/// Counts of one site and second follow each other.
+fn add_count(body: &mut BatchBody, site: u32, second: i64, count: &SiteCount) {
+    let is_it = |last: &v1::SiteSecond| (last.site, last.second) == (site, second);
+    if !body.seconds.last().is_some_and(is_it) {
+        body.seconds.push(v1::SiteSecond { site, second, status: Vec::new(), count: Vec::new() });
+    }
+    let Some(last) = body.seconds.last_mut() else { return };
+    // A tick of a busy site may hold more than the wire's number does.
+    let mut n = count.n;
+    while n > 0 {
+        let some = u32::try_from(n).unwrap_or(u32::MAX);
+        last.status.push(u32::from(count.status));
+        last.count.push(some);
+        n -= u64::from(some);
+    }
+}
+
+/// Adds events of one body to another; sites are named anew.
+fn add_events(body: &mut BatchBody, sites: &mut HashMap<String, u32>, events: BatchBody) {
+    for exemplar in events.exemplars {
+        let Some(site) = events.sites.get(exemplar.site as usize) else { continue };
+        let site = site_ix(body, sites, site);
+        body.exemplars.push(v1::Exemplar { site, ..exemplar });
+    }
+    body.services.extend(events.services);
+    body.log_lines.extend(events.log_lines);
+    body.changes.extend(events.changes);
+    body.loss = body.loss.take().or(events.loss);
+}
+
+impl History<'_> {
+    /// Decodes what is sealed of one server in the seconds `from_s..to_s` of its clock.
+    pub(super) fn decode(
+        &self,
+        server: ServerId,
+        hours: &Hours,
+        (from_s, to_s): (i64, i64),
+        samples: &Samples,
+        names: &mut Names,
+    ) -> rusqlite::Result<Decoded> {
+        let mut decoded = Decoded { sites: names.sites(self, server)?, ..Decoded::default() };
+        for (t0, sealed) in hours.0.range(from_s.saturating_sub(3599)..to_s) {
+            let Some(file) = self.day(*t0)? else { continue };
+            let mut columns: HashMap<i64, (Arc<Named>, Seconds)> = HashMap::new();
+            for part in 0..sealed.parts {
+                let place = Place { t0: *t0, server, part };
+                for count in self.tolerate(place, file.counts(place))?.unwrap_or_default() {
+                    decoded.counts.push((t0 + i64::from(count.second), count));
+                }
+                let events = self.tolerate(place, file.events(place))?.unwrap_or_default();
+                file_events(*t0, events, &mut decoded.events);
+                if samples.is_none() {
+                    continue;
+                }
+                for metric in self.tolerate(place, file.metrics(place))?.unwrap_or_default() {
+                    let Some(named) = names.column(self, metric, samples)? else { continue };
+                    let column = self.tolerate(place, file.column(place, metric))?.flatten();
+                    let Some(column) = column else { continue };
+                    let of = columns.entry(metric).or_insert_with(|| (named, Seconds::new()));
+                    put(&mut of.1, *t0, &column, 1.0, 1.0);
+                }
+            }
+            for (named, seconds) in columns.into_values() {
+                let (scale, wanted) = (named.scale, named.wanted);
+                let of = seconds.range(from_s..to_s.max(from_s));
+                decoded.samples.extend(of.map(|(second, value)| {
+                    (*second, Arc::clone(&named), rescaled(*value, scale, wanted))
+                }));
+            }
+        }
+        let is_in = |second: i64| (from_s..to_s).contains(&second);
+        decoded.counts.retain(|(second, _)| is_in(*second));
+        decoded.events.retain(|second, _| is_in(*second));
+        decoded.counts.sort_by_key(|(second, count)| (*second, count.site, count.status));
+        let key = |(second, named, _): &(i64, Arc<Named>, i64)| {
+            (*second, named.series.metric.clone(), named.series.attribute.clone())
+        };
+        decoded.samples.sort_by_cached_key(key);
+        Ok(decoded)
+    }
+}
+
+/// Files events under their second; losses, which have none, at the end of their hour.
+fn file_events(t0: i64, events: BatchBody, to: &mut BTreeMap<i64, BatchBody>) {
+    let second = |ms: i64| UnixMillis(ms).second();
+    let sites = events.sites;
+    for exemplar in events.exemplars {
+        let Some(site) = sites.get(exemplar.site as usize) else { continue };
+        let of = to.entry(second(exemplar.at_unix_ms)).or_default();
+        let ix = of.sites.iter().position(|known| known.name == site.name);
+        let ix = ix.unwrap_or_else(|| {
+            of.sites.push(site.clone());
+            of.sites.len() - 1
+        });
+        of.exemplars.push(v1::Exemplar { site: ix as u32, ..exemplar });
+    }
+    for service in events.services {
+        to.entry(second(service.at_unix_ms)).or_default().services.push(service);
+    }
+    for line in events.log_lines {
+        to.entry(second(line.at_unix_ms)).or_default().log_lines.push(line);
+    }
+    for change in events.changes {
+        to.entry(second(change.at_unix_ms)).or_default().changes.push(change);
+    }
+    if events.loss.is_some() {
+        to.entry(t0 + 3599).or_default().loss = events.loss;
+    }
+}

@@ -1,0 +1,438 @@
+//! The servers that stand out by one metric over some time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use wire::UnixMillis;
+use wire::catalog::{Kind, Metric};
+
+use super::super::blocks::{BlockError, Raw};
+use super::super::hours::hour_of;
+use super::catalog::{Known, unit};
+use super::samples::{put, rescaled, seconds};
+use super::steps::Values;
+use super::{History, Hours, Seconds};
+use crate::ingest::convert;
+use crate::model::ServerId;
+
+/// Longest time in which hours that are not sealed yet are read too: their batches hold everything else as
+/// well, and there are many.
+const HOT_SPAN_MS: i64 = 6 * 3_600_000;
+/// Servers whose values are kept at once, at least and at most.
+const SERVERS_AT_ONCE: (usize, usize) = (16, 4096);
+
+/// What a server's values are judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stat {
+    /// The value that so many percent of the samples do not exceed: the nearest rank.
+    Percentile(u8),
+    /// The highest.
+    Max,
+    /// The mean.
+    Avg,
+}
+
+impl Stat {
+    /// `p50`, `p95`, `p99`, `max` or `avg`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "p50" => Some(Self::Percentile(50)),
+            "p95" => Some(Self::Percentile(95)),
+            "p99" => Some(Self::Percentile(99)),
+            "max" => Some(Self::Max),
+            "avg" => Some(Self::Avg),
+            _ => None,
+        }
+    }
+}
+
+/// What is asked of the fleet.
+#[derive(Clone, Debug)]
+pub struct Contest {
+    /// By which metric.
+    pub metric: &'static Metric,
+    /// By what of it.
+    pub stat: Stat,
+    /// First instant.
+    pub from: UnixMillis,
+    /// First instant no longer looked at.
+    pub to: UnixMillis,
+    /// How many are told.
+    pub k: usize,
+    /// Names of the servers that take part.
+    pub servers: BTreeMap<ServerId, String>,
+}
+
+/// One server with one attribute of the metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// Its name.
+    pub server: String,
+    /// `key=value`, or empty.
+    pub attribute: String,
+    /// What it is judged by.
+    pub value: f64,
+    /// Samples it was made of.
+    pub n: u64,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ranking {
+    /// Unit of the values; of a counter that of its rate.
+    pub unit: String,
+    /// Begin of what was looked at.
+    #[serde(with = "wire::rfc3339")]
+    pub from: UnixMillis,
+    /// Its end: before what was asked for when the newest hours are not packed yet and the time is long.
+    #[serde(with = "wire::rfc3339")]
+    pub to: UnixMillis,
+    /// What was read: `samples`, or `hours` where samples are kept no more.
+    pub source: String,
+    /// Largest relative error of the values; 0: they are exact.
+    pub error: f64,
+    /// Series that took part.
+    pub n_series: u64,
+    /// Highest first.
+    pub top: Vec<Ranked>,
+}
+
+/// The values of one series, or what is needed of them.
+#[derive(Debug, Default)]
+struct Tally {
+    n: u64,
+    max: f64,
+    sum: f64,
+    /// Only for percentiles.
+    values: Vec<f64>,
+}
+
+/// Series with the values they were judged by, the highest kept.
+struct Best {
+    k: usize,
+    n: u64,
+    kept: Vec<Ranked>,
+}
+
+impl Best {
+    fn add(&mut self, ranked: Ranked) {
+        self.n += 1;
+        self.kept.push(ranked);
+        if self.kept.len() >= 2 * self.k.max(32) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        self.kept.sort_by(|a, b| {
+            let names = (&a.server, &a.attribute).cmp(&(&b.server, &b.attribute));
+            b.value.total_cmp(&a.value).then(names)
+        });
+        self.kept.truncate(self.k);
+    }
+}
+
+/// Samples of hours that are not sealed, by attribute and server.
+type HotSamples = HashMap<String, BTreeMap<ServerId, Seconds>>;
+
+impl History<'_> {
+    /// The series with the highest values, from every sample.
+    pub fn top(&self, contest: &Contest) -> rusqlite::Result<Ranking> {
+        let (from, mut to) = (contest.from, contest.to);
+        let mut hours = self.hours(from, to)?;
+        let mut hot = HotSamples::new();
+        if to.0.saturating_sub(from.0) <= HOT_SPAN_MS {
+            hot = self.hot_samples(contest, &hours)?;
+        } else if let Some((t0, _)) = hours.0.last_key_value() {
+            to = to.min(UnixMillis::from_second(t0 + 3600));
+        }
+        let columns = self.columns(contest.metric.name, None)?;
+        let mut by_attribute: BTreeMap<&str, Vec<&Known>> = BTreeMap::new();
+        for known in &columns {
+            by_attribute.entry(&known.attribute).or_default().push(known);
+        }
+        let mut best = Best { k: contest.k, n: 0, kept: Vec::new() };
+        let attributes: BTreeSet<&str> =
+            by_attribute.keys().copied().chain(hot.keys().map(String::as_str)).collect();
+        let none = BTreeMap::new();
+        if columns.is_empty() {
+            hours.0.clear();
+        }
+        for attribute in attributes {
+            let of = by_attribute.get(attribute).map_or(&[][..], Vec::as_slice);
+            let hot = hot.get(attribute).unwrap_or(&none);
+            self.top_of(contest, (attribute, of), (&hours, to), hot, &mut best)?;
+        }
+        best.cut();
+        Ok(Ranking {
+            unit: unit(contest.metric),
+            from,
+            to,
+            source: "samples".to_owned(),
+            error: 0.0,
+            n_series: best.n,
+            top: best.kept,
+        })
+    }
+
+    /// Judges all servers by one attribute, so many at once as memory allows.
+    fn top_of(
+        &self,
+        contest: &Contest,
+        (attribute, columns): (&str, &[&Known]),
+        (hours, to): (&Hours, UnixMillis),
+        hot: &BTreeMap<ServerId, Seconds>,
+        best: &mut Best,
+    ) -> rusqlite::Result<()> {
+        let is_percentile = matches!(contest.stat, Stat::Percentile(_));
+        let bytes = if is_percentile { hours.0.len().max(1) * 360 * size_of::<f64>() } else { 256 };
+        let at_once = (self.limits.n_bytes / bytes).clamp(SERVERS_AT_ONCE.0, SERVERS_AT_ONCE.1);
+        let servers: Vec<ServerId> = contest.servers.keys().copied().collect();
+        let mut all: BTreeMap<i64, u32> = hours.0.iter().map(|(t0, of)| (*t0, of.parts)).collect();
+        for second in hot.values().flat_map(Seconds::keys) {
+            all.entry(hour_of(*second)).or_default();
+        }
+        for some in servers.chunks(at_once) {
+            let mut tallies: BTreeMap<ServerId, (Values, Tally)> = BTreeMap::new();
+            for (t0, parts) in &all {
+                if !self.goes_on() {
+                    // Half of the time would be judged as if it were all.
+                    return Ok(());
+                }
+                let mut hour = HourOf {
+                    contest,
+                    t0: *t0,
+                    parts: *parts,
+                    span: seconds(contest.from, to),
+                    hot,
+                    tallies: &mut tallies,
+                };
+                self.top_of_hour(&mut hour, columns, some)?;
+            }
+            for (server, (_, tally)) in tallies {
+                let Some(value) = tally.judged(contest.stat) else { continue };
+                let name = contest.servers.get(&server).cloned().unwrap_or_default();
+                let attribute = attribute.to_owned();
+                best.add(Ranked { server: name, attribute, value: value.0, n: value.1 });
+            }
+        }
+        Ok(())
+    }
+
+    fn top_of_hour(
+        &self,
+        hour: &mut HourOf<'_>,
+        columns: &[&Known],
+        servers: &[ServerId],
+    ) -> rusqlite::Result<()> {
+        // Of several parts, of hot samples beside them and of two scales samples are put together first.
+        let mut several: BTreeMap<ServerId, Seconds> = BTreeMap::new();
+        if hour.parts > 0 {
+            self.sealed_columns(hour, columns, servers, &mut several)?;
+        }
+        for server in servers {
+            let end = hour.t0 + 3600;
+            let hot = hour.hot.get(server).map(|hot| hot.range(hour.t0..end));
+            for (second, value) in hot.into_iter().flatten() {
+                several.entry(*server).or_default().insert(*second, *value);
+            }
+        }
+        for (server, seconds) in several {
+            for (second, value) in seconds {
+                hour.add(server, second, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the columns of one hour that are alone; the samples of others are put into `several`.
+    fn sealed_columns(
+        &self,
+        hour: &mut HourOf<'_>,
+        columns: &[&Known],
+        servers: &[ServerId],
+        several: &mut BTreeMap<ServerId, Seconds>,
+    ) -> rusqlite::Result<()> {
+        let (Some(first), Some(last)) = (servers.first(), servers.last()) else { return Ok(()) };
+        let Some(file) = self.day(hour.t0)? else { return Ok(()) };
+        let is_simple = hour.parts == 1 && columns.len() == 1;
+        let mut damaged = Vec::new();
+        for known in columns {
+            let read = file.columns_in(hour.t0, known.id, (*first, *last), &mut |raw| {
+                let server = raw.place.server;
+                if raw.place.part >= hour.parts || !hour.contest.servers.contains_key(&server) {
+                    return true;
+                }
+                let taken = if is_simple && !hour.has_hot(server) {
+                    hour.take(&raw, known.scale)
+                } else {
+                    raw.column().map(|column| {
+                        let of = several.entry(server).or_default();
+                        put(of, hour.t0, &column, known.scale, hour.contest.metric.scale);
+                    })
+                };
+                if let Err(error) = taken {
+                    damaged.push((server, error));
+                }
+                !self.end.is_due()
+            });
+            if let Err(error) = read {
+                self.failed(None, hour.t0, error)?;
+            }
+        }
+        for (server, error) in damaged {
+            self.failed(Some(server), hour.t0, error)?;
+        }
+        Ok(())
+    }
+
+    /// Samples of one metric of all servers in hours that are not sealed, or that came late.
+    fn hot_samples(&self, contest: &Contest, hours: &Hours) -> rusqlite::Result<HotSamples> {
+        let mut found = HotSamples::new();
+        let span = seconds(contest.from, contest.to);
+        let mut n = 0_usize;
+        self.hot(None, (contest.from, contest.to), &mut |batch| {
+            if !contest.servers.contains_key(&batch.server) {
+                return;
+            }
+            let is_it = |series: &wire::v1::Series| {
+                (series.metric == contest.metric.name)
+                    .then(|| convert::clip(&series.attribute, convert::NAME_BYTES_MAX))
+            };
+            let names: Vec<Option<String>> = batch.body.series.iter().map(is_it).collect();
+            for tick in &batch.body.ticks {
+                let second = UnixMillis(tick.at_unix_ms).second();
+                if !(span.0..span.1).contains(&second) || !hours.is_hot(batch.id, second) {
+                    continue;
+                }
+                for (ix, value) in tick.series.iter().zip(&tick.value) {
+                    let Some(Some(name)) = names.get(*ix as usize) else { continue };
+                    if !found.contains_key(name) {
+                        found.insert(name.clone(), BTreeMap::new());
+                    }
+                    let of = found.get_mut(name).and_then(|of| of.entry(batch.server).or_default().insert(second, *value));
+                    n += usize::from(of.is_none());
+                }
+            }
+            if n * 32 > self.limits.n_bytes {
+                self.cut("there are too many samples that are not packed yet: ask for a time further back");
+            }
+        })?;
+        Ok(found)
+    }
+}
+
+/// One hour of one attribute.
+struct HourOf<'a> {
+    contest: &'a Contest,
+    t0: i64,
+    parts: u32,
+    /// Seconds that count.
+    span: (i64, i64),
+    hot: &'a BTreeMap<ServerId, Seconds>,
+    tallies: &'a mut BTreeMap<ServerId, (Values, Tally)>,
+}
+
+impl HourOf<'_> {
+    fn has_hot(&self, server: ServerId) -> bool {
+        let hot = self.hot.get(&server);
+        hot.is_some_and(|hot| hot.range(self.t0..self.t0 + 3600).next().is_some())
+    }
+
+    fn tally(&mut self, server: ServerId) -> &mut (Values, Tally) {
+        let fresh = || (Values::new(self.contest.metric), Tally::default());
+        self.tallies.entry(server).or_insert_with(fresh)
+    }
+
+    /// Takes a column that is alone. Highest and mean of a level need no value of it.
+    fn take(&mut self, raw: &Raw<'_>, scale: f64) -> Result<(), BlockError> {
+        let contest = self.contest;
+        let is_whole = self.span.0 <= self.t0 && self.t0 + 3600 <= self.span.1;
+        let is_percentile = matches!(contest.stat, Stat::Percentile(_));
+        let (low, high) = contest.metric.range;
+        let in_range = |value: i64| (low..=high).contains(&(value as f64 / scale));
+        let summary = raw.summary;
+        let is_sound = in_range(summary.min)
+            && in_range(summary.max)
+            && (i64::MIN + 1..i64::MAX).contains(&summary.sum);
+        if is_whole && !is_percentile && contest.metric.kind == Kind::Gauge && is_sound {
+            raw.check()?;
+            let tally = &mut self.tally(raw.place.server).1;
+            tally.add_all(summary.n, summary.max as f64 / scale, summary.sum as f64 / scale);
+            return Ok(());
+        }
+        let column = raw.column()?;
+        for (at, value) in column.at.iter().zip(&column.values) {
+            let value = rescaled(*value, scale, contest.metric.scale);
+            self.add(raw.place.server, self.t0 + i64::from(*at), value);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, server: ServerId, second: i64, scaled: i64) {
+        if (self.span.0..self.span.1).contains(&second) {
+            let is_percentile = matches!(self.contest.stat, Stat::Percentile(_));
+            add(self.tally(server), second, scaled, is_percentile);
+        }
+    }
+}
+
+fn add((values, tally): &mut (Values, Tally), second: i64, scaled: i64, keep: bool) {
+    if let Some(value) = values.next(second, scaled) {
+        tally.add_all(1, value, value);
+        if keep {
+            tally.values.push(value);
+        }
+    }
+}
+
+impl Tally {
+    fn add_all(&mut self, n: u64, max: f64, sum: f64) {
+        self.max = if self.n == 0 { max } else { self.max.max(max) };
+        self.n += n;
+        self.sum += sum;
+    }
+
+    /// What the series is judged by, and of how many samples; `None` without any.
+    fn judged(mut self, stat: Stat) -> Option<(f64, u64)> {
+        let n = self.n;
+        let value = match stat {
+            _ if n == 0 => return None,
+            Stat::Max => self.max,
+            Stat::Avg => self.sum / n as f64,
+            Stat::Percentile(percent) => {
+                // Nearest rank: the smallest value that so many do not exceed.
+                let rank = (self.values.len() * usize::from(percent)).div_ceil(100).max(1) - 1;
+                *self.values.select_nth_unstable_by(rank, f64::total_cmp).1
+            }
+        };
+        Some((value, n))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_the_nearest_rank() {
+        let check = |n: u64, stat: &str, want: f64| {
+            let mut tally = Tally::default();
+            for value in (1..=n).rev() {
+                tally.add_all(1, value as f64, value as f64);
+                tally.values.push(value);
+            }
+            assert_eq!(tally.judged(Stat::named(stat).unwrap()), Some((want, n)), "{stat} of {n}");
+        };
+        check(100, "p95", 95.0);
+        check(100, "p99", 99.0);
+        check(20, "p95", 19.0);
+        check(1, "p50", 1.0);
+        check(3, "p50", 2.0);
+        check(4, "avg", 2.5);
+        check(4, "max", 4.0);
+        assert_eq!(Tally::default().judged(Stat::Max), None);
+        assert_eq!(Stat::named("p75"), None);
+    }
+}
