@@ -1,4 +1,5 @@
-//! The command line of `gatewatch-collector`: all help text is the doc comments of this file.
+//! The command line of `gatewatch-collector`: all help text is the doc comments of this file and
+//! those beside it.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +9,10 @@ use clap_complete::Shell;
 use wire::UnixMillis;
 use wire::units::Span;
 
+pub use self::history::{SeriesArgs, TopArgs};
 use crate::replay::Until;
+
+mod history;
 
 /// Exit codes of the contract.
 pub mod exit {
@@ -89,6 +93,10 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Says what failing requests have in common: the smallest sets of values that explain them.
     Localize(LocalizeArgs),
+    /// Shows what is kept of one metric of one server.
+    Series(SeriesArgs),
+    /// Shows the servers with the highest values of a metric.
+    Top(TopArgs),
     /// Prints shell completion.
     Completions {
         /// For which shell.

@@ -68,6 +68,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
             Some(file) => return Ok(operator::localize::file(file, &args.by)),
             None => Order::Localize(args),
         },
+        Command::Series(args) => Order::Series(args),
+        Command::Top(args) => Order::Top(args),
     };
     let socket = match Config::socket(cli.config.as_deref(), std::env::vars()) {
         Ok(socket) => socket,

@@ -178,16 +178,26 @@ fn ledger(n_lines: u64, n_bytes: u64, losses: &[(&'static str, u64)]) -> Ledger 
 /// fills in the baseline. An unreadable batch gives nothing, not even its watermark.
 pub fn records(row: &HotRow, site_of: &mut dyn FnMut(&str) -> Option<SiteRow>) -> Unpacked {
     let Ok(body) = unpack(row.codec, &row.body) else { return Unpacked::default() };
-    let mut out = Sink { server: row.server, records: Vec::new(), n_refused: 0 };
-    let ids = out.sites(&body, site_of);
-    out.context(&body);
-    out.exemplars(&body, &ids);
-    out.requests(&body, &ids);
-    out.samples(&body);
+    records_of(row.server, &body, row.complete_until, site_of)
+}
+
+/// The same of a body that was opened before.
+pub fn records_of(
+    server: ServerId,
+    body: &BatchBody,
+    complete_until: UnixMillis,
+    site_of: &mut dyn FnMut(&str) -> Option<SiteRow>,
+) -> Unpacked {
+    let mut out = Sink { server, records: Vec::new(), n_refused: 0 };
+    let ids = out.sites(body, site_of);
+    out.context(body);
+    out.exemplars(body, &ids);
+    out.requests(body, &ids);
+    out.samples(body);
     // Stable: what shares its second and rank stays in the order the agent sent it.
     out.records.sort_by_key(|(second, rank, _)| (*second, *rank));
     let mut records: Vec<Record> = out.records.into_iter().map(|(_, _, record)| record).collect();
-    records.push(Record::Complete { server: row.server, at: row.complete_until });
+    records.push(Record::Complete { server, at: complete_until });
     Unpacked { records, n_refused: out.n_refused }
 }
 

@@ -14,10 +14,10 @@ use wire::UnixMillis;
 use super::chart::Chart;
 use super::comeback::{self, Fact, Known, What};
 use super::message::{Event, Message};
-use crate::ingest::convert;
 use crate::model::{Incident, Record, ServerId, SiteId};
-use crate::store::evidence::{self, Onset};
-use crate::store::{Conn, HotRow, ReadResult, SiteRow, Store, StoreError, fleet, read};
+use crate::store::evidence::{self, Ahead, Onset};
+use crate::store::history::{self, History, Piece, Samples};
+use crate::store::{Conn, ReadResult, SiteRow, Store, StoreError, fleet, read};
 use crate::{clock, errors};
 
 /// Time before the start that the chart shows, and the most it shows in all.
@@ -35,6 +35,8 @@ const WAIT_MAX: Duration = Duration::from_secs(3);
 /// Servers and batches looked at.
 const SERVERS_MAX: usize = 100;
 const ROWS_MAX: usize = 50_000;
+/// What happened and how many requests failed is told, not how busy the server was.
+const NO_SAMPLES: Samples = Samples::Of(&[]);
 /// Facts kept, the newest.
 const FACTS_MAX: usize = 2000;
 /// Contexts kept for further routes, the newest.
@@ -108,7 +110,7 @@ impl Library {
             return Ok(known);
         }
         let library = self.clone();
-        let read = move |conn: &Conn| {
+        let read = move |history: &History<'_>| {
             #[cfg(test)]
             (library.on_read)();
             let started = clock::instant();
@@ -117,14 +119,14 @@ impl Library {
                 end_is_over: &|| started.elapsed() > END_READ_MAX,
                 is_over: &|| started.elapsed() > READ_MAX,
             };
-            let context = look(conn, &incident, key.2, key.1 == Event::Resolved, &limits)?;
+            let context = look(history, &incident, key.2, key.1 == Event::Resolved, &limits)?;
             let context = Arc::new(context);
             library.keep(key, &context);
             // Not before: who does not wait any more leaves a reading that goes on.
             drop(turn);
             Ok(context)
         };
-        self.store.read(read).await
+        Ok(self.store.history(history::Limits::within(READ_MAX), read).await?.value)
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Context>> {
@@ -155,7 +157,7 @@ struct Limits<'a> {
 
 /// Without a chart when not all of it could be read: half a chart would lie.
 fn look(
-    conn: &Conn,
+    history: &History<'_>,
     incident: &Incident,
     now: UnixMillis,
     is_end: bool,
@@ -163,27 +165,31 @@ fn look(
 ) -> ReadResult<Context> {
     let mut ids = vec![incident.id.clone()];
     ids.extend(incident.children.iter().cloned());
+    let conn = history.conn();
     let onsets = evidence::onsets(conn, &ids)?;
     let hit = Hit::new(conn, &ids, &onsets, now)?;
     let end = incident.resolved_at.unwrap_or(now);
-    let ending = if is_end { Some(ending(conn, &hit, &onsets, end, now, limits)?) } else { None };
+    let ending =
+        if is_end { Some(ending(history, &hit, &onsets, end, now, limits)?) } else { None };
     let from = incident.started_at.minus(BEFORE);
     let to = end.min(from.plus(SPAN_MAX));
     let mut course = Look::new(&hit, from, to);
     let until = to.plus(LATE).min(now.max(to));
     let is_whole = onsets.len() <= SERVERS_MAX
         && evidence::arrived(
-            conn,
+            history,
             &hit.servers,
             (from, until),
+            NO_SAMPLES,
             limits.n_rows_max,
             limits.is_over,
-            &mut |row| {
-                course.take_all(&row);
+            &mut |piece| {
+                course.take_all(&piece);
                 true
             },
         )?
-        .is_none();
+        .is_none()
+        && !history.has_holes();
     let changed_back = ending.and_then(|(ending, is_all)| {
         let is_partial = !(is_whole && is_all && to >= ending.from);
         let earlier = course.facts.iter().filter(|fact| !is_partial && fact.at < ending.from);
@@ -206,7 +212,7 @@ fn look(
 /// The last minutes before an incident was over at `end`, read from there backwards, and whether
 /// nothing of them is missing.
 fn ending<'a>(
-    conn: &Conn,
+    history: &History<'_>,
     hit: &'a Hit,
     onsets: &[Onset],
     end: UnixMillis,
@@ -218,25 +224,24 @@ fn ending<'a>(
     let mut look = Look::new(hit, from, end);
     let until = end.plus(LATE).min(now.max(end));
     let mut is_full = false;
-    let see = &mut |row: HotRow| {
+    let see = &mut |piece: Piece| {
         // What is older than the facts that are kept must not push them out.
         is_full |= look.facts.len() >= FACTS_MAX;
         if !is_full {
-            look.take_all(&row);
+            look.take_all(&piece);
         }
     };
     let span = (from, until);
     let (n_max, is_over) = (limits.n_rows_max, limits.end_is_over);
-    let is_all = evidence::arrived_last(conn, &hit.servers, span, n_max, is_over, see)?;
+    let servers = &hit.servers;
+    let is_all = evidence::arrived_last(history, servers, span, NO_SAMPLES, n_max, is_over, see)?;
     Ok((look, is_all && !is_full && onsets.len() <= SERVERS_MAX))
 }
 
 /// The servers that were hit, those that failed last when there are many.
 struct Hit {
-    servers: BTreeSet<ServerId>,
+    servers: Ahead,
     names: BTreeMap<ServerId, String>,
-    /// How far the clock of each is ahead, ms.
-    offsets: BTreeMap<ServerId, i64>,
     /// Failing sites; none known: all count.
     failing: BTreeSet<SiteId>,
     sites: BTreeMap<ServerId, BTreeMap<String, SiteRow>>,
@@ -256,9 +261,8 @@ impl Hit {
             sites.insert(onset.server, by_name);
         }
         Ok(Self {
-            servers: last.iter().map(|onset| onset.server).collect(),
+            servers: ahead(conn, &last, now)?,
             names: last.iter().map(|onset| (onset.server, onset.name.clone())).collect(),
-            offsets: offsets(conn, &last, now)?,
             failing: evidence::sites(conn, ids)?,
             sites,
         })
@@ -266,13 +270,13 @@ impl Hit {
 
     /// An instant of a server's clock on the collector's.
     fn corrected(&self, server: ServerId, at: UnixMillis) -> UnixMillis {
-        let offset = self.offsets.get(&server).copied().unwrap_or(0);
+        let offset = self.servers.get(&server).copied().unwrap_or(0);
         UnixMillis(at.0.saturating_sub(offset))
     }
 }
 
 /// How far the clock of each server is ahead, ms.
-fn offsets(conn: &Conn, onsets: &[&Onset], now: UnixMillis) -> ReadResult<BTreeMap<ServerId, i64>> {
+fn ahead(conn: &Conn, onsets: &[&Onset], now: UnixMillis) -> ReadResult<Ahead> {
     let views = fleet::list(conn, now)?;
     let offset = |name: &str| {
         let view = views.iter().find(|view| view.server == name);
@@ -297,11 +301,11 @@ impl<'a> Look<'a> {
         Self { hit, from, to, chart, facts, last_failed }
     }
 
-    fn take_all(&mut self, row: &HotRow) {
-        let known = self.hit.sites.get(&row.server);
+    fn take_all(&mut self, piece: &Piece) {
+        let known = self.hit.sites.get(&piece.server);
         let mut site_of = |name: &str| known.and_then(|rows| rows.get(name)).cloned();
-        for record in convert::records(row, &mut site_of).records {
-            self.take(row.server, &record);
+        for record in piece.records(&mut site_of) {
+            self.take(piece.server, &record);
         }
     }
 
@@ -498,12 +502,12 @@ pub(super) mod tests {
 
     async fn looked(store: &Store, incident: &Incident, n_rows_max: usize, s: i64) -> Context {
         let incident = incident.clone();
-        let read = store.read(move |conn| {
+        let read = store.history(history::Limits::default(), move |history| {
             let no: &dyn Fn() -> bool = &|| false;
             let limits = Limits { n_rows_max, end_is_over: no, is_over: no };
-            look(conn, &incident, at(s), true, &limits)
+            look(history, &incident, at(s), true, &limits)
         });
-        read.await.unwrap()
+        read.await.unwrap().value
     }
 
     #[tokio::test]
@@ -520,12 +524,12 @@ pub(super) mod tests {
             Context { chart: None, ..whole },
             "the batch that says it failed is cut off"
         );
-        let no_time = store.read(move |conn| {
+        let no_time = store.history(history::Limits::default(), move |history| {
             let over: &dyn Fn() -> bool = &|| true;
             let limits = Limits { n_rows_max: 99, end_is_over: over, is_over: over };
-            look(conn, &incident, at(91), true, &limits)
+            look(history, &incident, at(91), true, &limits)
         });
-        assert_eq!(no_time.await.unwrap(), Context::default());
+        assert_eq!(no_time.await.unwrap().value, Context::default());
     }
 
     #[tokio::test]

@@ -52,9 +52,7 @@ pub(super) async fn stored(args: LocalizeArgs, client: &Client) -> Result<Answer
         by: (!args.by.is_empty()).then(|| args.by.join(",")),
     };
     let view: LocalizeView = client.get(&["localize"], &query).await?;
-    if view.n_batches_unreadable > 0 {
-        say(&format!("{} batches cannot be read and are missing here", view.n_batches_unreadable));
-    }
+    super::series::tell_notes(&view.notes);
     let (from, to) = (view.from.to_rfc3339(), view.to.to_rfc3339());
     let what = format!("{} of {} requests failed from {from} to {to}", view.n_failed, view.n);
     Ok(lines(&view.found, view.complete, &what))

@@ -6,6 +6,7 @@ mod ledger;
 pub mod localize;
 mod notify;
 mod render;
+mod series;
 mod silences;
 mod text;
 
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use crate::cli::{
     AgentCommand, EvidenceFormat, IncidentCommand, IncidentList, LocalizeArgs, NotifyCommand,
-    SilenceCommand, TokenCommand, TokenCreate, exit,
+    SeriesArgs, SilenceCommand, TokenCommand, TokenCreate, TopArgs, exit,
 };
 use crate::model::Incident;
 use crate::store::fleet::{ServerDetail, ServerView};
@@ -44,6 +45,10 @@ pub enum Order {
     Notify(NotifyCommand),
     /// `localize` of the store.
     Localize(LocalizeArgs),
+    /// `series`
+    Series(SeriesArgs),
+    /// `top`
+    Top(TopArgs),
 }
 
 /// Runs a command; the exit code. Failures are told on stderr with their fix.
@@ -111,6 +116,8 @@ async fn obey(order: Order, client: &Client) -> Result<Answer, Failure> {
         Order::Silence(command) => silences::silence(command, client).await,
         Order::Notify(command) => notify::notify(command, client).await,
         Order::Localize(args) => localize::stored(args, client).await,
+        Order::Series(args) => series::series(args, client).await,
+        Order::Top(args) => series::top(args, client).await,
     }
 }
 

@@ -1,11 +1,14 @@
-//! What an evidence bundle is made of: the order in which servers were hit, and the batches of a time.
+//! What an evidence bundle is made of: the order in which servers were hit, and what was sent in a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use wire::UnixMillis;
 
-use super::{HotRow, read};
+#[cfg(test)]
+use super::history;
+use super::history::{History, Piece, Play, Samples};
 use crate::model::{ServerId, SiteId};
 
 /// When a server was hit.
@@ -70,47 +73,48 @@ pub fn sites(conn: &Connection, ids: &[String]) -> rusqlite::Result<BTreeSet<Sit
     Ok(found)
 }
 
-/// Shows `see` the batches of these servers that arrived from `from` to `to`, in order of commit, until
-/// it says false, `n_rows_max` of them were shown, or `is_over`; where it was cut off so, the arrival
-/// up to which all were shown.
-///
-/// Arrival rises with the id but for moments, so the first one is found by halving; of other servers'
-/// batches, which are many, neither the bodies are read nor is any counted.
+/// Servers, and how far the clock of each is ahead, ms.
+pub type Ahead = BTreeMap<ServerId, i64>;
+
+/// Bytes put together at once.
+const PIECES_BYTES: usize = 256 << 10;
+/// Time read at once when it is read backwards.
+const BACK: Duration = Duration::from_secs(300);
+
+/// Shows `see` what these servers sent that arrived from `from` to `to`, in order of arrival, until it says
+/// false, `n_max` pieces of it were shown, or `is_over`; where it was cut off so, the arrival up to which
+/// all were shown.
 pub fn arrived(
-    conn: &Connection,
-    servers: &BTreeSet<ServerId>,
+    history: &History<'_>,
+    servers: &Ahead,
     (from, to): (UnixMillis, UnixMillis),
-    n_rows_max: usize,
+    samples: Samples,
+    n_max: usize,
     is_over: &dyn Fn() -> bool,
-    see: &mut dyn FnMut(HotRow) -> bool,
+    see: &mut dyn FnMut(Piece) -> bool,
 ) -> rusqlite::Result<Option<UnixMillis>> {
-    let first = read::first_after(conn, from)?;
-    let mut heads =
-        conn.prepare_cached("SELECT id, server_id, at FROM hot WHERE id >= ?1 ORDER BY id")?;
-    let mut whole = conn.prepare_cached(
-        "SELECT id, server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body
-         FROM hot WHERE id = ?1",
-    )?;
-    let mut rows = heads.query([first])?;
+    let span = (from, UnixMillis(to.0.saturating_add(1)));
+    let mut play = Play::new(servers.clone(), span, samples);
     let (mut n_shown, mut passed) = (0, from);
-    while let Some(head) = rows.next()? {
-        let (id, server, at): (i64, i64, i64) = (head.get(0)?, head.get(1)?, head.get(2)?);
-        if at > to.0 {
-            return Ok(None);
-        }
-        if is_over() {
+    if is_over() {
+        return Ok(Some(from));
+    }
+    while !play.is_over() {
+        let pieces = history.play(&mut play, PIECES_BYTES)?;
+        if pieces.is_empty() && !history.goes_on() {
             return Ok(Some(passed));
         }
-        if servers.contains(&ServerId(server)) {
-            if n_shown == n_rows_max {
-                return Ok(Some(passed));
+        for piece in pieces {
+            let before = UnixMillis(piece.at.0 - 1).max(passed);
+            if n_shown == n_max || is_over() {
+                return Ok(Some(before));
             }
             n_shown += 1;
-            if !see(whole.query_row([id], read::hot_row)?) {
-                return Ok(Some(UnixMillis(at)));
+            passed = passed.max(piece.at);
+            if !see(piece) {
+                return Ok(Some(passed));
             }
         }
-        passed = UnixMillis(at);
     }
     Ok(None)
 }
@@ -118,37 +122,34 @@ pub fn arrived(
 /// The same from the newest to the oldest, and whether all of them were shown: what is cut off is the
 /// beginning.
 pub fn arrived_last(
-    conn: &Connection,
-    servers: &BTreeSet<ServerId>,
+    history: &History<'_>,
+    servers: &Ahead,
     (from, to): (UnixMillis, UnixMillis),
-    n_rows_max: usize,
+    samples: Samples,
+    n_max: usize,
     is_over: &dyn Fn() -> bool,
-    see: &mut dyn FnMut(HotRow),
+    see: &mut dyn FnMut(Piece),
 ) -> rusqlite::Result<bool> {
-    let behind = read::first_after(conn, UnixMillis(to.0.saturating_add(1)))?;
-    let mut heads =
-        conn.prepare_cached("SELECT id, server_id, at FROM hot WHERE id < ?1 ORDER BY id DESC")?;
-    let mut whole = conn.prepare_cached(
-        "SELECT id, server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body
-         FROM hot WHERE id = ?1",
-    )?;
-    let mut rows = heads.query([behind])?;
+    let mut end = UnixMillis(to.0.saturating_add(1));
     let mut n_shown = 0;
-    while let Some(head) = rows.next()? {
-        let (id, server, at): (i64, i64, i64) = (head.get(0)?, head.get(1)?, head.get(2)?);
-        if at < from.0 {
-            return Ok(true);
+    while end > from {
+        let begin = end.minus(BACK).max(from);
+        let mut play = Play::new(servers.clone(), (begin, end), samples.clone());
+        let mut pieces = Vec::new();
+        while !play.is_over() {
+            if is_over() || !history.goes_on() {
+                return Ok(false);
+            }
+            pieces.extend(history.play(&mut play, PIECES_BYTES)?);
         }
-        if is_over() {
-            return Ok(false);
-        }
-        if servers.contains(&ServerId(server)) {
-            if n_shown == n_rows_max {
+        for piece in pieces.into_iter().rev() {
+            if n_shown == n_max || is_over() {
                 return Ok(false);
             }
             n_shown += 1;
-            see(whole.query_row([id], read::hot_row)?);
+            see(piece);
         }
+        end = begin;
     }
     Ok(true)
 }
@@ -157,12 +158,13 @@ pub fn arrived_last(
 mod tests {
     use super::*;
 
-    /// Four batches of server 1 between a hundred of others each.
+    /// Four batches of server 1 between a hundred of others each; none can be read.
     fn fleet() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(
             "CREATE TABLE hot(id INTEGER PRIMARY KEY, server_id INTEGER, epoch INTEGER, seq INTEGER,
                at INTEGER, t_min INTEGER, t_max INTEGER, complete_until INTEGER, codec INTEGER, body BLOB);
+             CREATE TABLE sealed(t0 INTEGER PRIMARY KEY, hot_cut INTEGER, parts INTEGER);
              WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
              INSERT INTO hot SELECT i, iif(i % 100 = 0, 1, 2 + i % 100), 1, i, i * 10, 0, 0, 0, 0, x'00'
                FROM n;",
@@ -172,16 +174,17 @@ mod tests {
     }
 
     fn shown(
-        n_rows_max: usize,
+        n_max: usize,
         is_over: &dyn Fn() -> bool,
         n_bodies_max: usize,
     ) -> (Vec<i64>, Option<UnixMillis>) {
-        let servers = [ServerId(1)].into();
-        let span = (UnixMillis(0), UnixMillis(9000));
+        let (servers, span) = ([(ServerId(1), 0)].into(), (UnixMillis(0), UnixMillis(9000)));
         let mut ids = Vec::new();
-        let cut = arrived(&fleet(), &servers, span, n_rows_max, is_over, &mut |row| {
-            ids.push(row.id);
-            ids.len() < n_bodies_max
+        let cut = history::of(&fleet(), |history| {
+            arrived(history, &servers, span, Samples::All, n_max, is_over, &mut |piece| {
+                ids.push(piece.id);
+                ids.len() < n_bodies_max
+            })
         });
         (ids, cut.unwrap())
     }
@@ -190,21 +193,24 @@ mod tests {
     fn batches_of_healthy_servers_do_not_use_up_the_rows_of_those_that_were_hit() {
         let all = vec![100, 200, 300, 400];
         assert_eq!(shown(4, &|| false, 99), (all, None), "four of four hundred");
-        let cut_at = Some(UnixMillis(2990));
+        let cut_at = Some(UnixMillis(2999));
         assert_eq!(shown(2, &|| false, 99), (vec![100, 200], cut_at), "all before the third");
         assert_eq!(shown(9, &|| false, 2), (vec![100, 200], Some(UnixMillis(2000))));
     }
 
     #[test]
     fn read_from_the_end_the_newest_batches_come_first_and_the_oldest_are_cut_off() {
-        let shown = |n_rows_max: usize, from: i64, to: i64| {
+        let shown = |n_max: usize, from: i64, to: i64| {
             let (span, mut ids) = ((UnixMillis(from), UnixMillis(to)), Vec::new());
-            let servers = [ServerId(1)].into();
-            let see = &mut |row: HotRow| ids.push(row.id);
-            let whole = arrived_last(&fleet(), &servers, span, n_rows_max, &|| false, see);
+            let servers = [(ServerId(1), 0)].into();
+            let see = &mut |piece: Piece| ids.push(piece.id);
+            let whole = history::of(&fleet(), |history| {
+                arrived_last(history, &servers, span, Samples::All, n_max, &|| false, see)
+            });
             (whole.unwrap(), ids)
         };
         assert_eq!(shown(9, 0, 9000), (true, vec![400, 300, 200, 100]));
+        assert_eq!(shown(9, -900_000, 900_000), (true, vec![400, 300, 200, 100]), "bit by bit");
         assert_eq!(shown(2, 0, 9000), (false, vec![400, 300]));
         assert_eq!(shown(9, 2000, 3999), (true, vec![300, 200]), "both ends are taken in");
     }
@@ -215,8 +221,8 @@ mod tests {
         let n = std::cell::Cell::new(0);
         let is_over = || {
             n.set(n.get() + 1);
-            n.get() > 250
+            n.get() > 3
         };
-        assert_eq!(shown(9, &is_over, 99), (vec![100, 200], Some(UnixMillis(2500))));
+        assert_eq!(shown(9, &is_over, 99), (vec![100, 200], Some(UnixMillis(2999))));
     }
 }

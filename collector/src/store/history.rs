@@ -31,7 +31,7 @@ use wire::UnixMillis;
 use super::blocks::{BlockError, DayFile, Place};
 use super::hours::{Day, HOUR_S, hour_of};
 use super::pool::End;
-use super::{Store, StoreError};
+use super::{Store, StoreError, read};
 use crate::clock;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
@@ -43,7 +43,7 @@ pub(super) use play::Holds;
 pub use play::{Hold, LAG_MS, Play};
 pub use samples::{Series, Wanted};
 pub use steps::Point;
-pub use top::{Ranked, Ranking, Stat};
+pub use top::{Contest, Ranked, Ranking, Stat};
 
 /// Time after which a read that did not end by itself is cut off.
 const GRACE: Duration = Duration::from_secs(5);
@@ -155,10 +155,26 @@ pub struct History<'a> {
     conn: &'a Connection,
     dir: &'a Path,
     stats: &'a SelfStats,
+    index: Option<HotLists<'a>>,
     end: &'a End,
     until: Instant,
     limits: Limits,
     state: RefCell<State>,
+}
+
+/// The batches of each server, in memory.
+struct HotLists<'a> {
+    store: &'a Store,
+    /// As it was before the snapshot.
+    n_deleted: u64,
+}
+
+impl HotLists<'_> {
+    /// Those of one server; `None` when some were deleted since that the snapshot may still need.
+    fn ids(&self, server: ServerId) -> Option<Vec<i64>> {
+        let hot = self.store.hot();
+        (hot.n_deleted() == self.n_deleted).then(|| hot.ids(server))
+    }
 }
 
 #[derive(Default)]
@@ -180,10 +196,13 @@ impl Store {
     {
         let store = self.clone();
         let read = move |conn: &Connection, end: &End| {
+            // Before the snapshot, which the first statement opens.
+            let n_deleted = store.hot().n_deleted();
             let history = History {
                 conn,
                 dir: store.dir(),
                 stats: store.stats(),
+                index: Some(HotLists { store: &store, n_deleted }),
                 end,
                 until: clock::instant() + limits.time,
                 limits,
@@ -205,6 +224,23 @@ impl Store {
     pub fn hold(&self) -> Hold {
         self.inner.shared.holds.hold()
     }
+}
+
+/// When the oldest of what is kept came; `None` when nothing is.
+pub fn oldest(conn: &Connection) -> rusqlite::Result<Option<UnixMillis>> {
+    let first = "SELECT min(t0) FROM sealed";
+    let t0: Option<i64> = conn.query_row(first, [], |row| row.get(0))?;
+    let hot = read::oldest_arrival(conn)?;
+    Ok(t0.map(UnixMillis::from_second).into_iter().chain(hot).min())
+}
+
+/// A read of a database alone, without files beside it.
+#[cfg(test)]
+pub(crate) fn of<T>(conn: &Connection, query: impl FnOnce(&History<'_>) -> T) -> T {
+    let (stats, end, limits) = (SelfStats::default(), End::default(), Limits::default());
+    let until = clock::instant() + limits.time;
+    let (dir, state) = (Path::new("/nonexistent"), RefCell::default());
+    query(&History { conn, dir, stats: &stats, index: None, end: &end, until, limits, state })
 }
 
 impl History<'_> {
@@ -246,6 +282,12 @@ impl History<'_> {
         self.state.borrow().cut.is_some()
     }
 
+    /// Whether something is missing in what was read until now.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        !self.state.borrow().holes.is_empty()
+    }
+
     fn note_unreadable(&self) {
         self.state.borrow_mut().n_unreadable += 1;
     }
@@ -260,13 +302,6 @@ impl History<'_> {
             Ok((row.get(0)?, Sealed { hot_cut: row.get(1)?, parts: row.get(2)? }))
         })?;
         Ok(Hours(rows.collect::<rusqlite::Result<_>>()?))
-    }
-
-    /// The first sealed hour.
-    pub fn first_sealed(&self) -> rusqlite::Result<Option<UnixMillis>> {
-        let first = "SELECT min(t0) FROM sealed";
-        let t0: Option<i64> = self.conn.query_row(first, [], |row| row.get(0))?;
-        Ok(t0.map(UnixMillis::from_second))
     }
 
     /// The day file of a sealed hour; `None`, and a hole, when it cannot be used.

@@ -93,6 +93,8 @@ pub(super) struct HotIndex {
     hours: BTreeMap<i64, Waiting>,
     /// Highest position of each sealed hour that is in its day file.
     cuts: BTreeMap<i64, i64>,
+    /// Batches deleted since the start.
+    n_deleted: u64,
 }
 
 impl HotIndex {
@@ -132,6 +134,11 @@ impl HotIndex {
         self.servers.get(&server).cloned().unwrap_or_default()
     }
 
+    /// How many batches were deleted since the start: while it stays, no list lost any.
+    pub(super) fn n_deleted(&self) -> u64 {
+        self.n_deleted
+    }
+
     /// Servers with a batch, in order.
     pub(super) fn servers(&self) -> Vec<ServerId> {
         let mut servers: Vec<ServerId> = self.servers.keys().copied().collect();
@@ -167,6 +174,7 @@ impl HotIndex {
 
     /// Rows left the table: `ids`, rising.
     pub(super) fn deleted(&mut self, gone: &[Head]) {
+        self.n_deleted += gone.len() as u64;
         let mut of_server: HashMap<ServerId, Vec<i64>> = HashMap::new();
         for head in gone {
             of_server.entry(head.server).or_default().push(head.id);

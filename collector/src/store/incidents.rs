@@ -338,11 +338,11 @@ pub fn known(conn: &Connection, only: Option<ServerId>) -> rusqlite::Result<Vec<
 
 /// Position before the first batch that arrived at or after `at`; the last one when none did.
 pub fn position_before(conn: &Connection, at: UnixMillis) -> rusqlite::Result<i64> {
-    conn.query_row(
-        "SELECT coalesce((SELECT min(id) - 1 FROM hot WHERE at >= ?1), (SELECT max(id) FROM hot), 0)",
-        [at.0],
-        |row| row.get(0),
-    )
+    let first = read::first_after(conn, at)?;
+    // The number of the last one outlives it.
+    let last = "SELECT iif(EXISTS(SELECT 1 FROM hot WHERE id >= ?1), ?1 - 1,
+                  coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'hot'), 0))";
+    conn.query_row(last, [first], |row| row.get(0))
 }
 
 /// Past of every site, as `save_baselines` wrote it.

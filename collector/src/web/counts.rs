@@ -1,4 +1,4 @@
-//! `GET /api/v1/counts`: exact counts of one server, from its stored batches.
+//! `GET /api/v1/counts`: exact counts of one server, from what is stored of it.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,10 @@ use wire::UnixMillis;
 
 use super::AppState;
 use super::error::{ApiError, Params, time};
-use crate::ingest::{convert, counts};
-use crate::store::{fleet, read};
+use super::series::no_server;
+use crate::ingest::counts;
+use crate::store::fleet;
+use crate::store::history::{Limits, Notes, Told};
 
 /// `GET /api/v1/counts?...`
 #[derive(Clone, Debug, Deserialize)]
@@ -31,33 +33,28 @@ pub(super) struct CountsView {
     server: String,
     /// By site and status.
     sites: BTreeMap<String, counts::ByStatus>,
-    /// Batches that could not be read; their counts are missing here.
-    n_batches_unreadable: u64,
+    /// Whether that is all of it.
+    #[serde(flatten)]
+    notes: Notes,
 }
 
-/// Cost: reads every stored batch of the server in that time, one after the other.
+/// Cost: reads what is stored of the server in that time, hour by hour.
 pub(super) async fn show(
     State(state): State<AppState>,
     Params(query): Params<CountsQuery>,
 ) -> Result<Json<CountsView>, ApiError> {
     let from = time("from", query.from.as_deref())?.unwrap_or(UnixMillis(i64::MIN));
     let to = time("to", query.to.as_deref())?.unwrap_or(UnixMillis(i64::MAX));
-    let server = query.server.clone();
-    let summed = state.store.read(move |conn| {
-        let Some(member) = fleet::member(conn, &server)? else { return Ok(None) };
-        let mut view = CountsView { server, sites: BTreeMap::new(), n_batches_unreadable: 0 };
+    let name = query.server;
+    let summed = state.store.history(Limits::default(), move |history| {
+        let Some(member) = fleet::member(history.conn(), &name)? else {
+            return no_server(history.conn(), &name).map(Err);
+        };
         // The first second counted is the one `from` lies in, as is the first one not counted.
-        let (from_s, to_s) = (from.second(), to.second());
-        read::hot_of(conn, member.server, from, to, &mut |codec, body| match convert::unpack(
-            codec, body,
-        ) {
-            Ok(body) => counts::add(&body, from_s, to_s, &mut view.sites),
-            Err(_) => view.n_batches_unreadable += 1,
-        })?;
-        Ok(Some(view))
+        let sites = history.counts(member.server, (from.second(), to.second()))?;
+        Ok(Ok((name, sites)))
     });
-    summed.await?.map(Json).ok_or_else(|| {
-        let fix = "`gatewatch-collector agent list` shows the names";
-        ApiError::not_found(format!("there is no server {:?}", query.server), fix)
-    })
+    let Told { value, notes } = summed.await?;
+    let (server, sites) = value?;
+    Ok(Json(CountsView { server, sites, notes }))
 }

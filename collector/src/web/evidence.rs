@@ -22,6 +22,7 @@ use super::error::{ApiError, InPath};
 use super::health::HealthEvent;
 use crate::clock;
 use crate::model::Incident;
+use crate::store::history::Limits;
 use crate::store::incidents;
 
 /// Longest reading of batches: what was read by then is a bundle, while the store cuts any read off
@@ -151,12 +152,11 @@ pub(super) async fn html(
 
 async fn bundle(state: &AppState, id: &str) -> Result<Bundle, ApiError> {
     let (full, now) = (full_id(state, id).await?, clock::now());
-    let found = state.store.read(move |conn| {
-        let until = clock::instant() + READ_TIME_MAX;
-        let Some(incident) = incidents::get(conn, &full)? else { return Ok(None) };
-        gather::bundle(conn, incident, now, &|| clock::instant() >= until).map(Some)
+    let found = state.store.history(Limits::within(READ_TIME_MAX), move |history| {
+        let Some(incident) = incidents::get(history.conn(), &full)? else { return Ok(None) };
+        gather::bundle(history, incident, now).map(Some)
     });
-    found.await?.ok_or_else(|| no_incident(id))
+    found.await?.value.ok_or_else(|| no_incident(id))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `GET /api/v1/export`: the recorded fleet as JSON lines, in order of arrival: input of `replay`.
 //!
-//! The answer is a stream of bounded pieces: the database is read a few batches at a time, and only
-//! as fast as the reader takes them. An answer that breaks off was not whole: the connection is cut,
+//! The answer is a stream of bounded pieces: what is stored is read a little at a time, and only as fast as
+//! the reader takes it. Hours that are packed come as ten seconds each, a second after they were over. An answer that breaks off was not whole: the connection is cut,
 //! and a packed one lacks its end. Anyone who may read incidents may read this; privacy is that of
 //! what is stored.
 //!
@@ -29,24 +29,21 @@ use wire::UnixMillis;
 
 use super::AppState;
 use super::error::{ApiError, Params, time};
-use crate::ingest::convert;
 use crate::model::{Record, ServerId, SiteId};
 use crate::replay::write::{self, Writer};
 use crate::store::happened::{self, Happened, Place};
+use crate::store::history::{self, Limits, Notes, Piece, Play, Samples, Told};
 use crate::store::incidents::Known;
-use crate::store::{HotRow, SiteRow, Store, StoreError, incidents, read};
+use crate::store::{SiteRow, Store, StoreError, incidents, read};
 use crate::{clock, errors};
 
-/// Batches and bytes read at once.
-const ROWS_MAX: usize = 64;
-const ROWS_BYTES_MAX: usize = 4 << 20;
+/// Bytes put together at once, about, and how long that may take.
+const PIECES_BYTES: usize = 4 << 20;
+const READ_TIME: Duration = Duration::from_secs(10);
 /// Size from which a piece of the answer is sent.
 const PIECE_BYTES: usize = 128 << 10;
 /// Pieces that wait for a slow reader; when full, reading waits.
 const PIECES_MAX: usize = 4;
-/// How much later than `to` a batch must have arrived to say that none before it follows, ms.
-const ORDER_SLACK_MS: i64 = 60_000;
-
 /// Events between batches read at once.
 const EVENTS_MAX: u32 = 1000;
 
@@ -86,7 +83,7 @@ pub(super) async fn show(
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     let from = match from {
         Some(from) => from,
-        None => state.store.read(read::oldest_arrival).await?.unwrap_or(to),
+        None => state.store.read(history::oldest).await?.unwrap_or(to),
     };
     tokio::spawn(async move {
         let _place = place;
@@ -100,6 +97,11 @@ pub(super) async fn show(
         let why = match ended {
             Ok(()) | Err(Broken::ReaderGone) => return,
             Err(Broken::Stopped) => "the collector stops".to_owned(),
+            Err(Broken::TooSlow) => {
+                let why = "its reader was too slow: batches it needed were packed meanwhile";
+                tracing::warn!(why, "an export breaks off");
+                why.to_owned()
+            }
             Err(Broken::Store(error)) => {
                 let why = errors::chain(&error);
                 tracing::error!(error = why, "an export breaks off");
@@ -135,6 +137,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 enum Broken {
     ReaderGone,
     Stopped,
+    TooSlow,
     Store(StoreError),
 }
 
@@ -201,6 +204,8 @@ struct Export {
     /// Lines that stand between batches, with their time, soonest first, and how far they are read.
     between: VecDeque<(UnixMillis, Vec<u8>)>,
     read_upto: Place,
+    /// What was said to be missing.
+    holes: BTreeSet<(UnixMillis, Option<String>)>,
 }
 
 impl Export {
@@ -215,37 +220,54 @@ impl Export {
             clocked,
             between,
             read_upto: (from.minus(MOMENT), i64::MAX),
+            holes: BTreeSet::new(),
         }
     }
 
     async fn run(mut self) -> Result<(), Broken> {
+        // Hours may be packed meanwhile: what the play began with stays.
+        let hold = self.store.hold();
         let servers = self.fleet().await?;
-        let from = self.from;
-        let mut position = self.store.read(move |conn| read::position_near(conn, from)).await?;
-        loop {
-            let after = position;
-            let rows = self
-                .store
-                .read(move |conn| read::hot_after(conn, after, ROWS_MAX, ROWS_BYTES_MAX))
-                .await?;
-            let Some(last) = rows.last() else { break };
-            position = last.id;
-            let is_past = last.at.0 >= self.to.0.saturating_add(ORDER_SLACK_MS);
-            let (from, to) = (self.from, self.to);
-            let newest = rows.iter().map(|row| row.at).max().unwrap_or(from);
-            for row in rows.iter().filter(|row| row.at >= from && row.at < to) {
-                self.send_between(&servers, row.at, newest).await?;
-                // A server that was forgotten has no name any more.
-                let Some(server) = servers.get(&row.server) else { continue };
-                let lines = self.lines(row, server);
-                self.out.send(&lines).await?;
+        let ahead = servers.iter().map(|(server, (_, ahead_ms))| (*server, *ahead_ms)).collect();
+        let mut play = Play::new(ahead, (self.from, self.to), Samples::All);
+        while !play.is_over() {
+            let limits = Limits { time: READ_TIME, pauses: true, ..Limits::default() };
+            let read = self.store.history(limits, move |history| {
+                let pieces = history.play(&mut play, PIECES_BYTES)?;
+                Ok((pieces, play))
+            });
+            let Told { value: (pieces, on), notes } = read.await?;
+            play = on;
+            self.note(&notes);
+            if !hold.holds() && play.reads_batches() {
+                return Err(Broken::TooSlow);
             }
-            if is_past {
-                break;
+            let newest = pieces.iter().map(|piece| piece.at).max().unwrap_or(self.from);
+            for piece in pieces {
+                self.send_between(&servers, piece.at, newest).await?;
+                // A server that was forgotten has no name any more.
+                let Some(server) = servers.get(&piece.server) else { continue };
+                let lines = self.lines(&piece, server);
+                self.out.send(&lines).await?;
             }
         }
         let last = self.to.minus(MOMENT);
         self.send_between(&servers, last, last).await?;
+        self.end().await
+    }
+
+    /// Says in the log what is missing in the export, each time once.
+    fn note(&mut self, notes: &Notes) {
+        for hole in &notes.holes {
+            let (from, to) = (hole.from.to_rfc3339(), hole.to.to_rfc3339());
+            let (server, why) = (hole.server.as_deref().unwrap_or("all"), hole.why.as_str());
+            if self.holes.insert((hole.from, hole.server.clone())) {
+                tracing::warn!(from, to, server, why, "an export lacks history");
+            }
+        }
+    }
+
+    async fn end(mut self) -> Result<(), Broken> {
         let mut lines = Vec::new();
         write::end(&mut lines);
         self.out.send(&lines).await?;
@@ -350,35 +372,35 @@ impl Export {
         self.told.insert(key, place) != Some(place)
     }
 
-    /// The lines of one batch. Sites are named by the batch itself, so no list of them is kept.
-    fn lines(&mut self, row: &HotRow, (name, ahead_ms): &(String, i64)) -> Vec<u8> {
+    /// The lines of one piece. Sites are named by the piece itself, so no list of them is kept.
+    fn lines(&mut self, piece: &Piece, (name, ahead_ms): &(String, i64)) -> Vec<u8> {
         let mut names: Vec<String> = Vec::new();
-        let unpacked = convert::records(row, &mut |site| {
+        let records = piece.records(&mut |site| {
             names.push(site.to_owned());
-            let (site, server) = (SiteId(names.len() as i64 - 1), row.server);
+            let (site, server) = (SiteId(names.len() as i64 - 1), piece.server);
             let name = names.last().cloned().unwrap_or_default();
             Some(SiteRow { site, server, name, pool: None, upstream: None })
         });
         let name_of = |site: SiteId| names.get(usize::try_from(site.0).ok()?).cloned();
         let writer = Writer {
             server: name,
-            arrived_at: row.at,
-            clock: UnixMillis(row.at.0.saturating_add(*ahead_ms)),
+            arrived_at: piece.at,
+            clock: UnixMillis(piece.at.0.saturating_add(*ahead_ms)),
             name_of: &name_of,
         };
         let mut lines = Vec::new();
-        if self.clocked.insert(row.server) {
+        if self.clocked.insert(piece.server) {
             // Heartbeats are not stored: without this the first batch of a server whose clock is off
             // would be dated by it.
-            write::clock(&mut lines, name, writer.clock, row.at);
+            write::clock(&mut lines, name, writer.clock, piece.at);
         }
-        for record in &unpacked.records {
+        for record in &records {
             if let Record::Site { site, pool, upstream, .. } = record {
                 // Unknown now does not take back what was known before.
                 let known = pool.is_some() || upstream.is_some();
                 let name = name_of(*site).unwrap_or_default();
                 let (pool, upstream) = (pool.as_deref(), upstream.as_deref());
-                if !known || !self.is_news(row.server, &name, pool, upstream) {
+                if !known || !self.is_news(piece.server, &name, pool, upstream) {
                     continue;
                 }
             }

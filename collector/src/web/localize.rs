@@ -13,10 +13,11 @@ use wire::UnixMillis;
 use super::AppState;
 use super::error::{ApiError, Params, time};
 use crate::clock;
-use crate::ingest::convert;
 use crate::localize::stored::{By, Owner, Stored, Window, usual_dimensions};
 use crate::localize::{Common, Found, localize};
-use crate::store::{Conn, ReadResult, fleet, read};
+use crate::model::ServerId;
+use crate::store::history::{History, Limits, Notes};
+use crate::store::{ReadResult, fleet, read};
 
 /// Time in question when none is given.
 const SPAN: Duration = Duration::from_secs(15 * 60);
@@ -60,8 +61,9 @@ pub struct LocalizeView {
     pub n: u64,
     /// Gateway errors among them.
     pub n_failed: u64,
-    /// Batches that could not be read; their counts are missing here.
-    pub n_batches_unreadable: u64,
+    /// Whether all that is stored of both times was read.
+    #[serde(flatten)]
+    pub notes: Notes,
     /// Everything was searched; else `found` is the best of what was when the search was cut off.
     #[serde(default = "yes")]
     pub complete: bool,
@@ -74,7 +76,7 @@ fn yes() -> bool {
     true
 }
 
-/// Cost: reads the stored batches of all servers of both times, within the limit of any read, and
+/// Cost: reads what is stored of all servers of both times, within the limit of any read, and
 /// searches within a bound of its own; one question at a time.
 pub(super) async fn show(
     State(state): State<AppState>,
@@ -101,13 +103,14 @@ pub(super) async fn show(
     };
     let by = query.by;
     // The place goes along: who asks may leave before the work ends.
-    let read = state.store.read(move |conn| Ok((gather(conn, by, window)?, place))).await?;
+    let read = move |history: &History<'_>| Ok((gather(history, by, window)?, place));
+    let read = state.store.history(Limits::default(), read).await?;
     let refused = |error: String| {
         let fix = "name server, site, pool, signal, path or keys of labels, each once, at most 8";
         ApiError::bad(format!("by: {error}"), fix)
     };
-    let (gathered, place) = read;
-    let Gathered { by, stored, n_unreadable } = gathered.map_err(refused)?;
+    let ((gathered, place), notes) = (read.value, read.notes);
+    let Gathered { by, stored } = gathered.map_err(refused)?;
     let (n, n_failed) = stored.totals();
     let found = tokio::task::spawn_blocking(move || {
         let found = stored.table().map(|table| localize(&table));
@@ -120,65 +123,52 @@ pub(super) async fn show(
     })?;
     let Found { common, complete } = found.map_err(|refusal| refused(refusal.to_string()))?;
     let by = by.iter().map(|by| by.name().to_owned()).collect();
-    let n_batches_unreadable = n_unreadable;
     let found = common;
-    Ok(Json(LocalizeView {
-        before_from,
-        from,
-        to,
-        by,
-        n,
-        n_failed,
-        n_batches_unreadable,
-        complete,
-        found,
-    }))
+    Ok(Json(LocalizeView { before_from, from, to, by, n, n_failed, notes, complete, found }))
 }
 
 /// Stored counts of both times.
 struct Gathered {
     by: Vec<By>,
     stored: Stored,
-    n_unreadable: u64,
 }
 
 /// Adds up what is stored; `Err` inside: why it cannot be told by these dimensions.
-fn gather(conn: &Conn, by: Option<String>, window: Window) -> ReadResult<Result<Gathered, String>> {
+fn gather(
+    history: &History<'_>,
+    by: Option<String>,
+    window: Window,
+) -> ReadResult<Result<Gathered, String>> {
+    let conn = history.conn();
     let owner = |view: fleet::ServerView| {
         let clock_offset_ms = view.clock_offset_ms.unwrap_or(0);
         let owner = Owner { name: view.server.clone(), labels: view.labels, clock_offset_ms };
         (view.server, owner)
     };
-    let owners: BTreeMap<String, Owner> =
+    let mut by_name: BTreeMap<String, Owner> =
         fleet::list(conn, clock::now())?.into_iter().map(owner).collect();
     let by = match by {
         Some(names) => names.split(',').map(|name| By::named(name.trim())).collect(),
-        None => usual_dimensions(owners.values()),
+        None => usual_dimensions(by_name.values()),
     };
-    if let Some(unknown) = unknown_label(&by, &owners) {
+    if let Some(unknown) = unknown_label(&by, &by_name) {
         return Ok(Err(format!("no server has a label {unknown:?}")));
     }
     let mut stored = match Stored::new(by.clone(), window) {
         Ok(stored) => stored,
         Err(refusal) => return Ok(Err(refusal.to_string())),
     };
-    let mut n_unreadable = 0;
+    let ids = read::server_names(conn)?.into_iter();
+    let owners: BTreeMap<ServerId, Owner> =
+        ids.filter_map(|(id, name)| Some((id, by_name.remove(&name)?))).collect();
+    let ahead = owners.iter().map(|(id, owner)| (*id, owner.clock_offset_ms)).collect();
     let span = (UnixMillis::from_second(window.before_s), UnixMillis::from_second(window.to_s));
-    let clock_off_ms = owners.values().map(|owner| owner.clock_offset_ms.unsigned_abs()).max();
-    read::hot_between(conn, span, clock_off_ms.unwrap_or(0), &mut |hot| {
-        // Batches of a server that was forgotten belong to nobody.
-        let Some(owner) = owners.get(hot.server) else { return };
-        let second = |at: UnixMillis| at.second().saturating_sub(owner.ahead_s());
-        // One clock that is far off lets many batches of the others through: not worth unpacking.
-        if second(hot.events.1) < window.before_s - 1 || second(hot.events.0) > window.to_s {
-            return;
-        }
-        match convert::unpack(hot.codec, hot.body) {
-            Ok(body) => stored.add(owner, &body),
-            Err(_) => n_unreadable += 1,
+    history.requests(&ahead, span, &mut |server, body| {
+        if let Some(owner) = owners.get(&server) {
+            stored.add(owner, body);
         }
     })?;
-    Ok(Ok(Gathered { by, stored, n_unreadable }))
+    Ok(Ok(Gathered { by, stored }))
 }
 
 fn unknown_label(by: &[By], owners: &BTreeMap<String, Owner>) -> Option<String> {

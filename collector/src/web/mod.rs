@@ -17,7 +17,9 @@ mod metrics;
 pub mod notify;
 mod openapi;
 mod serve;
+pub mod series;
 pub mod silences;
+pub mod top;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,6 +150,9 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/notify/routes", get(notify::list))
         .route("/api/v1/notify/routes/{name}/test", post(notify::test))
         .route("/api/v1/counts", get(counts::show))
+        .route("/api/v1/series", get(series::show))
+        .route("/api/v1/metrics-known", get(series::metrics))
+        .route("/api/v1/top", get(top::show))
         .route("/api/v1/export", get(export::show))
         .route("/api/v1/localize", get(localize::show))
         .route("/api/v1/stream", get(events::stream))

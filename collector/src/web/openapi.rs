@@ -87,6 +87,25 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
     ),
     (
         "get",
+        "/api/v1/series",
+        "Samples of a metric of one server; counters as rates a second. Query: server, metric, \
+         attribute, from, to, step.",
+        200,
+    ),
+    (
+        "get",
+        "/api/v1/metrics-known",
+        "Metrics that are kept, with units and attributes. Query: metric.",
+        200,
+    ),
+    (
+        "get",
+        "/api/v1/top",
+        "Servers with the highest values of a metric. Query: metric, stat, from, to, k, label.",
+        200,
+    ),
+    (
+        "get",
         "/api/v1/export",
         "The recorded fleet as JSON lines, input of `replay`; gzip where accepted. Query: from, to.",
         200,

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
+use wire::UnixMillis;
 use wire::catalog::{self, Kind, Metric};
 
+use super::super::blocks::Place;
 use super::History;
+use crate::ingest::convert;
+use crate::model::ServerId;
 
 /// Attributes of one metric that are told.
 const ATTRIBUTES_MAX: usize = 1000;
@@ -56,6 +60,38 @@ impl History<'_> {
             Ok(Known { id: row.get(0)?, attribute: row.get(1)?, scale })
         })?;
         rows.collect()
+    }
+
+    /// Attributes under which a server sent a metric, in the last day of `from..to`, in order.
+    pub fn attributes_of(
+        &self,
+        name: &str,
+        server: ServerId,
+        (from, to): (UnixMillis, UnixMillis),
+    ) -> rusqlite::Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        self.hot_of(server, (from, to), &mut |batch| {
+            for series in batch.body.series.iter().filter(|series| series.metric == name) {
+                found.insert(convert::clip(&series.attribute, convert::NAME_BYTES_MAX));
+            }
+        })?;
+        let columns: BTreeMap<i64, String> = self
+            .columns(name, None)?
+            .into_iter()
+            .map(|known| (known.id, known.attribute))
+            .collect();
+        for (t0, sealed) in self.hours(from, to)?.0.iter().rev().take(24) {
+            if columns.is_empty() || !self.goes_on() {
+                break;
+            }
+            let Some(file) = self.day(*t0)? else { continue };
+            for part in 0..sealed.parts {
+                let place = Place { t0: *t0, server, part };
+                let metrics = self.tolerate(place, file.metrics(place))?.unwrap_or_default();
+                found.extend(metrics.iter().filter_map(|id| columns.get(id)).cloned());
+            }
+        }
+        Ok(found)
     }
 
     /// The metrics that were sealed, by name. `only`: of this one, or those that begin so and a dot.

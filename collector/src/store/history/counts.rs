@@ -22,7 +22,7 @@ impl History<'_> {
         let span = (at(from_s), at(to_s));
         let hours = self.hours(span.0, span.1)?;
         let mut sites = BTreeMap::new();
-        self.hot(Some(server), span, &mut |mut batch| {
+        self.hot_of(server, span, &mut |mut batch| {
             batch.body.seconds.retain(|second| hours.is_hot(batch.id, second.second));
             counts::add(&batch.body, from_s, to_s, &mut sites);
         })?;

@@ -274,6 +274,52 @@ impl History<'_> {
     }
 }
 
+impl History<'_> {
+    /// Shows `see` requests and exemplars of these servers in `from..to` on the collector's clock, in no
+    /// order, and others from around it; how far the clock of each server is ahead is given in ms.
+    pub fn requests(
+        &self,
+        servers: &BTreeMap<ServerId, i64>,
+        (from, to): (UnixMillis, UnixMillis),
+        see: &mut dyn FnMut(ServerId, &BatchBody),
+    ) -> rusqlite::Result<()> {
+        let off_ms = servers.values().map(|ms| ms.unsigned_abs()).max().unwrap_or(0) + 1000;
+        let (least, most) = (
+            UnixMillis(from.0.saturating_sub_unsigned(off_ms)),
+            UnixMillis(to.0.saturating_add_unsigned(off_ms)),
+        );
+        let hours = self.hours(least, most)?;
+        self.hot_of_all((from, to), off_ms, &mut |mut batch| {
+            if servers.contains_key(&batch.server) {
+                let is_hot = |second: i64| hours.is_hot(batch.id, second);
+                batch.body.seconds.retain(|second| is_hot(second.second));
+                let second = |one: &v1::Exemplar| UnixMillis(one.at_unix_ms).second();
+                batch.body.exemplars.retain(|one| is_hot(second(one)));
+                see(batch.server, &batch.body);
+            }
+        })?;
+        let (mut names, none) = (Names::default(), Samples::Of(&[]));
+        for (t0, sealed) in &hours.0 {
+            let hour = Hours([(*t0, *sealed)].into());
+            for (server, ahead_ms) in servers {
+                if !self.goes_on() {
+                    return Ok(());
+                }
+                let second = |at: UnixMillis| UnixMillis(at.0.saturating_add(*ahead_ms)).second();
+                let span = (second(from).max(*t0), (second(to) + 1).min(t0 + 3600));
+                if span.0 >= span.1 {
+                    continue;
+                }
+                let mut decoded = self.decode(*server, &hour, span, &none, &mut names)?;
+                if let Some(body) = decoded.take(i64::MAX) {
+                    see(*server, &body);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Files events under their second; losses, which have none, at the end of their hour.
 fn file_events(t0: i64, events: BatchBody, to: &mut BTreeMap<i64, BatchBody>) {
     let second = |ms: i64| UnixMillis(ms).second();

@@ -13,12 +13,12 @@ use rusqlite::params;
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
-use super::super::read;
+use super::super::{SiteRow, read};
 use super::pieces::{Decoded, Names, Piece, Samples, TICK_S};
 use super::{History, Hours};
 use crate::clock;
 use crate::ingest::convert;
-use crate::model::ServerId;
+use crate::model::{Record, ServerId};
 
 /// Sealed history is told this much after its ten seconds are over, ms: its arrival is not kept.
 pub const LAG_MS: i64 = 1000;
@@ -80,6 +80,12 @@ impl Play {
             let is_told = started.told >= started.sealed_end && started.ahead.is_empty();
             is_told && started.hot_is_over
         })
+    }
+
+    /// Whether batches are read, or will be.
+    #[must_use]
+    pub fn reads_batches(&self) -> bool {
+        !self.started.as_ref().is_some_and(|started| started.hot_is_over)
     }
 
     /// Arrival of sealed history of the ten seconds that begin at `tick` of a server's clock.
@@ -313,6 +319,12 @@ fn keep_hot(body: &mut BatchBody, id: i64, at: UnixMillis, hours: &Hours) -> boo
 }
 
 impl Piece {
+    /// What it holds, record by record, as [`convert::records`].
+    pub fn records(&self, site_of: &mut dyn FnMut(&str) -> Option<SiteRow>) -> Vec<Record> {
+        let Some(body) = &self.body else { return Vec::new() };
+        convert::records_of(self.server, body, self.complete_until, site_of).records
+    }
+
     /// Bytes it takes, about.
     fn n_bytes(&self) -> usize {
         let Some(body) = &self.body else { return 64 };

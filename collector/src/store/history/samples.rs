@@ -85,7 +85,7 @@ impl History<'_> {
         let columns = self.columns(metric.name, Some(attribute))?;
         let (from_s, to_s) = seconds(from, to);
         let mut hot = Seconds::new();
-        self.hot(Some(server), (from, to), &mut |batch| {
+        self.hot_of(server, (from, to), &mut |batch| {
             samples_of(&batch.body, metric, attribute, &mut |second, scaled| {
                 if (from_s..to_s).contains(&second) && hours.is_hot(batch.id, second) {
                     hot.insert(second, scaled);

@@ -1,15 +1,15 @@
 //! Puts a bundle together from the store, within fixed bounds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use wire::UnixMillis;
 
 use super::{Bundle, Curve, Fact, HealthEvent, Point, ServerEvidence, Silence};
-use crate::ingest::convert;
 use crate::model::{Incident, Record, ServerId, silent_after_ms};
 use crate::store::evidence::{self, Onset};
-use crate::store::{Conn, ReadResult, collector, fleet, presence};
+use crate::store::history::{History, Samples};
+use crate::store::{ReadResult, collector, fleet, presence};
 
 /// Time before the first sign and after the end that is looked at, and the most in all.
 const BEFORE: Duration = Duration::from_secs(600);
@@ -17,10 +17,12 @@ const AFTER: Duration = Duration::from_secs(300);
 const SPAN_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Batches may arrive so much later than what they tell.
 const LATE: Duration = Duration::from_secs(900);
-/// Bounds of a bundle: servers, their batches, bytes of bodies, points and facts of a server.
+/// Metrics whose curves are shown.
+const STEAL: &str = "system.cpu.steal";
+const RETRANSMIT: &str = "system.network.tcp.retransmit";
+/// Bounds of a bundle: servers, what they sent, points and facts of a server.
 const SERVERS_MAX: usize = 200;
-const ROWS_MAX: usize = 300_000;
-const BYTES_MAX: usize = 64 << 20;
+const PIECES_MAX: usize = 500_000;
 const POINTS_MAX: usize = 240;
 const FACTS_MAX: usize = 50;
 const SILENCES_MAX: usize = 50;
@@ -52,13 +54,13 @@ struct Reach {
     is_now: bool,
 }
 
-/// The bundle of `incident`; when `is_over`, of the batches read until then.
+/// The bundle of `incident`; when the time is over, of what was read until then.
 pub(super) fn bundle(
-    conn: &Conn,
+    history: &History<'_>,
     incident: Incident,
     now: UnixMillis,
-    is_over: &dyn Fn() -> bool,
 ) -> ReadResult<Bundle> {
+    let conn = history.conn();
     let mut ids = vec![incident.id.clone()];
     ids.extend(incident.children.iter().cloned());
     let onsets = evidence::onsets(conn, &ids)?;
@@ -83,18 +85,18 @@ pub(super) fn bundle(
             server.heartbeat_ms = ms;
         }
     }
-    let servers: BTreeSet<ServerId> = gathered.keys().copied().collect();
-    let mut n_bytes = 0;
+    let servers = gathered.iter().map(|(server, of)| (*server, of.offset_ms)).collect();
     let until = to.plus(LATE).min(now);
-    let cut = evidence::arrived(conn, &servers, (from, until), ROWS_MAX, is_over, &mut |row| {
-        n_bytes += row.body.len();
-        if let Some(server) = gathered.get_mut(&row.server) {
-            server.arrivals.push(row.at.0);
-            for record in convert::records(&row, &mut |_| None).records {
+    let (span, samples) = ((from, until), Samples::Of(&[STEAL, RETRANSMIT]));
+    let no = &|| false;
+    let cut = evidence::arrived(history, &servers, span, samples, PIECES_MAX, no, &mut |piece| {
+        if let Some(server) = gathered.get_mut(&piece.server) {
+            server.arrivals.push(piece.at.0);
+            for record in piece.records(&mut |_| None) {
                 server.take(&record, from, to);
             }
         }
-        n_bytes < BYTES_MAX
+        true
     })?;
     let reach = Reach { to, until: cut.unwrap_or(until), is_now: cut.is_none() && until >= now };
     let left_out = gathered.values().any(|server| server.n_left_out > 0);
@@ -112,7 +114,11 @@ pub(super) fn bundle(
         n_servers,
         servers: servers.collect(),
         collector: events.into_iter().map(|(at, event)| HealthEvent { at, event }).collect(),
-        truncated: cut.is_some() || left_out || n_servers > SERVERS_MAX || to < end,
+        truncated: cut.is_some()
+            || history.has_holes()
+            || left_out
+            || n_servers > SERVERS_MAX
+            || to < end,
         incident,
     })
 }
@@ -132,8 +138,8 @@ impl Gathered {
                 }
                 for (metric, _, value) in values {
                     match *metric {
-                        "system.cpu.steal" => self.steal.push(Point { at, value: *value }),
-                        "system.network.tcp.retransmit" => {
+                        STEAL => self.steal.push(Point { at, value: *value }),
+                        RETRANSMIT => {
                             self.retransmit.push(Point { at, value: *value });
                         }
                         _ => {}
