@@ -207,6 +207,7 @@ struct Shared {
     stats: Arc<SelfStats>,
     /// Who reads `hot` in several turns.
     holds: Arc<history::Holds>,
+    quarantine: quarantine::Quarantine,
 }
 
 impl Store {
@@ -227,6 +228,7 @@ impl Store {
             hot: RwLock::new(hot::HotIndex::load(&conn)?),
             committed: watch::Sender::new(last),
             revoked: watch::Sender::new(Arc::new(presence::revoked(&conn)?)),
+            quarantine: quarantine::Quarantine::load(&conn, Arc::clone(&stats))?,
             stats: Arc::clone(&stats),
             holds: Arc::default(),
         });
@@ -354,6 +356,11 @@ impl Store {
     /// Counters of ingest and store.
     pub fn stats(&self) -> &Arc<SelfStats> {
         &self.inner.shared.stats
+    }
+
+    /// What was found damaged.
+    pub fn quarantine(&self) -> &quarantine::Quarantine {
+        &self.inner.shared.quarantine
     }
 
     /// Commits what is queued, writes the watermarks and ends the writer; later jobs get `Closed`.

@@ -142,7 +142,7 @@ impl Writer {
                 GroupEnd::Gone => Some(None),
             };
             let due = self.due(closing.is_some());
-            if !group.is_empty() || due.marks || due.seen {
+            if !group.is_empty() || due.is_any() {
                 self.commit(&timer, group, due);
             }
             if let Some(done) = closing {
@@ -164,6 +164,7 @@ impl Writer {
         Due {
             marks: (marks || closing) && !self.books.dirty.is_empty(),
             seen: (seen || closing) && !self.seen.is_empty(),
+            n_damaged: self.shared.quarantine.n_unfiled(),
         }
     }
 
@@ -263,7 +264,7 @@ impl Writer {
                 presence::seen(tx, *server, seen)?;
             }
         }
-        Ok(())
+        self.shared.quarantine.file_changes(tx, due.n_damaged)
     }
 
     /// Takes over what the committed transaction staged, and publishes it.
@@ -277,6 +278,7 @@ impl Writer {
             self.seen.clear();
             self.seen_written = now;
         }
+        self.shared.quarantine.filed(due.n_damaged);
         staged.counts.publish(&self.shared.stats);
         for (server, name, row) in staged.sites {
             self.books.sites.entry(server).or_default().insert(name, row);
@@ -365,6 +367,14 @@ impl Writer {
 struct Due {
     marks: bool,
     seen: bool,
+    /// Changes of the quarantine.
+    n_damaged: usize,
+}
+
+impl Due {
+    fn is_any(self) -> bool {
+        self.marks || self.seen || self.n_damaged > 0
+    }
 }
 
 /// Why gathering ended.
