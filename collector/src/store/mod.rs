@@ -10,6 +10,7 @@ mod batch;
 mod blocks;
 pub mod collector;
 mod columns;
+mod damage;
 pub mod digests;
 pub mod fleet;
 pub mod evidence;
@@ -132,13 +133,24 @@ pub enum StoreError {
         known: i64,
     },
     /// The file is no database, or a broken one.
-    #[error("{path}: the database is damaged; move it away and restore a backup")]
+    #[error(
+        "{path}: the database is damaged; restore a backup with `gatewatch-collector restore FILE --force`, which keeps the damaged one"
+    )]
     Corrupt {
         /// The database.
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// It was found damaged while it was used.
+    #[error("{path}: the database is damaged and takes nothing more")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A restore that was interrupted cannot be finished.
+    #[error("a restore cannot be finished")]
+    Restore(#[source] backup::BackupError),
     /// The file cannot be opened.
     #[error("{path}: the database cannot be opened; check that this user may write there")]
     Open {
@@ -208,6 +220,9 @@ struct Shared {
     /// Who reads `hot` in several turns.
     holds: Arc<history::Holds>,
     quarantine: quarantine::Quarantine,
+    backups: backup::Backups,
+    /// Why the database can be used no more.
+    damaged: watch::Sender<Option<Arc<str>>>,
 }
 
 impl Store {
@@ -220,6 +235,8 @@ impl Store {
     /// full, because even deleting needs some.
     pub fn open_with(dir: &Path, ballast_bytes: u64) -> Result<Self, StoreError> {
         let lock = open::lock(dir)?;
+        damage::finish_interrupted(dir)?;
+        damage::look_closer(dir)?;
         let conn = open::writer(dir)?;
         let (watermarks, last) = open::watermarks(&conn)?;
         let stats = Arc::new(SelfStats::default());
@@ -231,6 +248,8 @@ impl Store {
             quarantine: quarantine::Quarantine::load(&conn, Arc::clone(&stats))?,
             stats: Arc::clone(&stats),
             holds: Arc::default(),
+            backups: backup::Backups::default(),
+            damaged: watch::Sender::new(None),
         });
         let readers = pool::Readers::open(dir, stats)?;
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS_MAX);
@@ -284,7 +303,32 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        self.inner.readers.read(query).await
+        let done = self.inner.readers.read(query).await;
+        if let Err(StoreError::Sqlite(error)) = &done
+            && damage::is_damage(error)
+        {
+            self.look_closer().await;
+        }
+        done
+    }
+
+    /// A reader met damage, perhaps of another file: looks whether it is the database's.
+    async fn look_closer(&self) {
+        if self.inner.shared.damaged.borrow().is_some() {
+            return;
+        }
+        let checked = self.inner.readers.read(damage::quick_check).await;
+        let why = match checked {
+            Ok(None) => return,
+            Ok(Some(why)) => why,
+            Err(StoreError::Sqlite(error)) if damage::is_damage(&error) => error.to_string(),
+            Err(error) => {
+                tracing::warn!(%error, "the database cannot be checked");
+                return;
+            }
+        };
+        damage::found(&self.inner.dir, &why);
+        self.inner.shared.damaged.send_replace(Some(why.into()));
     }
 
     /// Queues a batch for the next group commit; waits here while the queue is full.
@@ -361,6 +405,16 @@ impl Store {
     /// What was found damaged.
     pub fn quarantine(&self) -> &quarantine::Quarantine {
         &self.inner.shared.quarantine
+    }
+
+    /// Who may make a backup, and how those stand that are made by themselves.
+    pub fn backups(&self) -> &backup::Backups {
+        &self.inner.shared.backups
+    }
+
+    /// Why the database can be used no more, once that is found: nothing is written from then on.
+    pub fn damaged(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.inner.shared.damaged.subscribe()
     }
 
     /// Commits what is queued, writes the watermarks and ends the writer; later jobs get `Closed`.

@@ -31,9 +31,12 @@ const READER_PRAGMAS: &str = "
 PRAGMA query_only=ON; PRAGMA cache_size=-16384; PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;
 PRAGMA trusted_schema=OFF;";
 
+/// Name of the database in the data directory.
+pub(super) const NAME: &str = super::backup::DATABASE;
+
 /// File of the database in the data directory.
 pub(super) fn path(dir: &Path) -> PathBuf {
-    dir.join("gatewatch.db")
+    dir.join(NAME)
 }
 
 /// Takes the data directory for this process; held as long as the file is open.
@@ -102,15 +105,20 @@ pub fn peek(dir: &Path) -> Option<Connection> {
     let conn = if Path::new(&log).exists() {
         Connection::open_with_flags(&path, flags).ok()?
     } else if path.exists() {
-        // Nobody writes now, and without this SQLite would make the log to read beside it.
-        let name = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        let uri = format!("file:{name}?immutable=1");
-        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI).ok()?
+        Connection::open_with_flags(immutable_uri(&path), flags | OpenFlags::SQLITE_OPEN_URI)
+            .ok()?
     } else {
         return None;
     };
     conn.execute_batch(READER_PRAGMAS).ok()?;
     Some(conn)
+}
+
+/// Names a database that nobody writes now, so that SQLite makes no file beside it to read it.
+pub(super) fn immutable_uri(path: &Path) -> String {
+    let name = path.to_string_lossy();
+    let name = name.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("file:{name}?immutable=1")
 }
 
 /// Reads `user_version` without taking a lock or writing a byte of the database.

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::ballast::Ballast;
 use super::insert::{self, Books, Staged};
-use super::{NewBatch, Outcome, Seen, Shared, StoreError, open, presence};
+use super::{NewBatch, Outcome, Seen, Shared, StoreError, damage, open, presence};
 use crate::clock;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
@@ -215,8 +215,19 @@ impl Writer {
         }
     }
 
+    /// Refuses a group: nothing is written to a damaged database.
+    fn refuse(&self, group: Vec<Job>) {
+        for job in group {
+            let (finish, _) = perform(job, None, &self.books, &mut Staged::default());
+            finish(Err(StoreError::Damaged { path: self.path.clone() }));
+        }
+    }
+
     /// Runs a group in one transaction and tells everyone how it ended.
     fn commit(&mut self, timer: &Runtime, group: Vec<Job>, due: Due) {
+        if self.shared.damaged.borrow().is_some() {
+            return self.refuse(group);
+        }
         let started = clock::instant();
         let stats = Arc::clone(&self.shared.stats);
         let wrote = group.iter().any(|job| matches!(job, Job::Write(_)));
@@ -330,6 +341,12 @@ impl Writer {
     fn failed(&mut self, error: &rusqlite::Error) {
         self.shared.stats.commits_failed.one();
         let path = self.path.display();
+        if damage::is_damage(error) {
+            let why: Arc<str> = error.to_string().into();
+            damage::found(self.path.parent().unwrap_or(Path::new("/")), &why);
+            self.shared.damaged.send_replace(Some(why));
+            return;
+        }
         if !is_full(error) {
             tracing::error!(%error, %path, "the database did not commit; agents keep their batches");
             return;
@@ -352,7 +369,9 @@ impl Writer {
 
     fn explain(&self, error: &Arc<rusqlite::Error>) -> StoreError {
         let path = self.path.clone();
-        if is_full(error) {
+        if damage::is_damage(error) {
+            StoreError::Damaged { path }
+        } else if is_full(error) {
             StoreError::Full { path, source: Arc::clone(error) }
         } else if is_busy(error) {
             StoreError::Busy { path }
@@ -451,7 +470,9 @@ fn run_job(run: WriteJob, tx: Option<&Transaction<'_>>) -> (Finish, Option<rusql
     match run(Some(tx)) {
         (None, finish) => (finish, tx.execute_batch("RELEASE job").err()),
         // SQLite may have rolled back everything already: the group is over.
-        (Some(error), finish) if is_full(&error) => (finish, Some(error)),
+        (Some(error), finish) if is_full(&error) || damage::is_damage(&error) => {
+            (finish, Some(error))
+        }
         (Some(error), finish) => {
             let undone = tx.execute_batch("ROLLBACK TO job; RELEASE job").err();
             (Box::new(move |_| finish(Err(StoreError::Sqlite(error)))), undone)

@@ -1,0 +1,78 @@
+//! Damage of `gatewatch.db` itself: nothing is written from then on, and the next start looks closer.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::backup::{self, MARKER};
+use super::{StoreError, open};
+use crate::files;
+
+/// Whether SQLite says that the file is not what was written.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+impl StoreError {
+    /// Whether the database is damaged; what SQLite said of it.
+    pub fn damage(&self) -> Option<String> {
+        match self {
+            Self::Corrupt { source, .. } => Some(source.to_string()),
+            Self::Sqlite(error) if is_damage(error) => Some(error.to_string()),
+            Self::Migration { source, .. } => match source {
+                rusqlite_migration::Error::RusqliteError { err, .. } if is_damage(err) => {
+                    Some(err.to_string())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The first fault of the database; `None` when it is sound. Reads all of it.
+pub(super) fn quick_check(conn: &Connection) -> rusqlite::Result<Option<String>> {
+    let said: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok((said != "ok").then_some(said))
+}
+
+/// Leaves word for the next start.
+pub(super) fn found(dir: &Path, why: &str) {
+    let path = dir.join(open::NAME);
+    tracing::error!(
+        why, path = %path.display(),
+        "the database is damaged: nothing is taken any more, agents keep their batches; the collector ends, and the next start restores the newest backup of `[backup] dir`"
+    );
+    if let Err(error) = files::replace_private(&dir.join(MARKER), why.as_bytes()) {
+        tracing::error!(%error, "that cannot be left for the next start");
+    }
+}
+
+/// Where the last run met damage: checks all of the database before it is used.
+pub(super) fn look_closer(dir: &Path) -> Result<(), StoreError> {
+    let marker = dir.join(MARKER);
+    let Ok(why) = std::fs::read_to_string(&marker) else { return Ok(()) };
+    let path = open::path(dir);
+    let corrupt = |why: String| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        let source = rusqlite::Error::SqliteFailure(code, Some(why));
+        StoreError::Corrupt { path: path.clone(), source }
+    };
+    let checked = open::reader(dir)?
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+    match checked {
+        Ok(said) if said == "ok" => {
+            tracing::warn!(why, path = %path.display(), "the database was taken for damaged and is sound; check memory and disk of this machine");
+            std::fs::remove_file(&marker)
+                .map_err(|source| StoreError::File { path: marker.clone(), source })
+        }
+        Ok(said) => Err(corrupt(said)),
+        Err(error) => Err(corrupt(error.to_string())),
+    }
+}
+
+/// Finishes a restore that was interrupted, and removes copies of a backup that was.
+pub(super) fn finish_interrupted(dir: &Path) -> Result<(), StoreError> {
+    backup::clean(dir);
+    backup::finish_interrupted(dir).map(drop).map_err(StoreError::Restore)
+}
