@@ -566,4 +566,6 @@ fn io_error(action: &'static str, path: &Path, source: io::Error) -> SpoolError 
 }
 
 #[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
 mod tests;

@@ -16,11 +16,11 @@ thread_local! {
     static NOW: Cell<UnixMillis> = const { Cell::new(START) };
 }
 
-fn now() -> UnixMillis {
+pub(super) fn now() -> UnixMillis {
     NOW.get()
 }
 
-fn pass(span: Duration) {
+pub(super) fn pass(span: Duration) {
     NOW.set(NOW.get().plus(span));
 }
 
@@ -74,7 +74,7 @@ fn evicted(n_batches: u64, n_lines: u64) -> Evicted {
 }
 
 /// A disk without the wait of a sync; a crash is played by cutting files.
-struct FastDisk;
+pub(super) struct FastDisk;
 
 impl Disk for FastDisk {
     fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
