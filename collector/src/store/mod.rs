@@ -45,6 +45,10 @@ mod watermark;
 mod writer;
 
 #[cfg(test)]
+mod power_tests;
+#[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod upgrade_tests;
 
 use std::collections::{BTreeSet, HashMap};

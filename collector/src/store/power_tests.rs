@@ -1,0 +1,170 @@
+//! Power cuts at any moment, while batches come and hours are sealed: what was acked is there, once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Names, Recording, monotonic_ns, recorded};
+use tokio_util::sync::CancellationToken;
+use wire::UnixMillis;
+use wire::units::Span;
+
+use super::proof::{self, N_SERVERS};
+use super::{Keeper, Outcome, Store, incidents, tests};
+use crate::clock;
+use crate::config::{RetentionConfig, StoreConfig};
+use crate::model::ServerId;
+
+const TEST: &str = "store::power_tests::no_power_cut_loses_or_repeats_what_was_acked";
+/// Data directory of the program that runs under the recorder.
+const DIR: &str = "GATEWATCH_TEST_POWER_DIR";
+const N_BATCHES: u64 = 120;
+/// Batches of one server on their way at once.
+const N_IN_FLIGHT: u64 = 4;
+const N_CUTS: u64 = 60;
+
+/// Everything is due at once.
+pub(super) fn eager() -> StoreConfig {
+    let zero = Span(Duration::ZERO);
+    StoreConfig { seal_after: zero, late_after: zero, seal_interval: zero }
+}
+
+pub(super) fn keeper(store: &Store) -> Keeper {
+    Keeper::new(store.clone(), eager(), RetentionConfig::default(), CancellationToken::new())
+}
+
+/// What runs under the recorder: batches of some servers, acks noted with their time, and sealing as
+/// fast as it goes. It ends like a killed one.
+fn program(dir: &Path) {
+    let beside = dir.parent().unwrap();
+    let now = clock::now();
+    fs::write(beside.join("began"), now.0.to_string()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Store::open(dir).unwrap();
+        tests::enrol(&store, N_SERVERS).await;
+        let mut senders = Vec::new();
+        for server in 1..=N_SERVERS {
+            let file = File::create(beside.join(format!("acks-{server}"))).unwrap();
+            let sending = send(store.clone(), ServerId(server), proof::base(now), file);
+            senders.push(tokio::spawn(sending));
+        }
+        let keeper = keeper(&store);
+        while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+            keeper.pass(clock::now()).await.unwrap();
+            // The detector has seen everything, so that hot rows may go.
+            let upto = *store.committed().borrow();
+            store.write(move |tx| incidents::save_snapshot(tx, upto, b"x")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        keeper.pass(clock::now()).await.unwrap();
+        std::mem::forget(store);
+    });
+    std::mem::forget(runtime);
+}
+
+async fn send(store: Store, server: ServerId, base: i64, mut notes: File) {
+    let mut waiting = std::collections::VecDeque::new();
+    for seq in 1..=N_BATCHES + N_IN_FLIGHT {
+        if seq <= N_BATCHES {
+            waiting.push_back(store.append(proof::batch(server, base, seq)).await.unwrap());
+        }
+        if seq > N_IN_FLIGHT {
+            assert_eq!(waiting.pop_front().unwrap().await.unwrap().unwrap(), Outcome::Stored);
+            writeln!(notes, "{} {}", seq - N_IN_FLIGHT, monotonic_ns()).unwrap();
+        }
+    }
+}
+
+struct Run {
+    recording: Recording,
+    base: i64,
+    /// By server: seq, and when its ack came.
+    acks: BTreeMap<i64, Vec<(u64, u64)>>,
+    data: PathBuf,
+    _root: tempfile::TempDir,
+}
+
+fn run() -> Run {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let log = root.path().join("power.log");
+    let words = recorded(&data, &log);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", TEST]);
+    let done = command.env(DIR, &data).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    let recording = Recording::read(&data, &log);
+    let text = |name: &str| fs::read_to_string(root.path().join(name)).unwrap();
+    let number = |line: &str| {
+        let (seq, at) = line.split_once(' ').unwrap();
+        (seq.parse().unwrap(), at.parse().unwrap())
+    };
+    let acks = (1..=N_SERVERS)
+        .map(|server| (server, text(&format!("acks-{server}")).lines().map(number).collect()));
+    let base = proof::base(UnixMillis(text("began").parse().unwrap()));
+    Run { recording, base, acks: acks.collect(), data, _root: root }
+}
+
+impl Run {
+    fn acked_at(&self, ns: u64) -> BTreeMap<i64, u64> {
+        let last = |acks: &Vec<(u64, u64)>| {
+            acks.iter().filter(|(_, at)| *at <= ns).map(|(seq, _)| *seq).max().unwrap_or(0)
+        };
+        self.acks.iter().map(|(server, acks)| (*server, last(acks))).collect()
+    }
+
+    /// Cuts the power, opens what is left, goes on with sealing, and looks again.
+    fn check_cut(&self, recording: &Recording, n: usize, names: Names, seed: u64) {
+        let dir = tempfile::tempdir().unwrap();
+        recording.cut(n, names, seed, dir.path());
+        let acked = self.acked_at(recording.time_of(n));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::open(dir.path()).unwrap();
+            proof::check_whole(&store, self.base, &acked);
+            proof::check_integrity(dir.path());
+            keeper(&store).pass(clock::now()).await.unwrap();
+            proof::check_whole(&store, self.base, &acked);
+        });
+    }
+}
+
+fn is_lost(check: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+    std::panic::catch_unwind(check).is_err()
+}
+
+#[test]
+fn no_power_cut_loses_or_repeats_what_was_acked() {
+    if let Ok(dir) = std::env::var(DIR) {
+        return program(Path::new(&dir));
+    }
+    let run = run();
+    let n = run.recording.len();
+    let moment = |seed: u64| (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) as usize % n + 1;
+    for seed in 0..N_CUTS {
+        println!("cut {seed} after {} of {n}", moment(seed));
+        run.check_cut(&run.recording, moment(seed), Names::Journal, seed);
+    }
+    run.check_cut(&run.recording, n, Names::Journal, N_CUTS);
+    let day_files = fs::read_dir(run.data.join("blocks")).map_or(0, Iterator::count);
+    assert!(day_files > 0, "hours were sealed meanwhile");
+
+    // Were a sync left out, some of these cuts would tell.
+    for tail in ["gatewatch.db-wal", "-wal"] {
+        let lax = run.recording.without_syncs(tail);
+        let n = lax.len();
+        let n_lost = (0..20_u64).filter(|seed| {
+            let at = n - (*seed as usize * 17) % (n / 2);
+            is_lost(std::panic::AssertUnwindSafe(|| run.check_cut(&lax, at, Names::Journal, *seed)))
+        });
+        assert!(n_lost.count() > 0, "nothing is lost without syncs of {tail}");
+    }
+}
