@@ -26,9 +26,10 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "agent/src/identity/",
             "collector/src/ingest/",
             "collector/src/lib.rs",
+            "collector/examples/store_speed/",
         ],
     ),
-    ("rusqlite", &["collector/src/store/", "tests/"]),
+    ("rusqlite", &["collector/src/store/", "collector/examples/store_speed/", "tests/"]),
     ("rusqlite_migration", &["collector/src/store/"]),
     ("axum", &["collector/src/web/", "collector/src/ingest/"]),
     (

@@ -15,6 +15,7 @@ mod relay;
 mod replay;
 mod rest;
 mod scan;
+mod store;
 mod table;
 
 use std::collections::BTreeSet;
@@ -61,7 +62,7 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 15] = [
+const ROWS: [(&str, &str, bool, Measure); 20] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
@@ -73,6 +74,11 @@ const ROWS: [(&str, &str, bool, Measure); 15] = [
     ("A10", "bytes on the wire", false, |_| Ok(rest::a10())),
     ("A11", "processor time of a look at a process", false, |_| Ok(live::a11())),
     ("A12", "size of the released program, time of its start", false, |_| rest::a12()),
+    ("C1", "values a processor second, beside VictoriaMetrics", false, store::c1),
+    ("C2", "bytes of a value on the disk", false, store::c2),
+    ("C3", "memory of a collector with many agents", false, store::c3),
+    ("C4", "what durable acks cost", false, store::c4),
+    ("C5", "agents come back after a restart", false, store::c5),
     ("C7", "the detector over a recorded stream", true, replay::c7),
     ("D8S", "speed of localize", true, localize::d8s),
     ("N1", "from a decision to the receivers, one of them dead", false, |_| outbox::n1()),
