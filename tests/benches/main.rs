@@ -62,7 +62,7 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 20] = [
+const ROWS: [(&str, &str, bool, Measure); 21] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
@@ -79,6 +79,7 @@ const ROWS: [(&str, &str, bool, Measure); 20] = [
     ("C3", "memory of a collector with many agents", false, store::c3),
     ("C4", "what durable acks cost", false, store::c4),
     ("C5", "agents come back after a restart", false, store::c5),
+    ("C6", "queries with nothing in memory", false, store::c6),
     ("C7", "the detector over a recorded stream", true, replay::c7),
     ("D8S", "speed of localize", true, localize::d8s),
     ("N1", "from a decision to the receivers, one of them dead", false, |_| outbox::n1()),

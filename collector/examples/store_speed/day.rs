@@ -11,7 +11,6 @@ use gatewatch_collector::model::ServerId;
 use gatewatch_collector::store::fleet::{self, Joining};
 use gatewatch_collector::store::{Keeper, Ledger, NewBatch, SiteSeen, Store, incidents};
 use prost::Message as _;
-use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
@@ -20,7 +19,7 @@ use wire::v1::BatchBody;
 
 use crate::agents::{Failed, name, sites};
 use crate::cost::{cpu_s, disk_bytes};
-use crate::values::{Machine, SERIES, table, tick};
+use crate::values::{Machine, table, tick};
 use crate::victoria::{Remote, Sample, WriteRequest, series};
 
 /// Seconds between samples.
@@ -48,18 +47,18 @@ pub(crate) struct Days {
 }
 
 impl Days {
-    fn n_values(&self) -> i64 {
+    pub(crate) fn n_values(&self) -> i64 {
         self.n_servers as i64 * self.n_hours * (HOUR_S / STEP_S) * self.n_series as i64
     }
 
     /// Seconds of the batches of an hour.
-    fn batches(&self, hour: i64) -> Vec<Vec<i64>> {
+    pub(crate) fn batches(&self, hour: i64) -> Vec<Vec<i64>> {
         let first = self.from + hour * HOUR_S;
         let seconds: Vec<i64> = (0..HOUR_S / STEP_S).map(|no| first + no * STEP_S).collect();
         seconds.chunks(self.per_batch as usize).map(<[i64]>::to_vec).collect()
     }
 
-    fn machines(&self) -> Vec<Machine> {
+    pub(crate) fn machines(&self) -> Vec<Machine> {
         (0..self.n_servers).map(Machine::new).collect()
     }
 }
@@ -232,40 +231,4 @@ pub(crate) async fn fill_victoria(address: SocketAddr, days: Days) -> Result<Val
         }
     }
     Ok(json!({"n_values": days.n_values()}))
-}
-
-/// The same values as plain rows: one a value, with the index that reads of a series need.
-pub(crate) fn fill_rows(path: &Path, days: Days) -> Result<Value, Failed> {
-    let mut conn = Connection::open(path)?;
-    conn.execute_batch(
-        "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
-         PRAGMA cache_size=-65536;
-         CREATE TABLE IF NOT EXISTS sample(server INTEGER NOT NULL, metric INTEGER NOT NULL,
-           at INTEGER NOT NULL, value INTEGER NOT NULL);
-         CREATE INDEX IF NOT EXISTS sample_of ON sample(server, metric, at);",
-    )?;
-    let mut machines = days.machines();
-    let began = clock::instant();
-    for hour in 0..days.n_hours {
-        for seconds in days.batches(hour) {
-            let tx = conn.transaction()?;
-            for (server, machine) in machines.iter_mut().enumerate() {
-                for second in &seconds {
-                    let row = machine.sample(*second);
-                    let mut insert =
-                        tx.prepare_cached("INSERT INTO sample VALUES (?1, ?2, ?3, ?4)")?;
-                    for (metric, value) in row.iter().take(days.n_series).enumerate() {
-                        insert.execute(params![server as i64, metric as i64, second, value])?;
-                    }
-                }
-            }
-            tx.commit()?;
-        }
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    drop(conn);
-    Ok(json!({
-        "n_values": days.n_values(), "seconds": seconds, "bytes": disk_bytes(path),
-        "n_series": SERIES.len().min(days.n_series),
-    }))
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gatewatch_collector::clock;
@@ -46,6 +46,8 @@ pub(crate) struct Tally {
     is_measuring: AtomicBool,
     waits_ms: Mutex<Vec<f64>>,
     n_lost: AtomicUsize,
+    /// Why the first one was.
+    why: OnceLock<String>,
 }
 
 impl Tally {
@@ -58,7 +60,9 @@ impl Tally {
         }
     }
 
-    pub(crate) fn lost(&self) {
+    /// Counts a connection that ended too early.
+    pub(crate) fn lost(&self, why: &Failed) {
+        self.why.get_or_init(|| format!("{why:?}"));
         self.n_lost.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -79,6 +83,7 @@ impl Tally {
             "n_ticks": n, "n_values": n * SERIES.len() as u64, "seconds": seconds, "cpu_s": cpu,
             "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": waits.last(),
             "rss_kib": rss_kib(pid), "n_lost": self.n_lost.load(Ordering::Relaxed),
+            "lost_why": self.why.get(),
         })
     }
 }
@@ -217,7 +222,7 @@ fn spawn(
             biased;
             () = stop.cancelled() => {}
             // Cancel-safe: it is not continued.
-            ended = work => if ended.is_err() { tally.lost() },
+            ended = work => if let Err(why) = ended { tally.lost(&why) },
         }
     });
 }

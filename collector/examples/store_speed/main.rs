@@ -7,6 +7,8 @@
 //! - `alone cards= address= n=`: one agent, how long it waits for acks.
 //! - `victoria address= pid= n= warm= span=`: the ticks of `load`, to VictoriaMetrics.
 //! - `durable dir=`: statements of the store at `synchronous` FULL and NORMAL.
+//! - `read-rows path= server= metric= from= to=`: those of one series out of the rows of `fill-rows`;
+//!   `top-rows path= metric= from= to=`: the ten servers with the highest p95.
 //! - `fill dir= seals=`, `fill-victoria address=`, `fill-rows path=`, each with `servers= from= hours=
 //!   series= sites= per_batch=`: days of a fleet.
 //!
@@ -17,6 +19,7 @@ mod cost;
 mod day;
 mod durable;
 mod fleet;
+mod rows;
 mod sites;
 mod values;
 mod victoria;
@@ -109,7 +112,8 @@ async fn done(work: &str, words: &Words) -> Result<Value, Failed> {
         "durable" => durable::durable(&path("dir")?),
         "fill" => day::fill(&path("dir")?, words.days()?, words.or("seals", true)?).await,
         "fill-victoria" => day::fill_victoria(words.get("address")?, words.days()?).await,
-        "fill-rows" => day::fill_rows(&path("path")?, words.days()?),
+        "read-rows" | "top-rows" => rows::read(words, work == "top-rows"),
+        "fill-rows" => rows::fill(&path("path")?, words.days()?),
         other => Err(format!("no work {other:?}: see the head of main.rs").into()),
     }
 }

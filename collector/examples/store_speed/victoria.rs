@@ -140,8 +140,8 @@ pub(crate) async fn load(
                     series.samples = vec![Sample::new(no, value, second)];
                 }
                 let began = clock::instant();
-                if remote.write(&request).await.is_err() {
-                    return tally.lost();
+                if let Err(why) = remote.write(&request).await {
+                    return tally.lost(&why);
                 }
                 tally.acked(&[began.elapsed()]);
             }

@@ -7,6 +7,7 @@ mod disk;
 mod durable;
 mod ingest;
 mod many;
+mod queries;
 mod victoria;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub(crate) use disk::c2;
 pub(crate) use durable::c4;
 pub(crate) use ingest::c1;
 pub(crate) use many::{c3, c5};
+pub(crate) use queries::c6;
 
 /// Series of a server, each with one value in a tick.
 const N_SERIES: usize = 30;

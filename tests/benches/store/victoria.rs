@@ -35,6 +35,11 @@ impl Victoria {
         self.process.as_ref().expect("it runs").pid()
     }
 
+    /// After a stop, on the same data.
+    pub(super) fn start_again(&mut self) {
+        self.run();
+    }
+
     fn run(&mut self) {
         let mut command = Command::new("taskset");
         command.args(["-c", "0", PROGRAM]);
