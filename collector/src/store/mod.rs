@@ -24,6 +24,7 @@ mod insert;
 pub mod join;
 mod keeper;
 pub mod metrics;
+mod migrate;
 pub mod notices;
 mod open;
 pub mod outbox;
@@ -44,6 +45,8 @@ pub mod verify;
 mod watermark;
 mod writer;
 
+#[cfg(test)]
+mod kept_tests;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]
@@ -170,12 +173,26 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The schema could not be brought up to date.
-    #[error("{path}: the database schema could not be migrated")]
+    #[error(
+        "{path}: the schema could not be brought up to date, and the database is left as it was; start the release before, and report this"
+    )]
     Migration {
         /// The database.
         path: PathBuf,
         /// What went wrong.
         source: rusqlite_migration::Error,
+    },
+    /// There is no space to bring the schema up to date.
+    #[error(
+        "{path}: the schema cannot be brought up to date: that takes {need_mib} MiB, and {free_mib} MiB are free there; the database is left as it was: free space, then start again"
+    )]
+    NoSpaceToMigrate {
+        /// The database.
+        path: PathBuf,
+        /// What it may take.
+        need_mib: u64,
+        /// What the disk has.
+        free_mib: u64,
     },
     /// A file beside the database could not be used.
     #[error("{path}: cannot be used; check that this user may write there")]

@@ -8,9 +8,8 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rusqlite_migration::{M, Migrations};
 
-use super::{StoreError, Watermark};
+use super::{StoreError, Watermark, migrate};
 use crate::model::ServerId;
 
 /// Every migration, in order; `user_version` counts them.
@@ -65,9 +64,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
 /// Opens the one writing connection and brings the schema up to date.
 pub(super) fn writer(dir: &Path) -> Result<Connection, StoreError> {
     let path = path(dir);
-    if path.exists() {
-        refuse_newer(&path)?;
-    }
+    migrate::check(&path)?;
     let broken = |source: rusqlite::Error| StoreError::from_open(&path, source);
     let mut conn = Connection::open(&path).map_err(broken)?;
     conn.execute_batch(WRITER_PRAGMAS).map_err(broken)?;
@@ -77,10 +74,7 @@ pub(super) fn writer(dir: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::NoWal { path });
     }
     conn.set_prepared_statement_cache_capacity(64);
-    let steps: Vec<M<'_>> = MIGRATIONS.iter().map(|sql| M::up(sql)).collect();
-    Migrations::new(steps)
-        .to_latest(&mut conn)
-        .map_err(|source| StoreError::Migration { path: path.clone(), source })?;
+    migrate::migrate(&mut conn, &path)?;
     Ok(conn)
 }
 
@@ -99,17 +93,7 @@ pub(super) fn reader(dir: &Path) -> Result<Connection, StoreError> {
 #[must_use]
 pub fn peek(dir: &Path) -> Option<Connection> {
     let path = path(dir);
-    let mut log = path.clone().into_os_string();
-    log.push("-wal");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = if Path::new(&log).exists() {
-        Connection::open_with_flags(&path, flags).ok()?
-    } else if path.exists() {
-        Connection::open_with_flags(immutable_uri(&path), flags | OpenFlags::SQLITE_OPEN_URI)
-            .ok()?
-    } else {
-        return None;
-    };
+    let conn = path.exists().then(|| migrate::untouched(&path).ok()).flatten()?;
     conn.execute_batch(READER_PRAGMAS).ok()?;
     Some(conn)
 }
@@ -119,20 +103,6 @@ pub(super) fn immutable_uri(path: &Path) -> String {
     let name = path.to_string_lossy();
     let name = name.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     format!("file:{name}?immutable=1")
-}
-
-/// Reads `user_version` without taking a lock or writing a byte of the database.
-fn refuse_newer(path: &Path) -> Result<(), StoreError> {
-    let broken = |source: rusqlite::Error| StoreError::from_open(path, source);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(broken)?;
-    let found: i64 =
-        conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
-    let known = MIGRATIONS.len() as i64;
-    if found > known {
-        return Err(StoreError::Newer { path: path.to_owned(), found, known });
-    }
-    Ok(())
 }
 
 /// How far each server is committed: the rows of the last flush, then the batches after it.
@@ -165,7 +135,7 @@ fn read_watermark(row: &rusqlite::Row<'_>) -> rusqlite::Result<Watermark> {
 
 impl StoreError {
     /// Names the file and what to do about it.
-    fn from_open(path: &Path, source: rusqlite::Error) -> Self {
+    pub(super) fn from_open(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
