@@ -15,7 +15,7 @@ pub const HOUR_S: i64 = 3600;
 /// The hour a second lies in.
 #[must_use]
 pub fn hour_of(second: i64) -> i64 {
-    second.div_euclid(HOUR_S) * HOUR_S
+    second.saturating_sub(second.rem_euclid(HOUR_S))
 }
 
 /// The hours with any instant in `from..to`; none when it is empty.
@@ -170,5 +170,12 @@ mod tests {
         check(5, 5, &[]);
         check(9, 5, &[]);
         check(-1, 1, &[-3600, 0]);
+    }
+
+    #[test]
+    fn seconds_of_liars_have_an_hour_too() {
+        assert_eq!([hour_of(-1), hour_of(0), hour_of(3599)], [-3600, 0, 0]);
+        assert_eq!(hour_of(i64::MIN), i64::MIN, "there is no earlier one");
+        assert!((0..HOUR_S).contains(&(i64::MAX - hour_of(i64::MAX))));
     }
 }
