@@ -13,7 +13,7 @@ use wire::v1::{self, BatchBody, Signal};
 use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, UnixMillis, catalog};
 
 use crate::model::{Counts, Exemplar, Record, ServerId, SiteId};
-use crate::store::{HotRow, Ledger, NewBatch, OTHER, SiteRow, SiteSeen};
+use crate::store::{self, HotRow, Ledger, NewBatch, OTHER, SiteRow, SiteSeen};
 
 /// Largest number of entries (sites, seconds, ...) in a body: bounds what tiny messages grow to.
 const ENTRIES_MAX: usize = 1 << 20;
@@ -65,6 +65,9 @@ pub struct Decoded {
     pub losses: Vec<(&'static str, u64)>,
     /// Entries: what it costs the detector to read it.
     pub n_entries: usize,
+    /// Oldest and newest time in it that is no nonsense; `None` when there is none. States of services
+    /// are not asked: theirs says since when.
+    pub times: Option<(UnixMillis, UnixMillis)>,
 }
 
 /// A stored batch as the detector reads it.
@@ -76,8 +79,8 @@ pub struct Unpacked {
     pub n_refused: u64,
 }
 
-/// Reads a batch once, for its sites and its losses.
-pub fn decode(batch: &v1::Batch) -> Result<Decoded, Reason> {
+/// Reads a batch that arrived at `at` once, for its sites, its losses and its times.
+pub fn decode(batch: &v1::Batch, at: UnixMillis) -> Result<Decoded, Reason> {
     let body = unpack(batch.codec, &batch.body)?;
     let inventory = body.inventory.iter().flat_map(|inventory| &inventory.sites);
     let mut sites: Vec<SiteSeen> = body.sites.iter().chain(inventory).filter_map(seen).collect();
@@ -90,7 +93,21 @@ pub fn decode(batch: &v1::Batch) -> Result<Decoded, Reason> {
         losses.push(("n_sites_refused", (sites.len() - SITES_MAX) as u64));
         sites.truncate(SITES_MAX);
     }
-    Ok(Decoded { sites, losses, n_entries: weight(&body) })
+    Ok(Decoded { sites, losses, n_entries: weight(&body), times: times(&body, at) })
+}
+
+/// Oldest and newest time that can be believed of a body that arrived at `at`.
+fn times(body: &BatchBody, at: UnixMillis) -> Option<(UnixMillis, UnixMillis)> {
+    let seconds = body.seconds.iter().map(|second| UnixMillis::from_second(second.second).0);
+    let exemplars = body.exemplars.iter().map(|exemplar| exemplar.at_unix_ms);
+    let ticks = body.ticks.iter().map(|tick| tick.at_unix_ms);
+    let lines = body.log_lines.iter().map(|line| line.at_unix_ms);
+    let changes = body.changes.iter().map(|change| change.at_unix_ms);
+    let all = seconds.chain(exemplars).chain(ticks).chain(lines).chain(changes);
+    all.map(UnixMillis).filter(|event| store::is_plausible(at, *event)).fold(None, |ends, event| {
+        let (low, high) = ends.unwrap_or((event, event));
+        Some((low.min(event), high.max(event)))
+    })
 }
 
 /// Entries of a body, those inside of seconds and ticks too.
@@ -109,7 +126,7 @@ pub fn batch(
     batch: v1::Batch,
     at: UnixMillis,
 ) -> (NewBatch, usize, Option<Reason>) {
-    let decoded = decode(&batch);
+    let decoded = decode(&batch, at);
     let mut new = NewBatch {
         server,
         epoch: batch.epoch,
@@ -132,6 +149,8 @@ pub fn batch(
     match decoded {
         Ok(decoded) => {
             new.body = batch.body.into();
+            // What the agent says of them decides where the batch is looked for: only if it is right.
+            (new.t_min, new.t_max) = decoded.times.unwrap_or((new.t_min, new.t_max));
             new.sites = decoded.sites;
             new.losses = decoded.losses;
             new.ledger = ledger(n_lines, n_bytes, &new.losses);

@@ -223,7 +223,7 @@ fn sites_are_named_once_by_what_is_known_of_them() {
     };
     let sites = vec![site("A.example ", "", ""), site("", "", ""), site("b.example", "", "")];
     let body = BatchBody { sites, inventory: Some(inventory), ..BatchBody::default() };
-    let mut decoded = decode(&wire_batch(&body)).unwrap();
+    let mut decoded = decode(&wire_batch(&body), UnixMillis(0)).unwrap();
     decoded.sites.sort();
     let shown: Vec<_> = decoded
         .sites
@@ -254,9 +254,9 @@ fn a_site_that_moves_is_told_with_its_new_place() {
 fn losses_are_filed_by_name_and_nonsense_is_capped() {
     let loss = Loss { n_lines_rejected: 3, n_bytes_lost: u64::MAX, ..Loss::default() };
     let body = BatchBody { loss: Some(loss), ..BatchBody::default() };
-    let decoded = decode(&wire_batch(&body)).unwrap();
+    let decoded = decode(&wire_batch(&body), UnixMillis(0)).unwrap();
     assert_eq!(decoded.losses, [("n_lines_rejected", 3), ("n_bytes_lost", LOSS_STEP_MAX)]);
-    let decoded = decode(&wire_batch(&BatchBody::default())).unwrap();
+    let decoded = decode(&wire_batch(&BatchBody::default()), UnixMillis(0)).unwrap();
     assert_eq!(decoded, Decoded::default());
 }
 
@@ -292,7 +292,8 @@ fn every_line_and_byte_of_a_batch_is_counted_rejected_or_lost() {
 #[test]
 fn more_sites_than_any_agent_has_are_refused_and_counted() {
     let sites = (0..SITES_MAX + 5).map(|n| site(&format!("s{n}"), "", "")).collect();
-    let decoded = decode(&wire_batch(&BatchBody { sites, ..BatchBody::default() })).unwrap();
+    let decoded =
+        decode(&wire_batch(&BatchBody { sites, ..BatchBody::default() }), UnixMillis(0)).unwrap();
     assert_eq!(decoded.sites.len(), SITES_MAX);
     assert_eq!(decoded.losses, [("n_sites_refused", 5)]);
 }

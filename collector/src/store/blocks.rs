@@ -20,7 +20,7 @@ use wire::v1::BatchBody;
 use super::columns::{self, take_varint};
 use super::hours::Day;
 use crate::model::{ServerId, SiteId};
-pub(crate) use body::{Cover, Encoded};
+pub(crate) use body::{COUNTS_MAX, Cover, Encoded};
 use body::{EncodedColumn, Kind, crc, take_ticks, unpack_counts};
 
 mod body;
@@ -371,10 +371,11 @@ impl DayFile {
         let Some(row) = rows.next()? else { return Ok(Vec::new()) };
         let body = blob(row, 1)?;
         check_crc(row.get(0)?, crc(Kind::Presence, place, 0, &[], body))?;
-        let (mut rest, mut last, mut metrics) = (body, 0, Vec::new());
+        let (mut rest, mut last, mut metrics) = (body, 0_i64, Vec::new());
         while !rest.is_empty() {
             let step = take_varint(&mut rest).ok_or_else(|| bad("the list of metrics is cut"))?;
-            last += i64::try_from(step).map_err(|_| bad("the list of metrics is wrong"))?;
+            let next = i64::try_from(step).ok().and_then(|step| last.checked_add(step));
+            last = next.ok_or_else(|| bad("the list of metrics is wrong"))?;
             metrics.push(last);
         }
         Ok(metrics)
@@ -538,45 +539,5 @@ fn name(day: Day) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_put_in_is_read_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let day = Day::of(1_795_176_000).unwrap();
-        let t0 = day.first_second();
-        let ticks: Vec<u16> = (0..360).map(|ix| ix * 10).collect();
-        let noisy = ticks.iter().map(|tick| i64::from(*tick) * 7919 % 1000).collect();
-        let hour = ServerHour {
-            columns: vec![
-                Column { metric: 3, values: vec![7; 360], at: ticks.clone() },
-                Column { metric: 9, values: noisy, at: ticks },
-                Column {
-                    metric: 10,
-                    at: vec![0, 1, 2, 50, 3599],
-                    values: vec![-1, 2, -3, 4, i64::MAX],
-                },
-            ],
-            counts: vec![
-                SiteCount { site: SiteId(5), status: 200, second: 10, n: 12 },
-                SiteCount { site: SiteId(5), status: 502, second: 11, n: 1 },
-                SiteCount { site: SiteId(70_000), status: 1002, second: 0, n: u64::from(u32::MAX) },
-            ],
-            events: BatchBody {
-                loss: Some(wire::v1::Loss { n_lines_rejected: 4, ..Default::default() }),
-                ..BatchBody::default()
-            },
-        };
-        let place = Place { t0, server: ServerId(4), part: 0 };
-        let mut file = DayFile::create(dir.path(), day).unwrap();
-        file.put(&[(place, hour.clone())]).unwrap();
-        assert_eq!(file.parts(t0).unwrap(), 0);
-        file.finish(t0, 0, 1).unwrap();
-        let read = DayFile::open(dir.path(), day).unwrap().unwrap();
-        assert_eq!(read.parts(t0).unwrap(), 1);
-        assert_eq!(read.servers(t0, 0).unwrap(), [ServerId(4)]);
-        assert_eq!(read.server_hour(place).unwrap(), hour);
-        assert!(DayFile::open(dir.path(), Day::of(t0 - 1).unwrap()).unwrap().is_none());
-    }
-}
+#[path = "blocks/tests.rs"]
+mod tests;

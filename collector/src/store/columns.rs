@@ -6,7 +6,8 @@
 //! The number of values is never in the bytes: whoever keeps them keeps it, and it bounds what is decoded.
 
 use pco::ChunkConfig;
-use pco::standalone::{simple_compress, simple_decompress};
+use pco::data_types::Number;
+use pco::standalone::{simple_compress, simple_decompress_into};
 use thiserror::Error;
 
 /// Compression level of pco; beyond it columns of an hour get no smaller.
@@ -70,11 +71,8 @@ pub(crate) fn unpack(codec: u8, body: &[u8], n: usize) -> Result<Vec<i64>, BadCo
     }
     let values = match codec {
         CONSTANT => vec![constant(body)?; n],
-        PCO_I32 => {
-            let values: Vec<i32> = simple_decompress(body).map_err(|_| BadColumn::Body)?;
-            values.into_iter().map(i64::from).collect()
-        }
-        PCO_I64 => simple_decompress(body).map_err(|_| BadColumn::Body)?,
+        PCO_I32 => unpack_pco::<i32>(body, n)?.into_iter().map(i64::from).collect(),
+        PCO_I64 => unpack_pco(body, n)?,
         VARINT => unpack_varint(body, n)?,
         other => return Err(BadColumn::Codec(other)),
     };
@@ -83,6 +81,17 @@ pub(crate) fn unpack(codec: u8, body: &[u8], n: usize) -> Result<Vec<i64>, BadCo
     } else {
         Err(BadColumn::Length { found: values.len(), wanted: n })
     }
+}
+
+/// Into memory that is there: what the bytes say of their number is not believed.
+fn unpack_pco<T: Number + Default>(body: &[u8], n: usize) -> Result<Vec<T>, BadColumn> {
+    let mut values = vec![T::default(); n + 1];
+    let end = simple_decompress_into(body, &mut values).map_err(|_| BadColumn::Body)?;
+    if !end.finished || end.n_processed != n {
+        return Err(BadColumn::Length { found: end.n_processed, wanted: n });
+    }
+    values.truncate(n);
+    Ok(values)
 }
 
 fn constant(body: &[u8]) -> Result<i64, BadColumn> {

@@ -51,18 +51,29 @@ impl Keeper {
                 // Cancel-safe: a turn that is not taken is due at once.
                 _ = turns.tick() => {}
             }
-            if let Err(error) = self.pass(clock::now()).await {
-                self.store.stats().sealings_failed.one();
-                let error = errors::chain(&error);
-                tracing::error!(error, "history could not be packed; tried again");
-            }
+            // Told already, step by step; all of it is tried again at the next turn.
+            drop(self.pass(clock::now()).await);
         }
     }
 
-    /// Does everything that is due at `now`, once.
+    /// Does everything that is due at `now`, once: a step that fails keeps no other from its turn, because
+    /// with a full disk it is the last one that makes room. Returns the first error.
     pub async fn pass(&self, now: UnixMillis) -> Result<(), StoreError> {
-        seal::pass(self, now).await?;
-        rollup::pass(self, now).await?;
-        retention::pass(self, now).await
+        let sealed = self.tell("packing", seal::pass(self, now).await);
+        if self.stop.is_cancelled() {
+            return sealed;
+        }
+        let rolled = self.tell("summing up", rollup::pass(self, now).await);
+        let dropped = self.tell("dropping", retention::pass(self, now).await);
+        sealed.and(rolled).and(dropped)
+    }
+
+    fn tell(&self, what: &str, ended: Result<(), StoreError>) -> Result<(), StoreError> {
+        if let Err(error) = &ended {
+            self.store.stats().sealings_failed.one();
+            let error = errors::chain(error);
+            tracing::error!(what, error, "history could not be kept in order; tried again");
+        }
+        ended
     }
 }

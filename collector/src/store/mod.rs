@@ -66,6 +66,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use batch::{HotRow, Ledger, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+pub(crate) use hot::is_plausible;
 pub use keeper::Keeper;
 pub use open::peek;
 pub use presence::Seen;

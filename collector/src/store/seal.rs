@@ -60,7 +60,10 @@ async fn on_thread(pass: Pass) -> Result<(), SealError> {
         if let Err(error) = rustix::process::nice(NICE) {
             tracing::debug!(%error, "packing cannot be made less important");
         }
-        drop(done.send(pass.run()));
+        let ended = pass.run();
+        // Before anybody hears of it: who waits may want to close the store.
+        drop(pass);
+        drop(done.send(ended));
     };
     let thread = std::thread::Builder::new().name("seal".into()).spawn(run);
     thread.map_err(|source| StoreError::File { path: dir, source })?;

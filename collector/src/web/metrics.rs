@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) own: Vec<(&'static str, &'static str, u64)>,
     /// Durations of commits: counts by bucket of [`COMMIT_BUCKETS_MS`], sum in seconds.
     pub(super) commits: (Vec<u64>, f64),
+    /// Levels of the collector itself: name, meaning, value.
+    pub(super) levels: Vec<(&'static str, &'static str, u64)>,
     /// Faults of the collector itself: name, meaning, whether it holds.
     pub(super) faults: Vec<(&'static str, &'static str, bool)>,
     /// Sites that fail so often that they never open: server, site.
@@ -82,6 +84,11 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
     facts.commits = state.selfstats.commit_latency.get();
     facts.chronic = state.selfstats.chronic.get();
     let own = &state.selfstats;
+    facts.levels = vec![(
+        "collector_sealing_behind_seconds",
+        "How long the oldest hour that should be packed has waited; healthy: below 300",
+        own.sealing_behind_s.get(),
+    )];
     facts.faults = vec![
         (
             "collector_uplink_lost",
@@ -130,6 +137,10 @@ pub(super) fn render(facts: &Facts) -> String {
     for (name, help, holds) in &facts.faults {
         page.family(name, "gauge", help);
         page.sample(name, &[], f64::from(u8::from(*holds)));
+    }
+    for (name, help, level) in &facts.levels {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], *level as f64);
     }
     for (name, help, n) in &facts.own {
         page.family(name, "counter", help);
@@ -303,6 +314,7 @@ mod tests {
             ]),
             notified: vec![("delivered", 3)],
             own: vec![("batches", "Batches.", 9)],
+            levels: vec![("collector_sealing_behind_seconds", "How long", 7)],
             faults: vec![("collector_uplink_lost", "Gone.", true)],
             chronic: [("web-1".to_owned(), "bad.example".to_owned())].into(),
             commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),

@@ -10,6 +10,8 @@ use crate::model::SiteId;
 /// Low bits of a key of the site columns that hold the status.
 const STATUS_BITS: u32 = 10;
 const ZSTD_LEVEL: i32 = 9;
+/// Most counts of one server and hour; no more are packed.
+pub(crate) const COUNTS_MAX: usize = 1 << 22;
 
 /// Batches a part of a server's hour is made of: life of the spool, first and last position; in order.
 pub(crate) type Cover = Vec<(u64, u64, u64)>;
@@ -123,6 +125,9 @@ pub(super) fn pack_counts(counts: &[SiteCount]) -> Vec<u8> {
 }
 
 pub(super) fn unpack_counts(n: usize, body: &[u8]) -> Result<Vec<SiteCount>, BlockError> {
+    if n > COUNTS_MAX {
+        return Err(bad("it says it has too many counts"));
+    }
     let mut rest = body;
     let mut column = || -> Result<Vec<i64>, BlockError> {
         let (codec, tail) = rest.split_first().ok_or_else(|| bad("the counts are cut"))?;
@@ -134,6 +139,10 @@ pub(super) fn unpack_counts(n: usize, body: &[u8]) -> Result<Vec<SiteCount>, Blo
         columns::unpack(*codec, one, n).map_err(|error| BlockError::Bad(error.to_string()))
     };
     let (keys, seconds, numbers) = (column()?, column()?, column()?);
+    let is_right = |(key, second): (&i64, &i64)| *key >= 0 && (0..3600).contains(second);
+    if !rest.is_empty() || !keys.iter().zip(&seconds).all(is_right) {
+        return Err(bad("the counts are wrong"));
+    }
     let one = |((key, second), n): ((i64, i64), i64)| SiteCount {
         site: SiteId(key >> STATUS_BITS),
         status: (key & ((1 << STATUS_BITS) - 1)) as u16,
@@ -167,13 +176,16 @@ pub(super) fn put_ticks(to: &mut Vec<u8>, ticks: &[u16]) {
 
 /// `n` ticks off the front; `None` where they are no rising seconds of an hour.
 pub(super) fn take_ticks(from: &mut &[u8], n: usize) -> Option<Vec<u16>> {
-    let mut ticks: Vec<u16> = Vec::new();
+    if n > 3600 {
+        return None;
+    }
+    let mut ticks: Vec<u16> = Vec::with_capacity(n);
     let mut last = 0_u64;
     for _ in 0..take_varint(from)? {
         let [gap, step, more] = [take_varint(from)?, take_varint(from)?, take_varint(from)?];
         let first = last.checked_add(gap)?;
         last = first.checked_add(step.checked_mul(more)?)?;
-        if last >= 3600 || ticks.len() + more as usize >= n.min(3600) {
+        if last >= 3600 || more >= (n - ticks.len()) as u64 {
             return None;
         }
         ticks.extend((0..=more).map(|ix| (first + step * ix) as u16));

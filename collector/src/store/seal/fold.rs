@@ -13,7 +13,7 @@ use wire::catalog::{self, Metric};
 use wire::v1::{self, BatchBody};
 
 use super::super::OTHER;
-use super::super::blocks::{EVENTS_BYTES_MAX, SiteCount};
+use super::super::blocks::{COUNTS_MAX, EVENTS_BYTES_MAX, SiteCount};
 use super::super::hot::{self, Head};
 use super::super::hours::{self, HOUR_S};
 use crate::ingest::convert::{NAME_BYTES_MAX, clip, name};
@@ -23,8 +23,6 @@ use crate::model::SiteId;
 const SERIES_MAX: usize = 4096;
 /// Most samples of one server and hour, 16 bytes each: 500 series in each second.
 const SAMPLES_MAX: usize = 1 << 21;
-/// Most counts of one server and hour, 16 bytes each: 1,000 sites with 10 statuses in each tick.
-const COUNTS_MAX: usize = 1 << 22;
 /// Gateway errors kept of one site and signal.
 const EXEMPLARS_MAX: u32 = 20;
 /// Seconds of a tick that counts are folded to.
