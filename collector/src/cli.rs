@@ -97,6 +97,25 @@ pub enum Command {
     Series(SeriesArgs),
     /// Shows the servers with the highest values of a metric.
     Top(TopArgs),
+    /// Makes a backup of everything: database, day and month files, authority, admin token.
+    ///
+    /// Of a running collector, at full load, through its socket or --url; of one that is stopped from its
+    /// data directory. The archive is a tar with a checksum of each file. It holds the keys of the
+    /// authority and the admin token: it is made for its owner alone (mode 0600) and has to stay so.
+    Backup(BackupArgs),
+    /// Puts a backup in the place of the data directory of a collector that is stopped.
+    ///
+    /// Everything is unpacked and every checksum compared before anything is touched; an interruption
+    /// leaves the old or the new. What was there is moved to a folder beside it. Afterwards agents send
+    /// anew what they keep, the last two hours. Backups of older releases are brought up to date at the
+    /// next start, those of newer ones are refused.
+    Restore(RestoreArgs),
+    /// Checks that a data directory, or a backup, is what was written; changes nothing.
+    ///
+    /// Every database, the checksum of every packed column, and that the files have the hours that the
+    /// database says. Prints each problem with its file and place, what it means and what to do. Exit 0:
+    /// sound, 1: not. A running collector goes on, and serves again what was damaged and is sound by now.
+    Verify(VerifyArgs),
     /// Prints shell completion.
     Completions {
         /// For which shell.
@@ -412,6 +431,38 @@ pub struct LocalizeArgs {
     pub by: Vec<String>,
 }
 
+/// `backup`
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// File to write; `-`: stdout. It gets its name when it is whole.
+    pub file: PathBuf,
+    /// Replaces a file that is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `restore`
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Backup to restore; `-`: stdin. One that was made by itself stays in its folder, where the files
+    /// are that it names.
+    pub file: PathBuf,
+    /// Also where there is a database: it is moved aside, to a dated folder in the data directory.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Backup to check; default: the data directory.
+    pub file: Option<PathBuf>,
+    /// One JSON object: {"sound","n_files","n_bytes","n_hours","n_bodies","n_problems",
+    /// "problems":[{"file","place","what","means","fix"}]}.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A point in the past: absolute, or so long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
@@ -542,7 +593,7 @@ mod tests {
         let script = String::from_utf8(script).unwrap();
         for word in [
             "token", "revoke", "follow", "forget", "replay", "explain", "localize", "silence",
-            "end", "notify", "routes", "test",
+            "end", "notify", "routes", "test", "backup", "restore", "verify",
         ] {
             assert!(page.contains(word) && script.contains(word), "{word}");
         }

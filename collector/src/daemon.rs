@@ -39,8 +39,7 @@ pub fn run(config: Config, hints: &[String], log_level: Option<&str>) -> Result<
     for hint in hints {
         tracing::warn!(hint, "the config is sound but could be better");
     }
-    // What is not meant for others is readable to nobody else: database, log of writes, keys.
-    rustix::process::umask(Mode::from_raw_mode(0o077));
+    keep_private();
     let files_max = getrlimit(Resource::Nofile).current;
     if files_max.is_some_and(|n| n < FILES_MIN) {
         tracing::warn!(
@@ -57,6 +56,11 @@ pub fn run(config: Config, hints: &[String], log_level: Option<&str>) -> Result<
     // Blocking work that does not end, such as a read of a dying disk, is left behind.
     runtime.shutdown_background();
     ended
+}
+
+/// What is not meant for others is readable to nobody else: database, log of writes, keys.
+pub fn keep_private() {
+    rustix::process::umask(Mode::from_raw_mode(0o077));
 }
 
 struct Signals {

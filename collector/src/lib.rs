@@ -45,7 +45,7 @@ use ca::{Ca, CaError};
 use config::Config;
 use ingest::{Heard, Ingest, Live};
 use listen::ListenError;
-use store::{Keeper, Store, StoreError};
+use store::{Keeper, Store, StoreError, backup, verify};
 use web::AppState;
 use web::auth::AdminToken;
 use witness::Witness;
@@ -84,6 +84,14 @@ pub enum RunError {
     /// A stage ended by itself, which is a bug.
     #[error("{0} ended by itself")]
     Ended(&'static str),
+    /// The database is damaged, and there is no backup to restore by itself.
+    #[error(transparent)]
+    Mend(#[from] backup::BackupError),
+    /// The database was found damaged while it was used.
+    #[error(
+        "the database is damaged ({0}): the next start restores the newest backup of `[backup] dir`, or says what to do"
+    )]
+    Damaged(String),
     /// A receiver of notifications cannot be used.
     #[error("notifications cannot be sent: {0}")]
     Notify(String),
@@ -137,6 +145,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
             ended.unwrap_or(Err(RunError::Ended("a port"))).and(Err(RunError::Ended("a port")))
         }
         Some(ended) = rest.join_next() => Err(RunError::Ended(ended.unwrap_or("a stage"))),
+        error = damaged(&store) => Err(error),
     };
     if ended.is_ok() {
         tracing::info!("stopping");
@@ -175,7 +184,7 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
         let path = dir.display();
         tracing::warn!(%path, "others can enter the data directory; to keep them out: chmod 0700");
     }
-    let store = Store::open_with(dir, BALLAST_BYTES)?;
+    let store = open_store(config)?;
     let ca = Arc::new(Ca::load_or_create(&dir.join("ca"), clock::now())?);
     let token = dir.join("admin.token");
     let admin_token =
@@ -190,6 +199,24 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
     let socket = web::bind_socket(&config.socket).await;
     let socket = socket.map_err(file(config.socket.clone(), "socket"))?;
     Ok(Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket })
+}
+
+/// Opens the database; one that is damaged gives way to the newest backup that was made by itself.
+fn open_store(config: &Config) -> Result<Store, RunError> {
+    let dir = &config.data_dir;
+    let why = match Store::open_with(dir, BALLAST_BYTES) {
+        Ok(store) => return Ok(store),
+        Err(error) => error.damage().ok_or(error)?,
+    };
+    backup::mend(dir, config.backup.dir.as_deref(), &why)?;
+    Ok(Store::open_with(dir, BALLAST_BYTES)?)
+}
+
+/// Ends when the database is found damaged.
+async fn damaged(store: &Store) -> RunError {
+    let mut damage = store.damaged();
+    let why = damage.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
+    RunError::Damaged(why.map(|why| why.to_string()).unwrap_or_default())
 }
 
 /// What ends the stages, in this order.
@@ -252,6 +279,7 @@ fn start(
         keeper.run().await;
         "the keeper of history"
     });
+    keep_sound(&store, config, drained, rest);
     if let Some(deadman) = deadman {
         let until = drained.clone();
         rest.spawn(async move {
@@ -268,6 +296,27 @@ fn start(
         grpc = %grpc.address, http = %http.address, socket = %config.socket.display(),
         data_dir = %config.data_dir.display(), ca_hash = ca.hash(), "listening"
     );
+}
+
+/// Backups that are made by themselves, and the second look at what was damaged.
+fn keep_sound(
+    store: &Store,
+    config: &Config,
+    until: &CancellationToken,
+    rest: &mut JoinSet<&'static str>,
+) {
+    if let Some(schedule) = backup::Schedule::new(&config.backup) {
+        let (store, until) = (store.clone(), until.clone());
+        rest.spawn(async move {
+            schedule.run(store, until).await;
+            "the maker of backups"
+        });
+    }
+    let (store, until) = (store.clone(), until.clone());
+    rest.spawn(async move {
+        verify::recheck_hourly(store, until).await;
+        "the second look at damage"
+    });
 }
 
 fn serve_web(

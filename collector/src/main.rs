@@ -59,6 +59,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
                 .context("no stderr");
         }
         Command::Replay(args) => return replay(&args, load()),
+        command @ (Command::Backup(_) | Command::Restore(_) | Command::Verify(_)) => {
+            return keep(&command, cli.url.as_deref(), load());
+        }
         Command::Token(command) => Order::Token(command),
         Command::Agent(command) => Order::Agent(command),
         Command::Incident(command) => Order::Incident(command),
@@ -81,6 +84,28 @@ fn dispatch(cli: Cli) -> Result<u8> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(operator::run(order, cli.url.as_deref(), &socket)))
+}
+
+/// What works on the data directory, with a running collector or without one.
+fn keep(command: &Command, url: Option<&str>, config: Result<Config, Vec<Problem>>) -> Result<u8> {
+    let config = match config {
+        Ok(config) => config,
+        // Nothing of this machine is needed.
+        Err(_) if url.is_some() => Config::default(),
+        Err(problems) => {
+            let told = config::lines(&problems);
+            let mut talk = io::stderr().lock();
+            return talk.write_all(told.as_bytes()).map(|()| exit::CONFIG).context("no stderr");
+        }
+    };
+    daemon::keep_private();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(match command {
+        Command::Backup(args) => runtime.block_on(operator::backup::backup(args, url, &config)),
+        Command::Restore(args) => operator::backup::restore(args, &config),
+        Command::Verify(args) => runtime.block_on(operator::backup::verify(args, &config)),
+        _ => exit::USAGE,
+    })
 }
 
 /// Exit code: 2 where a file is not there or holds no record at all, 70 where one cannot be read to its

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Config, DEFAULT_FILE};
 use crate::notify::{kinds, reach};
 use crate::store;
 use crate::{clock, files};
+
+/// How long agents keep what was acknowledged.
+const AGENTS_KEEP: Duration = Duration::from_secs(7200);
 
 impl Config {
     /// One line each, without any secret. `file` is that of the flag. Looks at the database in `data_dir`
@@ -23,9 +27,33 @@ impl Config {
             );
         }
         hints.extend(reach::nobody_hears(&self.notify, clock::now()));
+        hints.extend(self.backups());
         hints.extend(self.links_from_here_only());
         hints.extend(self.unmatched());
         hints.extend(self.readable_secrets(file.unwrap_or(Path::new(DEFAULT_FILE))));
+        hints
+    }
+
+    /// Backups that would not help.
+    fn backups(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        let Some(dir) = &self.backup.dir else { return hints };
+        let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if whole(dir).starts_with(whole(&self.data_dir)) {
+            hints.push(
+                "[backup] dir is inside data_dir: what takes the one takes the other. Name a folder on \
+                 another disk"
+                    .to_owned(),
+            );
+        }
+        if self.backup.interval.0 > AGENTS_KEEP {
+            hints.push(format!(
+                "[backup] interval is {}: agents keep what was acknowledged for two hours and send it anew \
+                 after a restore; what is older than that and newer than the last backup would be missing. \
+                 Write \"1h\"",
+                self.backup.interval
+            ));
+        }
         hints
     }
 
@@ -107,6 +135,20 @@ mod tests {
         assert_eq!(hints.len(), 2, "{hints:#?}");
         assert!(hints[0].starts_with("[detect] witnesses is empty: "));
         assert!(hints[1].starts_with("there is no [[notify]]: nobody will be told"));
+    }
+
+    #[test]
+    fn backups_that_would_not_help_are_pointed_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("copies");
+        for (backup, interval, n_hints) in
+            [(inside.as_path(), "1h", 1), (inside.as_path(), "1d", 2), (Path::new("/no"), "2h", 0)]
+        {
+            let text = format!("[backup]\ndir = {backup:?}\ninterval = {interval:?}");
+            let hints = config(&text, dir.path()).hints(Some(Path::new("/no/file")));
+            let told = hints.iter().filter(|hint| hint.contains("[backup]")).count();
+            assert_eq!(told, n_hints, "{hints:#?}");
+        }
     }
 
     #[test]

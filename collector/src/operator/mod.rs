@@ -1,5 +1,6 @@
 //! The operator commands: ask the collector, print the answer. stdout is data, stderr is talk.
 
+pub mod backup;
 pub mod client;
 mod follow;
 mod ledger;

@@ -28,12 +28,14 @@ use super::hours::{Day, Month};
 use crate::cli::exit;
 use crate::errors;
 
+pub(super) use archive::pour;
 pub use archive::{Archive, Progress, read_archive};
 pub use copy::Source;
 pub(super) use mend::MARKER;
 pub use mend::mend;
 pub use place::finish_interrupted;
-pub use restore::{Restored, restore};
+pub use restore::{Restored, lock, restore};
+pub(super) use restore::{beside_of, missing, write};
 pub use schedule::Schedule;
 
 /// Format of the archive; a later one is refused.

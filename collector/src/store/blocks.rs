@@ -218,9 +218,14 @@ impl DayFile {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags)?;
         conn.execute_batch(READER_PRAGMAS)?;
+        Self::of(conn, day).map(Some)
+    }
+
+    /// Takes a connection that is to be one of the file of this day.
+    pub(crate) fn of(conn: Connection, day: Day) -> Result<Self, BlockError> {
         let this = Self { conn, day };
         this.check()?;
-        Ok(Some(this))
+        Ok(this)
     }
 
     fn check(&self) -> Result<(), BlockError> {

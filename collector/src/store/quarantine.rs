@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use wire::UnixMillis;
 
 use super::blocks::Place;
@@ -255,6 +255,25 @@ impl Quarantine {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.unfiled.drain(..n);
     }
+}
+
+/// Names for people: of the server, and of the metric or what else it is.
+pub fn names(conn: &Connection, spot: &Spot) -> rusqlite::Result<(Option<String>, Option<String>)> {
+    let one = |select: &str, id: i64| -> rusqlite::Result<String> {
+        let found = conn.prepare_cached(select)?.query_row([id], |row| row.get::<_, String>(0));
+        Ok(found.optional()?.unwrap_or_else(|| id.to_string()))
+    };
+    let server = spot.server.map(|id| one("SELECT name FROM server WHERE server_id = ?1", id.0));
+    let metric = match spot.metric {
+        Some(COUNTS) => Some(Ok("counts".to_owned())),
+        Some(EVENTS) => Some(Ok("events".to_owned())),
+        Some(PRESENCE) => Some(Ok("list".to_owned())),
+        Some(id) => {
+            Some(one("SELECT trim(name || ' ' || attribute) FROM metric WHERE metric = ?1", id))
+        }
+        None => None,
+    };
+    Ok((server.transpose()?, metric.transpose()?))
 }
 
 /// UNIQUE does not see that two NULLs are the same.

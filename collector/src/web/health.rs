@@ -9,10 +9,15 @@ use super::AppState;
 use super::error::ApiError;
 use crate::clock;
 use crate::model::CollectorEvent;
-use crate::store::collector;
+use crate::store::backup::BackupState;
+use crate::store::quarantine::Entry;
+use crate::store::{Conn, ReadResult, collector, quarantine};
 
 /// How far back events are shown.
 const SINCE: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+/// Damaged places shown.
+const DAMAGED_MAX: usize = 100;
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +28,15 @@ pub struct HealthView {
     pub uplink_lost: bool,
     /// The disk under the database takes nothing: agents keep their batches.
     pub disk_full: bool,
+    /// Places of history that are damaged and not served, at most 100; the rest is served.
+    #[serde(default)]
+    pub damaged: Vec<DamageView>,
+    /// How many there are.
+    #[serde(default)]
+    pub n_damaged: usize,
+    /// How the backups stand that are made by themselves.
+    #[serde(default)]
+    pub backup: Option<BackupState>,
     /// When it began to listen last.
     #[serde(with = "wire::rfc3339::option")]
     pub started_at: Option<UnixMillis>,
@@ -31,6 +45,29 @@ pub struct HealthView {
     /// What links for people begin with, e.g. `https://gatewatch.example`.
     #[serde(default)]
     pub links: String,
+}
+
+/// A place of history that is damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamageView {
+    /// Below the data directory.
+    pub file: String,
+    /// Begin of the hour; without it the whole file.
+    #[serde(with = "wire::rfc3339::option")]
+    pub hour: Option<UnixMillis>,
+    /// Whose; without it everybody's.
+    pub server: Option<String>,
+    /// `counts`, `events`, `list` or the metric; without it all.
+    pub metric: Option<String>,
+    /// Which part of the hour.
+    pub part: Option<u32>,
+    /// What is wrong.
+    pub why: String,
+    /// When it was found.
+    #[serde(with = "wire::rfc3339")]
+    pub since: UnixMillis,
+    /// What to do.
+    pub fix: String,
 }
 
 /// One thing that happened to the collector.
@@ -46,18 +83,53 @@ pub struct HealthEvent {
 /// Answers with it.
 pub(super) async fn show(State(state): State<AppState>) -> Result<Json<HealthView>, ApiError> {
     let now = clock::now();
-    let events = state.store.read(move |conn| collector::events(conn, now.minus(SINCE), now));
+    let entries = state.store.quarantine().list();
+    let n_damaged = entries.len();
+    let read = state.store.read(move |conn| {
+        let events = collector::events(conn, now.minus(SINCE), now)?;
+        let damaged = entries.iter().take(DAMAGED_MAX).map(|entry| damage(conn, entry));
+        Ok((events, damaged.collect::<ReadResult<Vec<_>>>()?))
+    });
+    let (events, damaged) = read.await?;
+    let backup = state.store.backups().state();
+    let is_behind = backup.as_ref().is_some_and(|backup| backup.failed_at.is_some());
     let events: Vec<HealthEvent> =
-        events.await?.into_iter().map(|(at, event)| HealthEvent { at, event }).collect();
+        events.into_iter().map(|(at, event)| HealthEvent { at, event }).collect();
     let mut starts = events.iter().filter(|event| event.event == CollectorEvent::Started);
     let (uplink_lost, disk_full) =
         (state.selfstats.uplink_lost.get(), state.selfstats.disk_full.get());
     Ok(Json(HealthView {
-        state: if uplink_lost || disk_full { "degraded" } else { "ok" }.to_owned(),
+        state: if uplink_lost || disk_full || is_behind || n_damaged > 0 {
+            "degraded"
+        } else {
+            "ok"
+        }
+        .to_owned(),
         uplink_lost,
         disk_full,
+        damaged,
+        n_damaged,
+        backup,
         started_at: starts.next_back().map(|event| event.at),
         events,
         links: state.links.to_string(),
     }))
+}
+
+fn damage(conn: &Conn, entry: &Entry) -> ReadResult<DamageView> {
+    let spot = &entry.damage.spot;
+    let (server, metric) = quarantine::names(conn, spot)?;
+    Ok(DamageView {
+        file: spot.file.clone(),
+        hour: spot.t0.map(|t0| UnixMillis(t0.saturating_mul(1000))),
+        server,
+        metric,
+        part: spot.part,
+        why: entry.damage.why.clone(),
+        since: entry.since,
+        fix: format!(
+            "stop the collector, put {} back from a backup (`tar -xf FILE {0}`), start it;              `gatewatch-collector verify` says whether it is sound",
+            spot.file
+        ),
+    })
 }

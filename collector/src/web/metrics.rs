@@ -43,6 +43,8 @@ pub(super) struct Facts {
     pub(super) levels: Vec<(&'static str, &'static str, u64)>,
     /// Faults of the collector itself: name, meaning, whether it holds.
     pub(super) faults: Vec<(&'static str, &'static str, bool)>,
+    /// Other numbers: name, meaning, value.
+    pub(super) gauges: Vec<(&'static str, &'static str, f64)>,
     /// Sites that fail so often that they never open: server, site.
     pub(super) chronic: Arc<[(String, String)]>,
 }
@@ -100,7 +102,29 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
             "The disk under the database is full, so agents keep their batches",
             own.disk_full.get(),
         ),
+        (
+            "collector_history_damaged",
+            "Packed history is damaged; the rest is served, see /api/v1/health",
+            state.store.quarantine().n() > 0,
+        ),
     ];
+    let backup = state.store.backups().state();
+    if let Some(backup) = &backup {
+        facts.faults.push((
+            "collector_backup_failing",
+            "The last backup of those made by themselves failed",
+            backup.failed_at.is_some(),
+        ));
+    }
+    facts.gauges = vec![(
+        "history_damaged_places",
+        "Places of packed history that are damaged and not served",
+        state.store.quarantine().n() as f64,
+    )];
+    if let Some(made_at) = backup.and_then(|backup| backup.made_at) {
+        let help = "When the newest backup was made of those made by themselves";
+        facts.gauges.push(("backup_made_timestamp_seconds", help, made_at.0 as f64 / 1000.0));
+    }
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
 }
 
@@ -141,6 +165,10 @@ pub(super) fn render(facts: &Facts) -> String {
     for (name, help, level) in &facts.levels {
         page.family(name, "gauge", help);
         page.sample(name, &[], *level as f64);
+    }
+    for (name, help, value) in &facts.gauges {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], *value);
     }
     for (name, help, n) in &facts.own {
         page.family(name, "counter", help);
@@ -316,6 +344,7 @@ mod tests {
             own: vec![("batches", "Batches.", 9)],
             levels: vec![("collector_sealing_behind_seconds", "How long", 7)],
             faults: vec![("collector_uplink_lost", "Gone.", true)],
+            gauges: vec![("history_damaged_places", "Damaged.", 2.0)],
             chronic: [("web-1".to_owned(), "bad.example".to_owned())].into(),
             commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),
         };
@@ -340,6 +369,7 @@ mod tests {
             "gatewatch_notify_messages_total{route=\"mail\",result=\"delivered\"} 0",
             "# TYPE gatewatch_collector_uplink_lost gauge",
             "gatewatch_collector_uplink_lost 1",
+            "gatewatch_history_damaged_places 2",
             "# TYPE gatewatch_batches counter",
             "gatewatch_batches_total 9",
             "gatewatch_commit_duration_seconds_bucket{le=\"0.002\"} 3",

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod backup;
 mod counts;
 pub mod downloads;
 pub mod error;
@@ -138,6 +139,8 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/incidents/{id}/evidence", get(evidence::json))
         .route("/api/v1/incidents/{id}/evidence.html", get(evidence::html))
         .route("/api/v1/health", get(health::show))
+        .route("/api/v1/backup", get(backup::show))
+        .route("/api/v1/quarantine/check", post(backup::recheck))
         .route("/api/v1/agents", get(api::list_agents))
         .route("/api/v1/agents/{name}", get(api::show_agent).delete(api::forget_agent))
         .route("/api/v1/agents/{name}/labels", patch(api::label_agent))

@@ -74,8 +74,8 @@ pub fn restore(dir: &Path, file: &Path, force: bool) -> Result<Restored, BackupE
     Ok(Restored { manifest, finished })
 }
 
-/// The lock of the directory.
-pub(super) fn lock(dir: &Path) -> Result<File, BackupError> {
+/// Takes the data directory of a collector that is stopped; held as long as the file is open.
+pub fn lock(dir: &Path) -> Result<File, BackupError> {
     let lock = open::lock(dir).map_err(|error| match error {
         StoreError::InUse { pid, .. } => BackupError::usage(
             format!("{}: a collector runs on it (process {pid})", dir.display()),
@@ -162,7 +162,10 @@ fn named(file: &Path, mut error: BackupError) -> BackupError {
 }
 
 /// Writes a new file that only its owner reads.
-pub(super) fn write(path: &Path, from: &mut dyn Read) -> Result<(u64, String), BackupError> {
+pub(in super::super) fn write(
+    path: &Path,
+    from: &mut dyn Read,
+) -> Result<(u64, String), BackupError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let file = |error: io::Error| BackupError::file(path, &error);
     files::create_private_dir(path.parent().unwrap_or(Path::new("."))).map_err(file)?;
