@@ -28,7 +28,7 @@ use super::hours::{Day, Month};
 use crate::cli::exit;
 use crate::errors;
 
-pub(super) use archive::pour;
+pub(crate) use archive::pour;
 pub use archive::{Archive, Progress, read_archive};
 pub use copy::Source;
 pub(super) use mend::MARKER;

@@ -196,7 +196,7 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 /// Copies all of `from`, in pieces; how much it was and its SHA-256.
-pub(in super::super) fn pour(from: impl Read, to: &mut dyn Write) -> io::Result<(u64, String)> {
+pub(crate) fn pour(from: impl Read, to: &mut dyn Write) -> io::Result<(u64, String)> {
     let mut hashed = Hashed::new(from);
     let mut piece = vec![0; PIECE_BYTES];
     loop {

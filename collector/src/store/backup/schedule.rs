@@ -29,6 +29,9 @@ const FIRST_AFTER: Duration = Duration::from_secs(5);
 /// A file that changed so shortly before it was copied may have changed again within the same tick.
 const TICK_NS: i64 = 2_000_000_000;
 
+/// How far in the future the newest archive may be and still be taken for the newest.
+const AHEAD_MS: i64 = 3_600_000;
+
 /// The task.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -118,7 +121,7 @@ impl Schedule {
             .map(|old| settled(old).map(|member| (member.name.clone(), member)).collect())
             .unwrap_or_default();
         let archive = Archive::prepare(Source::new(data, stop)?)?;
-        let name = free_name(&self.dir, clock::now());
+        let name = next_name(&self.dir, clock::now());
         let (temp, path) = (self.dir.join(format!(".{name}.new")), self.dir.join(&name));
         let file = |error: io::Error| BackupError::file(&temp, &error);
         let mut options = File::options();
@@ -244,9 +247,12 @@ fn made_at(name: &str) -> Option<UnixMillis> {
     Some(UnixMillis(at.timestamp().as_millisecond()))
 }
 
-/// A name that no archive has: two within a second are a second apart.
-fn free_name(dir: &Path, now: UnixMillis) -> String {
-    let name = |n: i64| format!("gatewatch-{}.tar", place::stamp(UnixMillis(now.0 + n * 1000)));
+/// A name that sorts behind those of the archives there are. One from the future is left alone: the
+/// clock was wrong then.
+fn next_name(dir: &Path, now: UnixMillis) -> String {
+    let newest = archives(dir).pop().map_or(0, |(at, _)| at.0.saturating_add(1000));
+    let at = if newest < now.0.saturating_add(AHEAD_MS) { newest.max(now.0) } else { now.0 };
+    let name = |n: i64| format!("gatewatch-{}.tar", place::stamp(UnixMillis(at + n * 1000)));
     (0..3600).map(name).find(|name| !dir.join(name).exists()).unwrap_or_else(|| name(3600))
 }
 

@@ -155,7 +155,9 @@ async fn no_byte_of_a_backup_can_change_or_be_missing() {
         let (report, _) = verify::verify_archive(&file).unwrap();
         assert!(!report.sound, "{what}");
     };
-    for at in (0..bytes.len()).step_by(bytes.len() / 40) {
+    // After the last checksum there is only padding.
+    let end = bytes.len() - 1024 - 512;
+    for at in (0..end).step_by(end / 40) {
         refused(&bytes[..at], &format!("cut off at {at}"));
         // Not in padding, which nothing says anything about.
         let mut flipped = bytes.clone();

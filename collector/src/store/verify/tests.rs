@@ -17,7 +17,10 @@ async fn filled(dir: &Path) -> Store {
     for t0 in [T0, T0 + 86_400] {
         let mut file = DayFile::create(dir, Day::of(t0).unwrap()).unwrap();
         let at: Vec<u16> = (0..360).map(|ix| ix * 10).collect();
-        let values: Vec<i64> = at.iter().map(|at| i64::from(*at) * 7919 % 100_000).collect();
+        // Noise, so that bodies are most of the file.
+        let noise =
+            |at: &u16| i64::from((u32::from(*at) + 1).wrapping_mul(2_654_435_761).rotate_left(9));
+        let values: Vec<i64> = at.iter().map(|at| noise(at) ^ noise(&(at * 7 % 3600))).collect();
         let columns =
             (1..=4).map(|metric| Column { metric, at: at.clone(), values: values.clone() });
         let hour = ServerHour { columns: columns.collect(), ..ServerHour::default() };
@@ -147,13 +150,13 @@ async fn a_deleted_a_swapped_and_an_older_day_file_are_told_apart() {
     assert!(only().contains("it has 0 parts of the hour"), "{}", only());
     fs::write(&first, "no database").unwrap();
     assert!(only().contains("damaged"), "{}", only());
-    let mut conn = rusqlite::Connection::open_in_memory().unwrap();
+    let conn = rusqlite::Connection::open_in_memory().unwrap();
     conn.execute_batch("CREATE TABLE x(y)").unwrap();
+    fs::remove_file(&first).unwrap();
     conn.backup("main", &first, None).unwrap();
     assert!(only().contains("it is no day file"), "{}", only());
     fs::write(&first, one).unwrap();
     assert_eq!(problems(dir.path()), []);
-    drop(conn.transaction());
 }
 
 #[tokio::test]
