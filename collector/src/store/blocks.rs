@@ -77,7 +77,7 @@ impl fmt::Display for BlockError {
         match self {
             Self::Bad(why) => write!(f, "it is damaged: {why}"),
             Self::Full(_) => write!(f, "the disk is full or does not write; free space on it"),
-            Self::Sqlite(_) => write!(f, "the day file cannot be used"),
+            Self::Sqlite(_) => write!(f, "the file cannot be used"),
             Self::File(path, _) => write!(f, "{} cannot be used", path.display()),
         }
     }
@@ -358,6 +358,21 @@ impl DayFile {
         Ok(())
     }
 
+    /// Every metric an hour has a column of, rising. Costs a look-up each.
+    pub(crate) fn metrics_of_hour(&self, t0: i64) -> Result<Vec<i64>, BlockError> {
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT min(metric) FROM block WHERE t0 = ?1 AND metric > ?2")?;
+        let (mut metrics, mut last) = (Vec::new(), i64::MIN);
+        while let Some(metric) =
+            query.query_row(params![t0, last], |row| row.get::<_, Option<i64>>(0))?
+        {
+            metrics.push(metric);
+            last = metric;
+        }
+        Ok(metrics)
+    }
+
     /// Servers of which a part holds anything, in order.
     pub(crate) fn servers(&self, t0: i64, part: u32) -> Result<Vec<ServerId>, BlockError> {
         let mut query = self.conn.prepare_cached(
@@ -527,15 +542,15 @@ fn put_rest(tx: &Transaction<'_>, hour: &Encoded) -> Result<(), BlockError> {
     Ok(())
 }
 
-fn check_crc(stored: i64, computed: i64) -> Result<(), BlockError> {
+pub(super) fn check_crc(stored: i64, computed: i64) -> Result<(), BlockError> {
     if stored == computed { Ok(()) } else { Err(bad("its checksum does not fit")) }
 }
 
-fn bad(why: &str) -> BlockError {
+pub(super) fn bad(why: &str) -> BlockError {
     BlockError::Bad(why.to_owned())
 }
 
-fn blob<'a>(row: &'a rusqlite::Row<'_>, ix: usize) -> Result<&'a [u8], BlockError> {
+pub(super) fn blob<'a>(row: &'a rusqlite::Row<'_>, ix: usize) -> Result<&'a [u8], BlockError> {
     Ok(row.get_ref(ix)?.as_blob().map_err(rusqlite::Error::from)?)
 }
 

@@ -3,7 +3,9 @@
 //! Nothing here is on the way of a batch: it reads like everybody, writes day and month files itself and
 //! `gatewatch.db` through the writer in small steps. A crash anywhere repeats the step.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
@@ -24,6 +26,8 @@ pub struct Keeper {
     pub(super) retention: RetentionConfig,
     /// Fires when the step that runs should end soon.
     pub(super) stop: CancellationToken,
+    /// What was said once of a file, so that it is not said each minute.
+    told: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Keeper {
@@ -36,7 +40,7 @@ impl Keeper {
         stop: CancellationToken,
     ) -> Self {
         let dir = store.dir().to_owned();
-        Self { store, dir, pace, retention, stop }
+        Self { store, dir, pace, retention, stop, told: Arc::default() }
     }
 
     /// Looks each `seal_interval` until stopped.
@@ -54,6 +58,11 @@ impl Keeper {
             // Told already, step by step; all of it is tried again at the next turn.
             drop(self.pass(clock::now()).await);
         }
+    }
+
+    /// Whether something is said of this for the first time since the start.
+    pub(super) fn is_news(&self, what: &Path) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned())
     }
 
     /// Does everything that is due at `now`, once: a step that fails keeps no other from its turn, because

@@ -203,8 +203,8 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// A day file cannot be used; what was to go into it stays where it is.
-    #[error("{path}: the day file cannot be written or read")]
+    /// A day or month file cannot be used; what was to go into it stays where it is.
+    #[error("{path}: history cannot be written or read there")]
     DayFile {
         /// The file.
         path: PathBuf,
