@@ -294,6 +294,28 @@ const LISTENS: [&str; 8] = [
     "serve_with_incoming",
 ];
 
+/// Everything is stored in UTC: the zone of the machine is only for the hours in which people are paged.
+#[test]
+fn the_collector_knows_the_local_zone_in_one_place() {
+    let mut broken = Vec::new();
+    for (path, text) in rust_files() {
+        let places = ["collector/src/notify/hours.rs"];
+        if !path.starts_with("collector/src/") && !path.starts_with("proto/")
+            || is_in(&path, &places)
+        {
+            continue;
+        }
+        for (number, line) in code(&path, &text) {
+            for word in ["TimeZone::system", "try_system", "Zoned::now"] {
+                if line.contains(word) {
+                    broken.push(format!("{path}:{number}: {word}"));
+                }
+            }
+        }
+    }
+    none("store and show times in UTC", &broken);
+}
+
 #[test]
 fn the_agent_listens_on_no_port_and_starts_one_program_alone() {
     let is_test = |path: &str| {

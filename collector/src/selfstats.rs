@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use wire::UnixMillis;
+
 /// Upper bounds of the commit latency histogram, milliseconds; one more bucket is unbounded.
 pub const COMMIT_BUCKETS_MS: [u64; 9] = [1, 2, 5, 10, 20, 50, 100, 250, 1000];
 
@@ -74,6 +77,8 @@ macro_rules! counters {
             pub chronic: Chronic,
             /// How long the oldest hour that should be packed has waited, seconds; 0: none is due.
             pub sealing_behind_s: Gauge,
+            /// What the data directory takes.
+            pub disk_use: DiskUses,
             /// The disk under the database takes nothing.
             pub disk_full: Flag,
             /// The collector's own network is gone.
@@ -158,6 +163,8 @@ counters! {
     months_dropped
     /// Incidents dropped for `disk_bytes_max`.
     incidents_dropped
+    /// Old events, gaps, notices, silences and certificates dropped by age.
+    rows_dropped
     /// Answers that were cut short, and said so.
     reads_cut_short
     /// Backups made.
@@ -199,6 +206,62 @@ impl Chronic {
     /// The list.
     pub fn get(&self) -> Arc<[(String, String)]> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the data directory takes on its disk, and how far back history goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// `gatewatch.db` and its logs.
+    pub hot_bytes: u64,
+    /// Day files.
+    pub blocks_bytes: u64,
+    /// Month files.
+    pub rollup_bytes: u64,
+    /// Everything in the directory.
+    pub all_bytes: u64,
+    /// `[retention] disk_bytes_max`.
+    pub bytes_max: u64,
+    /// Free on its disk.
+    pub free_bytes: u64,
+    /// It takes more than it may, and nothing is left to drop: history is young, incidents are open.
+    pub is_over: bool,
+    /// The first hour of packed samples.
+    #[serde(with = "wire::rfc3339::option")]
+    pub raw_from: Option<UnixMillis>,
+    /// The first day of hourly sums.
+    #[serde(with = "wire::rfc3339::option")]
+    pub rollup_from: Option<UnixMillis>,
+}
+
+/// What was measured last, each `seal_interval`.
+#[derive(Debug, Default)]
+pub struct DiskUses {
+    last: Mutex<Option<DiskUse>>,
+    is_over: Flag,
+}
+
+impl DiskUses {
+    /// Replaces it.
+    pub fn set(&self, found: DiskUse) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+
+    /// What was measured; `None` before the first time.
+    pub fn get(&self) -> Option<DiskUse> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether the directory is too large and nothing is left to drop; returns what held before.
+    pub fn set_over(&self, is_over: bool) -> bool {
+        let before = self.is_over.get();
+        self.is_over.set(is_over);
+        before
+    }
+
+    /// Whether the directory is too large and nothing is left to drop.
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 }
 

@@ -21,8 +21,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_blocks.sql"),
 ];
 
+// How pages are given back is settled when the first page is written: before the log.
 const WRITER_PRAGMAS: &str = "
-PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
+PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
 PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-65536;
 PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;";
 
@@ -32,6 +33,12 @@ PRAGMA trusted_schema=OFF;";
 
 /// Name of the database in the data directory.
 pub(super) const NAME: &str = super::backup::DATABASE;
+
+/// `auto_vacuum` of databases that can give pages back in steps.
+pub(super) const INCREMENTAL: i64 = 2;
+
+/// Largest database that is rewritten at start so that it can give pages back: a second or two.
+const REWRITTEN_BYTES_MAX: u64 = 64 << 20;
 
 /// File of the database in the data directory.
 pub(super) fn path(dir: &Path) -> PathBuf {
@@ -75,7 +82,34 @@ pub(super) fn writer(dir: &Path) -> Result<Connection, StoreError> {
     }
     conn.set_prepared_statement_cache_capacity(64);
     migrate::migrate(&mut conn, &path)?;
+    if let Err(error) = give_back_from_now_on(&conn, dir) {
+        tracing::warn!(%error, path = %path.display(), "the database keeps the disk space it took");
+    }
     Ok(conn)
+}
+
+/// Releases before history was sealed made databases that never get smaller. A small one is rewritten
+/// once, where there is room for two more of it; a large one stays as it is.
+fn give_back_from_now_on(conn: &Connection, dir: &Path) -> rusqlite::Result<()> {
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    if pragma("auto_vacuum")? == INCREMENTAL {
+        return Ok(());
+    }
+    let n_bytes = (pragma("page_count")? * pragma("page_size")?).unsigned_abs();
+    let disk = rustix::fs::statvfs(dir);
+    let free_bytes = disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let path = path(dir);
+    let path = path.display();
+    if n_bytes > REWRITTEN_BYTES_MAX || free_bytes < 4 * n_bytes {
+        tracing::warn!(
+            %path, n_bytes, free_bytes,
+            "the database was made by an early release and keeps the disk space it took; to change that, stop the collector, back it up and restore it"
+        );
+        return Ok(());
+    }
+    conn.execute_batch("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")?;
+    tracing::info!(%path, n_bytes, "the database is rewritten so that it can give disk space back");
+    Ok(())
 }
 
 /// Opens one reading connection.

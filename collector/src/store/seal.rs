@@ -30,7 +30,7 @@ use super::hot::{self, Head};
 use super::hours::{Day, HOUR_S};
 use super::keeper::Keeper;
 use super::metrics::{self, Ids};
-use super::{Store, StoreError, open};
+use super::{Store, StoreError, open, retention};
 use crate::config::StoreConfig;
 use fold::Tally;
 use gather::Hour;
@@ -53,7 +53,7 @@ pub(super) async fn pass(keeper: &Keeper, now: UnixMillis) -> Result<(), StoreEr
 }
 
 /// Runs a pass on a thread of its own, because it is long and must not be in anybody's way.
-async fn on_thread(pass: Pass) -> Result<(), SealError> {
+async fn on_thread(mut pass: Pass) -> Result<(), SealError> {
     let (done, ended) = oneshot::channel();
     let dir = pass.dir.clone();
     let run = move || {
@@ -118,8 +118,9 @@ struct Pass {
     store: Store,
     dir: PathBuf,
     pace: StoreConfig,
-    /// Age of a day that is not kept any more, and of a series that no file has any more; seconds.
-    raw_s: i64,
+    /// From which second on samples are kept.
+    raw_from: i64,
+    /// Age of a series that no file has any more, seconds.
     keep_s: i64,
     now: UnixMillis,
     runtime: Handle,
@@ -135,7 +136,7 @@ impl Pass {
             store: keeper.store.clone(),
             dir: keeper.dir.clone(),
             pace: keeper.pace.clone(),
-            raw_s,
+            raw_from: now.second().saturating_sub(raw_s),
             keep_s: raw_s.max(rollup_s),
             now,
             runtime: Handle::current(),
@@ -144,8 +145,10 @@ impl Pass {
     }
 
     /// Everything that is due. One broken day file does not keep the other hours, nor the deletion.
-    fn run(&self) -> Result<(), SealError> {
+    fn run(&mut self) -> Result<(), SealError> {
         let conn = open::reader(&self.dir)?;
+        // Days may have left before their age, for want of space.
+        self.raw_from = self.raw_from.max(retention::raw_from(&conn)?);
         let (mut ids, mut first) = (Ids::default(), None);
         for t0 in self.due() {
             match self.hour(&conn, &mut ids, t0) {
@@ -198,7 +201,7 @@ impl Pass {
             .query_row([t0], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let (after, parts) = known.unwrap_or_default();
-        let day = Day::of(t0).filter(|day| day.end_second() > self.now.second() - self.raw_s);
+        let day = Day::of(t0).filter(|day| day.end_second() > self.raw_from);
         let mut hour = Hour { pass: self, conn, ids, t0, after, cut, parts, day };
         let sealed = hour.seal()?;
         self.step()?;
@@ -307,7 +310,7 @@ impl Pass {
     }
 
     fn is_expired(&self, t0: i64) -> bool {
-        t0 + HOUR_S <= self.now.second() - self.raw_s
+        t0 + HOUR_S <= self.raw_from
     }
 
     /// Drops series that no file has any more, a few in each pass.

@@ -328,8 +328,8 @@ mod tests {
     async fn a_sound_collector_says_so() {
         let health = Site::new().get("/api/v1/health").await;
         let sound = json!({
-            "state": "ok", "uplink_lost": false, "disk_full": false, "started_at": null, "events": [],
-            "links": ""
+            "state": "ok", "uplink_lost": false, "disk_full": false, "damaged": [], "n_damaged": 0,
+            "backup": null, "disk": null, "started_at": null, "events": [], "links": ""
         });
         assert_eq!(health, sound);
     }

@@ -9,6 +9,7 @@ use super::AppState;
 use super::error::ApiError;
 use crate::clock;
 use crate::model::CollectorEvent;
+use crate::selfstats::DiskUse;
 use crate::store::backup::BackupState;
 use crate::store::quarantine::Entry;
 use crate::store::{Conn, ReadResult, collector, quarantine};
@@ -37,6 +38,9 @@ pub struct HealthView {
     /// How the backups stand that are made by themselves.
     #[serde(default)]
     pub backup: Option<BackupState>,
+    /// What the data directory takes, measured each `[store] seal_interval`; `null` before the first time.
+    #[serde(default)]
+    pub disk: Option<DiskUse>,
     /// When it began to listen last.
     #[serde(with = "wire::rfc3339::option")]
     pub started_at: Option<UnixMillis>,
@@ -98,8 +102,10 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Json<HealthVie
     let mut starts = events.iter().filter(|event| event.event == CollectorEvent::Started);
     let (uplink_lost, disk_full) =
         (state.selfstats.uplink_lost.get(), state.selfstats.disk_full.get());
+    let disk = state.selfstats.disk_use.get();
+    let is_over = disk.is_some_and(|disk| disk.is_over);
     Ok(Json(HealthView {
-        state: if uplink_lost || disk_full || is_behind || n_damaged > 0 {
+        state: if uplink_lost || disk_full || is_over || is_behind || n_damaged > 0 {
             "degraded"
         } else {
             "ok"
@@ -110,6 +116,7 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Json<HealthVie
         damaged,
         n_damaged,
         backup,
+        disk,
         started_at: starts.next_back().map(|event| event.at),
         events,
         links: state.links.to_string(),

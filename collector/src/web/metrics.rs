@@ -13,7 +13,7 @@ use super::AppState;
 use super::error::ApiError;
 use crate::clock;
 use crate::notify::stats::Counts;
-use crate::selfstats::COMMIT_BUCKETS_MS;
+use crate::selfstats::{COMMIT_BUCKETS_MS, DiskUse};
 use crate::store::Ledger;
 use crate::store::fleet::{self, ServerView};
 use crate::store::incidents;
@@ -125,7 +125,39 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
         let help = "When the newest backup was made of those made by themselves";
         facts.gauges.push(("backup_made_timestamp_seconds", help, made_at.0 as f64 / 1000.0));
     }
+    if let Some(disk) = own.disk_use.get() {
+        add_disk(&mut facts, &disk);
+    }
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
+}
+
+/// What the data directory takes, and how far back history goes.
+fn add_disk(facts: &mut Facts, disk: &DiskUse) {
+    facts.faults.push((
+        "collector_disk_over",
+        "The data directory takes more than disk_bytes_max, or its disk is nearly full, and nothing is left to drop",
+        disk.is_over,
+    ));
+    for (name, help, n_bytes) in [
+        ("disk_hot_bytes", "What gatewatch.db takes", disk.hot_bytes),
+        ("disk_blocks_bytes", "What day files of samples take", disk.blocks_bytes),
+        ("disk_rollup_bytes", "What month files of hourly sums take", disk.rollup_bytes),
+        ("disk_used_bytes", "What everything in the data directory takes", disk.all_bytes),
+        ("disk_limit_bytes", "What it may take: disk_bytes_max", disk.bytes_max),
+        ("disk_free_bytes", "What is free on its disk", disk.free_bytes),
+    ] {
+        facts.gauges.push((name, help, n_bytes as f64));
+    }
+    for (name, help, from) in [
+        ("history_raw_from_timestamp_seconds", "The oldest hour of packed samples", disk.raw_from),
+        (
+            "history_rollup_from_timestamp_seconds",
+            "The oldest day of hourly sums",
+            disk.rollup_from,
+        ),
+    ] {
+        facts.gauges.extend(from.map(|at| (name, help, at.0 as f64 / 1000.0)));
+    }
 }
 
 /// The page as text.
@@ -326,7 +358,7 @@ mod tests {
             loss: BTreeMap::from([("n_lines_lost".into(), 7), ("n_bytes_lost".into(), 0)]),
             ledger: Ledger { n_lines_lost: 7, n_bytes_counted: 99, ..Ledger::default() }.into(),
         };
-        let facts = Facts {
+        let mut facts = Facts {
             servers: vec![server],
             n_open: BTreeMap::from([("critical".into(), 1)]),
             owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
@@ -348,8 +380,17 @@ mod tests {
             chronic: [("web-1".to_owned(), "bad.example".to_owned())].into(),
             commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),
         };
+        let disk = DiskUse {
+            blocks_bytes: 7,
+            raw_from: Some(UnixMillis(3_600_000)),
+            ..DiskUse::default()
+        };
+        add_disk(&mut facts, &disk);
         let page = render(&facts);
         for line in [
+            "gatewatch_disk_blocks_bytes 7",
+            "gatewatch_history_raw_from_timestamp_seconds 3600",
+            "gatewatch_collector_disk_over 0",
             "gatewatch_servers{state=\"up\"} 1",
             "gatewatch_servers{state=\"silent\"} 0",
             "gatewatch_incidents_open{severity=\"critical\"} 1",

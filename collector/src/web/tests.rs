@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::model::{Incident, SiteId, Transition, TransitionEvent};
+use crate::model::{Incident, ServerId, SiteId, Transition, TransitionEvent};
+use crate::selfstats::DiskUse;
 use crate::store::fleet::{self, Joining, LabelSource};
 use crate::store::incidents;
 use crate::store::quarantine::{Damage, Spot};
@@ -190,6 +191,30 @@ async fn damaged_history_shows_in_health_and_metrics() {
         "gatewatch_collector_history_damaged 1",
         "gatewatch_blocks_damaged_total 1",
     ] {
+        assert!(page.as_str().unwrap().lines().any(|l| l == line), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_data_directory_takes_shows_in_health_and_metrics() {
+    let site = Site::new();
+    site.state.store.stats().disk_use.set(DiskUse {
+        blocks_bytes: 7 << 30,
+        all_bytes: 9 << 30,
+        bytes_max: 8 << 30,
+        is_over: true,
+        raw_from: Some(UnixMillis(1_795_132_800_000)),
+        ..DiskUse::default()
+    });
+    let health = site.get("/api/v1/health").await;
+    let disk = &health["disk"];
+    assert_eq!((&health["state"], &disk["is_over"]), (&json!("degraded"), &json!(true)));
+    assert_eq!(
+        (&disk["raw_from"], &disk["rollup_from"], &disk["blocks_bytes"]),
+        (&json!("2026-11-20T00:00:00.000Z"), &Value::Null, &json!(7_u64 << 30))
+    );
+    let (_, page) = site.ask("get", "/metrics", Value::Null).await;
+    for line in ["gatewatch_collector_disk_over 1", "gatewatch_disk_limit_bytes 8589934592"] {
         assert!(page.as_str().unwrap().lines().any(|l| l == line), "{line}");
     }
 }

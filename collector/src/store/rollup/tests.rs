@@ -18,9 +18,16 @@ struct Site {
     keeper: Keeper,
 }
 
+/// Where a child process puts its files; see `files_are_the_same_whatever_the_zone`.
+const CHILD_DIR: &str = "GATEWATCH_TEST_ZONE_DIR";
+
 impl Site {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir()).await
+    }
+
+    async fn below(dir: &Path) -> Self {
+        let dir = tempfile::tempdir_in(dir).unwrap();
         let store = Store::open(dir.path()).unwrap();
         let add = |tx: &Connection| {
             tx.execute_batch(
@@ -314,6 +321,76 @@ async fn a_server_and_day_takes_less_than_30_kilobytes() {
         month.conn().query_row(&sql, [], |row| row.get(0)).unwrap()
     };
     let (series, sites) = (size("series"), size("sites"));
-    println!("a server and day: {series} B of series, {sites} B of sites");
+    let size = |file: std::path::PathBuf| std::fs::metadata(site.path().join(file)).unwrap().len();
+    let (day, whole) = (size(Day::of(T0).unwrap().file()), size(Month::of(T0).unwrap().file()));
+    println!(
+        "a server and day: {series} B of series, {sites} B of sites; files: {day} B, {whole} B"
+    );
     assert!(series < 30_000 && sites < 8_000, "{series} B of series, {sites} B of sites");
+}
+
+/// What a store holds of a leap day and the turn of a month and year, with the names of its files.
+fn dump(dir: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for (folder, query) in [
+        ("blocks", "SELECT t0, metric, server_id, crc FROM block ORDER BY 1, 2, 3"),
+        ("rollup", "SELECT day, metric, server_id, crc FROM series ORDER BY 1, 2, 3"),
+    ] {
+        let files = std::fs::read_dir(dir.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        for path in files.filter(|path| path.extension().is_some_and(|ext| ext == "db")) {
+            let conn = Connection::open(&path).unwrap();
+            let mut query = conn.prepare(query).unwrap();
+            let mut rows = query.query([]).unwrap();
+            while let Some(row) = rows.next().unwrap() {
+                let row: Vec<i64> = (0..4).map(|ix| row.get(ix).unwrap()).collect();
+                let name = path.file_name().unwrap().to_string_lossy();
+                all.push(format!("{folder}/{name} {row:?}"));
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// The same program in processes of three zones: 14 hours ahead, three and a half behind with summer
+/// time, and UTC.
+#[tokio::test]
+async fn files_are_the_same_whatever_the_zone() {
+    let edges = [
+        "2028-02-29T00:00:00Z",
+        "2028-02-29T23:00:00Z",
+        "2028-03-01T00:00:00Z",
+        "2028-12-31T23:00:00Z",
+    ];
+    if let Some(dir) = std::env::var_os(CHILD_DIR) {
+        let site = Site::below(Path::new(&dir)).await;
+        for edge in edges {
+            let t0 = edge.parse::<jiff::Timestamp>().unwrap().as_second();
+            site.seal(t0, 0, &[(WEB, hour(vec![column(1, &[(0, 1), (3599, 2)])], &[]))]).await;
+        }
+        site.pass(T0 + 1000 * DAY_S).await;
+        site.keeper.store.close().await.unwrap();
+        drop(site.keeper);
+        std::mem::forget(site.dir); // for the parent, who removes it
+        return;
+    }
+    let mut found = Vec::new();
+    for zone in ["Pacific/Kiritimati", "America/St_Johns", "UTC"] {
+        let dir = tempfile::tempdir().unwrap();
+        let ended = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::rollup::tests::files_are_the_same_whatever_the_zone"])
+            .env("TZ", zone)
+            .env(CHILD_DIR, dir.path())
+            .output()
+            .unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+        let made = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+        found.push(dump(&made));
+    }
+    assert_eq!(found[0].len(), 4 + 3, "{found:?}");
+    assert!(found.iter().all(|files| *files == found[0]), "{found:#?}");
+    for name in ["blocks/20280229.db", "rollup/202802.db", "rollup/202803.db", "blocks/20281231.db"]
+    {
+        assert!(found[0].iter().any(|row| row.starts_with(name)), "{name}: {found:?}");
+    }
 }
