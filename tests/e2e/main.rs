@@ -6,6 +6,7 @@ mod faults;
 
 mod alertmanager;
 mod apache;
+mod backup;
 mod bad_input;
 mod chains;
 mod channels;

@@ -193,8 +193,15 @@ fn cut_file(
         }
     }
     let tx = conn.transaction()?;
+    let tables: Vec<String> = {
+        let mut query = tx.prepare(
+            "SELECT s.name FROM sqlite_schema s, pragma_table_info(s.name) c
+             WHERE s.type = 'table' AND c.name IN ('t0', 'part') GROUP BY s.name HAVING count(*) = 2",
+        )?;
+        query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
+    };
     for (t0, part) in &unknown {
-        for table in ["hour", "block", "presence", "site_block", "event_block"] {
+        for table in &tables {
             let delete = format!("DELETE FROM {table} WHERE t0 = ?1 AND part = ?2");
             tx.execute(&delete, params![t0, part])?;
         }
