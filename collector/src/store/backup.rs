@@ -93,7 +93,7 @@ pub fn is_member(name: &str) -> bool {
         None => name == DATABASE || name == "admin.token",
         Some(("ca", file)) => {
             let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-            !file.is_empty() && !file.starts_with('.') && file.bytes().all(good)
+            (1..=64).contains(&file.len()) && !file.starts_with('.') && file.bytes().all(good)
         }
         Some(("blocks", file)) => Day::of_file_name(file).is_some(),
         Some(("rollup", file)) => Month::of_file_name(file).is_some(),

@@ -17,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
 use super::backup::{self, DATABASE};
+use super::blocks::BlockError;
 use super::hours::{Day, HOUR_S, Month};
+use super::rollup::month::{MonthFile, SITES};
 use super::{Store, damage, open};
+use crate::errors;
 use crate::model::ServerId;
 
 pub use archive::verify_archive;
@@ -257,23 +260,37 @@ fn sealed(conn: &Connection) -> rusqlite::Result<Vec<Sealed>> {
     rows.collect()
 }
 
-/// Checks a month file as a database.
+/// Checks a month file: the database and every body.
 fn verify_month(path: &Path, name: &str, running: bool, report: &mut Report) {
     report.file(path);
-    let problem = |what: String| Problem {
+    let problem = |place: String, what: String| Problem {
         file: name.into(),
+        place,
         what,
-        means: "long reports of that month may lack hours".into(),
+        means: "long reports of that month may lack it; the rest is served".into(),
         fix: FROM_BACKUP.into(),
-        ..Problem::default()
     };
-    match open_to_read(path, running).and_then(|conn| faults(&conn)) {
-        Ok(faults) => {
-            for fault in faults {
-                report.add(problem(format!("it is damaged: {fault}")));
-            }
+    let month = path.file_name().and_then(|name| Month::of_file_name(&name.to_string_lossy()));
+    let Some(month) = month else { return };
+    let opened = open_to_read(path, running).map_err(BlockError::from);
+    let checked = opened.and_then(|conn| MonthFile::of(conn, month)).and_then(|file| {
+        for fault in faults(file.conn())? {
+            report.add(problem(String::new(), format!("it is damaged: {fault}")));
         }
-        Err(error) => report.add(problem(format!("it cannot be read: {error}"))),
+        let mut bad: Vec<(String, String)> = Vec::new();
+        let n = file.check_bodies(&mut |day, server, metric, error| {
+            let of = if metric == SITES { "sites".to_owned() } else { format!("metric {metric}") };
+            let place = format!("day {}, server {}, {of}", UnixMillis(day * 1000), server.0);
+            bad.push((place, errors::chain(&error)));
+        })?;
+        report.n_bodies += n;
+        for (place, what) in bad {
+            report.add(problem(place, what));
+        }
+        Ok(())
+    });
+    if let Err(error) = checked {
+        report.add(problem(String::new(), errors::chain(&error)));
     }
 }
 

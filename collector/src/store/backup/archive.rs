@@ -221,7 +221,8 @@ pub fn read_archive(
     let mut found: Vec<(String, u64, String)> = Vec::new();
     let (mut text, mut sum) = (None, None);
     let broken = |error: io::Error| BackupError::bad(format!("it is no whole backup: {error}"));
-    for entry in tar.entries().map_err(broken)? {
+    // Raw: whatever is no plain file is refused here, and never interpreted.
+    for entry in tar.entries().map_err(broken)?.raw(true) {
         let mut entry = entry.map_err(broken)?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         if sum.is_some() {

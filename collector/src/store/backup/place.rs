@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
+use super::super::hours::Day;
 use super::super::open;
 use super::{BackupError, DATABASE};
 use crate::files;
@@ -130,19 +131,24 @@ fn apply(dir: &Path, plan: &Plan) -> Result<Finished, BackupError> {
     Ok(Finished { aside: was_replaced.then_some(aside), n_parts_cut })
 }
 
-/// Takes parts out of day files that the database does not know: agents send them anew, and ids that were
-/// given since name something else by now. A file is copied to `keep` before.
+/// Takes parts out of day files, and days out of month files, that the database does not know: agents
+/// send them anew, and ids that were given since name something else by now. A file is copied to `keep`
+/// before.
 fn cut(dir: &Path, keep: Option<&PathBuf>) -> Result<u64, BackupError> {
     let path = dir.join(DATABASE);
-    let known = known_parts(&path).map_err(|error| BackupError::sqlite(&path, &error))?;
+    let known = Known::read(&path).map_err(|error| BackupError::sqlite(&path, &error))?;
     let mut n_cut = 0;
-    for name in super::copy::names(dir)?.iter().filter(|name| name.starts_with("blocks/")) {
+    for name in super::copy::names(dir)?.iter().filter(|name| name.ends_with(".db")) {
         let file = dir.join(name);
-        match cut_file(&file, name, &known, keep) {
+        let done = match name.starts_with("blocks/") {
+            true => cut_day(&file, name, &known, keep),
+            false => cut_month(&file, name, &known, keep),
+        };
+        match done {
             Ok(n) => n_cut += n,
             // Damaged: found and told by whoever reads it.
             Err(CutError::Sqlite(error)) => {
-                tracing::warn!(%error, file = name, "a day file is not compared with the database");
+                tracing::warn!(%error, file = name, "a file is not compared with the database");
             }
             Err(CutError::Keep(error)) => return Err(BackupError::file(&file, &error)),
         }
@@ -161,10 +167,10 @@ impl From<rusqlite::Error> for CutError {
     }
 }
 
-fn cut_file(
+fn cut_day(
     file: &Path,
     name: &str,
-    known: &[(i64, u32)],
+    known: &Known,
     keep: Option<&PathBuf>,
 ) -> Result<u64, CutError> {
     let mut conn = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -173,36 +179,16 @@ fn cut_file(
     let found = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let found = found.collect::<rusqlite::Result<Vec<(i64, u32)>>>()?;
     drop(query);
-    let parts = |t0| known.binary_search_by_key(&t0, |known| known.0).map_or(0, |ix| known[ix].1);
-    let unknown: Vec<_> = found.into_iter().filter(|(t0, part)| *part >= parts(*t0)).collect();
+    let unknown: Vec<_> =
+        found.into_iter().filter(|(t0, part)| *part >= known.parts(*t0)).collect();
     if unknown.is_empty() {
         return Ok(0);
     }
-    if let Some(keep) = keep {
-        let copy = keep.join(name);
-        // One that is there was copied before an interruption: the one here is cut by now.
-        if !copy.exists() {
-            let folder = copy.parent().unwrap_or(keep);
-            files::create_private_dir(folder).map_err(CutError::Keep)?;
-            // Nobody else has it open: the directory is locked.
-            conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
-            let temp = folder.join(".copy");
-            fs::copy(file, &temp).map_err(CutError::Keep)?;
-            File::open(&temp).and_then(|temp| temp.sync_all()).map_err(CutError::Keep)?;
-            fs::rename(&temp, &copy).map_err(CutError::Keep)?;
-        }
-    }
+    keep_copy(&conn, file, name, keep)?;
     let tx = conn.transaction()?;
-    let tables: Vec<String> = {
-        let mut query = tx.prepare(
-            "SELECT s.name FROM sqlite_schema s, pragma_table_info(s.name) c
-             WHERE s.type = 'table' AND c.name IN ('t0', 'part') GROUP BY s.name HAVING count(*) = 2",
-        )?;
-        query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
-    };
-    for (t0, part) in &unknown {
-        for table in &tables {
-            let delete = format!("DELETE FROM {table} WHERE t0 = ?1 AND part = ?2");
+    for table in tables(&tx, &["t0", "part"])? {
+        let delete = format!("DELETE FROM {table} WHERE t0 = ?1 AND part = ?2");
+        for (t0, part) in &unknown {
             tx.execute(&delete, params![t0, part])?;
         }
     }
@@ -210,17 +196,97 @@ fn cut_file(
     Ok(unknown.len() as u64)
 }
 
-/// Hours that are sealed, rising, and how many parts each has.
-fn known_parts(path: &Path) -> rusqlite::Result<Vec<(i64, u32)>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let conn = Connection::open_with_flags(open::immutable_uri(path), flags)?;
-    let has_any = "SELECT count(*) FROM sqlite_schema WHERE name = 'sealed'";
-    if conn.query_row(has_any, [], |row| row.get::<_, i64>(0))? == 0 {
-        return Ok(Vec::new()); // of a release that sealed nothing
+fn cut_month(
+    file: &Path,
+    name: &str,
+    known: &Known,
+    keep: Option<&PathBuf>,
+) -> Result<u64, CutError> {
+    let Some(from) = known.not_rolled_from() else { return Ok(0) };
+    let mut conn = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let tables = tables(&conn, &["day", "server_id"])?;
+    let mut n_rows = 0_i64;
+    for table in &tables {
+        let count = format!("SELECT count(*) FROM {table} WHERE day >= ?1");
+        n_rows += conn.query_row(&count, [from], |row| row.get::<_, i64>(0))?;
     }
-    let mut query = conn.prepare("SELECT t0, parts FROM sealed ORDER BY t0")?;
-    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+    if n_rows == 0 {
+        return Ok(0);
+    }
+    keep_copy(&conn, file, name, keep)?;
+    let tx = conn.transaction()?;
+    for table in tables {
+        tx.execute(&format!("DELETE FROM {table} WHERE day >= ?1"), [from])?;
+    }
+    tx.commit()?;
+    Ok(0)
+}
+
+/// Tables that have these columns.
+fn tables(conn: &Connection, columns: &[&str; 2]) -> rusqlite::Result<Vec<String>> {
+    let mut query = conn.prepare(
+        "SELECT s.name FROM sqlite_schema s, pragma_table_info(s.name) c
+         WHERE s.type = 'table' AND c.name IN (?1, ?2) GROUP BY s.name HAVING count(*) = 2",
+    )?;
+    query.query_map(columns, |row| row.get(0))?.collect()
+}
+
+/// Copies a file to where it is kept, before it is cut. Nobody else has it open: the directory is locked.
+fn keep_copy(
+    conn: &Connection,
+    file: &Path,
+    name: &str,
+    keep: Option<&PathBuf>,
+) -> Result<(), CutError> {
+    let Some(keep) = keep else { return Ok(()) };
+    let copy = keep.join(name);
+    // One that is there was copied before an interruption: the one here is cut by now.
+    if copy.exists() {
+        return Ok(());
+    }
+    let folder = copy.parent().unwrap_or(keep);
+    files::create_private_dir(folder).map_err(CutError::Keep)?;
+    conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    let temp = folder.join(".copy");
+    fs::copy(file, &temp).map_err(CutError::Keep)?;
+    File::open(&temp).and_then(|temp| temp.sync_all()).map_err(CutError::Keep)?;
+    fs::rename(&temp, &copy).map_err(CutError::Keep)
+}
+
+/// What the database says of day and month files.
+struct Known {
+    /// Hours that are sealed, rising: how many parts each has, and how many of them are rolled up.
+    hours: Vec<(i64, u32, u32)>,
+}
+
+impl Known {
+    fn read(path: &Path) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let conn = Connection::open_with_flags(open::immutable_uri(path), flags)?;
+        let has_any = "SELECT count(*) FROM sqlite_schema WHERE name = 'sealed'";
+        if conn.query_row(has_any, [], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(Self { hours: Vec::new() }); // of a release that sealed nothing
+        }
+        let mut query = conn.prepare("SELECT t0, parts, rolled FROM sealed ORDER BY t0")?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(Self { hours: rows.collect::<rusqlite::Result<_>>()? })
+    }
+
+    fn parts(&self, t0: i64) -> u32 {
+        let found = self.hours.binary_search_by_key(&t0, |hour| hour.0);
+        found.map_or(0, |ix| self.hours[ix].1)
+    }
+
+    /// First second of the first day that month files cannot have yet. What is older than every sealed
+    /// hour stays: its hours left by age.
+    fn not_rolled_from(&self) -> Option<i64> {
+        let day = |t0: i64| Day::of(t0).map(Day::first_second);
+        let rolled = self.hours.iter().rev().find(|(.., rolled)| *rolled > 0);
+        match rolled {
+            Some((t0, ..)) => Day::of(*t0).map(Day::end_second),
+            None => self.hours.first().and_then(|(t0, ..)| day(*t0)),
+        }
+    }
 }
 
 /// `PREFIX-20261130T120000Z`, free in `dir`.

@@ -11,6 +11,8 @@ use crate::config::BackupConfig;
 use crate::model::ServerId;
 use crate::store::Store;
 use crate::store::blocks::{Column, DayFile, Place, ServerHour, SiteCount};
+use crate::store::rollup::month::{MonthFile, Rows};
+use crate::store::rollup::rolled::Rolled;
 use crate::store::verify;
 
 const T0: i64 = 1_795_176_000;
@@ -91,7 +93,7 @@ async fn a_backup_of_a_running_store_is_restored_as_it_was() {
     fs::write(&file, &bytes).unwrap();
     let (report, manifest) = verify::verify_archive(&file).unwrap();
     assert!(report.sound, "{report:#?}");
-    assert_eq!((report.n_hours, report.n_bodies), (1, 3 * 4));
+    assert_eq!((report.n_hours, report.n_bodies), (1, 3 * 5));
     assert_eq!(manifest.unwrap().members.len(), 5);
 
     let refused = restore(dir.path(), &file, true).unwrap_err();
@@ -138,6 +140,35 @@ async fn parts_that_were_packed_after_the_database_was_copied_are_cut_out() {
     assert_eq!([read.parts(T0).unwrap(), read.parts(T0 + 3600).unwrap()], [1, 0]);
     assert_eq!(read.servers(T0, 1).unwrap(), []);
     assert_eq!(read.servers(T0, 0).unwrap().len(), 3);
+    assert_eq!(sound(&new), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn days_that_were_summed_up_after_the_database_was_copied_are_cut_out() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = filled(dir.path(), 7).await;
+    let roll = |t0: i64| {
+        let mut file = MonthFile::create(dir.path(), Month::of(t0).unwrap()).unwrap();
+        let hour = || Some(Rolled { n: 1, min: 1, max: 1, sum: 1, ..Rolled::default() });
+        let series = vec![(3, ServerId(1), std::array::from_fn(|_| hour()))];
+        file.put(Day::of(t0).unwrap(), &Rows { series, ..Rows::default() }).unwrap();
+        store.write(move |tx| tx.execute("UPDATE sealed SET rolled = parts WHERE t0 = ?1", [t0]))
+    };
+    roll(T0 - 5 * 86_400).await.unwrap(); // its day file and its rows of `sealed` left by age
+    roll(T0).await.unwrap();
+    let source = Source::new(dir.path(), CancellationToken::new()).unwrap();
+    let prepared = Archive::prepare(source).unwrap();
+    seal(&store, T0 + 86_400, 0).await;
+    roll(T0 + 86_400).await.unwrap();
+    let mut bytes = Vec::new();
+    prepared.write(&mut bytes, &mut |_, _| {}).unwrap();
+    let (file, new) = (elsewhere.path().join("b.tar"), elsewhere.path().join("data"));
+    fs::write(&file, bytes).unwrap();
+    restore(&new, &file, false).unwrap();
+    let month = MonthFile::open(&new, Month::of(T0).unwrap()).unwrap().unwrap();
+    let has = |t0| month.series_day(Day::of(t0).unwrap(), 3, ServerId(1)).unwrap().is_some();
+    let found = [T0 - 5 * 86_400, T0, T0 + 86_400].map(has);
+    assert_eq!(found, [true, true, false]);
     assert_eq!(sound(&new), Vec::<String>::new());
 }
 
@@ -347,6 +378,20 @@ async fn a_damaged_database_gives_way_to_the_newest_sound_backup() {
     assert_eq!(whole.parts(T0).unwrap(), 2, "and kept aside");
     close(store).await;
     assert_eq!(sound(dir.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_reader_that_speaks_of_damage_is_not_believed_unchecked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 1).await;
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    let read = store.read(move |_| -> rusqlite::Result<()> {
+        Err(rusqlite::Error::SqliteFailure(code, Some("of another file".into())))
+    });
+    assert!(read.await.is_err());
+    assert!(store.damaged().borrow().is_none());
+    set(&store, 2).await;
+    assert_eq!(number(&store).await, 2);
 }
 
 #[tokio::test]

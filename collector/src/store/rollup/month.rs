@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS sites(day INTEGER NOT NULL, server_id INTEGER NOT NUL
   crc INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(day, server_id)) WITHOUT ROWID, STRICT;";
 
 /// Stands for the metric in the checksum of a row of sites: ids of metrics are above 0.
-const SITES: i64 = -1;
+pub(crate) const SITES: i64 = -1;
 
 /// A month file, open.
 #[derive(Debug)]
@@ -103,9 +103,49 @@ impl MonthFile {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags)?;
         conn.execute_batch(READER_PRAGMAS)?;
+        Self::of(conn, month).map(Some)
+    }
+
+    /// Takes a connection that is to be one of the file of this month.
+    pub(crate) fn of(conn: Connection, month: Month) -> Result<Self, BlockError> {
         let this = Self { conn, month };
         this.check()?;
-        Ok(Some(this))
+        Ok(this)
+    }
+
+    /// Checks and decodes every body; shows the damaged ones: day, server, metric or [`SITES`]. How many
+    /// there are.
+    pub(crate) fn check_bodies(
+        &self,
+        bad_one: &mut dyn FnMut(i64, ServerId, i64, BlockError),
+    ) -> Result<u64, BlockError> {
+        let mut n = 0;
+        for select in [
+            "SELECT day, server_id, metric, crc, body FROM series",
+            "SELECT day, server_id, ?1, crc, body FROM sites",
+        ] {
+            let mut query = self.conn.prepare(select)?;
+            let n_params = query.parameter_count();
+            let mut rows =
+                query.query(rusqlite::params_from_iter([SITES].iter().take(n_params)))?;
+            while let Some(row) = rows.next()? {
+                let (day, server, metric) = (row.get(0)?, ServerId(row.get(1)?), row.get(2)?);
+                let body = blob(row, 4)?;
+                n += 1;
+                let checked =
+                    check_crc(row.get(3)?, crc(day, metric, server, body)).and_then(|()| {
+                        let is_sound = match metric {
+                            SITES => SitesDay::decode(body).is_some(),
+                            _ => rolled::decode_series(body).is_some(),
+                        };
+                        if is_sound { Ok(()) } else { Err(bad("it cannot be decoded")) }
+                    });
+                if let Err(error) = checked {
+                    bad_one(day, server, metric, error);
+                }
+            }
+        }
+        Ok(n)
     }
 
     fn check(&self) -> Result<(), BlockError> {

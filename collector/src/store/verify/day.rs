@@ -185,14 +185,15 @@ impl Look<'_> {
 
     /// What a part has of a server beside its columns, and that no column is gone.
     fn place(&mut self, place: Place) {
-        self.report.n_bodies += 3;
+        self.report.n_bodies += 4;
         let counts = self.file.counts(place).err().map(|error| ("counts", words(&error)));
         let events = self.file.events(place).err().map(|error| ("events", words(&error)));
         let listed = match self.file.metrics(place) {
             Ok(metrics) => self.missing(place, &metrics).map(|what| ("list of metrics", what)),
             Err(error) => Some(("list of metrics", words(&error))),
         };
-        for (body, what) in [counts, events, listed].into_iter().flatten() {
+        let cover = self.file.cover(place).err().map(|error| ("list of batches", words(&error)));
+        for (body, what) in [counts, events, cover, listed].into_iter().flatten() {
             self.tell_place(place, body, what);
         }
     }

@@ -5,6 +5,8 @@ use std::fs;
 use super::*;
 use crate::store::blocks::{Column, DayFile, Place, ServerHour};
 use crate::store::quarantine::Damage;
+use crate::store::rollup::month::Rows;
+use crate::store::rollup::rolled::Rolled;
 
 const T0: i64 = 1_795_176_000;
 
@@ -63,7 +65,7 @@ async fn a_sound_directory_is_sound_and_no_file_is_made_or_changed() {
     let before = names();
     let report = verify(dir.path(), UnixMillis(0));
     assert_eq!((report.sound, report.n_files, report.n_hours), (true, 3, 2), "{report:#?}");
-    assert_eq!(report.n_bodies, 2 * 40 * (4 + 3));
+    assert_eq!(report.n_bodies, 2 * 40 * (4 + 4));
     assert_eq!(names(), before);
 }
 
@@ -130,6 +132,27 @@ async fn a_flipped_bit_of_each_body_is_found_at_its_place() {
     assert!(at.contains("server 11, part 0") && what == "metric 4 is gone", "{at} {what}");
     let (at, what) = place(2);
     assert!(at.contains("server 7, part 0, metric 3") && what.contains("checksum"), "{at} {what}");
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_of_a_month_file_is_found_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let (day, month) = (Day::of(T0).unwrap(), Month::of(T0).unwrap());
+    let mut file = MonthFile::create(dir.path(), month).unwrap();
+    let hour = |n| Rolled { n, min: 1, max: 9, sum: 50, ..Rolled::default() };
+    let series =
+        |server| (3, ServerId(server), std::array::from_fn(|ix| Some(hour(ix as u64 + 1))));
+    file.put(day, &Rows { series: (1..=9).map(series).collect(), ..Rows::default() }).unwrap();
+    assert_eq!(problems(dir.path()), []);
+    let flip = "UPDATE series SET body = CAST(substr(body, 1, length(body) - 1) || x'5a' AS BLOB)
+                WHERE server_id = 7";
+    assert_eq!(file.conn().execute(flip, []).unwrap(), 1);
+    let found = problems(dir.path());
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].place.ends_with("server 7, metric 3"), "{found:#?}");
+    assert_eq!(found[0].file, month.file().display().to_string());
     drop(store);
 }
 
