@@ -17,7 +17,7 @@ use prost::Message as _;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 use wire::v1::BatchBody;
 
-use super::columns::{self, take_varint};
+use super::columns::{self, put_varint, take_varint};
 use super::hours::Day;
 use crate::model::{ServerId, SiteId};
 pub(crate) use body::{COUNTS_MAX, Cover, Encoded};
@@ -29,6 +29,9 @@ mod body;
 const APPLICATION_ID: i64 = 0x6777_626c;
 /// `user_version`: format of the tables.
 const FORMAT: i64 = 1;
+/// What a part has of a server beside columns: bits of `presence.has`.
+const HAS_COUNTS: i64 = 1;
+const HAS_EVENTS: i64 = 2;
 /// Most bytes of events of one server and hour, unpacked.
 pub(crate) const EVENTS_BYTES_MAX: usize = 16 << 20;
 
@@ -44,13 +47,13 @@ PRAGMA trusted_schema=OFF;";
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS file(day TEXT PRIMARY KEY) WITHOUT ROWID, STRICT;
 CREATE TABLE IF NOT EXISTS hour(t0 INTEGER NOT NULL, part INTEGER NOT NULL, n_servers INTEGER NOT NULL,
-  PRIMARY KEY(t0, part)) WITHOUT ROWID, STRICT;
+  crc INTEGER NOT NULL, servers BLOB NOT NULL, PRIMARY KEY(t0, part)) WITHOUT ROWID, STRICT;
 CREATE TABLE IF NOT EXISTS block(t0 INTEGER NOT NULL, metric INTEGER NOT NULL, server_id INTEGER NOT NULL,
   part INTEGER NOT NULL, n INTEGER NOT NULL, codec INTEGER NOT NULL, vmin INTEGER NOT NULL,
   vmax INTEGER NOT NULL, vsum INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY(t0, metric, server_id, part)) WITHOUT ROWID, STRICT;
 CREATE TABLE IF NOT EXISTS presence(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
-  crc INTEGER NOT NULL, metrics BLOB NOT NULL, batches_crc INTEGER NOT NULL, batches BLOB NOT NULL,
+  has INTEGER NOT NULL, crc INTEGER NOT NULL, metrics BLOB NOT NULL, batches_crc INTEGER NOT NULL, batches BLOB NOT NULL,
   PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;
 CREATE TABLE IF NOT EXISTS site_block(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
   n INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
@@ -209,15 +212,27 @@ impl DayFile {
         Ok(this)
     }
 
-    /// Opens the file to read; `None` when it is not there.
+    /// Opens the file to read; `None` when it is not there, or when the power failed before it was made.
     pub(crate) fn open(dir: &Path, day: Day) -> Result<Option<Self>, BlockError> {
         let path = dir.join(day.file());
         if !path.exists() {
             return Ok(None);
         }
+        let mut journal = path.clone().into_os_string();
+        journal.push("-journal");
+        if Path::new(&journal).exists() {
+            // Left by a crash while the file was made; who only reads cannot roll it back.
+            Connection::open(&path)?
+                .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags)?;
         conn.execute_batch(READER_PRAGMAS)?;
+        let n_tables: i64 =
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if n_tables == 0 {
+            return Ok(None);
+        }
         Self::of(conn, day).map(Some)
     }
 
@@ -287,11 +302,26 @@ impl DayFile {
 
     /// Notes that a part of an hour is whole.
     pub(crate) fn finish(&mut self, t0: i64, part: u32, n_servers: u64) -> Result<(), BlockError> {
-        self.conn.execute(
-            "INSERT OR REPLACE INTO hour(t0, part, n_servers) VALUES(?1, ?2, ?3)",
-            params![t0, part, n_servers.cast_signed()],
+        let tx = self.conn.transaction()?;
+        let mut servers = Vec::new();
+        {
+            let mut query = tx.prepare_cached(
+                "SELECT server_id FROM presence WHERE t0 = ?1 AND part = ?2 ORDER BY server_id",
+            )?;
+            let mut last = 0;
+            for server in query.query_map(params![t0, part], |row| row.get::<_, i64>(0))? {
+                let server = server?;
+                put_varint(&mut servers, server.wrapping_sub(last).cast_unsigned());
+                last = server;
+            }
+        }
+        let n = n_servers.cast_signed();
+        let crc = crc(Kind::Hour, Place { t0, server: ServerId(0), part }, 0, &[n], &servers);
+        tx.execute(
+            "INSERT OR REPLACE INTO hour(t0, part, n_servers, crc, servers) VALUES(?1, ?2, ?3, ?4, ?5)",
+            params![t0, part, n, crc, servers],
         )?;
-        Ok(())
+        Ok(tx.commit()?)
     }
 
     /// How many whole parts the file has of an hour, from 0 without a gap.
@@ -311,6 +341,7 @@ impl DayFile {
         let mut rows = query.query(params![place.t0, metric, place.server.0, place.part])?;
         match rows.next()? {
             Some(row) => Raw::read(place.t0, row)?.column().map(Some),
+            None if self.metrics(place)?.contains(&metric) => Err(bad("a column is missing")),
             None => Ok(None),
         }
     }
@@ -373,32 +404,47 @@ impl DayFile {
         Ok(metrics)
     }
 
-    /// Servers of which a part holds anything, in order.
+    /// Servers of which a part holds anything, in order; none while it is not whole.
     pub(crate) fn servers(&self, t0: i64, part: u32) -> Result<Vec<ServerId>, BlockError> {
         let mut query = self.conn.prepare_cached(
-            "SELECT server_id FROM presence WHERE t0 = ?1 AND part = ?2 ORDER BY server_id",
+            "SELECT n_servers, crc, servers FROM hour WHERE t0 = ?1 AND part = ?2",
         )?;
-        let rows = query.query_map(params![t0, part], |row| Ok(ServerId(row.get(0)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut rows = query.query(params![t0, part])?;
+        let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+        let (n, body): (i64, &[u8]) = (row.get(0)?, blob(row, 2)?);
+        let place = Place { t0, server: ServerId(0), part };
+        check_crc(row.get(1)?, crc(Kind::Hour, place, 0, &[n], body))?;
+        let servers = take_rising(body).ok_or_else(|| bad("the list of servers is wrong"))?;
+        Ok(servers.into_iter().map(ServerId).collect())
+    }
+
+    /// Which of [`HAS_COUNTS`] and [`HAS_EVENTS`] a part has of a server, and the metrics it has samples
+    /// of. Keys are not in any checksum, so a row that a damaged page hides is told from one that never
+    /// was by the list of the servers of its part.
+    fn presence(&self, place: Place) -> Result<(i64, Vec<i64>), BlockError> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT crc, metrics, has FROM presence WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
+        )?;
+        let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
+        let Some(row) = rows.next()? else {
+            let is_hidden =
+                self.servers(place.t0, place.part)?.binary_search(&place.server).is_ok();
+            return if is_hidden { Err(bad("a server is missing")) } else { Ok((0, Vec::new())) };
+        };
+        let (body, has) = (blob(row, 1)?, row.get(2)?);
+        check_crc(row.get(0)?, crc(Kind::Presence, place, 0, &[has], body))?;
+        let metrics = take_rising(body).ok_or_else(|| bad("the list of metrics is wrong"))?;
+        Ok((has, metrics))
     }
 
     /// Metrics a part has samples of, rising.
     pub(crate) fn metrics(&self, place: Place) -> Result<Vec<i64>, BlockError> {
-        let mut query = self.conn.prepare_cached(
-            "SELECT crc, metrics FROM presence WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
-        )?;
-        let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
-        let Some(row) = rows.next()? else { return Ok(Vec::new()) };
-        let body = blob(row, 1)?;
-        check_crc(row.get(0)?, crc(Kind::Presence, place, 0, &[], body))?;
-        let (mut rest, mut last, mut metrics) = (body, 0_i64, Vec::new());
-        while !rest.is_empty() {
-            let step = take_varint(&mut rest).ok_or_else(|| bad("the list of metrics is cut"))?;
-            let next = i64::try_from(step).ok().and_then(|step| last.checked_add(step));
-            last = next.ok_or_else(|| bad("the list of metrics is wrong"))?;
-            metrics.push(last);
-        }
-        Ok(metrics)
+        Ok(self.presence(place)?.1)
+    }
+
+    /// Fails where a row that is not found should be there.
+    fn check_absent(&self, place: Place, what: i64) -> Result<(), BlockError> {
+        if self.presence(place)?.0 & what == 0 { Ok(()) } else { Err(bad("a row is missing")) }
     }
 
     /// Counts of the sites of one server, in order.
@@ -407,7 +453,9 @@ impl DayFile {
             "SELECT n, crc, body FROM site_block WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
         )?;
         let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
-        let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+        let Some(row) = rows.next()? else {
+            return self.check_absent(place, HAS_COUNTS).map(|()| Vec::new());
+        };
         let (n, body): (i64, &[u8]) = (row.get(0)?, blob(row, 2)?);
         check_crc(row.get(1)?, crc(Kind::Counts, place, 0, &[n], body))?;
         unpack_counts(usize::try_from(n).unwrap_or(usize::MAX), body)
@@ -419,7 +467,9 @@ impl DayFile {
             "SELECT n, crc, body FROM event_block WHERE t0 = ?1 AND server_id = ?2 AND part = ?3",
         )?;
         let mut rows = query.query(params![place.t0, place.server.0, place.part])?;
-        let Some(row) = rows.next()? else { return Ok(BatchBody::default()) };
+        let Some(row) = rows.next()? else {
+            return self.check_absent(place, HAS_EVENTS).map(|()| BatchBody::default());
+        };
         let (n, body): (i64, &[u8]) = (row.get(0)?, blob(row, 2)?);
         check_crc(row.get(1)?, crc(Kind::Events, place, 0, &[n], body))?;
         let plain = zstd::bulk::decompress(body, EVENTS_BYTES_MAX).map_err(|_| bad("events"))?;
@@ -526,11 +576,12 @@ fn put_columns(tx: &Transaction<'_>, hours: &[Encoded]) -> Result<(), BlockError
 fn put_rest(tx: &Transaction<'_>, hour: &Encoded) -> Result<(), BlockError> {
     let Place { t0, server, part } = hour.place;
     let (metrics_crc, metrics, batches_crc, batches) = &hour.presence;
+    let has = hour.has();
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO presence(t0, server_id, part, crc, metrics, batches_crc, batches)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO presence(t0, server_id, part, has, crc, metrics, batches_crc, batches)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
-    .execute(params![t0, server.0, part, metrics_crc, metrics, batches_crc, batches])?;
+    .execute(params![t0, server.0, part, has, metrics_crc, metrics, batches_crc, batches])?;
     for (table, row) in [("site_block", &hour.counts), ("event_block", &hour.events)] {
         let Some((n, crc, body)) = row else { continue };
         tx.prepare_cached(&format!(
@@ -540,6 +591,16 @@ fn put_rest(tx: &Transaction<'_>, hour: &Encoded) -> Result<(), BlockError> {
         .execute(params![t0, server.0, part, n, crc, body])?;
     }
     Ok(())
+}
+
+/// Numbers as their steps, each a varint; `None` where it is no such list.
+fn take_rising(mut from: &[u8]) -> Option<Vec<i64>> {
+    let (mut last, mut numbers) = (0_i64, Vec::new());
+    while !from.is_empty() {
+        last = last.checked_add(i64::try_from(take_varint(&mut from)?).ok()?)?;
+        numbers.push(last);
+    }
+    Some(numbers)
 }
 
 pub(super) fn check_crc(stored: i64, computed: i64) -> Result<(), BlockError> {

@@ -46,6 +46,8 @@ mod watermark;
 mod writer;
 
 #[cfg(test)]
+mod flip_tests;
+#[cfg(test)]
 mod kept_tests;
 #[cfg(test)]
 mod power_tests;

@@ -4,7 +4,7 @@ use prost::Message as _;
 use wire::v1::BatchBody;
 
 use super::super::columns::{self, Packed, put_varint, take_varint};
-use super::{BlockError, Place, ServerHour, SiteCount, Summary, bad};
+use super::{BlockError, HAS_COUNTS, HAS_EVENTS, Place, ServerHour, SiteCount, Summary, bad};
 use crate::model::SiteId;
 
 /// Low bits of a key of the site columns that hold the status.
@@ -54,8 +54,9 @@ impl Encoded {
                 put_varint(&mut batches, number);
             }
         }
+        let has = has(!hour.counts.is_empty(), hour.events != BatchBody::default());
         let presence = (
-            crc(Kind::Presence, place, 0, &[], &metrics),
+            crc(Kind::Presence, place, 0, &[has], &metrics),
             metrics,
             crc(Kind::Cover, place, 0, &[], &batches),
             batches,
@@ -74,6 +75,11 @@ impl Encoded {
         Self { place, columns, presence, counts, events }
     }
 
+    /// Which rows it has beside its columns.
+    pub(super) fn has(&self) -> i64 {
+        has(self.counts.is_some(), self.events.is_some())
+    }
+
     /// Bytes of its bodies.
     pub(crate) fn n_bytes(&self) -> u64 {
         let columns: usize = self.columns.iter().map(|column| column.body.len()).sum();
@@ -81,6 +87,10 @@ impl Encoded {
             |body: &Option<(i64, i64, Vec<u8>)>| body.as_ref().map_or(0, |body| body.2.len());
         (columns + rest(&self.counts) + rest(&self.events)) as u64
     }
+}
+
+fn has(counts: bool, events: bool) -> i64 {
+    i64::from(counts) * HAS_COUNTS + i64::from(events) * HAS_EVENTS
 }
 
 fn encode_column(place: Place, column: &super::Column) -> EncodedColumn {
@@ -202,6 +212,7 @@ pub(super) enum Kind {
     Events = 3,
     Presence = 4,
     Cover = 5,
+    Hour = 6,
 }
 
 pub(super) fn crc(kind: Kind, place: Place, metric: i64, numbers: &[i64], body: &[u8]) -> i64 {
