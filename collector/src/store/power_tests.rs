@@ -21,7 +21,9 @@ use crate::model::ServerId;
 const TEST: &str = "store::power_tests::no_power_cut_loses_or_repeats_what_was_acked";
 /// Data directory of the program that runs under the recorder.
 const DIR: &str = "GATEWATCH_TEST_POWER_DIR";
-const N_BATCHES: u64 = 120;
+const N_LIVES: u64 = 3;
+/// Batches of each server in each life.
+const N_BATCHES: u64 = 60;
 /// Batches of one server on their way at once.
 const N_IN_FLIGHT: u64 = 4;
 const N_CUTS: u64 = 60;
@@ -43,39 +45,51 @@ fn program(dir: &Path) {
     let now = clock::now();
     fs::write(beside.join("began"), now.0.to_string()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let store = Store::open(dir).unwrap();
-        tests::enrol(&store, N_SERVERS).await;
-        let mut senders = Vec::new();
-        for server in 1..=N_SERVERS {
-            let file = File::create(beside.join(format!("acks-{server}"))).unwrap();
-            let sending = send(store.clone(), ServerId(server), proof::base(now), file);
-            senders.push(tokio::spawn(sending));
-        }
-        let keeper = keeper(&store);
-        while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
-            keeper.pass(clock::now()).await.unwrap();
-            // The detector has seen everything, so that hot rows may go.
-            let upto = *store.committed().borrow();
-            store.write(move |tx| incidents::save_snapshot(tx, upto, b"x")).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-        for sender in senders {
-            sender.await.unwrap();
-        }
-        keeper.pass(clock::now()).await.unwrap();
-        std::mem::forget(store);
-    });
+    for life in 0..N_LIVES {
+        runtime.block_on(live(dir, beside, now, life));
+    }
     std::mem::forget(runtime);
 }
 
-async fn send(store: Store, server: ServerId, base: i64, mut notes: File) {
+/// From one start of the store to its end; the last one ends like a killed one. Each start and end writes
+/// the watermarks, without which no batch may go.
+async fn live(dir: &Path, beside: &Path, now: UnixMillis, life: u64) {
+    let store = Store::open(dir).unwrap();
+    tests::enrol(&store, N_SERVERS).await;
+    let mut senders = Vec::new();
+    for server in 1..=N_SERVERS {
+        let path = beside.join(format!("acks-{server}"));
+        let file = File::options().create(true).append(true).open(path).unwrap();
+        let sending = send(store.clone(), ServerId(server), proof::base(now), life, file);
+        senders.push(tokio::spawn(sending));
+    }
+    let keeper = keeper(&store);
+    while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+        keeper.pass(clock::now()).await.unwrap();
+        // The detector has seen everything, so that hot rows may go.
+        let upto = *store.committed().borrow();
+        store.write(move |tx| incidents::save_snapshot(tx, upto, b"x")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    keeper.pass(clock::now()).await.unwrap();
+    if life + 1 < N_LIVES {
+        store.close().await.unwrap();
+    } else {
+        std::mem::forget(store);
+    }
+}
+
+async fn send(store: Store, server: ServerId, base: i64, life: u64, mut notes: File) {
     let mut waiting = std::collections::VecDeque::new();
-    for seq in 1..=N_BATCHES + N_IN_FLIGHT {
-        if seq <= N_BATCHES {
+    for ix in 1..=N_BATCHES + N_IN_FLIGHT {
+        let seq = life * N_BATCHES + ix;
+        if ix <= N_BATCHES {
             waiting.push_back(store.append(proof::batch(server, base, seq)).await.unwrap());
         }
-        if seq > N_IN_FLIGHT {
+        if ix > N_IN_FLIGHT {
             assert_eq!(waiting.pop_front().unwrap().await.unwrap().unwrap(), Outcome::Stored);
             writeln!(notes, "{} {}", seq - N_IN_FLIGHT, monotonic_ns()).unwrap();
         }
