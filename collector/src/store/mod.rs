@@ -54,6 +54,8 @@ mod power_tests;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]
+mod upset_tests;
+#[cfg(test)]
 mod upgrade_tests;
 
 use std::collections::{BTreeSet, HashMap};
