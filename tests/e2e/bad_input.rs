@@ -265,7 +265,7 @@ fn agents_whose_clocks_are_a_day_off_connect_and_are_shown_with_their_offset() {
 }
 
 /// Words that run a program with a tiny file system of its own mounted over `path`.
-fn on_a_tiny_disk(path: &Path) -> Vec<String> {
+pub(crate) fn on_a_tiny_disk(path: &Path) -> Vec<String> {
     let script =
         format!("mount -t tmpfs -o size=4m,mode=0755 tmpfs {} && exec \"$@\"", path.display());
     let mut words = vec![find_program(&["unshare"], "util-linux").display().to_string()];
@@ -279,7 +279,7 @@ fn on_a_tiny_disk(path: &Path) -> Vec<String> {
 }
 
 /// Fills the file system that the process `pid` sees at `dir`; returns the file that does it.
-fn fill(pid: u32, dir: &Path) -> std::path::PathBuf {
+pub(crate) fn fill(pid: u32, dir: &Path) -> std::path::PathBuf {
     let inside = format!("/proc/{pid}/root{}/filler", dir.display());
     let mut size = 0;
     let mut file = fs::File::create(&inside).expect("the tiny disk can be seen");

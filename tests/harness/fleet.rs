@@ -85,6 +85,7 @@ pub struct AgentSpec {
     toml: String,
     wrapper: Vec<String>,
     heartbeat: String,
+    collector: Option<SocketAddr>,
 }
 
 impl AgentSpec {
@@ -99,7 +100,15 @@ impl AgentSpec {
             toml: String::new(),
             wrapper: Vec::new(),
             heartbeat: "1s".to_owned(),
+            collector: None,
         }
+    }
+
+    /// Reaches the collector at this address, which leads there.
+    #[must_use]
+    pub fn through(mut self, address: SocketAddr) -> Self {
+        self.collector = Some(address);
+        self
     }
 
     /// Time between its heartbeats; default 1 s.
@@ -371,11 +380,7 @@ impl Fleet {
 
     /// Starts the collector, and waits until it answers on its socket.
     pub fn start_collector(&mut self) {
-        let mut words = self.wrapper.clone();
-        words.push(program("gatewatch-collector").display().to_string());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("--config").arg(self.root.join("collector/collector.toml"));
-        command.arg("run");
+        let mut command = self.daemon();
         let log = self.root.join("collector/collector.log");
         let mut process = Process::start("collector", &mut command, &log);
         eventually("the collector answers on its socket", START_LIMIT, || {
@@ -385,6 +390,21 @@ impl Fleet {
             Output::of(self.collector_command().args(["agent", "list", "--json"])).good()
         });
         self.collector = Some(process);
+    }
+
+    /// Starts the collector as [`Fleet::start_collector`] does, when it is to end by itself.
+    #[must_use]
+    pub fn run_collector(&self) -> Output {
+        Output::of(&mut self.daemon())
+    }
+
+    fn daemon(&self) -> Command {
+        let mut words = self.wrapper.clone();
+        words.push(program("gatewatch-collector").display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("--config").arg(self.root.join("collector/collector.toml"));
+        command.arg("run");
+        command
     }
 
     /// SIGTERM to the collector, and waits until it has ended.
@@ -411,9 +431,10 @@ impl Fleet {
     pub fn add_agent(&mut self, spec: AgentSpec, batch: &str) {
         let name = spec.name.clone();
         let dir = self.root.join(&name);
-        let mut agent = Agent::prepare(dir, spec, self.grpc, batch);
+        let collector = spec.collector.unwrap_or(self.grpc);
+        let mut agent = Agent::prepare(dir, spec, collector, batch);
         let (token, hash) = self.token(&agent.spec.labels);
-        let address = self.grpc.to_string();
+        let address = collector.to_string();
         let words = ["enroll", "--collector", &address, "--token", &token, "--ca-hash", &hash];
         let done = agent.run(&words);
         assert_eq!(done.code, 0, "{name} cannot enrol: {done:?}");

@@ -6,6 +6,7 @@
 mod alertmanager;
 mod apache;
 mod backend;
+mod cable;
 mod caddy;
 mod cgroup;
 mod chromium;
@@ -41,6 +42,7 @@ mod webhook;
 pub use alertmanager::Alertmanager;
 pub use apache::Apache;
 pub use backend::{Backends, Fault, ProxySite, Upstream};
+pub use cable::Cable;
 pub use caddy::Caddy;
 pub use cgroup::Cgroup;
 pub use chromium::{Chromium, Scheme};

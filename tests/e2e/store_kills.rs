@@ -1,0 +1,108 @@
+//! kill -9 of the collector, over and over, while batches come, hours are sealed, late parts are added and
+//! hot batches are deleted: nothing is lost, nothing is counted twice.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use harness::{AgentSpec, Cable, Fleet, eventually, pause};
+
+use crate::farm::LIMIT;
+
+/// Everything is sealed as soon as its hour is over.
+pub(crate) const EAGER: &str =
+    "[store]\nseal_after = \"0s\"\nlate_after = \"0s\"\nseal_interval = \"1s\"\n";
+
+/// What was written, by agent, site and status.
+#[derive(Debug, Default)]
+pub(crate) struct Truth(BTreeMap<String, BTreeMap<(String, String), u64>>);
+
+impl Truth {
+    /// Has so many requests end `hours` ago.
+    pub(crate) fn write(&mut self, fleet: &mut Fleet, name: &str, hours: i64, n: u64, status: u16) {
+        let site = format!("{}.example", char::from(b'a' + hours as u8));
+        fleet.log(name).shift_clock(-hours * 3600);
+        fleet.log(name).requests(&site, n, status);
+        let counts = self.0.entry(name.to_owned()).or_default();
+        *counts.entry((site, status.to_string())).or_default() += n;
+    }
+
+    /// Waits until the collector counts that, and nothing else.
+    pub(crate) fn is_counted(&self, fleet: &Fleet) {
+        for (name, truth) in &self.0 {
+            eventually(&format!("each line of {name} is counted once"), LIMIT, || {
+                let mut counted = fleet.counted(name)?;
+                counted.retain(|(_, status), _| status.parse::<u16>().is_ok());
+                if counted == *truth {
+                    Ok(())
+                } else {
+                    Err(format!("{counted:?} instead of {truth:?}"))
+                }
+            });
+        }
+    }
+}
+
+/// Waits until hours of the past are sealed, of which the collector says so in its metrics.
+pub(crate) fn something_is_sealed(fleet: &Fleet) {
+    eventually("hours are sealed", LIMIT, || {
+        let blocks = fleet.data_dir().join("blocks");
+        let n = std::fs::read_dir(&blocks).map_or(0, Iterator::count);
+        if n > 0 { Ok(()) } else { Err(fleet.collector_log()) }
+    });
+}
+
+#[test]
+fn fifty_kills_of_the_collector_while_hours_are_sealed_lose_nothing_and_repeat_nothing() {
+    let names = ["web-1", "web-2", "web-3"];
+    let mut fleet = Fleet::builder().agents(names).batch_interval("200ms").toml(EAGER).start();
+    let mut truth = Truth::default();
+    let mut noise = 7_u64;
+    for round in 0..50_i64 {
+        for (ix, name) in names.into_iter().enumerate() {
+            let hours = (round + ix as i64) % 4; // 0: the hour that is not over
+            truth.write(&mut fleet, name, hours, 40, 200);
+            truth.write(&mut fleet, name, hours, 2, 502); // sent at once
+        }
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        pause(Duration::from_millis((noise >> 33) % 600)); // each kill hits another moment
+        fleet.kill9_collector();
+        fleet.start_collector();
+        if round % 10 == 9 {
+            truth.is_counted(&fleet); // agents that wait long come too
+        }
+    }
+    truth.is_counted(&fleet);
+    something_is_sealed(&fleet);
+    assert_eq!(fleet.db().n_gaps(), Ok(0));
+    fleet.stop_collector();
+    fleet.start_collector();
+    truth.is_counted(&fleet);
+}
+
+#[test]
+fn partitions_in_which_acks_are_lost_lose_nothing_and_repeat_nothing() {
+    let mut fleet = Fleet::builder().toml(EAGER).start();
+    let cable = Cable::to(fleet.address());
+    fleet.add_agent(AgentSpec::new("web-1").through(cable.address()), "200ms");
+    let mut truth = Truth::default();
+    for round in 0..12 {
+        let before = fleet.db().n_status("web-1", 502);
+        truth.write(&mut fleet, "web-1", round % 4, 60, 200);
+        if round % 3 == 0 {
+            cable.cut(); // in the middle of whatever is sent
+        } else {
+            cable.deafen();
+            eventually("batches arrive whose acks do not", LIMIT, || {
+                truth.write(&mut fleet, "web-1", 0, 1, 502); // of this hour: they stay in hot
+                let n = fleet.db().n_status("web-1", 502);
+                if n > before { Ok(()) } else { Err(format!("{n}")) }
+            });
+            cable.cut();
+        }
+        truth.write(&mut fleet, "web-1", round % 4, 10, 200);
+        cable.mend();
+        truth.is_counted(&fleet);
+    }
+    something_is_sealed(&fleet);
+    assert_eq!(fleet.db().n_gaps(), Ok(0));
+}
