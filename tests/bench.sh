@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # What gatewatch costs, beside the programs people would use instead: prints one table.
 #
-# tests/bench.sh [--markdown] [--mib N] [A1 A9 ...]: all rows without any. About 20 minutes. On
+# tests/bench.sh [--markdown] [--mib N] [A1 A9 ...]: all rows without any. About 40 minutes. On
 # Debian as root it installs the references; a row whose reference is missing says so. It needs
-# 4 GiB of disk under target/, and a machine that does little else: it is no part of CI. The size of
+# 6 GiB of disk under target/, and a machine that does little else: it is no part of CI. The size of
 # the released program (A12) takes some minutes to build, so it is only told when A12 is asked for; so is
 # the speed of localize (D8S), which needs the released collector.
 set -euo pipefail
