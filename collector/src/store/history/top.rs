@@ -423,7 +423,7 @@ mod tests {
             let mut tally = Tally::default();
             for value in (1..=n).rev() {
                 tally.add_all(1, value as f64, value as f64);
-                tally.values.push(value);
+                tally.values.push(value as f64);
             }
             assert_eq!(tally.judged(Stat::named(stat).unwrap()), Some((want, n)), "{stat} of {n}");
         };
