@@ -179,8 +179,8 @@ impl HotLists<'_> {
 
 #[derive(Default)]
 struct State {
-    /// Day files, the last used one last; `None`: it cannot be used.
-    files: Vec<(Day, Option<Rc<DayFile>>)>,
+    /// Day files, the last used one last, or why it cannot be used.
+    files: Vec<(Day, Result<Rc<DayFile>, Why>)>,
     cut: Option<String>,
     holes: BTreeSet<(Option<ServerId>, Why, i64)>,
     n_unreadable: u64,
@@ -308,27 +308,29 @@ impl History<'_> {
     fn day(&self, t0: i64) -> rusqlite::Result<Option<Rc<DayFile>>> {
         let Some(day) = Day::of(t0) else { return Ok(None) };
         let known = self.state.borrow().files.iter().find(|(known, _)| *known == day).cloned();
-        if let Some((_, file)) = known {
-            if file.is_none() {
-                self.hole(None, Why::Missing, t0);
-            }
-            return Ok(file);
+        let opened = match known {
+            Some((_, opened)) => opened,
+            None => self.open_day(day)?,
+        };
+        if let Err(why) = opened {
+            self.hole(None, why, t0);
         }
+        Ok(opened.ok())
+    }
+
+    /// Opens a day file, and remembers what came of it.
+    fn open_day(&self, day: Day) -> rusqlite::Result<Result<Rc<DayFile>, Why>> {
         let opened = match DayFile::open(self.dir, day) {
-            Ok(Some(file)) => Some(Rc::new(file)),
+            Ok(Some(file)) => Ok(Rc::new(file)),
             Ok(None) => {
-                self.hole(None, Why::Missing, t0);
                 self.stats.day_files_missing.one();
-                None
+                Err(Why::Missing)
             }
-            Err(error) => {
-                self.failed(None, t0, error)?;
-                None
-            }
+            Err(error) => Err(self.why(error)?),
         };
         let files = &mut self.state.borrow_mut().files;
         if files.len() == FILES_MAX {
-            files.remove(0);
+            drop(files.remove(0));
         }
         files.push((day, opened.clone()));
         Ok(opened)
@@ -349,20 +351,26 @@ impl History<'_> {
 
     /// A hole, but for a read that was ended.
     fn failed(&self, server: Option<ServerId>, t0: i64, error: BlockError) -> rusqlite::Result<()> {
-        let why = match error {
+        let why = self.why(error)?;
+        self.hole(server, why, t0);
+        Ok(())
+    }
+
+    fn why(&self, error: BlockError) -> rusqlite::Result<Why> {
+        match error {
             BlockError::Sqlite(error)
                 if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
             {
-                return Err(error);
+                Err(error)
             }
             BlockError::Bad(_) => {
                 self.stats.blocks_damaged.one();
-                Why::Damaged
+                Ok(Why::Damaged)
             }
-            BlockError::Full(_) | BlockError::Sqlite(_) | BlockError::File(..) => Why::Unreadable,
-        };
-        self.hole(server, why, t0);
-        Ok(())
+            BlockError::Full(_) | BlockError::Sqlite(_) | BlockError::File(..) => {
+                Ok(Why::Unreadable)
+            }
+        }
     }
 
     fn hole(&self, server: Option<ServerId>, why: Why, t0: i64) {
