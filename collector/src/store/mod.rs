@@ -46,6 +46,8 @@ mod watermark;
 mod writer;
 
 #[cfg(test)]
+mod bad_input_tests;
+#[cfg(test)]
 mod flip_tests;
 #[cfg(test)]
 mod kept_tests;
