@@ -84,7 +84,44 @@ impl Sent {
     }
 }
 
-/// A store whose keeper packs whatever is complete.
+/// A keeper that packs whatever is complete.
+pub(super) fn keeper(store: &Store) -> Keeper {
+    let none = Span(Duration::ZERO);
+    let pace = StoreConfig {
+        seal_after: none.clone(),
+        late_after: none,
+        seal_interval: Span(Duration::from_secs(60)),
+    };
+    let retention = RetentionConfig::default();
+    Keeper::new(store.clone(), pace, retention, CancellationToken::new())
+}
+
+/// What the writer does once a minute, and the detector every ten seconds: nobody needs what is stored
+/// any more.
+pub(super) async fn flush(store: &Store) {
+    let last = *store.committed().borrow();
+    let servers = |conn: &Connection| {
+        conn.query_row("SELECT COALESCE(max(server_id), 0) FROM server", [], |row| row.get(0))
+    };
+    let servers: i64 = store.read(servers).await.unwrap();
+    let marks: Vec<_> = (1..=servers)
+        .map(|id| (id, store.durable(ServerId(id))))
+        .filter(|(_, mark)| mark.seq > 0)
+        .collect();
+    let seen = move |tx: &rusqlite::Transaction<'_>| {
+        for (id, mark) in marks {
+            tx.execute(
+                "INSERT OR REPLACE INTO watermark VALUES (?1, ?2, ?3)",
+                (id, mark.epoch as i64, mark.seq as i64),
+            )?;
+        }
+        tx.execute("INSERT OR REPLACE INTO state VALUES ('hw_upto', ?1)", [last])?;
+        incidents::save_snapshot(tx, last, b"as if the detector had seen it")
+    };
+    store.write(seen).await.unwrap();
+}
+
+/// A store with its keeper.
 struct Bench {
     store: Store,
     keeper: Keeper,
@@ -96,14 +133,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         enrol(&store, n_servers).await;
-        let none = Span(Duration::ZERO);
-        let pace = StoreConfig {
-            seal_after: none.clone(),
-            late_after: none,
-            seal_interval: Span(Duration::from_secs(60)),
-        };
-        let retention = RetentionConfig::default();
-        let keeper = Keeper::new(store.clone(), pace, retention, CancellationToken::new());
+        let keeper = keeper(&store);
         Self { store, keeper, dir }
     }
 
@@ -139,30 +169,8 @@ impl Bench {
 
     /// Says that the detector has seen all of it, and packs what is due at `now`, in seconds.
     async fn pack(&self, now: i64) {
-        self.flush().await;
+        flush(&self.store).await;
         self.keeper.pass(UnixMillis(now * 1000)).await.unwrap();
-    }
-
-    /// What the writer does once a minute, and the detector every ten seconds: nobody needs what is
-    /// stored any more.
-    async fn flush(&self) {
-        let last = *self.store.committed().borrow();
-        let servers = 1..=self.n_of("SELECT max(server_id) FROM server").await;
-        let marks: Vec<_> = servers
-            .map(|id| (id, self.store.durable(ServerId(id))))
-            .filter(|mark| mark.1.seq > 0)
-            .collect();
-        let seen = move |tx: &rusqlite::Transaction<'_>| {
-            for (id, mark) in marks {
-                tx.execute(
-                    "INSERT OR REPLACE INTO watermark VALUES (?1, ?2, ?3)",
-                    (id, mark.epoch as i64, mark.seq as i64),
-                )?;
-            }
-            tx.execute("INSERT OR REPLACE INTO state VALUES ('hw_upto', ?1)", [last])?;
-            incidents::save_snapshot(tx, last, b"as if the detector had seen it")
-        };
-        self.store.write(seen).await.unwrap();
     }
 
     async fn counts(&self, server: i64, from: i64, to: i64) -> Told<BTreeMap<String, u64>> {
@@ -486,7 +494,7 @@ async fn a_day_file_of_a_later_release_is_told_and_not_touched() {
         let at = NOON + 3 * DAY;
         let seq = bench.store.durable(ServerId(1)).seq + 1;
         bench.send(1, 7, seq, at, &Sent::requests("a.example", NOON + DAY + 5, 1)).await;
-        bench.flush().await;
+        flush(&bench.store).await;
         drop(bench.keeper.pass(UnixMillis((at + HOUR) * 1000)).await);
         assert_eq!(state_of(&path), was, "not a byte");
     }

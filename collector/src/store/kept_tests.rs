@@ -7,25 +7,51 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use wire::{UnixMillis, catalog};
+
+use super::bad_input_tests::{flush, keeper};
+use super::history::{History, Limits, Notes, Wanted};
 use super::open::MIGRATIONS;
 use super::tests::batch;
-use super::{Outcome, Store, incidents, read, tests};
-use crate::ingest::convert;
+use super::{NewBatch, Outcome, Store, incidents, tests};
 use crate::model::{Incident, ServerId};
 
-fn kept(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/kept").join(name)
+fn kept() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/kept")
 }
 
-/// A directory with the database of a schema, and what is in it.
+/// The files of a schema, below the data directory; none: there are none kept.
+fn files_of(version: usize) -> Vec<PathBuf> {
+    let dir = kept().join(format!("schema{version}"));
+    let mut files = Vec::new();
+    for folder in ["", "blocks", "rollup"] {
+        let Ok(entries) = std::fs::read_dir(dir.join(folder)) else { continue };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let packed = paths.filter(|path| path.extension().is_some_and(|end| end == "zst"));
+        files.extend(packed.map(|path| path.strip_prefix(&dir).unwrap().with_extension("")));
+    }
+    files
+}
+
+/// A directory with the files of a schema, and what is in them.
 fn unpacked(version: usize) -> (tempfile::TempDir, Value) {
-    let packed = std::fs::read(kept(&format!("schema{version}.db.zst")))
-        .unwrap_or_else(|error| panic!("no kept database of schema {version}: {error}"));
-    let dir = tempfile::tempdir().unwrap();
-    let bytes = zstd::decode_all(packed.as_slice()).unwrap();
-    std::fs::write(dir.path().join("gatewatch.db"), bytes).unwrap();
-    let told = std::fs::read(kept(&format!("schema{version}.json"))).unwrap();
+    let (dir, from) = (tempfile::tempdir().unwrap(), kept().join(format!("schema{version}")));
+    let files = files_of(version);
+    assert!(!files.is_empty(), "no kept files of schema {version}: kept/README.md tells how");
+    for file in files {
+        let packed = std::fs::read(from.join(format!("{}.zst", file.display()))).unwrap();
+        let to = dir.path().join(&file);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::write(to, zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
+    }
+    let told = std::fs::read(from.join("told.json")).unwrap();
     (dir, serde_json::from_slice(&told).unwrap())
+}
+
+/// The schemas there are files of: all before today's, and today's when it is kept already.
+fn versions() -> std::ops::RangeInclusive<usize> {
+    let today = MIGRATIONS.len();
+    1..=if files_of(today).is_empty() { today - 1 } else { today }
 }
 
 /// The rows of a query, as lists of JSON values.
@@ -45,27 +71,42 @@ fn rows(conn: &Connection, sql: &str) -> rusqlite::Result<Value> {
     rows.collect()
 }
 
-/// Requests by server, site and status, of the batches that are hot.
-fn requests(conn: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
-    let mut counts = BTreeMap::new();
-    for row in read::hot_after(conn, 0, usize::MAX, usize::MAX)? {
-        if row.codec == 0 {
-            continue;
-        }
-        let body = convert::unpack(row.codec, &row.body).expect("it could be read when it came");
-        let name: String = conn.query_row(
-            "SELECT name FROM server WHERE server_id = ?1",
-            [row.server.0],
-            |row| row.get(0),
-        )?;
-        for second in &body.seconds {
-            let site = &body.sites[second.site as usize].name;
-            for (status, n) in second.status.iter().zip(&second.count) {
-                *counts.entry(format!("{name} {site} {status}")).or_default() += u64::from(*n);
+/// Requests by server, site and status, and samples by server and metric, of batches and day files.
+async fn history(store: &Store, servers: &Value) -> (Value, Value) {
+    let names: Vec<(i64, String)> = servers
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row[0].as_i64().unwrap(), row[1].as_str().unwrap().to_owned()))
+        .collect();
+    let read = move |history: &History<'_>| {
+        let (mut requests, mut samples) = (BTreeMap::new(), BTreeMap::new());
+        for (server, name) in names {
+            let server = ServerId(server);
+            for (site, by_status) in history.counts(server, (0, i64::MAX))? {
+                for (status, n) in by_status {
+                    requests.insert(format!("{name} {site} {status}"), n);
+                }
+            }
+            for metric in ["system.cpu.utilization", "system.memory.utilization"] {
+                let wanted = Wanted {
+                    server,
+                    metric: catalog::find(metric).unwrap(),
+                    attribute: String::new(),
+                    from: UnixMillis(0),
+                    to: UnixMillis(i64::MAX),
+                    step_s: None,
+                };
+                let points = history.series(&wanted)?.points;
+                let sum: f64 = points.iter().map(|point| point.sum * 10_000.0).sum();
+                samples.insert(format!("{name} {metric}"), json!([points.len(), sum.round()]));
             }
         }
-    }
-    Ok(counts)
+        Ok((json!(requests), json!(samples)))
+    };
+    let told = store.history(Limits::default(), read).await.unwrap();
+    assert_eq!(told.notes, Notes::default(), "it is whole");
+    told.value
 }
 
 /// What is in a database of today, in the form of the files beside the kept ones.
@@ -95,8 +136,7 @@ fn told(conn: &Connection) -> rusqlite::Result<Value> {
         // An end that waited behind its beginning is decided anew: the route knows of the incident.
         "told": rows("SELECT incident, route FROM told ORDER BY 1")?,
         "silences": rows("SELECT id, matches, ends, reason FROM silence ORDER BY id")?,
-        "hot": rows("SELECT count(*), max(id) FROM hot")?[0],
-        "requests": requests(conn)?,
+        "hot": rows("SELECT count(*), COALESCE(max(id), 0) FROM hot")?[0],
     }))
 }
 
@@ -112,22 +152,23 @@ fn watermarks(store: &Store, servers: &Value) -> Value {
 async fn told_by(store: &Store) -> Value {
     let mut told = store.read(told).await.unwrap();
     told["watermarks"] = watermarks(store, &told["servers"]);
+    (told["requests"], told["samples"]) = history(store, &told["servers"]).await;
     told
 }
 
 #[test]
 fn there_is_a_kept_database_of_every_schema_before_this_one() {
-    for version in 1..MIGRATIONS.len() {
+    for version in versions() {
         let (dir, _) = unpacked(version);
         let conn = Connection::open(dir.path().join("gatewatch.db")).unwrap();
         let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-        assert_eq!(found, version as i64, "schema{version}.db.zst is another one");
+        assert_eq!(found, version as i64, "those of schema {version} are of another one");
     }
 }
 
 #[tokio::test]
 async fn a_database_of_every_schema_is_opened_with_nothing_lost() {
-    for version in 1..MIGRATIONS.len() {
+    for version in versions() {
         let (dir, want) = unpacked(version);
         for round in ["migrated", "opened again"] {
             let store = Store::open(dir.path()).unwrap();
@@ -148,7 +189,7 @@ async fn a_database_of_every_schema_is_opened_with_nothing_lost() {
 
 #[tokio::test]
 async fn incidents_of_every_schema_can_be_read_whole() {
-    for version in 1..MIGRATIONS.len() {
+    for version in versions() {
         let (dir, _) = unpacked(version);
         let store = Store::open(dir.path()).unwrap();
         let bodies = |conn: &Connection| rows(conn, "SELECT body FROM incident ORDER BY id");
@@ -169,7 +210,7 @@ async fn incidents_of_every_schema_can_be_read_whole() {
 
 #[tokio::test]
 async fn agents_go_on_where_they_were_after_every_migration() {
-    for version in 1..MIGRATIONS.len() {
+    for version in versions() {
         let (dir, want) = unpacked(version);
         let store = Store::open(dir.path()).unwrap();
         let last_id = want["hot"][1].as_i64().unwrap();
@@ -189,4 +230,74 @@ async fn agents_go_on_where_they_were_after_every_migration() {
             assert_eq!(*store.committed().borrow(), last_id + n, "ids go on");
         }
     }
+}
+
+/// Packs everything, as if two days had passed since the last batch came.
+async fn pack(store: &Store) {
+    let newest = |conn: &Connection| {
+        conn.query_row("SELECT COALESCE(max(at), 0) FROM hot", [], |row| row.get::<_, i64>(0))
+    };
+    let newest = store.read(newest).await.unwrap();
+    flush(store).await;
+    keeper(store).pass(UnixMillis(newest + 2 * 86_400_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_every_schema_can_be_packed_with_nothing_lost() {
+    for version in versions() {
+        let (dir, want) = unpacked(version);
+        let store = Store::open(dir.path()).unwrap();
+        pack(&store).await;
+        let is = told_by(&store).await;
+        assert_eq!(is["hot"][0], 0, "schema {version}: all is in day files");
+        for what in ["requests", "samples", "watermarks"] {
+            assert_eq!(is[what], want[what], "schema {version}: {what}");
+        }
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(told_by(&store).await, is, "schema {version}, opened again");
+    }
+}
+
+/// Run by hand, before a migration ends this schema:
+/// `cargo test --workspace --lib store::kept_tests -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes into the source tree: see kept/README.md"]
+async fn write_the_kept_files_of_this_schema() {
+    let version = MIGRATIONS.len();
+    let (dir, _) = unpacked(version - 1);
+    let store = Store::open(dir.path()).unwrap();
+    // What it has is packed, and the first batches come once more: for hours that are packed.
+    let rows = store.read(|conn| super::read::hot_after(conn, 0, usize::MAX, usize::MAX));
+    let rows = rows.await.unwrap();
+    pack(&store).await;
+    for row in rows.iter().take(30) {
+        let server = row.server.0;
+        let mark = store.durable(row.server);
+        let again = NewBatch {
+            at: row.at,
+            t_min: row.t_min,
+            t_max: row.t_max,
+            body: row.body.clone(),
+            ..batch(server, mark.epoch, mark.seq + 1)
+        };
+        store.append(again).await.unwrap().await.unwrap().unwrap();
+    }
+    let told = told_by(&store).await;
+    store.close().await.unwrap();
+    drop(store);
+    let to = kept().join(format!("schema{version}"));
+    for folder in ["", "blocks", "rollup"] {
+        let Ok(entries) = std::fs::read_dir(dir.path().join(folder)) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.extension().is_some_and(|end| end == "db") {
+                let name = path.strip_prefix(dir.path()).unwrap().display().to_string();
+                let file = to.join(format!("{name}.zst"));
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::write(file, zstd::encode_all(bytes.as_slice(), 19).unwrap()).unwrap();
+            }
+        }
+    }
+    std::fs::write(to.join("told.json"), serde_json::to_vec_pretty(&told).unwrap()).unwrap();
 }
