@@ -18,6 +18,7 @@ mod delivery;
 mod evidence;
 mod groups;
 mod guest;
+mod history;
 mod incident;
 mod install;
 mod ledger;

@@ -1,6 +1,7 @@
 //! Reads the collector's database as it is on disk: what is here was committed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -218,6 +219,20 @@ impl Db {
             "SELECT max(at) FROM hot WHERE id <= (SELECT v FROM state WHERE k = 'detect_upto')";
         let at = db.query_row(newest, [], |row| row.get::<_, Option<i64>>(0));
         at.map_err(|e| e.to_string())?.ok_or_else(|| "nothing is judged yet".to_owned())
+    }
+
+    /// Hours in a time, in seconds, that are packed.
+    pub fn n_sealed(&self, of: Range<i64>) -> Result<i64, String> {
+        let select = "SELECT count(*) FROM sealed WHERE t0 >= ?1 AND t0 < ?2";
+        let n = self.open()?.query_row(select, [of.start, of.end], |row| row.get(0));
+        n.map_err(|e| e.to_string())
+    }
+
+    /// Stored batches whose newest event is older than this, in ms.
+    pub fn n_hot_until(&self, at_ms: i64) -> Result<i64, String> {
+        let select = "SELECT count(*) FROM hot WHERE t_max < ?1";
+        let n = self.open()?.query_row(select, [at_ms], |row| row.get(0));
+        n.map_err(|e| e.to_string())
     }
 
     /// Messages that receivers have not taken yet, and pages that no route was asked about.
