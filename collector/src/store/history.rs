@@ -12,6 +12,7 @@ mod counts;
 mod hot;
 mod pieces;
 mod play;
+mod rolled;
 mod samples;
 mod steps;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod top;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use wire::UnixMillis;
 use super::blocks::{BlockError, DayFile, Place};
 use super::hours::{Day, HOUR_S, hour_of};
 use super::pool::End;
+use super::quarantine::{Damage, Quarantine};
 use super::{Store, StoreError, read};
 use crate::clock;
 use crate::model::ServerId;
@@ -156,6 +158,8 @@ pub struct History<'a> {
     dir: &'a Path,
     stats: &'a SelfStats,
     index: Option<HotLists<'a>>,
+    /// `None`: what is damaged is only noted.
+    quarantine: Option<&'a Quarantine>,
     end: &'a End,
     until: Instant,
     limits: Limits,
@@ -203,6 +207,7 @@ impl Store {
                 dir: store.dir(),
                 stats: store.stats(),
                 index: Some(HotLists { store: &store, n_deleted }),
+                quarantine: Some(store.quarantine()),
                 end,
                 until: clock::instant() + limits.time,
                 limits,
@@ -224,6 +229,15 @@ impl Store {
     pub fn hold(&self) -> Hold {
         self.inner.shared.holds.hold()
     }
+
+    /// Whether batches that are sealed must stay for now.
+    pub(super) fn is_held(&self) -> bool {
+        self.inner.shared.holds.any()
+    }
+}
+
+fn file_of(t0: i64) -> PathBuf {
+    Day::of(t0).map(Day::file).unwrap_or_default()
 }
 
 /// When the oldest of what is kept came; `None` when nothing is.
@@ -240,7 +254,17 @@ pub(crate) fn of<T>(conn: &Connection, query: impl FnOnce(&History<'_>) -> T) ->
     let (stats, end, limits) = (SelfStats::default(), End::default(), Limits::default());
     let until = clock::instant() + limits.time;
     let (dir, state) = (Path::new("/nonexistent"), RefCell::default());
-    query(&History { conn, dir, stats: &stats, index: None, end: &end, until, limits, state })
+    query(&History {
+        conn,
+        dir,
+        stats: &stats,
+        index: None,
+        quarantine: None,
+        end: &end,
+        until,
+        limits,
+        state,
+    })
 }
 
 impl History<'_> {
@@ -320,13 +344,18 @@ impl History<'_> {
 
     /// Opens a day file, and remembers what came of it.
     fn open_day(&self, day: Day) -> rusqlite::Result<Result<Rc<DayFile>, Why>> {
+        let is_known_bad = self.quarantine.is_some_and(|known| known.has_file(&day.file()));
         let opened = match DayFile::open(self.dir, day) {
+            _ if is_known_bad => Err(Why::Damaged),
             Ok(Some(file)) => Ok(Rc::new(file)),
             Ok(None) => {
                 self.stats.day_files_missing.one();
                 Err(Why::Missing)
             }
-            Err(error) => Err(self.why(error)?),
+            Err(error) => {
+                let damage = |why: &str| Damage::file(&day.file(), why);
+                Err(self.why(error, damage)?)
+            }
         };
         let files = &mut self.state.borrow_mut().files;
         if files.len() == FILES_MAX {
@@ -337,34 +366,50 @@ impl History<'_> {
     }
 
     /// What was read of a place; `None`, and a hole, when it cannot be. `metric` is its column, or what
-    /// else of it was read.
+    /// else of it was read: [`super::quarantine::COUNTS`] and its like.
     fn tolerate<T>(
         &self,
         place: Place,
+        metric: i64,
         found: Result<T, BlockError>,
     ) -> rusqlite::Result<Option<T>> {
         match found {
             Ok(found) => Ok(Some(found)),
-            Err(error) => self.failed(Some(place.server), place.t0, error).map(|()| None),
+            Err(error) => {
+                let damage = |why: &str| Damage::at(&file_of(place.t0), place, metric, why);
+                self.failed(Some(place.server), place.t0, error, damage).map(|()| None)
+            }
         }
     }
 
-    /// A hole, but for a read that was ended.
-    fn failed(&self, server: Option<ServerId>, t0: i64, error: BlockError) -> rusqlite::Result<()> {
-        let why = self.why(error)?;
+    /// A hole, but for a read that was ended; what is damaged is not served any more.
+    fn failed(
+        &self,
+        server: Option<ServerId>,
+        t0: i64,
+        error: BlockError,
+        damage: impl FnOnce(&str) -> Damage,
+    ) -> rusqlite::Result<()> {
+        let why = self.why(error, damage)?;
         self.hole(server, why, t0);
         Ok(())
     }
 
-    fn why(&self, error: BlockError) -> rusqlite::Result<Why> {
+    fn why(
+        &self,
+        error: BlockError,
+        damage: impl FnOnce(&str) -> Damage,
+    ) -> rusqlite::Result<Why> {
         match error {
             BlockError::Sqlite(error)
                 if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
             {
                 Err(error)
             }
-            BlockError::Bad(_) => {
-                self.stats.blocks_damaged.one();
+            BlockError::Bad(why) => {
+                if let Some(known) = self.quarantine {
+                    known.report(damage(&why));
+                }
                 Ok(Why::Damaged)
             }
             BlockError::Full(_) | BlockError::Sqlite(_) | BlockError::File(..) => {

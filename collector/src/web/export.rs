@@ -568,6 +568,90 @@ mod tests {
         store.close().await.unwrap();
     }
 
+    /// A second of one site: good answers and refused ones.
+    fn second(n: i64, seq: u64, second: i64, n_200: u32, n_502: u32) -> NewBatch {
+        let mut batch = batch(n, seq, second + 1);
+        let site = v1::Site { name: "a.example".into(), ..v1::Site::default() };
+        let counts = v1::SiteSecond {
+            site: 0,
+            second: at(second).second(),
+            status: vec![200, 502],
+            count: vec![n_200, n_502],
+        };
+        let exemplar = |ix: u64| v1::Exemplar {
+            at_unix_ms: at(second).0,
+            status: 502,
+            client_hash: 1 + ix + second.unsigned_abs() * 10,
+            message: Some("connect() failed (111: Connection refused) while connecting".into()),
+            signal: v1::Signal::ConnectRefused.into(),
+            ..v1::Exemplar::default()
+        };
+        let body = v1::BatchBody {
+            sites: vec![site],
+            seconds: vec![counts],
+            exemplars: (0..u64::from(n_502.min(5))).map(exemplar).collect(),
+            series: vec![v1::Series {
+                metric: "system.cpu.steal".into(),
+                attribute: String::new(),
+            }],
+            ticks: vec![v1::Tick { at_unix_ms: at(second).0, series: vec![0], value: vec![10] }],
+            ..v1::BatchBody::default()
+        };
+        batch.body = zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap();
+        batch
+    }
+
+    #[tokio::test]
+    async fn a_packed_outage_replays_into_the_same_incident() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 2).await;
+        let mut seqs = [0; 2];
+        // An hour, two minutes of which the site of web-1 fails; a batch comes each ten seconds, each second
+        // while it fails.
+        for s in (0..3600).filter(|s| s % 10 == 0 || (1800..1920).contains(s)) {
+            for n in 1..=2 {
+                let fails = n == 1 && (1800..1920).contains(&s);
+                let seq = &mut seqs[n as usize - 1];
+                *seq += 1;
+                let (n_200, n_502) = if fails { (1, 9) } else { (10, 0) };
+                let stored = store.append(second(n, *seq, s, n_200, n_502)).await.unwrap();
+                stored.await.unwrap().unwrap();
+            }
+        }
+        let export = async || {
+            let lines = whole(store.clone(), at(0), at(7200), false).await;
+            String::from_utf8(lines).unwrap()
+        };
+        let hot = export().await;
+        let told = replay(&hot);
+        assert_eq!(told.len(), 1, "{told:?}");
+        let keeper = crate::store::Keeper::new(
+            store.clone(),
+            crate::config::StoreConfig::default(),
+            crate::config::RetentionConfig::default(),
+            tokio_util::sync::CancellationToken::new(),
+        );
+        keeper.pass(at(3 * 3600)).await.unwrap();
+        let sealed = "SELECT count(*) FROM sealed";
+        let n = store.read(move |conn| conn.query_row(sealed, [], |row| row.get::<_, i64>(0)));
+        assert_eq!(n.await.unwrap(), 1, "the hour is packed");
+        let packed = export().await;
+        assert_eq!(replay(&packed), told);
+        let sum = |lines: &str, key: &str| -> u64 {
+            let n = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()[key].as_u64();
+            lines.lines().filter_map(n).sum()
+        };
+        for key in ["n", "n_502"] {
+            assert_eq!(sum(&packed, key), sum(&hot, key), "each request once: {key}");
+        }
+        let n_samples = |lines: &str| lines.matches(r#""type":"sample""#).count();
+        assert_eq!(n_samples(&packed), n_samples(&hot));
+        let n_exemplars = packed.matches(r#""type":"exemplar""#).count();
+        assert_eq!(n_exemplars, 20, "as many as are kept of one kind and hour");
+        store.close().await.unwrap();
+    }
+
     #[test]
     fn gzip_is_sent_to_those_who_take_it() {
         for (accepted, want) in [

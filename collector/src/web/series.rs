@@ -207,3 +207,147 @@ pub(super) fn labels(text: Option<&str>) -> Result<BTreeMap<String, String>, Api
     };
     pairs.map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use serde_json::{Value, json};
+    use wire::v1;
+
+    use super::super::tests::Site;
+    use super::*;
+    use crate::model::ServerId;
+    use crate::store::{Ledger, NewBatch};
+
+    const NOON: i64 = 1_795_176_000_000;
+
+    /// Server web-07, whose steal is 0.01, 0.02 and 0.05 from noon on, each ten seconds.
+    async fn site() -> Site {
+        let site = Site::new();
+        site.add_server("web-07").await;
+        let series = |metric: &str, attribute: &str| v1::Series {
+            metric: metric.into(),
+            attribute: attribute.into(),
+        };
+        let tick = |(ix, steal): (i64, i64)| v1::Tick {
+            at_unix_ms: NOON + ix * 10_000,
+            series: vec![0, 1],
+            value: vec![steal, 5000],
+        };
+        let disk = "system.filesystem.mountpoint=/var";
+        let body = v1::BatchBody {
+            series: vec![
+                series("system.cpu.steal", ""),
+                series("system.filesystem.utilization", disk),
+            ],
+            ticks: (0..).zip([100, 200, 500]).map(tick).collect(),
+            ..v1::BatchBody::default()
+        };
+        let batch = NewBatch {
+            server: ServerId(1),
+            epoch: 1,
+            seq: 1,
+            n_evicted: 0,
+            n_lines_evicted: 0,
+            n_bytes_evicted: 0,
+            at: UnixMillis(NOON + 30_000),
+            t_min: UnixMillis(NOON),
+            t_max: UnixMillis(NOON + 20_000),
+            complete_until: UnixMillis(NOON + 30_000),
+            urgent: true,
+            codec: 1,
+            body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
+            sites: Vec::new(),
+            losses: Vec::new(),
+            ledger: Ledger::default(),
+        };
+        site.state.store.append(batch).await.unwrap().await.unwrap().unwrap();
+        site
+    }
+
+    const HOUR: &str = "from=2026-11-20T12:00:00Z&to=2026-11-20T13:00:00Z";
+
+    #[tokio::test]
+    async fn a_series_is_told_in_this_form() {
+        let site = site().await;
+        let path = format!("/api/v1/series?server=web-07&metric=system.cpu.steal&{HOUR}&step=20s");
+        let point = |at: &str, n: u64, min: f64, max: f64, sum: f64| json!({"at": at, "n": n, "min": min, "max": max, "sum": sum, "last": max});
+        let want = json!({
+            "server": "web-07", "metric": "system.cpu.steal", "attribute": "",
+            "unit": "1", "kind": "gauge", "step_s": 20,
+            "from": "2026-11-20T12:00:00.000Z", "to": "2026-11-20T13:00:00.000Z",
+            "points": [
+                point("2026-11-20T12:00:00.000Z", 2, 0.01, 0.02, 0.03),
+                point("2026-11-20T12:00:20.000Z", 1, 0.05, 0.05, 0.05),
+            ],
+            "cut": null, "holes": [], "n_batches_unreadable": 0,
+        });
+        assert_eq!(site.get(&path).await, want);
+    }
+
+    #[tokio::test]
+    async fn a_ranking_is_told_in_this_form() {
+        let site = site().await;
+        let path = format!("/api/v1/top?metric=system.filesystem.utilization&stat=max&{HOUR}&k=3");
+        let want = json!({
+            "metric": "system.filesystem.utilization", "stat": "max", "unit": "1",
+            "from": "2026-11-20T12:00:00.000Z", "to": "2026-11-20T13:00:00.000Z",
+            "source": "samples", "error": 0.0, "n_series": 1,
+            "top": [{
+                "server": "web-07", "attribute": "system.filesystem.mountpoint=/var",
+                "value": 0.5, "n": 3,
+            }],
+            "cut": null, "holes": [], "n_batches_unreadable": 0,
+        });
+        assert_eq!(site.get(&path).await, want);
+        let none = json!({"metrics": [], "cut": null, "holes": [], "n_batches_unreadable": 0});
+        assert_eq!(site.get("/api/v1/metrics-known").await, none, "nothing is packed yet");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_question_is_said_with_what_to_do() {
+        let site = site().await;
+        let steal = "metric=system.cpu.steal";
+        for (path, status, error, fix) in [
+            (
+                format!("series?server=web-7&{steal}"),
+                404,
+                "there is no server \"web-7\"",
+                "did you mean web-07?",
+            ),
+            (
+                "series?server=web-07&metric=system.cpu.stael".into(),
+                404,
+                "there is no metric \"system.cpu.stael\"",
+                "did you mean system.cpu.steal",
+            ),
+            (
+                format!("series?server=web-07&metric=system.filesystem.utilization&{HOUR}"),
+                404,
+                "system.filesystem.utilization is sampled with an attribute only",
+                "name one of \"system.filesystem.mountpoint=/var\"",
+            ),
+            (format!("series?server=web-07&{steal}&step=x"), 400, "step: ", "write it like 10s"),
+            (format!("series?server=web-07&{steal}&step=1ms"), 400, "step: ", "write it like 10s"),
+            (
+                format!(
+                    "series?server=web-07&{steal}&from=2026-11-20T12:00:00Z&to=2026-11-20T11:00:00Z"
+                ),
+                400,
+                "from: ",
+                "give a `from` that is earlier",
+            ),
+            (format!("top?{steal}&stat=p75"), 400, "stat: \"p75\"", "give p50, p95"),
+            (format!("top?{steal}&k=0"), 400, "k: 0", "give a number from 1"),
+            (format!("top?{steal}&label=rack"), 400, "label: ", "write it like rack=r7"),
+            (format!("top?{steal}&label=rack=none"), 404, "no server has", "`gatewatch-collector"),
+            ("counts?server=web-7".into(), 404, "there is no server", "did you mean web-07?"),
+        ] {
+            let (found, body) = site.ask("get", &format!("/api/v1/{path}"), Value::Null).await;
+            assert_eq!(found, status, "{path}: {body}");
+            let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+            assert!(text("error").starts_with(error), "{path}: {body}");
+            assert!(text("fix").starts_with(fix), "{path}: {body}");
+        }
+    }
+}

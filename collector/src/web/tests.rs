@@ -167,7 +167,7 @@ async fn damaged_history_shows_in_health_and_metrics() {
         file: "blocks/20261120.db".into(),
         t0: Some(1_795_176_000),
         metric: Some(-1),
-        server: Some(ServerId(1)),
+        server: Some(crate::model::ServerId(1)),
         part: Some(0),
     };
     let damage = Damage { spot, why: "its checksum does not fit".into() };

@@ -8,6 +8,7 @@ use wire::UnixMillis;
 use wire::catalog::{self, Kind, Metric};
 
 use super::super::blocks::Place;
+use super::super::quarantine::PRESENCE;
 use super::History;
 use crate::ingest::convert;
 use crate::model::ServerId;
@@ -87,7 +88,8 @@ impl History<'_> {
             let Some(file) = self.day(*t0)? else { continue };
             for part in 0..sealed.parts {
                 let place = Place { t0: *t0, server, part };
-                let metrics = self.tolerate(place, file.metrics(place))?.unwrap_or_default();
+                let metrics =
+                    self.tolerate(place, PRESENCE, file.metrics(place))?.unwrap_or_default();
                 found.extend(metrics.iter().filter_map(|id| columns.get(id)).cloned());
             }
         }

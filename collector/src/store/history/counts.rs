@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use wire::UnixMillis;
 
 use super::super::blocks::Place;
+use super::super::quarantine::COUNTS;
 use super::super::read;
 use super::History;
 use crate::ingest::counts::{self, ByStatus};
@@ -36,7 +37,9 @@ impl History<'_> {
             let Some(file) = self.day(*t0)? else { continue };
             for part in 0..sealed.parts {
                 let place = Place { t0: *t0, server, part };
-                let Some(found) = self.tolerate(place, file.counts(place))? else { continue };
+                let Some(found) = self.tolerate(place, COUNTS, file.counts(place))? else {
+                    continue;
+                };
                 for count in found {
                     if !(from_s..to_s).contains(&(t0 + i64::from(count.second))) {
                         continue;

@@ -44,7 +44,7 @@ impl History<'_> {
         )?;
         for id in ids {
             self.see_all(query.query(params![from, to, server.0, id])?, see)?;
-            if self.is_cut() {
+            if !self.goes_on() {
                 break;
             }
         }

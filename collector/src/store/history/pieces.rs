@@ -8,6 +8,7 @@ use wire::UnixMillis;
 use wire::v1::{self, BatchBody};
 
 use super::super::blocks::{Place, SiteCount};
+use super::super::quarantine::{COUNTS, EVENTS, PRESENCE};
 use super::super::read;
 use super::samples::{put, rescaled};
 use super::{History, Hours, Seconds};
@@ -238,17 +239,20 @@ impl History<'_> {
             let mut columns: HashMap<i64, (Arc<Named>, Seconds)> = HashMap::new();
             for part in 0..sealed.parts {
                 let place = Place { t0: *t0, server, part };
-                for count in self.tolerate(place, file.counts(place))?.unwrap_or_default() {
+                for count in self.tolerate(place, COUNTS, file.counts(place))?.unwrap_or_default() {
                     decoded.counts.push((t0 + i64::from(count.second), count));
                 }
-                let events = self.tolerate(place, file.events(place))?.unwrap_or_default();
+                let events = self.tolerate(place, EVENTS, file.events(place))?.unwrap_or_default();
                 file_events(*t0, events, &mut decoded.events);
                 if samples.is_none() {
                     continue;
                 }
-                for metric in self.tolerate(place, file.metrics(place))?.unwrap_or_default() {
+                for metric in
+                    self.tolerate(place, PRESENCE, file.metrics(place))?.unwrap_or_default()
+                {
                     let Some(named) = names.column(self, metric, samples)? else { continue };
-                    let column = self.tolerate(place, file.column(place, metric))?.flatten();
+                    let column =
+                        self.tolerate(place, metric, file.column(place, metric))?.flatten();
                     let Some(column) = column else { continue };
                     let of = columns.entry(metric).or_insert_with(|| (named, Seconds::new()));
                     put(&mut of.1, *t0, &column, 1.0, 1.0);

@@ -47,10 +47,12 @@ pub(in crate::store) type Seconds = BTreeMap<i64, i64>;
 
 impl History<'_> {
     /// Samples, or their steps. Cut after [`super::Limits::n_values`] points.
+    /// Where samples are kept no more, steps of whole hours are of hourly sums.
     pub fn series(&self, wanted: &Wanted) -> rusqlite::Result<Series> {
         let metric = wanted.metric;
         let mut values = Values::new(metric);
         let mut steps = Steps::new(wanted.step_s);
+        self.hours_before(wanted, &mut steps)?;
         // The rate of the first sample takes the one before it.
         let lead = if metric.kind == Kind::Counter { GAP_S * 1000 } else { 0 };
         let span = (UnixMillis(wanted.from.0.saturating_sub(lead)), wanted.to);
@@ -137,7 +139,8 @@ impl History<'_> {
         for part in 0..sealed.parts {
             let place = Place { t0, server, part };
             for known in columns {
-                let column = self.tolerate(place, file.column(place, known.id))?.flatten();
+                let column =
+                    self.tolerate(place, known.id, file.column(place, known.id))?.flatten();
                 if let Some(column) = column {
                     put(&mut hour, t0, &column, known.scale, metric.scale);
                 }

@@ -66,6 +66,21 @@ impl Steps {
         Self { step_s, points: Vec::new() }
     }
 
+    /// Adds what is kept of an hour, which is not older than what came before it.
+    pub(super) fn add_hour(&mut self, t0: i64, hour: Point) {
+        let at = self.step_s.map_or(t0, |step| t0.div_euclid(step) * step);
+        let at = UnixMillis::from_second(at);
+        match self.points.last_mut().filter(|point| point.at == at) {
+            Some(point) => {
+                (point.min, point.max) = (point.min.min(hour.min), point.max.max(hour.max));
+                point.n += hour.n;
+                point.sum += hour.sum;
+                point.last = None;
+            }
+            None => self.points.push(Point { at, ..hour }),
+        }
+    }
+
     /// Adds a value, which is not older than any before it.
     pub(super) fn add(&mut self, second: i64, value: f64) {
         let at = self.step_s.map_or(second, |step| second.div_euclid(step) * step);

@@ -13,8 +13,8 @@ use super::super::blocks::{Column, DayFile, Place, ServerHour, SiteCount};
 use super::super::tests::enrol;
 use super::super::{Ledger, NewBatch, SiteSeen, Store};
 use super::*;
-use crate::model::SiteId;
 use crate::ingest::counts::ByStatus;
+use crate::model::SiteId;
 
 /// 2028-02-29T22:00:00Z: two hours before the end of a leap day that ends a month.
 const START: i64 = 1_835_474_400;
@@ -165,11 +165,7 @@ async fn counted(store: &Store, from: i64, to: i64) -> Told<BTreeMap<String, ByS
 }
 
 /// Everything a play tells: arrivals, and what was said.
-async fn played(
-    store: &Store,
-    (from, to): (i64, i64),
-    n_bytes: usize,
-) -> (Vec<Piece>, Vec<Notes>) {
+async fn played(store: &Store, (from, to): (i64, i64), n_bytes: usize) -> (Vec<Piece>, Vec<Notes>) {
     let servers = (1..=2).map(|id| (ServerId(id), 0)).collect();
     let mut play = Play::new(servers, (at(from), at(to)), Samples::All);
     let (mut pieces, mut notes) = (Vec::new(), Vec::new());
@@ -282,9 +278,10 @@ impl Model {
     }
 
     fn counts(&self, server: i64, from: i64, to: i64) -> [u64; 2] {
-        let of = self.counts.iter().filter(|((of, second), _)| {
-            *of == server && (from..to).contains(second)
-        });
+        let of = self
+            .counts
+            .iter()
+            .filter(|((of, second), _)| *of == server && (from..to).contains(second));
         of.fold([0, 0], |sum, (_, n)| [sum[0] + n[0], sum[1] + n[1]])
     }
 }
@@ -312,8 +309,10 @@ fn check_play(pieces: &[Piece], model: &Model) {
             }
         }
     }
-    let sampled: BTreeSet<(i64, i64)> =
-        samples.iter().flat_map(|(server, of)| of.keys().map(|second| (*server, *second))).collect();
+    let sampled: BTreeSet<(i64, i64)> = samples
+        .iter()
+        .flat_map(|(server, of)| of.keys().map(|second| (*server, *second)))
+        .collect();
     let wanted: BTreeSet<(i64, i64)> = (model.samples.iter())
         .flat_map(|(server, of)| of.keys().map(|second| (*server, *second)))
         .collect();
@@ -453,8 +452,12 @@ async fn a_day_file_that_is_gone_or_damaged_is_a_hole_and_the_rest_is_served() {
     drop(file);
     let told = raw(&store, 1, 7200, 20_000).await;
     assert_eq!(told.value.len(), 180, "what is hot is whole");
-    let hole =
-        Hole { from: at(7200), to: at(10_800), server: Some("web-1".into()), why: "damaged".into() };
+    let hole = Hole {
+        from: at(7200),
+        to: at(10_800),
+        server: Some("web-1".into()),
+        why: "damaged".into(),
+    };
     assert_eq!(told.notes.holes, [hole]);
     assert!(store.stats().blocks_damaged.get() > 0);
     let (pieces, notes) = played(&store, (0, 20_000), 1 << 20).await;
@@ -623,7 +626,8 @@ async fn counters_are_ranked_by_their_rates_over_hours_and_restarts() {
         let t0 = START + hour * 3600;
         let ticks: Vec<u16> = (0..360).map(|n| n * 10).collect();
         // 10 B/s, over the end of the hour; the machine is booted in the middle of the second.
-        let value = |n: i64| if hour == 1 && n >= 180 { (n - 180) * 100 } else { (hour * 360 + n) * 100 };
+        let value =
+            |n: i64| if hour == 1 && n >= 180 { (n - 180) * 100 } else { (hour * 360 + n) * 100 };
         let values = (0..360).map(value).collect();
         let columns = vec![Column { metric: 7, at: ticks, values }];
         put(dir.path(), t0, 0, &[(1, ServerHour { columns, ..ServerHour::default() })]);
@@ -634,4 +638,73 @@ async fn counters_are_ranked_by_their_rates_over_hours_and_restarts() {
     assert_eq!(found, [("web-1system.network.interface=eth0".into(), 10.0, 719)]);
     let found = top(&store, contest("p50", RECEIVE, 0, 7200, 5)).await;
     assert_eq!(found[0].1, 10.0);
+}
+
+#[tokio::test]
+async fn where_samples_are_kept_no_more_hourly_sums_are_told_and_said_to_be_such() {
+    use super::super::rollup::month::{MonthFile, Rows};
+    use super::super::rollup::rolled::{Rolled, SeriesDay};
+
+    let (dir, store) = across_midnight().await;
+    // The day before, of which there is no day file: steal is 0.01 for an hour, then 0.03.
+    let day = Day::of(START - 86_400).unwrap();
+    let mut series = SeriesDay::default();
+    let hour = |value: i64| {
+        let at: Vec<u16> = (0..360).map(|n| n * 10).collect();
+        Rolled::of(&Column { metric: 5, values: vec![value; at.len()], at }, catalog::Kind::Gauge)
+    };
+    (series[0], series[1]) = (hour(100), hour(300));
+    let rows = Rows { series: vec![(5, ServerId(1), series)], sites: Vec::new() };
+    MonthFile::create(dir.path(), day.month()).unwrap().put(day, &rows).unwrap();
+    let from = day.first_second() - START;
+    let wanted = |step_s| Wanted {
+        server: ServerId(1),
+        metric: catalog::find(STEAL).unwrap(),
+        attribute: String::new(),
+        from: at(from),
+        to: at(20_000),
+        step_s,
+    };
+    let hourly = wanted(Some(7200));
+    let told = store.history(Limits::default(), move |history| history.series(&hourly));
+    let Told { value, notes } = told.await.unwrap();
+    assert_eq!(notes, Notes::default());
+    let first = value.points[0];
+    assert_eq!(
+        (first.at, first.n, first.min, first.max, first.last),
+        (at(from), 720, 0.01, 0.03, None)
+    );
+    assert!((first.sum / 720.0 - 0.02).abs() < 1e-9);
+    assert_eq!(value.points[1].at, at(0), "then come samples");
+    assert!(value.points[1].last.is_some());
+    let each = wanted(None);
+    let told = store.history(Limits::default(), move |history| history.series(&each));
+    let Told { value, notes } = told.await.unwrap();
+    assert_eq!(value.points.len(), 1260);
+    let why =
+        "before 2028-02-29T22:00:00.000Z only hourly sums are kept: ask by a step of whole hours";
+    assert_eq!(notes.cut.as_deref(), Some(why));
+
+    for (stat, want) in [("max", 0.1079), ("p50", 0.03), ("avg", 0.0399)] {
+        let contest = contest(stat, STEAL, from, 10_800, 3);
+        let told = store.history(Limits::default(), move |history| history.top(&contest)).await;
+        let ranking = told.unwrap().value;
+        assert_eq!((ranking.source.as_str(), ranking.to), ("hours", at(10_800)));
+        assert!((ranking.top[0].value / want - 1.0).abs() < 0.011, "{stat}: {:?}", ranking.top);
+        assert_eq!(
+            (ranking.top[0].n, ranking.error),
+            (1800, if stat == "p50" { 0.01 } else { 0.0 })
+        );
+    }
+}
+
+#[tokio::test]
+async fn batches_are_kept_as_long_as_somebody_reads_them_in_turns() {
+    let (_dir, store) = across_midnight().await;
+    assert!(!store.is_held());
+    let (one, other) = (store.hold(), store.hold());
+    drop(one);
+    assert!(store.is_held() && other.holds());
+    drop(other);
+    assert!(!store.is_held());
 }

@@ -8,10 +8,11 @@ use wire::catalog::{Kind, Metric};
 
 use super::super::blocks::{BlockError, Raw};
 use super::super::hours::hour_of;
+use super::super::quarantine::Damage;
 use super::catalog::{Known, unit};
 use super::samples::{put, rescaled, seconds};
 use super::steps::Values;
-use super::{History, Hours, Seconds};
+use super::{History, Hours, Seconds, file_of};
 use crate::ingest::convert;
 use crate::model::ServerId;
 
@@ -111,14 +112,14 @@ struct Tally {
 }
 
 /// Series with the values they were judged by, the highest kept.
-struct Best {
-    k: usize,
-    n: u64,
-    kept: Vec<Ranked>,
+pub(super) struct Best {
+    pub(super) k: usize,
+    pub(super) n: u64,
+    pub(super) kept: Vec<Ranked>,
 }
 
 impl Best {
-    fn add(&mut self, ranked: Ranked) {
+    pub(super) fn add(&mut self, ranked: Ranked) {
         self.n += 1;
         self.kept.push(ranked);
         if self.kept.len() >= 2 * self.k.max(32) {
@@ -126,7 +127,7 @@ impl Best {
         }
     }
 
-    fn cut(&mut self) {
+    pub(super) fn cut(&mut self) {
         self.kept.sort_by(|a, b| {
             let names = (&a.server, &a.attribute).cmp(&(&b.server, &b.attribute));
             b.value.total_cmp(&a.value).then(names)
@@ -141,6 +142,9 @@ type HotSamples = HashMap<String, BTreeMap<ServerId, Seconds>>;
 impl History<'_> {
     /// The series with the highest values, from every sample.
     pub fn top(&self, contest: &Contest) -> rusqlite::Result<Ranking> {
+        if let Some(ranking) = self.top_of_hours(contest)? {
+            return Ok(ranking);
+        }
         let (from, mut to) = (contest.from, contest.to);
         let mut hours = self.hours(from, to)?;
         let mut hot = HotSamples::new();
@@ -275,16 +279,17 @@ impl History<'_> {
                     })
                 };
                 if let Err(error) = taken {
-                    damaged.push((server, error));
+                    damaged.push((raw.place, known.id, error));
                 }
                 !self.end.is_due()
             });
             if let Err(error) = read {
-                self.failed(None, hour.t0, error)?;
+                let damage = |why: &str| Damage::hour(&file_of(hour.t0), hour.t0, why);
+                self.failed(None, hour.t0, error, damage)?;
             }
         }
-        for (server, error) in damaged {
-            self.failed(Some(server), hour.t0, error)?;
+        for (place, metric, error) in damaged {
+            self.tolerate::<()>(place, metric, Err(error))?;
         }
         Ok(())
     }

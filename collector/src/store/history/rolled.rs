@@ -1,0 +1,263 @@
+//! Where samples are kept no more, or the time is long: hourly sums of month files.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use wire::UnixMillis;
+use wire::catalog::{Kind, Metric};
+
+use super::super::blocks::{BlockError, Column, Place};
+use super::super::hours::{HOUR_S, Month, hour_of};
+use super::super::quarantine::Damage;
+use super::super::rollup::month::{Cell, MonthFile};
+use super::super::rollup::rolled::{Rolled, merge_parts};
+use super::super::sketch;
+use super::catalog::{Known, unit};
+use super::steps::{Point, Steps};
+use super::top::Best;
+use super::{Contest, History, Ranked, Ranking, Stat, Wanted, Why, file_of};
+use crate::model::ServerId;
+
+/// Longest time that is ranked from every sample.
+const SAMPLES_SPAN_MS: i64 = 14 * 86_400_000;
+/// Series ranked at once: their sketches take some ten kilobytes each.
+const SERIES_MAX: usize = 30_000;
+/// Seconds of the minutes by which counters are kept.
+const MINUTE_S: f64 = 60.0;
+
+impl History<'_> {
+    /// The first second of which samples are kept; `None`: there are none.
+    fn first_sample(&self) -> rusqlite::Result<Option<i64>> {
+        let first = "SELECT min(t0) FROM sealed";
+        self.conn.query_row(first, [], |row| row.get(0))
+    }
+
+    /// Puts what is kept of the hours before the first sample into steps of whole hours. Steps that are
+    /// none cannot have it: the answer is cut then.
+    pub(super) fn hours_before(&self, wanted: &Wanted, steps: &mut Steps) -> rusqlite::Result<()> {
+        let first = self.first_sample()?.unwrap_or(i64::MAX);
+        let hours = hour_of(wanted.from.second())..first.min(wanted.to.second());
+        if hours.is_empty() {
+            return Ok(());
+        }
+        let is_hourly = wanted.step_s.is_some_and(|step| step % HOUR_S == 0);
+        for known in self.columns(wanted.metric.name, Some(&wanted.attribute))? {
+            let mut is_cut = false;
+            self.months(&hours, &mut |file| {
+                file.series(known.id, wanted.server, &hours, &mut |cell, found| match found {
+                    Ok(_) if !is_hourly => {
+                        is_cut = true;
+                        false
+                    }
+                    Ok(rolled) => {
+                        steps.add_hour(cell.t0, point(&rolled, wanted.metric, known.scale));
+                        steps.points.len() <= self.limits.n_values
+                    }
+                    Err(error) => {
+                        self.bad_day(cell, &error);
+                        true
+                    }
+                })
+            })?;
+            if is_cut {
+                let until = UnixMillis::from_second(first.min(hours.end)).to_rfc3339();
+                self.cut(&format!(
+                    "before {until} only hourly sums are kept: ask by a step of whole hours"
+                ));
+            }
+        }
+        steps.points.sort_by_key(|point| point.at);
+        Ok(())
+    }
+
+    /// The ranking from hourly sums: of a time that is longer than 14 days, or that begins before the
+    /// first sample that is kept. `None`: of another.
+    pub(super) fn top_of_hours(&self, contest: &Contest) -> rusqlite::Result<Option<Ranking>> {
+        let first = self.first_sample()?.unwrap_or(i64::MAX);
+        let hours = hour_of(contest.from.second())..contest.to.second();
+        let is_long = contest.to.0.saturating_sub(contest.from.0) > SAMPLES_SPAN_MS;
+        if !is_long && (hours.start >= first || !self.has_months(&(hours.start..first))?) {
+            return Ok(None);
+        }
+        let mut best = Best { k: contest.k, n: 0, kept: Vec::new() };
+        let (fresh, mut end) = (self.not_rolled(&hours)?, hours.start);
+        if let Some((t0, _)) = fresh.last() {
+            end = t0 + HOUR_S;
+        }
+        for known in self.columns(contest.metric.name, None)? {
+            if !self.goes_on() {
+                break;
+            }
+            let mut of: BTreeMap<ServerId, Rolled> = BTreeMap::new();
+            let mut take = |server: ServerId, t0: i64, rolled: &Rolled| {
+                if contest.servers.contains_key(&server) {
+                    of.entry(server).or_default().merge(rolled);
+                    end = end.max(t0 + HOUR_S);
+                }
+                of.len() <= SERIES_MAX
+            };
+            self.months(&hours, &mut |file| {
+                file.fleet(known.id, &hours, &mut |cell, found| match found {
+                    Ok(rolled) => take(cell.server, cell.t0, &rolled) && !self.end.is_due(),
+                    Err(error) => {
+                        self.bad_day(cell, &error);
+                        true
+                    }
+                })
+            })?;
+            for (t0, parts) in &fresh {
+                self.roll_now(contest, &known, (*t0, *parts), &mut take)?;
+            }
+            if of.len() > SERIES_MAX {
+                self.cut("there are too many servers: ask for those with a label");
+            }
+            for (server, rolled) in of {
+                let Some(value) = judged(&rolled, contest, known.scale) else { continue };
+                let name = contest.servers.get(&server).cloned().unwrap_or_default();
+                let attribute = known.attribute.clone();
+                best.add(Ranked { server: name, attribute, value, n: rolled.n });
+            }
+        }
+        best.cut();
+        let is_percentile = matches!(contest.stat, Stat::Percentile(_));
+        Ok(Some(Ranking {
+            unit: unit(contest.metric),
+            from: UnixMillis::from_second(hours.start),
+            to: UnixMillis::from_second(end).min(contest.to),
+            source: "hours".to_owned(),
+            error: if is_percentile { sketch::ERROR } else { 0.0 },
+            n_series: best.n,
+            top: best.kept,
+        }))
+    }
+
+    /// Sealed hours that are in no month file yet, with their parts.
+    fn not_rolled(&self, hours: &Range<i64>) -> rusqlite::Result<Vec<(i64, u32)>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT t0, parts FROM sealed WHERE t0 >= ?1 AND t0 < ?2 AND rolled = 0 ORDER BY t0",
+        )?;
+        let rows =
+            query.query_map([hours.start, hours.end], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    }
+
+    /// Sums up an hour that is in no month file yet.
+    fn roll_now(
+        &self,
+        contest: &Contest,
+        known: &Known,
+        (t0, parts): (i64, u32),
+        take: &mut dyn FnMut(ServerId, i64, &Rolled) -> bool,
+    ) -> rusqlite::Result<()> {
+        let Some(file) = self.day(t0)?.filter(|_| self.goes_on()) else { return Ok(()) };
+        let mut damaged = Vec::new();
+        let mut hours: BTreeMap<ServerId, Vec<Column>> = BTreeMap::new();
+        let read = file.columns_of(t0, known.id, &mut |raw| {
+            if raw.place.part < parts {
+                match raw.column() {
+                    Ok(column) => hours.entry(raw.place.server).or_default().push(column),
+                    Err(error) => damaged.push((raw.place, error)),
+                }
+            }
+            !self.end.is_due()
+        });
+        if let Err(error) = read {
+            let damage = |why: &str| Damage::hour(&file_of(t0), t0, why);
+            self.failed(None, t0, error, damage)?;
+        }
+        for (place, error) in damaged {
+            self.tolerate::<()>(place, known.id, Err(error))?;
+        }
+        for (server, columns) in hours {
+            let column = columns.into_iter().reduce(|early, late| merge_parts(&early, &late));
+            let rolled = column.and_then(|column| Rolled::of(&column, contest.metric.kind));
+            if rolled.is_some_and(|rolled| !take(server, t0, &rolled)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a month file of any of these hours.
+    fn has_months(&self, hours: &Range<i64>) -> rusqlite::Result<bool> {
+        let mut any = false;
+        self.months(hours, &mut |_| {
+            any = true;
+            Ok(())
+        })?;
+        Ok(any)
+    }
+
+    /// Shows `see` the month files with any of these hours, oldest first. What cannot be read is a hole.
+    fn months(
+        &self,
+        hours: &Range<i64>,
+        see: &mut dyn FnMut(&MonthFile) -> Result<(), BlockError>,
+    ) -> rusqlite::Result<()> {
+        for month in self.kept_months(hours) {
+            if !self.goes_on() {
+                return Ok(());
+            }
+            let opened = MonthFile::open(self.dir, month);
+            let read = opened.and_then(|file| file.as_ref().map_or(Ok(()), &mut *see));
+            if let Err(error) = read {
+                let damage = |why: &str| Damage::file(&month.file(), why);
+                self.failed(None, month.first_second(), error, damage)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Months that have a file, oldest first.
+    fn kept_months(&self, hours: &Range<i64>) -> Vec<Month> {
+        let folder: PathBuf = self.dir.join("rollup");
+        // Without the folder nothing was summed up yet.
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut months: Vec<Month> = entries
+            .filter_map(|entry| Month::of_file_name(entry.file_name().to_str()?))
+            .filter(|month| month.first_second() < hours.end && month.end_second() > hours.start)
+            .collect();
+        months.sort_unstable();
+        months
+    }
+
+    fn bad_day(&self, cell: Cell, error: &BlockError) {
+        if let (Some(known), Some(month)) = (self.quarantine, Month::of(cell.t0)) {
+            let place = Place { t0: cell.t0, server: cell.server, part: 0 };
+            known.report(Damage::at(&month.file(), place, cell.metric, error.to_string()));
+        }
+        for hour in 0..24 {
+            self.hole(Some(cell.server), Why::Damaged, cell.t0 + hour * HOUR_S);
+        }
+    }
+}
+
+/// An hour as a point. Of counters smallest and largest are those of its minutes.
+fn point(rolled: &Rolled, metric: &Metric, scale: f64) -> Point {
+    let at = UnixMillis(0);
+    let (low, high) = (rolled.min as f64 / scale, rolled.max as f64 / scale);
+    match metric.kind {
+        Kind::Gauge => {
+            let sum = rolled.sum as f64 / scale;
+            Point { at, n: rolled.n, min: low, max: high, sum, last: None }
+        }
+        Kind::Counter => {
+            // Agents sample each ten seconds: as many rates there were.
+            let n = (rolled.n / 10).max(1);
+            let sum = rolled.sum as f64 / scale / rolled.n.max(1) as f64 * n as f64;
+            Point { at, n, min: low / MINUTE_S, max: high / MINUTE_S, sum, last: None }
+        }
+    }
+}
+
+fn judged(rolled: &Rolled, contest: &Contest, scale: f64) -> Option<f64> {
+    let a_minute = if contest.metric.kind == Kind::Counter { MINUTE_S } else { 1.0 };
+    Some(match contest.stat {
+        Stat::Percentile(percent) => {
+            rolled.quantile(f64::from(percent) / 100.0)? / scale / a_minute
+        }
+        Stat::Max => rolled.max as f64 / scale / a_minute,
+        Stat::Avg => rolled.sum as f64 / scale / rolled.n.max(1) as f64,
+    })
+}
