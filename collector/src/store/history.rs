@@ -395,11 +395,7 @@ impl History<'_> {
         Ok(())
     }
 
-    fn why(
-        &self,
-        error: BlockError,
-        damage: impl FnOnce(&str) -> Damage,
-    ) -> rusqlite::Result<Why> {
+    fn why(&self, error: BlockError, damage: impl FnOnce(&str) -> Damage) -> rusqlite::Result<Why> {
         match error {
             BlockError::Sqlite(error)
                 if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>

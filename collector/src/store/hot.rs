@@ -167,6 +167,11 @@ impl HotIndex {
         }
     }
 
+    /// What became of hours before `t0` is known no more: their day has left.
+    pub(super) fn forget_cuts(&mut self, t0: i64) {
+        self.cuts = self.cuts.split_off(&t0);
+    }
+
     /// Rows left the table: `ids`, rising.
     pub(super) fn deleted(&mut self, gone: &[Head]) {
         self.n_deleted += gone.len() as u64;

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::model::{Incident, ServerId, SiteId, Transition, TransitionEvent};
+use crate::model::{Incident, SiteId, Transition, TransitionEvent};
 use crate::selfstats::DiskUse;
 use crate::store::fleet::{self, Joining, LabelSource};
 use crate::store::incidents;
