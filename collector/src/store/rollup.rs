@@ -292,7 +292,9 @@ impl Work {
                 true
             });
             if self.unless_bad(hour.t0, read)?.is_none() {
-                cells.iter_mut().for_each(|cell| cell.damaged |= 1 << ix_hour);
+                for cell in &mut cells {
+                    cell.damaged |= 1 << ix_hour;
+                }
             }
             for cell in &mut cells {
                 let column = cell.column.take();

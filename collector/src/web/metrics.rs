@@ -85,6 +85,12 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
     facts.own = state.selfstats.counters();
     facts.commits = state.selfstats.commit_latency.get();
     facts.chronic = state.selfstats.chronic.get();
+    add_own(&mut facts, &state);
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
+}
+
+/// Faults of the collector, its history, backups and disk.
+fn add_own(facts: &mut Facts, state: &AppState) {
     let own = &state.selfstats;
     facts.levels = vec![(
         "collector_sealing_behind_seconds",
@@ -126,9 +132,8 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
         facts.gauges.push(("backup_made_timestamp_seconds", help, made_at.0 as f64 / 1000.0));
     }
     if let Some(disk) = own.disk_use.get() {
-        add_disk(&mut facts, &disk);
+        add_disk(facts, &disk);
     }
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&facts)).into_response())
 }
 
 /// What the data directory takes, and how far back history goes.

@@ -1,3 +1,5 @@
+//! What leaves and what stays: ages, the order for want of space, crashes, a busy writer, space given back.
+
 use std::fs::File;
 use std::path::PathBuf;
 

@@ -188,7 +188,9 @@ impl SitesDay {
 
     /// Forgets an hour.
     pub(crate) fn clear_hour(&mut self, hour: usize) {
-        self.0.values_mut().for_each(|numbers| numbers[hour] = 0);
+        for numbers in self.0.values_mut() {
+            numbers[hour] = 0;
+        }
         self.0.retain(|_, numbers| numbers.iter().any(|n| *n > 0));
     }
 
@@ -291,7 +293,9 @@ mod tests {
             Rolled::of(&column(&[(0, 10), (10, 20), (60, -6), (3599, 7)]), Kind::Gauge).unwrap();
         assert_eq!(numbers(&rolled), (4, 31, -6, 20, 3));
         let mut means = Sketch::default();
-        [15.0, -6.0, 7.0].into_iter().for_each(|mean| means.add(mean));
+        for mean in [15.0, -6.0, 7.0] {
+            means.add(mean);
+        }
         assert_eq!(rolled.minutes, means);
         assert_eq!(Rolled::of(&column(&[]), Kind::Gauge), None);
     }

@@ -1,3 +1,5 @@
+//! Days summed up as the keeper does it: late parts, crashes, damage, 90 days, sizes, zones.
+
 use std::path::Path;
 
 use super::*;
