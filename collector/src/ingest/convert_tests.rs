@@ -403,3 +403,21 @@ fn the_reason_of_a_failed_service_is_told_in_words() {
     check("", "", 0, None, "");
     check("of\u{7}the future", "of the future", -3, None, "of\u{fffd}the future");
 }
+
+#[test]
+fn the_times_of_a_batch_are_those_of_its_body_as_far_as_they_can_be_believed() {
+    let at = UnixMillis(1_795_176_067_000);
+    let second = |ago| v1::SiteSecond { second: at.second() - ago, ..v1::SiteSecond::default() };
+    let check = |seconds: Vec<v1::SiteSecond>, want: (i64, i64)| {
+        let body = BatchBody { seconds, ..BatchBody::default() };
+        let mut wire = wire_batch(&body);
+        (wire.t_min_unix_ms, wire.t_max_unix_ms) = (i64::MIN, 5);
+        let (new, ..) = batch(SERVER, wire, at);
+        assert_eq!((new.t_min.0, new.t_max.0), want);
+    };
+    let ms = |ago: i64| (at.second() - ago) * 1000;
+    check(vec![second(5), second(60)], (ms(60), ms(5)));
+    check(vec![second(5), second(40 * 86_400), second(-400), second(i64::MAX / 2)], (ms(5), ms(5)));
+    check(vec![second(-400)], (i64::MIN, 5));
+    check(Vec::new(), (i64::MIN, 5));
+}

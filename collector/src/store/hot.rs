@@ -199,3 +199,72 @@ pub(super) fn head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
         t_max: UnixMillis(row.get(4)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN_S: i64 = 60;
+    const DAY_S: i64 = 86_400;
+    /// A full hour.
+    const NOW: i64 = 1_796_040_000;
+
+    /// Of a batch that arrives at `NOW`: its hours, told from that one.
+    fn hours(t_min: UnixMillis, t_max: UnixMillis) -> Vec<i64> {
+        let at = UnixMillis::from_second(NOW);
+        let head = Head { id: 1, server: ServerId(1), at, t_min, t_max };
+        let found: Vec<i64> = head.hours().map(|t0| (t0 - NOW) / HOUR_S).collect();
+        assert!(found.iter().all(|hour| head.overlaps(NOW + hour * HOUR_S)));
+        assert!(!head.overlaps(NOW + (found[0] - 1) * HOUR_S));
+        found
+    }
+
+    #[test]
+    fn a_batch_is_sealed_with_the_hours_of_its_believable_times() {
+        let s = |second: i64| UnixMillis::from_second(NOW + second);
+        assert_eq!(hours(s(-10), s(-1)), [-1]);
+        assert_eq!(hours(s(-10), s(0)), [-1, 0]);
+        assert_eq!(hours(s(-2 * 3600), s(5 * MIN_S)), [-2, -1, 0]);
+        assert_eq!(hours(UnixMillis(i64::MIN), UnixMillis(i64::MAX)).len(), 28 * 24 + 1);
+        assert_eq!(hours(s(-28 * DAY_S), s(-28 * DAY_S)), [-28 * 24]);
+        // Nothing to believe: the hour of its arrival.
+        assert_eq!(hours(s(6 * MIN_S), s(9 * MIN_S)), [0]);
+        assert_eq!(hours(s(-30 * DAY_S), s(-29 * DAY_S)), [0]);
+        assert_eq!(hours(s(5), s(-5)), [0]);
+        assert_eq!(hours(UnixMillis(i64::MAX), UnixMillis(i64::MAX)), [0]);
+    }
+
+    #[test]
+    fn an_hour_is_due_when_it_is_over_and_late_batches_when_others_had_time_to_follow() {
+        let due = |since: i64, is_late| {
+            let waiting = Waiting { last: 1, since: UnixMillis::from_second(NOW + since), is_late };
+            let due = waiting.due(NOW, Duration::from_secs(300), Duration::from_secs(900));
+            due.second() - NOW
+        };
+        assert_eq!(due(0, false), 3900);
+        assert_eq!(due(3900, false), 3900);
+        assert_eq!(due(3901, false), 3901 + 900);
+        assert_eq!(due(10, true), 3900);
+        assert_eq!(due(9000, true), 9900);
+    }
+
+    #[test]
+    fn the_lists_follow_batches_seals_and_deletions() {
+        let mut index = HotIndex::default();
+        let head = |id, server, second| {
+            let at = UnixMillis::from_second(NOW + second);
+            Head { id, server: ServerId(server), at, t_min: at, t_max: at }
+        };
+        let all = [head(1, 1, 5), head(2, 2, 6), head(3, 1, 7)];
+        all.iter().for_each(|head| index.add(head));
+        assert_eq!((index.ids(ServerId(1)), index.ids(ServerId(3))), (vec![1, 3], vec![]));
+        index.sealed(NOW, 2, UnixMillis::from_second(NOW + 4000));
+        let waiting =
+            Waiting { last: 3, since: UnixMillis::from_second(NOW + 4000), is_late: true };
+        assert_eq!(index.waiting(), [(NOW, waiting)]);
+        index.sealed(NOW, 3, UnixMillis::from_second(NOW + 5000));
+        assert!(!index.waits(NOW));
+        index.deleted(&all[1..]);
+        assert_eq!((index.servers(), index.ids(ServerId(1))), (vec![ServerId(1)], vec![1]));
+    }
+}

@@ -290,14 +290,13 @@ impl Pass {
         for head in heads {
             let mut is_sealed = true;
             for t0 in head.hours() {
-                let cut = match cuts.get(&t0) {
-                    Some(cut) => *cut,
-                    None => {
-                        let cut: Option<i64> =
-                            query.query_row([t0], |row| row.get(0)).optional()?;
-                        cuts.insert(t0, cut);
-                        cut
-                    }
+                let known: Option<Option<i64>> = cuts.get(&t0).copied();
+                let cut = if let Some(cut) = known {
+                    cut
+                } else {
+                    let cut = query.query_row([t0], |row| row.get(0)).optional()?;
+                    cuts.insert(t0, cut);
+                    cut
                 };
                 // The row of an hour leaves with its day; what came of it then was counted.
                 let has_left = cut.is_none() && self.is_expired(t0) && !self.store.hot().waits(t0);

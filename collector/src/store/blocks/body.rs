@@ -168,7 +168,7 @@ pub(super) fn put_ticks(to: &mut Vec<u8>, ticks: &[u16]) {
     for tick in ticks {
         match runs.last_mut() {
             Some((first, step, more)) if *more == 0 && tick > first => {
-                (*step, *more) = (tick - *first, 1)
+                (*step, *more) = (tick - *first, 1);
             }
             Some((first, step, more)) if *first + *step * (*more + 1) == *tick => *more += 1,
             _ => runs.push((*tick, 0, 0)),

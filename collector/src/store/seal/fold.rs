@@ -32,6 +32,7 @@ const DERIVED: u32 = 1000;
 const STATUS_END: u32 = 1024;
 
 /// What was left out, and how much there is.
+#[expect(clippy::struct_field_names, reason = "counts begin with n_")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// Entries whose time is nonsense, or not within what their batch says it holds.
@@ -146,7 +147,9 @@ impl<'s> Fold<'s> {
     pub(super) fn finish(mut self) -> Folded {
         self.compact();
         let mut series = self.series;
-        series.iter_mut().for_each(|series| settle(&mut series.samples));
+        for series in &mut series {
+            settle(&mut series.samples);
+        }
         series.retain(|series| !series.samples.is_empty());
         let count = |(key, n): &(u64, u64)| SiteCount {
             site: self.site_ids[(key >> 32) as usize],

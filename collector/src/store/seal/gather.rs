@@ -87,11 +87,12 @@ impl Hour<'_> {
             group.n_bytes += encoded.n_bytes();
             group.hours.push(encoded);
             if group.hours.len() >= GROUP_SERVERS_MAX || group.n_bytes >= GROUP_BYTES_MAX {
-                self.put(&mut file, std::mem::take(&mut group), &mut sealed)?;
+                self.put(&mut file, &group, &mut sealed)?;
+                group = Group::default();
             }
         }
         if !group.hours.is_empty() {
-            self.put(&mut file, group, &mut sealed)?;
+            self.put(&mut file, &group, &mut sealed)?;
         }
         if let Some(mut file) = file {
             self.pass.step()?;
@@ -244,7 +245,7 @@ impl Hour<'_> {
     fn put(
         &self,
         file: &mut Option<DayFile>,
-        group: Group,
+        group: &Group,
         sealed: &mut Sealed,
     ) -> Result<(), SealError> {
         self.pass.step()?;

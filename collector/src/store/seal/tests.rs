@@ -321,7 +321,7 @@ async fn play(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
     fn nothing_is_lost_and_nothing_twice_wherever_it_stops(
         steps in prop::collection::vec(step(), 1..40),
