@@ -78,7 +78,9 @@ pub(super) async fn top(args: TopArgs, client: &Client) -> Result<Answer, Failur
 
 /// Says on stderr what is missing in an answer.
 pub(super) fn tell_notes(notes: &Notes) {
-    notes_in_words(notes).iter().for_each(|line| say(line));
+    for line in notes_in_words(notes) {
+        say(&line);
+    }
 }
 
 fn notes_in_words(notes: &Notes) -> Vec<String> {

@@ -134,7 +134,7 @@ pub fn arrived_last(
     let mut n_shown = 0;
     while end > from {
         let begin = end.minus(BACK).max(from);
-        let mut play = Play::new(servers.clone(), (begin, end), samples.clone());
+        let mut play = Play::new(servers.clone(), (begin, end), samples);
         let mut pieces = Vec::new();
         while !play.is_over() {
             if is_over() || !history.goes_on() {

@@ -114,19 +114,20 @@ impl History<'_> {
                 of.insert(row.get(1)?);
             }
         }
-        Ok(found.into_iter().filter_map(|(name, of)| known(catalog::find(name)?, of)).collect())
+        let told = |(name, of)| Some(known(catalog::find(name)?, of));
+        Ok(found.into_iter().filter_map(told).collect())
     }
 }
 
-fn known(metric: &Metric, attributes: BTreeSet<String>) -> Option<KnownMetric> {
+fn known(metric: &Metric, attributes: BTreeSet<String>) -> KnownMetric {
     let more = attributes.len() > ATTRIBUTES_MAX;
-    Some(KnownMetric {
+    KnownMetric {
         metric: metric.name.to_owned(),
         unit: unit(metric),
         kind: if metric.kind == Kind::Counter { "counter" } else { "gauge" }.to_owned(),
         attributes: attributes.into_iter().take(ATTRIBUTES_MAX).collect(),
         more,
-    })
+    }
 }
 
 /// Unit in which values are told: counters are rates a second.

@@ -34,7 +34,7 @@ pub struct Piece {
 }
 
 /// Which samples are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Samples {
     /// All.
     #[default]
@@ -44,14 +44,14 @@ pub enum Samples {
 }
 
 impl Samples {
-    fn has(&self, name: &str) -> bool {
+    fn has(self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Of(names) => names.contains(&name),
         }
     }
 
-    fn is_none(&self) -> bool {
+    fn is_none(self) -> bool {
         matches!(self, Self::Of([]))
     }
 }
@@ -80,7 +80,7 @@ impl Names {
         &mut self,
         history: &History<'_>,
         id: i64,
-        samples: &Samples,
+        samples: Samples,
     ) -> rusqlite::Result<Option<Arc<Named>>> {
         if let Some(known) = self.columns.get(&id) {
             return Ok(known.clone());
@@ -230,7 +230,7 @@ impl History<'_> {
         server: ServerId,
         hours: &Hours,
         (from_s, to_s): (i64, i64),
-        samples: &Samples,
+        samples: Samples,
         names: &mut Names,
     ) -> rusqlite::Result<Decoded> {
         let mut decoded = Decoded { sites: names.sites(self, server)?, ..Decoded::default() };
@@ -314,7 +314,7 @@ impl History<'_> {
                 if span.0 >= span.1 {
                     continue;
                 }
-                let mut decoded = self.decode(*server, &hour, span, &none, &mut names)?;
+                let mut decoded = self.decode(*server, &hour, span, none, &mut names)?;
                 if let Some(body) = decoded.take(i64::MAX) {
                     see(*server, &body);
                 }

@@ -195,7 +195,9 @@ impl History<'_> {
             let next = UnixMillis(next.min(started.sealed_end.0));
             let batch = self.next_hot(play, started)?;
             let at = batch.as_ref().map_or(next, |piece| piece.at.clamp(to, next));
-            batch.into_iter().for_each(|piece| started.ahead.push_front(piece));
+            if let Some(piece) = batch {
+                started.ahead.push_front(piece);
+            }
             (started.decoded_to, started.told) = (at, at);
             return Ok(());
         }
@@ -212,7 +214,7 @@ impl History<'_> {
                 continue;
             }
             let names = &mut started.names;
-            let decoded = self.decode(*server, &started.hours, span, &play.samples, names)?;
+            let decoded = self.decode(*server, &started.hours, span, play.samples, names)?;
             started.decoded.push((*server, decoded));
         }
         let n_bytes: usize = started.decoded.iter().map(|(_, decoded)| decoded.n_bytes()).sum();
@@ -259,17 +261,14 @@ impl History<'_> {
                 let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
                 Ok(convert::unpack(row.get(0)?, body).ok())
             })?;
-            let body = match body {
-                Some(mut body) => {
-                    if !keep_hot(&mut body, id, at, &started.hours) {
-                        continue;
-                    }
-                    Some(body)
+            let body = if let Some(mut body) = body {
+                if !keep_hot(&mut body, id, at, &started.hours) {
+                    continue;
                 }
-                None => {
-                    self.note_unreadable();
-                    None
-                }
+                Some(body)
+            } else {
+                self.note_unreadable();
+                None
             };
             started.ahead.push_back(Piece { id, server, at, complete_until, body });
         }
