@@ -146,6 +146,10 @@ impl BackupError {
             io::ErrorKind::PermissionDenied => {
                 "run the command as root or as the collector's user, who may write there"
             }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "mount it writable; under systemd name the folder: `systemctl edit gatewatch-collector`, \
+                 below [Service] ReadWritePaths=FOLDER"
+            }
             io::ErrorKind::NotFound => "check the name",
             _ => "check the disk",
         };

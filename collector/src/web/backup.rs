@@ -131,3 +131,84 @@ pub(super) async fn recheck(State(state): State<AppState>) -> Json<Rechecked> {
     let (n_cleared, n_damaged) = verify::recheck(&state.store).await;
     Json(Rechecked { n_cleared, n_damaged })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use serde_json::{Value, json};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::model::ServerId;
+    use crate::store::quarantine::{Damage, Spot};
+    use crate::web::tests::Site;
+
+    #[tokio::test]
+    async fn a_backup_is_streamed_whole_and_one_at_a_time() {
+        let site = Site::new();
+        let ask = || async {
+            let request = Request::get("/api/v1/backup")
+                .header("Authorization", format!("Bearer {}", site.admin_token()));
+            let response = site.router.clone().oneshot(request.body(Body::empty()).unwrap()).await;
+            let response = response.unwrap();
+            let status = response.status().as_u16();
+            (status, axum::body::to_bytes(response.into_body(), 16 << 20).await.unwrap())
+        };
+        let (status, bytes) = ask().await;
+        assert_eq!(status, 200);
+        let mut names = Vec::new();
+        let manifest = crate::store::backup::read_archive(&*bytes, &mut |name, from| {
+            names.push(name.to_owned());
+            Ok(crate::store::backup::pour(from, &mut std::io::sink()).unwrap())
+        });
+        assert_eq!(manifest.unwrap().members.len(), names.len());
+        assert!(names.contains(&"gatewatch.db".to_owned()), "{names:?}");
+        let turn = site.state.store.backups().take_turn().unwrap();
+        let (status, body) = ask().await;
+        assert_eq!(status, 503, "{body:?}");
+        assert!(String::from_utf8_lossy(&body).contains("another backup is being made"));
+        drop(turn);
+        assert_eq!(ask().await.0, 200);
+        assert_eq!(site.state.selfstats.backups_made.get(), 2);
+        let (status, body) = site.ask("post", "/api/v1/quarantine/check", json!({})).await;
+        assert_eq!((status, body), (200, json!({"n_cleared": 0, "n_damaged": 0})));
+    }
+
+    #[tokio::test]
+    async fn damaged_history_shows_in_health_and_metrics() {
+        let site = Site::new();
+        let health = site.get("/api/v1/health").await;
+        assert_eq!((&health["state"], &health["n_damaged"]), (&json!("ok"), &json!(0)));
+        site.add_server("web-07").await;
+        let spot = Spot {
+            file: "blocks/20261120.db".into(),
+            t0: Some(1_795_176_000),
+            metric: Some(-1),
+            server: Some(ServerId(1)),
+            part: Some(0),
+        };
+        let damage = Damage { spot, why: "its checksum does not fit".into() };
+        site.state.store.quarantine().report(damage);
+        let health = site.get("/api/v1/health").await;
+        assert_eq!(health["state"], "degraded");
+        let shown = &health["damaged"][0];
+        assert_eq!(
+            (&shown["file"], &shown["server"]),
+            (&json!("blocks/20261120.db"), &json!("web-07"))
+        );
+        assert_eq!(
+            (&shown["metric"], &shown["hour"]),
+            (&json!("counts"), &json!("2026-11-20T12:00:00.000Z"))
+        );
+        assert!(shown["fix"].as_str().unwrap().contains("from a backup"));
+        let (status, page) = site.ask("get", "/metrics", Value::Null).await;
+        assert_eq!(status, 200);
+        for line in [
+            "gatewatch_history_damaged_places 1",
+            "gatewatch_collector_history_damaged 1",
+            "gatewatch_blocks_damaged_total 1",
+        ] {
+            assert!(page.as_str().unwrap().lines().any(|l| l == line), "{line}");
+        }
+    }
+}
