@@ -1,6 +1,7 @@
 //! `backup`, `restore`, `verify`: of a running collector through its API, of one that is stopped through
 //! its data directory.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -224,8 +225,9 @@ fn restored(dir: &Path, done: &backup::Restored) -> String {
     let mut text =
         format!("{shown}: restored as it was at {made_at}, {n} files (release {release})");
     if let Some(aside) = &done.finished.aside {
-        text +=
-            &format!("\nwhat was there is in {}; remove it when it is not needed", aside.display());
+        let aside = aside.display();
+        write!(text, "\nwhat was there is in {aside}; remove it when it is not needed")
+            .expect("writing to a String cannot fail");
     }
     text + "\nstart the collector: agents send anew what they keep, the last two hours"
 }
@@ -233,19 +235,20 @@ fn restored(dir: &Path, done: &backup::Restored) -> String {
 /// `verify`; the exit code: 0 sound, 1 not.
 pub async fn verify(args: &VerifyArgs, config: &Config) -> u8 {
     let report = match &args.file {
-        Some(file) => match verify::verify_archive(file) {
-            Ok((report, _)) => report,
-            Err(error) => {
-                let failure = Failure::from(error);
-                super::say(&format!("error: {failure}"));
-                return failure.code;
-            }
-        },
+        Some(file) => verify::verify_archive(file).map(|(report, _)| report),
         None => {
             let raw_from = UnixMillis(clock::now().0 - config.retention.raw.0.as_millis() as i64);
             let report = verify::verify(&config.data_dir, raw_from);
             recheck(&config.socket).await;
-            report
+            Ok(report)
+        }
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            let failure = Failure::from(error);
+            super::say(&format!("error: {failure}"));
+            return failure.code;
         }
     };
     let text = if args.json {
@@ -285,7 +288,7 @@ fn told(report: &Report) -> String {
     let mut text: String = report.problems.iter().map(line).collect();
     let more = report.n_problems.saturating_sub(report.problems.len() as u64);
     if more > 0 {
-        text += &format!("and {more} more problems\n");
+        writeln!(text, "and {more} more problems").expect("writing to a String cannot fail");
     }
     let Report { n_files, n_bytes, n_hours, n_bodies, n_problems, .. } = report;
     text + &format!(

@@ -86,6 +86,14 @@ pub struct Member {
     pub mtime_ns: Option<i64>,
 }
 
+/// Size of a file and its SHA-256 in hexadecimal.
+pub type Sum = (u64, String);
+
+/// Whether a member is a database, of the names that [`is_member`] lets pass.
+pub(super) fn is_database(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "db")
+}
+
 /// Whether a name may stand in an archive: nothing else is ever unpacked.
 #[must_use]
 pub fn is_member(name: &str) -> bool {

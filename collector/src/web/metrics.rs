@@ -108,31 +108,32 @@ fn add_own(facts: &mut Facts, state: &AppState) {
             "The disk under the database is full, so agents keep their batches",
             own.disk_full.get(),
         ),
-        (
-            "collector_history_damaged",
-            "Packed history is damaged; the rest is served, see /api/v1/health",
-            state.store.quarantine().n() > 0,
-        ),
     ];
-    let backup = state.store.backups().state();
-    if let Some(backup) = &backup {
-        facts.faults.push((
-            "collector_backup_failing",
-            "The last backup of those made by themselves failed",
-            backup.failed_at.is_some(),
-        ));
-    }
-    facts.gauges = vec![(
-        "history_damaged_places",
-        "Places of packed history that are damaged and not served",
-        state.store.quarantine().n() as f64,
-    )];
-    if let Some(made_at) = backup.and_then(|backup| backup.made_at) {
-        let help = "When the newest backup was made of those made by themselves";
-        facts.gauges.push(("backup_made_timestamp_seconds", help, made_at.0 as f64 / 1000.0));
-    }
+    add_backups(&mut facts, &state);
     if let Some(disk) = own.disk_use.get() {
         add_disk(facts, &disk);
+    }
+}
+
+/// What is damaged, and how the backups stand.
+fn add_backups(facts: &mut Facts, state: &AppState) {
+    let n_damaged = state.store.quarantine().n();
+    facts.faults.push((
+        "collector_history_damaged",
+        "Packed history is damaged; the rest is served, see /api/v1/health",
+        n_damaged > 0,
+    ));
+    let help = "Places of packed history that are damaged and not served";
+    facts.gauges.push(("history_damaged_places", help, n_damaged as f64));
+    let Some(backup) = state.store.backups().state() else { return };
+    facts.faults.push((
+        "collector_backup_failing",
+        "The last backup of those made by themselves failed",
+        backup.failed_at.is_some(),
+    ));
+    if let Some(made_at) = backup.made_at {
+        let help = "When the newest backup was made of those made by themselves";
+        facts.gauges.push(("backup_made_timestamp_seconds", help, made_at.0 as f64 / 1000.0));
     }
 }
 

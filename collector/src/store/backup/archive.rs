@@ -11,7 +11,7 @@ use wire::UnixMillis;
 use super::copy::{self, Copy, Source};
 use super::{
     BackupError, DATABASE, FORMAT, MANIFEST, MANIFEST_BYTES_MAX, MANIFEST_SUM, Manifest, Member,
-    is_member,
+    Sum, is_database, is_member,
 };
 use crate::{ca, clock};
 
@@ -60,7 +60,7 @@ impl Archive {
         self,
         out: &mut dyn Write,
         progress: &mut Progress<'_>,
-        beside: &mut dyn FnMut(&str, &Source) -> Result<Option<Beside>, BackupError>,
+        beside: &mut KeepBeside<'_>,
     ) -> Result<Manifest, BackupError> {
         let mut tar = Tar::new(out, self.made_at);
         let mut manifest = Manifest {
@@ -77,7 +77,7 @@ impl Archive {
         for name in &self.names {
             progress(tar.n_bytes, self.n_bytes);
             self.source.check_stop()?;
-            if !name.ends_with(".db") {
+            if !is_database(name) {
                 let path = self.source.dir().join(name);
                 let mut file = File::open(&path).map_err(|e| BackupError::file(&path, &e))?;
                 let meta = file.metadata().map_err(|e| BackupError::file(&path, &e))?;
@@ -106,6 +106,13 @@ impl Archive {
     }
 }
 
+/// Takes care of a file outside of the archive; `None`: it goes into it.
+pub(super) type KeepBeside<'a> =
+    dyn FnMut(&str, &Source) -> Result<Option<Beside>, BackupError> + 'a;
+
+/// Is shown a member of an archive, and says what it was.
+pub type SeeMember<'a> = dyn FnMut(&str, &mut dyn Read) -> Result<Sum, BackupError> + 'a;
+
 /// What became of a file that is kept beside the archive.
 pub(super) enum Beside {
     /// It is there.
@@ -116,14 +123,14 @@ pub(super) enum Beside {
 
 /// A tar that is being written.
 struct Tar<'a> {
-    tar: Builder<&'a mut dyn Write>,
+    builder: Builder<&'a mut dyn Write>,
     made_at: UnixMillis,
     n_bytes: u64,
 }
 
 impl<'a> Tar<'a> {
     fn new(out: &'a mut dyn Write, made_at: UnixMillis) -> Self {
-        Self { tar: Builder::new(out), made_at, n_bytes: 0 }
+        Self { builder: Builder::new(out), made_at, n_bytes: 0 }
     }
 
     fn put(
@@ -143,7 +150,7 @@ impl<'a> Tar<'a> {
         header.set_mtime(self.made_at.second().unsigned_abs());
         header.set_size(n_bytes);
         let mut hashed = Hashed::new(from.take(n_bytes));
-        self.tar.append_data(&mut header, name, &mut hashed).map_err(|e| broken(&e))?;
+        self.builder.append_data(&mut header, name, &mut hashed).map_err(|e| broken(&e))?;
         if hashed.n_bytes != n_bytes {
             let what = format!("{name} became shorter while it was read");
             return Err(BackupError::new(what, "make the backup again"));
@@ -159,8 +166,8 @@ impl<'a> Tar<'a> {
     }
 
     fn finish(self) -> Result<(), BackupError> {
-        let out = self.tar.into_inner();
-        out.and_then(|out| out.flush()).map_err(|error| {
+        let out = self.builder.into_inner();
+        out.and_then(Write::flush).map_err(|error| {
             let mut told = BackupError::file(Path::new(""), &error);
             told.what = format!("the backup cannot be written: {error}");
             told
@@ -213,10 +220,7 @@ pub(crate) fn pour(from: impl Read, to: &mut dyn Write) -> io::Result<(u64, Stri
 /// say its size and SHA-256, then checks them all against the manifest. Any bytes are read or refused.
 ///
 /// Members that lie beside the archive are not looked at: they are in the manifest.
-pub fn read_archive(
-    from: impl Read,
-    see: &mut dyn FnMut(&str, &mut dyn Read) -> Result<(u64, String), BackupError>,
-) -> Result<Manifest, BackupError> {
+pub fn read_archive(from: impl Read, see: &mut SeeMember<'_>) -> Result<Manifest, BackupError> {
     let mut tar = tar::Archive::new(from);
     let mut found: Vec<(String, u64, String)> = Vec::new();
     let (mut text, mut sum) = (None, None);
@@ -298,7 +302,7 @@ fn manifest(text: &[u8], sum: &[u8]) -> Result<Manifest, BackupError> {
         let is_sum =
             member.sha256.len() == 64 && member.sha256.bytes().all(|b| b.is_ascii_hexdigit());
         let is_beside = member.beside.as_ref().is_none_or(|beside| {
-            member.name.ends_with(".db") && *beside == format!("files/{}.db", member.sha256)
+            is_database(&member.name) && *beside == format!("files/{}.db", member.sha256)
         });
         if !is_member(&member.name) || !is_sum || !is_beside {
             let name = &member.name;

@@ -106,7 +106,7 @@ impl Source {
         let named = target.to_string_lossy().into_owned();
         conn.execute("VACUUM INTO ?1", [named]).map_err(refused)?;
         drop(conn);
-        Ok((self.copied(target, 0)?, schema))
+        Ok((Self::copied(target, 0)?, schema))
     }
 
     /// A day or month file as it is now; `None` when it is gone. One that SQLite cannot read is taken as
@@ -118,7 +118,7 @@ impl Source {
         self.check_room(meta.len())?;
         let mtime_ns = mtime_ns(&meta);
         let target = self.scratch.join(name.replace('/', "-"));
-        match self.pages(&path, &target) {
+        match Self::pages(&path, &target) {
             Ok(()) => {}
             Err(error) if damage::is_damage(&error) => {
                 tracing::warn!(file = name, %error, "a damaged file goes into the backup as it is");
@@ -128,10 +128,10 @@ impl Source {
             Err(_) if !path.exists() => return Ok(None),
             Err(error) => return Err(BackupError::sqlite(&path, &error)),
         }
-        self.copied(target, mtime_ns).map(Some)
+        Self::copied(target, mtime_ns).map(Some)
     }
 
-    fn pages(&self, path: &Path, target: &Path) -> rusqlite::Result<()> {
+    fn pages(path: &Path, target: &Path) -> rusqlite::Result<()> {
         let from = open(path)?;
         let mut to = Connection::open(target)?;
         to.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")?;
@@ -146,7 +146,7 @@ impl Source {
         }
     }
 
-    fn copied(&self, path: PathBuf, mtime_ns: i64) -> Result<Copy, BackupError> {
+    fn copied(path: PathBuf, mtime_ns: i64) -> Result<Copy, BackupError> {
         let meta = fs::metadata(&path).map_err(|error| BackupError::file(&path, &error))?;
         Ok(Copy { path, n_bytes: meta.len(), mtime_ns })
     }

@@ -138,11 +138,12 @@ fn cut(dir: &Path, keep: Option<&PathBuf>) -> Result<u64, BackupError> {
     let path = dir.join(DATABASE);
     let known = Known::read(&path).map_err(|error| BackupError::sqlite(&path, &error))?;
     let mut n_cut = 0;
-    for name in super::copy::names(dir)?.iter().filter(|name| name.ends_with(".db")) {
+    for name in super::copy::names(dir)?.iter().filter(|name| super::is_database(name)) {
         let file = dir.join(name);
-        let done = match name.starts_with("blocks/") {
-            true => cut_day(&file, name, &known, keep),
-            false => cut_month(&file, name, &known, keep),
+        let done = if name.starts_with("blocks/") {
+            cut_day(&file, name, &known, keep)
+        } else {
+            cut_month(&file, name, &known, keep)
         };
         match done {
             Ok(n) => n_cut += n,

@@ -86,7 +86,7 @@ fn one(
     sealed: &mut Vec<Sealed>,
     report: &mut Report,
 ) -> Result<(u64, String), BackupError> {
-    if !name.ends_with(".db") {
+    if !backup::is_database(name) {
         report.n_files += 1;
         let read = backup::pour(from, &mut sink());
         return read.map_err(|error| BackupError::bad(format!("it is cut off: {error}")));
