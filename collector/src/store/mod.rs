@@ -54,6 +54,7 @@ mod kept_tests;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]
+#[path = "proof_tests.rs"]
 mod proof;
 #[cfg(test)]
 mod upset_tests;
