@@ -158,30 +158,8 @@ impl Machine {
             let kept = (-gone / span).exp();
             *load = *load * kept + busy * N_CPU * (1.0 - kept);
         }
-        self.available =
-            (self.available + dice.noise() * 2e6 * gone.sqrt()).clamp(MEMORY * 0.1, MEMORY * 0.9);
-        self.cached = (self.cached + dice.noise() * 5e5 * gone.sqrt())
-            .clamp(MEMORY * 0.02, MEMORY - self.available);
-        if self.swap > 0.0 && dice.share() < 0.01 {
-            self.swap = (self.swap + dice.noise() * 1e5).max(4096.0);
-        }
-        self.free = (self.free - dice.noise().abs() * 3e4 * gone + 2e4 * gone).clamp(1e9, DISK);
-        self.inodes = (self.inodes + dice.noise() * 1e-6).clamp(0.001, 0.999);
-        let requests = dice.count(level * 60.0 * gone);
-        let moved = requests as f64;
-        let disk = if dice.share() < 0.6 { 0 } else { dice.count(2.0 * gone) };
-        let written = dice.count((1.0 + level * 20.0) * gone);
-        for (counter, more) in self.counters.iter_mut().zip([
-            disk * 16_384,
-            written * 4096 + dice.count(gone) * 512,
-            disk + written,
-            dice.count(level * 15.0 * gone),
-            (moved * 900.0 * (1.0 + 0.2 * dice.noise())).max(0.0) as u64,
-            (moved * 24e3 * (1.0 + 0.3 * dice.noise())).max(0.0) as u64,
-            requests,
-        ]) {
-            *counter += more;
-        }
+        self.go_on(level, gone);
+        let dice = &mut self.dice;
         let resent = if dice.share() < 0.7 { 0.0 } else { 0.002 * dice.wait().min(9.0) };
         let open = dice.count(20.0 + level * 300.0) as f64;
         let pages = |bytes: f64| (bytes / 4096.0).floor() * 4096.0;
@@ -224,6 +202,35 @@ impl Machine {
             *slot = metric.to_wire(value).expect("all are in range");
         }
         row
+    }
+
+    /// Memory, disk and counters after some seconds at a load.
+    fn go_on(&mut self, level: f64, gone: f64) {
+        let dice = &mut self.dice;
+        self.available =
+            (self.available + dice.noise() * 2e6 * gone.sqrt()).clamp(MEMORY * 0.1, MEMORY * 0.9);
+        self.cached = (self.cached + dice.noise() * 5e5 * gone.sqrt())
+            .clamp(MEMORY * 0.02, MEMORY - self.available);
+        if self.swap > 0.0 && dice.share() < 0.01 {
+            self.swap = (self.swap + dice.noise() * 1e5).max(4096.0);
+        }
+        self.free = (self.free - dice.noise().abs() * 3e4 * gone + 2e4 * gone).clamp(1e9, DISK);
+        self.inodes = (self.inodes + dice.noise() * 1e-6).clamp(0.001, 0.999);
+        let requests = dice.count(level * 60.0 * gone);
+        let moved = requests as f64;
+        let disk = if dice.share() < 0.6 { 0 } else { dice.count(2.0 * gone) };
+        let written = dice.count((1.0 + level * 20.0) * gone);
+        for (counter, more) in self.counters.iter_mut().zip([
+            disk * 16_384,
+            written * 4096 + dice.count(gone) * 512,
+            disk + written,
+            dice.count(level * 15.0 * gone),
+            (moved * 900.0 * (1.0 + 0.2 * dice.noise())).max(0.0) as u64,
+            (moved * 24e3 * (1.0 + 0.3 * dice.noise())).max(0.0) as u64,
+            requests,
+        ]) {
+            *counter += more;
+        }
     }
 }
 
