@@ -188,3 +188,61 @@ fn compare(before: &BTreeMap<&str, Value>, after: &BTreeMap<&str, Value>) {
         assert_eq!(&after[what], value, "{what}");
     }
 }
+
+/// Seconds from now to this one, UTC: what the programs' clocks are ahead.
+fn ahead_of_now(text: &str) -> i64 {
+    let at: jiff::Timestamp = text.parse().expect("RFC 3339");
+    at.as_second() - now_s()
+}
+
+#[test]
+fn a_leap_day_is_a_day_of_its_own_whatever_zone_a_server_logs_in() {
+    let faketime = find_program(&["faketime"], "faketime").display().to_string();
+    let offset = format!("+{}s", ahead_of_now("2028-03-01T02:30:00Z"));
+    let agent = |name: &str, zone: &str| {
+        let zone = format!("TZ={zone}");
+        AgentSpec::new(name).wrapper(&["env", &zone, &faketime, "-f", &offset])
+    };
+    let mut fleet = Fleet::builder()
+        .agent(agent("kolkata", "Asia/Kolkata"))
+        .agent(agent("denver", "America/Denver"))
+        .batch_interval("500ms")
+        .toml(PACK_NOW)
+        .collector_wrapper(|_| {
+            let faketime = find_program(&["faketime"], "faketime").display().to_string();
+            let offset = format!("+{}s", ahead_of_now("2028-03-01T02:30:00Z"));
+            vec![faketime, "-f".to_owned(), offset]
+        })
+        .start();
+    let line = |time: &str, n: u8| {
+        format!("a.example 203.0.113.{n} - - [{time}] \"GET / HTTP/1.1\" 200 512 \"-\" \"-\"\n")
+    };
+    // The last and the first minute around midnight, UTC, as each writes them: 3 before it, 4 after.
+    for (server, before, after) in [
+        ("kolkata", "01/Mar/2028:05:29:59 +0530", "01/Mar/2028:05:30:00 +0530"),
+        ("denver", "29/Feb/2028:16:59:59 -0700", "29/Feb/2028:17:00:00 -0700"),
+    ] {
+        let lines: String = (1..=3).map(|n| line(before, n)).collect();
+        fleet.log(server).raw(lines.as_bytes());
+        let lines: String = (4..=7).map(|n| line(after, n)).collect();
+        fleet.log(server).raw(lines.as_bytes());
+    }
+    let midnight = jiff::Timestamp::from_second(1_835_481_600).expect("2028-03-01").as_second();
+    eventually("both hours are packed", LIMIT, || {
+        let n = fleet.db().n_sealed(midnight - HOUR..midnight + HOUR)?;
+        if n == 2 { Ok(()) } else { Err(format!("{n}")) }
+    });
+    for day in ["20280229.db", "20280301.db"] {
+        assert!(fleet.data_dir().join("blocks").join(day).is_file(), "{day}");
+    }
+    for server in ["kolkata", "denver"] {
+        for (from, n) in [(midnight - HOUR, 3), (midnight, 4)] {
+            let span = format!("from={}&to={}", rfc(from), rfc(from + HOUR));
+            eventually("every request is in its hour", LIMIT, || {
+                let counts = get(&fleet, &format!("/api/v1/counts?server={server}&{span}"));
+                let found = counts["sites"]["a.example"]["200"].as_u64();
+                if found == Some(n) { Ok(()) } else { Err(format!("{server} {from}: {counts}")) }
+            });
+        }
+    }
+}

@@ -109,7 +109,7 @@ fn add_own(facts: &mut Facts, state: &AppState) {
             own.disk_full.get(),
         ),
     ];
-    add_backups(&mut facts, &state);
+    add_backups(facts, state);
     if let Some(disk) = own.disk_use.get() {
         add_disk(facts, &disk);
     }
