@@ -234,14 +234,13 @@ fn restored(dir: &Path, done: &backup::Restored) -> String {
 
 /// `verify`; the exit code: 0 sound, 1 not.
 pub async fn verify(args: &VerifyArgs, config: &Config) -> u8 {
-    let report = match &args.file {
-        Some(file) => verify::verify_archive(file).map(|(report, _)| report),
-        None => {
-            let raw_from = UnixMillis(clock::now().0 - config.retention.raw.0.as_millis() as i64);
-            let report = verify::verify(&config.data_dir, raw_from);
-            recheck(&config.socket).await;
-            Ok(report)
-        }
+    let report = if let Some(file) = &args.file {
+        verify::verify_archive(file).map(|(report, _)| report)
+    } else {
+        let raw_from = UnixMillis(clock::now().0 - config.retention.raw.0.as_millis() as i64);
+        let report = verify::verify(&config.data_dir, raw_from);
+        recheck(&config.socket).await;
+        Ok(report)
     };
     let report = match report {
         Ok(report) => report,

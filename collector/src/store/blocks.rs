@@ -263,6 +263,7 @@ impl DayFile {
 
     /// Writes hours of servers in one transaction; what the same part had of them is replaced. Returns
     /// the bytes of their bodies.
+    #[cfg(test)]
     pub(crate) fn put(&mut self, hours: &[(Place, ServerHour)]) -> Result<u64, BlockError> {
         let encode = |(place, hour): &(Place, ServerHour)| Encoded::new(*place, hour, &Vec::new());
         let encoded: Vec<Encoded> = hours.iter().map(encode).collect();
@@ -477,6 +478,7 @@ impl DayFile {
     }
 
     /// Everything a part holds of one server.
+    #[cfg(test)]
     pub(crate) fn server_hour(&self, place: Place) -> Result<ServerHour, BlockError> {
         let mut hour = ServerHour {
             columns: Vec::new(),

@@ -256,7 +256,9 @@ mod tests {
             Head { id, server: ServerId(server), at, t_min: at, t_max: at }
         };
         let all = [head(1, 1, 5), head(2, 2, 6), head(3, 1, 7)];
-        all.iter().for_each(|head| index.add(head));
+        for head in &all {
+            index.add(head);
+        }
         assert_eq!((index.ids(ServerId(1)), index.ids(ServerId(3))), (vec![1, 3], vec![]));
         index.sealed(NOW, 2, UnixMillis::from_second(NOW + 4000));
         let waiting =

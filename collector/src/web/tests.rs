@@ -224,7 +224,8 @@ async fn what_failing_requests_have_in_common_has_its_shape() {
         json!({
             "before_from": "2026-11-20T11:00:00.000Z", "from": "2026-11-20T12:00:00.000Z",
             "to": "2026-11-20T12:15:00.000Z", "by": ["server", "site", "pool"], "n": 0,
-            "n_failed": 0, "n_batches_unreadable": 0, "complete": true, "found": []
+            "n_failed": 0, "n_batches_unreadable": 0, "complete": true, "found": [], "cut": null,
+            "holes": []
         })
     );
 }

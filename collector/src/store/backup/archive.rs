@@ -111,7 +111,7 @@ pub(super) type KeepBeside<'a> =
     dyn FnMut(&str, &Source) -> Result<Option<Beside>, BackupError> + 'a;
 
 /// Is shown a member of an archive, and says what it was.
-pub type SeeMember<'a> = dyn FnMut(&str, &mut dyn Read) -> Result<Sum, BackupError> + 'a;
+pub(super) type SeeMember<'a> = dyn FnMut(&str, &mut dyn Read) -> Result<Sum, BackupError> + 'a;
 
 /// What became of a file that is kept beside the archive.
 pub(super) enum Beside {

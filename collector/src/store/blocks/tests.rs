@@ -204,7 +204,9 @@ fn the_file_of_another_day_or_of_another_kind_is_refused() {
 fn numbers_that_ask_for_much_memory_are_refused() {
     let ticks = |numbers: &[u64]| {
         let mut bytes = Vec::new();
-        numbers.iter().for_each(|number| put_varint(&mut bytes, *number));
+        for number in numbers {
+            put_varint(&mut bytes, *number);
+        }
         bytes
     };
     for (numbers, n) in [

@@ -13,7 +13,8 @@ use crate::model::{ServerId, SiteId};
 
 impl History<'_> {
     /// Requests whose second lies in `from_s..to_s`, by site and status. Sealed requests are known by the
-    /// ten seconds they were in, which count when they begin in that time; gateway errors by the second.
+    /// ten seconds they were in, which count when they begin in that time; gateway errors by the second. Before the
+    /// first sample that is kept they are known by the hour.
     pub fn counts(
         &self,
         server: ServerId,
@@ -30,6 +31,12 @@ impl History<'_> {
         let rows = read::sites(self.conn, server)?;
         let names: BTreeMap<SiteId, String> =
             rows.into_iter().map(|row| (row.site, row.name)).collect();
+        let name = |site: SiteId| names.get(&site).map_or("a forgotten site", String::as_str);
+        self.counts_before(server, (from_s, to_s), &mut |site, status, n| {
+            if n > 0 {
+                counts::add_one(&mut sites, name(site), status.into(), n);
+            }
+        })?;
         for (t0, sealed) in &hours.0 {
             if !self.goes_on() {
                 break;
@@ -44,8 +51,7 @@ impl History<'_> {
                     if !(from_s..to_s).contains(&(t0 + i64::from(count.second))) {
                         continue;
                     }
-                    let name = names.get(&count.site).map_or("a forgotten site", String::as_str);
-                    counts::add_one(&mut sites, name, count.status.into(), count.n);
+                    counts::add_one(&mut sites, name(count.site), count.status.into(), count.n);
                 }
             }
         }

@@ -9,15 +9,15 @@ use wire::catalog::{Kind, Metric};
 
 use super::super::blocks::{BlockError, Column, Place};
 use super::super::hours::{HOUR_S, Month, hour_of};
-use super::super::quarantine::Damage;
+use super::super::quarantine::{COUNTS, Damage};
 use super::super::rollup::month::{Cell, MonthFile};
-use super::super::rollup::rolled::{Rolled, merge_parts};
+use super::super::rollup::rolled::{BAD_MINUTES, Rolled, merge_parts};
 use super::super::sketch;
 use super::catalog::{Known, unit};
 use super::steps::{Point, Steps};
 use super::top::Best;
 use super::{Contest, History, Ranked, Ranking, Stat, Wanted, Why, file_of};
-use crate::model::ServerId;
+use crate::model::{ServerId, SiteId};
 
 /// Longest time that is ranked from every sample.
 const SAMPLES_SPAN_MS: i64 = 14 * 86_400_000;
@@ -69,6 +69,40 @@ impl History<'_> {
         }
         steps.points.sort_by_key(|point| point.at);
         Ok(())
+    }
+
+    /// Adds the requests of one server in the hours before the first sample that is kept: of hours that
+    /// begin in `from_s..to_s`, by site and status or derived counter.
+    pub(super) fn counts_before(
+        &self,
+        server: ServerId,
+        (from_s, to_s): (i64, i64),
+        add: &mut dyn FnMut(SiteId, u16, u64),
+    ) -> rusqlite::Result<()> {
+        let hours = from_s..self.first_sample()?.unwrap_or(i64::MAX).min(to_s);
+        if hours.is_empty() {
+            return Ok(());
+        }
+        self.months(&hours, &mut |file| {
+            for day in file.days(&hours) {
+                let sites = match file.sites_day(day, server) {
+                    Ok(sites) => sites.unwrap_or_default(),
+                    Err(error) => {
+                        let cell = Cell { t0: day.first_second(), metric: COUNTS, server };
+                        self.bad_day(cell, &error);
+                        continue;
+                    }
+                };
+                for (site, status, numbers) in
+                    sites.iter().filter(|(_, key, _)| *key != BAD_MINUTES)
+                {
+                    let starts = (0..).map(|hour| day.first_second() + hour * HOUR_S);
+                    let of_time = numbers.iter().zip(starts).filter(|(_, t0)| hours.contains(t0));
+                    add(site, status, of_time.map(|(n, _)| *n).fold(0, u64::saturating_add));
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The ranking from hourly sums: of a time that is longer than 14 days, or that begins before the

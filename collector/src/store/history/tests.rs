@@ -377,7 +377,9 @@ async fn tell_with_sites(store: &Store, story: &Story) -> Model {
     // Site 1 is that of server 1: the other one has no requests, only samples.
     for (server, _, values) in &mut story.sent {
         if *server == 2 {
-            values.iter_mut().for_each(|value| (value.1, value.2) = (0, 0));
+            for value in values.iter_mut() {
+                (value.1, value.2) = (0, 0);
+            }
         }
     }
     let site = "INSERT INTO site(site_id, server_id, host) VALUES (1, 1, 'a.example')";
@@ -397,7 +399,7 @@ async fn across_midnight() -> (tempfile::TempDir, Store) {
         let at: Vec<u16> = (0..360).map(|n| n * 10).collect();
         let values = (0..360).map(|n| hour * 360 + n).collect();
         let columns = vec![Column { metric: 5, at, values }];
-        put(&dir.path().to_owned(), t0, 0, &[(1, ServerHour { columns, ..ServerHour::default() })]);
+        put(dir.path(), t0, 0, &[(1, ServerHour { columns, ..ServerHour::default() })]);
         note_sealed(&store, t0, 0, 1).await;
     }
     for n in 0..180 {
@@ -696,6 +698,38 @@ async fn where_samples_are_kept_no_more_hourly_sums_are_told_and_said_to_be_such
             (1800, if stat == "p50" { 0.01 } else { 0.0 })
         );
     }
+}
+
+#[tokio::test]
+async fn requests_of_days_whose_samples_left_are_told_from_their_sums() {
+    use super::super::rollup::month::{MonthFile, Rows};
+    use super::super::rollup::rolled::SitesDay;
+
+    let (dir, store) = across_midnight().await;
+    let counts = |from: i64, to: i64| {
+        let span = (START + from, START + to);
+        store.history(Limits::default(), move |history| history.counts(ServerId(1), span))
+    };
+    let of = |told: Told<BTreeMap<String, BTreeMap<String, u64>>>| {
+        assert_eq!(told.notes, Notes::default());
+        told.value.into_values().next().unwrap_or_default()
+    };
+    let kept = of(counts(0, 86_400).await.unwrap());
+    let day = Day::of(START - 86_400).unwrap();
+    let from = day.first_second() - START;
+    let mut sites = SitesDay::default();
+    let count = |status, second, n| SiteCount { site: SiteId(1), status, second, n };
+    sites.add(0, &[count(200, 0, 10), count(502, 61, 3)]);
+    sites.add(5, &[count(200, 3590, 7), count(1000, 7, 2)]);
+    let rows = Rows { series: Vec::new(), sites: vec![(ServerId(1), sites)] };
+    MonthFile::create(dir.path(), day.month()).unwrap().put(day, &rows).unwrap();
+    let first = of(counts(from, from + 3600).await.unwrap());
+    assert_eq!(first, BTreeMap::from([("200".to_owned(), 10), ("502".to_owned(), 3)]));
+    let second = of(counts(from + 1, from + 6 * 3600).await.unwrap());
+    assert_eq!(second["200"], 7, "hours that begin in that time");
+    assert_eq!(second.values().sum::<u64>(), 9, "minutes with errors are no requests");
+    let all = of(counts(from, 86_400).await.unwrap());
+    assert_eq!(all["200"], kept["200"] + 17, "then come the requests that are kept one by one");
 }
 
 #[tokio::test]

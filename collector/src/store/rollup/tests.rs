@@ -108,7 +108,7 @@ impl Site {
         found
     }
 
-    async fn break_block(&self, t0: i64, table: &str) {
+    fn break_block(&self, t0: i64, table: &str) {
         let path = self.path().join(Day::of(t0).unwrap().file());
         let conn = Connection::open(path).unwrap();
         let sql =
@@ -202,7 +202,7 @@ async fn a_damaged_block_is_left_out_and_told_and_what_was_known_of_it_stays() {
     for ix in 0..2 {
         site.seal(T0 + ix * HOUR_S, 0, &[(WEB, one.clone()), (ServerId(8), one.clone())]).await;
     }
-    site.break_block(T0, "block").await;
+    site.break_block(T0, "block");
     site.pass(T0 + 2 * DAY_S).await;
     let sum = |server, hour| (server, hour, 1, 100, 100, 100);
     assert_eq!(site.hours(1), [sum(7, 1), sum(8, 0), sum(8, 1)]);
@@ -210,7 +210,7 @@ async fn a_damaged_block_is_left_out_and_told_and_what_was_known_of_it_stays() {
 
     // The second hour breaks after it was summed up; something late has the day summed up again.
     for table in ["block", "site_block"] {
-        site.break_block(T0 + HOUR_S, table).await;
+        site.break_block(T0 + HOUR_S, table);
     }
     site.seal(T0 + 2 * HOUR_S, 0, &[(WEB, one)]).await;
     site.pass(T0 + 2 * DAY_S).await;

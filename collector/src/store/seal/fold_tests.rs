@@ -27,7 +27,9 @@ fn site(name: &str) -> v1::Site {
 fn fold(batches: &[(Head, BatchBody)], hour: i64) -> Folded {
     let sites = sites();
     let mut fold = Fold::new(T0 + hour * HOUR_S, &sites);
-    batches.iter().for_each(|(head, body)| fold.add(head, body));
+    for (head, body) in batches {
+        fold.add(head, body);
+    }
     fold.finish()
 }
 
@@ -99,7 +101,10 @@ fn ticks(series: &[(&str, &str)], ticks: &[(i64, &[(u32, i64)])]) -> BatchBody {
     }
 }
 
-fn samples(folded: &Folded) -> Vec<(&str, &str, Vec<(u16, i64)>)> {
+/// Metric, attribute, and the samples by second.
+type Told<'a> = (&'a str, &'a str, Vec<(u16, i64)>);
+
+fn samples(folded: &Folded) -> Vec<Told<'_>> {
     let mut all = Vec::new();
     for series in &folded.series {
         all.push((series.metric.name, series.attribute.as_str(), series.samples.clone()));

@@ -1,5 +1,6 @@
 //! Checks one day file: every body, and that it has what the database says.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -180,18 +181,26 @@ impl Look<'_> {
         let rows = query.query_map([t0], |row| {
             Ok(Place { t0, server: ServerId(row.get(0)?), part: row.get(1)? })
         })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut places = rows.collect::<Result<BTreeSet<_>, _>>()?;
+        // A row that damage hides is known by the list of its part; a list that is broken is told of.
+        for part in 0..self.file.parts(t0)? {
+            let servers = self.file.servers(t0, part).unwrap_or_default();
+            places.extend(servers.into_iter().map(|server| Place { t0, server, part }));
+        }
+        Ok(places.into_iter().collect())
     }
 
     /// What a part has of a server beside its columns, and that no column is gone.
     fn place(&mut self, place: Place) {
         self.report.n_bodies += 4;
+        let metrics = match self.file.metrics(place) {
+            Ok(metrics) => metrics,
+            // It says what else there should be: nothing else can be told of this server.
+            Err(error) => return self.tell_place(place, "list of metrics", words(&error)),
+        };
         let counts = self.file.counts(place).err().map(|error| ("counts", words(&error)));
         let events = self.file.events(place).err().map(|error| ("events", words(&error)));
-        let listed = match self.file.metrics(place) {
-            Ok(metrics) => self.missing(place, &metrics).map(|what| ("list of metrics", what)),
-            Err(error) => Some(("list of metrics", words(&error))),
-        };
+        let listed = self.missing(place, &metrics).map(|what| ("list of metrics", what));
         let cover = self.file.cover(place).err().map(|error| ("list of batches", words(&error)));
         for (body, what) in [counts, events, cover, listed].into_iter().flatten() {
             self.tell_place(place, body, what);
