@@ -60,6 +60,8 @@ case " $* " in
         export BENCH_DIST="$PWD/target/dist/gatewatch-agent"
         ;;
 esac
+# Each agent of the rows about many of them is an open file, on both sides.
+ulimit -n "$(ulimit -Hn)"
 # Logs of rows that write while they measure, on the disk logs are on.
 mkdir -p target/bench/tmp
 export TMPDIR="$PWD/target/bench/tmp"
