@@ -6,9 +6,6 @@ use wire::UnixMillis;
 use super::{HotRow, SiteRow};
 use crate::model::{ServerId, SiteId};
 
-/// Furthest a server's clock may be ahead for what it sends to be believed, and some more.
-const CLOCK_LEAD_MS: i64 = 10 * 60_000;
-
 /// Batches after position `after`, in order of commit: at most `n_max`, at most about `bytes_max`.
 pub fn hot_after(
     conn: &Connection,
@@ -93,49 +90,6 @@ pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
     rows.collect()
 }
 
-/// A stored batch as [`hot_between`] shows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Hot<'a> {
-    /// Name of its server.
-    pub server: &'a str,
-    /// First and last event, on the server's clock.
-    pub events: (UnixMillis, UnixMillis),
-    /// As `Batch.codec`.
-    pub codec: u32,
-    /// Its body.
-    pub body: &'a [u8],
-}
-
-/// Shows `see` every stored batch with events in `from..to` on the collector's clock, where clocks of
-/// servers are off by at most `clock_off_ms`; so also others, of servers whose clock is right.
-///
-/// Cost: of batches that came before `from` only a few are looked at: they are in order of arrival,
-/// and what came before an event is over cannot hold it, but for the lead a server's clock may have.
-pub fn hot_between(
-    conn: &Connection,
-    (from, to): (UnixMillis, UnixMillis),
-    clock_off_ms: u64,
-    see: &mut dyn FnMut(Hot<'_>),
-) -> Result<()> {
-    let first = first_after(conn, UnixMillis(from.0.saturating_sub(CLOCK_LEAD_MS)))?;
-    let mut query = conn.prepare_cached(
-        "SELECT server.name, t_min, t_max, codec, body FROM hot JOIN server USING(server_id)
-         WHERE id >= ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
-    )?;
-    let slack = clock_off_ms.saturating_add(1000);
-    let (from, to) = (from.0.saturating_sub_unsigned(slack), to.0.saturating_add_unsigned(slack));
-    let mut rows = query.query(params![first, from, to])?;
-    while let Some(row) = rows.next()? {
-        see(Hot {
-            server: row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?,
-            events: (UnixMillis(row.get(1)?), UnixMillis(row.get(2)?)),
-            codec: row.get(3)?,
-            body: row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?,
-        });
-    }
-    Ok(())
-}
-
 /// The first batch that came at `at` or later, by halving the range of ids: batches are stored nearly
 /// in order of arrival, so it takes no index and no walk over the table. The collector's clock may
 /// have been set back now and then, which moves it by as much.
@@ -157,29 +111,6 @@ pub fn first_after(conn: &Connection, at: UnixMillis) -> Result<i64> {
         }
     }
     Ok(low)
-}
-
-/// Shows `see` codec and body of every stored batch of one server with events in `from..to`.
-///
-/// Cost: scans the table; batches of other servers are skipped without reading their bodies.
-pub fn hot_of(
-    conn: &Connection,
-    server: ServerId,
-    from: UnixMillis,
-    to: UnixMillis,
-    see: &mut dyn FnMut(u32, &[u8]),
-) -> Result<()> {
-    // A batch's range is in milliseconds, its counts in seconds: a second's slack on both sides.
-    let mut query = conn.prepare_cached(
-        "SELECT codec, body FROM hot WHERE server_id = ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
-    )?;
-    let (from, to) = (from.0.saturating_sub(1000), to.0.saturating_add(1000));
-    let mut rows = query.query(params![server.0, from, to])?;
-    while let Some(row) = rows.next()? {
-        let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-        see(row.get(0)?, body);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl History<'_> {
     pub(super) fn top_of_hours(&self, contest: &Contest) -> rusqlite::Result<Option<Ranking>> {
         let first = self.first_sample()?.unwrap_or(i64::MAX);
         let hours = hour_of(contest.from.second())..contest.to.second();
-        let is_long = contest.to.0.saturating_sub(contest.from.0) > SAMPLES_SPAN_MS;
+        let begin = contest.from.max(UnixMillis::from_second(first));
+        let is_long = contest.to.0.saturating_sub(begin.0) > SAMPLES_SPAN_MS;
         if !is_long && (hours.start >= first || !self.has_months(&(hours.start..first))?) {
             return Ok(None);
         }

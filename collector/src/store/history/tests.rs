@@ -612,6 +612,14 @@ async fn the_fleet_is_ranked_from_all_samples_late_parts_and_hot_ones_too() {
     let found = top(&store, contest("max", STEAL, 0, 7200, 1)).await;
     assert_eq!(found, [("web-1".into(), 1.0, 101)]);
     let long = contest("max", STEAL, -86_400, 7200, 1);
+    let told = store.history(Limits::default(), {
+        let long = long.clone();
+        move |history| history.top(&long)
+    });
+    let told = told.await.unwrap();
+    assert_eq!((told.value.top[0].value, told.value.to), (1.0, self::at(7200)), "all there is");
+    put(dir.path(), START - 7 * 3600, 0, &[]);
+    note_sealed(&store, START - 7 * 3600, 0, 1).await;
     let told = store.history(Limits::default(), move |history| history.top(&long)).await.unwrap();
     assert_eq!(told.value.top[0].value, 0.9);
     assert_eq!(told.value.to, self::at(3600), "it says how far it looked");

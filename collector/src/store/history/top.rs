@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 use wire::catalog::{Kind, Metric};
 
-use super::super::blocks::{BlockError, Raw};
-use super::super::hours::hour_of;
+use super::super::blocks::{BlockError, Raw, Summary};
+use super::super::hours::{HOUR_S, hour_of};
 use super::super::quarantine::Damage;
 use super::catalog::{Known, unit};
 use super::samples::{put, rescaled, seconds};
@@ -21,6 +21,8 @@ use crate::model::ServerId;
 const HOT_SPAN_MS: i64 = 6 * 3_600_000;
 /// Clocks of servers are believed up to an hour off.
 const CLOCK_OFF_MS: u64 = 3_600_000;
+/// Samples of a series in an hour, as a rule.
+const SAMPLES_AN_HOUR: usize = 360;
 /// Servers whose values are kept at once, at least and at most.
 const SERVERS_AT_ONCE: (usize, usize) = (16, 4096);
 
@@ -88,7 +90,8 @@ pub struct Ranking {
     /// Begin of what was looked at.
     #[serde(with = "wire::rfc3339")]
     pub from: UnixMillis,
-    /// Its end: before what was asked for when the newest hours are not packed yet and the time is long.
+    /// Its end: before what was asked for when the newest hours are not packed yet and the time is long;
+    /// what came late for others counts once it is packed too.
     #[serde(with = "wire::rfc3339")]
     pub to: UnixMillis,
     /// What was read: `samples`, or `hours` where samples are kept no more.
@@ -107,8 +110,8 @@ struct Tally {
     n: u64,
     max: f64,
     sum: f64,
-    /// Only for percentiles.
-    values: Vec<f64>,
+    /// Only for percentiles: levels as they are stored, rates by [`order_key`]; both in their order.
+    keys: Vec<i64>,
 }
 
 /// Series with the values they were judged by, the highest kept.
@@ -148,10 +151,14 @@ impl History<'_> {
         let (from, mut to) = (contest.from, contest.to);
         let mut hours = self.hours(from, to)?;
         let mut hot = HotSamples::new();
-        if to.0.saturating_sub(from.0) <= HOT_SPAN_MS {
+        // Before the oldest there is nothing to read.
+        let begin = super::oldest(self.conn)?.map_or(to, |oldest| oldest.max(from));
+        if to.0.saturating_sub(begin.0) <= HOT_SPAN_MS {
             hot = self.hot_samples(contest, &hours)?;
         } else if let Some((t0, _)) = hours.0.last_key_value() {
-            to = to.min(UnixMillis::from_second(t0 + 3600));
+            to = to.min(UnixMillis::from_second(t0 + HOUR_S));
+        } else {
+            self.cut("nothing of that time is packed yet: ask for six hours or less");
         }
         let columns = self.columns(contest.metric.name, None)?;
         let mut by_attribute: BTreeMap<&str, Vec<&Known>> = BTreeMap::new();
@@ -192,7 +199,11 @@ impl History<'_> {
         best: &mut Best,
     ) -> rusqlite::Result<()> {
         let is_percentile = matches!(contest.stat, Stat::Percentile(_));
-        let bytes = if is_percentile { hours.0.len().max(1) * 360 * size_of::<f64>() } else { 256 };
+        let bytes = if is_percentile {
+            hours.0.len().max(1) * SAMPLES_AN_HOUR * size_of::<i64>()
+        } else {
+            256
+        };
         let at_once = (self.limits.n_bytes / bytes).clamp(SERVERS_AT_ONCE.0, SERVERS_AT_ONCE.1);
         let servers: Vec<ServerId> = contest.servers.keys().copied().collect();
         let mut all: BTreeMap<i64, u32> = hours.0.iter().map(|(t0, of)| (*t0, of.parts)).collect();
@@ -200,7 +211,7 @@ impl History<'_> {
             all.entry(hour_of(*second)).or_default();
         }
         for some in servers.chunks(at_once) {
-            let mut tallies: BTreeMap<ServerId, (Values, Tally)> = BTreeMap::new();
+            let mut tallies = Tallies::new(contest, all.len());
             for (t0, parts) in &all {
                 if !self.goes_on() {
                     // Half of the time would be judged as if it were all.
@@ -216,8 +227,8 @@ impl History<'_> {
                 };
                 self.top_of_hour(&mut hour, columns, some)?;
             }
-            for (server, (_, tally)) in tallies {
-                let Some(value) = tally.judged(contest.stat) else { continue };
+            for (server, (_, tally)) in tallies.of {
+                let Some(value) = tally.judged(contest) else { continue };
                 let name = contest.servers.get(&server).cloned().unwrap_or_default();
                 let attribute = attribute.to_owned();
                 best.add(Ranked { server: name, attribute, value: value.0, n: value.1 });
@@ -228,7 +239,7 @@ impl History<'_> {
 
     fn top_of_hour(
         &self,
-        hour: &mut HourOf<'_>,
+        hour: &mut HourOf<'_, '_>,
         columns: &[&Known],
         servers: &[ServerId],
     ) -> rusqlite::Result<()> {
@@ -245,9 +256,8 @@ impl History<'_> {
             }
         }
         for (server, seconds) in several {
-            for (second, value) in seconds {
-                hour.add(server, second, value);
-            }
+            let of = seconds.range(hour.span.0..hour.span.1.max(hour.span.0));
+            hour.tallies.add(server, of.map(|(second, value)| (*second, *value)));
         }
         Ok(())
     }
@@ -255,7 +265,7 @@ impl History<'_> {
     /// Takes the columns of one hour that are alone; the samples of others are put into `several`.
     fn sealed_columns(
         &self,
-        hour: &mut HourOf<'_>,
+        hour: &mut HourOf<'_, '_>,
         columns: &[&Known],
         servers: &[ServerId],
         several: &mut BTreeMap<ServerId, Seconds>,
@@ -331,67 +341,107 @@ impl History<'_> {
 }
 
 /// One hour of one attribute.
-struct HourOf<'a> {
-    contest: &'a Contest,
+struct HourOf<'a, 'c> {
+    contest: &'c Contest,
     t0: i64,
     parts: u32,
     /// Seconds that count.
     span: (i64, i64),
     hot: &'a BTreeMap<ServerId, Seconds>,
-    tallies: &'a mut BTreeMap<ServerId, (Values, Tally)>,
+    tallies: &'a mut Tallies<'c>,
 }
 
-impl HourOf<'_> {
+impl HourOf<'_, '_> {
     fn has_hot(&self, server: ServerId) -> bool {
         let hot = self.hot.get(&server);
         hot.is_some_and(|hot| hot.range(self.t0..self.t0 + 3600).next().is_some())
     }
 
-    fn tally(&mut self, server: ServerId) -> &mut (Values, Tally) {
-        let fresh = || (Values::new(self.contest.metric), Tally::default());
-        self.tallies.entry(server).or_insert_with(fresh)
-    }
-
     /// Takes a column that is alone. Highest and mean of a level need no value of it.
     fn take(&mut self, raw: &Raw<'_>, scale: f64) -> Result<(), BlockError> {
-        let contest = self.contest;
+        let metric = self.contest.metric;
         let is_whole = self.span.0 <= self.t0 && self.t0 + 3600 <= self.span.1;
-        let is_percentile = matches!(contest.stat, Stat::Percentile(_));
-        let (low, high) = contest.metric.range;
-        let in_range = |value: i64| (low..=high).contains(&(value as f64 / scale));
         let summary = raw.summary;
-        let is_sound = in_range(summary.min)
-            && in_range(summary.max)
-            && (i64::MIN + 1..i64::MAX).contains(&summary.sum);
-        if is_whole && !is_percentile && contest.metric.kind == Kind::Gauge && is_sound {
+        let is_level = metric.kind == Kind::Gauge && self.is_in_range(&summary, scale);
+        let is_percentile = matches!(self.contest.stat, Stat::Percentile(_));
+        if is_level && is_whole && !is_percentile {
             raw.check()?;
-            let tally = &mut self.tally(raw.place.server).1;
-            tally.add_all(summary.n, summary.max as f64 / scale, summary.sum as f64 / scale);
-            return Ok(());
+            if (i64::MIN + 1..i64::MAX).contains(&summary.sum) {
+                let (max, sum) = (summary.max as f64 / scale, summary.sum as f64 / scale);
+                self.tallies.tally(raw.place.server).1.add_all(summary.n, max, sum);
+                return Ok(());
+            }
         }
         let column = raw.column()?;
-        for (at, value) in column.at.iter().zip(&column.values) {
-            let value = rescaled(*value, scale, contest.metric.scale);
-            self.add(raw.place.server, self.t0 + i64::from(*at), value);
+        let second = |at: &u16| self.t0 + i64::from(*at);
+        let first = column.at.partition_point(|at| second(at) < self.span.0);
+        let end = column.at.partition_point(|at| second(at) < self.span.1).max(first);
+        let (at, values) = (&column.at[first..end], &column.values[first..end]);
+        let values = values.iter().map(|value| rescaled(*value, scale, metric.scale));
+        if is_level && is_percentile {
+            let tally = &mut self.tallies.tally(raw.place.server).1;
+            tally.n += values.len() as u64;
+            tally.keys.extend(values);
+        } else {
+            self.tallies.add(raw.place.server, at.iter().map(second).zip(values));
         }
         Ok(())
     }
 
-    fn add(&mut self, server: ServerId, second: i64, scaled: i64) {
-        if (self.span.0..self.span.1).contains(&second) {
-            let is_percentile = matches!(self.contest.stat, Stat::Percentile(_));
-            add(self.tally(server), second, scaled, is_percentile);
+    /// Whether no value of a column is nonsense: scales and the range keep the order of values.
+    fn is_in_range(&self, summary: &Summary, scale: f64) -> bool {
+        let metric = self.contest.metric;
+        [summary.min, summary.max]
+            .iter()
+            .all(|value| metric.from_wire(rescaled(*value, scale, metric.scale)).is_some())
+    }
+}
+
+/// What the servers of one attribute are judged by.
+struct Tallies<'a> {
+    contest: &'a Contest,
+    /// Samples of a server, as a rule.
+    n_usual: usize,
+    of: BTreeMap<ServerId, (Values, Tally)>,
+}
+
+impl<'a> Tallies<'a> {
+    fn new(contest: &'a Contest, n_hours: usize) -> Self {
+        let is_percentile = matches!(contest.stat, Stat::Percentile(_));
+        let n_usual = if is_percentile { n_hours * SAMPLES_AN_HOUR } else { 0 };
+        Self { contest, n_usual, of: BTreeMap::new() }
+    }
+
+    fn tally(&mut self, server: ServerId) -> &mut (Values, Tally) {
+        let keys = || Vec::with_capacity(self.n_usual);
+        let fresh =
+            || (Values::new(self.contest.metric), Tally { keys: keys(), ..Tally::default() });
+        self.of.entry(server).or_insert_with(fresh)
+    }
+
+    /// Adds samples by second, in order of time.
+    fn add(&mut self, server: ServerId, samples: impl Iterator<Item = (i64, i64)>) {
+        let keep = matches!(self.contest.stat, Stat::Percentile(_));
+        let kind = self.contest.metric.kind;
+        let (values, tally) = self.tally(server);
+        for (second, scaled) in samples {
+            let Some(value) = values.next(second, scaled) else { continue };
+            tally.add_all(1, value, value);
+            if keep {
+                tally.keys.push(if kind == Kind::Gauge { scaled } else { order_key(value) });
+            }
         }
     }
 }
 
-fn add((values, tally): &mut (Values, Tally), second: i64, scaled: i64, keep: bool) {
-    if let Some(value) = values.next(second, scaled) {
-        tally.add_all(1, value, value);
-        if keep {
-            tally.values.push(value);
-        }
-    }
+/// A value as an integer of the same order, and the other way round, by their bits.
+fn order_key(value: f64) -> i64 {
+    swap(value.to_bits().cast_signed())
+}
+
+/// What is negative is turned over but for its sign.
+fn swap(bits: i64) -> i64 {
+    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
 
 impl Tally {
@@ -402,16 +452,20 @@ impl Tally {
     }
 
     /// What the series is judged by, and of how many samples; `None` without any.
-    fn judged(mut self, stat: Stat) -> Option<(f64, u64)> {
+    fn judged(mut self, contest: &Contest) -> Option<(f64, u64)> {
         let n = self.n;
-        let value = match stat {
+        let value = match contest.stat {
             _ if n == 0 => return None,
             Stat::Max => self.max,
             Stat::Avg => self.sum / n as f64,
             Stat::Percentile(percent) => {
                 // Nearest rank: the smallest value that so many do not exceed.
-                let rank = (self.values.len() * usize::from(percent)).div_ceil(100).max(1) - 1;
-                *self.values.select_nth_unstable_by(rank, f64::total_cmp).1
+                let rank = (self.keys.len() * usize::from(percent)).div_ceil(100).max(1) - 1;
+                let key = *self.keys.select_nth_unstable(rank).1;
+                match contest.metric.kind {
+                    Kind::Gauge => contest.metric.from_wire(key)?,
+                    Kind::Counter => f64::from_bits(swap(key).cast_unsigned()),
+                }
             }
         };
         Some((value, n))
@@ -424,22 +478,46 @@ mod tests {
 
     #[test]
     fn percentiles_are_the_nearest_rank() {
-        let check = |n: u64, stat: &str, want: f64| {
-            let mut tally = Tally::default();
-            for value in (1..=n).rev() {
-                tally.add_all(1, value as f64, value as f64);
-                tally.values.push(value as f64);
-            }
-            assert_eq!(tally.judged(Stat::named(stat).unwrap()), Some((want, n)), "{stat} of {n}");
+        let check = |metric: &str, n: u64, stat: &str, want: f64| {
+            let contest = Contest {
+                metric: wire::catalog::find(metric).unwrap(),
+                stat: Stat::named(stat).unwrap(),
+                from: UnixMillis(0),
+                to: UnixMillis(0),
+                k: 1,
+                servers: BTreeMap::new(),
+            };
+            let (mut tallies, mut total) = (Tallies::new(&contest, 1), 0);
+            // The first of a counter has no rate.
+            let is_counter = contest.metric.kind == Kind::Counter;
+            let samples = (0..n + u64::from(is_counter)).map(|ix| {
+                let value = if is_counter { total } else { n - ix };
+                total += n - ix.min(n);
+                (ix as i64, value.cast_signed())
+            });
+            tallies.add(ServerId(1), samples);
+            let tally = tallies.of.remove(&ServerId(1)).map(|(_, tally)| tally);
+            let found = tally.and_then(|tally| tally.judged(&contest));
+            assert_eq!(found, (n > 0).then_some((want, n)), "{stat} of {n} of {metric}");
         };
-        check(100, "p95", 95.0);
-        check(100, "p99", 99.0);
-        check(20, "p95", 19.0);
-        check(1, "p50", 1.0);
-        check(3, "p50", 2.0);
-        check(4, "avg", 2.5);
-        check(4, "max", 4.0);
-        assert_eq!(Tally::default().judged(Stat::Max), None);
+        for metric in ["system.processes.running", "system.network.io.receive"] {
+            check(metric, 100, "p95", 95.0);
+            check(metric, 100, "p99", 99.0);
+            check(metric, 20, "p95", 19.0);
+            check(metric, 1, "p50", 1.0);
+            check(metric, 3, "p50", 2.0);
+            check(metric, 4, "avg", 2.5);
+            check(metric, 4, "max", 4.0);
+            check(metric, 0, "max", 0.0);
+        }
         assert_eq!(Stat::named("p75"), None);
+    }
+
+    #[test]
+    fn keys_have_the_order_of_their_values() {
+        let values = [f64::MIN, -1.5, -1.0, -1e-300, 0.0, 1e-300, 0.1, 2.0, f64::MAX];
+        let keys = values.map(order_key);
+        assert!(keys.is_sorted(), "{keys:?}");
+        assert_eq!(keys.map(|key| f64::from_bits(swap(key).cast_unsigned())), values);
     }
 }
