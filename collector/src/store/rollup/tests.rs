@@ -66,13 +66,14 @@ impl Site {
         self.keeper.store.write(move |tx| mark(tx)).await.unwrap();
     }
 
-    /// The same of many whole hours of one server, with a commit a day.
+    /// The same of many whole hours of one server.
     async fn seal_all(&self, hours: Vec<(i64, ServerHour)>) {
         for day in hours.chunk_by(|one, next| Day::of(one.0) == Day::of(next.0)) {
             let mut file = DayFile::create(self.path(), Day::of(day[0].0).unwrap()).unwrap();
             let place = |t0| Place { t0, server: WEB, part: 0 };
             let rows: Vec<_> = day.iter().map(|(t0, hour)| (place(*t0), hour.clone())).collect();
             file.put(&rows).unwrap();
+            rows.iter().for_each(|(place, _)| file.finish(place.t0, 0, 1).unwrap());
         }
         let t0s: Vec<i64> = hours.iter().map(|(t0, _)| *t0).collect();
         let mark = move |tx: &Connection| {
