@@ -5,12 +5,13 @@
 //! sealed there, and an id without a row is no error.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use wire::UnixMillis;
 
 use super::hours::{self, HOUR_S};
+use crate::clock;
 use crate::model::ServerId;
 
 /// Furthest an event may be ahead of its arrival to be believed, ms; as the detector has it.
@@ -74,12 +75,18 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// When the hour should be sealed: when it is over and its batches had time to come; what comes after
-    /// that, when more of its kind had time to follow.
-    pub(super) fn due(&self, t0: i64, seal_after: Duration, late_after: Duration) -> UnixMillis {
+    /// that, when more of its kind had time to follow. What came after `now` did so before the clock was
+    /// set back: nobody waits for that time.
+    pub(super) fn due(
+        &self,
+        t0: i64,
+        (seal_after, late_after): (Duration, Duration),
+        now: UnixMillis,
+    ) -> UnixMillis {
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         let end = UnixMillis::from_second(t0.saturating_add(HOUR_S)).0;
         let over = end.saturating_add(ms(seal_after));
-        if self.is_late || self.since.0 > over {
+        if self.since <= now && (self.is_late || self.since.0 > over) {
             return UnixMillis(over.max(self.since.0.saturating_add(ms(late_after))));
         }
         UnixMillis(over)
@@ -95,7 +102,13 @@ pub(super) struct HotIndex {
     cuts: BTreeMap<i64, i64>,
     /// Batches deleted since the start.
     n_deleted: u64,
+    /// Of the last batch of each server the newest time in it, by the server's own clock, and when it came,
+    /// by a clock that nobody sets.
+    newest: HashMap<ServerId, (UnixMillis, Instant)>,
 }
+
+/// How long the last batch of a server says what time it is.
+const HEARD_MAX: Duration = Duration::from_secs(86_400);
 
 impl HotIndex {
     /// Reads the whole table, without the bodies.
@@ -118,6 +131,7 @@ impl HotIndex {
 
     /// A batch was committed.
     pub(super) fn add(&mut self, head: &Head) {
+        self.newest.insert(head.server, (head.t_max, clock::instant()));
         self.servers.entry(head.server).or_default().push(head.id);
         for t0 in head.hours() {
             let cut = self.cuts.get(&t0);
@@ -127,6 +141,16 @@ impl HotIndex {
             let fresh = Waiting { last: head.id, since: head.at, is_late: cut.is_some() };
             self.hours.entry(t0).or_insert(fresh).last = head.id;
         }
+    }
+
+    /// The time that servers agree on which were heard lately: the lower median of what each said last.
+    /// `None` when there is none. It lies behind as long as most have yet to send what they kept.
+    pub(super) fn agreed(&mut self) -> Option<UnixMillis> {
+        let now = clock::instant();
+        self.newest.retain(|_, (_, at)| now.saturating_duration_since(*at) < HEARD_MAX);
+        let mut times: Vec<UnixMillis> = self.newest.values().map(|(newest, _)| *newest).collect();
+        times.sort_unstable();
+        times.get(times.len().saturating_sub(1) / 2).copied()
     }
 
     /// Batches of one server, in order of commit.
@@ -238,14 +262,32 @@ mod tests {
     fn an_hour_is_due_when_it_is_over_and_late_batches_when_others_had_time_to_follow() {
         let due = |since: i64, is_late| {
             let waiting = Waiting { last: 1, since: UnixMillis::from_second(NOW + since), is_late };
-            let due = waiting.due(NOW, Duration::from_secs(300), Duration::from_secs(900));
-            due.second() - NOW
+            let after = (Duration::from_secs(300), Duration::from_secs(900));
+            waiting.due(NOW, after, UnixMillis::from_second(NOW + 9000)).second() - NOW
         };
         assert_eq!(due(0, false), 3900);
         assert_eq!(due(3900, false), 3900);
         assert_eq!(due(3901, false), 3901 + 900);
         assert_eq!(due(10, true), 3900);
         assert_eq!(due(9000, true), 9900);
+        assert_eq!(due(9001, true), 3900, "it came before the clock was set back");
+    }
+
+    #[test]
+    fn servers_agree_on_a_time_that_no_minority_moves() {
+        let mut index = HotIndex::default();
+        assert_eq!(index.agreed(), None);
+        let mut say = |id, server, second: i64| {
+            let t_max = UnixMillis(second.saturating_mul(1000));
+            let at = UnixMillis::from_second(NOW);
+            index.add(&Head { id, server: ServerId(server), at, t_min: t_max, t_max });
+            index.agreed().map(UnixMillis::second)
+        };
+        assert_eq!(say(1, 1, NOW), Some(NOW));
+        assert_eq!(say(2, 2, i64::MAX), Some(NOW), "of two the earlier");
+        assert_eq!(say(3, 3, NOW - 60), Some(NOW));
+        assert_eq!(say(4, 2, 0), Some(NOW - 60), "what was said last counts");
+        assert_eq!(say(5, 2, NOW + 60), Some(NOW));
     }
 
     #[test]

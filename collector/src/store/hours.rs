@@ -74,6 +74,24 @@ impl Day {
         (day.file().file_name()?.to_str()? == name).then_some(day)
     }
 
+    /// Where its file goes when it is damaged: `blocks/20261130.db.damaged-20261201T093000Z`.
+    #[must_use]
+    pub fn aside(self, at: UnixMillis) -> PathBuf {
+        let at = jiff::Timestamp::from_millisecond(at.0).unwrap_or_default();
+        let mut name = self.file().into_os_string();
+        name.push(at.strftime(".damaged-%Y%m%dT%H%M%SZ").to_string());
+        name.into()
+    }
+
+    /// The day whose damaged file has this name: `20261130.db.damaged-20261201T093000Z`.
+    #[must_use]
+    pub fn of_aside_name(name: &str) -> Option<Self> {
+        let (file, at) = name.split_once(".damaged-")?;
+        let is_time = |b: u8| b.is_ascii_digit() || b"TZ".contains(&b);
+        let is_aside = at.len() == 16 && at.bytes().all(is_time);
+        Self::of_file_name(file).filter(|_| is_aside)
+    }
+
     /// The month it is in.
     #[must_use]
     pub fn month(self) -> Month {

@@ -16,6 +16,9 @@ use super::{Store, StoreError, retention, rollup, seal};
 use crate::config::{RetentionConfig, StoreConfig};
 use crate::{clock, errors};
 
+/// How far ahead of its agents a clock is believed, ms: they may be out of step by a zone, and keep batches.
+const PROOF_MS: i64 = 86_400_000;
+
 /// The task and what it works with.
 #[derive(Clone)]
 pub struct Keeper {
@@ -58,6 +61,14 @@ impl Keeper {
             // Told already, step by step; all of it is tried again at the next turn.
             drop(self.pass(clock::now()).await);
         }
+    }
+
+    /// The time against which history is old: `now` as far as agents confirm it, give or take a day. A clock
+    /// that jumps ahead for some passes drops nothing, and neither does a collector that nobody talks to:
+    /// `None`. One that was off for long goes on dropping when most of its agents have caught up.
+    pub(super) fn proven(&self, now: UnixMillis) -> Option<UnixMillis> {
+        let agreed = self.store.hot_mut().agreed()?;
+        Some(now.min(UnixMillis(agreed.0.saturating_add(PROOF_MS))))
     }
 
     /// Whether something is said of this for the first time since the start.

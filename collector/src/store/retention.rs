@@ -1,9 +1,11 @@
 //! What leaves, in this order: by age, then the oldest while there is too much, with its disk space.
 //!
 //! Day files leave after `[retention] raw`, once they are summed up; month files and old rows of the
-//! database after `[retention] rollup`. While the data directory takes more than `disk_bytes_max`, or
-//! too little of its disk is free, the oldest day files leave, then the oldest month files, then the
-//! incidents resolved longest ago; what is of today, and what is open, never does.
+//! database after `[retention] rollup`, both counted to a time that agents confirm (`Keeper::proven`).
+//! While the data directory takes more than `disk_bytes_max`, or too little of its disk is free, the
+//! oldest day files leave, then the oldest month files, then the incidents resolved longest ago; what is
+//! of the last 24 hours, and what is open, never does. What was put aside because it was damaged or
+//! replaced counts as well, and only people remove it.
 //!
 //! `state.raw_from` says from which second on samples are kept: what comes for the time before is not
 //! sealed any more. It is raised, and the `sealed` rows before it go, in one transaction before the file
@@ -37,6 +39,8 @@ use crate::selfstats::DiskUse;
 pub(super) const ROWS_MAX: usize = 1000;
 /// Pages a job of retention gives back at most: 1 MiB to move.
 pub(super) const PAGES_MAX: u64 = 256;
+/// No file leaves for want of space that holds an hour so young.
+const YOUNG: Duration = Duration::from_secs(86_400);
 /// How much longer than `raw` a day is kept that could not be summed up.
 const GRACE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -46,11 +50,14 @@ pub(super) async fn pass(keeper: &Keeper, now: UnixMillis) -> Result<(), StoreEr
 }
 
 async fn pass_on(keeper: &Keeper, now: UnixMillis, space: SpaceOf) -> Result<(), StoreError> {
-    by_age(keeper, now, space).await?;
-    rows::drop_old(keeper, now).await?;
+    let proven = keeper.proven(now);
+    by_age(keeper, proven, space).await?;
+    if let Some(at) = proven {
+        rows::drop_old(keeper, at).await?;
+    }
     let files = look(keeper, space).await?;
     tell_strangers(keeper, &files)?;
-    let n_over = by_size(keeper, now, files).await?;
+    let n_over = by_size(keeper, proven.unwrap_or(now), files).await?;
     rows::give_back(keeper, n_over > 0).await?;
     publish(keeper, space).await
 }
@@ -85,12 +92,18 @@ async fn look(keeper: &Keeper, space: SpaceOf) -> Result<Files, StoreError> {
     found.map_err(|source| StoreError::File { path: keeper.dir.clone(), source })
 }
 
-/// Drops days and months past their age, the oldest first.
-async fn by_age(keeper: &Keeper, now: UnixMillis, space: SpaceOf) -> Result<(), StoreError> {
+/// Drops days and months past their age at `now`, the oldest first; where that is not known, only what was
+/// to leave before.
+async fn by_age(
+    keeper: &Keeper,
+    now: Option<UnixMillis>,
+    space: SpaceOf,
+) -> Result<(), StoreError> {
     let files = look(keeper, space).await?;
     let (sealed, from) = keeper.store.read(sealed_days).await?;
-    let raw_until = now.minus(keeper.retention.raw.0).second();
-    let last = now.minus(keeper.retention.raw.0.saturating_add(GRACE)).second();
+    let until = |age| now.map_or(i64::MIN, |now| now.minus(age).second());
+    let raw_until = until(keeper.retention.raw.0);
+    let last = until(keeper.retention.raw.0.saturating_add(GRACE));
     let days: BTreeSet<Day> = files.days.keys().chain(sealed.keys()).copied().collect();
     for day in days {
         let is_past = day.end_second() <= raw_until || day.end_second() <= from;
@@ -104,7 +117,7 @@ async fn by_age(keeper: &Keeper, now: UnixMillis, space: SpaceOf) -> Result<(), 
         let is_rolled = sealed.get(&day).is_none_or(|rolled| *rolled);
         drop_day(keeper, &files, day, Why { text: "age", is_rolled }).await?;
     }
-    let rollup_until = now.minus(keeper.retention.rollup.0).second();
+    let rollup_until = until(keeper.retention.rollup.0);
     for (month, n_bytes) in &files.months {
         if month.end_second() <= rollup_until {
             drop_month(keeper, *month, *n_bytes, "age")?;
@@ -117,12 +130,14 @@ async fn by_age(keeper: &Keeper, now: UnixMillis, space: SpaceOf) -> Result<(), 
 async fn by_size(keeper: &Keeper, now: UnixMillis, files: Files) -> Result<u64, StoreError> {
     let max = keeper.retention.disk_bytes_max.0;
     let (mut over, why) = files.over(max);
+    tell_aside(keeper, &files, over);
     if over == 0 {
         keeper.store.stats().disk_use.set_over(false);
         return Ok(0);
     }
     let (sealed, _) = keeper.store.read(sealed_days).await?;
-    let ended = rollup::over_before(keeper, now);
+    // What is asked for most stays, however large: the last 24 hours.
+    let ended = rollup::over_before(keeper, now).min(now.minus(YOUNG).second());
     let days: Vec<_> = files.days.iter().map(|(day, n_bytes)| (*day, *n_bytes)).collect();
     for (day, n_bytes) in days.into_iter().filter(|(day, _)| day.end_second() <= ended) {
         if over == 0 || keeper.stop.is_cancelled() {
@@ -261,6 +276,19 @@ fn tell_strangers(keeper: &Keeper, files: &Files) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Says once of what was put aside that history would not have to leave without it.
+fn tell_aside(keeper: &Keeper, files: &Files, n_over: u64) {
+    let n_aside: u64 = files.aside.values().sum();
+    if n_over == 0 || n_aside < n_over {
+        return;
+    }
+    for (path, n_bytes) in &files.aside {
+        if keeper.is_news(path) {
+            tracing::warn!(path = %path.display(), n_bytes, "the data directory is too large because of what was put aside; look at it, then move it away or remove it");
+        }
+    }
 }
 
 /// Says what the data directory takes now.

@@ -120,8 +120,8 @@ struct Pass {
     pace: StoreConfig,
     /// From which second on samples are kept.
     raw_from: i64,
-    /// Age of a series that no file has any more, seconds.
-    keep_s: i64,
+    /// Series that were not used since this second are in no file any more.
+    used_from: i64,
     now: UnixMillis,
     runtime: Handle,
     gate: Gate,
@@ -132,12 +132,16 @@ impl Pass {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         let (raw_s, rollup_s) =
             (seconds(keeper.retention.raw.0), seconds(keeper.retention.rollup.0));
+        // Without proof of the time nothing is old.
+        let from =
+            |age_s: i64| keeper.proven(now).map_or(0, |at| at.second().saturating_sub(age_s));
         Self {
             store: keeper.store.clone(),
             dir: keeper.dir.clone(),
             pace: keeper.pace.clone(),
-            raw_from: now.second().saturating_sub(raw_s),
-            keep_s: raw_s.max(rollup_s),
+            raw_from: from(raw_s),
+            // A month file holds its first day as long as its last.
+            used_from: from(raw_s.max(rollup_s).saturating_add(33 * 86_400)),
             now,
             runtime: Handle::current(),
             gate,
@@ -178,10 +182,10 @@ impl Pass {
     /// Hours that are to be sealed, oldest first; notes how late that is.
     fn due(&self) -> Vec<i64> {
         let waiting = self.store.hot().waiting();
-        let (seal_after, late_after) = (self.pace.seal_after.0, self.pace.late_after.0);
+        let after = (self.pace.seal_after.0, self.pace.late_after.0);
         let (mut due, mut behind) = (Vec::new(), Duration::ZERO);
         for (t0, waiting) in waiting {
-            let at = waiting.due(t0, seal_after, late_after);
+            let at = waiting.due(t0, after, self.now);
             if at <= self.now {
                 behind = behind.max(self.now.since(at));
                 due.push(t0);
@@ -319,8 +323,7 @@ impl Pass {
     /// Drops series that no file has any more, a few in each pass.
     fn prune(&self) -> Result<(), SealError> {
         self.step()?;
-        // A month file holds its first day as long as its last.
-        let day = self.now.second().saturating_sub(self.keep_s).saturating_sub(33 * 86_400);
+        let day = self.used_from;
         let drop_unused = move |tx: &super::WriteTx<'_>| metrics::drop_unused(tx, day, ROWS_MAX);
         if day > 0 {
             self.runtime.block_on(self.store.write(drop_unused))?;

@@ -1,7 +1,7 @@
 //! What the data directory takes, and of which files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -52,6 +52,8 @@ pub(super) struct Files {
     pub(super) space: Space,
     /// Logs of day and month files that are gone.
     pub(super) leftovers: Vec<PathBuf>,
+    /// Put aside because it was damaged or replaced: folders of restores, day files.
+    pub(super) aside: BTreeMap<PathBuf, u64>,
     /// In `blocks/` and `rollup/`, but not made by the collector.
     pub(super) strangers: Vec<PathBuf>,
 }
@@ -88,6 +90,10 @@ pub(super) fn look(dir: &Path, space: SpaceOf) -> io::Result<Files> {
                 continue;
             }
             let place = folder.strip_prefix(dir).unwrap_or(Path::new(""));
+            if let Some(first) = aside(place, &entry.file_name()) {
+                *files.aside.entry(dir.join(first)).or_default() += n_bytes;
+                continue;
+            }
             file(&mut files, place, &entry.path(), n_bytes, &mut logs);
         }
     }
@@ -105,6 +111,20 @@ pub(super) fn look(dir: &Path, space: SpaceOf) -> io::Result<Files> {
     }
     files.strangers.sort();
     Ok(files)
+}
+
+/// What was put aside with a file, below the data directory; `None` when it was not.
+fn aside(place: &Path, name: &OsStr) -> Option<PathBuf> {
+    let first = place.components().next();
+    let first = first.map(|first| PathBuf::from(first.as_os_str()));
+    let starts = |name: &str| name.starts_with("replaced-") || name.starts_with("damaged-");
+    if let Some(folder) = first.as_ref().filter(|first| starts(&first.to_string_lossy())) {
+        return Some(folder.clone());
+    }
+    let name = name.to_string_lossy();
+    let name = SUFFIXES[1..].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(&name);
+    let is_day = place == Path::new("blocks") && Day::of_aside_name(name).is_some();
+    is_day.then(|| place.join(name))
 }
 
 /// Puts one file where it belongs; logs of day and month files are put off.
@@ -164,14 +184,35 @@ mod tests {
         put("rollup/202611.db", 8192);
         put("rollup/20261120.db", 10);
         put("backup/old.db", 100_000);
+        put("replaced-20261120T000000Z/blocks/20261120.db", 20_000);
+        put("damaged-20261120T000000Z/gatewatch.db", 10_000);
+        put("blocks/20261118.db.damaged-20261119T010203Z", 30_000);
+        put("blocks/20261118.db.damaged-20261119T010203Z-wal", 30_000);
+        put("blocks/20261118.db.damaged-by-hand", 10);
         let files = look(dir.path(), space).unwrap();
         let day = Day::of_file_name("20261120.db").unwrap();
         assert!(files.days[&day] >= 16_384 + 4096 && files.days.len() == 1, "{files:?}");
         assert_eq!(files.months.keys().collect::<Vec<_>>(), [&day.month()]);
         assert!((5100..50_000).contains(&files.hot_bytes), "{}", files.hot_bytes);
-        assert!(files.all_bytes > 133_000, "{}", files.all_bytes);
+        assert!(files.all_bytes > 223_000, "{}", files.all_bytes);
+        let aside = files.aside.iter().map(|(path, n)| (path.clone(), *n / 10_000));
+        let want = [
+            ("blocks/20261118.db.damaged-20261119T010203Z", 6),
+            ("damaged-20261120T000000Z", 1),
+            ("replaced-20261120T000000Z", 2),
+        ];
+        assert_eq!(
+            aside.collect::<Vec<_>>(),
+            want.map(|(name, n)| (dir.path().join(name), n)),
+            "folders of them count with their content"
+        );
         assert_eq!(files.leftovers, [dir.path().join("blocks/20261119.db-shm")]);
-        let strange = ["blocks/20261131.db", "blocks/notes.txt", "rollup/20261120.db"];
+        let strange = [
+            "blocks/20261118.db.damaged-by-hand",
+            "blocks/20261131.db",
+            "blocks/notes.txt",
+            "rollup/20261120.db",
+        ];
         assert_eq!(files.strangers, strange.map(|name| dir.path().join(name)));
     }
 

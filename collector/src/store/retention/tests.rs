@@ -9,14 +9,19 @@ use wire::units::{Bytes, Span};
 use super::disk::Space;
 use super::*;
 use crate::config::{RetentionConfig, StoreConfig};
+use crate::store::hot::HotIndex;
 use crate::store::tests::{batch, enrol};
-use crate::store::{Outcome, Store};
+use crate::store::{NewBatch, Outcome, Store};
 
 /// 2026-11-20T00:00:00Z.
 const T0: i64 = 1_795_132_800;
 const DAY_S: i64 = 86_400;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+
+fn plenty(_: &Path) -> io::Result<Space> {
+    Ok(Space { free_bytes: 100 * GIB, disk_bytes: 200 * GIB })
+}
 
 struct Site {
     dir: tempfile::TempDir,
@@ -27,7 +32,7 @@ impl Site {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        enrol(&store, 2).await;
+        enrol(&store, 3).await;
         let retention = RetentionConfig {
             raw: Span(Duration::from_secs(14 * 86_400)),
             rollup: Span(Duration::from_secs(400 * 86_400)),
@@ -35,7 +40,19 @@ impl Site {
         };
         let keeper =
             Keeper::new(store, StoreConfig::default(), retention, CancellationToken::new());
-        Self { dir, keeper }
+        let site = Self { dir, keeper };
+        site.agents_say(T0 + DAY_S / 2, 1).await;
+        site
+    }
+
+    /// Two agents send something of this second.
+    async fn agents_say(&self, second: i64, seq: u64) {
+        for server in 2..=3 {
+            let (at, t_max) = (UnixMillis::from_second(T0), UnixMillis::from_second(second));
+            let batch = NewBatch { at, t_min: t_max, t_max, ..batch(server, 1, seq) };
+            let stored = self.keeper.store.append(batch).await.unwrap().await.unwrap().unwrap();
+            assert_eq!(stored, Outcome::Stored);
+        }
     }
 
     fn path(&self, file: PathBuf) -> PathBuf {
@@ -91,7 +108,7 @@ impl Site {
     async fn pass_on(&self, free_bytes: u64) {
         let space: SpaceOf = match free_bytes {
             0 => |_| Ok(Space { free_bytes: 0, disk_bytes: 200 * GIB }),
-            _ => |_| Ok(Space { free_bytes: 100 * GIB, disk_bytes: 200 * GIB }),
+            _ => plenty,
         };
         let noon = UnixMillis::from_second(T0 + DAY_S / 2);
         pass_on(&self.keeper, noon, space).await.unwrap();
@@ -145,6 +162,68 @@ async fn days_leave_by_age_once_they_are_summed_up() {
     assert_eq!((stay, site.dropped()), ([false, false, true], [3, 0, 0]));
     assert_eq!(site.ask("SELECT count(*) FROM sealed").await, 2);
     assert_eq!(site.keeper.store.read(raw_from).await.unwrap(), blocked.end_second());
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_drops_nothing_by_age() {
+    let site = Site::new().await;
+    let (days, month) = ([site.day(13, 10, 1).await, site.day(9, 10, 1).await], site.month(2, 10));
+    site.write(format!("INSERT INTO gap SELECT 1, 1, 1, 1, 0, {}, 0", T0 * 1000)).await;
+    let left = async || {
+        let days = days.map(|day| site.has(day.file()));
+        (days, site.has(month.file()), site.ask("SELECT count(*) FROM gap").await)
+    };
+    let all = ([true; 2], true, 1);
+    let years = UnixMillis::from_second(T0 + 9 * 365 * DAY_S);
+    pass_on(&site.keeper, years, plenty).await.unwrap();
+    assert_eq!(left().await, all, "agents do not confirm that time");
+    // A day they may be wrong; and there are those who lie.
+    site.agents_say(T0 + DAY_S * 3 / 2, 2).await;
+    let liar = NewBatch { t_max: years, ..batch(1, 1, 1) };
+    site.keeper.store.append(liar).await.unwrap().await.unwrap().unwrap();
+    pass_on(&site.keeper, years, plenty).await.unwrap();
+    assert_eq!(left().await, ([false, true], true, 1));
+    // A collector that was off for long: agents that talk again make it true.
+    site.agents_say(years.second(), 3).await;
+    pass_on(&site.keeper, years, plenty).await.unwrap();
+    assert_eq!(left().await, ([false; 2], false, 0));
+}
+
+#[tokio::test]
+async fn without_agents_nothing_leaves_by_age_but_for_want_of_space() {
+    let mut site = Site::new().await;
+    let days = [site.day(40, GIB, 1).await, site.day(30, GIB, 1).await];
+    *site.keeper.store.hot_mut() = HotIndex::default();
+    site.pass().await;
+    assert_eq!(days.map(|day| site.has(day.file())), [true; 2]);
+    site.pass_with(3 * GIB / 2).await;
+    assert_eq!(days.map(|day| site.has(day.file())), [false, true]);
+}
+
+#[tokio::test]
+async fn the_last_24_hours_stay_whatever_they_take() {
+    let mut site = Site::new().await;
+    let days = [site.day(2, GIB, 1).await, site.day(1, GIB, 1).await, site.day(0, GIB, 1).await];
+    site.pass_with(1).await;
+    assert_eq!(days.map(|day| site.has(day.file())), [false, true, true], "it is noon");
+    assert!(site.keeper.store.stats().disk_use.is_over());
+}
+
+#[tokio::test]
+async fn what_was_put_aside_counts_and_stays() {
+    let mut site = Site::new().await;
+    let day = site.day(3, GIB, 1).await;
+    let aside = ["replaced-20261101T000000Z/gatewatch.db", "damaged-20261101T000000Z/ca/ca.pem"];
+    for name in aside {
+        site.file(name.into(), 5 * GIB);
+    }
+    site.file(day.aside(UnixMillis::from_second(T0)), GIB);
+    site.pass_with(2 * GIB).await;
+    assert!(!site.has(day.file()) && site.has(day.aside(UnixMillis::from_second(T0))));
+    assert_eq!(aside.map(|name| site.has(name.into())), [true; 2]);
+    for name in ["replaced-20261101T000000Z", "damaged-20261101T000000Z"] {
+        assert!(!site.keeper.is_news(&site.path(name.into())), "{name} was not named");
+    }
 }
 
 #[tokio::test]

@@ -450,20 +450,74 @@ async fn what_comes_late_is_another_part_once_it_had_time_to_come() {
 async fn what_is_too_old_to_be_kept_is_counted_and_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    enrol(&store, 2).await;
+    enrol(&store, 3).await;
     // Days before what is kept of a raw retention of 35 days come by a collector that was off.
     let sent = Sent { server: 1, seconds: vec![(10, 5, 3), (11, 5, 3)], is_unreadable: false };
     send(&store, &sent, 1, 20).await;
     let gone = Sent { server: 2, ..sent };
     send(&store, &gone, 1, 20).await;
     store.write(|tx| tx.execute("DELETE FROM server WHERE server_id = 2", [])).await.unwrap();
-    detect(&store).await;
     let raw_s = RetentionConfig::default().raw.0.as_secs() as i64;
-    assert!(!pass_of(&store, raw_s + 86_400, i64::MAX).await);
+    let now = raw_s + 86_400;
+    for (server, seq) in [(1, 2), (3, 1)] {
+        // Most agents confirm how late it is.
+        let sent = Sent { server, seconds: vec![(now, 5, 3)], is_unreadable: false };
+        send(&store, &sent, seq, now).await;
+    }
+    detect(&store).await;
+    assert!(!pass_of(&store, now, i64::MAX).await);
     assert!(!dir.path().join("blocks").exists());
-    assert_eq!(n_hot(&store).await, 0);
+    assert_eq!(n_hot(&store).await, 2, "what is not due");
     assert_eq!(store.stats().entries_expired.get(), 6);
     assert_eq!(store.stats().batches_forgotten.get(), 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_years_ahead_packs_what_comes_and_calls_nothing_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut model = two_days(&store).await;
+    detect(&store).await;
+    assert!(!pass_of(&store, 9 * 365 * 86_400, i64::MAX).await);
+    assert_eq!((found(&store).await, n_hot(&store).await), (model.clone(), 0));
+    // What comes after the clock is right again waits for no time of those years.
+    let late = Sent { server: 1, seconds: vec![(7100, 9, 4)], is_unreadable: false };
+    send(&store, &late, 4, 7400).await;
+    file(&mut model, &late);
+    detect(&store).await;
+    assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
+    assert_eq!((found(&store).await, n_hot(&store).await), (model, 0));
+    assert_eq!(store.stats().entries_expired.get(), 0);
+}
+
+/// A day leaves early for want of space; then an agent sends what it kept of it.
+#[tokio::test]
+async fn what_comes_late_for_a_day_that_left_early_is_counted_and_makes_no_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    two_days(&store).await;
+    detect(&store).await;
+    let first = Day::of(T0).unwrap();
+    let late_on = 3 * 86_400;
+    assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
+    // It was not even summed up.
+    let mut keeper = keeper(&store);
+    keeper.retention.disk_bytes_max = wire::units::Bytes(1);
+    let now = UnixMillis::from_second(T0 + late_on);
+    let sent = Sent { server: 2, seconds: vec![(late_on, 5, 3)], is_unreadable: false };
+    send(&store, &sent, 4, late_on).await;
+    let again = Sent { server: 1, seconds: vec![(late_on, 5, 3)], is_unreadable: false };
+    send(&store, &again, 4, late_on).await;
+    keeper.pass(now).await.unwrap();
+    assert!(!dir.path().join(first.file()).exists(), "it left");
+    assert_eq!(store.stats().entries_expired.get(), 0);
+    let late = Sent { server: 1, seconds: vec![(10, 5, 3), (7190, 5, 3)], is_unreadable: false };
+    send(&store, &late, 5, late_on + 10).await;
+    detect(&store).await;
+    assert!(!pass_of(&store, late_on + 3 * 3600, i64::MAX).await);
+    assert!(!dir.path().join(first.file()).exists(), "a part of it would pass for the day");
+    assert_eq!(store.stats().entries_expired.get(), 6);
+    assert_eq!(n_hot(&store).await, 0);
 }
 
 #[tokio::test]
