@@ -336,8 +336,11 @@ impl History<'_> {
             Some((_, opened)) => opened,
             None => self.open_day(day)?,
         };
-        if let Err(why) = opened {
-            self.hole(None, why, t0);
+        let lacks = || self.quarantine.is_some_and(|known| known.lacks(&day.file(), t0));
+        match opened {
+            Err(why) => self.hole(None, why, t0),
+            Ok(_) if lacks() => self.hole(None, Why::Damaged, t0),
+            Ok(_) => {}
         }
         Ok(opened.ok())
     }
@@ -416,6 +419,9 @@ impl History<'_> {
 
     fn hole(&self, server: Option<ServerId>, why: Why, t0: i64) {
         let holes = &mut self.state.borrow_mut().holes;
+        if server.is_some() && holes.contains(&(None, why, t0)) {
+            return; // of all servers
+        }
         if holes.len() < HOLES_MAX {
             holes.insert((server, why, t0));
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use wire::UnixMillis;
 
-use super::blocks::Place;
+use super::blocks::{self, Place};
 use crate::clock;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
@@ -67,6 +67,13 @@ impl Damage {
         this
     }
 
+    /// A part of an hour, of all servers.
+    pub(crate) fn part(file: &Path, t0: i64, part: u32, why: impl Into<String>) -> Self {
+        let mut this = Self::hour(file, t0, why);
+        this.spot.part = Some(part);
+        this
+    }
+
     /// One row: `metric`, or [`COUNTS`], [`EVENTS`], [`PRESENCE`], at a place.
     pub(crate) fn at(file: &Path, place: Place, metric: i64, why: impl Into<String>) -> Self {
         let mut this = Self::hour(file, place.t0, why);
@@ -83,6 +90,10 @@ impl Spot {
             && fits(self.metric, metric)
             && self.server.is_none_or(|server| server == place.server)
             && self.part.is_none_or(|part| part == place.part)
+    }
+
+    fn is_of_all(&self, t0: i64) -> bool {
+        (self.t0, self.metric, self.server) == (Some(t0), None, None)
     }
 
     fn is_whole_file(&self) -> bool {
@@ -160,6 +171,11 @@ impl Quarantine {
         self.finds(file, |spot| spot.covers(place, metric))
     }
 
+    /// Whether something of an hour is missing for all servers.
+    pub(crate) fn lacks(&self, file: &Path, t0: i64) -> bool {
+        self.finds(file, |spot| spot.is_of_all(t0))
+    }
+
     fn finds(&self, file: &Path, is: impl Fn(&Spot) -> bool) -> bool {
         if !self.any.load(Ordering::Acquire) {
             return false;
@@ -174,6 +190,13 @@ impl Quarantine {
     pub(crate) fn report(&self, damage: Damage) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.entries.contains_key(&damage.spot) {
+            return false;
+        }
+        // Told with the file that was put aside, for all servers at once.
+        let is_told = |spot: &Spot| {
+            spot.file == damage.spot.file && damage.spot.t0.is_some_and(|t0| spot.is_of_all(t0))
+        };
+        if damage.why == blocks::IS_LOST && known.entries.keys().any(is_told) {
             return false;
         }
         if known.entries.len() >= PLACES_MAX {
@@ -203,6 +226,32 @@ impl Quarantine {
         true
     }
 
+    /// Another file took the place of `file`, which was told already: what was listed of it goes, and `damages`
+    /// stand for what is missing. Each file among them counts.
+    pub(crate) fn replaced(&self, file: &Path, damages: Vec<Damage>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let file = file.to_string_lossy();
+        let stale: Vec<Spot> =
+            known.entries.keys().filter(|spot| spot.file == file).cloned().collect();
+        for spot in stale {
+            known.entries.remove(&spot);
+            known.unfiled.push(Change::Clear(spot));
+        }
+        for damage in damages {
+            let spot = damage.spot.clone();
+            if known.entries.len() >= PLACES_MAX || known.entries.contains_key(&spot) {
+                continue;
+            }
+            if spot.is_whole_file() {
+                self.stats.blocks_damaged.one();
+            }
+            let entry = Entry { damage, since: clock::now() };
+            known.unfiled.push(Change::Add(entry.clone()));
+            known.entries.insert(spot, entry);
+        }
+        self.any.store(!known.entries.is_empty(), Ordering::Release);
+    }
+
     /// Serves a place again that was found sound; true when it was listed.
     pub(crate) fn clear(&self, spot: &Spot) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -213,7 +262,7 @@ impl Quarantine {
         known.is_full = false;
         self.any.store(!known.entries.is_empty(), Ordering::Release);
         let (file, hour) = (&spot.file, spot.t0);
-        tracing::info!(file, hour, "history that was damaged is sound again and served");
+        tracing::info!(file, hour, "history that was damaged is sound again, or was taken away");
         true
     }
 

@@ -120,6 +120,7 @@ async fn sum_up(
         counters: counters.clone(),
         stop: keeper.stop.clone(),
         damages: Vec::new(),
+        lost: 0,
         is_missing: false,
     };
     let done = tokio::task::spawn_blocking(move || work.run()).await;
@@ -164,6 +165,8 @@ struct Work {
     counters: BTreeSet<i64>,
     stop: CancellationToken,
     damages: Vec<Damage>,
+    /// A bit for each hour with a part that is lost, or whose list of servers is.
+    lost: u32,
     is_missing: bool,
 }
 
@@ -206,6 +209,7 @@ impl Work {
             Err(error) => return Err(error),
         };
         let (servers, metrics) = (self.servers(&file)?, self.metrics(&file)?);
+        self.lost = self.lost(&file)?;
         for group in servers.chunks(SERVERS_AT_ONCE) {
             let mut rows = Rows::default();
             for metric in &metrics {
@@ -230,11 +234,30 @@ impl Work {
         let mut servers = BTreeSet::new();
         for hour in self.hours.clone() {
             for part in hour.rolled..hour.parts {
-                let found = file.servers(hour.t0, part);
-                servers.extend(self.unless_bad(hour.t0, found)?.unwrap_or_default());
+                match file.servers(hour.t0, part) {
+                    Err(BlockError::Bad(why)) => {
+                        let (day, t0) = (self.day.file(), hour.t0);
+                        self.damages.push(Damage::part(&day, t0, part, why));
+                    }
+                    found => servers.extend(found?),
+                }
             }
         }
         Ok(servers.into_iter().collect())
+    }
+
+    /// Hours of which more was summed up than can be read now.
+    fn lost(&self, file: &DayFile) -> Result<u32, BlockError> {
+        let mut lost = 0;
+        for hour in &self.hours {
+            for part in 0..hour.parts {
+                match file.servers(hour.t0, part) {
+                    Err(BlockError::Bad(_)) => lost |= 1 << self.ix(hour.t0),
+                    found => drop(found?),
+                }
+            }
+        }
+        Ok(lost)
     }
 
     fn metrics(&mut self, file: &DayFile) -> Result<BTreeSet<i64>, BlockError> {
@@ -273,7 +296,8 @@ impl Work {
     ) -> Result<(), BlockError> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(()) };
         let kind = if self.counters.contains(&metric) { Kind::Counter } else { Kind::Gauge };
-        let mut cells: Vec<Cell> = group.iter().map(|_| Cell::default()).collect();
+        let mut cells: Vec<Cell> =
+            group.iter().map(|_| Cell { damaged: self.lost, ..Cell::default() }).collect();
         for hour in self.hours.clone() {
             let (ix_hour, mut broken) = (self.ix(hour.t0), Vec::new());
             let read = file.columns_in(hour.t0, metric, (*first, *last), &mut |raw| {

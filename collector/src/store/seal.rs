@@ -10,6 +10,7 @@
 //! file calls whole is never written again, not even when `gatewatch.db` is older than the file: what it is made
 //! of is in it, so the same batches that come again are left out of the next part.
 
+mod aside;
 mod fold;
 mod gather;
 
@@ -155,7 +156,16 @@ impl Pass {
         self.raw_from = self.raw_from.max(retention::raw_from(&conn)?);
         let (mut ids, mut first) = (Ids::default(), None);
         for t0 in self.due() {
-            match self.hour(&conn, &mut ids, t0) {
+            let mut ended = self.hour(&conn, &mut ids, t0);
+            if let (Err(SealError::Day(_, BlockError::Bad(why))), Some(day)) = (&ended, Day::of(t0))
+            {
+                match self.put_aside(&conn, day, why) {
+                    Ok(true) => ended = self.hour(&conn, &mut ids, t0),
+                    Ok(false) => {}
+                    Err(error) => ended = Err(error),
+                }
+            }
+            match ended {
                 Ok(()) => {}
                 Err(error) if error.ends_pass() => {
                     first.get_or_insert(error);

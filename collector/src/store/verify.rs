@@ -307,6 +307,17 @@ fn quarantined(dir: &Path, report: &mut Report) {
         if report.problems.iter().any(|problem| problem.file == file) {
             continue;
         }
+        if file.rsplit('/').next().and_then(Day::of_aside_name).is_some() {
+            report.add(Problem {
+                file,
+                place: String::new(),
+                what: format!("found damaged at {}, and put aside", UnixMillis(at)),
+                means: "what is only in it is not served".into(),
+                fix: "put the day file back from a backup while the collector is stopped, then remove this one"
+                    .into(),
+            });
+            continue;
+        }
         report.add(Problem {
             file,
             place: hour.map(hour_name).unwrap_or_default(),
@@ -326,10 +337,13 @@ fn hour_name(t0: i64) -> String {
 pub(super) fn is_sound(dir: &Path, spot: &super::quarantine::Spot) -> bool {
     let mut report = Report::default();
     let path = dir.join(&spot.file);
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    if name.as_deref().and_then(Day::of_aside_name).is_some() {
+        return !path.exists(); // somebody looked at it, and took it away
+    }
     if !path.is_file() {
         return false;
     }
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     match name.as_deref().and_then(Day::of_file_name) {
         Some(day) => {
             let hours = (0..24).map(|n| day.first_second() + n * HOUR_S);

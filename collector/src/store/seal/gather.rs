@@ -107,14 +107,21 @@ impl Hour<'_> {
     /// The file that is there, and how many whole parts it has of the hour.
     fn found(&mut self) -> Result<Option<(DayFile, u32)>, SealError> {
         let Some(day) = self.day else { return Ok(None) };
-        let file = DayFile::open(&self.pass.dir, day).map_err(|error| self.of_day(error))?;
-        let Some(file) = file else {
-            if self.parts > 0 {
+        let open =
+            |this: &Self| DayFile::open(&this.pass.dir, day).map_err(|error| this.of_day(error));
+        let mut file = open(self)?;
+        if file.is_none() && self.parts > 0 {
+            if self.pass.dir.join(day.file()).exists() {
+                return Err(self.of_day(BlockError::Bad("it is empty".into())));
+            }
+            if self.pass.begin_anew(self.conn, day)? {
+                file = open(self)?;
+            } else {
                 // It was dropped to make room, or by hand: a part of it alone would pass for the hour.
                 self.day = None;
             }
-            return Ok(None);
-        };
+        }
+        let Some(file) = file else { return Ok(None) };
         let parts = file.parts(self.t0).map_err(|error| self.of_day(error))?;
         if parts < self.parts {
             let why = format!("{parts} parts of an hour that should have {}", self.parts);

@@ -19,27 +19,27 @@ use crate::model::ServerId;
 use crate::store::{NewBatch, SiteSeen};
 
 /// 2026-11-30T22:00:00Z: the hours of the tests lie in two days.
-const T0: i64 = 1_796_076_000;
+pub(super) const T0: i64 = 1_796_076_000;
 const METRICS: [&str; 2] = ["system.cpu.utilization", "system.memory.limit"];
 const SITES: [&str; 2] = ["a.example", "b.example"];
 const STATUSES: [u32; 4] = [200, 404, 502, 1000];
 
 /// Samples by server, metric and second.
-type Samples = BTreeMap<(i64, String, i64), i64>;
+pub(super) type Samples = BTreeMap<(i64, String, i64), i64>;
 /// Requests by server, site, status and second as it is kept.
-type Requests = BTreeMap<(i64, String, u16, i64), u64>;
+pub(super) type Requests = BTreeMap<(i64, String, u16, i64), u64>;
 
 /// What is sent at once: server, seconds after `T0`, values.
 #[derive(Clone, Debug)]
-struct Sent {
-    server: i64,
+pub(super) struct Sent {
+    pub(super) server: i64,
     /// Each a tick with samples of both metrics and a request of each site.
-    seconds: Vec<(i64, i64, u32)>,
+    pub(super) seconds: Vec<(i64, i64, u32)>,
     /// Hidden behind more, so that its bytes cannot be read.
-    is_unreadable: bool,
+    pub(super) is_unreadable: bool,
 }
 
-fn keeper(store: &Store) -> Keeper {
+pub(super) fn keeper(store: &Store) -> Keeper {
     Keeper::new(
         store.clone(),
         StoreConfig::default(),
@@ -101,7 +101,7 @@ fn file(model: &mut (Samples, Requests), sent: &Sent) {
 }
 
 /// What a reader finds: parts of day files below `sealed.parts`, and batches above `hot_cut`.
-async fn found(store: &Store) -> (Samples, Requests) {
+pub(super) async fn found(store: &Store) -> (Samples, Requests) {
     let dir = store.dir().to_owned();
     let read = move |conn: &Connection| {
         let sealed: Vec<(i64, i64, u32)> = conn
@@ -206,7 +206,7 @@ fn copy_files(from: &Path, to: &Path) {
 }
 
 /// Runs a pass that is stopped after so many steps; true when it was.
-async fn pass_of(store: &Store, now: i64, n_steps: i64) -> bool {
+pub(super) async fn pass_of(store: &Store, now: i64, n_steps: i64) -> bool {
     let left = Arc::new(AtomicI64::new(n_steps));
     let gate: Gate = Arc::new(move || left.fetch_sub(1, Ordering::SeqCst) > 0);
     let now = UnixMillis::from_second(T0 + now);
@@ -218,7 +218,7 @@ async fn pass_of(store: &Store, now: i64, n_steps: i64) -> bool {
 }
 
 /// The detector has read everything, and the watermarks are on disk.
-async fn detect(store: &Store) {
+pub(super) async fn detect(store: &Store) {
     let upto = *store.committed().borrow();
     let marks: Vec<_> = (1..=3).map(|server| store.durable(ServerId(server))).collect();
     let save = move |tx: &crate::store::WriteTx<'_>| {
@@ -232,18 +232,18 @@ async fn detect(store: &Store) {
     store.write(save).await.unwrap();
 }
 
-async fn n_hot(store: &Store) -> i64 {
+pub(super) async fn n_hot(store: &Store) -> i64 {
     let count =
         |conn: &Connection| conn.query_row("SELECT count(*) FROM hot", [], |row| row.get(0));
     store.read(count).await.unwrap()
 }
 
-async fn send(store: &Store, sent: &Sent, seq: u64, at: i64) {
+pub(super) async fn send(store: &Store, sent: &Sent, seq: u64, at: i64) {
     let outcome = store.append(new_batch(sent, seq, at)).await.unwrap().await.unwrap().unwrap();
     assert_eq!(outcome, Outcome::Stored);
 }
 
-fn open(dir: &Path) -> Store {
+pub(super) fn open(dir: &Path) -> Store {
     Store::open(dir).unwrap()
 }
 
@@ -332,7 +332,7 @@ proptest! {
 }
 
 /// One server, two hours over midnight, some late; and what is in them.
-async fn two_days(store: &Store) -> (Samples, Requests) {
+pub(super) async fn two_days(store: &Store) -> (Samples, Requests) {
     let mut model = (Samples::new(), Requests::new());
     enrol(store, 2).await;
     for (seq, seconds) in [(1, 7100..7108), (2, 7195..7205), (3, 7300..7303)] {
@@ -526,10 +526,10 @@ async fn a_broken_day_file_keeps_no_other_day_waiting_and_its_batches_stay() {
     let store = open(dir.path());
     let model = two_days(&store).await;
     detect(&store).await;
-    std::fs::create_dir(dir.path().join("blocks")).unwrap();
-    let day = Day::of(T0).unwrap();
-    std::fs::write(dir.path().join(day.file()), b"this is no database, but long enough to look")
-        .unwrap();
+    // The file of another day: not damaged, so nobody touches it.
+    let (day, other) = (Day::of(T0).unwrap(), Day::of(T0 - 86_400).unwrap());
+    DayFile::create(dir.path(), other).unwrap().close().unwrap();
+    std::fs::rename(dir.path().join(other.file()), dir.path().join(day.file())).unwrap();
     let pass =
         Pass::new(&keeper(&store), UnixMillis::from_second(T0 + 4 * 3600), Arc::new(|| true));
     let error = on_thread(pass).await.unwrap_err();

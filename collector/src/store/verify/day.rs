@@ -87,7 +87,7 @@ pub(super) fn verify_hours(
     };
     let mut look = Look { file, name, report };
     for hour in hours {
-        if let Err(error) = look.hour(*hour, server) {
+        if let Err(error) = look.hour(*hour, server).and_then(|()| look.lists(*hour)) {
             look.tell(Some(*hour), words(&error));
         }
     }
@@ -170,6 +170,11 @@ impl Look<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The servers of each part: of a lost one there are none.
+    fn lists(&self, t0: i64) -> Result<(), BlockError> {
+        (0..self.file.parts(t0)?).try_for_each(|part| self.file.servers(t0, part).map(drop))
     }
 
     fn places(&self, t0: i64) -> Result<Vec<Place>, BlockError> {
