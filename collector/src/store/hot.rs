@@ -54,6 +54,12 @@ impl Head {
         (hours::hour_of(first)..=hours::hour_of(last)).contains(&t0)
     }
 
+    /// Whether it spans more hours than what an honest agent sends at once.
+    pub(super) fn is_wide(&self) -> bool {
+        let (first, last) = self.span();
+        (hours::hour_of(last) - hours::hour_of(first)) / HOUR_S >= NARROW_HOURS
+    }
+
     /// The hours it is sealed with; never none.
     pub(super) fn hours(&self) -> impl Iterator<Item = i64> + use<> {
         let (first, last) = self.span();
@@ -62,8 +68,47 @@ impl Head {
     }
 }
 
+/// More hours than an honest batch has entries in: a body that spans more is opened once to see which.
+const NARROW_HOURS: i64 = 3;
+/// Most hours that a batch spans: 28 days, the one it came in and the end of the last.
+const SPAN_HOURS: usize = 28 * 24 + 2;
+/// Servers of which it is known that they have something of an hour that waits; with more, all are taken for
+/// honest.
+const FEW: usize = 8;
+
+/// The hours of a span in which a batch has entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HourSet {
+    first: i64,
+    bits: [u64; SPAN_HOURS.div_ceil(64)],
+}
+
+impl HourSet {
+    /// None of the hours of a batch.
+    pub(super) fn of(head: &Head) -> Self {
+        Self { first: hours::hour_of(head.span().0), bits: Default::default() }
+    }
+
+    /// With the hour of this second, where the batch spans it.
+    pub(super) fn insert(&mut self, second: i64) {
+        if let Some((word, bit)) = self.place(second) {
+            self.bits[word] |= 1 << bit;
+        }
+    }
+
+    /// Whether there is something of an hour.
+    pub(super) fn has(&self, t0: i64) -> bool {
+        self.place(t0).is_some_and(|(word, bit)| self.bits[word] >> bit & 1 == 1)
+    }
+
+    fn place(&self, second: i64) -> Option<(usize, u32)> {
+        let ix = usize::try_from((second - self.first).div_euclid(HOUR_S)).ok()?;
+        (ix < SPAN_HOURS).then_some((ix / 64, (ix % 64) as u32))
+    }
+}
+
 /// What waits of one hour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
     /// Its last batch.
     pub(super) last: i64,
@@ -71,6 +116,8 @@ pub(super) struct Waiting {
     pub(super) since: UnixMillis,
     /// The hour was sealed before.
     pub(super) is_late: bool,
+    /// Whose, in no order; `None`: of more than [`FEW`].
+    pub(super) servers: Option<Vec<ServerId>>,
 }
 
 impl Waiting {
@@ -102,6 +149,8 @@ pub(super) struct HotIndex {
     cuts: BTreeMap<i64, i64>,
     /// Batches deleted since the start.
     n_deleted: u64,
+    /// Of wide batches that were opened the hours in which they have something.
+    wide: HashMap<i64, HourSet>,
     /// Of the last batch of each server the newest time in it, by the server's own clock, and when it came,
     /// by a clock that nobody sets.
     newest: HashMap<ServerId, (UnixMillis, Instant)>,
@@ -138,9 +187,37 @@ impl HotIndex {
             if cut.is_some_and(|cut| *cut >= head.id) {
                 continue;
             }
-            let fresh = Waiting { last: head.id, since: head.at, is_late: cut.is_some() };
-            self.hours.entry(t0).or_insert(fresh).last = head.id;
+            let waiting = self.hours.entry(t0).or_insert_with(|| Waiting {
+                last: head.id,
+                since: head.at,
+                is_late: cut.is_some(),
+                servers: Some(Vec::new()),
+            });
+            waiting.last = head.id;
+            if let Some(servers) = &mut waiting.servers
+                && !servers.contains(&head.server)
+            {
+                servers.push(head.server);
+                if servers.len() > FEW {
+                    waiting.servers = None;
+                }
+            }
         }
+    }
+
+    /// In which hours a wide batch has something was seen when it was opened.
+    pub(super) fn narrow(&mut self, id: i64, hours: HourSet) {
+        self.wide.insert(id, hours);
+    }
+
+    /// Whether it is known that a batch has nothing of an hour.
+    pub(super) fn has_nothing(&self, id: i64, t0: i64) -> bool {
+        self.wide.get(&id).is_some_and(|hours| !hours.has(t0))
+    }
+
+    /// Whether a wide batch was opened before.
+    pub(super) fn is_narrowed(&self, id: i64) -> bool {
+        self.wide.contains_key(&id)
     }
 
     /// The time that servers agree on which were heard lately: the lower median of what each said last.
@@ -172,7 +249,7 @@ impl HotIndex {
 
     /// Hours with batches that are in no day file, oldest first.
     pub(super) fn waiting(&self) -> Vec<(i64, Waiting)> {
-        self.hours.iter().map(|(t0, waiting)| (*t0, *waiting)).collect()
+        self.hours.iter().map(|(t0, waiting)| (*t0, waiting.clone())).collect()
     }
 
     /// Whether something of an hour waits.
@@ -201,6 +278,7 @@ impl HotIndex {
         self.n_deleted += gone.len() as u64;
         let mut of_server: HashMap<ServerId, Vec<i64>> = HashMap::new();
         for head in gone {
+            self.wide.remove(&head.id);
             of_server.entry(head.server).or_default().push(head.id);
         }
         for (server, gone) in of_server {
@@ -261,7 +339,8 @@ mod tests {
     #[test]
     fn an_hour_is_due_when_it_is_over_and_late_batches_when_others_had_time_to_follow() {
         let due = |since: i64, is_late| {
-            let waiting = Waiting { last: 1, since: UnixMillis::from_second(NOW + since), is_late };
+            let since = UnixMillis::from_second(NOW + since);
+            let waiting = Waiting { last: 1, since, is_late, servers: None };
             let after = (Duration::from_secs(300), Duration::from_secs(900));
             waiting.due(NOW, after, UnixMillis::from_second(NOW + 9000)).second() - NOW
         };
@@ -271,6 +350,27 @@ mod tests {
         assert_eq!(due(10, true), 3900);
         assert_eq!(due(9000, true), 9900);
         assert_eq!(due(9001, true), 3900, "it came before the clock was set back");
+    }
+
+    #[test]
+    fn a_set_of_hours_has_what_was_put_in() {
+        let at = UnixMillis::from_second(NOW);
+        let head = Head {
+            id: 1,
+            server: ServerId(1),
+            at,
+            t_min: UnixMillis(i64::MIN),
+            t_max: UnixMillis(i64::MAX),
+        };
+        assert!(head.is_wide() && !Head { t_min: at, t_max: at, ..head }.is_wide());
+        let all: Vec<i64> = head.hours().collect();
+        let mut hours = HourSet::of(&head);
+        for second in [all[0], all[64] + 3599, *all.last().unwrap(), all[0] - 1, i64::MAX] {
+            hours.insert(second);
+        }
+        let found: Vec<i64> = all.iter().copied().filter(|t0| hours.has(*t0)).collect();
+        assert_eq!(found, [all[0], all[64], all[all.len() - 1]]);
+        assert!(!hours.has(all[0] - HOUR_S) && !hours.has(NOW + 99 * DAY_S));
     }
 
     #[test]
@@ -303,8 +403,12 @@ mod tests {
         }
         assert_eq!((index.ids(ServerId(1)), index.ids(ServerId(3))), (vec![1, 3], vec![]));
         index.sealed(NOW, 2, UnixMillis::from_second(NOW + 4000));
-        let waiting =
-            Waiting { last: 3, since: UnixMillis::from_second(NOW + 4000), is_late: true };
+        let waiting = Waiting {
+            last: 3,
+            since: UnixMillis::from_second(NOW + 4000),
+            is_late: true,
+            servers: Some(vec![ServerId(1), ServerId(2)]),
+        };
         assert_eq!(index.waiting(), [(NOW, waiting)]);
         index.sealed(NOW, 3, UnixMillis::from_second(NOW + 5000));
         assert!(!index.waits(NOW));

@@ -16,7 +16,11 @@ mod gather;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wide_tests;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +31,13 @@ use tokio::sync::oneshot;
 use wire::UnixMillis;
 
 use super::blocks::{BlockError, DayFile};
-use super::hot::{self, Head};
+use super::hot::{self, Head, Waiting};
 use super::hours::{Day, HOUR_S};
 use super::keeper::Keeper;
 use super::metrics::{self, Ids};
 use super::{Store, StoreError, open, retention};
 use crate::config::StoreConfig;
+use crate::model::ServerId;
 use fold::Tally;
 use gather::Hour;
 
@@ -126,6 +131,38 @@ struct Pass {
     now: UnixMillis,
     runtime: Handle,
     gate: Gate,
+    work: Work,
+}
+
+/// Bodies of one server that span many hours and are opened in one pass, and their bytes: an honest agent has
+/// hardly any.
+const WIDE_MAX: u32 = 500;
+const WIDE_BYTES_MAX: usize = 32 << 20;
+
+/// How often bodies that span many hours were opened in a pass, by server. Who exceeds the bounds waits for the
+/// next pass with those hours in which nobody else waits.
+#[derive(Debug, Default)]
+struct Work(RefCell<HashMap<ServerId, (u32, usize)>>);
+
+impl Work {
+    /// A body is about to be opened.
+    fn opened(&self, head: &Head, n_bytes: usize) {
+        if head.is_wide() {
+            let mut of = self.0.borrow_mut();
+            let of = of.entry(head.server).or_default();
+            (of.0, of.1) = (of.0 + 1, of.1.saturating_add(n_bytes));
+        }
+    }
+
+    /// Whether an hour is left for the next pass.
+    fn defers(&self, waiting: &Waiting) -> bool {
+        let of = self.0.borrow();
+        let exceeds = |server| {
+            let (n, n_bytes) = of.get(server).copied().unwrap_or_default();
+            n >= WIDE_MAX || n_bytes >= WIDE_BYTES_MAX
+        };
+        waiting.servers.as_ref().is_some_and(|servers| servers.iter().all(exceeds))
+    }
 }
 
 impl Pass {
@@ -146,6 +183,7 @@ impl Pass {
             now,
             runtime: Handle::current(),
             gate,
+            work: Work::default(),
         }
     }
 
@@ -155,7 +193,10 @@ impl Pass {
         // Days may have left before their age, for want of space.
         self.raw_from = self.raw_from.max(retention::raw_from(&conn)?);
         let (mut ids, mut first) = (Ids::default(), None);
-        for t0 in self.due() {
+        for (t0, waiting) in self.due() {
+            if self.work.defers(&waiting) {
+                continue;
+            }
             let mut ended = self.hour(&conn, &mut ids, t0);
             if let (Err(SealError::Day(_, BlockError::Bad(why))), Some(day)) = (&ended, Day::of(t0))
             {
@@ -189,8 +230,8 @@ impl Pass {
         if (self.gate)() { Ok(()) } else { Err(SealError::Stopped) }
     }
 
-    /// Hours that are to be sealed, oldest first; notes how late that is.
-    fn due(&self) -> Vec<i64> {
+    /// Hours that are to be sealed, those for the first time first, then the oldest; notes how late that is.
+    fn due(&self) -> Vec<(i64, Waiting)> {
         let waiting = self.store.hot().waiting();
         let after = (self.pace.seal_after.0, self.pace.late_after.0);
         let (mut due, mut behind) = (Vec::new(), Duration::ZERO);
@@ -198,9 +239,10 @@ impl Pass {
             let at = waiting.due(t0, after, self.now);
             if at <= self.now {
                 behind = behind.max(self.now.since(at));
-                due.push(t0);
+                due.push((t0, waiting));
             }
         }
+        due.sort_by_key(|(t0, waiting)| (waiting.is_late, *t0));
         self.store.stats().sealing_behind_s.set(behind.as_secs());
         due
     }
@@ -299,7 +341,7 @@ impl Pass {
     /// Those of the batches that nobody needs any more.
     fn deletable(&self, conn: &Connection, heads: &[Head]) -> Result<Vec<Head>, SealError> {
         let mut query = conn.prepare_cached("SELECT hot_cut FROM sealed WHERE t0 = ?1")?;
-        let mut cuts = std::collections::HashMap::new();
+        let mut cuts = HashMap::new();
         let mut gone = Vec::new();
         for head in heads {
             let mut is_sealed = true;

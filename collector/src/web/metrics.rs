@@ -39,11 +39,9 @@ pub(super) struct Facts {
     pub(super) own: Vec<(&'static str, &'static str, u64)>,
     /// Durations of commits: counts by bucket of [`COMMIT_BUCKETS_MS`], sum in seconds.
     pub(super) commits: (Vec<u64>, f64),
-    /// Levels of the collector itself: name, meaning, value.
-    pub(super) levels: Vec<(&'static str, &'static str, u64)>,
     /// Faults of the collector itself: name, meaning, whether it holds.
     pub(super) faults: Vec<(&'static str, &'static str, bool)>,
-    /// Other numbers: name, meaning, value.
+    /// Levels of the collector itself, its history and disk: name, meaning, value.
     pub(super) gauges: Vec<(&'static str, &'static str, f64)>,
     /// Sites that fail so often that they never open: server, site.
     pub(super) chronic: Arc<[(String, String)]>,
@@ -92,10 +90,10 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
 /// Faults of the collector, its history, backups and disk.
 fn add_own(facts: &mut Facts, state: &AppState) {
     let own = &state.selfstats;
-    facts.levels = vec![(
+    facts.gauges = vec![(
         "collector_sealing_behind_seconds",
         "How long the oldest hour that should be packed has waited; healthy: below 300",
-        own.sealing_behind_s.get(),
+        own.sealing_behind_s.get() as f64,
     )];
     facts.faults = vec![
         (
@@ -199,10 +197,6 @@ pub(super) fn render(facts: &Facts) -> String {
     for (name, help, holds) in &facts.faults {
         page.family(name, "gauge", help);
         page.sample(name, &[], f64::from(u8::from(*holds)));
-    }
-    for (name, help, level) in &facts.levels {
-        page.family(name, "gauge", help);
-        page.sample(name, &[], *level as f64);
     }
     for (name, help, value) in &facts.gauges {
         page.family(name, "gauge", help);
@@ -380,9 +374,11 @@ mod tests {
             ]),
             notified: vec![("delivered", 3)],
             own: vec![("batches", "Batches.", 9)],
-            levels: vec![("collector_sealing_behind_seconds", "How long", 7)],
             faults: vec![("collector_uplink_lost", "Gone.", true)],
-            gauges: vec![("history_damaged_places", "Damaged.", 2.0)],
+            gauges: vec![
+                ("collector_sealing_behind_seconds", "How long.", 7.0),
+                ("history_damaged_places", "Damaged.", 2.0),
+            ],
             chronic: [("web-1".to_owned(), "bad.example".to_owned())].into(),
             commits: (vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 4], 1.5),
         };
@@ -416,6 +412,7 @@ mod tests {
             "gatewatch_notify_messages_total{route=\"mail\",result=\"delivered\"} 0",
             "# TYPE gatewatch_collector_uplink_lost gauge",
             "gatewatch_collector_uplink_lost 1",
+            "gatewatch_collector_sealing_behind_seconds 7",
             "gatewatch_history_damaged_places 2",
             "# TYPE gatewatch_batches counter",
             "gatewatch_batches_total 9",

@@ -14,7 +14,7 @@ use wire::v1::{self, BatchBody};
 
 use super::super::OTHER;
 use super::super::blocks::{COUNTS_MAX, EVENTS_BYTES_MAX, SiteCount};
-use super::super::hot::{self, Head};
+use super::super::hot::{self, Head, HourSet};
 use super::super::hours::{self, HOUR_S};
 use crate::ingest::convert::{NAME_BYTES_MAX, clip, name};
 use crate::model::SiteId;
@@ -370,6 +370,23 @@ impl<'s> Fold<'s> {
         self.n_event_bytes = n_bytes;
         true
     }
+}
+
+/// In which hours a batch has anything that is folded or counted. Its first hour counts what is misdated, its
+/// last has the losses.
+pub(super) fn hours_of(head: &Head, body: &BatchBody) -> HourSet {
+    let span = head.span();
+    let mut hours = HourSet::of(head);
+    let ms = |at: i64| UnixMillis(at).second();
+    let seconds = body.seconds.iter().map(|second| second.second);
+    let exemplars = body.exemplars.iter().map(|exemplar| ms(exemplar.at_unix_ms));
+    let ticks = body.ticks.iter().map(|tick| ms(tick.at_unix_ms));
+    let lines = body.log_lines.iter().map(|line| ms(line.at_unix_ms));
+    let changes = body.changes.iter().map(|change| ms(change.at_unix_ms));
+    let services = body.services.iter().map(|service| ms(service.at_unix_ms).clamp(span.0, span.1));
+    let all = seconds.chain(exemplars).chain(ticks).chain(lines).chain(changes).chain(services);
+    all.chain([span.0, span.1]).for_each(|second| hours.insert(second));
+    hours
 }
 
 /// Where the entries of a batch belong.

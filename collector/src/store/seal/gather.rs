@@ -12,7 +12,7 @@ use super::super::hot::{self, AHEAD_MAX_MS, Head};
 use super::super::hours::Day;
 use super::super::metrics::{self, Ids, SERIES_NEW_MAX, Wanted};
 use super::super::read;
-use super::fold::{Fold, Folded, Series, Tally};
+use super::fold::{self, Fold, Folded, Series, Tally};
 use super::{Pass, SealError, Sealed};
 use crate::ingest::convert;
 use crate::model::{ServerId, SiteId};
@@ -175,9 +175,13 @@ impl Hour<'_> {
             if is_in(covered, row.epoch, row.seq) {
                 continue;
             }
+            self.pass.work.opened(&row.head, row.body.len());
             push(&mut made_of, row.epoch, row.seq);
             // One that cannot be read was counted when it came.
             if let Ok(body) = convert::unpack(row.codec, &row.body) {
+                if head.is_wide() && !self.pass.store.hot().is_narrowed(head.id) {
+                    self.pass.store.hot_mut().narrow(head.id, fold::hours_of(&head, &body));
+                }
                 fold.add(&row.head, &body);
             }
         }
@@ -191,7 +195,8 @@ impl Hour<'_> {
             .conn
             .prepare_cached("SELECT id, server_id, at, t_min, t_max FROM hot WHERE id = ?1")?;
         let head = query.query_row([id], hot::head).optional()?;
-        Ok(head.filter(|head| head.overlaps(self.t0)))
+        let has_nothing = |head: &Head| self.pass.store.hot().has_nothing(head.id, self.t0);
+        Ok(head.filter(|head| head.overlaps(self.t0) && !has_nothing(head)))
     }
 
     fn row(&self, head: Head) -> Result<Option<Row>, SealError> {

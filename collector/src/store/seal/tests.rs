@@ -85,7 +85,7 @@ fn new_batch(sent: &Sent, seq: u64, at: i64) -> NewBatch {
     }
 }
 
-fn file(model: &mut (Samples, Requests), sent: &Sent) {
+pub(super) fn file(model: &mut (Samples, Requests), sent: &Sent) {
     if sent.is_unreadable {
         return;
     }
