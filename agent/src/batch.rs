@@ -111,7 +111,12 @@ fn compress(body: &v1::BatchBody) -> Vec<u8> {
     let bytes = body.encode_to_vec();
     assert!(bytes.len() <= wire::BODY_UNPACKED_BYTES_MAX, "windows close long before");
     let level = if bytes.len() <= SMALL_BYTES_MAX { ZSTD_LEVEL_SMALL } else { ZSTD_LEVEL };
-    zstd::bulk::compress(&bytes, level).expect("compressing memory to memory cannot fail")
+    let packed = zstd::bulk::Compressor::new(level).and_then(|mut compressor| {
+        // Four bytes by which whoever opens it finds a flipped bit, here and years later.
+        compressor.include_checksum(true)?;
+        compressor.compress(&bytes)
+    });
+    packed.expect("compressing memory to memory cannot fail")
 }
 
 /// Also the oldest and newest event time; equal to `complete_until` when there is no event.
@@ -364,6 +369,27 @@ mod tests {
         let body = zstd::bulk::decompress(&batch.body, wire::BODY_UNPACKED_BYTES_MAX).unwrap();
         let body = v1::BatchBody::decode(body.as_slice()).unwrap();
         (batch, body)
+    }
+
+    #[test]
+    fn a_flipped_bit_of_a_body_never_unpacks_to_something_else() {
+        let mut windows = Windows::default();
+        for second in 0..40 {
+            windows.fold(request(1, second, 200));
+        }
+        let sites = [site("other"), site("a.example")];
+        let payload = encode(&windows.close(), &sites, &Cover::default()).payload;
+        let (batch, sent) = decode(&payload);
+        let mut n_found = 0;
+        for bit in 0..batch.body.len() * 8 {
+            let mut body = batch.body.to_vec();
+            body[bit / 8] ^= 1 << (bit % 8);
+            match zstd::bulk::decompress(&body, wire::BODY_UNPACKED_BYTES_MAX) {
+                Ok(bytes) => assert_eq!(bytes, sent.encode_to_vec(), "bit {bit}"),
+                Err(_) => n_found += 1,
+            }
+        }
+        assert!(n_found > batch.body.len() * 7, "{n_found} of {} bits", batch.body.len() * 8);
     }
 
     #[test]

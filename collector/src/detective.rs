@@ -335,6 +335,9 @@ impl Detective {
             }
         }
         self.store.stats().entries_refused.add(unpacked.n_refused);
+        if unpacked.is_damaged {
+            self.store.batch_damaged(row.id, row.server);
+        }
         let records = unpacked.records;
         // What the clock brought before this batch arrived comes first.
         let transitions = self.engine.advance(UnixMillis(row.at.0 - 1));

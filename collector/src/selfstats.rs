@@ -107,6 +107,8 @@ counters! {
     batches_old_epoch
     /// Batches whose body cannot be read: stored as their reason.
     batches_unreadable
+    /// Batches that were stored whole and do not unpack any more: not served, not packed.
+    batches_damaged
     /// Batches that agents declared lost to a full spool.
     batches_evicted
     /// Log lines counted in those.

@@ -77,6 +77,8 @@ pub struct Unpacked {
     pub records: Vec<Record>,
     /// Entries left out because they make no sense, e.g. name a site that is not there.
     pub n_refused: u64,
+    /// It was stored whole and does not unpack any more.
+    pub is_damaged: bool,
 }
 
 /// Reads a batch that arrived at `at` once, for its sites, its losses and its times.
@@ -196,7 +198,9 @@ fn ledger(n_lines: u64, n_bytes: u64, losses: &[(&'static str, u64)]) -> Ledger 
 /// every site the batch names, without a baseline: the caller drops those it has told already and
 /// fills in the baseline. An unreadable batch gives nothing, not even its watermark.
 pub fn records(row: &HotRow, site_of: &mut dyn FnMut(&str) -> Option<SiteRow>) -> Unpacked {
-    let Ok(body) = unpack(row.codec, &row.body) else { return Unpacked::default() };
+    let Ok(body) = unpack(row.codec, &row.body) else {
+        return Unpacked { is_damaged: is_damage(row.codec), ..Unpacked::default() };
+    };
     records_of(row.server, &body, row.complete_until, site_of)
 }
 
@@ -217,7 +221,12 @@ pub fn records_of(
     out.records.sort_by_key(|(second, rank, _)| (*second, *rank));
     let mut records: Vec<Record> = out.records.into_iter().map(|(_, _, record)| record).collect();
     records.push(Record::Complete { server, at: complete_until });
-    Unpacked { records, n_refused: out.n_refused }
+    Unpacked { records, n_refused: out.n_refused, is_damaged: false }
+}
+
+/// Whether a stored body that does not unpack did so when it came: the others are stored as their reason.
+pub fn is_damage(codec: u32) -> bool {
+    codec != 0
 }
 
 /// Opens a body within fixed bounds of memory.

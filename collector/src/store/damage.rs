@@ -1,16 +1,65 @@
 //! Damage of `gatewatch.db` itself: nothing is written from then on, and the next start looks closer.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, Error, ErrorCode};
 
 use super::backup::{self, MARKER};
-use super::{StoreError, open};
+use super::{Store, StoreError, open};
 use crate::files;
+use crate::model::ServerId;
+
+/// Damaged batches that are remembered; each beyond is counted at each read.
+const BATCHES_MAX: usize = 10_000;
+
+/// Batches of `hot` that were found damaged since the start.
+#[derive(Debug, Default)]
+pub(super) struct Batches(Mutex<BTreeSet<i64>>);
+
+impl Store {
+    /// A stored batch does not unpack any more: a bit of it is another one now. It is told and counted
+    /// once, however often it is read.
+    pub(crate) fn batch_damaged(&self, id: i64, server: ServerId) {
+        let known = &self.inner.shared.damaged_batches.0;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(&id) {
+            return;
+        }
+        let is_first = known.is_empty();
+        if known.len() < BATCHES_MAX {
+            known.insert(id);
+        }
+        drop(known);
+        self.stats().batches_damaged.one();
+        let server_id = server.0;
+        if is_first {
+            tracing::error!(
+                id, server_id, path = %open::path(self.dir()).display(),
+                "a stored batch is damaged: what it holds is not served, the rest is; check memory and disk of this machine. Further ones are counted"
+            );
+        } else {
+            tracing::debug!(id, server_id, "a stored batch is damaged");
+        }
+    }
+}
 
 /// Whether SQLite says that the file is not what was written.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Whether a reader met what may be damage: also a value that is none of its column.
+pub(super) fn may_be_damage(error: &Error) -> bool {
+    let is_odd = matches!(
+        error,
+        Error::InvalidColumnType(..)
+            | Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+    );
+    is_odd || is_damage(error)
 }
 
 impl StoreError {

@@ -35,6 +35,7 @@ use super::pool::End;
 use super::quarantine::{Damage, Quarantine};
 use super::{Store, StoreError, read};
 use crate::clock;
+use crate::ingest::convert;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 use samples::Seconds;
@@ -217,7 +218,8 @@ impl Store {
             let notes = history.notes()?;
             Ok(Told { value, notes })
         };
-        let told = self.inner.readers.read_long(limits.time + GRACE, read).await?;
+        let told = self.inner.readers.read_long(limits.time + GRACE, read).await;
+        let told = self.mind_damage(told).await?;
         if told.notes.cut.is_some() {
             self.stats().reads_cut_short.one();
         }
@@ -312,8 +314,11 @@ impl History<'_> {
         !self.state.borrow().holes.is_empty()
     }
 
-    fn note_unreadable(&self) {
+    fn note_unreadable(&self, id: i64, server: ServerId, codec: u32) {
         self.state.borrow_mut().n_unreadable += 1;
+        if let (true, Some(index)) = (convert::is_damage(codec), &self.index) {
+            index.store.batch_damaged(id, server);
+        }
     }
 
     /// Which hours with an instant in `from..to` are sealed.
@@ -328,9 +333,10 @@ impl History<'_> {
         Ok(Hours(rows.collect::<rusqlite::Result<_>>()?))
     }
 
-    /// The day file of a sealed hour; `None`, and a hole, when it cannot be used.
-    fn day(&self, t0: i64) -> rusqlite::Result<Option<Rc<DayFile>>> {
-        let Some(day) = Day::of(t0) else { return Ok(None) };
+    /// The day file of a sealed hour of so many parts; `None`, and a hole, when it cannot be used. An hour
+    /// without parts is in none: a batch spanned it and said nothing of it.
+    fn day(&self, t0: i64, parts: u32) -> rusqlite::Result<Option<Rc<DayFile>>> {
+        let Some(day) = Day::of(t0).filter(|_| parts > 0) else { return Ok(None) };
         let known = self.state.borrow().files.iter().find(|(known, _)| *known == day).cloned();
         let opened = match known {
             Some((_, opened)) => opened,
@@ -345,16 +351,27 @@ impl History<'_> {
         Ok(opened.ok())
     }
 
+    /// A day file is not there. That is told, but for one whose day left since the snapshot: before its
+    /// file goes, nobody knows of its hours any more.
+    fn miss(&self, day: Day) {
+        self.stats.day_files_missing.one();
+        let hours = day.first_second()..day.end_second();
+        let is_wanted = |index: &HotLists<'_>| index.store.hot().has_sealed(hours);
+        if let (Some(known), true) = (self.quarantine, self.index.as_ref().is_some_and(is_wanted)) {
+            known.report(Damage::file(&day.file(), "it is missing"));
+        }
+    }
+
     /// Opens a day file, and remembers what came of it.
     fn open_day(&self, day: Day) -> rusqlite::Result<Result<Rc<DayFile>, Why>> {
         let is_known_bad = self.quarantine.is_some_and(|known| known.has_file(&day.file()));
         let opened = match DayFile::open(self.dir, day) {
-            _ if is_known_bad => Err(Why::Damaged),
-            Ok(Some(file)) => Ok(Rc::new(file)),
             Ok(None) => {
-                self.stats.day_files_missing.one();
+                self.miss(day);
                 Err(Why::Missing)
             }
+            _ if is_known_bad => Err(Why::Damaged),
+            Ok(Some(file)) => Ok(Rc::new(file)),
             Err(error) => {
                 let damage = |why: &str| Damage::file(&day.file(), why);
                 Err(self.why(error, damage)?)

@@ -5,6 +5,7 @@
 //! sealed there, and an id without a row is no error.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -266,6 +267,11 @@ impl HotIndex {
         } else {
             (waiting.since, waiting.is_late) = (now, true);
         }
+    }
+
+    /// Whether an hour that begins in `hours` is in its day file; not any more once its day leaves.
+    pub(super) fn has_sealed(&self, hours: Range<i64>) -> bool {
+        self.cuts.range(hours).next().is_some()
     }
 
     /// What became of hours before `t0` is known no more: their day has left.

@@ -50,6 +50,8 @@ mod bad_input_tests;
 #[cfg(test)]
 mod flip_tests;
 #[cfg(test)]
+mod hot_flip_tests;
+#[cfg(test)]
 mod kept_tests;
 #[cfg(test)]
 mod power_tests;
@@ -250,6 +252,7 @@ struct Shared {
     holds: Arc<history::Holds>,
     quarantine: quarantine::Quarantine,
     backups: backup::Backups,
+    damaged_batches: damage::Batches,
     /// Why the database can be used no more.
     damaged: watch::Sender<Option<Arc<str>>>,
 }
@@ -278,6 +281,7 @@ impl Store {
             stats: Arc::clone(&stats),
             holds: Arc::default(),
             backups: backup::Backups::default(),
+            damaged_batches: damage::Batches::default(),
             damaged: watch::Sender::new(None),
         });
         let readers = pool::Readers::open(dir, stats)?;
@@ -333,8 +337,13 @@ impl Store {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let done = self.inner.readers.read(query).await;
+        self.mind_damage(done).await
+    }
+
+    /// What a reader came back with; where it met damage, that is looked at first.
+    async fn mind_damage<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(StoreError::Sqlite(error)) = &done
-            && damage::is_damage(error)
+            && damage::may_be_damage(error)
         {
             self.look_closer().await;
         }

@@ -10,7 +10,9 @@ use wire::UnixMillis;
 use wire::v1::{self, BatchBody, Series, Site, SiteSecond, Tick};
 
 use super::blocks::{BlockError, DayFile, Place};
-use super::hours::{Day, hour_of};
+use super::hours::{Day, Month, hour_of};
+use super::rollup::month::{Cell, MonthFile};
+use super::rollup::rolled::{BAD_MINUTES, Rolled};
 use super::{NewBatch, Store, Watermark};
 use crate::clock;
 use crate::ingest::convert;
@@ -64,7 +66,9 @@ fn body(base: i64, seq: u64) -> BatchBody {
 
 /// One batch as it comes from an agent.
 pub(super) fn batch(server: ServerId, base: i64, seq: u64) -> NewBatch {
-    let body = zstd::bulk::compress(&body(base, seq).encode_to_vec(), 3).unwrap();
+    let mut compressor = zstd::bulk::Compressor::new(3).unwrap();
+    compressor.include_checksum(true).unwrap();
+    let body = compressor.compress(&body(base, seq).encode_to_vec()).unwrap();
     let at = second_of(base, seq) * 1000;
     let batch = v1::Batch {
         epoch: EPOCH,
@@ -184,6 +188,60 @@ pub(super) fn check_whole(store: &Store, base: i64, acked: &BTreeMap<i64, u64>) 
         let held = found.held.get(&server).cloned().unwrap_or_default();
         assert_eq!(held, truth(base, mark.seq), "server {server} up to {}", mark.seq);
     }
+}
+
+/// Fails unless the month files have every hour that servers sent anything of, each summed up once: from
+/// `base` on, up to their watermarks.
+pub(super) fn check_months(store: &Store, base: i64) {
+    let dir = store.dir();
+    let conn = Connection::open_with_flags(
+        dir.join("gatewatch.db"),
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .unwrap();
+    let metric: i64 = conn.query_row("SELECT metric FROM metric", [], |row| row.get(0)).unwrap();
+    let hours = base..base + N_HOURS * 3600;
+    let mut found: BTreeMap<(i64, i64), Summed> = BTreeMap::new();
+    let months: BTreeSet<Month> = hours.clone().step_by(3600).filter_map(Month::of).collect();
+    for month in months {
+        let file = MonthFile::open(dir, month).unwrap().unwrap();
+        let mut see = |cell: Cell, rolled: Result<Rolled, BlockError>| {
+            let Rolled { n, sum, min, max, .. } = rolled.unwrap();
+            found.entry((cell.server.0, cell.t0)).or_default().samples = Some((n, sum, min, max));
+            true
+        };
+        file.fleet(metric, &hours, &mut see).unwrap();
+        for day in file.days(&hours) {
+            for server in 1..=N_SERVERS {
+                let Some(sites) = file.sites_day(day, ServerId(server)).unwrap() else { continue };
+                for (_, status, numbers) in sites.iter().filter(|(_, key, _)| *key != BAD_MINUTES) {
+                    for (t0, n) in (day.first_second()..).step_by(3600).zip(numbers) {
+                        if *n > 0 {
+                            let of = found.entry((server, t0)).or_default();
+                            *of.requests.entry(status.into()).or_default() += n;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let mut sent = BTreeMap::new();
+    for server in 1..=N_SERVERS {
+        for (t0, sums) in truth(base, store.durable(ServerId(server)).seq) {
+            let values = || sums.samples.values().copied();
+            let (n, sum) = (sums.samples.len() as u64, values().map(i128::from).sum());
+            let samples = values().min().zip(values().max()).map(|(min, max)| (n, sum, min, max));
+            sent.insert((server, t0), Summed { requests: sums.requests, samples });
+        }
+    }
+    assert_eq!(found, sent);
+}
+
+/// What an hour of a server is summed up to: requests by status; count, sum, least and most of samples.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Summed {
+    requests: BTreeMap<u32, u64>,
+    samples: Option<(u64, i128, i64, i64)>,
 }
 
 /// Fails unless SQLite finds every database of the directory sound.

@@ -54,7 +54,7 @@ pub(super) async fn pass(keeper: &Keeper, now: UnixMillis) -> Result<(), StoreEr
     let pass = Pass::new(keeper, now, Arc::new(move || !stop.is_cancelled()));
     match on_thread(pass).await {
         Ok(()) | Err(SealError::Stopped) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => keeper.store.mind_damage(Err(error.into())).await,
     }
 }
 

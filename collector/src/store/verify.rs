@@ -255,7 +255,7 @@ fn sealed(conn: &Connection) -> rusqlite::Result<Vec<Sealed>> {
     if conn.query_row(has_any, [], |_| Ok(())).optional()?.is_none() {
         return Ok(Vec::new()); // of a release that sealed nothing
     }
-    let mut query = conn.prepare("SELECT t0, parts FROM sealed ORDER BY t0")?;
+    let mut query = conn.prepare("SELECT t0, parts FROM sealed WHERE parts > 0 ORDER BY t0")?;
     let rows = query.query_map([], |row| Ok(Sealed { t0: row.get(0)?, parts: row.get(1)? }))?;
     rows.collect()
 }
@@ -357,14 +357,23 @@ pub(super) fn is_sound(dir: &Path, spot: &super::quarantine::Spot) -> bool {
     report.n_problems == 0
 }
 
+/// Whether a place is of a day that has left since: nobody asks for it any more.
+fn has_left(store: &Store, spot: &super::quarantine::Spot) -> bool {
+    let name = Path::new(&spot.file).file_name().map(|name| name.to_string_lossy().into_owned());
+    let Some(day) = name.as_deref().and_then(Day::of_file_name) else { return false };
+    let hours = day.first_second()..day.end_second();
+    !store.dir().join(&spot.file).exists() && !store.hot().has_sealed(hours)
+}
+
 /// Looks at every place that was found damaged, and serves those again that are sound by now; how many
-/// were and how many are damaged.
+/// were, or have left, and how many are damaged.
 pub async fn recheck(store: &Store) -> (usize, usize) {
     let entries = store.quarantine().list();
-    let dir = store.dir().to_owned();
+    let store_of = store.clone();
     let looked = tokio::task::spawn_blocking(move || {
         let spots = entries.into_iter().map(|entry| entry.damage.spot);
-        spots.filter(|spot| is_sound(&dir, spot)).collect::<Vec<_>>()
+        let is_over = |spot: &_| has_left(&store_of, spot) || is_sound(store_of.dir(), spot);
+        spots.filter(is_over).collect::<Vec<_>>()
     });
     let sound = looked.await.unwrap_or_default();
     let n_cleared = sound.iter().filter(|spot| store.quarantine().clear(spot)).count();

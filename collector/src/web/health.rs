@@ -135,7 +135,8 @@ fn damage(conn: &Conn, entry: &Entry) -> ReadResult<DamageView> {
         why: entry.damage.why.clone(),
         since: entry.since,
         fix: format!(
-            "stop the collector, put {} back from a backup (`tar -xf FILE {0}`), start it;              `gatewatch-collector verify` says whether it is sound",
+            "stop the collector, put {} back from a backup (`tar -xf FILE {0}`), start it; \
+             `gatewatch-collector verify` says whether it is sound",
             spot.file
         ),
     })

@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::store::blocks::{Column, DayFile, Place, ServerHour, SiteCount};
 use crate::store::rollup::month::{MonthFile, Rows};
 use crate::store::rollup::rolled::Rolled;
-use crate::store::verify;
+use crate::store::{proof, verify};
 
 const T0: i64 = 1_795_176_000;
 
@@ -413,4 +413,74 @@ async fn damage_met_while_running_stops_the_store_and_marks_it_for_the_next_star
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(number(&store).await, 1);
     assert!(!dir.path().join(MARKER).exists());
+}
+
+/// Whoever receives a backup, and takes no more of it before so many further batches are stored.
+struct Slow {
+    store: Store,
+    runtime: tokio::runtime::Handle,
+    n_waits: u64,
+}
+
+impl io::Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.n_waits > 0 {
+            self.n_waits -= 1;
+            let mut committed = self.store.committed();
+            let until = *committed.borrow() + 100;
+            let stored = committed.wait_for(|id| *id >= until);
+            self.runtime.block_on(stored).map_err(io::Error::other)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_write_ahead_log_stays_small_while_a_backup_is_taken_slowly_under_load() {
+    const BODY_BYTES: usize = 32 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 7).await;
+    crate::store::tests::enrol(&store, 1).await;
+    let stop = CancellationToken::new();
+    let (sending, stopped) = (store.clone(), stop.clone());
+    let load = tokio::spawn(async move {
+        let mut seq = 0;
+        while !stopped.is_cancelled() {
+            let mut waiting = Vec::new();
+            for _ in 0..10 {
+                seq += 1;
+                let mut batch = proof::batch(ServerId(1), T0, seq);
+                (batch.codec, batch.body) = (0, vec![seq as u8; BODY_BYTES]);
+                waiting.push(sending.append(batch).await.unwrap());
+            }
+            for outcome in waiting {
+                outcome.await.unwrap().unwrap();
+            }
+        }
+    });
+    let log = dir.path().join("gatewatch.db-wal");
+    let mut most = 0;
+    for _ in 0..3 {
+        let source = Source::new(dir.path(), CancellationToken::new()).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let mut out = Slow { store: store.clone(), runtime, n_waits: 4 };
+        let making = tokio::task::spawn_blocking(move || {
+            Archive::prepare(source).unwrap().write(&mut out, &mut |_, _| {}).unwrap();
+            assert_eq!(out.n_waits, 0, "it was slow");
+        });
+        making.await.unwrap();
+        most = most.max(fs::metadata(&log).unwrap().len());
+    }
+    stop.cancel();
+    load.await.unwrap();
+    let written = store.committed().borrow().unsigned_abs() * BODY_BYTES as u64;
+    println!("{most} bytes of log at most, {written} bytes of batches");
+    assert!(written > 36 << 20, "{written}");
+    assert!(most < 24 << 20, "{most} of {written}");
+    close(store).await;
+    assert_eq!(sound(dir.path()), Vec::<String>::new());
 }

@@ -41,7 +41,7 @@ impl History<'_> {
             if !self.goes_on() {
                 break;
             }
-            let Some(file) = self.day(*t0)? else { continue };
+            let Some(file) = self.day(*t0, sealed.parts)? else { continue };
             for part in 0..sealed.parts {
                 let place = Place { t0: *t0, server, part };
                 let Some(found) = self.tolerate(place, COUNTS, file.counts(place))? else {

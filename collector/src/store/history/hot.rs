@@ -80,9 +80,10 @@ impl History<'_> {
             }
             let (id, server) = (row.get(0)?, ServerId(row.get(1)?));
             let body = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-            match convert::unpack(row.get(2)?, body) {
+            let codec = row.get(2)?;
+            match convert::unpack(codec, body) {
                 Ok(body) => see(HotBatch { id, server, body }),
-                Err(_) => self.note_unreadable(),
+                Err(_) => self.note_unreadable(id, server, codec),
             }
         }
         Ok(())

@@ -235,7 +235,7 @@ impl History<'_> {
     ) -> rusqlite::Result<Decoded> {
         let mut decoded = Decoded { sites: names.sites(self, server)?, ..Decoded::default() };
         for (t0, sealed) in hours.0.range(from_s.saturating_sub(3599)..to_s) {
-            let Some(file) = self.day(*t0)? else { continue };
+            let Some(file) = self.day(*t0, sealed.parts)? else { continue };
             let mut columns: HashMap<i64, (Arc<Named>, Seconds)> = HashMap::new();
             for part in 0..sealed.parts {
                 let place = Place { t0: *t0, server, part };

@@ -259,16 +259,20 @@ impl History<'_> {
             let complete_until = UnixMillis(row.get(3)?);
             let body = whole.query_row([id], |row| {
                 let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                Ok(convert::unpack(row.get(0)?, body).ok())
+                let codec = row.get(0)?;
+                Ok(convert::unpack(codec, body).map_err(|_| codec))
             })?;
-            let body = if let Some(mut body) = body {
-                if !keep_hot(&mut body, id, at, &started.hours) {
-                    continue;
+            let body = match body {
+                Ok(mut body) => {
+                    if !keep_hot(&mut body, id, at, &started.hours) {
+                        continue;
+                    }
+                    Some(body)
                 }
-                Some(body)
-            } else {
-                self.note_unreadable();
-                None
+                Err(codec) => {
+                    self.note_unreadable(id, server, codec);
+                    None
+                }
             };
             started.ahead.push_back(Piece { id, server, at, complete_until, body });
         }

@@ -185,7 +185,7 @@ impl History<'_> {
         (t0, parts): (i64, u32),
         take: &mut dyn FnMut(ServerId, i64, &Rolled) -> bool,
     ) -> rusqlite::Result<()> {
-        let Some(file) = self.day(t0)?.filter(|_| self.goes_on()) else { return Ok(()) };
+        let Some(file) = self.day(t0, parts)?.filter(|_| self.goes_on()) else { return Ok(()) };
         let mut damaged = Vec::new();
         let mut hours: BTreeMap<ServerId, Vec<Column>> = BTreeMap::new();
         let read = file.columns_of(t0, known.id, &mut |raw| {

@@ -135,7 +135,7 @@ impl History<'_> {
         if columns.is_empty() {
             return Ok(hour);
         }
-        let Some(file) = self.day(t0)? else { return Ok(hour) };
+        let Some(file) = self.day(t0, sealed.parts)? else { return Ok(hour) };
         for part in 0..sealed.parts {
             let place = Place { t0, server, part };
             for known in columns {

@@ -468,6 +468,24 @@ async fn a_day_file_that_is_gone_or_damaged_is_a_hole_and_the_rest_is_served() {
 }
 
 #[tokio::test]
+async fn an_hour_that_a_batch_spanned_without_a_word_of_it_is_no_hole() {
+    let (dir, store) = across_midnight().await;
+    // The day after has no file: nothing was packed of it.
+    note_sealed(&store, START + 30 * 3600, 1, 0).await;
+    let (from, to) = (29 * 3600, 32 * 3600);
+    let told = raw(&store, 1, from, to).await;
+    assert_eq!((told.value, told.notes), (Vec::new(), Notes::default()));
+    let (pieces, notes) = played(&store, (from, to), 1 << 20).await;
+    assert!(pieces.is_empty() && notes.iter().all(|notes| notes.holes.is_empty()), "{notes:?}");
+    assert_eq!(store.stats().day_files_missing.get(), 0);
+    let report = crate::store::verify::verify(dir.path(), UnixMillis(0));
+    assert!(
+        report.problems.iter().all(|problem| !problem.file.starts_with("blocks/")),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_answer_that_was_cut_says_so() {
     let (_dir, store) = across_midnight().await;
     let wanted = Wanted {

@@ -271,7 +271,7 @@ impl History<'_> {
         several: &mut BTreeMap<ServerId, Seconds>,
     ) -> rusqlite::Result<()> {
         let (Some(first), Some(last)) = (servers.first(), servers.last()) else { return Ok(()) };
-        let Some(file) = self.day(hour.t0)? else { return Ok(()) };
+        let Some(file) = self.day(hour.t0, hour.parts)? else { return Ok(()) };
         let is_simple = hour.parts == 1 && columns.len() == 1;
         let mut damaged = Vec::new();
         for known in columns {

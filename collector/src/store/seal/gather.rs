@@ -177,12 +177,17 @@ impl Hour<'_> {
             }
             self.pass.work.opened(&row.head, row.body.len());
             push(&mut made_of, row.epoch, row.seq);
-            // One that cannot be read was counted when it came.
-            if let Ok(body) = convert::unpack(row.codec, &row.body) {
-                if head.is_wide() && !self.pass.store.hot().is_narrowed(head.id) {
-                    self.pass.store.hot_mut().narrow(head.id, fold::hours_of(&head, &body));
+            match convert::unpack(row.codec, &row.body) {
+                Ok(body) => {
+                    if head.is_wide() && !self.pass.store.hot().is_narrowed(head.id) {
+                        self.pass.store.hot_mut().narrow(head.id, fold::hours_of(&head, &body));
+                    }
+                    fold.add(&row.head, &body);
                 }
-                fold.add(&row.head, &body);
+                Err(_) if convert::is_damage(row.codec) => {
+                    self.pass.store.batch_damaged(row.head.id, server);
+                }
+                Err(_) => {} // counted when it came
             }
         }
         let folded = fold.finish();
