@@ -266,8 +266,13 @@ fn agents_whose_clocks_are_a_day_off_connect_and_are_shown_with_their_offset() {
 
 /// Words that run a program with a tiny file system of its own mounted over `path`.
 pub(crate) fn on_a_tiny_disk(path: &Path) -> Vec<String> {
-    let script =
-        format!("mount -t tmpfs -o size=4m,mode=0755 tmpfs {} && exec \"$@\"", path.display());
+    on_a_disk_of(path, "4m")
+}
+
+/// The same of another size.
+pub(crate) fn on_a_disk_of(path: &Path, size: &str) -> Vec<String> {
+    let path = path.display();
+    let script = format!("mount -t tmpfs -o size={size},mode=0755 tmpfs {path} && exec \"$@\"");
     let mut words = vec![find_program(&["unshare"], "util-linux").display().to_string()];
     if harness::is_root() {
         words.push("--mount".to_owned());

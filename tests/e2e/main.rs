@@ -47,6 +47,7 @@ mod services;
 mod services_systemd;
 mod shared_pool;
 mod silence;
+mod store_damage;
 mod store_faults;
 mod store_kills;
 mod store_power;

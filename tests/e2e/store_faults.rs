@@ -136,8 +136,10 @@ fn a_disk_that_takes_half_a_second_for_each_sync_delays_acks_and_nothing_else() 
     fleet.start_collector();
     truth.is_counted(&fleet);
     for name in ["web-1", "web-2"] {
-        let row = fleet.listed(name).expect("it is listed");
-        assert_eq!(row["state"], "up", "heartbeats are heard: {row}");
+        eventually("heartbeats are heard", LIMIT, || {
+            let row = fleet.listed(name)?;
+            if row["state"] == "up" { Ok(()) } else { Err(row.to_string()) }
+        });
     }
 }
 
