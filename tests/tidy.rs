@@ -47,7 +47,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Modules without IO, clock, randomness, async, logging or globals.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "agent/src/window/",
     "agent/src/backoff.rs",
     "agent/src/logs/parse/",
@@ -55,6 +55,7 @@ const PURE: [&str; 11] = [
     "collector/src/incident.rs",
     "collector/src/incident/",
     "collector/src/ingest/convert.rs",
+    "collector/src/ingest/convert/",
     "collector/src/localize.rs",
     "collector/src/localize/",
     "collector/src/render.rs",

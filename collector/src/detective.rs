@@ -19,17 +19,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
+use wire::v1::BatchBody;
 
 use crate::config::Config;
 use crate::detect::crowd::PARTS_MAX;
 use crate::detect::past::Past;
 use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
-use crate::ingest::{Heard, Live, convert};
+use crate::ingest::{Heard, Live, convert, opener};
 use crate::model::{CollectorEvent, Record, ServerId, SiteId, Transition};
 
 use crate::store::incidents::{self, Known};
-use crate::store::{HotRow, SiteRow, Store, StoreError, read};
+use crate::store::{FreshRow, HotRow, SiteRow, Store, StoreError, read};
 use crate::{clock, errors};
 use saved::{pack, unpack};
 
@@ -135,6 +136,14 @@ struct Detective {
     looked_at: Option<UnixMillis>,
     /// Up to when it is said that it lags behind what arrives.
     lags_until: i64,
+}
+
+/// Which batch, and when it came.
+struct Place {
+    id: i64,
+    server: ServerId,
+    at: UnixMillis,
+    complete_until: UnixMillis,
 }
 
 impl Detective {
@@ -299,10 +308,21 @@ impl Detective {
     async fn catch_up(&mut self) -> Result<(), StoreError> {
         loop {
             let after = self.position;
-            let rows = self
-                .store
-                .read(move |conn| read::hot_after(conn, after, ROWS_MAX, ROWS_BYTES_MAX))
-                .await?;
+            let fresh = self.store.take_fresh(after, ROWS_MAX);
+            if !fresh.is_empty() {
+                for FreshRow { id, server, at, complete_until, opened, .. } in fresh {
+                    let place = Place { id, server, at, complete_until };
+                    self.fold_body(place, Some(&opened.body)).await?;
+                }
+                self.store_pending().await?;
+                continue;
+            }
+            let rows = if after < self.store.last_committed() {
+                let read = move |conn: &_| read::hot_after(conn, after, ROWS_MAX, ROWS_BYTES_MAX);
+                self.store.read(read).await?
+            } else {
+                Vec::new()
+            };
             if rows.is_empty() {
                 // Batches before the stored decisions may have left the table already.
                 self.position = self.position.max(self.decided);
@@ -310,25 +330,33 @@ impl Detective {
                 return Ok(());
             }
             for row in rows {
-                self.see_lag(row.at, clock::now());
                 self.fold(&row).await?;
             }
             self.store_pending().await?;
         }
     }
 
+    /// A batch that was read again.
     async fn fold(&mut self, row: &HotRow) -> Result<(), StoreError> {
+        let HotRow { id, server, at, complete_until, .. } = *row;
+        let body = opener::unpack(row.codec, &row.body).ok();
+        self.fold_body(Place { id, server, at, complete_until }, body.as_ref()).await
+    }
+
+    /// An unreadable batch only moves the position.
+    async fn fold_body(&mut self, row: Place, body: Option<&BatchBody>) -> Result<(), StoreError> {
+        self.see_lag(row.at, clock::now());
         let known = self.sites.contains_key(&row.server);
         if !known {
             self.learn(Some(row.server), row.at).await?;
         }
-        let (mut unpacked, missed) = self.convert(row);
+        let (mut unpacked, missed) = self.convert(&row, body);
         // The rows of its sites were stored with the batch. What is not there now was refused: not
         // to be looked for again with each batch of a server that names too many.
         let refused = self.overfull.get(&row.server).is_some_and(|until| row.at.0 < *until);
         if missed && !refused {
             self.learn(Some(row.server), row.at).await?;
-            let (again, still_missed) = self.convert(row);
+            let (again, still_missed) = self.convert(&row, body);
             unpacked = again;
             if still_missed {
                 self.overfull.insert(row.server, row.at.0 + KNOWN_MS);
@@ -357,10 +385,11 @@ impl Detective {
     }
 
     /// Records of a batch, and whether it names a site that is not in the cache.
-    fn convert(&self, row: &HotRow) -> (Unpacked, bool) {
+    fn convert(&self, row: &Place, body: Option<&BatchBody>) -> (Unpacked, bool) {
+        let Some(body) = body else { return (Unpacked::default(), false) };
         let cached = self.sites.get(&row.server);
         let mut missed = false;
-        let unpacked = convert::records(row, &mut |name| {
+        let unpacked = convert::records_of(row.server, body, row.complete_until, &mut |name| {
             let found = cached.and_then(|sites| sites.get(name)).cloned();
             missed |= found.is_none();
             found

@@ -3,22 +3,17 @@
 //! Invariant: no input panics or takes more memory than a fixed multiple of
 //! `BODY_UNPACKED_BYTES_MAX`. What makes no sense is left out and counted.
 
-use std::io::Read;
+mod unpack;
 
-use prost::Message;
-use prost::encoding::{WireType, decode_key, decode_varint};
-use thiserror::Error;
 use wire::signal::counter;
 use wire::v1::{self, BatchBody, Signal};
-use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, UnixMillis, catalog};
+use wire::{UnixMillis, catalog};
 
 use crate::model::{Counts, Exemplar, Record, ServerId, SiteId};
 use crate::store::{self, HotRow, Ledger, NewBatch, OTHER, SiteRow, SiteSeen};
+use unpack::{ANY, SMALL};
+pub use unpack::{Opened, Reason, Unpacker, unpack};
 
-/// Largest number of entries (sites, seconds, ...) in a body: bounds what tiny messages grow to.
-const ENTRIES_MAX: usize = 1 << 20;
-/// Base-2 logarithm of the largest window a zstd frame may ask memory for.
-const WINDOW_LOG_MAX: u32 = 24;
 /// Most sites of one body that are stored; an agent names at most `sites_max`.
 const SITES_MAX: usize = 20_000;
 /// Work that a body is taken for which cannot be read: unpacking it was the most of it.
@@ -29,32 +24,6 @@ pub(crate) const NAME_BYTES_MAX: usize = 255;
 pub(crate) const TEXT_BYTES_MAX: usize = 2048;
 /// Largest single step of the loss ledger that is believed.
 const LOSS_STEP_MAX: u64 = 1 << 40;
-
-/// Why a batch's body cannot be read. The text is stored in its place.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum Reason {
-    /// A later release's encoding, or nonsense.
-    #[error("codec {0} is not known to this collector: upgrade it")]
-    Codec(u32),
-    /// The agent found its own record damaged and sends only its place.
-    #[error("the agent's spool had damaged it")]
-    Spool,
-    /// Larger than the agent may send.
-    #[error("the body has {0} bytes, more than {BODY_BYTES_MAX}")]
-    TooLarge(usize),
-    /// No zstd frame, or a broken one.
-    #[error("the body is no zstd frame: {0}")]
-    Compression(String),
-    /// A frame that unpacks to more than is allowed.
-    #[error("the body unpacks to more than {BODY_UNPACKED_BYTES_MAX} bytes")]
-    Bomb,
-    /// A message of millions of tiny parts.
-    #[error("the body has more than {ENTRIES_MAX} entries")]
-    TooManyEntries,
-    /// No `BatchBody`.
-    #[error("the body is no BatchBody: {0}")]
-    Message(String),
-}
 
 /// What the store has to know of a body beside its bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -70,6 +39,17 @@ pub struct Decoded {
     pub times: Option<(UnixMillis, UnixMillis)>,
 }
 
+/// A batch that came.
+#[derive(Debug)]
+pub struct Taken {
+    /// As the store takes it.
+    pub new: NewBatch,
+    /// Number of its entries.
+    pub n_entries: usize,
+    /// Its body, or why there is none.
+    pub opened: Result<Opened, Reason>,
+}
+
 /// A stored batch as the detector reads it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Unpacked {
@@ -83,7 +63,10 @@ pub struct Unpacked {
 
 /// Reads a batch that arrived at `at` once, for its sites, its losses and its times.
 pub fn decode(batch: &v1::Batch, at: UnixMillis) -> Result<Decoded, Reason> {
-    let body = unpack(batch.codec, &batch.body)?;
+    Ok(describe(&unpack(batch.codec, &batch.body)?, at))
+}
+
+fn describe(body: &BatchBody, at: UnixMillis) -> Decoded {
     let inventory = body.inventory.iter().flat_map(|inventory| &inventory.sites);
     let mut sites: Vec<SiteSeen> = body.sites.iter().chain(inventory).filter_map(seen).collect();
     sites.sort();
@@ -95,7 +78,7 @@ pub fn decode(batch: &v1::Batch, at: UnixMillis) -> Result<Decoded, Reason> {
         losses.push(("n_sites_refused", (sites.len() - SITES_MAX) as u64));
         sites.truncate(SITES_MAX);
     }
-    Ok(Decoded { sites, losses, n_entries: weight(&body), times: times(&body, at) })
+    Decoded { sites, losses, n_entries: weight(body), times: times(body, at) }
 }
 
 /// Oldest and newest time that can be believed of a body that arrived at `at`.
@@ -123,12 +106,30 @@ fn weight(body: &BatchBody) -> usize {
 
 /// The batch as the store takes it, with its number of entries; an unreadable one becomes its
 /// reason, so that the watermark passes it: sending it again would not help.
-pub fn batch(
+pub fn batch(unpacker: &mut Unpacker, server: ServerId, batch: v1::Batch, at: UnixMillis) -> Taken {
+    let opened = unpacker.open(batch.codec, &batch.body, ANY);
+    taken(server, batch, at, opened)
+}
+
+/// The same of a batch whose body is small, packed and unpacked; any other one is given back.
+pub fn small_batch(
+    unpacker: &mut Unpacker,
     server: ServerId,
     batch: v1::Batch,
     at: UnixMillis,
-) -> (NewBatch, usize, Option<Reason>) {
-    let decoded = decode(&batch, at);
+) -> Result<Taken, v1::Batch> {
+    match unpacker.open(batch.codec, &batch.body, SMALL) {
+        Err(Reason::TooLarge(_) | Reason::Bomb | Reason::TooManyEntries) => Err(batch),
+        opened => Ok(taken(server, batch, at, opened)),
+    }
+}
+
+fn taken(
+    server: ServerId,
+    batch: v1::Batch,
+    at: UnixMillis,
+    opened: Result<Opened, Reason>,
+) -> Taken {
     let mut new = NewBatch {
         server,
         epoch: batch.epoch,
@@ -148,15 +149,16 @@ pub fn batch(
         ledger: Ledger::default(),
     };
     let (n_lines, n_bytes) = (u64::from(batch.n_lines), batch.n_bytes.min(LOSS_STEP_MAX));
-    match decoded {
-        Ok(decoded) => {
+    let n_entries = match &opened {
+        Ok(opened) => {
+            let decoded = describe(&opened.body, at);
             new.body = batch.body.into();
             // What the agent says of them decides where the batch is looked for: only if it is right.
             (new.t_min, new.t_max) = decoded.times.unwrap_or((new.t_min, new.t_max));
             new.sites = decoded.sites;
             new.losses = decoded.losses;
             new.ledger = ledger(n_lines, n_bytes, &new.losses);
-            (new, decoded.n_entries, None)
+            decoded.n_entries
         }
         Err(reason) => {
             new.codec = 0;
@@ -169,9 +171,10 @@ pub fn batch(
                 ("n_bytes_lost", n_bytes),
             ];
             (new.ledger.n_lines_lost, new.ledger.n_bytes_lost) = (n_lines, n_bytes);
-            (new, N_ENTRIES_UNREADABLE, Some(reason))
+            N_ENTRIES_UNREADABLE
         }
-    }
+    };
+    Taken { new, n_entries, opened }
 }
 
 /// What became of the lines and bytes a batch accounts for. What it says of losses is believed only
@@ -227,74 +230,6 @@ pub fn records_of(
 /// Whether a stored body that does not unpack did so when it came: the others are stored as their reason.
 pub fn is_damage(codec: u32) -> bool {
     codec != 0
-}
-
-/// Opens a body within fixed bounds of memory.
-pub fn unpack(codec: u32, packed: &[u8]) -> Result<BatchBody, Reason> {
-    if codec == 0 {
-        return Err(Reason::Spool);
-    }
-    if codec != CODEC_ZSTD_BODY {
-        return Err(Reason::Codec(codec));
-    }
-    if packed.len() > BODY_BYTES_MAX {
-        return Err(Reason::TooLarge(packed.len()));
-    }
-    let broken = |error: std::io::Error| Reason::Compression(error.to_string());
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(broken)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(broken)?;
-    let mut bytes = Vec::new();
-    let mut bounded = decoder.single_frame().take(BODY_UNPACKED_BYTES_MAX as u64 + 1);
-    bounded.read_to_end(&mut bytes).map_err(broken)?;
-    if bytes.len() > BODY_UNPACKED_BYTES_MAX {
-        return Err(Reason::Bomb);
-    }
-    if n_entries(&bytes)? > ENTRIES_MAX {
-        return Err(Reason::TooManyEntries);
-    }
-    BatchBody::decode(bytes.as_slice()).map_err(|error| Reason::Message(error.to_string()))
-}
-
-/// Counts the fields of a body and of its inventory without building them.
-fn n_entries(body: &[u8]) -> Result<usize, Reason> {
-    /// `BatchBody.inventory`.
-    const INVENTORY: u32 = 11;
-    let mut n = 0;
-    let mut queue = vec![(body, true)];
-    while let Some((mut rest, is_body)) = queue.pop() {
-        while !rest.is_empty() {
-            let (tag, value) = next_field(&mut rest)?;
-            n += 1;
-            if let (true, INVENTORY, Some(value)) = (is_body, tag, value) {
-                queue.push((value, false));
-            }
-        }
-    }
-    Ok(n)
-}
-
-/// Takes one field off a message; its bytes when it is length-delimited.
-fn next_field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Option<&'a [u8]>), Reason> {
-    let broken = |error: prost::DecodeError| Reason::Message(error.to_string());
-    let cut = || Reason::Message("a field is cut short".to_owned());
-    let (tag, wire_type) = decode_key(rest).map_err(broken)?;
-    let n_bytes = match wire_type {
-        WireType::Varint => {
-            decode_varint(rest).map_err(broken)?;
-            return Ok((tag, None));
-        }
-        WireType::LengthDelimited => {
-            usize::try_from(decode_varint(rest).map_err(broken)?).map_err(|_| cut())?
-        }
-        WireType::SixtyFourBit => 8,
-        WireType::ThirtyTwoBit => 4,
-        WireType::StartGroup | WireType::EndGroup => {
-            return Err(Reason::Message("groups are not part of the contract".to_owned()));
-        }
-    };
-    let (value, after) = rest.split_at_checked(n_bytes).ok_or_else(cut)?;
-    *rest = after;
-    Ok((tag, (wire_type == WireType::LengthDelimited).then_some(value)))
 }
 
 fn seen(site: &v1::Site) -> Option<SiteSeen> {

@@ -1,8 +1,11 @@
 //! Tables and hostile input for the conversion of bodies.
 
 use proptest::prelude::*;
+use prost::Message;
 use wire::v1::{Change, Exemplar as WireExemplar, LogLine, Loss, Series, ServiceState, Tick};
+use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY};
 
+use super::unpack::{ENTRIES_MAX, KEPT_BYTES_MAX};
 use super::*;
 
 const SERVER: ServerId = ServerId(1);
@@ -18,6 +21,10 @@ fn pack(body: &BatchBody) -> Vec<u8> {
 
 fn wire_batch(body: &BatchBody) -> v1::Batch {
     v1::Batch { codec: CODEC_ZSTD_BODY, body: pack(body).into(), ..v1::Batch::default() }
+}
+
+fn take(wire: v1::Batch, at: UnixMillis) -> Taken {
+    batch(&mut Unpacker::default(), SERVER, wire, at)
 }
 
 fn row(body: &BatchBody) -> HotRow {
@@ -264,7 +271,7 @@ fn losses_are_filed_by_name_and_nonsense_is_capped() {
 fn every_line_and_byte_of_a_batch_is_counted_rejected_or_lost() {
     let ledger_of = |n_lines, n_bytes, loss, codec| {
         let batch = wire_batch(&BatchBody { loss, ..BatchBody::default() });
-        super::batch(SERVER, v1::Batch { n_lines, n_bytes, codec, ..batch }, UnixMillis(0)).0.ledger
+        take(v1::Batch { n_lines, n_bytes, codec, ..batch }, UnixMillis(0)).new.ledger
     };
     let parts = |l: Ledger| {
         [
@@ -331,12 +338,75 @@ fn hostile_bodies_are_refused_for_their_reason() {
     assert!(unpack(1, &twice(zstd(b""))).is_ok());
 }
 
+#[test]
+fn an_unpacker_is_as_good_as_new_after_any_body() {
+    let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).unwrap();
+    let good = BatchBody { sites: vec![site("a.example", "www", "")], ..BatchBody::default() };
+    let large = BatchBody { sites: vec![site(&"a".repeat(3 << 20), "", "")], ..good.clone() };
+    let mut unpacker = Unpacker::default();
+    for before in [
+        pack(&large),
+        zstd(&vec![0; BODY_UNPACKED_BYTES_MAX + 1]),
+        pack(&good)[..12].to_vec(),
+        [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00].to_vec(),
+        b"hello".to_vec(),
+    ] {
+        let first = unpack(CODEC_ZSTD_BODY, &before);
+        assert_eq!(unpacker.unpack(CODEC_ZSTD_BODY, &before), first);
+        assert_eq!(unpacker.unpack(CODEC_ZSTD_BODY, &pack(&good)).as_ref(), Ok(&good));
+        assert!(unpacker.bytes.capacity() <= KEPT_BYTES_MAX, "what a large body took is kept");
+        assert!(unpacker.context.sizeof() <= KEPT_BYTES_MAX, "what a large body took is kept");
+    }
+}
+
+#[test]
+fn only_bodies_that_are_small_when_unpacked_too_are_read_as_small_ones() {
+    let crowd = vec![v1::Site::default(); SMALL.entries + 1];
+    let long = vec![site(&"a".repeat(SMALL.unpacked), "", "")];
+    let mut noise = 1_u64;
+    let noise = (0..SMALL.packed * 2).map(|_| {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(33 + (noise >> 58) as u8)
+    });
+    let dense = vec![site(&noise.collect::<String>(), "", "")];
+    let usual = vec![site("a.example", "www", ""); 50];
+    for (sites, is_small) in [(crowd, false), (long, false), (dense, false), (usual, true)] {
+        let wire = wire_batch(&BatchBody { sites, ..BatchBody::default() });
+        let mut unpacker = Unpacker::default();
+        match small_batch(&mut unpacker, SERVER, wire.clone(), UnixMillis(0)) {
+            Ok(taken) => assert!(is_small && taken.opened.is_ok()),
+            Err(back) => assert!(!is_small && back == wire, "it is given back as it came"),
+        }
+        assert!(take(wire, UnixMillis(0)).opened.is_ok(), "each of them can be read");
+    }
+    let broken = v1::Batch { codec: CODEC_ZSTD_BODY, body: "hello".into(), ..v1::Batch::default() };
+    let taken = small_batch(&mut Unpacker::default(), SERVER, broken, UnixMillis(0)).unwrap();
+    assert_eq!(taken.new.codec, 0, "one that cannot be read is stored as its reason");
+}
+
+#[test]
+fn a_body_takes_no_more_memory_than_is_said() {
+    let values = || vec![1; 5000];
+    let ticks = vec![Tick { series: vec![1; 5000], value: values(), ..Tick::default() }];
+    for body in [
+        BatchBody { ticks, ..BatchBody::default() },
+        BatchBody { exemplars: vec![WireExemplar::default(); 1000], ..BatchBody::default() },
+    ] {
+        let opened = take(wire_batch(&body), UnixMillis(0)).opened.unwrap();
+        let exemplars = opened.body.exemplars.capacity() * size_of::<WireExemplar>();
+        let ticks = opened.body.ticks.iter();
+        let numbers = ticks.map(|tick| tick.series.capacity() * 4 + tick.value.capacity() * 8);
+        assert!(exemplars + numbers.sum::<usize>() <= opened.n_bytes_max, "{}", opened.n_bytes_max);
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_of_a_stranger_panic(body: Vec<u8>, codec in 0..3_u32, packed: bool) {
         let body = if packed { zstd::bulk::compress(&body, 1).unwrap() } else { body };
         let batch = v1::Batch { codec, body: body.into(), ..v1::Batch::default() };
-        let (new, _, reason) = super::batch(SERVER, batch, UnixMillis(0));
+        let Taken { new, opened, .. } = take(batch, UnixMillis(0));
+        let reason = opened.err();
         prop_assert_eq!(reason.is_some(), new.codec == 0);
         let row = HotRow { body: new.body, codec: new.codec, ..row(&BatchBody::default()) };
         records(&row, &mut stored);
@@ -361,7 +431,8 @@ proptest! {
             loss: Some(Loss { n_lines_lost: n, ..Default::default() }),
             ..BatchBody::default()
         };
-        let (new, _, reason) = super::batch(SERVER, wire_batch(&body), UnixMillis(at));
+        let Taken { new, opened, .. } = take(wire_batch(&body), UnixMillis(at));
+        let reason = opened.err();
         prop_assert_eq!(reason, None);
         prop_assert!(new.sites.iter().all(|site| !site.name.contains(char::is_control)));
         read(&body);
@@ -412,7 +483,7 @@ fn the_times_of_a_batch_are_those_of_its_body_as_far_as_they_can_be_believed() {
         let body = BatchBody { seconds, ..BatchBody::default() };
         let mut wire = wire_batch(&body);
         (wire.t_min_unix_ms, wire.t_max_unix_ms) = (i64::MIN, 5);
-        let (new, ..) = batch(SERVER, wire, at);
+        let new = take(wire, at).new;
         assert_eq!((new.t_min.0, new.t_max.0), want);
     };
     let ms = |ago: i64| (at.second() - ago) * 1000;

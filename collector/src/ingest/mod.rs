@@ -5,6 +5,7 @@ pub mod counts;
 pub mod enroll;
 mod limits;
 pub mod live;
+pub mod opener;
 mod port;
 pub mod service;
 mod session;

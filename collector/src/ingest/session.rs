@@ -1,6 +1,7 @@
 //! One agent's stream, from hello to its end.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,11 @@ use wire::v1::{
     Ack, AgentMessage, Batch, CollectorMessage, Heartbeat, Hello, Rewind, Throttle, Welcome,
 };
 
+use super::convert::{self, Taken};
 use super::limits::{Bucket, ClockOffset};
 use super::live::Seat;
 use super::service::{Caller, SEND_TIME_MAX, Shared};
-use super::{convert, status};
+use super::{opener, status};
 use crate::model::{Record, ServerId};
 use crate::store::presence::{self, Arrival};
 use crate::store::{Outcome, Seen, StoreError, fleet};
@@ -230,22 +232,28 @@ impl Session {
 
     /// Batches in, acks out, until something ends it.
     async fn serve(&mut self, seat: &mut Seat, started: Instant) -> End {
-        let stop = self.shared.stop.clone();
-        let ended = seat.ended.clone();
+        let (stop, ended) = (self.shared.stop.clone(), seat.ended.clone());
         let mut revoked = self.caller.revoked.clone();
         let serial = self.caller.serial.clone();
         let mut limits = Limits::new(started);
+        // Asked for once: each of them enters a list that all streams share.
+        let stopped = pin!(stop.cancelled());
+        let superseded = pin!(ended.cancelled());
+        let revoked = pin!(async { revoked.wait_for(|all| all.contains(&serial)).await.is_ok() });
+        let idle = pin!(sleep_until(Deadline::from_std(limits.heard + self.idle_max)));
+        let (mut stopped, mut superseded, mut revoked, mut idle) =
+            (stopped, superseded, revoked, idle);
         loop {
-            let idle = Deadline::from_std(limits.heard + self.idle_max);
             let paused = limits.paused_until.map(Deadline::from_std);
             let may_read = self.waiting.len() < IN_FLIGHT_MAX && paused.is_none();
             let step = tokio::select! {
                 biased;
-                () = stop.cancelled() => Err(End::Refused(status::draining())),
-                () = ended.cancelled() => Err(End::Refused(status::superseded())),
-                // Cancel-safe: looks at the newest set of serials each time.
-                true = async { revoked.wait_for(|all| all.contains(&serial)).await.is_ok() } => {
-                    Err(End::Refused(status::revoked()))
+                () = &mut stopped => Err(End::Refused(status::draining())),
+                () = &mut superseded => Err(End::Refused(status::superseded())),
+                // False only when the store is gone, which is the end of everything else too.
+                is_revoked = &mut revoked => {
+                    let why = if is_revoked { status::revoked() } else { status::draining() };
+                    Err(End::Refused(why))
                 }
                 // Cancel-safe: an outcome not taken stays in its channel.
                 outcome = front(&mut self.waiting) => self.settle(outcome).await,
@@ -272,7 +280,15 @@ impl Session {
                     Ok(None) | Err(_) => Err(End::Lost),
                 },
                 // Cancel-safe: only waits. A paused or busy stream is not idle.
-                () = sleep_until(idle), if may_read => Err(End::Refused(status::silent())),
+                () = &mut idle, if may_read => {
+                    let due = Deadline::from_std(limits.heard + self.idle_max);
+                    if due > idle.deadline() {
+                        idle.as_mut().reset(due); // it was heard of since
+                        Ok(())
+                    } else {
+                        Err(End::Refused(status::silent()))
+                    }
+                }
             };
             match step {
                 Ok(()) => {}
@@ -307,7 +323,7 @@ impl Session {
         }
     }
 
-    /// Decodes a batch and queues it; waits while the writer's queue is full.
+    /// Opens a batch, a small one here, and queues it; waits while the writer's queue is full.
     async fn append(&mut self, batch: Batch) -> Result<(), End> {
         let (epoch, seq) = (batch.epoch, batch.seq);
         let range = 1..=i64::MAX.cast_unsigned();
@@ -316,26 +332,35 @@ impl Session {
         }
         self.epoch = epoch;
         let (server, at) = (self.server(), clock::now());
-        let gone = |_| End::Refused(status::draining());
-        let turn = Arc::clone(&self.shared.decoding).acquire_owned().await;
-        let decoded = tokio::task::spawn_blocking(move || {
-            let decoded = convert::batch(server, batch, at);
-            drop(turn);
-            decoded
-        });
-        let (new, n_entries, unreadable) = decoded.await.map_err(gone)?;
+        let small = opener::with(|unpacker| convert::small_batch(unpacker, server, batch, at));
+        let Taken { new, n_entries, opened } = match small {
+            Ok(taken) => taken,
+            Err(batch) => self.open_aside(batch, at).await?,
+        };
         self.n_entries += n_entries;
-        if let Some(reason) = unreadable {
+        if let Err(reason) = &opened {
             self.shared.store.stats().batches_unreadable.one();
             tracing::warn!(server = self.caller.name, epoch, seq, %reason, "a batch cannot be read and is stored as its reason");
         }
-        match self.shared.store.append(new).await {
+        match self.shared.store.append_opened(new, opened.ok()).await {
             Ok(outcome) => {
                 self.waiting.push_back(Waiting { epoch, seq, outcome });
                 Ok(())
             }
             Err(error) => Err(End::Refused(status::from_store(&error))),
         }
+    }
+
+    /// Opens a large body where it delays nobody else.
+    async fn open_aside(&self, batch: Batch, at: UnixMillis) -> Result<Taken, End> {
+        let server = self.server();
+        let turn = Arc::clone(&self.shared.decoding).acquire_owned().await;
+        let opened = tokio::task::spawn_blocking(move || {
+            let taken = opener::with(|unpacker| convert::batch(unpacker, server, batch, at));
+            drop(turn);
+            taken
+        });
+        opened.await.map_err(|_| End::Refused(status::draining()))
     }
 
     /// Takes the outcome of the oldest batch, and of all after it that are there; acks them at once.

@@ -162,7 +162,13 @@ impl Bench {
             body: zstd::bulk::compress(&body, 3).unwrap().into(),
             ..v1::Batch::default()
         };
-        let (batch, _, reason) = convert::batch(ServerId(server), batch, UnixMillis(at * 1000));
+        let taken = convert::batch(
+            &mut convert::Unpacker::default(),
+            ServerId(server),
+            batch,
+            UnixMillis(at * 1000),
+        );
+        let (batch, reason) = (taken.new, taken.opened.err());
         assert!(reason.is_none(), "{reason:?}");
         self.store.append(batch).await.unwrap().await.unwrap().unwrap()
     }

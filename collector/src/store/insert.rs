@@ -8,7 +8,8 @@ use rusqlite::{Transaction, params};
 
 use super::hot::Head;
 use super::watermark::{Verdict, judge};
-use super::{Ledger, NewBatch, OTHER, Outcome, SiteSeen, Watermark};
+use super::{FreshRow, Ledger, NewBatch, OTHER, Outcome, SiteSeen, Watermark};
+use crate::ingest::convert::Opened;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 
@@ -38,9 +39,12 @@ pub(super) fn store(
             return Ok(outcome);
         }
     };
-    let mut exists = tx.prepare_cached("SELECT 1 FROM server WHERE server_id = ?1")?;
-    if !exists.exists([server.0])? {
-        return Ok(Outcome::UnknownServer);
+    if staged.is_job_done || !books.known.contains(&server) {
+        let mut exists = tx.prepare_cached("SELECT 1 FROM server WHERE server_id = ?1")?;
+        if !exists.exists([server.0])? {
+            return Ok(Outcome::UnknownServer);
+        }
+        staged.known.push(server);
     }
     if n_lost > 0 {
         insert_gap(tx, batch, n_lost)?;
@@ -216,6 +220,8 @@ pub(super) struct Books {
     pub(super) dirty: HashSet<ServerId>,
     /// Hash of a site's name to that of its pool and upstream: what its row says.
     pub(super) sites: HashMap<ServerId, HashMap<u64, u64>>,
+    /// Servers that are in the fleet, as of the last job.
+    pub(super) known: HashSet<ServerId>,
     /// Highest `hot.id`.
     pub(super) last: i64,
 }
@@ -229,7 +235,29 @@ pub(super) struct Staged {
     new_sites: HashMap<ServerId, HashSet<u64>>,
     /// Of the stored batches, in order.
     pub(super) heads: Vec<Head>,
+    /// Of those, the ones that came open.
+    pub(super) fresh: Vec<FreshRow>,
+    /// Found in the fleet.
+    pub(super) known: Vec<ServerId>,
+    /// Somebody's statements ran before: what the books know of the fleet counts no more.
+    pub(super) is_job_done: bool,
     pub(super) counts: Counts,
+}
+
+impl Staged {
+    /// Keeps the body of the batch that was stored just now; `last` is the position before the group.
+    pub(super) fn keep(&mut self, batch: &NewBatch, opened: Opened, last: i64) {
+        let mut heads = self.heads.iter().rev();
+        let Some(head) = heads.next() else { return };
+        self.fresh.push(FreshRow {
+            id: head.id,
+            before: heads.next().map_or(last, |head| head.id),
+            server: batch.server,
+            at: batch.at,
+            complete_until: batch.complete_until,
+            opened,
+        });
+    }
 }
 
 #[derive(Default)]

@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod evidence;
 pub mod happened;
 pub mod history;
+mod fresh;
 mod hot;
 pub mod hours;
 pub mod follow;
@@ -66,15 +67,16 @@ mod upgrade_tests;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction};
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 pub use batch::{HotRow, Ledger, NewBatch, Outcome, SiteRow, SiteSeen, Watermark};
+pub use fresh::FreshRow;
 pub(crate) use hot::is_plausible;
 pub use keeper::Keeper;
 pub use open::peek;
@@ -83,6 +85,7 @@ pub use presence::Seen;
 /// What reads get, and what they give: for the stages that put several reads together.
 pub use rusqlite::{Connection as Conn, Result as ReadResult, Transaction as WriteTx};
 
+use crate::ingest::convert::Opened;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 use writer::{Finish, Job, Writer};
@@ -245,6 +248,9 @@ struct Inner {
 struct Shared {
     watermarks: RwLock<HashMap<ServerId, Watermark>>,
     hot: RwLock<hot::HotIndex>,
+    fresh: Mutex<fresh::Fresh>,
+    /// A job that does not wait for others is in the queue, or nothing comes any more.
+    urgent: Notify,
     committed: watch::Sender<i64>,
     revoked: watch::Sender<Arc<BTreeSet<Vec<u8>>>>,
     stats: Arc<SelfStats>,
@@ -255,6 +261,12 @@ struct Shared {
     damaged_batches: damage::Batches,
     /// Why the database can be used no more.
     damaged: watch::Sender<Option<Arc<str>>>,
+}
+
+impl Shared {
+    fn fresh(&self) -> MutexGuard<'_, fresh::Fresh> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store {
@@ -275,6 +287,8 @@ impl Store {
         let shared = Arc::new(Shared {
             watermarks: RwLock::new(watermarks),
             hot: RwLock::new(hot::HotIndex::load(&conn)?),
+            fresh: Mutex::default(),
+            urgent: Notify::new(),
             committed: watch::Sender::new(last),
             revoked: watch::Sender::new(Arc::new(presence::revoked(&conn)?)),
             quarantine: quarantine::Quarantine::load(&conn, Arc::clone(&stats))?,
@@ -377,13 +391,36 @@ impl Store {
         &self,
         batch: NewBatch,
     ) -> Result<oneshot::Receiver<Result<Outcome, StoreError>>, StoreError> {
-        let kib = u32::try_from(batch.body.len() / 1024 + 1).unwrap_or(QUEUE_KIB_MAX);
+        self.append_opened(batch, None).await
+    }
+
+    /// The same of a batch whose body is open already: that goes to whoever folds it, if there is room.
+    pub async fn append_opened(
+        &self,
+        batch: NewBatch,
+        mut opened: Option<Opened>,
+    ) -> Result<oneshot::Receiver<Result<Outcome, StoreError>>, StoreError> {
         let bytes = Arc::clone(&self.inner.bytes);
-        let room = bytes.acquire_many_owned(kib.min(QUEUE_KIB_MAX)).await;
-        let room = room.map_err(|_| StoreError::Closed)?;
+        let kib_of = |n: usize| u32::try_from(n / 1024 + 1).unwrap_or(u32::MAX).min(QUEUE_KIB_MAX);
+        let n_opened = opened.as_ref().map_or(0, |opened| opened.n_bytes_max);
+        let both = kib_of(batch.body.len().saturating_add(n_opened));
+        let room = match Arc::clone(&bytes).try_acquire_many_owned(both) {
+            Ok(room) => room,
+            Err(_) => {
+                opened = None;
+                let room = bytes.acquire_many_owned(kib_of(batch.body.len())).await;
+                room.map_err(|_| StoreError::Closed)?
+            }
+        };
         let (done, outcome) = oneshot::channel();
-        self.send(Job::Append { batch: Box::new(batch), done, room }).await?;
+        self.send(Job::Append { batch: Box::new((batch, opened)), done, room }).await?;
         Ok(outcome)
+    }
+
+    /// Takes the batches after position `after`, as far as they are still there as they came: they are
+    /// for one reader. Empty when the next one must be read from `hot`, or there is none.
+    pub fn take_fresh(&self, after: i64, n_max: usize) -> Vec<FreshRow> {
+        self.inner.shared.fresh().take(after, n_max)
     }
 
     /// Notes that a server was heard of; written with the next commit, within seconds.
@@ -398,6 +435,11 @@ impl Store {
     /// Position of the last committed batch: `hot.id`. Changes after its commit.
     pub fn committed(&self) -> watch::Receiver<i64> {
         self.inner.shared.committed.subscribe()
+    }
+
+    /// Position of the last committed batch, now.
+    pub fn last_committed(&self) -> i64 {
+        *self.inner.shared.committed.borrow()
     }
 
     /// Serial numbers of the revoked certificates. Changes after the commit that revokes one.
@@ -464,7 +506,15 @@ impl Store {
 
     async fn send(&self, job: Job) -> Result<(), StoreError> {
         let jobs = self.inner.jobs.as_ref().ok_or(StoreError::Closed)?;
-        jobs.send(job).await.map_err(|_| StoreError::Closed)
+        let is_urgent = job.is_urgent();
+        if jobs.capacity() == 0 {
+            self.inner.shared.urgent.notify_one(); // the group is complete
+        }
+        jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        if is_urgent {
+            self.inner.shared.urgent.notify_one();
+        }
+        Ok(())
     }
 }
 
@@ -472,6 +522,7 @@ impl Drop for Inner {
     /// Waits for the last commit, so that whoever opens the directory next finds it free.
     fn drop(&mut self) {
         self.jobs = None;
+        self.shared.urgent.notify_one();
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()

@@ -81,7 +81,7 @@ pub(super) fn batch(server: ServerId, base: i64, seq: u64) -> NewBatch {
         body: body.into(),
         ..v1::Batch::default()
     };
-    convert::batch(server, batch, clock::now()).0
+    convert::batch(&mut convert::Unpacker::default(), server, batch, clock::now()).new
 }
 
 /// What the first `upto` batches of a server hold together.

@@ -4,14 +4,14 @@
 //! losses and jobs of one group are on disk together or not at all. Watermarks are published after
 //! the commit and only then is anything acked, so an ack never says more than a restart finds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use super::ballast::Ballast;
 use super::insert::{self, Books, Staged};
 use super::{NewBatch, Outcome, Seen, Shared, StoreError, damage, open, presence};
 use crate::clock;
+use crate::ingest::convert::Opened;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
 
@@ -56,8 +57,8 @@ pub(super) type WriteJob =
 pub(super) enum Job {
     /// A batch of an agent.
     Append {
-        /// The batch.
-        batch: Box<NewBatch>,
+        /// The batch, and its body when it is open already.
+        batch: Box<(NewBatch, Option<Opened>)>,
         /// Gets the outcome after the commit.
         done: oneshot::Sender<Result<Outcome, StoreError>>,
         /// Its share of the bytes that may wait.
@@ -72,9 +73,9 @@ pub(super) enum Job {
 }
 
 impl Job {
-    fn is_urgent(&self) -> bool {
+    pub(super) fn is_urgent(&self) -> bool {
         match self {
-            Self::Append { batch, .. } => batch.urgent,
+            Self::Append { batch, .. } => batch.0.urgent,
             Self::Write(_) | Self::Close(_) => true,
             Self::Seen(..) => false,
         }
@@ -93,6 +94,8 @@ pub(super) struct Writer {
     marks_written: Option<Instant>,
     /// The last commit failed because the disk is full or broken.
     is_full: bool,
+    /// Where those are who wait for batches, when it is known.
+    runtime: Option<Handle>,
     shared: Arc<Shared>,
     /// Held until the thread ends.
     _lock: File,
@@ -114,7 +117,8 @@ impl Writer {
             conn,
             path: open::path(dir),
             ballast,
-            books: Books { marks, dirty, sites: HashMap::new(), last },
+            books: Books { marks, dirty, sites: HashMap::new(), known: HashSet::new(), last },
+            runtime: Handle::try_current().ok(),
             seen: HashMap::new(),
             seen_written: clock::instant(),
             marks_written: None,
@@ -179,11 +183,19 @@ impl Writer {
                 Ok(job) => Some(job),
                 Err(TryRecvError::Disconnected) => None,
                 Err(TryRecvError::Empty) if wait.is_zero() => break,
-                Err(TryRecvError::Empty) => {
+                Err(TryRecvError::Empty) if group.is_empty() => {
                     match timer.block_on(async { timeout(wait, queue.recv()).await }) {
                         Ok(next) => next,
                         Err(_) => break,
                     }
+                }
+                Err(TryRecvError::Empty) => {
+                    // Not woken by each batch that joins.
+                    let urgent = self.shared.urgent.notified();
+                    if timer.block_on(async { timeout(wait, urgent).await }).is_err() {
+                        deadline = clock::instant();
+                    }
+                    continue;
                 }
             };
             let now = clock::instant();
@@ -218,8 +230,11 @@ impl Writer {
     /// Refuses a group: nothing is written to a damaged database.
     fn refuse(&self, group: Vec<Job>) {
         for job in group {
-            let (finish, _) = perform(job, None, &self.books, &mut Staged::default());
-            finish(Err(StoreError::Damaged { path: self.path.clone() }));
+            let damaged = StoreError::Damaged { path: self.path.clone() };
+            match job {
+                Job::Append { done, .. } => drop(done.send(Err(damaged))),
+                job => perform(job, None).0(Err(damaged)),
+            }
         }
     }
 
@@ -233,14 +248,34 @@ impl Writer {
         let wrote = group.iter().any(|job| matches!(job, Job::Write(_)));
         let mut staged = Staged::default();
         let mut finishes = Vec::with_capacity(group.len());
+        let mut acks = Vec::new();
         let (tx, mut failed) = match begin(timer, &self.conn, &stats) {
             Ok(tx) => (Some(tx), None),
             Err(error) => (None, Some(error)),
         };
         for job in group {
             let tx = tx.as_ref().filter(|_| failed.is_none());
-            let (finish, error) = perform(job, tx, &self.books, &mut staged);
-            finishes.push(finish);
+            let error = match job {
+                Job::Append { batch, done, room } => {
+                    let (batch, opened) = *batch;
+                    let stored = tx.map(|tx| insert::store(tx, &batch, &self.books, &mut staged));
+                    let (outcome, error) = match stored.transpose() {
+                        Ok(outcome) => (outcome, None),
+                        Err(error) => (None, Some(error)),
+                    };
+                    if let (Some(Outcome::Stored), Some(opened)) = (outcome, opened) {
+                        staged.keep(&batch, opened, self.books.last);
+                    }
+                    acks.push(Waiting { done, outcome, _room: room });
+                    error
+                }
+                job => {
+                    staged.is_job_done = true;
+                    let (finish, error) = perform(job, tx);
+                    finishes.push(finish);
+                    error
+                }
+            };
             failed = failed.or(error);
         }
         let ended = match (tx, failed) {
@@ -252,6 +287,7 @@ impl Writer {
                 self.committed(staged, due, wrote);
                 stats.commits.one();
                 stats.commit_latency.record(clock::instant() - started);
+                self.tell(acks);
                 for finish in finishes {
                     finish(Ok(()));
                 }
@@ -259,10 +295,24 @@ impl Writer {
             Err(error) => {
                 let error = Arc::new(error);
                 self.failed(&error);
+                for Waiting { done, .. } in acks {
+                    drop(done.send(Err(self.explain(&error))));
+                }
                 for finish in finishes {
                     finish(Err(self.explain(&error)));
                 }
             }
+        }
+    }
+
+    /// Says what became of batches that are committed; many at once within the runtime of those who
+    /// wait, so that this thread does not wake it for each.
+    fn tell(&self, acks: Vec<Waiting>) {
+        match &self.runtime {
+            Some(runtime) if acks.len() > 1 => {
+                drop(runtime.spawn(async move { acks.into_iter().for_each(Waiting::tell) }));
+            }
+            _ => acks.into_iter().for_each(Waiting::tell),
         }
     }
 
@@ -300,6 +350,7 @@ impl Writer {
             staged.heads.iter().for_each(|head| hot.add(head));
             drop(hot);
             self.books.last = last;
+            self.shared.fresh().add(staged.fresh);
             self.shared.committed.send_replace(last);
         }
         if !staged.marks.is_empty() {
@@ -312,7 +363,10 @@ impl Writer {
             }
         }
         if wrote {
+            self.books.known.clear(); // any job may have removed a server
             self.publish_revoked();
+        } else {
+            self.books.known.extend(staged.known);
         }
         if self.is_full {
             self.is_full = false;
@@ -381,6 +435,20 @@ impl Writer {
     }
 }
 
+/// Somebody who waits for the commit of a batch.
+struct Waiting {
+    done: oneshot::Sender<Result<Outcome, StoreError>>,
+    /// `None` when the group failed before its turn.
+    outcome: Option<Outcome>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    fn tell(self) {
+        drop(self.done.send(self.outcome.ok_or(StoreError::Closed)));
+    }
+}
+
 /// What is written along with a group.
 #[derive(Clone, Copy)]
 struct Due {
@@ -436,28 +504,14 @@ fn is_full(error: &rusqlite::Error) -> bool {
     matches!(code, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
 }
 
-/// Does one job; without a transaction only prepares its refusal. An error ends the group.
-fn perform(
-    job: Job,
-    tx: Option<&Transaction<'_>>,
-    books: &Books,
-    staged: &mut Staged,
-) -> (Finish, Option<rusqlite::Error>) {
+/// Does one job that is no batch; without a transaction only prepares its refusal. An error ends the
+/// group.
+fn perform(job: Job, tx: Option<&Transaction<'_>>) -> (Finish, Option<rusqlite::Error>) {
     match job {
-        Job::Append { batch, done, room } => {
-            let outcome = tx.map(|tx| insert::store(tx, &batch, books, staged)).transpose();
-            let (outcome, error) = match outcome {
-                Ok(outcome) => (outcome, None),
-                Err(error) => (None, Some(error)),
-            };
-            let finish = move |end: Result<(), StoreError>| {
-                drop(room);
-                drop(done.send(end.and_then(|()| outcome.ok_or(StoreError::Closed))));
-            };
-            (Box::new(finish), error)
-        }
         Job::Write(run) => run_job(run, tx),
-        Job::Seen(..) | Job::Close(_) => unreachable!("gather keeps them apart"),
+        Job::Append { .. } | Job::Seen(..) | Job::Close(_) => {
+            unreachable!("they are kept apart")
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use wire::v1::BatchBody;
 
 use super::super::read;
 use super::History;
-use crate::ingest::convert;
+use crate::ingest::opener;
 use crate::model::ServerId;
 
 /// Furthest a server's clock may be ahead for what it sends to be believed, and some more, ms.
@@ -81,7 +81,7 @@ impl History<'_> {
             let (id, server) = (row.get(0)?, ServerId(row.get(1)?));
             let body = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
             let codec = row.get(2)?;
-            match convert::unpack(codec, body) {
+            match opener::unpack(codec, body) {
                 Ok(body) => see(HotBatch { id, server, body }),
                 Err(_) => self.note_unreadable(id, server, codec),
             }

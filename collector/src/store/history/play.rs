@@ -17,7 +17,7 @@ use super::super::{SiteRow, read};
 use super::pieces::{Decoded, Names, Piece, Samples, TICK_S};
 use super::{History, Hours};
 use crate::clock;
-use crate::ingest::convert;
+use crate::ingest::{convert, opener};
 use crate::model::{Record, ServerId};
 
 /// Sealed history is told this much after its ten seconds are over, ms: its arrival is not kept.
@@ -260,7 +260,7 @@ impl History<'_> {
             let body = whole.query_row([id], |row| {
                 let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
                 let codec = row.get(0)?;
-                Ok(convert::unpack(codec, body).map_err(|_| codec))
+                Ok(opener::unpack(codec, body).map_err(|_| codec))
             })?;
             let body = match body {
                 Ok(mut body) => {

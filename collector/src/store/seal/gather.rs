@@ -14,7 +14,7 @@ use super::super::metrics::{self, Ids, SERIES_NEW_MAX, Wanted};
 use super::super::read;
 use super::fold::{self, Fold, Folded, Series, Tally};
 use super::{Pass, SealError, Sealed};
-use crate::ingest::convert;
+use crate::ingest::{convert, opener};
 use crate::model::{ServerId, SiteId};
 
 /// Servers of one transaction of the day file, and bytes of their bodies.
@@ -177,7 +177,7 @@ impl Hour<'_> {
             }
             self.pass.work.opened(&row.head, row.body.len());
             push(&mut made_of, row.epoch, row.seq);
-            match convert::unpack(row.codec, &row.body) {
+            match opener::unpack(row.codec, &row.body) {
                 Ok(body) => {
                     if head.is_wide() && !self.pass.store.hot().is_narrowed(head.id) {
                         self.pass.store.hot_mut().narrow(head.id, fold::hours_of(&head, &body));
