@@ -43,7 +43,7 @@ pub const FORMAT: u32 = 1;
 /// Name of the database in data directory and archive.
 pub const DATABASE: &str = "gatewatch.db";
 /// Name of the manifest in an archive.
-pub(super) const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = "manifest.json";
 /// Name of its checksum.
 pub(super) const MANIFEST_SUM: &str = "manifest.sha256";
 /// Largest manifest: 100 years of days.

@@ -10,7 +10,7 @@ use super::error::ApiError;
 use crate::clock;
 use crate::model::CollectorEvent;
 use crate::selfstats::DiskUse;
-use crate::store::backup::BackupState;
+use crate::store::backup::{BackupState, MANIFEST};
 use crate::store::quarantine::Entry;
 use crate::store::{Conn, ReadResult, collector, quarantine};
 
@@ -135,7 +135,8 @@ fn damage(conn: &Conn, entry: &Entry) -> ReadResult<DamageView> {
         why: entry.damage.why.clone(),
         since: entry.since,
         fix: format!(
-            "stop the collector, put {} back from a backup (`tar -xf FILE {0}`), start it; \
+            "stop the collector, put {} back from a backup (one made by hand has it: `tar -xf FILE {0}`; of \
+             one made by itself it is the file `beside`, as `tar -xOf FILE {MANIFEST}` tells), start it; \
              `gatewatch-collector verify` says whether it is sound",
             spot.file
         ),

@@ -119,6 +119,10 @@ fn unpack(dir: &Path, file: &Path) -> Result<Manifest, BackupError> {
         );
         return Err(BackupError::usage(what, "install that release, or use an older backup"));
     }
+    // What is in the archive is written by now; a scheduled one has its days beside it.
+    let beside = manifest.members.iter().filter(|member| member.beside.is_some());
+    let n_beside = beside.fold(0_u64, |sum, member| sum.saturating_add(member.n_bytes));
+    check_room(dir, n_beside)?;
     for member in &manifest.members {
         fetch(file, member, &to)?;
     }

@@ -212,6 +212,35 @@ async fn no_byte_of_a_backup_can_change_or_be_missing() {
 }
 
 #[tokio::test]
+async fn a_restore_needs_room_also_for_what_lies_beside_the_archive() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = filled(dir.path(), 7).await;
+    let source = Source::new(dir.path(), CancellationToken::new()).unwrap();
+    let mut bytes = Vec::new();
+    // A day that is larger than any disk.
+    let mut beside = |name: &str, _: &Source| {
+        let member = Member {
+            name: name.to_owned(),
+            n_bytes: 1 << 62,
+            sha256: "0".repeat(64),
+            beside: Some(format!("files/{}.db", "0".repeat(64))),
+            mtime_ns: None,
+        };
+        Ok(Some(archive::Beside::There(member)))
+    };
+    let prepared = Archive::prepare(source).unwrap();
+    prepared.write_with(&mut bytes, &mut |_, _| {}, &mut beside).unwrap();
+    let file = elsewhere.path().join("b.tar");
+    fs::write(&file, &bytes).unwrap();
+    let new = elsewhere.path().join("data");
+    let error = restore(&new, &file, false).unwrap_err();
+    assert!(error.what.contains("not enough room for the backup"), "{error}");
+    let left: Vec<_> = fs::read_dir(&new).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert_eq!(left, ["collector.lock"], "nothing was changed");
+    close(store).await;
+}
+
+#[tokio::test]
 async fn a_newer_format_or_schema_is_refused_and_an_older_schema_is_not() {
     let elsewhere = tempfile::tempdir().unwrap();
     let dir = tempfile::tempdir().unwrap();
