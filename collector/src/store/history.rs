@@ -226,15 +226,21 @@ impl Store {
         Ok(told)
     }
 
-    /// Keeps the batches that are stored now from being deleted once they are sealed, as long as the
-    /// hold lives and for 15 minutes at most: for what is read in several turns.
+    /// How many reads of history may begin now.
+    #[cfg(test)]
+    pub(crate) fn n_long_turns(&self) -> usize {
+        self.inner.readers.n_long_turns()
+    }
+
+    /// Keeps the batches that are not sealed wholly now from being deleted, as long as the hold lives and for
+    /// 15 minutes at most: for what is read in several turns.
     pub fn hold(&self) -> Hold {
         self.inner.shared.holds.hold()
     }
 
-    /// Whether batches that are sealed must stay for now.
-    pub(super) fn is_held(&self) -> bool {
-        self.inner.shared.holds.any()
+    /// Who reads in several turns.
+    pub(super) fn holds(&self) -> &Holds {
+        &self.inner.shared.holds
     }
 }
 

@@ -64,6 +64,12 @@ impl Readers {
         Ok(Self { idle, turns, long_turns, stats, time_max: READ_TIME_MAX })
     }
 
+    /// How many long reads may begin now.
+    #[cfg(test)]
+    pub(super) fn n_long_turns(&self) -> usize {
+        self.long_turns.available_permits()
+    }
+
     /// Runs `query` on one snapshot of the database, on a blocking thread. Waits for a free
     /// connection; cut off after [`READ_TIME_MAX`], and when the future is dropped.
     pub(super) async fn read<T, F>(&self, query: F) -> Result<T, StoreError>

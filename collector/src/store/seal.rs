@@ -262,6 +262,7 @@ impl Pass {
         let sealed = hour.seal()?;
         self.step()?;
         self.publish(t0, cut, &sealed)?;
+        self.store.holds().packed(t0, after);
         self.note_used(ids, t0)
     }
 
@@ -309,10 +310,8 @@ impl Pass {
 
     /// Deletes batches whose every hour is sealed and which the detector has read, oldest first.
     fn sweep(&self, conn: &Connection) -> Result<(), SealError> {
-        // Somebody reads them in several turns; the next pass will do.
-        if self.store.is_held() {
-            return Ok(());
-        }
+        // Somebody may read in several turns: of what was packed since then batches stay.
+        let held = self.store.holds().cuts();
         let ends = "SELECT min(
              coalesce((SELECT upto FROM snapshot WHERE k = 'engine'), 0),
              coalesce((SELECT v FROM state WHERE k = 'hw_upto'), 0),
@@ -323,7 +322,7 @@ impl Pass {
             let heads = heads(conn, last, upto)?;
             let Some(end) = heads.last() else { return Ok(()) };
             last = end.id;
-            let gone = self.deletable(conn, &heads)?;
+            let gone = self.deletable(conn, &heads, &held)?;
             if gone.is_empty() {
                 continue;
             }
@@ -339,18 +338,23 @@ impl Pass {
     }
 
     /// Those of the batches that nobody needs any more.
-    fn deletable(&self, conn: &Connection, heads: &[Head]) -> Result<Vec<Head>, SealError> {
+    fn deletable(
+        &self,
+        conn: &Connection,
+        heads: &[Head],
+        held: &HashMap<i64, i64>,
+    ) -> Result<Vec<Head>, SealError> {
         let mut query = conn.prepare_cached("SELECT hot_cut FROM sealed WHERE t0 = ?1")?;
         let mut cuts = HashMap::new();
         let mut gone = Vec::new();
         for head in heads {
             let mut is_sealed = true;
             for t0 in head.hours() {
-                let known: Option<Option<i64>> = cuts.get(&t0).copied();
-                let cut = if let Some(cut) = known {
+                let cut = if let Some(cut) = cuts.get(&t0).copied() {
                     cut
                 } else {
-                    let cut = query.query_row([t0], |row| row.get(0)).optional()?;
+                    let cut: Option<i64> = query.query_row([t0], |row| row.get(0)).optional()?;
+                    let cut = cut.map(|cut| held.get(&t0).map_or(cut, |held| cut.min(*held)));
                     cuts.insert(t0, cut);
                     cut
                 };

@@ -4,9 +4,9 @@
 //! between, batches as they came, without what was told of sealed hours. A play goes on over several reads:
 //! which hours are sealed is settled when it begins, and [`Hold`] keeps the batches it will need.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::params;
@@ -338,11 +338,33 @@ impl Piece {
     }
 }
 
-/// Positions above which batches are not to be deleted, while plays need them.
+/// Who reads in several turns, and what was packed since each began.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Holds(Mutex<BTreeSet<(Instant, u64)>>);
+pub(in crate::store) struct Holds(Mutex<Held>);
 
-/// Keeps every batch that is stored now from being deleted, for 15 minutes at most.
+#[derive(Debug, Default)]
+struct Held {
+    /// When each began, and a number of its own.
+    live: BTreeSet<(Instant, u64)>,
+    n: u64,
+    /// Hours that were packed while somebody read: before which number, and up to which batch they were
+    /// packed until then.
+    packed: VecDeque<(u64, i64, i64)>,
+}
+
+impl Held {
+    /// Forgets those whose time is over, and what was packed before the oldest that is left.
+    fn prune(&mut self) {
+        let now = clock::instant();
+        self.live.retain(|(since, _)| now.saturating_duration_since(*since) < HOLD_MAX);
+        let oldest = self.live.iter().map(|(_, n)| *n).min().unwrap_or(u64::MAX);
+        while self.packed.pop_front_if(|(before, ..)| *before <= oldest).is_some() {}
+    }
+}
+
+/// Keeps every batch from being deleted that is not packed wholly now, for 15 minutes at most. What is packed
+/// already is read from its day file, so batches of that leave: readers that follow each other without
+/// a pause hold up what was packed in the last 15 minutes, and no more.
 #[derive(Debug)]
 pub struct Hold {
     holds: Arc<Holds>,
@@ -350,20 +372,39 @@ pub struct Hold {
 }
 
 impl Holds {
-    /// Whether somebody still needs batches that are sealed.
-    pub(in crate::store) fn any(&self) -> bool {
-        let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::instant();
-        holds.retain(|(since, _)| now.saturating_duration_since(*since) < HOLD_MAX);
-        !holds.is_empty()
+    fn held(&self) -> MutexGuard<'_, Held> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.prune();
+        held
+    }
+
+    /// Hours that somebody still reads from batches, though they are packed: up to which batch they were
+    /// packed when the oldest of those who read began.
+    pub(in crate::store) fn cuts(&self) -> HashMap<i64, i64> {
+        let held = self.held();
+        let mut cuts = HashMap::new();
+        for (_, t0, cut) in &held.packed {
+            cuts.entry(*t0).or_insert(*cut);
+        }
+        cuts
+    }
+
+    /// Notes that an hour is packed further than up to batch `cut`. After that is committed: who begins
+    /// in between holds more than it must.
+    pub(in crate::store) fn packed(&self, t0: i64, cut: i64) {
+        let mut held = self.held();
+        if !held.live.is_empty() {
+            let before = held.n;
+            held.packed.push_back((before, t0, cut));
+        }
     }
 
     pub(in crate::store) fn hold(self: &Arc<Self>) -> Hold {
-        let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = clock::instant();
-        let last = holds.range((since, 0)..).next_back().map_or(0, |(_, n)| n + 1);
-        holds.insert((since, last));
-        Hold { holds: Arc::clone(self), key: (since, last) }
+        let mut held = self.held();
+        let key = (clock::instant(), held.n);
+        held.n += 1;
+        held.live.insert(key);
+        Hold { holds: Arc::clone(self), key }
     }
 }
 
@@ -377,6 +418,8 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.holds.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut held = self.holds.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.live.remove(&self.key);
+        held.prune();
     }
 }

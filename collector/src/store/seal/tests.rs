@@ -392,6 +392,34 @@ async fn nothing_is_deleted_that_the_detector_has_not_read_and_ids_are_never_giv
     assert_eq!(store.hot_ids(ServerId(1)), [7], "never below a cut");
 }
 
+#[tokio::test]
+async fn readers_that_follow_each_other_hold_up_only_what_was_packed_since_the_oldest_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    two_days(&store).await;
+    detect(&store).await;
+    let one = store.hold();
+    assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
+    assert_eq!(n_hot(&store).await, 6, "who began before the hours were packed reads them here");
+    // Another begins before the first ends, and so on: of packed hours it needs no batch.
+    let two = store.hold();
+    drop(one);
+    assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
+    assert_eq!(n_hot(&store).await, 0);
+    // What comes late is another part, and stays for those who know of the first one only.
+    let late = Sent { server: 1, seconds: vec![(7000, 1, 1)], is_unreadable: false };
+    send(&store, &late, 4, 14_500).await;
+    detect(&store).await;
+    assert!(!pass_of(&store, 8 * 3600, i64::MAX).await);
+    assert_eq!(n_hot(&store).await, 1);
+    let three = store.hold();
+    assert!(two.holds() && three.holds());
+    drop(two);
+    assert!(!pass_of(&store, 8 * 3600, i64::MAX).await);
+    assert_eq!(n_hot(&store).await, 0);
+    drop(three);
+}
+
 /// The database is restored to before the hour was sealed, and agents send again what came since.
 #[tokio::test]
 async fn an_older_database_beside_a_newer_day_file_counts_nothing_twice() {
