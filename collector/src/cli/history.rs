@@ -37,7 +37,8 @@ pub struct SeriesArgs {
 pub struct TopArgs {
     /// Name of the metric, as `GET /api/v1/metrics-known` lists them.
     pub metric: String,
-    /// What the servers are judged by: a percentile of all samples, the highest or the mean.
+    /// What the servers are judged by: a percentile of all samples (over long times of the means of all
+    /// minutes, within 1 %), the highest or the mean.
     #[arg(long, value_name = "STAT", default_value = "p95",
           value_parser = ["p50", "p95", "p99", "max", "avg"])]
     pub by: String,

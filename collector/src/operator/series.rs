@@ -258,6 +258,7 @@ mod tests {
             kind: "gauge".into(),
             from: UnixMillis(NOON),
             to: UnixMillis(NOON + 300_000),
+            source: "samples".into(),
             step_s: Some(60),
             points: vec![point(0, 0.0), point(60, 0.4213), point(240, 0.2)],
             notes: Notes::default(),

@@ -63,6 +63,8 @@ pub struct SeriesView {
     /// First instant no longer told.
     #[serde(with = "wire::rfc3339")]
     pub to: UnixMillis,
+    /// What was read: `samples`, `hours` where samples are kept no more, or `hours and samples`.
+    pub source: String,
     /// Seconds of a step; null: each sample is a point.
     pub step_s: Option<i64>,
     /// In order of time; where nothing was sampled there is none.
@@ -97,9 +99,20 @@ pub(super) async fn show(
         Ok(Ok((name, attribute, series)))
     });
     let Told { value, notes } = read.await?;
-    let (server, attribute, Series { unit, kind, points }) = value?;
-    let metric = metric.name.to_owned();
-    Ok(Json(SeriesView { server, metric, attribute, unit, kind, from, to, step_s, points, notes }))
+    let (server, attribute, Series { unit, kind, source, points }) = value?;
+    Ok(Json(SeriesView {
+        server,
+        metric: metric.name.to_owned(),
+        attribute,
+        unit,
+        kind,
+        from,
+        to,
+        source,
+        step_s,
+        points,
+        notes,
+    }))
 }
 
 /// `GET /api/v1/metrics-known?...`
@@ -274,7 +287,7 @@ mod tests {
         let point = |at: &str, n: u64, min: f64, max: f64, sum: f64| json!({"at": at, "n": n, "min": min, "max": max, "sum": sum, "last": max});
         let want = json!({
             "server": "web-07", "metric": "system.cpu.steal", "attribute": "",
-            "unit": "1", "kind": "gauge", "step_s": 20,
+            "unit": "1", "kind": "gauge", "source": "samples", "step_s": 20,
             "from": "2026-11-20T12:00:00.000Z", "to": "2026-11-20T13:00:00.000Z",
             "points": [
                 point("2026-11-20T12:00:00.000Z", 2, 0.01, 0.02, 0.03),

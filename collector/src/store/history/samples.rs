@@ -38,6 +38,8 @@ pub struct Series {
     pub unit: String,
     /// `gauge` or `counter`; values of a counter are its rate a second.
     pub kind: String,
+    /// What was read: `samples`, `hours` where samples are kept no more, or `hours and samples`.
+    pub source: String,
     /// In order of time; steps without a sample are left out.
     pub points: Vec<Point>,
 }
@@ -53,6 +55,7 @@ impl History<'_> {
         let mut values = Values::new(metric);
         let mut steps = Steps::new(wanted.step_s);
         self.hours_before(wanted, &mut steps)?;
+        let (has_hours, mut has_samples) = (!steps.points.is_empty(), false);
         // The rate of the first sample takes the one before it.
         let lead = if metric.kind == Kind::Counter { GAP_S * 1000 } else { 0 };
         let span = (UnixMillis(wanted.from.0.saturating_sub(lead)), wanted.to);
@@ -61,6 +64,7 @@ impl History<'_> {
             if second.saturating_mul(1000) < wanted.from.0 {
                 return true;
             }
+            has_samples = true;
             steps.add(second, value);
             if steps.points.len() <= self.limits.n_values {
                 return true;
@@ -70,7 +74,12 @@ impl History<'_> {
             false
         })?;
         let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" }.to_owned();
-        Ok(Series { unit: unit(metric), kind, points: steps.points })
+        let source = match (has_hours, has_samples) {
+            (true, true) => "hours and samples",
+            (true, false) => "hours",
+            (false, _) => "samples",
+        };
+        Ok(Series { unit: unit(metric), kind, source: source.to_owned(), points: steps.points })
     }
 
     /// Shows `see` each second and value times the catalog's scale with its instant in `from..to`, in order

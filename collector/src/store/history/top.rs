@@ -96,7 +96,8 @@ pub struct Ranking {
     pub to: UnixMillis,
     /// What was read: `samples`, or `hours` where samples are kept no more.
     pub source: String,
-    /// Largest relative error of the values; 0: they are exact.
+    /// Largest relative error of the values; 0: they are exact. Of percentiles from `hours` it is that of the
+    /// percentile of the means of minutes, which short peaks lie above.
     pub error: f64,
     /// Series that took part.
     pub n_series: u64,
