@@ -120,10 +120,12 @@ async fn by_age(
     let rollup_until = until(keeper.retention.rollup.0);
     for (month, n_bytes) in &files.months {
         if month.end_second() <= rollup_until {
-            drop_month(keeper, *month, *n_bytes, "age")?;
+            drop_month(keeper, *month, *n_bytes, "age").await?;
         }
     }
-    Ok(())
+    // Of files that somebody else removed as well.
+    let kept_from = Month::of(rollup_until).map_or(i64::MIN, Month::first_second);
+    forget_sums(keeper, kept_from).await
 }
 
 /// Drops the oldest while there is too much; returns how many bytes too much remain.
@@ -152,7 +154,7 @@ async fn by_size(keeper: &Keeper, now: UnixMillis, files: Files) -> Result<u64, 
         if over == 0 || open.is_none_or(|open| *month >= open) {
             break;
         }
-        drop_month(keeper, *month, *n_bytes, why)?;
+        drop_month(keeper, *month, *n_bytes, why).await?;
         over = over.saturating_sub(*n_bytes);
     }
     if over > 0 {
@@ -224,12 +226,27 @@ where
     keeper.store.write(counted).await
 }
 
-fn drop_month(
+/// Forgets that there are sums of the days before this second: they leave, and nobody is to miss them.
+async fn forget_sums(keeper: &Keeper, second: i64) -> Result<(), StoreError> {
+    let first = "SELECT min(day) FROM summed";
+    let read =
+        move |conn: &Connection| conn.query_row(first, [], |row| row.get::<_, Option<i64>>(0));
+    while keeper.store.read(read).await?.is_some_and(|day| day < second) {
+        let some = "DELETE FROM summed WHERE day IN
+                    (SELECT day FROM summed WHERE day < ?1 ORDER BY day LIMIT ?2)";
+        step(keeper, move |tx| tx.execute(some, params![second, ROWS_MAX as i64 - 1])).await?;
+    }
+    Ok(())
+}
+
+/// Drops the oldest month file.
+async fn drop_month(
     keeper: &Keeper,
     month: Month,
     n_bytes: u64,
     why: &'static str,
 ) -> Result<(), StoreError> {
+    forget_sums(keeper, month.end_second()).await?;
     let file = month.file();
     unlink(&keeper.dir, &file)?;
     keeper.store.stats().months_dropped.one();

@@ -122,6 +122,7 @@ async fn sum_up(
         damages: Vec::new(),
         lost: 0,
         is_missing: false,
+        n_rows: 0,
     };
     let done = tokio::task::spawn_blocking(move || work.run()).await;
     let (ended, work) = done.map_err(|_| StoreError::Closed)?;
@@ -140,7 +141,14 @@ async fn sum_up(
     }
     let changed: Vec<Hour> = hours.into_iter().filter(|hour| hour.parts > hour.rolled).collect();
     let n_hours = changed.len() as u64;
-    keeper.store.write(move |tx| note_rolled(tx, &changed)).await?;
+    let has_rows = work.n_rows > 0;
+    let note = move |tx: &rusqlite::Transaction<'_>| {
+        if has_rows {
+            tx.execute("INSERT OR IGNORE INTO summed(day) VALUES (?1)", [day.first_second()])?;
+        }
+        note_rolled(tx, &changed)
+    };
+    keeper.store.write(note).await?;
     keeper.store.stats().hours_rolled.add(n_hours);
     tracing::debug!(file = %day.file().display(), n_hours, "a day is summed up");
     Ok(())
@@ -168,6 +176,8 @@ struct Work {
     /// A bit for each hour with a part that is lost, or whose list of servers is.
     lost: u32,
     is_missing: bool,
+    /// Rows of the month file that were written.
+    n_rows: usize,
 }
 
 /// The hours of one server while they are summed up.
@@ -218,15 +228,20 @@ impl Work {
                 }
                 self.series(&file, &month, *metric, group, &mut rows)?;
                 if rows.series.len() >= ROWS_A_COMMIT {
-                    month.put(self.day, &std::mem::take(&mut rows))?;
+                    self.put(&mut month, std::mem::take(&mut rows))?;
                 }
             }
             for server in group {
                 self.sites(&file, &month, *server, &mut rows)?;
             }
-            month.put(self.day, &rows)?;
+            self.put(&mut month, rows)?;
         }
         Ok(true)
+    }
+
+    fn put(&mut self, month: &mut MonthFile, rows: Rows) -> Result<(), BlockError> {
+        self.n_rows += rows.series.len() + rows.sites.len();
+        month.put(self.day, &rows)
     }
 
     /// Those with something that is not summed up, in order.

@@ -104,7 +104,7 @@ const FROM_BACKUP: &str = "put the file back from a backup while the collector i
 pub fn verify(dir: &Path, raw_from: UnixMillis) -> Report {
     let mut report = Report::default();
     let running = is_running(dir);
-    let sealed = verify_database(&dir.join(DATABASE), running, &mut report);
+    let Told { sealed, summed } = verify_database(&dir.join(DATABASE), running, &mut report);
     for name in ["ca/ca.pem", "ca/ca.key", "admin.token"] {
         if !dir.join(name).is_file() {
             report.add(Problem {
@@ -140,6 +140,11 @@ pub fn verify(dir: &Path, raw_from: UnixMillis) -> Report {
         let name = format!("rollup/{name}");
         verify_month(&dir.join(&name), &name, running, &mut report);
     }
+    for days in summed.chunk_by(|one, next| one.month() == next.month()) {
+        if let Some(day) = days.first().filter(|day| !dir.join(day.month().file()).is_file()) {
+            report.add(missing_month(day.month(), days.len()));
+        }
+    }
     quarantined(dir, &mut report);
     report.done()
 }
@@ -149,6 +154,16 @@ fn missing_day(day: Day, n_hours: u64) -> Problem {
         file: day.file().display().to_string(),
         what: format!("it is missing; the database says that {n_hours} hours are in it"),
         means: "the samples, counts and events of that day cannot be read".into(),
+        fix: "put the file back from a backup, or leave it: the rest is served".into(),
+        ..Problem::default()
+    }
+}
+
+fn missing_month(month: Month, n_days: usize) -> Problem {
+    Problem {
+        file: month.file().display().to_string(),
+        what: format!("it is missing; the database says that the sums of {n_days} days are in it"),
+        means: "long reports lack the days of that month whose samples left".into(),
         fix: "put the file back from a backup, or leave it: the rest is served".into(),
         ..Problem::default()
     }
@@ -194,8 +209,17 @@ fn faults(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(said.into_iter().filter(|line| line != "ok").collect())
 }
 
-/// Checks the database; the hours it calls sealed.
-fn verify_database(path: &Path, running: bool, report: &mut Report) -> Vec<Sealed> {
+/// What the database says of the files beside it.
+#[derive(Debug, Default)]
+struct Told {
+    /// Hours that are in their day file.
+    sealed: Vec<Sealed>,
+    /// Days that are in their month file, in order.
+    summed: Vec<Day>,
+}
+
+/// Checks the database; what it says of the files beside it.
+fn verify_database(path: &Path, running: bool, report: &mut Report) -> Told {
     report.file(path);
     let problem = |what: String| {
         Problem {
@@ -211,7 +235,7 @@ fn verify_database(path: &Path, running: bool, report: &mut Report) -> Vec<Seale
     if !path.is_file() {
         let fix = "name the right data_dir in --config, or restore a backup".to_owned();
         report.add(Problem { fix, ..problem("there is no database".into()) });
-        return Vec::new();
+        return Told::default();
     }
     let checked = open_to_read(path, running).and_then(|conn| {
         let faults = faults(&conn)?;
@@ -223,7 +247,7 @@ fn verify_database(path: &Path, running: bool, report: &mut Report) -> Vec<Seale
         Err(error) => {
             let what = if damage::is_damage(&error) { "it is damaged" } else { "it is unreadable" };
             report.add(problem(format!("{what}: {error}")));
-            return Vec::new();
+            return Told::default();
         }
     };
     for fault in faults {
@@ -236,16 +260,16 @@ fn verify_database(path: &Path, running: bool, report: &mut Report) -> Vec<Seale
             fix: "use the release that wrote it".into(),
             ..problem(format!("it was written by a later release (schema {version})"))
         });
-        return Vec::new();
+        return Told::default();
     }
-    match sealed(&conn) {
-        Ok(sealed) => {
-            report.n_hours = sealed.len() as u64;
-            sealed
+    match sealed(&conn).and_then(|sealed| Ok(Told { sealed, summed: summed(&conn)? })) {
+        Ok(told) => {
+            report.n_hours = told.sealed.len() as u64;
+            told
         }
         Err(error) => {
-            report.add(problem(format!("its list of sealed hours cannot be read: {error}")));
-            Vec::new()
+            report.add(problem(format!("its list of packed hours cannot be read: {error}")));
+            Told::default()
         }
     }
 }
@@ -258,6 +282,16 @@ fn sealed(conn: &Connection) -> rusqlite::Result<Vec<Sealed>> {
     let mut query = conn.prepare("SELECT t0, parts FROM sealed WHERE parts > 0 ORDER BY t0")?;
     let rows = query.query_map([], |row| Ok(Sealed { t0: row.get(0)?, parts: row.get(1)? }))?;
     rows.collect()
+}
+
+fn summed(conn: &Connection) -> rusqlite::Result<Vec<Day>> {
+    let has_any = "SELECT 1 FROM sqlite_schema WHERE name = 'summed'";
+    if conn.query_row(has_any, [], |_| Ok(())).optional()?.is_none() {
+        return Ok(Vec::new()); // of a release that summed nothing up
+    }
+    let mut query = conn.prepare("SELECT day FROM summed ORDER BY day")?;
+    let rows = query.query_map([], |row| row.get::<_, i64>(0))?;
+    rows.filter_map(|day| day.map(Day::of).transpose()).collect()
 }
 
 /// Checks a month file: the database and every body.

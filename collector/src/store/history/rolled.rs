@@ -1,6 +1,6 @@
 //! Where samples are kept no more, or the time is long: hourly sums of month files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use wire::UnixMillis;
 use wire::catalog::{Kind, Metric};
 
 use super::super::blocks::{BlockError, Column, Place};
-use super::super::hours::{HOUR_S, Month, hour_of};
+use super::super::hours::{Day, HOUR_S, Month, hour_of};
 use super::super::quarantine::{COUNTS, Damage};
 use super::super::rollup::month::{Cell, MonthFile};
 use super::super::rollup::rolled::{BAD_MINUTES, Rolled, merge_parts};
@@ -41,6 +41,7 @@ impl History<'_> {
         if hours.is_empty() {
             return Ok(());
         }
+        self.note_lost(&hours)?;
         let is_hourly = wanted.step_s.is_some_and(|step| step % HOUR_S == 0);
         for known in self.columns(wanted.metric.name, Some(&wanted.attribute))? {
             let mut is_cut = false;
@@ -83,6 +84,7 @@ impl History<'_> {
         if hours.is_empty() {
             return Ok(());
         }
+        self.note_lost(&hours)?;
         self.months(&hours, &mut |file| {
             for day in file.days(&hours) {
                 let sites = match file.sites_day(day, server) {
@@ -112,12 +114,14 @@ impl History<'_> {
         let hours = hour_of(contest.from.second())..contest.to.second();
         let begin = contest.from.max(UnixMillis::from_second(first));
         let is_long = contest.to.0.saturating_sub(begin.0) > SAMPLES_SPAN_MS;
+        let unsampled = hours.start..first.min(hours.end);
+        self.note_lost(&unsampled)?;
         if !is_long && (hours.start >= first || !self.has_months(&(hours.start..first))?) {
             return Ok(None);
         }
         let mut best = Best { k: contest.k, n: 0, kept: Vec::new() };
         let (fresh, mut end) = (self.not_rolled(&hours)?, hours.start);
-        if let Some((t0, _)) = fresh.last() {
+        if let Some((t0, _)) = fresh.last_key_value() {
             end = t0 + HOUR_S;
         }
         for known in self.columns(contest.metric.name, None)? {
@@ -134,6 +138,8 @@ impl History<'_> {
             };
             self.months(&hours, &mut |file| {
                 file.fleet(known.id, &hours, &mut |cell, found| match found {
+                    // A day that is being summed up, or failed half way: it is read below, whole.
+                    Ok(_) if fresh.contains_key(&cell.t0) => !self.end.is_due(),
                     Ok(rolled) => take(cell.server, cell.t0, &rolled) && !self.end.is_due(),
                     Err(error) => {
                         self.bad_day(cell, &error);
@@ -167,14 +173,78 @@ impl History<'_> {
         }))
     }
 
-    /// Sealed hours that are in no month file yet, with their parts.
-    fn not_rolled(&self, hours: &Range<i64>) -> rusqlite::Result<Vec<(i64, u32)>> {
-        let mut query = self.conn.prepare_cached(
-            "SELECT t0, parts FROM sealed WHERE t0 >= ?1 AND t0 < ?2 AND rolled = 0 ORDER BY t0",
-        )?;
-        let rows =
-            query.query_map([hours.start, hours.end], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
+    /// Sealed hours that are in no month file, yet or any more, with their parts.
+    fn not_rolled(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeMap<i64, u32>> {
+        let lost = self.lost_days(hours)?;
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT t0, parts, rolled FROM sealed WHERE t0 >= ?1 AND t0 < ?2")?;
+        let mut rows = query.query([hours.start, hours.end])?;
+        let mut found = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let (t0, rolled) = (row.get(0)?, row.get::<_, u32>(2)?);
+            if rolled == 0 || Day::of(t0).is_some_and(|day| lost.contains(&day)) {
+                found.insert(t0, row.get(1)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Days with any of these hours that were summed up, but whose sums are gone: without their month file,
+    /// or not in the one that was made since. What cannot be read is not among them.
+    fn lost_days(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeSet<Day>> {
+        let mut lost = BTreeSet::new();
+        let mut file: Option<(Month, Option<Result<MonthFile, BlockError>>)> = None;
+        for day in self.summed_days(hours)? {
+            let month = day.month();
+            let (_, opened) = match &file {
+                Some(known) if known.0 == month => known,
+                _ => file.insert((month, MonthFile::open(self.dir, month).transpose())),
+            };
+            let is_lost = match opened {
+                None => true,
+                Some(Ok(file)) => matches!(file.has_day(day), Ok(false)),
+                Some(Err(_)) => false,
+            };
+            if is_lost {
+                lost.insert(day);
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Days with any of these hours of which there must be sums.
+    fn summed_days(&self, hours: &Range<i64>) -> rusqlite::Result<Vec<Day>> {
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT day FROM summed WHERE day > ?1 AND day < ?2 ORDER BY day")?;
+        let first = hours.start.saturating_sub(24 * HOUR_S);
+        let rows = query.query_map([first, hours.end], |row| row.get::<_, i64>(0))?;
+        rows.filter_map(|day| day.map(Day::of).transpose()).collect()
+    }
+
+    /// Says of which of these hours the sums are gone. For hours before the first sample: nothing else is
+    /// kept of them.
+    fn note_lost(&self, hours: &Range<i64>) -> rusqlite::Result<()> {
+        if !hours.is_empty() {
+            let lost = self.lost_days(hours)?;
+            self.hole_of_days(Why::Missing, &lost, hours);
+        }
+        Ok(())
+    }
+
+    fn hole_of_days<'d>(
+        &self,
+        why: Why,
+        days: impl IntoIterator<Item = &'d Day>,
+        hours: &Range<i64>,
+    ) {
+        for day in days {
+            let of_day = (0..24).map(|hour| day.first_second() + hour * HOUR_S);
+            for t0 in of_day.filter(|t0| hours.contains(t0)) {
+                self.hole(None, why, t0);
+            }
+        }
     }
 
     /// Sums up an hour that is in no month file yet.
@@ -238,7 +308,14 @@ impl History<'_> {
             let read = opened.and_then(|file| file.as_ref().map_or(Ok(()), &mut *see));
             if let Err(error) = read {
                 let damage = |why: &str| Damage::file(&month.file(), why);
-                self.failed(None, month.first_second(), error, damage)?;
+                let why = self.why(error, damage)?;
+                let (from, to) = (month.first_second(), month.end_second());
+                let of_month = from.max(hours.start)..to.min(hours.end);
+                let days = self.summed_days(&of_month)?;
+                self.hole_of_days(why, &days, &of_month);
+                if days.is_empty() {
+                    self.hole(None, why, of_month.start);
+                }
             }
         }
         Ok(())

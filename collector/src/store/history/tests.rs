@@ -1,5 +1,7 @@
 //! Reading over any mix of hot rows, sealed parts and late parts, against a model.
 
+mod rolled;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -705,6 +707,7 @@ async fn where_samples_are_kept_no_more_hourly_sums_are_told_and_said_to_be_such
     assert!((first.sum / 720.0 - 0.02).abs() < 1e-9);
     assert_eq!(value.points[1].at, at(0), "then come samples");
     assert!(value.points[1].last.is_some());
+    assert_eq!(value.source, "hours and samples");
     let each = wanted(None);
     let told = store.history(Limits::default(), move |history| history.series(&each));
     let Told { value, notes } = told.await.unwrap();
@@ -756,15 +759,4 @@ async fn requests_of_days_whose_samples_left_are_told_from_their_sums() {
     assert_eq!(second.values().sum::<u64>(), 9, "minutes with errors are no requests");
     let all = of(counts(from, 86_400).await.unwrap());
     assert_eq!(all["200"], kept["200"] + 17, "then come the requests that are kept one by one");
-}
-
-#[tokio::test]
-async fn batches_are_kept_as_long_as_somebody_reads_them_in_turns() {
-    let (_dir, store) = across_midnight().await;
-    assert!(!store.is_held());
-    let (one, other) = (store.hold(), store.hold());
-    drop(one);
-    assert!(store.is_held() && other.holds());
-    drop(other);
-    assert!(!store.is_held());
 }

@@ -14,6 +14,8 @@ CREATE TABLE sealed(
   hot_cut INTEGER NOT NULL, parts INTEGER NOT NULL, at INTEGER NOT NULL,
   rolled INTEGER NOT NULL DEFAULT 0,             -- parts that are in the month file
   n_bytes INTEGER NOT NULL DEFAULT 0) STRICT;    -- size of its bodies
+-- Days that are in their month file, until that file leaves: of which days there must be one.
+CREATE TABLE summed(day INTEGER PRIMARY KEY) STRICT; -- first second of the day, UTC
 -- What was found broken in day and month files: served no more, never deleted.
 CREATE TABLE quarantine(
   id INTEGER PRIMARY KEY, file TEXT NOT NULL,    -- below the data directory: blocks/20261130.db

@@ -283,6 +283,14 @@ impl MonthFile {
         SitesDay::decode(body).map(Some).ok_or_else(|| bad("the sites of a day"))
     }
 
+    /// Whether it has anything of a day.
+    pub(crate) fn has_day(&self, day: Day) -> Result<bool, BlockError> {
+        let any = "SELECT EXISTS(SELECT 1 FROM series WHERE day = ?1)
+                   OR EXISTS(SELECT 1 FROM sites WHERE day = ?1)";
+        let mut query = self.conn.prepare_cached(any)?;
+        Ok(query.query_row([day.first_second()], |row| row.get(0))?)
+    }
+
     /// First second of the first day it has anything of.
     pub(crate) fn oldest_day(&self) -> Result<Option<i64>, BlockError> {
         let oldest = "SELECT min(day) FROM (SELECT min(day) AS day FROM series

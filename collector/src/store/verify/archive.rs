@@ -94,7 +94,7 @@ fn one(
     let path = scratch.join(name);
     let written = backup::write(&path, from)?;
     if name == DATABASE {
-        *sealed = verify_database(&path, false, report);
+        *sealed = verify_database(&path, false, report).sealed;
     } else if let Some(day) = super::is_backup_of_days(name) {
         let of_day: Vec<Sealed> =
             sealed.iter().filter(|hour| Day::of(hour.t0) == Some(day)).copied().collect();
