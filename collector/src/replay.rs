@@ -43,6 +43,8 @@ const BATCH_MAX: usize = 1 << 18;
 
 /// Scopes whose weighing is remembered for the end of an explained replay.
 const SCOPES_MAX: usize = 10_000;
+/// Times told one by one of which a stream says that it lacks them.
+const HOLES_SHOWN: usize = 20;
 
 /// Until when the clock runs on after the last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,8 @@ pub struct Outcome {
     pub is_unreadable: bool,
     /// Streams whose header promises an `end` that did not come.
     pub n_cut: u64,
+    /// Times of which streams say that they lack history.
+    pub n_holes: u64,
 }
 
 /// Why a replay ended early.
@@ -254,7 +258,10 @@ impl<'o> Replay<'o> {
     ) -> Result<(), ReplayError> {
         match line.kind {
             Kind::Header => self.header(name, line),
-            Kind::End => self.unended = None,
+            Kind::End => {
+                self.unended = None;
+                self.lacks(name, line);
+            }
             Kind::Server | Kind::Site => {}
             _ if line.at.is_none() => {
                 self.broken(name, n, "it has no `at`");
@@ -309,6 +316,29 @@ impl<'o> Replay<'o> {
                 "{name}: the stream was cut off: it lacks the `end` that its header promises, and what came behind; export it again to replay it whole"
             ));
         }
+    }
+
+    /// Says what the stream says that it lacks.
+    fn lacks(&mut self, name: &str, line: &Line<'_>) {
+        if let Some(to) = line.packed_to {
+            let to = UnixMillis(to).to_rfc3339();
+            self.say(&format!(
+                "{name}: up to {to} the stream is of packed hours, which do not say when batches came: of servers whose logs were read later than they were written silence may be told that was none, and of those that could not send for a while none"
+            ));
+        }
+        for hole in line.holes.iter().take(HOLES_SHOWN) {
+            let (from, to) = (UnixMillis(hole.from).to_rfc3339(), UnixMillis(hole.to).to_rfc3339());
+            let of = hole.server.as_deref().map_or_else(|| "all servers".to_owned(), shown);
+            let why = shown(&hole.why);
+            self.say(&format!(
+                "{name}: the stream lacks history of {of} from {from} to {to} ({why}): what began then may be missing, or told as silence"
+            ));
+        }
+        let n_more = line.holes.len().saturating_sub(HOLES_SHOWN);
+        if n_more > 0 {
+            self.say(&format!("{name}: and {n_more} further times"));
+        }
+        self.outcome.n_holes += line.holes.len() as u64;
     }
 
     fn count_unknown(&mut self, line: &Line<'_>) {

@@ -75,7 +75,8 @@ fn replayed(fleet: &Fleet, from: i64) -> Value {
     let out = Output::of(command.args(["replay", "--final", file]));
     let out = out.good().expect("it replays");
     let lines = out.lines().map(|line| serde_json::from_str(line).expect("a line of JSON"));
-    // From three hours ago to now nobody was heard, as far as packed hours know.
+    // From three hours ago to now nobody was heard, as far as packed hours know: they do not keep when
+    // batches came. `replay` says so.
     let outages = lines.filter(|line: &Value| line["incident"]["kind"] == "gateway_errors");
     outages.map(|line| essence(&line["incident"])).collect()
 }

@@ -92,6 +92,7 @@ impl Kind {
             K::Clock => self == Self::Heartbeat,
             K::Event => self == Self::Collector,
             K::Version | K::Ends | K::OfHeader => self == Self::Header,
+            K::Holes | K::PackedTo => self == Self::End,
             K::Unknown => false,
         }
     }
@@ -138,6 +139,8 @@ enum Key {
     Ends,
     /// Of the header, and of no use to the detector.
     OfHeader,
+    Holes,
+    PackedTo,
     Unknown,
 }
 
@@ -180,6 +183,8 @@ impl Key {
             "event" => Self::Event,
             "version" => Self::Version,
             "ends" => Self::Ends,
+            "packed_to" => Self::PackedTo,
+            "holes" => Self::Holes,
             "label_names" | "from" | "to" => Self::OfHeader,
             _ => Self::Unknown,
         }
@@ -223,6 +228,10 @@ pub(crate) struct Line<'l> {
     pub(crate) version: Option<i64>,
     /// Of a header: the last record of its stream is `end`.
     pub(crate) ends: bool,
+    /// Of an end: what the stream lacks.
+    pub(crate) holes: Vec<HoleRow>,
+    /// Of an end: before this, arrivals are not those that were, ms.
+    pub(crate) packed_to: Option<i64>,
     pub(crate) n_cpu: u32,
     pub(crate) heartbeat_ms: Option<i64>,
     pub(crate) baseline: Option<PastRow>,
@@ -236,6 +245,17 @@ pub(crate) struct Line<'l> {
     pub(crate) unknown: Vec<String>,
     /// How many those were.
     pub(crate) n_unknown: u64,
+}
+
+/// One of `holes`: a time of which history is missing in the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct HoleRow {
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+    /// `None`: of all servers.
+    pub(crate) server: Option<String>,
+    pub(crate) why: String,
 }
 
 /// `baseline` of a site.
@@ -399,6 +419,8 @@ impl<'l> Line<'l> {
             Key::Cpus => self.n_cpu = count(map)?,
             Key::Client => self.client = map.next_value::<Hash>()?.0,
             Key::Path => self.path = map.next_value::<Hash>()?.0,
+            Key::PackedTo => self.packed_to = instant(map)?,
+            Key::Holes => self.holes = map.next_value::<Option<_>>()?.unwrap_or_default(),
             Key::Baseline => self.baseline = map.next_value()?,
             Key::Labels => map.next_value_seed(Labels(self))?,
             Key::Values => map.next_value_seed(Values(self))?,

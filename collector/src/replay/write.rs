@@ -14,6 +14,7 @@ use wire::v1::Signal;
 
 use crate::detect::past::Past;
 use crate::model::{Baseline, Exemplar, Record, SiteId};
+use crate::store::history::Hole;
 
 /// Writes the lines of one server, all with one arrival time.
 pub struct Writer<'a> {
@@ -35,9 +36,23 @@ pub fn header(out: &mut Vec<u8>, label_names: &[String], from: UnixMillis, to: U
     typed(out, "header", &header);
 }
 
-/// Last line of a stream: one that breaks off lacks it.
-pub fn end(out: &mut Vec<u8>) {
-    typed(out, "end", &json!({}));
+/// Last line of a stream: one that breaks off lacks it. It says of which times history is missing,
+/// and up to when arrivals are not those that were.
+pub fn end(out: &mut Vec<u8>, holes: &[Hole], packed_to: Option<UnixMillis>) {
+    let hole = |hole: &Hole| {
+        json!({
+            "from": hole.from.0, "to": hole.to.0, "server": hole.server, "why": hole.why,
+        })
+    };
+    let holes: Vec<Value> = holes.iter().map(hole).collect();
+    let mut end = Map::new();
+    if !holes.is_empty() {
+        end.insert("holes".to_owned(), json!(holes));
+    }
+    if let Some(to) = packed_to {
+        end.insert("packed_to".to_owned(), json!(to.0));
+    }
+    typed(out, "end", &Value::Object(end));
 }
 
 /// A server of the fleet, with what its clock shows at the start of the stream, where that is known.
@@ -372,7 +387,14 @@ mod tests {
         server(&mut out, "web-1", &[("rack".to_owned(), "r1".to_owned())].into(), 4, 5000);
         let past = Baseline { days: 2.0, n_requests: 9, n_gateway_errors: 1 };
         site(&mut out, "web-1", "a.example", Some("www"), None, Some(past));
-        end(&mut out);
+        end(&mut out, &[], None);
+        let hole = Hole {
+            from: UnixMillis(1),
+            to: UnixMillis(2),
+            server: Some("web-1".to_owned()),
+            why: "damaged".to_owned(),
+        };
+        end(&mut out, &[hole], Some(UnixMillis(3)));
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text.lines().collect::<Vec<_>>(),
@@ -381,6 +403,7 @@ mod tests {
                 r#"{"type":"server","heartbeat_ms":5000,"labels":{"rack":"r1"},"n_cpu":4,"server":"web-1"}"#,
                 r#"{"type":"site","baseline":{"days":2.0,"n_gateway_errors":1,"n_requests":9},"pool":"www","server":"web-1","site":"a.example","upstream":null}"#,
                 r#"{"type":"end"}"#,
+                r#"{"type":"end","holes":[{"from":1,"server":"web-1","to":2,"why":"damaged"}],"packed_to":3}"#,
             ]
         );
         for line in text.lines() {

@@ -1,17 +1,17 @@
 //! `GET /api/v1/export`: the recorded fleet as JSON lines, in order of arrival: input of `replay`.
 //!
 //! The answer is a stream of bounded pieces: what is stored is read a little at a time, and only as fast as
-//! the reader takes it. Hours that are packed come as ten seconds each, a second after they were over. An answer that breaks off was not whole: the connection is cut,
-//! and a packed one lacks its end. Anyone who may read incidents may read this; privacy is that of
+//! the reader takes it. Hours that are packed come as ten seconds each, a second after they were over.
+//! An answer that breaks off was not whole: the connection is cut, and a packed one lacks its end. Anyone who may read incidents may read this; privacy is that of
 //! what is stored.
 //!
 //! Heartbeats are not stored: batches are the only signs of life in it. Their pace is therefore what a
 //! server is said to beat with, and what happened to the collector meanwhile and the goodbyes of agents
 //! stand between them, so that a replay takes neither a slow pace, nor a gap of the collector's own, nor
 //! an agent that was stopped on purpose for a silence. The last record is `end`: without it the stream
-//! was cut off.
+//! was cut off. It names the times of which history is missing (`holes`).
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use super::error::{ApiError, Params, time};
 use crate::model::{Record, ServerId, SiteId};
 use crate::replay::write::{self, Writer};
 use crate::store::happened::{self, Happened, Place};
-use crate::store::history::{self, Limits, Notes, Piece, Play, Samples, Told};
+use crate::store::history::{self, Hole, Limits, Notes, Piece, Play, Samples, Told};
 use crate::store::incidents::Known;
 use crate::store::{SiteRow, Store, StoreError, incidents, read};
 use crate::{clock, errors};
@@ -44,6 +44,8 @@ const READ_TIME: Duration = Duration::from_secs(10);
 const PIECE_BYTES: usize = 128 << 10;
 /// Pieces that wait for a slow reader; when full, reading waits.
 const PIECES_MAX: usize = 4;
+/// Times told that an export lacks; more are put together.
+const HOLES_MAX: usize = 10_000;
 /// Events between batches read at once.
 const EVENTS_MAX: u32 = 1000;
 
@@ -91,7 +93,9 @@ pub(super) async fn show(
         let ended = tokio::select! {
             biased;
             () = state.stop.cancelled() => Err(Broken::Stopped),
-            // Not cancelled but ended: by its end, or the reader going away.
+            // What is being read is left behind: nobody waits for it.
+            () = sender.closed() => Err(Broken::ReaderGone),
+            // Not cancelled but ended: by its end.
             ended = export.run() => ended,
         };
         let why = match ended {
@@ -189,6 +193,49 @@ impl Out {
     }
 }
 
+/// What an export lacks, read by read: by why and server, times that touch put together.
+#[derive(Debug, Default)]
+struct Lacks {
+    times: BTreeMap<(String, Option<String>), Vec<(UnixMillis, UnixMillis)>>,
+    n: usize,
+}
+
+impl Lacks {
+    fn add(&mut self, notes: &Notes) {
+        for hole in &notes.holes {
+            // Beyond a bound it is not told any more whose they are.
+            let server = hole.server.clone().filter(|_| self.n < HOLES_MAX);
+            let of = self.times.entry((hole.why.clone(), server)).or_default();
+            match of.last_mut() {
+                Some(last) if hole.from <= last.1 || self.n >= HOLES_MAX => {
+                    *last = (last.0.min(hole.from), last.1.max(hole.to));
+                }
+                _ => {
+                    self.n += 1;
+                    of.push((hole.from, hole.to));
+                }
+            }
+        }
+    }
+
+    /// In order of time.
+    fn list(&self) -> Vec<Hole> {
+        let mut holes: Vec<Hole> = Vec::new();
+        for ((why, server), times) in &self.times {
+            let (why, server) = (why.clone(), server.clone());
+            let hole = |(from, to): &(UnixMillis, UnixMillis)| Hole {
+                from: *from,
+                to: *to,
+                server: server.clone(),
+                why: why.clone(),
+            };
+            holes.extend(times.iter().map(hole));
+        }
+        holes.sort_by(|a, b| (a.from, a.to, &a.server).cmp(&(b.from, b.to, &b.server)));
+        holes
+    }
+}
+
 /// Name of each server, and how far its clock is ahead, ms.
 type Servers = HashMap<ServerId, (String, i64)>;
 
@@ -204,8 +251,10 @@ struct Export {
     /// Lines that stand between batches, with their time, soonest first, and how far they are read.
     between: VecDeque<(UnixMillis, Vec<u8>)>,
     read_upto: Place,
-    /// What was said to be missing.
-    holes: BTreeSet<(UnixMillis, Option<String>)>,
+    /// What is missing.
+    holes: Lacks,
+    /// End of what was told from packed hours.
+    packed_to: Option<UnixMillis>,
 }
 
 impl Export {
@@ -220,7 +269,8 @@ impl Export {
             clocked,
             between,
             read_upto: (from.minus(MOMENT), i64::MAX),
-            holes: BTreeSet::new(),
+            holes: Lacks::default(),
+            packed_to: None,
         }
     }
 
@@ -238,7 +288,7 @@ impl Export {
             });
             let Told { value: (pieces, on), notes } = read.await?;
             play = on;
-            self.note(&notes);
+            self.holes.add(&notes);
             if !hold.holds() && play.reads_batches() {
                 return Err(Broken::TooSlow);
             }
@@ -247,6 +297,9 @@ impl Export {
                 self.send_between(&servers, piece.at, newest).await?;
                 // A server that was forgotten has no name any more.
                 let Some(server) = servers.get(&piece.server) else { continue };
+                if piece.id == 0 {
+                    self.packed_to = self.packed_to.max(Some(piece.at));
+                }
                 let lines = self.lines(&piece, server);
                 self.out.send(&lines).await?;
             }
@@ -256,20 +309,15 @@ impl Export {
         self.end().await
     }
 
-    /// Says in the log what is missing in the export, each time once.
-    fn note(&mut self, notes: &Notes) {
-        for hole in &notes.holes {
-            let (from, to) = (hole.from.to_rfc3339(), hole.to.to_rfc3339());
-            let (server, why) = (hole.server.as_deref().unwrap_or("all"), hole.why.as_str());
-            if self.holes.insert((hole.from, hole.server.clone())) {
-                tracing::warn!(from, to, server, why, "an export lacks history");
-            }
-        }
-    }
-
+    /// The last record says what is missing, and so does the log.
     async fn end(mut self) -> Result<(), Broken> {
+        let holes = self.holes.list();
+        if let (Some(first), Some(last)) = (holes.first(), holes.last()) {
+            let (from, to) = (first.from.to_rfc3339(), last.to.to_rfc3339());
+            tracing::warn!(n_holes = holes.len(), from, to, "an export lacks history");
+        }
         let mut lines = Vec::new();
-        write::end(&mut lines);
+        write::end(&mut lines, &holes, self.packed_to);
         self.out.send(&lines).await?;
         self.out.end().await
     }
@@ -502,6 +550,11 @@ mod tests {
 
     /// Titles of what a replay of these lines tells.
     fn replay(lines: &str) -> Vec<String> {
+        replay_with_talk(lines).0
+    }
+
+    /// And what it says beside them.
+    fn replay_with_talk(lines: &str) -> (Vec<String>, String) {
         let (mut out, mut talk) = (Vec::new(), Vec::new());
         let options =
             crate::replay::Options { only_final: true, ..crate::replay::Options::default() };
@@ -513,7 +566,8 @@ mod tests {
         assert_eq!(replay.end().unwrap().skipped, crate::replay::report::Skipped::default());
         let told = String::from_utf8(out).unwrap();
         let told = told.lines().map(serde_json::from_str::<serde_json::Value>);
-        told.map(|line| line.unwrap()["incident"]["title"].to_string()).collect()
+        let titles = told.map(|line| line.unwrap()["incident"]["title"].to_string()).collect();
+        (titles, String::from_utf8(talk).unwrap())
     }
 
     #[tokio::test]
@@ -649,6 +703,23 @@ mod tests {
         assert_eq!(n_samples(&packed), n_samples(&hot));
         let n_exemplars = packed.matches(r#""type":"exemplar""#).count();
         assert_eq!(n_exemplars, 20, "as many as are kept of one kind and hour");
+        let (_, talk) = replay_with_talk(&packed);
+        assert!(talk.contains("the stream is of packed hours"), "{talk}");
+        assert!(!talk.contains("lacks history"), "{talk}");
+
+        let day = crate::store::hours::Day::of(at(0).second()).unwrap();
+        std::fs::remove_file(dir.path().join(day.file())).unwrap();
+        let lines = export().await;
+        let end: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        let hole = serde_json::json!({
+            "from": at(0).0, "to": at(3600).0, "server": null, "why": "missing",
+        });
+        assert_eq!(end, serde_json::json!({"type": "end", "holes": [hole]}));
+        let (told, talk) = replay_with_talk(&lines);
+        assert_eq!(told, [""; 0]);
+        let said = "export: the stream lacks history of all servers from 2026-11-20T12:00:00.000Z to \
+                    2026-11-20T13:00:00.000Z (missing)";
+        assert!(talk.contains(said), "{talk}");
         store.close().await.unwrap();
     }
 

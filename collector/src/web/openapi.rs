@@ -100,8 +100,8 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
     (
         "get",
         "/api/v1/series",
-        "Samples of a metric of one server; counters as rates a second. Query: server, metric, \
-         attribute, from, to, step.",
+        "Samples of a metric of one server; counters as rates a second; `source` says whether from \
+         samples, hours or both. Query: server, metric, attribute, from, to, step.",
         200,
     ),
     (
@@ -119,7 +119,10 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
     (
         "get",
         "/api/v1/export",
-        "The recorded fleet as JSON lines, input of `replay`; gzip where accepted. Query: from, to.",
+        "The recorded fleet as JSON lines, input of `replay`; gzip where accepted. The last record is \
+         {\"type\":\"end\"}, with \"holes\":[{from,to,why,server}] where history is missing: times in ms, \
+         server null for all; \"packed_to\" is until when it is of packed hours, whose arrivals are not \
+         kept. Query: from, to.",
         200,
     ),
     (

@@ -535,6 +535,7 @@ fn join_commands_name_an_address_that_others_can_reach() {
 }
 
 pub(crate) mod told;
+mod turns;
 
 #[tokio::test]
 async fn a_link_of_a_message_tells_a_browser_without_a_token_what_to_do() {

@@ -1,6 +1,6 @@
 //! What servers told, put together again: sealed hours of a server as bodies of ten seconds each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension as _;
@@ -16,6 +16,11 @@ use crate::model::{ServerId, SiteId};
 
 /// Seconds of a body: what counts are folded to when they are sealed.
 pub(super) const TICK_S: i64 = 10;
+
+/// Longest interval at which agents sample, s.
+const INTERVAL_MAX_S: i64 = 300;
+/// How often a server is said to have lived while it sampled nothing, s.
+const BEAT_S: i64 = 30;
 
 /// What a server told at once: a batch as it came, or ten seconds of sealed history.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,6 +138,8 @@ pub(super) struct Decoded {
     samples: Vec<(i64, Arc<Named>, i64)>,
     counts: Vec<(i64, SiteCount)>,
     events: BTreeMap<i64, BatchBody>,
+    /// Seconds in which the server lived, though it sampled nothing.
+    alive: BTreeSet<i64>,
     sites: Arc<HashMap<SiteId, v1::Site>>,
     /// What of `samples` and `counts` was taken.
     taken: (usize, usize),
@@ -142,12 +149,18 @@ impl Decoded {
     /// Bytes it takes, about.
     pub(super) fn n_bytes(&self) -> usize {
         let (samples, counts) = (self.samples.len(), self.counts.len());
-        samples * size_of::<(i64, Arc<Named>, i64)>() + counts * size_of::<(i64, SiteCount)>()
+        let alive = self.alive.len() * size_of::<i64>();
+        samples * size_of::<(i64, Arc<Named>, i64)>()
+            + counts * size_of::<(i64, SiteCount)>()
+            + alive
     }
 
-    /// What it has before second `to`, and was not taken yet; `None`: nothing.
+    /// What it has before second `to`, and was not taken yet; `None`: nothing. An empty body says that the
+    /// server lived.
     pub(super) fn take(&mut self, to: i64) -> Option<BatchBody> {
         let mut body = BatchBody::default();
+        let later = self.alive.split_off(&to);
+        let lived = !std::mem::replace(&mut self.alive, later).is_empty();
         let mut sites: HashMap<String, u32> = HashMap::new();
         while let Some(entry) = self.events.first_entry().filter(|entry| *entry.key() < to) {
             add_events(&mut body, &mut sites, entry.remove());
@@ -178,7 +191,7 @@ impl Decoded {
             add_count(&mut body, site, *second, count);
         }
         self.taken.1 += n;
-        (body != BatchBody::default()).then_some(body)
+        (lived || body != BatchBody::default()).then_some(body)
     }
 }
 
@@ -258,6 +271,8 @@ impl History<'_> {
                     put(&mut of.1, *t0, &column, 1.0, 1.0);
                 }
             }
+            let sampled = columns.values().flat_map(|(_, seconds)| seconds.keys().copied());
+            decoded.alive.extend(alive(*t0, &sampled.collect()));
             for (named, seconds) in columns.into_values() {
                 let (scale, wanted) = (named.scale, named.wanted);
                 let of = seconds.range(from_s..to_s.max(from_s));
@@ -269,6 +284,7 @@ impl History<'_> {
         let is_in = |second: i64| (from_s..to_s).contains(&second);
         decoded.counts.retain(|(second, _)| is_in(*second));
         decoded.events.retain(|second, _| is_in(*second));
+        decoded.alive.retain(|second| is_in(*second));
         decoded.counts.sort_by_key(|(second, count)| (*second, count.site, count.status));
         let key = |(second, named, _): &(i64, Arc<Named>, i64)| {
             (*second, named.series.metric.clone(), named.series.attribute.clone())
@@ -324,6 +340,22 @@ impl History<'_> {
     }
 }
 
+/// Seconds of an hour in which a server lived, going by when it sampled: one in each [`BEAT_S`] between
+/// samples that are about as far apart as usual, and at the ends of the hour. Agents may sample each
+/// five minutes only, and beat all the while.
+fn alive(t0: i64, sampled: &BTreeSet<i64>) -> Vec<i64> {
+    let (Some(first), Some(last)) = (sampled.first(), sampled.last()) else { return Vec::new() };
+    let times: Vec<i64> = sampled.iter().copied().collect();
+    let mut gaps: Vec<i64> = times.windows(2).map(|two| two[1] - two[0]).collect();
+    gaps.sort_unstable();
+    let Some(usual) = gaps.get(gaps.len() / 2) else { return Vec::new() };
+    let longest = usual.min(&INTERVAL_MAX_S) * 5 / 2;
+    let ends = [(t0, *first), (*last, t0 + 3600)];
+    let spans = times.windows(2).map(|two| (two[0], two[1])).chain(ends);
+    let spans = spans.filter(|(from, to)| to - from <= longest);
+    spans.flat_map(|(from, to)| (from + BEAT_S..to).step_by(BEAT_S as usize)).collect()
+}
+
 /// Files events under their second; losses, which have none, at the end of their hour.
 fn file_events(t0: i64, events: BatchBody, to: &mut BTreeMap<i64, BatchBody>) {
     let second = |ms: i64| UnixMillis(ms).second();
@@ -349,5 +381,34 @@ fn file_events(t0: i64, events: BatchBody, to: &mut BTreeMap<i64, BatchBody>) {
     }
     if events.loss.is_some() {
         to.entry(t0 + 3599).or_default().loss = events.loss;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_lives_between_samples_that_are_as_far_apart_as_usual() {
+        let check = |sampled: &[i64], want: &[i64]| {
+            let sampled = sampled.iter().copied().collect();
+            let found: BTreeSet<i64> = alive(3600, &sampled).into_iter().collect();
+            assert_eq!(found, want.iter().copied().collect(), "{sampled:?}");
+        };
+        check(&[], &[]);
+        check(&[4000], &[]);
+        check(&[3700, 6000], &[3630, 3660, 3690]); // 100 s at the begin, and nothing over 2,300
+        let each_10_s: Vec<i64> = (3600..7200).step_by(10).collect();
+        check(&each_10_s, &[]);
+        let each_5_min: Vec<i64> = (3700..7200).step_by(300).collect();
+        let beats: Vec<i64> = (3700..7200)
+            .step_by(300)
+            .flat_map(|at| (at + 30..(at + 300).min(7200)).step_by(30))
+            .chain((3630..3700).step_by(30))
+            .collect();
+        check(&each_5_min, &beats);
+        let gone: Vec<i64> =
+            each_10_s.iter().copied().filter(|at| !(5000..5200).contains(at)).collect();
+        check(&gone, &[]);
     }
 }
