@@ -39,7 +39,7 @@ fn a_collector_whose_power_failed_has_all_that_was_acked_and_gets_the_rest() {
     for round in 0..20 {
         truth.write(&mut fleet, "web-1", round % 4, 25, 200);
         truth.write(&mut fleet, "web-1", round % 4, 1, 502);
-        pause(Duration::from_millis(150));
+        pause(Duration::from_millis(150)); // the pace of the lines: acks at many different moments
         // First the number, then the time: it was acked before.
         let n = n_acked(&fleet).expect("the agent runs");
         acks.push((n, monotonic_ns()));
@@ -61,7 +61,8 @@ fn a_collector_whose_power_failed_has_all_that_was_acked_and_gets_the_rest() {
         let at = recording.time_of(n);
         let before = acks.iter().filter(|(_, ack)| *ack <= at).map(|(n, _)| *n).max().unwrap_or(0);
         fs::create_dir(&dir).expect("mine");
-        recording.cut(n, Names::Journal, seed, &dir);
+        let names = if seed % 3 == 2 { Names::Strict } else { Names::Journal };
+        recording.cut(n, names, seed, &dir);
         fs::remove_file(log_of(&dir)).ok(); // what happens from here on is not asked about
         fleet.start_collector();
         let n_lines = eventually("it answers", LIMIT, || {

@@ -129,6 +129,13 @@ impl Db {
         Ok(samples)
     }
 
+    /// Hours that are sealed, and parts of hours that were sealed after them because they came late.
+    pub fn sealed(&self) -> Result<(i64, i64), String> {
+        let db = self.open()?;
+        let sums = "SELECT count(*), coalesce(sum(max(parts - 1, 0)), 0) FROM sealed";
+        db.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|e| e.to_string())
+    }
+
     /// Requests of a server by site and status; empty while nothing is stored.
     #[must_use]
     pub fn counts(&self, server: &str) -> Counts {
