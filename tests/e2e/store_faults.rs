@@ -118,6 +118,7 @@ fn a_disk_that_takes_half_a_second_for_each_sync_delays_acks_and_nothing_else() 
         .toml(EAGER)
         .start();
     let mut truth = Truth::default();
+    let mut waits = Vec::new();
     for round in 0..8 {
         for name in ["web-1", "web-2"] {
             truth.write(&mut fleet, name, round % 4, 20, 200);
@@ -127,9 +128,11 @@ fn a_disk_that_takes_half_a_second_for_each_sync_delays_acks_and_nothing_else() 
         assert!(fleet.cli(&["agent", "list", "--json"]).good().is_ok());
         let counted = fleet.counted("web-1");
         assert!(counted.is_ok(), "{counted:?}");
-        let took = asked.elapsed();
-        assert!(took < Duration::from_secs(10), "reading waits for no sync: {took:?}");
+        waits.push(asked.elapsed());
     }
+    // A sync takes half a second, and there is one at any time. A busy machine may delay some of them.
+    waits.sort();
+    assert!(waits[4] < Duration::from_secs(1), "reading waits for no sync: {waits:?}");
     truth.is_counted(&fleet);
     something_is_sealed(&fleet);
     fleet.kill9_collector();
