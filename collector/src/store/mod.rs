@@ -60,6 +60,8 @@ mod power_tests;
 #[path = "proof_tests.rs"]
 mod proof;
 #[cfg(test)]
+mod stall_tests;
+#[cfg(test)]
 mod upset_tests;
 #[cfg(test)]
 mod upgrade_tests;

@@ -46,8 +46,17 @@ const GRACE: Duration = Duration::from_secs(7 * 86_400);
 
 /// Drops what is due, and publishes what the data directory takes.
 pub(super) async fn pass(keeper: &Keeper, now: UnixMillis) -> Result<(), StoreError> {
-    pass_on(keeper, now, disk::space).await
+    pass_on(keeper, now, SPACE).await
 }
+
+#[cfg(not(test))]
+const SPACE: SpaceOf = disk::space;
+/// Tests are of data, whatever room the machine has that runs them; those of the disk tell how much.
+#[cfg(test)]
+const SPACE: SpaceOf = |dir| {
+    let real = disk::space(dir)?;
+    Ok(disk::Space { free_bytes: real.disk_bytes / 2, ..real })
+};
 
 async fn pass_on(keeper: &Keeper, now: UnixMillis, space: SpaceOf) -> Result<(), StoreError> {
     let proven = keeper.proven(now);
