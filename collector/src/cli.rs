@@ -593,7 +593,7 @@ mod tests {
         let script = String::from_utf8(script).unwrap();
         for word in [
             "token", "revoke", "follow", "forget", "replay", "explain", "localize", "silence",
-            "end", "notify", "routes", "test", "backup", "restore", "verify",
+            "end", "notify", "routes", "test", "backup", "restore", "verify", "series", "top",
         ] {
             assert!(page.contains(word) && script.contains(word), "{word}");
         }
