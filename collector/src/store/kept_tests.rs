@@ -1,7 +1,7 @@
 //! Databases of every schema there has been are opened with nothing lost. `kept/README.md` tells what
 //! they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -13,7 +13,7 @@ use super::bad_input_tests::{flush, keeper};
 use super::history::{History, Limits, Notes, Wanted};
 use super::open::MIGRATIONS;
 use super::tests::batch;
-use super::{NewBatch, Outcome, Store, incidents, tests};
+use super::{NewBatch, Outcome, Store, blocks, incidents, rollup, tests};
 use crate::model::{Incident, ServerId};
 
 fn kept() -> PathBuf {
@@ -158,11 +158,29 @@ async fn told_by(store: &Store) -> Value {
 
 #[test]
 fn there_is_a_kept_database_of_every_schema_before_this_one() {
+    let (mut kept, mut formats) = (Vec::new(), BTreeSet::new());
     for version in versions() {
         let (dir, _) = unpacked(version);
-        let conn = Connection::open(dir.path().join("gatewatch.db")).unwrap();
-        let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-        assert_eq!(found, version as i64, "those of schema {version} are of another one");
+        let format = |file: &Path| -> i64 {
+            let conn = Connection::open(dir.path().join(file)).unwrap();
+            conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+        };
+        kept.push(format(Path::new("gatewatch.db")));
+        for file in files_of(version) {
+            let folder = file.parent().unwrap().display().to_string();
+            formats.insert((folder, format(&file)));
+        }
+    }
+    let today = MIGRATIONS.len() as i64;
+    let before: Vec<i64> = (1..today).collect();
+    kept.retain(|version| *version < today);
+    assert_eq!(kept, before, "each is of the schema that its folder says");
+    // Day and month files of every format, that of today too.
+    for (folder, last) in [("blocks", blocks::FORMAT), ("rollup", rollup::month::FORMAT)] {
+        for format in 1..=last {
+            let is_kept = formats.contains(&(folder.to_owned(), format));
+            assert!(is_kept, "no kept file of format {format} in {folder}");
+        }
     }
 }
 

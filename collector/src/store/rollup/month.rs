@@ -19,7 +19,7 @@ use crate::store::hours::{Day, HOUR_S, Month};
 /// `application_id` of month files: "gwro".
 const APPLICATION_ID: i64 = 0x6777_726f;
 /// `user_version`: format of the tables and bodies.
-const FORMAT: i64 = 1;
+pub(in crate::store) const FORMAT: i64 = 1;
 const DAY_S: i64 = 24 * HOUR_S;
 
 const PRAGMAS: &str = "
