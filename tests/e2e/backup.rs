@@ -87,8 +87,10 @@ fn a_backup_made_under_load_is_restored_and_agents_bring_the_rest_exactly() {
     truth.write(&mut fleet, "web-1", 0, 300, 200);
     let n_all = n_before + 11 * round.unsigned_abs() + 300;
     truth.is_counted(&fleet);
-    assert_eq!(verify(&fleet, &[&shown]).0, 0);
-    assert_eq!(verify(&fleet, &[]).0, 0, "while it runs");
+    let (code, report) = verify(&fleet, &[&shown]);
+    assert_eq!(code, 0, "{report:#}");
+    let (code, report) = verify(&fleet, &[]);
+    assert_eq!(code, 0, "while it runs: {report:#}");
 
     let refused = fleet.cli(&["restore", &shown, "--force"]);
     assert_eq!(refused.code, 2, "{refused:?}");
