@@ -101,7 +101,8 @@ fn weight(body: &BatchBody) -> usize {
     let ticks: usize = body.ticks.iter().map(|tick| 1 + tick.value.len()).sum();
     let inventory = body.inventory.as_ref().map_or(0, |inventory| inventory.sites.len());
     let events = body.services.len() + body.log_lines.len() + body.changes.len();
-    seconds + ticks + inventory + events + body.sites.len() + body.exemplars.len()
+    let named = body.sites.len() + body.series.len();
+    seconds + ticks + inventory + events + named + body.exemplars.len()
 }
 
 /// The batch as the store takes it, with its number of entries; an unreadable one becomes its

@@ -492,3 +492,10 @@ fn the_times_of_a_batch_are_those_of_its_body_as_far_as_they_can_be_believed() {
     check(vec![second(-400)], (i64::MIN, 5));
     check(Vec::new(), (i64::MIN, 5));
 }
+
+#[test]
+fn series_without_samples_are_work_too() {
+    let body = BatchBody { series: vec![Series::default(); 5000], ..BatchBody::default() };
+    let decoded = decode(&wire_batch(&body), UnixMillis(0)).unwrap();
+    assert_eq!(decoded.n_entries, 5000);
+}

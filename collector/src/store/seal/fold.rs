@@ -88,9 +88,9 @@ pub(super) struct Fold<'s> {
     t0: i64,
     /// Ids of the server's sites.
     sites: &'s HashMap<String, SiteId>,
-    /// Position in `series` by name and attribute; `None`: refused.
-    known: HashMap<String, HashMap<String, Option<u32>>>,
-    n_known: usize,
+    /// Position in `series` by metric and attribute, as far as these are kept: what is refused, or too long,
+    /// is not remembered, because bodies of others may be full of it.
+    known: HashMap<&'static str, (&'static Metric, HashMap<String, u32>)>,
     series: Vec<Series>,
     n_samples: usize,
     is_full_of_samples: bool,
@@ -116,7 +116,6 @@ impl<'s> Fold<'s> {
             t0,
             sites,
             known: HashMap::new(),
-            n_known: 0,
             series: Vec::new(),
             n_samples: 0,
             is_full_of_samples: false,
@@ -209,28 +208,26 @@ impl<'s> Fold<'s> {
     }
 
     fn position(&mut self, series: &v1::Series) -> Option<u32> {
-        let known = self.known.get(&series.metric);
-        if let Some(position) = known.and_then(|known| known.get(&series.attribute)) {
-            return *position;
+        let known = self.known.get(series.metric.as_str());
+        if let Some(position) = known.and_then(|(_, known)| known.get(&series.attribute)) {
+            return Some(*position);
         }
-        if self.n_known >= SERIES_MAX {
+        let metric = match known {
+            Some((metric, _)) => metric,
+            None => catalog::find(&series.metric)?,
+        };
+        let attribute = clip(&series.attribute, NAME_BYTES_MAX);
+        let (_, known) = self.known.entry(metric.name).or_insert_with(|| (metric, HashMap::new()));
+        if let Some(position) = known.get(&attribute) {
+            return Some(*position);
+        }
+        if self.series.len() >= SERIES_MAX {
             return None;
         }
-        self.n_known += 1;
-        let position = catalog::find(&series.metric).map(|metric| {
-            let attribute = clip(&series.attribute, NAME_BYTES_MAX);
-            let same =
-                |known: &Series| known.metric.name == metric.name && known.attribute == attribute;
-            let clipped = attribute != series.attribute;
-            let found = if clipped { self.series.iter().position(same) } else { None };
-            found.unwrap_or_else(|| {
-                self.series.push(Series { metric, attribute, samples: Vec::new() });
-                self.series.len() - 1
-            }) as u32
-        });
-        let metric = self.known.entry(series.metric.clone()).or_default();
-        metric.insert(series.attribute.clone(), position);
-        position
+        let position = self.series.len() as u32;
+        known.insert(attribute.clone(), position);
+        self.series.push(Series { metric, attribute, samples: Vec::new() });
+        Some(position)
     }
 
     fn requests(&mut self, place: &Times, body: &BatchBody, sites: &[Option<SiteId>]) {

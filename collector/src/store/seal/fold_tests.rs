@@ -233,3 +233,59 @@ fn losses_add_up_and_end_at_the_largest_number() {
     let loss = folded.events.loss.unwrap();
     assert_eq!((loss.n_lines_lost, loss.n_truncations), (u64::MAX, 2));
 }
+
+#[test]
+fn long_names_and_unknown_metrics_of_hostile_bodies_are_not_kept() {
+    let metric = "system.filesystem.utilization";
+    let long = |ix: usize| format!("a={}{ix}", "x".repeat(1 << 20));
+    let series = |metric: &str, attribute: String| v1::Series { metric: metric.into(), attribute };
+    let sites = sites();
+    let mut fold = Fold::new(T0, &sites);
+    for ix in 0..8 {
+        let series = vec![
+            series(metric, long(ix)),
+            series(&long(ix), "a=1".into()),
+            series("no.such.metric", long(ix)),
+            series(metric, "a=/".into()),
+        ];
+        let tick = Tick {
+            at_unix_ms: (T0 + ix as i64) * 1000,
+            series: vec![0, 1, 2, 3],
+            value: vec![7; 4],
+        };
+        let body = BatchBody { series, ticks: vec![tick], ..BatchBody::default() };
+        fold.add(&head(9, (0, 9)), &body);
+    }
+    let kept: usize =
+        fold.known.values().flat_map(|(_, known)| known.keys()).map(String::len).sum();
+    assert!(kept < 2 * NAME_BYTES_MAX, "{kept} bytes of names");
+    let folded = fold.finish();
+    let lens: Vec<usize> = folded.series.iter().map(|series| series.samples.len()).collect();
+    assert_eq!(lens, [8, 8], "those that are long are one when cut");
+    assert_eq!(folded.tally.n_samples_refused, 16);
+}
+
+#[test]
+fn series_beyond_the_bound_are_refused_and_those_before_go_on() {
+    let sites = sites();
+    let mut fold = Fold::new(T0, &sites);
+    let series = |ix: usize| v1::Series {
+        metric: "system.filesystem.utilization".into(),
+        attribute: format!("a={ix}"),
+    };
+    let n = SERIES_MAX + 100;
+    for at in 0..2 {
+        let tick = Tick {
+            at_unix_ms: (T0 + at) * 1000,
+            series: (0..n as u32).collect(),
+            value: vec![7; n],
+        };
+        let series = (0..n).map(series).collect();
+        let body = BatchBody { series, ticks: vec![tick], ..BatchBody::default() };
+        fold.add(&head(9, (0, 9)), &body);
+    }
+    let folded = fold.finish();
+    assert_eq!(folded.series.len(), SERIES_MAX);
+    assert!(folded.series.iter().all(|series| series.samples.len() == 2));
+    assert_eq!(folded.tally.n_samples_refused, 200);
+}
