@@ -250,7 +250,7 @@ fn file_of(t0: i64) -> PathBuf {
 
 /// When the oldest of what is kept came; `None` when nothing is.
 pub fn oldest(conn: &Connection) -> rusqlite::Result<Option<UnixMillis>> {
-    let first = "SELECT min(t0) FROM sealed";
+    let first = "SELECT min(t0) FROM sealed WHERE parts > 0";
     let t0: Option<i64> = conn.query_row(first, [], |row| row.get(0))?;
     let hot = read::oldest_arrival(conn)?;
     Ok(t0.map(UnixMillis::from_second).into_iter().chain(hot).min())
@@ -327,10 +327,12 @@ impl History<'_> {
         }
     }
 
-    /// Which hours with an instant in `from..to` are sealed.
+    /// Which hours with an instant in `from..to` are in day files. Those in which nothing fell, though a batch
+    /// spans them, are sealed without a part, and are in none.
     pub(super) fn hours(&self, from: UnixMillis, to: UnixMillis) -> rusqlite::Result<Hours> {
         let mut query = self.conn.prepare_cached(
-            "SELECT t0, hot_cut, parts FROM sealed WHERE t0 > ?1 - 3600 AND t0 < ?2 ORDER BY t0",
+            "SELECT t0, hot_cut, parts FROM sealed WHERE t0 > ?1 - 3600 AND t0 < ?2 AND parts > 0
+             ORDER BY t0",
         )?;
         let to_s = to.0.saturating_add(999).div_euclid(1000);
         let rows = query.query_map(params![from.second().max(i64::MIN + HOUR_S), to_s], |row| {

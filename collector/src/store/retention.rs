@@ -321,7 +321,8 @@ fn tell_aside(keeper: &Keeper, files: &Files, n_over: u64) {
 async fn publish(keeper: &Keeper, space: SpaceOf) -> Result<(), StoreError> {
     let files = look(keeper, space).await?;
     let oldest = |conn: &Connection| {
-        conn.query_row("SELECT min(t0) FROM sealed", [], |row| row.get::<_, Option<i64>>(0))
+        let first = "SELECT min(t0) FROM sealed WHERE parts > 0";
+        conn.query_row(first, [], |row| row.get::<_, Option<i64>>(0))
     };
     let oldest_raw = keeper.store.read(oldest).await?;
     let (dir, first) = (keeper.dir.clone(), files.months.keys().next().copied());

@@ -25,7 +25,9 @@ pub(crate) fn c3(bench: &Bench) -> Result<Vec<Row>, String> {
     let n_files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let n_most = N_MOST.min(n_files.saturating_sub(N_FILES) as usize);
     if n_most < N_FEW {
-        return Err(format!("{n_files} open files are not enough for {N_FEW} agents: ulimit -n 65536"));
+        return Err(format!(
+            "{n_files} open files are not enough for {N_FEW} agents: ulimit -n 65536"
+        ));
     }
     let mut steps: Vec<usize> =
         [N_FEW, N_MANY, n_most].into_iter().filter(|n| *n <= n_most).collect();

@@ -29,7 +29,7 @@ const MINUTE_S: f64 = 60.0;
 impl History<'_> {
     /// The first second of which samples are kept; `None`: there are none.
     fn first_sample(&self) -> rusqlite::Result<Option<i64>> {
-        let first = "SELECT min(t0) FROM sealed";
+        let first = "SELECT min(t0) FROM sealed WHERE parts > 0";
         self.conn.query_row(first, [], |row| row.get(0))
     }
 
@@ -178,7 +178,9 @@ impl History<'_> {
         let lost = self.lost_days(hours)?;
         let mut query = self
             .conn
-            .prepare_cached("SELECT t0, parts, rolled FROM sealed WHERE t0 >= ?1 AND t0 < ?2")?;
+            .prepare_cached(
+                "SELECT t0, parts, rolled FROM sealed WHERE t0 >= ?1 AND t0 < ?2 AND parts > 0",
+            )?;
         let mut rows = query.query([hours.start, hours.end])?;
         let mut found = BTreeMap::new();
         while let Some(row) = rows.next()? {
