@@ -551,6 +551,57 @@ async fn attributes_by_the_ten_thousand_are_bounded_and_the_honest_series_stay()
     assert_eq!(bench.points(2, CPU, NOON, NOON + HOUR).await.len() as u64, n_batches);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_liar_cannot_fill_the_catalog_of_series_hour_by_hour() {
+    let bench = Bench::new(2).await;
+    let metric = "system.filesystem.utilization";
+    for hour in 0..4 {
+        let at = NOON + hour * HOUR + 10;
+        let samples = (0..1000).map(|n| (metric, format!("lie={n}.{hour}"), at, 1)).collect();
+        let lies = Sent { samples, ..Sent::default() };
+        assert_eq!(bench.send(1, 7, hour as u64 + 1, at, &lies).await, Outcome::Stored);
+        let samples = (0..50).map(|n| (metric, format!("disk={n}.{hour}"), at, 1)).collect();
+        let honest = Sent { samples, ..Sent::default() };
+        assert_eq!(bench.send(2, 7, hour as u64 + 1, at, &honest).await, Outcome::Stored);
+    }
+    let of = async || {
+        let lies = "SELECT count(*) FROM metric WHERE attribute LIKE 'lie=%'";
+        let disks = "SELECT count(*) FROM metric WHERE attribute LIKE 'disk=%'";
+        (bench.n_of(lies).await, bench.n_of(disks).await)
+    };
+    bench.pack(NOON + 6 * HOUR).await;
+    assert_eq!(of().await, (2000, 200), "who lies pays alone");
+    assert_eq!(bench.store.stats().samples_refused.get(), 2000);
+    // Parts that come late are no way around it, but another day is.
+    let at = NOON + 2 * HOUR + 20;
+    for (seq, now, want) in [(5, NOON + 7 * HOUR, 2000), (6, NOON + 2 * DAY, 2500)] {
+        let samples = (0..500).map(|n| (metric, format!("lie={n}.late{seq}"), at, 1)).collect();
+        let lies = Sent { samples, ..Sent::default() };
+        assert_eq!(bench.send(1, 7, seq, NOON + 6 * HOUR, &lies).await, Outcome::Stored);
+        bench.pack(now).await;
+        assert_eq!(of().await, (want, 200));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hours_and_days_in_which_nothing_fell_are_not_missing() {
+    let bench = Bench::new(1).await;
+    let (first, last) = (NOON + 10, NOON + 3 * DAY);
+    // One batch over three days: the hours between are sealed with it, and have nothing.
+    let sent = Sent::requests("a.example", first, 1).and(Sent::requests("a.example", last, 2));
+    assert_eq!(bench.send(1, 7, 1, last, &sent).await, Outcome::Stored);
+    bench.pack(last + 2 * HOUR).await;
+    assert_eq!(bench.n_of("SELECT count(*) FROM hot").await, 0);
+    assert_eq!(bench.n_of("SELECT count(*) FROM sealed WHERE parts = 0").await, 71);
+    assert_eq!(bench.days(), ["20261120.db", "20261123.db"]);
+    assert_eq!(bench.n_requests(1, NOON, last + HOUR).await, 3, "and no holes");
+    bench.points(1, CPU, NOON, last + HOUR).await;
+    assert_eq!(bench.store.stats().day_files_missing.get(), 0);
+    let report = super::verify::verify(bench.dir.path(), UnixMillis(0));
+    let of_days = report.problems.iter().filter(|problem| problem.file.starts_with("blocks"));
+    assert_eq!(of_days.count(), 0, "{:?}", report.problems);
+}
+
 /// Three days with a request each 600 s, sealed; sends `1 + day` each time.
 async fn three_days() -> Bench {
     let bench = Bench::new(1).await;

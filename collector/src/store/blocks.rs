@@ -102,6 +102,20 @@ impl std::error::Error for BlockError {
     }
 }
 
+impl BlockError {
+    /// Whether no other file can be written either.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Bad(_) | Self::Sqlite(_) => false,
+            // An error of the device may be one of this file alone.
+            Self::Full(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::File(_, error) => {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+        }
+    }
+}
+
 impl From<rusqlite::Error> for BlockError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
@@ -194,11 +208,11 @@ impl DayFile {
         let path = dir.join(day.file());
         let folder = path.parent().unwrap_or(dir);
         let file = |error| BlockError::File(folder.to_owned(), error);
-        if !folder.exists() {
+        if !folder.try_exists().map_err(file)? {
             crate::files::create_private_dir(folder).map_err(file)?;
             fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(file)?;
         }
-        let is_new = !path.exists();
+        let is_new = !path.try_exists().map_err(file)?;
         let conn = Connection::open(&path)?;
         conn.execute_batch(PRAGMAS)?;
         let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -221,12 +235,15 @@ impl DayFile {
     /// Opens the file to read; `None` when it is not there, or when the power failed before it was made.
     pub(crate) fn open(dir: &Path, day: Day) -> Result<Option<Self>, BlockError> {
         let path = dir.join(day.file());
-        if !path.exists() {
+        // A folder that cannot be looked into says nothing of what is in it.
+        let exists =
+            |at: &Path| at.try_exists().map_err(|error| BlockError::File(at.to_owned(), error));
+        if !exists(&path)? {
             return Ok(None);
         }
         let mut journal = path.clone().into_os_string();
         journal.push("-journal");
-        if Path::new(&journal).exists() {
+        if exists(Path::new(&journal))? {
             // Left by a crash while the file was made; who only reads cannot roll it back.
             Connection::open(&path)?
                 .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;

@@ -119,11 +119,26 @@ pub(super) struct Waiting {
     pub(super) is_late: bool,
     /// Whose, in no order; `None`: of more than [`FEW`].
     pub(super) servers: Option<Vec<ServerId>>,
+    /// Parts its day file has of it.
+    pub(super) parts: u32,
+}
+
+/// Longest wait for what else comes late for an hour, ms.
+const LATE_MAX_MS: i64 = 86_400_000;
+
+/// What waits of one hour, and where it lies.
+#[derive(Debug)]
+struct WaitingHour {
+    waiting: Waiting,
+    /// Of each server the first and the last of its batches that are not sealed with the hour. Whatever the
+    /// collector's clock did meanwhile, ids rise.
+    servers: BTreeMap<ServerId, (i64, i64)>,
 }
 
 impl Waiting {
     /// When the hour should be sealed: when it is over and its batches had time to come; what comes after
-    /// that, when more of its kind had time to follow. What came after `now` did so before the clock was
+    /// that, when more of its kind had time to follow: `late_after`, and twice as long for each further part,
+    /// up to a day, so that who sends late for ever makes some ten parts and then one a day. What came after `now` did so before the clock was
     /// set back: nobody waits for that time.
     pub(super) fn due(
         &self,
@@ -135,7 +150,10 @@ impl Waiting {
         let end = UnixMillis::from_second(t0.saturating_add(HOUR_S)).0;
         let over = end.saturating_add(ms(seal_after));
         if self.since <= now && (self.is_late || self.since.0 > over) {
-            return UnixMillis(over.max(self.since.0.saturating_add(ms(late_after))));
+            let late_ms = ms(late_after);
+            let doubled = late_ms.saturating_mul(1 << self.parts.saturating_sub(1).min(20));
+            let wait = doubled.min(LATE_MAX_MS.max(late_ms));
+            return UnixMillis(over.max(self.since.0.saturating_add(wait)));
         }
         UnixMillis(over)
     }
@@ -145,9 +163,9 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub(super) struct HotIndex {
     servers: HashMap<ServerId, Vec<i64>>,
-    hours: BTreeMap<i64, Waiting>,
-    /// Highest position of each sealed hour that is in its day file.
-    cuts: BTreeMap<i64, i64>,
+    hours: BTreeMap<i64, WaitingHour>,
+    /// Highest position of each sealed hour that is in its day file, and its parts there.
+    cuts: BTreeMap<i64, (i64, u32)>,
     /// Batches deleted since the start.
     n_deleted: u64,
     /// Of wide batches that were opened the hours in which they have something.
@@ -164,8 +182,8 @@ impl HotIndex {
     /// Reads the whole table, without the bodies.
     pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let mut index = Self::default();
-        let mut query = conn.prepare("SELECT t0, hot_cut FROM sealed")?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut query = conn.prepare("SELECT t0, hot_cut, parts FROM sealed")?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
         index.cuts = rows.collect::<rusqlite::Result<_>>()?;
         let mut query =
             conn.prepare("SELECT id, server_id, at, t_min, t_max FROM hot ORDER BY id")?;
@@ -185,24 +203,22 @@ impl HotIndex {
         self.servers.entry(head.server).or_default().push(head.id);
         for t0 in head.hours() {
             let cut = self.cuts.get(&t0);
-            if cut.is_some_and(|cut| *cut >= head.id) {
+            if cut.is_some_and(|(cut, _)| *cut >= head.id) {
                 continue;
             }
-            let waiting = self.hours.entry(t0).or_insert_with(|| Waiting {
-                last: head.id,
-                since: head.at,
-                is_late: cut.is_some(),
-                servers: Some(Vec::new()),
+            let parts = cut.map_or(0, |(_, parts)| *parts);
+            let hour = self.hours.entry(t0).or_insert_with(|| WaitingHour {
+                waiting: Waiting {
+                    last: head.id,
+                    since: head.at,
+                    is_late: cut.is_some(),
+                    parts,
+                    servers: None,
+                },
+                servers: BTreeMap::new(),
             });
-            waiting.last = head.id;
-            if let Some(servers) = &mut waiting.servers
-                && !servers.contains(&head.server)
-            {
-                servers.push(head.server);
-                if servers.len() > FEW {
-                    waiting.servers = None;
-                }
-            }
+            hour.waiting.last = head.id;
+            hour.servers.entry(head.server).or_insert((head.id, head.id)).1 = head.id;
         }
     }
 
@@ -250,7 +266,25 @@ impl HotIndex {
 
     /// Hours with batches that are in no day file, oldest first.
     pub(super) fn waiting(&self) -> Vec<(i64, Waiting)> {
-        self.hours.iter().map(|(t0, waiting)| (*t0, waiting.clone())).collect()
+        let waiting = |hour: &WaitingHour| {
+            let few = (hour.servers.len() <= FEW).then(|| hour.servers.keys().copied().collect());
+            Waiting { servers: few, ..hour.waiting.clone() }
+        };
+        self.hours.iter().map(|(t0, hour)| (*t0, waiting(hour))).collect()
+    }
+
+    /// The servers with batches that are not sealed with an hour, and between which positions these lie;
+    /// others of theirs may lie there too.
+    pub(super) fn of_hour(&self, t0: i64) -> Vec<(ServerId, (i64, i64))> {
+        let servers = self.hours.get(&t0).map(|hour| &hour.servers);
+        servers.into_iter().flatten().map(|(server, ends)| (*server, *ends)).collect()
+    }
+
+    /// Batches of one server at `first..=last`, in order of commit.
+    pub(super) fn ids_between(&self, server: ServerId, (first, last): (i64, i64)) -> Vec<i64> {
+        let Some(ids) = self.servers.get(&server) else { return Vec::new() };
+        let start = ids.partition_point(|id| *id < first);
+        ids[start..].iter().copied().take_while(|id| *id <= last).collect()
     }
 
     /// Whether something of an hour waits.
@@ -258,14 +292,19 @@ impl HotIndex {
         self.hours.contains_key(&t0)
     }
 
-    /// An hour was sealed up to `cut`.
-    pub(super) fn sealed(&mut self, t0: i64, cut: i64, now: UnixMillis) {
-        self.cuts.insert(t0, cut);
-        let Some(waiting) = self.hours.get_mut(&t0) else { return };
-        if waiting.last <= cut {
+    /// An hour was sealed up to `cut`, in so many parts by now.
+    pub(super) fn sealed(&mut self, t0: i64, (cut, parts): (i64, u32), now: UnixMillis) {
+        self.cuts.insert(t0, (cut, parts));
+        let Some(hour) = self.hours.get_mut(&t0) else { return };
+        hour.servers.retain(|_, (first, last)| {
+            *first = (*first).max(cut + 1);
+            *last > cut
+        });
+        if hour.servers.is_empty() {
             self.hours.remove(&t0);
         } else {
-            (waiting.since, waiting.is_late) = (now, true);
+            let last = hour.waiting.last;
+            hour.waiting = Waiting { last, since: now, is_late: true, parts, servers: None };
         }
     }
 
@@ -346,7 +385,8 @@ mod tests {
     fn an_hour_is_due_when_it_is_over_and_late_batches_when_others_had_time_to_follow() {
         let due = |since: i64, is_late| {
             let since = UnixMillis::from_second(NOW + since);
-            let waiting = Waiting { last: 1, since, is_late, servers: None };
+            let waiting =
+                Waiting { last: 1, since, is_late, parts: u32::from(is_late), servers: None };
             let after = (Duration::from_secs(300), Duration::from_secs(900));
             waiting.due(NOW, after, UnixMillis::from_second(NOW + 9000)).second() - NOW
         };
@@ -380,6 +420,30 @@ mod tests {
     }
 
     #[test]
+    fn batches_that_come_late_for_ever_make_few_parts() {
+        let after = (Duration::from_secs(300), Duration::from_secs(900));
+        let mut waiting = Waiting {
+            last: 1,
+            since: UnixMillis::from_second(NOW + 3900),
+            is_late: true,
+            parts: 1,
+            servers: None,
+        };
+        let mut waits = Vec::new();
+        // Until all of them are older than what can be believed.
+        while waiting.since.second() < NOW + 28 * DAY_S {
+            let due = waiting.due(NOW, after, UnixMillis(i64::MAX));
+            waits.push((due.second() - waiting.since.second()) / MIN_S);
+            (waiting.since, waiting.parts) = (due, waiting.parts + 1);
+        }
+        assert_eq!(waits[..8], [15, 30, 60, 120, 240, 480, 960, 1440]);
+        assert!(waits[8..].iter().all(|wait| *wait == 1440));
+        assert!(waits.len() < 36, "{} parts", waits.len());
+        waiting.parts = u32::MAX;
+        assert!(waiting.due(NOW, after, UnixMillis(i64::MAX)).0 > 0);
+    }
+
+    #[test]
     fn servers_agree_on_a_time_that_no_minority_moves() {
         let mut index = HotIndex::default();
         assert_eq!(index.agreed(), None);
@@ -408,15 +472,15 @@ mod tests {
             index.add(head);
         }
         assert_eq!((index.ids(ServerId(1)), index.ids(ServerId(3))), (vec![1, 3], vec![]));
-        index.sealed(NOW, 2, UnixMillis::from_second(NOW + 4000));
-        let waiting = Waiting {
-            last: 3,
-            since: UnixMillis::from_second(NOW + 4000),
-            is_late: true,
-            servers: Some(vec![ServerId(1), ServerId(2)]),
-        };
+        assert_eq!(index.of_hour(NOW), [(ServerId(1), (1, 3)), (ServerId(2), (2, 2))]);
+        assert_eq!(index.ids_between(ServerId(1), (2, 3)), [3]);
+        index.sealed(NOW, (2, 1), UnixMillis::from_second(NOW + 4000));
+        let since = UnixMillis::from_second(NOW + 4000);
+        let servers = Some(vec![ServerId(1)]);
+        let waiting = Waiting { last: 3, since, is_late: true, parts: 1, servers };
         assert_eq!(index.waiting(), [(NOW, waiting)]);
-        index.sealed(NOW, 3, UnixMillis::from_second(NOW + 5000));
+        assert_eq!(index.of_hour(NOW), [(ServerId(1), (3, 3))], "only what is not sealed");
+        index.sealed(NOW, (3, 2), UnixMillis::from_second(NOW + 5000));
         assert!(!index.waits(NOW));
         index.deleted(&all[1..]);
         assert_eq!((index.servers(), index.ids(ServerId(1))), (vec![ServerId(1)], vec![1]));

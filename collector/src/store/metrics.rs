@@ -2,18 +2,24 @@
 //!
 //! Ids are given by the writer when a series is sealed first, and never given twice. A metric whose scale
 //! a later release changes gets new ids, so that old values keep the scale they were written with.
-//! Bounds: so many new series of one server and hour, so many series in all; what has left every file by
-//! age makes room again.
+//! Bounds: so many new series of one server in each hour that is sealed and on each day of the collector, so
+//! many series in all; what has left every file by age makes room again.
 
 use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, params};
 use wire::catalog::Metric;
 
+use crate::model::ServerId;
+
 /// Most series in all: 200 MB of the database when full. Further ones are refused and counted.
-pub(super) const SERIES_MAX: u64 = 1_000_000;
+const SERIES_MAX: u64 = 1_000_000;
 /// Most series of one server and hour that had no id before; the rest has its turn in the next hour.
-pub(super) const SERIES_NEW_MAX: usize = 1024;
+const SERIES_NEW_MAX: usize = 1024;
+/// Most series without an id that one server may bring on a day of the collector, whatever hours and parts
+/// they are in: five times what a server has that comes with disks and pools nobody else has. Who lies needs
+/// more than a year to fill the catalog, and is the only one who is refused until then.
+const SERIES_DAY_MAX: usize = 2000;
 /// Ids remembered by one pass; forgotten all at once beyond it, and looked up again.
 const KNOWN_MAX: usize = 100_000;
 
@@ -121,20 +127,65 @@ impl Ids {
     }
 }
 
-/// Gives ids to series, as far as there is room for them. For the writer; `day` is the first second of
-/// the day they are used on.
-pub(super) fn add(tx: &Transaction<'_>, wanted: &[Wanted], day: i64) -> Result<()> {
-    let n: i64 = tx.query_row("SELECT count(*) FROM metric", [], |row| row.get(0))?;
-    let room = SERIES_MAX.saturating_sub(n.cast_unsigned());
-    let room = usize::try_from(room).unwrap_or(usize::MAX);
+/// How full the catalog is, kept in memory: whoever changes it says so.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    /// Series in all; `None`: they are to be counted.
+    n: Option<u64>,
+    /// The day of the collector, and what each server brought on it that was new.
+    today: i64,
+    brought: HashMap<ServerId, usize>,
+}
+
+impl Catalog {
+    /// How many new series of a server are taken now. Counts the table at most once after a start or a
+    /// failure, on the caller's connection.
+    pub(super) fn room(
+        &mut self,
+        conn: &Connection,
+        server: ServerId,
+        today: i64,
+    ) -> Result<usize> {
+        let n = match self.n {
+            Some(n) => n,
+            None => conn
+                .query_row("SELECT count(*) FROM metric", [], |row| row.get(0))
+                .map(i64::cast_unsigned)?,
+        };
+        self.n = Some(n);
+        if self.today != today {
+            (self.today, self.brought) = (today, HashMap::new());
+        }
+        let left = SERIES_MAX.saturating_sub(n).min(SERIES_NEW_MAX as u64) as usize;
+        let brought = self.brought.get(&server).copied().unwrap_or(0);
+        Ok(left.min(SERIES_DAY_MAX.saturating_sub(brought)))
+    }
+
+    /// A server brings so many new ones.
+    pub(super) fn asked(&mut self, server: ServerId, n: usize) {
+        *self.brought.entry(server).or_default() += n;
+    }
+
+    /// The table has so many more; `None`: that is not known.
+    pub(super) fn changed(&mut self, by: Option<isize>) {
+        let n = self.n.zip(by);
+        self.n = n.map(|(n, by)| n.saturating_add_signed(by as i64));
+    }
+}
+
+/// Gives ids to series; returns to how many. For the writer; `day` is the first second of the day they are
+/// used on.
+pub(super) fn add(tx: &Transaction<'_>, wanted: &[Wanted], day: i64) -> Result<usize> {
     let mut insert = tx.prepare_cached(
         "INSERT INTO metric(name, attribute, scale, unit, used) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT DO NOTHING",
     )?;
-    for (metric, attribute) in wanted.iter().take(room) {
-        insert.execute(params![metric.name, attribute, metric.scale as i64, metric.unit, day])?;
+    let mut n = 0;
+    for (metric, attribute) in wanted {
+        let scale = metric.scale as i64;
+        n += insert.execute(params![metric.name, attribute, scale, metric.unit, day])?;
     }
-    Ok(())
+    Ok(n)
 }
 
 /// Notes that series were used on a day.
@@ -163,6 +214,28 @@ mod tests {
 
     fn wanted(attribute: &str) -> Wanted {
         (catalog::find("system.filesystem.utilization").unwrap(), attribute.to_owned())
+    }
+
+    #[test]
+    fn how_full_the_catalog_is_is_counted_once_and_each_server_has_its_share() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute("CREATE TABLE metric(metric INTEGER PRIMARY KEY)", []).unwrap();
+        let (mut catalog, liar, honest) = (Catalog::default(), ServerId(1), ServerId(2));
+        assert_eq!(catalog.room(&conn, liar, 5).unwrap(), SERIES_NEW_MAX);
+        // Nobody asks the table any more.
+        conn.execute("DROP TABLE metric", []).unwrap();
+        catalog.asked(liar, SERIES_NEW_MAX);
+        assert_eq!(catalog.room(&conn, liar, 5).unwrap(), SERIES_DAY_MAX - SERIES_NEW_MAX);
+        catalog.asked(liar, SERIES_DAY_MAX - SERIES_NEW_MAX);
+        assert_eq!(catalog.room(&conn, liar, 5).unwrap(), 0);
+        assert_eq!(catalog.room(&conn, honest, 5).unwrap(), SERIES_NEW_MAX);
+        assert_eq!(catalog.room(&conn, liar, 6).unwrap(), SERIES_NEW_MAX, "another day");
+        catalog.changed(Some(SERIES_MAX as isize - 10));
+        assert_eq!(catalog.room(&conn, honest, 6).unwrap(), 10);
+        catalog.changed(Some(-5));
+        assert_eq!(catalog.room(&conn, honest, 6).unwrap(), 15);
+        catalog.changed(None);
+        assert!(catalog.room(&conn, honest, 6).is_err(), "it is counted again");
     }
 
     #[tokio::test]

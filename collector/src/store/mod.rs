@@ -258,6 +258,8 @@ struct Shared {
     stats: Arc<SelfStats>,
     /// Who reads `hot` in several turns.
     holds: Arc<history::Holds>,
+    /// How full the catalog of series is.
+    catalog: Mutex<metrics::Catalog>,
     quarantine: quarantine::Quarantine,
     backups: backup::Backups,
     damaged_batches: damage::Batches,
@@ -296,6 +298,7 @@ impl Store {
             quarantine: quarantine::Quarantine::load(&conn, Arc::clone(&stats))?,
             stats: Arc::clone(&stats),
             holds: Arc::default(),
+            catalog: Mutex::default(),
             backups: backup::Backups::default(),
             damaged_batches: damage::Batches::default(),
             damaged: watch::Sender::new(None),
@@ -466,6 +469,10 @@ impl Store {
 
     fn hot_mut(&self) -> RwLockWriteGuard<'_, hot::HotIndex> {
         self.inner.shared.hot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, metrics::Catalog> {
+        self.inner.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far this server's batches are committed.

@@ -91,8 +91,9 @@ pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
 }
 
 /// The first batch that came at `at` or later, by halving the range of ids: batches are stored nearly
-/// in order of arrival, so it takes no index and no walk over the table. The collector's clock may
-/// have been set back now and then, which moves it by as much.
+/// in order of arrival, so it takes no index and no walk over the table. Where the collector's clock
+/// was set back it may be a later one, and batches that came before are left out: good enough to
+/// read by, never to decide what is packed or deleted.
 pub fn first_after(conn: &Connection, at: UnixMillis) -> Result<i64> {
     let ends = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM hot";
     let (mut low, mut high): (i64, i64) =

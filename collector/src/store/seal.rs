@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wire::UnixMillis;
@@ -37,6 +37,7 @@ use super::keeper::Keeper;
 use super::metrics::{self, Ids};
 use super::{Store, StoreError, open, retention};
 use crate::config::StoreConfig;
+use crate::errors;
 use crate::model::ServerId;
 use fold::Tally;
 use gather::Hour;
@@ -54,6 +55,8 @@ pub(super) async fn pass(keeper: &Keeper, now: UnixMillis) -> Result<(), StoreEr
     let pass = Pass::new(keeper, now, Arc::new(move || !stop.is_cancelled()));
     match on_thread(pass).await {
         Ok(()) | Err(SealError::Stopped) => Ok(()),
+        // Told and counted with its hour.
+        Err(error) if !error.ends_pass() => Ok(()),
         Err(error) => keeper.store.mind_damage(Err(error.into())).await,
     }
 }
@@ -91,9 +94,21 @@ enum SealError {
 }
 
 impl SealError {
-    /// Whether there is no use in trying another hour.
+    /// Whether there is no use in trying another day.
     fn ends_pass(&self) -> bool {
-        !matches!(self, Self::Day(_, BlockError::Bad(_)))
+        match self {
+            Self::Stopped | Self::Store(_) => true,
+            Self::Day(_, error) => error.is_disk_full(),
+        }
+    }
+
+    /// Whether the other hours of the day wait for the same lock, each for seconds.
+    fn ends_day(&self) -> bool {
+        let Self::Day(_, BlockError::Sqlite(error)) = self else { return false };
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        )
     }
 }
 
@@ -121,6 +136,7 @@ impl From<SealError> for StoreError {
 
 /// One look at what is due, and what it takes.
 struct Pass {
+    keeper: Keeper,
     store: Store,
     dir: PathBuf,
     pace: StoreConfig,
@@ -174,6 +190,7 @@ impl Pass {
         let from =
             |age_s: i64| keeper.proven(now).map_or(0, |at| at.second().saturating_sub(age_s));
         Self {
+            keeper: keeper.clone(),
             store: keeper.store.clone(),
             dir: keeper.dir.clone(),
             pace: keeper.pace.clone(),
@@ -192,9 +209,9 @@ impl Pass {
         let conn = open::reader(&self.dir)?;
         // Days may have left before their age, for want of space.
         self.raw_from = self.raw_from.max(retention::raw_from(&conn)?);
-        let (mut ids, mut first) = (Ids::default(), None);
+        let (mut ids, mut first, mut skipped) = (Ids::default(), None, None);
         for (t0, waiting) in self.due() {
-            if self.work.defers(&waiting) {
+            if self.work.defers(&waiting) || (skipped.is_some() && skipped == Day::of(t0)) {
                 continue;
             }
             let mut ended = self.hour(&conn, &mut ids, t0);
@@ -209,10 +226,12 @@ impl Pass {
             match ended {
                 Ok(()) => {}
                 Err(error) if error.ends_pass() => {
-                    first.get_or_insert(error);
+                    first = Some(error);
                     break;
                 }
                 Err(error) => {
+                    self.tell(t0, &error);
+                    skipped = Day::of(t0).filter(|_| error.ends_day()).or(skipped);
                     first.get_or_insert(error);
                 }
             }
@@ -222,7 +241,21 @@ impl Pass {
             return Err(SealError::Stopped);
         }
         let swept = self.sweep(&conn).and_then(|()| self.prune());
-        first.map_or(swept, Err)
+        match first {
+            Some(error) if error.ends_pass() => Err(error),
+            skipped => swept.and(skipped.map_or(Ok(()), Err)),
+        }
+    }
+
+    /// Counts an hour that cannot be sealed now, and says so once for each file.
+    fn tell(&self, t0: i64, error: &SealError) {
+        self.store.stats().sealings_failed.one();
+        let SealError::Day(path, error) = error else { return };
+        if self.keeper.is_news(path) {
+            let (path, error, hour) =
+                (path.display(), errors::chain(error), UnixMillis::from_second(t0));
+            tracing::error!(%path, error, %hour, "an hour cannot be packed; its batches stay where they are, other days go on");
+        }
     }
 
     /// Goes on unless it is to stop here.
@@ -277,7 +310,7 @@ impl Pass {
                 params![t0, cut, parts, at, n_bytes],
             )
         }))?;
-        self.store.hot_mut().sealed(t0, cut, self.now);
+        self.store.hot_mut().sealed(t0, (cut, parts), self.now);
         let stats = self.store.stats();
         let counter = if sealed.is_late { &stats.parts_late } else { &stats.hours_sealed };
         counter.one();
@@ -382,7 +415,9 @@ impl Pass {
         let day = self.used_from;
         let drop_unused = move |tx: &super::WriteTx<'_>| metrics::drop_unused(tx, day, ROWS_MAX);
         if day > 0 {
-            self.runtime.block_on(self.store.write(drop_unused))?;
+            let dropped = self.runtime.block_on(self.store.write(drop_unused));
+            self.store.catalog().changed(dropped.as_ref().ok().map(|n| -n.cast_signed()));
+            dropped?;
         }
         Ok(())
     }

@@ -344,3 +344,14 @@ fn a_day_of_servers_takes_little_more_than_a_byte_for_a_value() {
     let each = n_bytes as f64 / f64::from(n_values);
     assert!(each <= 1.2, "{each} bytes a value");
 }
+
+#[test]
+fn a_folder_that_cannot_be_looked_into_does_not_say_that_a_day_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(DayFile::open(dir.path(), day()).unwrap().is_none());
+    fs::write(dir.path().join("blocks"), b"no folder").unwrap();
+    let ended = DayFile::open(dir.path(), day());
+    assert!(matches!(ended, Err(BlockError::File(..))), "{ended:?}");
+    let ended = DayFile::create(dir.path(), day());
+    assert!(matches!(ended, Err(BlockError::File(..))), "{ended:?}");
+}

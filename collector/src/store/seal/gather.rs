@@ -3,14 +3,14 @@
 //! Bounds of memory: one batch and one server's hour unpacked, and a group of packed hours.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use rusqlite::{Connection, OptionalExtension as _};
-use wire::UnixMillis;
 
 use super::super::blocks::{BlockError, Column, Cover, DayFile, Encoded, Place, ServerHour};
-use super::super::hot::{self, AHEAD_MAX_MS, Head};
+use super::super::hot::{self, Head};
 use super::super::hours::Day;
-use super::super::metrics::{self, Ids, SERIES_NEW_MAX, Wanted};
+use super::super::metrics::{self, Ids, Wanted};
 use super::super::read;
 use super::fold::{self, Fold, Folded, Series, Tally};
 use super::{Pass, SealError, Sealed};
@@ -20,8 +20,6 @@ use crate::model::{ServerId, SiteId};
 /// Servers of one transaction of the day file, and bytes of their bodies.
 const GROUP_SERVERS_MAX: usize = 256;
 const GROUP_BYTES_MAX: u64 = 16 << 20;
-/// How far the order of ids and that of arrivals may differ, ms.
-const SLACK_MS: i64 = 60_000;
 
 /// An hour that is sealed.
 pub(super) struct Hour<'p> {
@@ -63,17 +61,15 @@ impl Hour<'_> {
         let mut sealed = Sealed { parts: part, is_late: self.after > 0, ..Sealed::default() };
         // Parts that the database does not know of: a crash, or it was restored.
         let adopted = found.filter(|_| part > self.parts).map(|(file, _)| file);
-        let first = match self.after {
-            0 => self.first_arrival()?,
-            after => after,
-        };
         let (mut file, mut group, mut n_servers) = (None, Group::default(), 0);
-        for server in self.pass.store.hot_servers() {
+        let servers = self.pass.store.hot().of_hour(self.t0);
+        for (server, ends) in servers {
+            self.pass.step()?;
             let cover = match &adopted {
                 Some(file) => self.covered(file, server, part)?,
                 None => Cover::new(),
             };
-            let Some((folded, made_of)) = self.server(server, first, &cover, &mut sealed)? else {
+            let Some((folded, made_of)) = self.server(server, ends, &cover, &mut sealed)? else {
                 continue;
             };
             if self.day.is_none() {
@@ -81,7 +77,7 @@ impl Hour<'_> {
                 continue;
             }
             let place = Place { t0: self.t0, server, part };
-            let hour = self.resolve(folded, &mut sealed)?;
+            let hour = self.resolve(server, folded, &mut sealed)?;
             let encoded = Encoded::new(place, &hour, &made_of);
             n_servers += 1;
             group.n_bytes += encoded.n_bytes();
@@ -111,14 +107,14 @@ impl Hour<'_> {
             |this: &Self| DayFile::open(&this.pass.dir, day).map_err(|error| this.of_day(error));
         let mut file = open(self)?;
         if file.is_none() && self.parts > 0 {
-            if self.pass.dir.join(day.file()).exists() {
+            if self.pass.dir.join(day.file()).try_exists().unwrap_or(true) {
                 return Err(self.of_day(BlockError::Bad("it is empty".into())));
             }
             if self.pass.begin_anew(self.conn, day)? {
                 file = open(self)?;
             } else {
-                // It was dropped to make room, or by hand: a part of it alone would pass for the hour.
-                self.day = None;
+                // A part of it alone would pass for the hour.
+                self.gone(day)?;
             }
         }
         let Some(file) = file else { return Ok(None) };
@@ -128,6 +124,17 @@ impl Hour<'_> {
             return Err(self.of_day(BlockError::Bad(why)));
         }
         Ok(Some((file, parts)))
+    }
+
+    /// The file of a day that was sealed is not there. When it left by age or to make room, what comes late
+    /// is expired; else somebody moved it, or a disk is not mounted, and batches wait for it.
+    fn gone(&mut self, day: Day) -> Result<(), SealError> {
+        if self.t0 >= self.pass.raw_from {
+            let path = self.pass.dir.join(day.file());
+            return Err(self.of_day(BlockError::File(path, io::ErrorKind::NotFound.into())));
+        }
+        self.day = None;
+        Ok(())
     }
 
     /// Batches of a server that whole parts are made of.
@@ -140,26 +147,19 @@ impl Hour<'_> {
         Ok(cover)
     }
 
-    /// A position before every batch that can hold anything of the hour: those that arrived well before
-    /// it began do not.
-    fn first_arrival(&self) -> Result<i64, SealError> {
-        let at = UnixMillis::from_second(self.t0).0.saturating_sub(AHEAD_MAX_MS + SLACK_MS);
-        Ok(read::first_after(self.conn, UnixMillis(at))? - 1)
-    }
-
-    /// Folds what lies in `hot` of one server, with the batches it is made of; `None` when that is nothing.
+    /// Folds what lies in `hot` of one server at these positions, with the batches it is made of; `None` when that is nothing.
     fn server(
         &mut self,
         server: ServerId,
-        first: i64,
+        (first, last): (i64, i64),
         covered: &Cover,
         sealed: &mut Sealed,
     ) -> Result<Option<(Folded, Cover)>, SealError> {
         let mut heads = Vec::new();
-        for id in self.pass.store.hot_ids(server) {
-            if id > first && id <= self.cut {
-                heads.extend(self.overlapping(id)?);
-            }
+        let ends = (first.max(self.after + 1), last.min(self.cut));
+        let ids = self.pass.store.hot().ids_between(server, ends);
+        for id in ids {
+            heads.extend(self.overlapping(id)?);
         }
         if heads.is_empty() {
             return Ok(None);
@@ -230,19 +230,29 @@ impl Hour<'_> {
     }
 
     /// Gives the series of an hour their ids; those for which there is none are counted.
-    fn resolve(&mut self, folded: Folded, sealed: &mut Sealed) -> Result<ServerHour, SealError> {
+    fn resolve(
+        &mut self,
+        server: ServerId,
+        folded: Folded,
+        sealed: &mut Sealed,
+    ) -> Result<ServerHour, SealError> {
         let day = self.day.map_or(self.t0, Day::first_second);
+        let today = self.pass.now.second().div_euclid(86_400);
+        let room = self.pass.store.catalog().room(self.conn, server, today)?;
         let mut wanted: Vec<Wanted> = Vec::new();
         for series in &folded.series {
             let key = (series.metric, series.attribute.as_str());
-            if self.ids.find(self.conn, key, day)?.is_none() && wanted.len() < SERIES_NEW_MAX {
+            if self.ids.find(self.conn, key, day)?.is_none() && wanted.len() < room {
                 wanted.push((series.metric, series.attribute.clone()));
             }
         }
         if !wanted.is_empty() {
             self.pass.step()?;
+            self.pass.store.catalog().asked(server, wanted.len());
             let add = move |tx: &rusqlite::Transaction<'_>| metrics::add(tx, &wanted, day);
-            self.pass.runtime.block_on(self.pass.store.write(add))?;
+            let added = self.pass.runtime.block_on(self.pass.store.write(add));
+            self.pass.store.catalog().changed(added.as_ref().ok().map(|n| n.cast_signed()));
+            added?;
         }
         let mut columns: BTreeMap<i64, Column> = BTreeMap::new();
         for Series { metric, attribute, samples } in folded.series {

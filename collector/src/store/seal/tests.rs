@@ -313,7 +313,8 @@ async fn play(steps: Vec<Step>) {
     // At last everything is sealed, and nothing is left.
     detect(&store).await;
     assert!(!pass_of(&store, now + 3 * 3600, i64::MAX).await);
-    assert!(!pass_of(&store, now + 6 * 3600, i64::MAX).await, "what came late has its turn");
+    let turn = now + 3 * 86_400;
+    assert!(!pass_of(&store, turn, i64::MAX).await, "what came late has its turn");
     assert_eq!(found(&store).await, model);
     assert_eq!(n_hot(&store).await, 0);
     assert_eq!(store.hot_servers(), []);
@@ -569,4 +570,119 @@ async fn a_broken_day_file_keeps_no_other_day_waiting_and_its_batches_stay() {
     assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
     assert_eq!(found(&store).await, model);
     assert_eq!((n_hot(&store).await, store.stats().sealing_behind_s.get()), (0, 0));
+}
+
+/// Half an hour is stored, the collector's clock is set back by two hours, and right again a little later.
+#[tokio::test]
+async fn a_clock_that_was_set_back_for_a_while_loses_no_batch_of_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    enrol(&store, 1).await;
+    let mut model = (Samples::new(), Requests::new());
+    let right = (0..30).map(|ix| ix * 60);
+    let back = (0..20).map(|ix| ix * 15 - 5400);
+    for (seq, at) in (1..).zip(right.chain(back).chain((35..45).map(|ix| ix * 60))) {
+        let sent = Sent { server: 1, seconds: vec![(at, 5, 3)], is_unreadable: false };
+        send(&store, &sent, seq, at + 1).await;
+        file(&mut model, &sent);
+    }
+    detect(&store).await;
+    assert!(!pass_of(&store, 2 * 3600, i64::MAX).await);
+    assert_eq!((found(&store).await, n_hot(&store).await), (model, 0));
+}
+
+#[tokio::test]
+async fn a_day_file_that_cannot_be_used_keeps_no_younger_day_waiting() {
+    let spoil: [fn(&Path) -> Option<Connection>; 3] = [
+        |path| {
+            std::fs::create_dir(path).unwrap();
+            None
+        },
+        |path| {
+            Connection::open(path).unwrap().execute("DROP TABLE hour", []).unwrap();
+            None
+        },
+        |path| {
+            // Somebody looks at it with another program.
+            let other = Connection::open(path).unwrap();
+            let lock = "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE t(x); COMMIT;";
+            other.execute_batch(lock).unwrap();
+            Some(other)
+        },
+    ];
+    for (case, spoil) in spoil.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let model = two_days(&store).await;
+        detect(&store).await;
+        let day = Day::of(T0).unwrap();
+        let path = dir.path().join(day.file());
+        std::fs::create_dir(dir.path().join("blocks")).unwrap();
+        if case > 0 {
+            DayFile::create(dir.path(), day).unwrap().close().unwrap();
+        }
+        let held = spoil(&path);
+        let keeper = keeper(&store);
+        let now = UnixMillis::from_second(T0 + 4 * 3600);
+        let ended = on_thread(Pass::new(&keeper, now, Arc::new(|| true))).await;
+        assert!(matches!(ended, Err(SealError::Day(..))), "case {case}: {ended:?}");
+        assert_eq!(store.stats().hours_sealed.get(), 1, "case {case}: the hour of the next day");
+        assert_eq!(n_hot(&store).await, 4, "case {case}");
+        assert_eq!(store.stats().sealings_failed.get(), 1);
+        assert!(!keeper.is_news(&path), "case {case}: it was told");
+        assert!(pass(&keeper, now).await.is_ok(), "case {case}: what is told is no news");
+        assert_eq!(store.stats().sealings_failed.get(), 2);
+        drop(held);
+        if path.is_dir() {
+            std::fs::remove_dir(&path).unwrap();
+        } else {
+            for suffix in ["", "-wal", "-shm"] {
+                let mut name = path.clone().into_os_string();
+                name.push(suffix);
+                drop(std::fs::remove_file(name));
+            }
+        }
+        assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
+        assert_eq!((found(&store).await, n_hot(&store).await), (model, 0), "case {case}");
+    }
+}
+
+#[tokio::test]
+async fn batches_wait_for_a_day_file_that_somebody_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut model = two_days(&store).await;
+    detect(&store).await;
+    assert!(!pass_of(&store, 4 * 3600, i64::MAX).await);
+    let path = dir.path().join(Day::of(T0).unwrap().file());
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::rename(&path, &elsewhere).unwrap();
+    let late = Sent { server: 1, seconds: vec![(7100, 9, 4)], is_unreadable: false };
+    send(&store, &late, 4, 4 * 3600).await;
+    file(&mut model, &late);
+    detect(&store).await;
+    let (keeper, later) = (keeper(&store), UnixMillis::from_second(T0 + 6 * 3600));
+    assert!(pass(&keeper, later).await.is_ok());
+    assert!(!keeper.is_news(&path), "it was told");
+    assert_eq!((n_hot(&store).await, store.stats().entries_expired.get()), (1, 0));
+    assert!(!path.exists(), "a part of it would pass for the day");
+    std::fs::rename(&elsewhere, &path).unwrap();
+    assert!(!pass_of(&store, 6 * 3600, i64::MAX).await);
+    assert_eq!((found(&store).await, n_hot(&store).await), (model, 0));
+}
+
+#[tokio::test]
+async fn a_stop_is_heeded_between_any_two_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    enrol(&store, 3).await;
+    for server in 1..=3 {
+        let sent = Sent { server, seconds: vec![(10, 5, 3)], is_unreadable: false };
+        send(&store, &sent, 1, 20).await;
+    }
+    // One step for the hour, one for each server and one for its new series.
+    for n_steps in 0..5 {
+        assert!(pass_of(&store, 2 * 3600, n_steps).await);
+        assert!(!dir.path().join("blocks").exists(), "after {n_steps} steps");
+    }
 }
