@@ -443,7 +443,7 @@ impl Session {
 
     /// The agent's clock minus ours, ms; warns once when it is far off.
     fn clock(&mut self, arrived: UnixMillis, clock: UnixMillis) -> i64 {
-        let offset_ms = self.offset.add(arrived, clock).saturating_neg();
+        let offset_ms = presence::clamp_clock_off(self.offset.add(arrived, clock).saturating_neg());
         let is_off = offset_ms.unsigned_abs() > OFFSET_WARN_MS;
         if is_off && !self.offset_warned {
             tracing::warn!(

@@ -408,6 +408,18 @@ impl DayFile {
         Ok(found.iter().zip(0..).take_while(|(part, ix)| *part == ix).count() as u32)
     }
 
+    /// Fails where the file has fewer whole parts of an hour than were written.
+    pub(crate) fn check_parts(&self, t0: i64, written: u32) -> Result<(), BlockError> {
+        let found = self.parts(t0)?;
+        if found >= written {
+            return Ok(());
+        }
+        Err(BlockError::Bad(format!(
+            "it has {found} parts of the hour, the database says {written}: it is an older copy, or was \
+             changed"
+        )))
+    }
+
     /// One column; `None` when the part has none.
     pub(crate) fn column(&self, place: Place, metric: i64) -> Result<Option<Column>, BlockError> {
         let mut query = self.conn.prepare_cached(

@@ -1,6 +1,6 @@
 //! What an evidence bundle is made of: the order in which servers were hit, and what was sent in a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -78,8 +78,10 @@ pub type Ahead = BTreeMap<ServerId, i64>;
 
 /// Bytes put together at once.
 const PIECES_BYTES: usize = 256 << 10;
-/// Time read at once when it is read backwards.
+/// Time read at once when it is read backwards; less when that is more than so many bytes, down to a second.
 const BACK: Duration = Duration::from_secs(300);
+const BACK_MIN: Duration = Duration::from_secs(1);
+const BACK_BYTES_MAX: usize = 16 << 20;
 
 /// Shows `see` what these servers sent that arrived from `from` to `to`, in order of arrival, until it says
 /// false, `n_max` pieces of it were shown, or `is_over`; where it was cut off so, the arrival up to which
@@ -131,16 +133,30 @@ pub fn arrived_last(
     see: &mut dyn FnMut(Piece),
 ) -> rusqlite::Result<bool> {
     let mut end = UnixMillis(to.0.saturating_add(1));
-    let mut n_shown = 0;
+    let (mut n_shown, mut back) = (0, BACK);
     while end > from {
-        let begin = end.minus(BACK).max(from);
+        let begin = end.minus(back).max(from);
         let mut play = Play::new(servers.clone(), (begin, end), samples);
-        let mut pieces = Vec::new();
-        while !play.is_over() {
+        let (mut pieces, mut n_bytes, mut is_cut) = (VecDeque::new(), 0, false);
+        while !play.is_over() && !(n_bytes > BACK_BYTES_MAX && back > BACK_MIN) {
             if is_over() || !history.goes_on() {
                 return Ok(false);
             }
-            pieces.extend(history.play(&mut play, PIECES_BYTES)?);
+            for piece in history.play(&mut play, PIECES_BYTES)? {
+                n_bytes += piece.n_bytes();
+                pieces.push_back(piece);
+            }
+            // The newest are wanted, as many as are shown and as fit.
+            while pieces.len() > n_max - n_shown
+                || (n_bytes > BACK_BYTES_MAX && back <= BACK_MIN && pieces.len() > 1)
+            {
+                n_bytes -= pieces.pop_front().map_or(0, |piece: Piece| piece.n_bytes());
+                is_cut = true;
+            }
+        }
+        if n_bytes > BACK_BYTES_MAX && back > BACK_MIN {
+            back = (back / 4).max(BACK_MIN);
+            continue;
         }
         for piece in pieces.into_iter().rev() {
             if n_shown == n_max || is_over() {
@@ -149,6 +165,10 @@ pub fn arrived_last(
             n_shown += 1;
             see(piece);
         }
+        if is_cut {
+            return Ok(false);
+        }
+        back = (back * 2).min(BACK);
         end = begin;
     }
     Ok(true)

@@ -91,6 +91,7 @@ pub struct Meta {
     /// Interval of its heartbeats.
     pub heartbeat_ms: Option<u64>,
     /// Its clock minus ours.
+    #[serde(deserialize_with = "super::presence::clock_off")]
     pub clock_offset_ms: Option<i64>,
     /// Bytes of batches it still has to send.
     pub spool_bytes: Option<u64>,

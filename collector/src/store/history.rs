@@ -186,6 +186,8 @@ impl HotLists<'_> {
 struct State {
     /// Day files, the last used one last, or why it cannot be used.
     files: Vec<(Day, Result<Rc<DayFile>, Why>)>,
+    /// Hours whose parts in the file were compared with what is sealed.
+    compared: BTreeSet<i64>,
     cut: Option<String>,
     holes: BTreeSet<(Option<ServerId>, Why, i64)>,
     n_unreadable: u64,
@@ -351,10 +353,10 @@ impl History<'_> {
             None => self.open_day(day)?,
         };
         let lacks = || self.quarantine.is_some_and(|known| known.lacks(&day.file(), t0));
-        match opened {
-            Err(why) => self.hole(None, why, t0),
+        match &opened {
+            Err(why) => self.hole(None, *why, t0),
             Ok(_) if lacks() => self.hole(None, Why::Damaged, t0),
-            Ok(_) => {}
+            Ok(file) => self.check_parts(t0, file)?,
         }
         Ok(opened.ok())
     }
@@ -367,6 +369,21 @@ impl History<'_> {
         let is_wanted = |index: &HotLists<'_>| index.store.hot().has_sealed(hours);
         if let (Some(known), true) = (self.quarantine, self.index.as_ref().is_some_and(is_wanted)) {
             known.report(Damage::file(&day.file(), "it is missing"));
+        }
+    }
+
+    /// A file with fewer parts of an hour than are sealed is an older copy: what it has is served, and
+    /// the hour is a hole.
+    fn check_parts(&self, t0: i64, file: &DayFile) -> rusqlite::Result<()> {
+        if !self.state.borrow_mut().compared.insert(t0) {
+            return Ok(());
+        }
+        let sealed = "SELECT parts FROM sealed WHERE t0 = ?1";
+        let mut sealed = self.conn.prepare_cached(sealed)?;
+        let parts: Option<u32> = sealed.query_row([t0], |row| row.get(0)).optional()?;
+        match file.check_parts(t0, parts.unwrap_or(0)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.failed(None, t0, error, |why| Damage::hour(&file_of(t0), t0, why)),
         }
     }
 

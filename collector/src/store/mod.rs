@@ -106,6 +106,9 @@ const QUEUE_JOBS_MAX: usize = writer::GROUP_MAX;
 /// KiB of batch bodies that may wait for the writer. When full, callers wait.
 const QUEUE_KIB_MAX: u32 = 64 * 1024;
 
+/// Longest check of the whole database, which reads all of it.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// Why the store could not do what it was asked.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -263,6 +266,8 @@ struct Shared {
     quarantine: quarantine::Quarantine,
     backups: backup::Backups,
     damaged_batches: damage::Batches,
+    /// Held while the database is checked.
+    looks: tokio::sync::Mutex<()>,
     /// Why the database can be used no more.
     damaged: watch::Sender<Option<Arc<str>>>,
 }
@@ -301,6 +306,7 @@ impl Store {
             catalog: Mutex::default(),
             backups: backup::Backups::default(),
             damaged_batches: damage::Batches::default(),
+            looks: tokio::sync::Mutex::default(),
             damaged: watch::Sender::new(None),
         });
         let readers = pool::Readers::open(dir, stats)?;
@@ -359,22 +365,27 @@ impl Store {
         self.mind_damage(done).await
     }
 
-    /// What a reader came back with; where it met damage, that is looked at first.
+    /// What a reader came back with. Where it met damage, perhaps of another file: looks whether it is the
+    /// database's. That goes on when whoever met it does not wait for so long.
     async fn mind_damage<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(StoreError::Sqlite(error)) = &done
             && damage::may_be_damage(error)
         {
-            self.look_closer().await;
+            let this = self.clone();
+            let look = tokio::spawn(async move { this.look_at_all().await });
+            drop(tokio::time::timeout(pool::READ_TIME_MAX, look).await);
         }
         done
     }
 
-    /// A reader met damage, perhaps of another file: looks whether it is the database's.
-    async fn look_closer(&self) {
+    /// Checks all of the database, once at a time.
+    async fn look_at_all(&self) {
+        let Ok(_turn) = self.inner.shared.looks.try_lock() else { return };
         if self.inner.shared.damaged.borrow().is_some() {
             return;
         }
-        let checked = self.inner.readers.read(damage::quick_check).await;
+        let readers = &self.inner.readers;
+        let checked = readers.read_long(LOOK_TIME_MAX, |conn, _| damage::quick_check(conn)).await;
         let why = match checked {
             Ok(None) => return,
             Ok(Some(why)) => why,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, Result, Transaction, params};
+use serde::{Deserialize as _, Deserializer};
 use serde_json::json;
 use wire::UnixMillis;
 
@@ -82,6 +83,20 @@ pub(super) fn revoked(conn: &Connection) -> Result<BTreeSet<Vec<u8>>> {
     query.query_map([], |row| row.get(0))?.collect()
 }
 
+/// A server's clock minus ours as far as it is believed, ms: nothing is kept that is dated further away.
+#[must_use]
+pub fn clamp_clock_off(ms: i64) -> i64 {
+    const OFF_MAX_MS: i64 = 28 * 86_400_000;
+    ms.clamp(-OFF_MAX_MS, OFF_MAX_MS)
+}
+
+/// The same of what is filed: releases before this one filed whatever an agent said.
+pub(super) fn clock_off<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<i64>, D::Error> {
+    Ok(Option::<i64>::deserialize(from)?.map(clamp_clock_off))
+}
+
 /// Files an agent as up, with what it said of itself; its own labels replace its earlier ones.
 pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Result<()> {
     let meta = json!({
@@ -90,7 +105,7 @@ pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Res
         "n_cpu": arrival.n_cpu,
         "n_sites": arrival.n_sites,
         "heartbeat_ms": arrival.heartbeat_ms,
-        "clock_offset_ms": arrival.clock_offset_ms,
+        "clock_offset_ms": clamp_clock_off(arrival.clock_offset_ms),
     });
     if patch(tx, server, "up", arrival.at, &meta)? {
         fleet::set_labels(tx, server, LabelSource::Detected, &arrival.detected)?;
@@ -103,7 +118,7 @@ pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Res
 /// Files a sign of life.
 pub(super) fn seen(conn: &Connection, server: ServerId, seen: &Seen) -> Result<()> {
     let meta = json!({
-        "clock_offset_ms": seen.clock_offset_ms,
+        "clock_offset_ms": clamp_clock_off(seen.clock_offset_ms),
         "spool_bytes": seen.spool_bytes,
         "n_sites": seen.n_sites,
     });

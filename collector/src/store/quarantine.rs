@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use wire::UnixMillis;
 
 use super::blocks::{self, Place};
+use super::hours::{Day, HOUR_S};
 use crate::clock;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
@@ -293,7 +294,10 @@ impl Quarantine {
         for change in changes {
             match change {
                 Change::Add(entry) => add(tx, &entry)?,
-                Change::Clear(spot) => clear(tx, &spot)?,
+                Change::Clear(spot) => {
+                    clear(tx, &spot)?;
+                    sum_up_again(tx, &spot)?;
+                }
             }
         }
         Ok(())
@@ -357,6 +361,19 @@ fn clear(tx: &Transaction<'_>, spot: &Spot) -> rusqlite::Result<()> {
         spot.server.map(|server| server.0),
         spot.part
     ])?;
+    Ok(())
+}
+
+/// What was damaged in a day file while its day was summed up is missing in the month file.
+fn sum_up_again(tx: &Transaction<'_>, spot: &Spot) -> rusqlite::Result<()> {
+    let name = spot.file.strip_prefix("blocks/").and_then(Day::of_file_name);
+    let Some(day) = name else { return Ok(()) };
+    let (from, to) = match spot.t0 {
+        Some(t0) => (t0, t0.saturating_add(HOUR_S)),
+        None => (day.first_second(), day.end_second()),
+    };
+    tx.prepare_cached("UPDATE sealed SET rolled = 0 WHERE t0 >= ?1 AND t0 < ?2")?
+        .execute([from, to])?;
     Ok(())
 }
 

@@ -121,6 +121,7 @@ async fn sum_up(
         stop: keeper.stop.clone(),
         damages: Vec::new(),
         lost: 0,
+        lacking: 0,
         is_missing: false,
         n_rows: 0,
     };
@@ -175,6 +176,8 @@ struct Work {
     damages: Vec<Damage>,
     /// A bit for each hour with a part that is lost, or whose list of servers is.
     lost: u32,
+    /// A bit for each hour of which the file lacks parts.
+    lacking: u32,
     is_missing: bool,
     /// Rows of the month file that were written.
     n_rows: usize,
@@ -218,6 +221,12 @@ impl Work {
             }
             Err(error) => return Err(error),
         };
+        for hour in self.hours.clone() {
+            let checked = file.check_parts(hour.t0, hour.parts);
+            if self.unless_bad(hour.t0, checked)?.is_none() {
+                self.lacking |= 1 << self.ix(hour.t0);
+            }
+        }
         let (servers, metrics) = (self.servers(&file)?, self.metrics(&file)?);
         self.lost = self.lost(&file)?;
         for group in servers.chunks(SERVERS_AT_ONCE) {
@@ -311,8 +320,9 @@ impl Work {
     ) -> Result<(), BlockError> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(()) };
         let kind = if self.counters.contains(&metric) { Kind::Counter } else { Kind::Gauge };
+        let damaged = self.lost | self.lacking;
         let mut cells: Vec<Cell> =
-            group.iter().map(|_| Cell { damaged: self.lost, ..Cell::default() }).collect();
+            group.iter().map(|_| Cell { damaged, ..Cell::default() }).collect();
         for hour in self.hours.clone() {
             let (ix_hour, mut broken) = (self.ix(hour.t0), Vec::new());
             let read = file.columns_in(hour.t0, metric, (*first, *last), &mut |raw| {
@@ -384,6 +394,9 @@ impl Work {
         let (mut sites, mut damaged) = (SitesDay::default(), Vec::new());
         for hour in self.hours.clone() {
             let mut counts = Vec::new();
+            if self.lacking >> self.ix(hour.t0) & 1 == 1 {
+                damaged.push(self.ix(hour.t0));
+            }
             for part in 0..hour.parts {
                 let place = Place { t0: hour.t0, server, part };
                 match file.counts(place) {

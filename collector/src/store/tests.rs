@@ -594,3 +594,22 @@ fn schema_sql_is_what_the_migrations_make() {
     let version: i64 = migrated.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, open::MIGRATIONS.len() as i64);
 }
+
+#[tokio::test]
+async fn a_hello_with_a_clock_at_the_end_of_time_is_filed_within_28_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 1).await;
+    for (said, filed) in [(i64::MIN, -28), (-i64::MAX, -28), (i64::MAX, 28)] {
+        let seen = Seen { at: UnixMillis(20), clock_offset_ms: said, spool_bytes: 0, n_sites: 0 };
+        store.write(move |tx| presence::seen(tx, ServerId(1), &seen)).await.unwrap();
+        let meta = "SELECT meta ->> 'clock_offset_ms' FROM server";
+        let found = store.read(move |conn| conn.query_row(meta, [], |row| row.get::<_, i64>(0)));
+        assert_eq!(found.await.unwrap(), filed * 86_400_000);
+    }
+    let filed_before = r#"{"clock_offset_ms":-9223372036854775807}"#;
+    let meta: fleet::Meta = serde_json::from_str(filed_before).unwrap();
+    assert_eq!(meta.clock_offset_ms, Some(-28 * 86_400_000));
+    let none: fleet::Meta = serde_json::from_str("{}").unwrap();
+    assert_eq!(none.clock_offset_ms, None);
+}

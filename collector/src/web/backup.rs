@@ -3,7 +3,7 @@
 //!
 //! The database is copied before the answer begins, so that what is wrong with that is an answer. What
 //! goes wrong later breaks the connection off, and the archive has no end. A reader that takes nothing
-//! for a minute is cut off: a copy takes room.
+//! for a minute, or less than 64 KiB a second, is cut off: a copy takes room, and others wait.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::AppState;
 use super::error::ApiError;
+use crate::clock;
 use crate::store::backup::{Archive, BackupError, Source};
 use crate::store::{Store, verify};
 
@@ -30,6 +31,8 @@ const PIECE_BYTES: usize = 256 << 10;
 const PIECES_MAX: usize = 4;
 /// Longest wait for a reader that takes nothing.
 const READER_WAIT: Duration = Duration::from_secs(60);
+/// Least bytes a second that a reader takes after that wait: it holds up other backups.
+const READER_BYTES_S: u64 = 64 << 10;
 /// Header of the size the archive will have, about.
 pub(crate) const SIZE: &str = "x-gatewatch-bytes";
 
@@ -42,10 +45,16 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "another backup is being made", fix)
     })?;
     let (dir, stop) = (state.store.dir().to_owned(), state.stop.child_token());
-    let prepared =
-        tokio::task::spawn_blocking(move || Archive::prepare(Source::new(&dir, stop)?)).await;
-    let archive = match prepared {
-        Ok(Ok(archive)) => archive,
+    // A reader that goes away now ends the copy; the turn is given back when that has ended.
+    let gone = stop.clone().drop_guard();
+    let prepare = move || {
+        let turn = turn;
+        Ok((Archive::prepare(Source::new(&dir, stop)?)?, turn))
+    };
+    let prepared = tokio::task::spawn_blocking(prepare).await;
+    gone.disarm();
+    let (archive, turn) = match prepared {
+        Ok(Ok(prepared)) => prepared,
         Ok(Err(error)) => return Err(failed(&state.store, error)),
         Err(error) => {
             let error = BackupError::new(error.to_string(), "look into the collector's log");
@@ -57,7 +66,7 @@ pub(super) async fn show(State(state): State<AppState>) -> Result<Response, ApiE
     let (store, runtime) = (state.store.clone(), Handle::current());
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let mut out = Out { pieces: pieces.clone(), runtime: runtime.clone(), piece: Vec::new() };
+        let mut out = Out::new(pieces.clone(), runtime.clone());
         match archive.write(&mut out, &mut |_, _| {}) {
             Ok(_) => store.stats().backups_made.one(),
             Err(error) => {
@@ -86,16 +95,34 @@ struct Out {
     pieces: Pieces,
     runtime: Handle,
     piece: Vec<u8>,
+    /// Bytes that were taken, and how long that was waited for.
+    n_bytes: u64,
+    waited: Duration,
+}
+
+/// Whether a reader that took so much after such a wait holds up other backups.
+fn is_too_slow(n_bytes: u64, waited: Duration) -> bool {
+    waited > READER_WAIT + Duration::from_secs(n_bytes / READER_BYTES_S)
 }
 
 impl Out {
+    fn new(pieces: Pieces, runtime: Handle) -> Self {
+        Self { pieces, runtime, piece: Vec::new(), n_bytes: 0, waited: Duration::ZERO }
+    }
+
     fn send(&mut self) -> io::Result<()> {
         if self.piece.is_empty() {
             return Ok(());
         }
         let piece = Bytes::from(std::mem::take(&mut self.piece));
+        let (n_bytes, since) = (piece.len() as u64, clock::instant());
         let sent = self.runtime.block_on(timeout(READER_WAIT, self.pieces.send(Ok(piece))));
+        self.n_bytes += n_bytes;
+        self.waited += clock::instant().saturating_duration_since(since);
         match sent {
+            Ok(Ok(())) if is_too_slow(self.n_bytes, self.waited) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes too little"))
+            }
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the reader went away")),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing")),
@@ -172,6 +199,53 @@ mod tests {
         assert_eq!(site.state.selfstats.backups_made.get(), 2);
         let (status, body) = site.ask("post", "/api/v1/quarantine/check", json!({})).await;
         assert_eq!((status, body), (200, json!({"n_cleared": 0, "n_damaged": 0})));
+    }
+
+    #[test]
+    fn a_reader_of_a_piece_a_minute_does_not_hold_the_turn() {
+        let pieces = |n: u64, s: u64| is_too_slow(n * PIECE_BYTES as u64, Duration::from_secs(s));
+        assert!(!pieces(1, 59));
+        assert!(pieces(2, 2 * 59));
+        assert!(!pieces(4000, 4 * 4000), "a slow link of 64 KiB a second");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_away_while_the_database_is_copied_gives_the_turn_back_at_its_end() {
+        let site = Site::new();
+        let fill =
+            "CREATE TABLE big AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n
+                    WHERE i < 20000) SELECT randomblob(1000) AS body FROM n";
+        site.state.store.write(move |tx| tx.execute_batch(fill)).await.unwrap();
+        let copy = site.state.store.dir().join("backup.tmp");
+        let turn = || site.state.store.backups().take_turn();
+        for _ in 0..3 {
+            let request = Request::get("/api/v1/backup")
+                .header("Authorization", format!("Bearer {}", site.admin_token()));
+            let request = request.body(Body::empty()).unwrap();
+            let asked = site.router.clone().oneshot(request);
+            let begun = async {
+                while turn().is_some() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = asked => {}
+                () = begun => {}
+            }
+            // Whoever gets the turn finds no copy that goes on.
+            let freed = async {
+                loop {
+                    match turn() {
+                        Some(turn) => break turn,
+                        None => tokio::task::yield_now().await,
+                    }
+                }
+            };
+            let turn = tokio::time::timeout(Duration::from_secs(30), freed).await.unwrap();
+            assert!(!copy.exists());
+            drop(turn);
+        }
     }
 
     #[tokio::test]

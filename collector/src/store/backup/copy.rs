@@ -153,7 +153,8 @@ impl Source {
 
     /// Says so before anything is written where the copy would not fit.
     fn check_room(&self, n_bytes: u64) -> Result<(), BackupError> {
-        let free = statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        let free =
+            statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let needed = n_bytes.saturating_add(ROOM_BYTES);
         if free >= needed {
             return Ok(());

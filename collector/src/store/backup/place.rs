@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
@@ -147,14 +147,33 @@ fn cut(dir: &Path, keep: Option<&PathBuf>) -> Result<u64, BackupError> {
         };
         match done {
             Ok(n) => n_cut += n,
-            // Damaged: found and told by whoever reads it.
-            Err(CutError::Sqlite(error)) => {
-                tracing::warn!(%error, file = name, "a file is not compared with the database");
-            }
+            Err(CutError::Sqlite(error)) => match keep {
+                // Nobody knows what is in it that the database does not know.
+                Some(keep) => {
+                    tracing::warn!(%error, file = name, "a file cannot be compared and is put aside");
+                    put_aside(dir, name, keep).map_err(|error| BackupError::file(&file, &error))?;
+                }
+                // Of the backup, and as it was in it: found and told by whoever reads it.
+                None => {
+                    tracing::warn!(%error, file = name, "a file is not compared with the database");
+                }
+            },
             Err(CutError::Keep(error)) => return Err(BackupError::file(&file, &error)),
         }
     }
     Ok(n_cut)
+}
+
+/// Moves a file of days or months to where it is kept, with what SQLite has beside it.
+fn put_aside(dir: &Path, name: &str, keep: &Path) -> io::Result<()> {
+    files::create_private_dir(keep.join(name).parent().unwrap_or(keep))?;
+    for suffix in ["", "-wal", "-shm"] {
+        let name = format!("{name}{suffix}");
+        if dir.join(&name).exists() {
+            fs::rename(dir.join(&name), keep.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 enum CutError {
@@ -197,19 +216,29 @@ fn cut_day(
     Ok(unknown.len() as u64)
 }
 
+/// Which rows of a month file the database does not know: of later days, and of ids that it gives anew.
+fn unknown(table: &str) -> &'static str {
+    if table == "series" {
+        "day >= ?1 OR server_id > ?2 OR metric > ?3"
+    } else {
+        "day >= ?1 OR server_id > ?2 OR ?3 < 0"
+    }
+}
+
 fn cut_month(
     file: &Path,
     name: &str,
     known: &Known,
     keep: Option<&PathBuf>,
 ) -> Result<u64, CutError> {
-    let Some(from) = known.not_rolled_from() else { return Ok(0) };
+    let from = known.not_rolled_from().unwrap_or(i64::MAX);
     let mut conn = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let tables = tables(&conn, &["day", "server_id"])?;
     let mut n_rows = 0_i64;
     for table in &tables {
-        let count = format!("SELECT count(*) FROM {table} WHERE day >= ?1");
-        n_rows += conn.query_row(&count, [from], |row| row.get::<_, i64>(0))?;
+        let count = format!("SELECT count(*) FROM {} WHERE {}", table, unknown(table));
+        let values = [from, known.last_server, known.last_metric];
+        n_rows += conn.query_row(&count, values, |row| row.get::<_, i64>(0))?;
     }
     if n_rows == 0 {
         return Ok(0);
@@ -217,7 +246,8 @@ fn cut_month(
     keep_copy(&conn, file, name, keep)?;
     let tx = conn.transaction()?;
     for table in tables {
-        tx.execute(&format!("DELETE FROM {table} WHERE day >= ?1"), [from])?;
+        let delete = format!("DELETE FROM {} WHERE {}", table, unknown(&table));
+        tx.execute(&delete, [from, known.last_server, known.last_metric])?;
     }
     tx.commit()?;
     Ok(0)
@@ -258,6 +288,9 @@ fn keep_copy(
 struct Known {
     /// Hours that are sealed, rising: how many parts each has, and how many of them are rolled up.
     hours: Vec<(i64, u32, u32)>,
+    /// The highest ids that were given; those above name something else one day.
+    last_server: i64,
+    last_metric: i64,
 }
 
 impl Known {
@@ -266,11 +299,19 @@ impl Known {
         let conn = Connection::open_with_flags(open::immutable_uri(path), flags)?;
         let has_any = "SELECT count(*) FROM sqlite_schema WHERE name = 'sealed'";
         if conn.query_row(has_any, [], |row| row.get::<_, i64>(0))? == 0 {
-            return Ok(Self { hours: Vec::new() }); // of a release that sealed nothing
+            // Of a release that sealed nothing.
+            return Ok(Self { hours: Vec::new(), last_server: i64::MAX, last_metric: i64::MAX });
         }
+        let last = |table: &str| {
+            let last = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
+            let last = conn.query_row(last, [table], |row| row.get::<_, i64>(0)).optional()?;
+            Ok::<_, rusqlite::Error>(last.unwrap_or(i64::MAX))
+        };
+        let (last_server, last_metric) = (last("server")?, last("metric")?);
         let mut query = conn.prepare("SELECT t0, parts, rolled FROM sealed ORDER BY t0")?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        Ok(Self { hours: rows.collect::<rusqlite::Result<_>>()? })
+        let hours = rows.collect::<rusqlite::Result<_>>()?;
+        Ok(Self { hours, last_server, last_metric })
     }
 
     fn parts(&self, t0: i64) -> u32 {

@@ -211,7 +211,7 @@ fn schema_of(path: &Path, schema: i64) -> Result<(), BackupError> {
 }
 
 fn check_room(dir: &Path, n_bytes: u64) -> Result<(), BackupError> {
-    let free = statvfs(dir).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+    let free = statvfs(dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     if free >= n_bytes {
         return Ok(());
     }

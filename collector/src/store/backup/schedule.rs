@@ -2,7 +2,7 @@
 //!
 //! `DIR/gatewatch-20261130T120000Z.tar` has the database, the authority and the manifest; day and month
 //! files lie once in `DIR/files/SHA256.db`, however many archives name them. What no archive names any
-//! more leaves. A slow or full disk there delays nobody: all of it is done by a thread of its own.
+//! more leaves. `DIR/owner` says whose authority they are of; the folder itself is made by people. A slow or full disk there delays nobody: all of it is done by a thread of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 
@@ -26,6 +26,10 @@ use crate::{clock, files};
 
 /// The first backup waits so long after the start: agents come first.
 const FIRST_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for another backup to end.
+const TURN_WAIT: Duration = Duration::from_secs(3600);
+/// Names in the folder whose backups are in it.
+const OWNER: &str = "owner";
 /// A file that changed so shortly before it was copied may have changed again within the same tick.
 const TICK_NS: i64 = 2_000_000_000;
 
@@ -72,7 +76,7 @@ impl Schedule {
                 biased;
                 // What is being written is left behind: without its name it is no backup.
                 () = stop.cancelled() => return,
-                made = self.make(&store, &stop) => made,
+                made = self.make(&store, &stop, TURN_WAIT) => made,
             };
             match made {
                 Ok(manifest) => {
@@ -94,9 +98,18 @@ impl Schedule {
         }
     }
 
-    async fn make(&self, store: &Store, stop: &CancellationToken) -> Result<Manifest, BackupError> {
-        let busy = || BackupError::new("another backup is being made", "nothing to do");
-        let turn = store.backups().wait_turn().await.ok_or_else(busy)?;
+    pub(super) async fn make(
+        &self,
+        store: &Store,
+        stop: &CancellationToken,
+        wait: Duration,
+    ) -> Result<Manifest, BackupError> {
+        let busy = || {
+            let fix = "end the download that holds it up; it is tried again at the next interval";
+            BackupError::new("another backup is being made, and has been for long", fix)
+        };
+        let turn = timeout(wait, store.backups().wait_turn()).await.ok().flatten();
+        let turn = turn.ok_or_else(busy)?;
         let (this, data, stop) = (self.clone(), store.dir().to_owned(), stop.child_token());
         let task = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -106,12 +119,41 @@ impl Schedule {
         task.await.map_err(ended)?
     }
 
+    /// Whether the folder is there and takes backups of this collector: a disk that is not mounted is no
+    /// empty folder, and two collectors with one folder would drop each other's files.
+    fn check_dir(&self, data: &Path) -> Result<(), BackupError> {
+        let dir = self.dir.display();
+        if !self.dir.is_dir() {
+            let fix = "mount its disk, or make it and give it to the collector's user";
+            return Err(BackupError::new(format!("{dir}: there is no such folder"), fix));
+        }
+        let authority = data.join("ca/ca.pem");
+        let summed = File::open(&authority).and_then(|pem| pour(pem, &mut io::sink()));
+        let (_, mine) = summed.map_err(|error| BackupError::file(&authority, &error))?;
+        let path = self.dir.join(OWNER);
+        match fs::read_to_string(&path) {
+            Ok(owner) if owner.trim() == mine => Ok(()),
+            Ok(_) => {
+                let what = format!("{dir}: it has the backups of another collector");
+                let fix = format!("name another `[backup] dir`, or remove {}", path.display());
+                Err(BackupError::new(what, fix))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let text = format!("{mine}\n");
+                files::replace_private(&path, text.as_bytes())
+                    .map_err(|error| BackupError::file(&path, &error))
+            }
+            Err(error) => Err(BackupError::file(&path, &error)),
+        }
+    }
+
     /// Makes one and drops those beyond `keep`. Blocks.
     pub(super) fn make_now(
         &self,
         data: &Path,
         stop: CancellationToken,
     ) -> Result<Manifest, BackupError> {
+        self.check_dir(data)?;
         let store = self.dir.join("files");
         files::create_private_dir(&store).map_err(|error| BackupError::file(&store, &error))?;
         sweep_temporary(&self.dir);

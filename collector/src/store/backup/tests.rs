@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Cursor;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -367,7 +368,7 @@ async fn a_folder_that_takes_nothing_is_counted_and_told_and_leaves_nothing() {
     stop.cancel();
     let copies = tempfile::tempdir().unwrap();
     schedule(copies.path(), 2).make_now(dir.path(), stop).unwrap_err();
-    assert_eq!(fs::read_dir(copies.path()).unwrap().count(), 1, "only the folder `files`");
+    assert_eq!(fs::read_dir(copies.path()).unwrap().count(), 2, "the folder `files`, and `owner`");
     assert!(!dir.path().join("backup.tmp").exists());
     close(store).await;
 }
@@ -512,4 +513,111 @@ async fn the_write_ahead_log_stays_small_while_a_backup_is_taken_slowly_under_lo
     assert!(most < 24 << 20, "{most} of {written}");
     close(store).await;
     assert_eq!(sound(dir.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_backup_disk_that_is_not_mounted_is_told_and_its_folder_not_made() {
+    let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = filled(dir.path(), 0).await;
+    let absent = copies.path().join("disk/gatewatch");
+    let made = schedule(&absent, 2).make_now(dir.path(), CancellationToken::new());
+    let error = made.unwrap_err().to_string();
+    assert!(error.contains("there is no such folder; mount its disk"), "{error}");
+    assert!(!copies.path().join("disk").exists());
+    close(store).await;
+}
+
+#[tokio::test]
+async fn two_collectors_with_one_backup_folder_do_not_drop_each_others_files() {
+    let copies = tempfile::tempdir().unwrap();
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let stores = [filled(one.path(), 1).await, filled(two.path(), 2).await];
+    fs::write(two.path().join("ca/ca.pem"), "another authority").unwrap();
+    let make = |dir: &Path| schedule(copies.path(), 1).make_now(dir, CancellationToken::new());
+    make(one.path()).unwrap();
+    let error = make(two.path()).unwrap_err().to_string();
+    assert!(error.contains("the backups of another collector"), "{error}");
+    make(one.path()).unwrap();
+    let (_, newest) = schedule::archives(copies.path()).pop().unwrap();
+    assert!(verify::verify_archive(&newest).unwrap().0.sound);
+    // Restored elsewhere it goes on with its own.
+    let new = copies.path().join("data");
+    restore(&new, &newest, false).unwrap();
+    make(&new).unwrap();
+    for store in stores {
+        close(store).await;
+    }
+}
+
+#[tokio::test]
+async fn a_scheduled_backup_does_not_wait_for_its_turn_for_ever() {
+    let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = filled(dir.path(), 0).await;
+    let turn = store.backups().take_turn().unwrap();
+    let (schedule, stop) = (schedule(copies.path(), 1), CancellationToken::new());
+    let made = schedule.make(&store, &stop, Duration::from_millis(10)).await;
+    assert!(made.unwrap_err().what.contains("has been for long"));
+    drop(turn);
+    close(store).await;
+}
+
+#[tokio::test]
+async fn sums_of_servers_and_series_that_came_after_the_backup_are_cut_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 0).await;
+    let ids =
+        "INSERT OR REPLACE INTO sqlite_sequence(name, seq) VALUES('server', 2), ('metric', 5);
+               UPDATE sealed SET rolled = parts";
+    store.write(move |tx| tx.execute_batch(ids)).await.unwrap();
+    let bytes = archive(dir.path());
+    let mut file = MonthFile::create(dir.path(), Month::of(T0).unwrap()).unwrap();
+    let hour = || Some(Rolled { n: 1, min: 1, max: 1, sum: 1, ..Rolled::default() });
+    let row = |metric, server| (metric, ServerId(server), std::array::from_fn(|_| hour()));
+    let series = vec![row(5, 2), row(5, 3), row(6, 2)];
+    file.put(day(), &Rows { series, ..Rows::default() }).unwrap();
+    drop(file);
+    close(store).await;
+    let archived = dir.path().join("b.tar");
+    fs::write(&archived, bytes).unwrap();
+    fs::write(dir.path().join(DATABASE), "damaged").unwrap();
+    fs::write(dir.path().join(Day::of(T0 + 86_400).unwrap().file()), "no database at all").unwrap();
+    place_back(dir.path(), &archived);
+    let month = MonthFile::open(dir.path(), Month::of(T0).unwrap()).unwrap().unwrap();
+    let has =
+        |(metric, server)| month.series_day(day(), metric, ServerId(server)).unwrap().is_some();
+    assert_eq!([(5, 2), (5, 3), (6, 2)].map(has), [true, false, false]);
+    let of_no_use = dir.path().join(Day::of(T0 + 86_400).unwrap().file());
+    assert!(!of_no_use.exists(), "what cannot be compared is put aside");
+}
+
+/// As the start does when the database is damaged: day and month files stay.
+fn place_back(dir: &Path, archived: &Path) {
+    let copies = tempfile::tempdir().unwrap();
+    fs::copy(archived, copies.path().join("gatewatch-20261130T120000Z.tar")).unwrap();
+    mend(dir, Some(copies.path()), "it is damaged").unwrap();
+}
+
+#[tokio::test]
+async fn damage_that_a_read_of_history_meets_is_looked_at() {
+    use crate::store::history::Limits;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 1).await;
+    let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n
+                WHERE i < 1000) SELECT randomblob(1000) AS body FROM n";
+    store.write(move |tx| tx.execute_batch(fill)).await.unwrap();
+    close(store).await;
+    let store = Store::open(dir.path()).unwrap();
+    let path = dir.path().join(DATABASE);
+    let mut bytes = fs::read(&path).unwrap();
+    let half = bytes.len() / 8192 * 4096;
+    bytes[half..half + 8192].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    let read = store.history(Limits::default(), |history| {
+        history
+            .conn()
+            .query_row("SELECT sum(length(body)) FROM big", [], |row| row.get::<_, i64>(0))
+    });
+    assert!(read.await.is_err());
+    assert!(store.damaged().borrow().is_some());
 }

@@ -56,7 +56,7 @@ impl Samples {
         }
     }
 
-    fn is_none(self) -> bool {
+    pub(super) fn is_none(self) -> bool {
         matches!(self, Self::Of([]))
     }
 }
@@ -145,14 +145,39 @@ pub(super) struct Decoded {
     taken: (usize, usize),
 }
 
+/// Bytes a body takes in memory, about: what is of a fixed size, and its texts.
+pub(super) fn bytes_of(body: &BatchBody) -> usize {
+    let samples: usize = body.ticks.iter().map(|tick| 48 + 12 * tick.value.len()).sum();
+    let counts: usize = body.seconds.iter().map(|second| 64 + 8 * second.status.len()).sum();
+    let n = body.exemplars.len()
+        + body.log_lines.len()
+        + body.changes.len()
+        + body.services.len()
+        + body.series.len()
+        + body.sites.len();
+    let texts = texts(&body.exemplars)
+        + texts(&body.log_lines)
+        + texts(&body.changes)
+        + texts(&body.services)
+        + texts(&body.series)
+        + texts(&body.sites);
+    samples + counts + 200 * n + texts + 64
+}
+
+fn texts(entries: &[impl prost::Message]) -> usize {
+    entries.iter().map(prost::Message::encoded_len).sum()
+}
+
 impl Decoded {
     /// Bytes it takes, about.
     pub(super) fn n_bytes(&self) -> usize {
         let (samples, counts) = (self.samples.len(), self.counts.len());
         let alive = self.alive.len() * size_of::<i64>();
+        let events: usize = self.events.values().map(bytes_of).sum();
         samples * size_of::<(i64, Arc<Named>, i64)>()
             + counts * size_of::<(i64, SiteCount)>()
             + alive
+            + events
     }
 
     /// What it has before second `to`, and was not taken yet; `None`: nothing. An empty body says that the
@@ -371,7 +396,9 @@ fn file_events(t0: i64, events: BatchBody, to: &mut BTreeMap<i64, BatchBody>) {
         of.exemplars.push(v1::Exemplar { site: ix as u32, ..exemplar });
     }
     for service in events.services {
-        to.entry(second(service.at_unix_ms)).or_default().services.push(service);
+        // A state may say that it is one since long before.
+        let second = second(service.at_unix_ms).clamp(t0, t0 + 3599);
+        to.entry(second).or_default().services.push(service);
     }
     for line in events.log_lines {
         to.entry(second(line.at_unix_ms)).or_default().log_lines.push(line);

@@ -13,8 +13,10 @@ use rusqlite::params;
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
+use super::super::hot::Head;
+use super::super::presence::clamp_clock_off;
 use super::super::{SiteRow, read};
-use super::pieces::{Decoded, Names, Piece, Samples, TICK_S};
+use super::pieces::{Decoded, Names, Piece, Samples, TICK_S, bytes_of};
 use super::{History, Hours};
 use crate::clock;
 use crate::ingest::{convert, opener};
@@ -27,8 +29,9 @@ const WINDOW_S: i64 = 3600;
 const DECODED_BYTES_MAX: usize = 48 << 20;
 /// Bytes of one server and hour, decoded, before it is known better.
 const HOUR_BYTES: usize = 512 << 10;
-/// Batches read at once.
+/// Batches read at once, and the memory those read ahead may take: one more batch at most.
 const ROWS_MAX: i64 = 64;
+const AHEAD_BYTES_MAX: usize = 4 << 20;
 const TICK_MS: i64 = TICK_S * 1000;
 /// Longest time for which batches are held back from being deleted.
 const HOLD_MAX: Duration = Duration::from_secs(15 * 60);
@@ -70,6 +73,7 @@ impl Play {
         (from, to): (UnixMillis, UnixMillis),
         samples: Samples,
     ) -> Self {
+        let servers = servers.into_iter().map(|(id, ms)| (id, clamp_clock_off(ms))).collect();
         Self { servers, from, to, samples, started: None }
     }
 
@@ -82,6 +86,13 @@ impl Play {
         })
     }
 
+    /// Bytes of the batches that were read ahead.
+    #[cfg(test)]
+    pub(super) fn n_bytes_ahead(&self) -> usize {
+        let ahead = self.started.iter().flat_map(|started| &started.ahead);
+        ahead.map(Piece::n_bytes).sum()
+    }
+
     /// Whether batches are read, or will be.
     #[must_use]
     pub fn reads_batches(&self) -> bool {
@@ -90,7 +101,8 @@ impl Play {
 
     /// Arrival of sealed history of the ten seconds that begin at `tick` of a server's clock.
     fn arrival(tick: i64, ahead_ms: i64) -> i64 {
-        (tick + TICK_S) * 1000 - ahead_ms + LAG_MS
+        let end_ms = tick.saturating_add(TICK_S).saturating_mul(1000);
+        end_ms.saturating_sub(ahead_ms).saturating_add(LAG_MS)
     }
 
     /// The first ten seconds of a server's clock that arrive at `at` or later.
@@ -109,7 +121,9 @@ impl Play {
         let add = |at: UnixMillis, ms: i64| UnixMillis(at.0.saturating_add(ms));
         let slack = LAG_MS + TICK_MS;
         let hours = history.hours(add(self.from, least - slack), add(self.to, most))?;
-        let last = hours.0.last_key_value().map(|(t0, _)| (t0 + 3600) * 1000 - least + slack);
+        let last = hours.0.last_key_value().map(|(t0, _)| {
+            t0.saturating_add(3600).saturating_mul(1000).saturating_sub(least).saturating_add(slack)
+        });
         let sealed_end = last.map_or(self.from, |last| UnixMillis(last).min(self.to));
         Ok(Started {
             hours,
@@ -160,14 +174,22 @@ impl History<'_> {
                 continue;
             }
             let step_to = UnixMillis((started.told.0 + TICK_MS).min(started.decoded_to.0));
-            let mut step = sealed_step(play, started, step_to);
+            let (mut step, mut n_step, mut step_to) = (Vec::new(), 0, step_to);
             while let Some(piece) = self.next_hot(play, started)? {
                 if piece.at >= step_to {
                     started.ahead.push_front(piece);
                     break;
                 }
+                n_step += piece.n_bytes();
+                let next = UnixMillis(piece.at.0.max(started.told.0).saturating_add(1));
                 step.push(piece);
+                if n_step > AHEAD_BYTES_MAX {
+                    // The step ends here; what else came in it is told in the next one.
+                    step_to = next.min(step_to);
+                    break;
+                }
             }
+            step.extend(sealed_step(play, started, step_to));
             step.sort_by_key(|piece| piece.at);
             n += step.iter().map(Piece::n_bytes).sum::<usize>();
             found.extend(step);
@@ -240,12 +262,16 @@ impl History<'_> {
         /// How much later than the end a batch must have come to say that none before it follows, ms.
         const ORDER_SLACK_MS: i64 = 60_000;
         let mut query = self.conn.prepare_cached(
-            "SELECT id, server_id, at, complete_until FROM hot WHERE id > ?1 ORDER BY id LIMIT ?2",
+            "SELECT id, server_id, at, complete_until, t_min, t_max FROM hot
+             WHERE id > ?1 ORDER BY id LIMIT ?2",
         )?;
         let mut whole = self.conn.prepare_cached("SELECT codec, body FROM hot WHERE id = ?1")?;
         let mut rows = query.query(params![started.hot_after, ROWS_MAX])?;
-        let mut n = 0;
+        let (mut n, mut n_bytes) = (0, 0);
         while let Some(row) = rows.next()? {
+            if n_bytes > AHEAD_BYTES_MAX {
+                return Ok(()); // the rest is read when these are told
+            }
             n += 1;
             let (id, server, at) = (row.get(0)?, ServerId(row.get(1)?), UnixMillis(row.get(2)?));
             started.hot_after = id;
@@ -257,6 +283,8 @@ impl History<'_> {
                 continue;
             }
             let complete_until = UnixMillis(row.get(3)?);
+            let (t_min, t_max) = (UnixMillis(row.get(4)?), UnixMillis(row.get(5)?));
+            let head = Head { id, server, at, t_min, t_max };
             let body = whole.query_row([id], |row| {
                 let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
                 let codec = row.get(0)?;
@@ -264,8 +292,11 @@ impl History<'_> {
             })?;
             let body = match body {
                 Ok(mut body) => {
-                    if !keep_hot(&mut body, id, at, &started.hours) {
+                    if !keep_hot(&mut body, head, &started.hours) {
                         continue;
+                    }
+                    if play.samples.is_none() {
+                        (body.ticks, body.series) = (Vec::new(), Vec::new());
                     }
                     Some(body)
                 }
@@ -274,7 +305,9 @@ impl History<'_> {
                     None
                 }
             };
-            started.ahead.push_back(Piece { id, server, at, complete_until, body });
+            let piece = Piece { id, server, at, complete_until, body };
+            n_bytes += piece.n_bytes();
+            started.ahead.push_back(piece);
         }
         started.hot_is_over = n < ROWS_MAX;
         Ok(())
@@ -301,7 +334,8 @@ fn sealed_step(play: &Play, started: &mut Started, to: UnixMillis) -> Vec<Piece>
 }
 
 /// Takes out of a batch what is read from day files; false when nothing is left.
-fn keep_hot(body: &mut BatchBody, id: i64, at: UnixMillis, hours: &Hours) -> bool {
+fn keep_hot(body: &mut BatchBody, head: Head, hours: &Hours) -> bool {
+    let (id, at) = (head.id, head.at);
     let n = |body: &BatchBody| {
         body.seconds.len()
             + body.exemplars.len()
@@ -315,7 +349,11 @@ fn keep_hot(body: &mut BatchBody, id: i64, at: UnixMillis, hours: &Hours) -> boo
     body.seconds.retain(|second| hours.is_hot(id, second.second));
     body.exemplars.retain(|exemplar| is_hot(exemplar.at_unix_ms));
     body.ticks.retain(|tick| is_hot(tick.at_unix_ms));
-    body.services.retain(|service| is_hot(service.at_unix_ms));
+    // A state that says since when is sealed in an hour of its batch.
+    body.services.retain(|service| {
+        let second = UnixMillis(service.at_unix_ms).second();
+        hours.is_hot(head.id, second.clamp(head.span().0, head.span().1))
+    });
     body.log_lines.retain(|line| is_hot(line.at_unix_ms));
     body.changes.retain(|change| is_hot(change.at_unix_ms));
     n(body) > 0 || (before == 0 && is_hot(at.0))
@@ -329,12 +367,8 @@ impl Piece {
     }
 
     /// Bytes it takes, about.
-    fn n_bytes(&self) -> usize {
-        let Some(body) = &self.body else { return 64 };
-        let samples: usize = body.ticks.iter().map(|tick| 48 + 12 * tick.value.len()).sum();
-        let counts: usize = body.seconds.iter().map(|second| 64 + 8 * second.status.len()).sum();
-        let events = body.exemplars.len() + body.log_lines.len() + body.changes.len();
-        samples + counts + 400 * (events + body.services.len()) + 100 * body.series.len() + 64
+    pub(in crate::store) fn n_bytes(&self) -> usize {
+        self.body.as_ref().map_or(64, bytes_of)
     }
 }
 

@@ -21,8 +21,8 @@ use crate::model::{ServerId, SiteId};
 
 /// Longest time that is ranked from every sample.
 const SAMPLES_SPAN_MS: i64 = 14 * 86_400_000;
-/// Series ranked at once: their sketches take some ten kilobytes each.
-const SERIES_MAX: usize = 30_000;
+/// Bytes that the sketch of a series takes while it is ranked, about.
+const SERIES_BYTES: usize = 10 << 10;
 /// Seconds of the minutes by which counters are kept.
 const MINUTE_S: f64 = 60.0;
 
@@ -124,17 +124,24 @@ impl History<'_> {
         if let Some((t0, _)) = fresh.last_key_value() {
             end = t0 + HOUR_S;
         }
-        for known in self.columns(contest.metric.name, None)? {
+        // So many servers at once as memory allows.
+        let servers: Vec<ServerId> = contest.servers.keys().copied().collect();
+        let at_once = (self.limits.n_bytes / SERIES_BYTES).max(1);
+        let columns = self.columns(contest.metric.name, None)?;
+        let groups = columns
+            .iter()
+            .flat_map(|known| servers.chunks(at_once).map(move |group| (known, group)));
+        for (known, group) in groups {
             if !self.goes_on() {
                 break;
             }
             let mut of: BTreeMap<ServerId, Rolled> = BTreeMap::new();
             let mut take = |server: ServerId, t0: i64, rolled: &Rolled| {
-                if contest.servers.contains_key(&server) {
+                if group.binary_search(&server).is_ok() {
                     of.entry(server).or_default().merge(rolled);
                     end = end.max(t0 + HOUR_S);
                 }
-                of.len() <= SERIES_MAX
+                true
             };
             self.months(&hours, &mut |file| {
                 file.fleet(known.id, &hours, &mut |cell, found| match found {
@@ -148,10 +155,7 @@ impl History<'_> {
                 })
             })?;
             for (t0, parts) in &fresh {
-                self.roll_now(contest, &known, (*t0, *parts), &mut take)?;
-            }
-            if of.len() > SERIES_MAX {
-                self.cut("there are too many servers: ask for those with a label");
+                self.roll_now(contest, known, (*t0, *parts), &mut take)?;
             }
             for (server, rolled) in of {
                 let Some(value) = judged(&rolled, contest, known.scale) else { continue };
@@ -176,11 +180,9 @@ impl History<'_> {
     /// Sealed hours that are in no month file, yet or any more, with their parts.
     fn not_rolled(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeMap<i64, u32>> {
         let lost = self.lost_days(hours)?;
-        let mut query = self
-            .conn
-            .prepare_cached(
-                "SELECT t0, parts, rolled FROM sealed WHERE t0 >= ?1 AND t0 < ?2 AND parts > 0",
-            )?;
+        let mut query = self.conn.prepare_cached(
+            "SELECT t0, parts, rolled FROM sealed WHERE t0 >= ?1 AND t0 < ?2 AND parts > 0",
+        )?;
         let mut rows = query.query([hours.start, hours.end])?;
         let mut found = BTreeMap::new();
         while let Some(row) = rows.next()? {

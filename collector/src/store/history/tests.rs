@@ -760,3 +760,193 @@ async fn requests_of_days_whose_samples_left_are_told_from_their_sums() {
     let all = of(counts(from, 86_400).await.unwrap());
     assert_eq!(all["200"], kept["200"] + 17, "then come the requests that are kept one by one");
 }
+
+#[tokio::test]
+async fn large_bodies_are_not_all_unpacked_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 1).await;
+    // Small when packed, a megabyte of texts each; some samples beside them.
+    for n in 0..20 {
+        let mut body = body(&[Said { second: n, steal: 1, n_200: 1, n_502: 0 }]);
+        let line = |_| v1::LogLine {
+            at_unix_ms: at(n).0,
+            message: "x".repeat(1000),
+            ..v1::LogLine::default()
+        };
+        body.log_lines = (0..1000).map(line).collect();
+        append(&store, batch(1, n as u64 + 1, n, &body)).await;
+    }
+    let mut play = Play::new([(ServerId(1), 0)].into(), (at(0), at(60)), Samples::Of(&[]));
+    let (mut n, mut most) = (0, 0);
+    while !play.is_over() {
+        let told = store.history(Limits::default(), move |history| {
+            let pieces = history.play(&mut play, 1000)?;
+            Ok((pieces, play))
+        });
+        let (pieces, on) = told.await.unwrap().value;
+        play = on;
+        most = most.max(play.n_bytes_ahead());
+        for piece in &pieces {
+            let body = piece.body.as_ref().unwrap();
+            assert!(body.ticks.is_empty() && body.series.is_empty(), "nobody asked for samples");
+            assert_eq!((body.log_lines.len(), body.seconds.len()), (1000, 1));
+            assert_eq!(piece.at, at(n), "in order");
+            n += 1;
+        }
+    }
+    assert_eq!(n, 20);
+    assert!((1..7 << 20).contains(&most), "{most} bytes wait to be told");
+}
+
+#[tokio::test]
+async fn what_came_last_is_read_bit_by_bit_when_it_is_much() {
+    use super::super::evidence::arrived_last;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 1).await;
+    for n in 0..40 {
+        let mut body = body(&[Said { second: n, steal: 1, n_200: 1, n_502: 0 }]);
+        let line = |_| v1::LogLine {
+            at_unix_ms: at(n).0,
+            message: "x".repeat(1000),
+            ..v1::LogLine::default()
+        };
+        body.log_lines = (0..1000).map(line).collect();
+        append(&store, batch(1, n as u64 + 1, n, &body)).await;
+    }
+    for (n_max, want) in [(100, 40), (7, 7)] {
+        let told = store.history(Limits::default(), move |history| {
+            let mut seen = Vec::new();
+            let see = &mut |piece: Piece| seen.push(piece.at);
+            let servers = [(ServerId(1), 0)].into();
+            let span = (at(0), at(60));
+            let whole = arrived_last(history, &servers, span, Samples::All, n_max, &|| false, see)?;
+            Ok((whole, seen))
+        });
+        let newest_first: Vec<_> = (0..40).rev().take(want).map(at).collect();
+        assert_eq!(told.await.unwrap().value, (want == 40, newest_first));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_nonsense_hides_no_packed_history() {
+    let (_dir, store) = across_midnight().await;
+    for ms in [i64::MIN, -i64::MAX, i64::MAX] {
+        let mut play = Play::new(
+            [(ServerId(1), 0), (ServerId(2), ms)].into(),
+            (at(0), at(20_000)),
+            Samples::All,
+        );
+        let mut n = 0;
+        while !play.is_over() {
+            let told = store.history(Limits::default(), move |history| {
+                let pieces = history.play(&mut play, 1 << 20)?;
+                Ok((pieces, play))
+            });
+            let (pieces, on) = told.await.unwrap().value;
+            play = on;
+            let of_sealed = pieces.iter().filter(|piece| piece.id == 0);
+            n += of_sealed.map(|piece| piece.body.as_ref().unwrap().ticks.len()).sum::<usize>();
+        }
+        assert!(n > 0, "an offset of {ms} ms");
+    }
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_day_file_is_a_hole_and_damage_and_what_it_has_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 1).await;
+    add_metric(&store, 5, STEAL, "").await;
+    let of = |second, steal| {
+        hour_of_bodies(START, &[body(&[Said { second, steal, n_200: 1, n_502: 0 }])], 5)
+    };
+    put(dir.path(), START, 0, &[(1, of(0, 7))]);
+    // The database knows of a part that is not in this copy.
+    note_sealed(&store, START, 0, 2).await;
+    let Told { value, notes } = raw(&store, 1, 0, 3600).await;
+    assert_eq!(value, [(0, 7)]);
+    assert_eq!(notes.holes.len(), 1, "{notes:?}");
+    assert_eq!((notes.holes[0].from, notes.holes[0].why.as_str()), (at(0), "damaged"));
+    let is_listed = || store.quarantine().n() == 1;
+    assert!(is_listed());
+    assert_eq!(super::super::verify::recheck(&store).await, (0, 1), "it is still the older copy");
+    assert!(is_listed());
+    put(dir.path(), START, 1, &[(1, of(10, 8))]);
+    assert_eq!(super::super::verify::recheck(&store).await, (1, 0));
+    let Told { value, notes } = raw(&store, 1, 0, 3600).await;
+    assert_eq!((value, notes), (vec![(0, 7), (10, 8)], Notes::default()));
+}
+
+#[tokio::test]
+async fn hours_that_wait_in_the_middle_of_a_long_ranking_are_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 3).await;
+    add_metric(&store, 5, STEAL, "").await;
+    let said = |second| body(&[Said { second, steal: 100, n_200: 0, n_502: 0 }]);
+    for t0 in [0, 10 * 3600] {
+        put(dir.path(), START + t0, 0, &[(1, hour_of_bodies(START + t0, &[said(t0)], 5))]);
+        note_sealed(&store, START + t0, 0, 1).await;
+    }
+    append(&store, batch(1, 1, 3 * 3600 + 20, &said(3 * 3600 + 10))).await;
+    let contest = contest("max", STEAL, 0, 11 * 3600, 3);
+    let told = store.history(Limits::default(), move |history| history.top(&contest)).await;
+    let Told { value, notes } = told.unwrap();
+    assert_eq!(value.top[0].n, 2);
+    let holes: Vec<_> = notes.holes.iter().map(|hole| (hole.from, hole.to)).collect();
+    assert_eq!(holes, [(at(3 * 3600), at(4 * 3600))]);
+}
+
+#[tokio::test]
+async fn a_fleet_larger_than_memory_is_ranked_in_groups() {
+    use super::super::rollup::month::{MonthFile, Rows};
+    use super::super::rollup::rolled::{Rolled, SeriesDay};
+
+    let (dir, store) = across_midnight().await;
+    let day = Day::of(START - 86_400).unwrap();
+    let series = |id: i64| {
+        let mut series = SeriesDay::default();
+        let column = Column { metric: 5, at: vec![0], values: vec![id * 100] };
+        series[0] = Rolled::of(&column, catalog::Kind::Gauge);
+        (5, ServerId(id), series)
+    };
+    let rows = Rows { series: (1..=3).map(series).collect(), sites: Vec::new() };
+    MonthFile::create(dir.path(), day.month()).unwrap().put(day, &rows).unwrap();
+    let from = day.first_second() - START;
+    let mut found = Vec::new();
+    for n_bytes in [1, Limits::default().n_bytes] {
+        let contest = contest("p50", STEAL, from, from + 7200, 3);
+        let limits = Limits { n_bytes, ..Limits::default() };
+        let told = store.history(limits, move |history| history.top(&contest)).await.unwrap();
+        assert_eq!(told.notes.cut, None);
+        assert_eq!((told.value.source.as_str(), told.value.n_series), ("hours", 3));
+        found.push(told.value.top);
+    }
+    assert_eq!(found[0], found[1]);
+}
+
+#[tokio::test]
+async fn a_state_that_lasts_since_long_is_told_once_of_sealed_and_of_hot_hours() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 2).await;
+    // Since the hour before; sealed with the hour of its batch.
+    let mut said = body(&[Said { second: 10, steal: 1, n_200: 1, n_502: 0 }]);
+    let since = at(-4000).0;
+    said.services = vec![v1::ServiceState { at_unix_ms: since, ..v1::ServiceState::default() }];
+    append(&store, batch(1, 1, 20, &said)).await;
+    let mut hour = hour_of_bodies(START, &[said.clone()], 5);
+    hour.events.services = said.services.clone();
+    put(dir.path(), START, 0, &[(1, hour)]);
+    let n_told = async || {
+        let (pieces, _) = played(&store, (0, 7200), 1 << 20).await;
+        let bodies = pieces.iter().filter_map(|piece| piece.body.as_ref());
+        bodies.map(|body| body.services.len()).sum::<usize>()
+    };
+    assert_eq!(n_told().await, 1, "of the batch");
+    note_sealed(&store, START, 1, 1).await;
+    assert_eq!(n_told().await, 1, "of the day file");
+}

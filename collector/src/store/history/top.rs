@@ -12,7 +12,7 @@ use super::super::quarantine::Damage;
 use super::catalog::{Known, unit};
 use super::samples::{put, rescaled, seconds};
 use super::steps::Values;
-use super::{History, Hours, Seconds, file_of};
+use super::{History, Hours, Seconds, Why, file_of};
 use crate::ingest::convert;
 use crate::model::ServerId;
 
@@ -158,6 +158,7 @@ impl History<'_> {
             hot = self.hot_samples(contest, &hours)?;
         } else if let Some((t0, _)) = hours.0.last_key_value() {
             to = to.min(UnixMillis::from_second(t0 + HOUR_S));
+            self.note_waiting(&hours, (from, to))?;
         } else {
             self.cut("nothing of that time is packed yet: ask for six hours or less");
         }
@@ -188,6 +189,34 @@ impl History<'_> {
             n_series: best.n,
             top: best.kept,
         })
+    }
+
+    /// Hours between those that are sealed whose batches wait still, and are not read.
+    fn note_waiting(
+        &self,
+        hours: &Hours,
+        (from, to): (UnixMillis, UnixMillis),
+    ) -> rusqlite::Result<()> {
+        let all = (hour_of(from.second())..to.second()).step_by(3600);
+        let mut waiting: BTreeSet<i64> = all.filter(|t0| !hours.0.contains_key(t0)).collect();
+        let (Some(first), Some(last)) = (waiting.first(), waiting.last()) else { return Ok(()) };
+        let heads = "SELECT DISTINCT t_min / 3600000 * 3600, t_max / 3600000 * 3600 FROM hot
+                     WHERE t_max >= ?1 AND t_min < ?2";
+        let mut heads = self.conn.prepare_cached(heads)?;
+        let mut rows = heads.query([first * 1000, (last + 3600) * 1000])?;
+        while let Some(row) = rows.next()? {
+            let told = row.get::<_, i64>(0)?..=row.get(1)?;
+            waiting.retain(|t0| {
+                if told.contains(t0) {
+                    self.hole(None, Why::Unreadable, *t0);
+                }
+                !told.contains(t0)
+            });
+            if waiting.is_empty() || !self.goes_on() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Judges all servers by one attribute, so many at once as memory allows.
@@ -311,7 +340,7 @@ impl History<'_> {
         let span = seconds(contest.from, contest.to);
         let mut n = 0_usize;
         self.hot_of_all((contest.from, contest.to), CLOCK_OFF_MS, &mut |batch| {
-            if !contest.servers.contains_key(&batch.server) {
+            if n * 32 > self.limits.n_bytes || !contest.servers.contains_key(&batch.server) {
                 return;
             }
             let is_it = |series: &wire::v1::Series| {

@@ -397,3 +397,47 @@ async fn files_are_the_same_whatever_the_zone() {
         assert!(found[0].iter().any(|row| row.starts_with(name)), "{name}: {found:?}");
     }
 }
+
+#[tokio::test]
+async fn what_was_damaged_while_it_was_summed_up_is_summed_up_once_it_is_sound() {
+    let site = Site::new().await;
+    let one = hour(vec![column(1, &[(0, 100)])], &[]);
+    for ix in 0..2 {
+        site.seal(T0 + ix * HOUR_S, 0, &[(WEB, one.clone())]).await;
+    }
+    let path = site.path().join(Day::of(T0).unwrap().file());
+    site.break_block(T0, "block");
+    site.pass(T0 + 2 * DAY_S).await;
+    let sum = |hour| (7, hour, 1, 100, 100, 100);
+    assert_eq!(site.hours(1), [sum(1)]);
+    let back = format!("UPDATE block SET crc = crc - 1 WHERE t0 = {T0}");
+    Connection::open(path).unwrap().execute(&back, []).unwrap();
+    let store = &site.keeper.store;
+    assert_eq!(crate::store::verify::recheck(store).await, (1, 0));
+    // Changes of the list are filed with the next commit.
+    store.write(|tx| tx.execute("DELETE FROM state WHERE 0", [])).await.unwrap();
+    store.write(|tx| tx.execute("DELETE FROM state WHERE 0", [])).await.unwrap();
+    site.pass(T0 + 2 * DAY_S).await;
+    assert_eq!(site.hours(1), [sum(0), sum(1)]);
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_day_file_takes_nothing_away_from_what_was_summed_up() {
+    let site = Site::new().await;
+    let one = hour(vec![column(1, &[(0, 100)])], &[(3, 200, 0, 1)]);
+    site.seal(T0, 0, &[(WEB, one.clone())]).await;
+    let file = site.path().join(Day::of(T0).unwrap().file());
+    let older = std::fs::read(&file).unwrap();
+    site.seal(T0 + HOUR_S, 0, &[(WEB, one.clone())]).await;
+    site.pass(T0 + 2 * DAY_S).await;
+    let sum = |hour| (7, hour, 1, 100, 100, 100);
+    assert_eq!(site.hours(1), [sum(0), sum(1)]);
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(file.with_extension(format!("db{suffix}"))).ok();
+    }
+    std::fs::write(&file, older).unwrap();
+    site.seal(T0 + 2 * HOUR_S, 0, &[(WEB, one)]).await;
+    site.pass(T0 + 2 * DAY_S).await;
+    assert_eq!(site.hours(1), [sum(0), sum(1), sum(2)]);
+    assert_eq!(site.keeper.store.stats().blocks_damaged.get(), 1);
+}

@@ -1,21 +1,32 @@
 //! Checks a backup: its checksums, then each database in it, unpacked one at a time.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{BufReader, Read, sink};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::backup::{self, BackupError, DATABASE, Manifest, read_archive};
 use super::super::hours::Day;
 use super::{Problem, Report, Sealed, day, verify_database, verify_month};
-use crate::files;
+use crate::ca;
 
 /// Folder for what is unpacked; removed with all in it.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, BackupError> {
-        let path = std::env::temp_dir().join(format!("gatewatch-verify-{}", std::process::id()));
-        files::create_private_dir(&path).map_err(|error| BackupError::file(&path, &error))?;
+        let parent = std::env::temp_dir();
+        let random = ca::random::<16>().map_err(|error| {
+            BackupError::new(format!("{}: {error}", parent.display()), "try again")
+        })?;
+        let name = format!("gatewatch-verify-{:032x}", u128::from_be_bytes(random));
+        Self::at(parent.join(name))
+    }
+
+    /// Others may write in the folder it is in: one that is there already is somebody else's.
+    fn at(path: PathBuf) -> Result<Self, BackupError> {
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| BackupError::file(&path, &error))?;
         Ok(Self(path))
     }
 }
@@ -122,5 +133,27 @@ fn missing(manifest: &Manifest, sealed: &[Sealed], report: &mut Report) {
             let n_hours = sealed.iter().filter(|hour| Day::of(hour.t0) == Some(day)).count();
             report.add(super::missing_day(day, n_hours as u64));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_somebody_else_made_is_not_unpacked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("guessed");
+        fs::create_dir(&path).unwrap();
+        assert!(Scratch::at(path.clone()).is_err());
+        assert!(path.is_dir(), "it is theirs and stays");
+        let [one, two] = [Scratch::new().unwrap(), Scratch::new().unwrap()];
+        assert_ne!(one.0, two.0);
+        assert_eq!(fs::metadata(&one.0).unwrap().permissions().mode() & 0o777, 0o700);
+        let was_at = one.0.clone();
+        drop(one);
+        assert!(!was_at.exists());
     }
 }

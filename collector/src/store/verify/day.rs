@@ -69,12 +69,13 @@ pub(super) fn verify_day(
     }
 }
 
-/// Checks only some hours, and of one server where it is named.
+/// Checks only some hours, and of one server where it is named, against those that are sealed.
 pub(super) fn verify_hours(
     path: &Path,
     day: Day,
     hours: &[i64],
     server: Option<ServerId>,
+    sealed: &[Sealed],
     report: &mut Report,
 ) {
     let name = day.file().display().to_string();
@@ -90,6 +91,9 @@ pub(super) fn verify_hours(
         if let Err(error) = look.hour(*hour, server).and_then(|()| look.lists(*hour)) {
             look.tell(Some(*hour), words(&error));
         }
+    }
+    for hour in sealed.iter().filter(|sealed| hours.contains(&sealed.t0)) {
+        look.parts(*hour);
     }
 }
 
@@ -115,19 +119,14 @@ impl Look<'_> {
 
     /// Whether the file has what the database says is sealed.
     fn parts(&mut self, hour: Sealed) {
-        let found = self.file.parts(hour.t0);
+        let found = self.file.check_parts(hour.t0, hour.parts);
         let n_servers = |part: u32| -> Result<(i64, i64), BlockError> {
             let said = "SELECT n_servers FROM hour WHERE t0 = ?1 AND part = ?2";
             let said = self.file.conn().query_row(said, (hour.t0, part), |row| row.get(0))?;
             Ok((said, self.file.servers(hour.t0, part)?.len() as i64))
         };
         let what = match found {
-            Ok(parts) if parts < hour.parts => Some(format!(
-                "it has {parts} parts of the hour, the database says {}: it is an older copy, or was \
-                 changed",
-                hour.parts
-            )),
-            Ok(_) => (0..hour.parts).find_map(|part| match n_servers(part) {
+            Ok(()) => (0..hour.parts).find_map(|part| match n_servers(part) {
                 Ok((said, found)) if said != found => {
                     Some(format!("part {part} has {found} servers, {said} were written"))
                 }
