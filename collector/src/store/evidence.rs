@@ -138,7 +138,7 @@ pub fn arrived_last(
         let begin = end.minus(back).max(from);
         let mut play = Play::new(servers.clone(), (begin, end), samples);
         let (mut pieces, mut n_bytes, mut is_cut) = (VecDeque::new(), 0, false);
-        while !play.is_over() && !(n_bytes > BACK_BYTES_MAX && back > BACK_MIN) {
+        while !(play.is_over() || (n_bytes > BACK_BYTES_MAX && back > BACK_MIN)) {
             if is_over() || !history.goes_on() {
                 return Ok(false);
             }
