@@ -85,6 +85,7 @@ impl Damage {
 }
 
 impl Spot {
+    #[cfg(test)]
     fn covers(&self, place: Place, metric: i64) -> bool {
         let fits = |mine: Option<i64>, asked: i64| mine.is_none_or(|mine| mine == asked);
         fits(self.t0, place.t0)
@@ -168,6 +169,7 @@ impl Quarantine {
     }
 
     /// Whether a row, or what it is in, is not to be read. `metric` as in [`Damage::at`].
+    #[cfg(test)]
     pub(crate) fn has(&self, file: &Path, place: Place, metric: i64) -> bool {
         self.finds(file, |spot| spot.covers(place, metric))
     }

@@ -5,7 +5,7 @@
 //! While the data directory takes more than `disk_bytes_max`, or too little of its disk is free, the
 //! oldest day files leave, then the oldest month files, then the incidents resolved longest ago; what is
 //! of the last 24 hours, and what is open, never does. What was put aside because it was damaged or
-//! replaced counts as well, and only people remove it.
+//! replaced, and what backups need while they run, makes no history leave; only people remove it.
 //!
 //! `state.raw_from` says from which second on samples are kept: what comes for the time before is not
 //! sealed any more. It is raised, and the `sealed` rows before it go, in one transaction before the file
@@ -141,7 +141,7 @@ async fn by_age(
 async fn by_size(keeper: &Keeper, now: UnixMillis, files: Files) -> Result<u64, StoreError> {
     let max = keeper.retention.disk_bytes_max.0;
     let (mut over, why) = files.over(max);
-    tell_aside(keeper, &files, over);
+    tell_aside(keeper, &files, files.all_bytes.saturating_sub(max));
     if over == 0 {
         keeper.store.stats().disk_use.set_over(false);
         return Ok(0);
@@ -304,15 +304,15 @@ fn tell_strangers(keeper: &Keeper, files: &Files) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Says once of what was put aside that history would not have to leave without it.
+/// Says once of what was put aside that the directory is larger than it may be with it.
 fn tell_aside(keeper: &Keeper, files: &Files, n_over: u64) {
     let n_aside: u64 = files.aside.values().sum();
-    if n_over == 0 || n_aside < n_over {
+    if n_over == 0 || n_aside == 0 {
         return;
     }
     for (path, n_bytes) in &files.aside {
         if keeper.is_news(path) {
-            tracing::warn!(path = %path.display(), n_bytes, "the data directory is too large because of what was put aside; look at it, then move it away or remove it");
+            tracing::warn!(path = %path.display(), n_bytes, "the data directory is over disk_bytes_max with what was put aside; look at it, then move it away or remove it");
         }
     }
 }

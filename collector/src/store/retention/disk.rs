@@ -54,6 +54,8 @@ pub(super) struct Files {
     pub(super) leftovers: Vec<PathBuf>,
     /// Put aside because it was damaged or replaced: folders of restores, day files.
     pub(super) aside: BTreeMap<PathBuf, u64>,
+    /// What backups and restores need while they run: it goes by itself.
+    pub(super) passing_bytes: u64,
     /// In `blocks/` and `rollup/`, but not made by the collector.
     pub(super) strangers: Vec<PathBuf>,
 }
@@ -62,10 +64,16 @@ impl Files {
     /// How many bytes should go, and why: the directory is over `max`; or less than a tenth of its disk
     /// is free, and less than the directory may still grow by (or 1 GiB). On a large disk that others
     /// fill, a tenth would be many times of what all of history takes.
+    ///
+    /// What backups and restores leave, for a while or until somebody removes it, makes no history leave:
+    /// that would be gone for good.
     pub(super) fn over(&self, max: u64) -> (u64, &'static str) {
-        let over = self.all_bytes.saturating_sub(max);
-        let growth = max.saturating_sub(self.all_bytes).max(FREE_MIN);
-        let short = (self.space.disk_bytes / 10).min(growth).saturating_sub(self.space.free_bytes);
+        let aside: u64 = self.aside.values().sum();
+        let own = self.all_bytes.saturating_sub(aside).saturating_sub(self.passing_bytes);
+        let over = own.saturating_sub(max);
+        let growth = max.saturating_sub(own).max(FREE_MIN);
+        let free = self.space.free_bytes.saturating_add(self.passing_bytes);
+        let short = (self.space.disk_bytes / 10).min(growth).saturating_sub(free);
         if over >= short { (over, "disk_bytes_max") } else { (short, "the disk is nearly full") }
     }
 }
@@ -90,6 +98,10 @@ pub(super) fn look(dir: &Path, space: SpaceOf) -> io::Result<Files> {
                 continue;
             }
             let place = folder.strip_prefix(dir).unwrap_or(Path::new(""));
+            if place.components().next().is_some_and(|first| is_passing(first.as_os_str())) {
+                files.passing_bytes += n_bytes;
+                continue;
+            }
             if let Some(first) = aside(place, &entry.file_name()) {
                 *files.aside.entry(dir.join(first)).or_default() += n_bytes;
                 continue;
@@ -111,6 +123,11 @@ pub(super) fn look(dir: &Path, space: SpaceOf) -> io::Result<Files> {
     }
     files.strangers.sort();
     Ok(files)
+}
+
+/// Whether a folder of the data directory is one that backups and restores work in.
+fn is_passing(name: &OsStr) -> bool {
+    ["backup.tmp", "restore.tmp", "restore.ready"].iter().any(|known| name == *known)
 }
 
 /// What was put aside with a file, below the data directory; `None` when it was not.
@@ -189,6 +206,7 @@ mod tests {
         put("blocks/20261118.db.damaged-20261119T010203Z", 30_000);
         put("blocks/20261118.db.damaged-20261119T010203Z-wal", 30_000);
         put("blocks/20261118.db.damaged-by-hand", 10);
+        put("backup.tmp/gatewatch.db", 40_000);
         let files = look(dir.path(), space).unwrap();
         let day = Day::of_file_name("20261120.db").unwrap();
         assert!(files.days[&day] >= 16_384 + 4096 && files.days.len() == 1, "{files:?}");
@@ -206,6 +224,7 @@ mod tests {
             want.map(|(name, n)| (dir.path().join(name), n)),
             "folders of them count with their content"
         );
+        assert_eq!(files.passing_bytes / 10_000, 4);
         assert_eq!(files.leftovers, [dir.path().join("blocks/20261119.db-shm")]);
         let strange = [
             "blocks/20261118.db.damaged-by-hand",
@@ -235,5 +254,13 @@ mod tests {
         check((5, 180, 2000), 0, limit); // others fill a large disk: there is room for all
         check((20, 0, 100), 1, full);
         check((22, 0, 100), 2, limit);
+        let restored = Files {
+            all_bytes: 45 * GIB,
+            aside: [("replaced-x".into(), 20 * GIB)].into(),
+            passing_bytes: 5 * GIB,
+            space: Space { free_bytes: 50 * GIB, disk_bytes: 100 * GIB },
+            ..Files::default()
+        };
+        assert_eq!(restored.over(20 * GIB), (0, limit), "a restore costs no history");
     }
 }

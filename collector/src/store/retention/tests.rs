@@ -210,7 +210,7 @@ async fn the_last_24_hours_stay_whatever_they_take() {
 }
 
 #[tokio::test]
-async fn what_was_put_aside_counts_and_stays() {
+async fn what_was_put_aside_stays_is_told_and_costs_no_history() {
     let mut site = Site::new().await;
     let day = site.day(3, GIB, 1).await;
     let aside = ["replaced-20261101T000000Z/gatewatch.db", "damaged-20261101T000000Z/ca/ca.pem"];
@@ -219,7 +219,7 @@ async fn what_was_put_aside_counts_and_stays() {
     }
     site.file(day.aside(UnixMillis::from_second(T0)), GIB);
     site.pass_with(2 * GIB).await;
-    assert!(!site.has(day.file()) && site.has(day.aside(UnixMillis::from_second(T0))));
+    assert!(site.has(day.file()) && site.has(day.aside(UnixMillis::from_second(T0))));
     assert_eq!(aside.map(|name| site.has(name.into())), [true; 2]);
     for name in ["replaced-20261101T000000Z", "damaged-20261101T000000Z"] {
         assert!(!site.keeper.is_news(&site.path(name.into())), "{name} was not named");
