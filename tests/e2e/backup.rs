@@ -92,14 +92,7 @@ fn a_backup_made_under_load_is_restored_and_agents_bring_the_rest_exactly() {
     let (code, report) = verify(&fleet, &[]);
     assert_eq!(code, 0, "while it runs: {report:#}");
 
-    let refused = fleet.cli(&["restore", &shown, "--force"]);
-    assert_eq!(refused.code, 2, "{refused:?}");
-    assert!(refused.stderr.contains("a collector runs on it"), "{refused:?}");
-    fleet.stop_collector();
-    let refused = fleet.cli(&["restore", &shown]);
-    assert!(refused.code == 2 && refused.stderr.contains("--force"), "{refused:?}");
-    let done = fleet.cli(&["restore", &shown, "--force"]);
-    assert_eq!(done.code, 0, "{done:?}");
+    restore(&mut fleet, &shown);
     for name in names {
         fleet.kill9_agent(name);
     }
@@ -120,8 +113,20 @@ fn a_backup_made_under_load_is_restored_and_agents_bring_the_rest_exactly() {
     assert_eq!(fleet.cli(&["backup", &shown, "--force"]).code, 0);
     assert_eq!(verify(&fleet, &[&shown]).0, 0);
     let half = fs::read_dir(file.parent().expect("a folder")).expect("readable");
-    let half = half.filter_map(|f| f.ok()?.file_name().into_string().ok());
-    assert_eq!(half.filter(|name| name.ends_with(".new")).count(), 0);
+    let is_half = |path: PathBuf| path.extension().is_some_and(|extension| extension == "new");
+    assert_eq!(half.filter(|f| f.as_ref().is_ok_and(|f| is_half(f.path()))).count(), 0);
+}
+
+/// Restores a backup in the place of what is there, after it was refused.
+fn restore(fleet: &mut Fleet, shown: &str) {
+    let refused = fleet.cli(&["restore", shown, "--force"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("a collector runs on it"), "{refused:?}");
+    fleet.stop_collector();
+    let refused = fleet.cli(&["restore", shown]);
+    assert!(refused.code == 2 && refused.stderr.contains("--force"), "{refused:?}");
+    let done = fleet.cli(&["restore", shown, "--force"]);
+    assert_eq!(done.code, 0, "{done:?}");
 }
 
 /// A fleet with sealed hours of two hours ago, its collector stopped; its first day file.

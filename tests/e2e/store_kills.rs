@@ -158,8 +158,9 @@ fn write_of_days(fleet: &mut Fleet, truth: &mut Truth, round: i64) {
 
 fn files_of(dir: &Path) -> Vec<String> {
     let files = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
-    let names = files.filter_map(|file| file.file_name().into_string().ok());
-    names.filter(|name| name.ends_with(".db")).collect()
+    let is_file = |path: &Path| path.extension().is_some_and(|extension| extension == "db");
+    let files = files.filter(|file| is_file(&file.path()));
+    files.filter_map(|file| file.file_name().into_string().ok()).collect()
 }
 
 fn is_sound(fleet: &Fleet) {

@@ -23,7 +23,7 @@ fn n_acked(fleet: &Fleet) -> Result<u64, String> {
     let path = file["path"].as_str().ok_or_else(|| format!("no file yet: {status}"))?;
     let acked = file["acked"].as_u64().ok_or_else(|| status.to_string())? as usize;
     let text = fs::read(path).map_err(|e| e.to_string())?;
-    Ok(text[..acked].iter().filter(|byte| **byte == b'\n').count() as u64)
+    Ok(text[..acked].split_inclusive(|byte| *byte == b'\n').count() as u64)
 }
 
 #[test]

@@ -420,13 +420,12 @@ impl Store {
         let kib_of = |n: usize| u32::try_from(n / 1024 + 1).unwrap_or(u32::MAX).min(QUEUE_KIB_MAX);
         let n_opened = opened.as_ref().map_or(0, |opened| opened.n_bytes_max);
         let both = kib_of(batch.body.len().saturating_add(n_opened));
-        let room = match Arc::clone(&bytes).try_acquire_many_owned(both) {
-            Ok(room) => room,
-            Err(_) => {
-                opened = None;
-                let room = bytes.acquire_many_owned(kib_of(batch.body.len())).await;
-                room.map_err(|_| StoreError::Closed)?
-            }
+        let room = if let Ok(room) = Arc::clone(&bytes).try_acquire_many_owned(both) {
+            room
+        } else {
+            opened = None;
+            let room = bytes.acquire_many_owned(kib_of(batch.body.len())).await;
+            room.map_err(|_| StoreError::Closed)?
         };
         let (done, outcome) = oneshot::channel();
         self.send(Job::Append { batch: Box::new((batch, opened)), done, room }).await?;

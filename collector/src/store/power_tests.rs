@@ -243,7 +243,7 @@ fn no_power_cut_loses_or_repeats_what_was_acked() {
     assert!(day_files > 0, "hours were sealed meanwhile");
 
     // Were a sync left out, some of these cuts would tell.
-    let lazy: [(&str, fn(&Path) -> bool); 2] = [
+    let lazy: [Lazy; 2] = [
         ("gatewatch.db", |path| path.ends_with("gatewatch.db-wal")),
         ("blocks/", |path| path.starts_with("blocks") && path != Path::new("blocks")),
     ];
@@ -257,6 +257,9 @@ fn no_power_cut_loses_or_repeats_what_was_acked() {
         assert!(n_lost.count() > 0, "nothing is lost without syncs of {what}");
     }
 }
+
+/// Files of which no sync counts, and their name.
+type Lazy = (&'static str, fn(&Path) -> bool);
 
 #[test]
 fn no_power_cut_loses_or_repeats_what_days_that_are_over_are_summed_up_to() {

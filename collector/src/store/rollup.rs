@@ -237,20 +237,20 @@ impl Work {
                 }
                 self.series(&file, &month, *metric, group, &mut rows)?;
                 if rows.series.len() >= ROWS_A_COMMIT {
-                    self.put(&mut month, std::mem::take(&mut rows))?;
+                    self.put(&mut month, &std::mem::take(&mut rows))?;
                 }
             }
             for server in group {
                 self.sites(&file, &month, *server, &mut rows)?;
             }
-            self.put(&mut month, rows)?;
+            self.put(&mut month, &rows)?;
         }
         Ok(true)
     }
 
-    fn put(&mut self, month: &mut MonthFile, rows: Rows) -> Result<(), BlockError> {
+    fn put(&mut self, month: &mut MonthFile, rows: &Rows) -> Result<(), BlockError> {
         self.n_rows += rows.series.len() + rows.sites.len();
-        month.put(self.day, &rows)
+        month.put(self.day, rows)
     }
 
     /// Those with something that is not summed up, in order.

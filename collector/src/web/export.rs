@@ -193,10 +193,13 @@ impl Out {
     }
 }
 
+/// Why something is missing, and of which server; `None`: of all.
+type Lack = (String, Option<String>);
+
 /// What an export lacks, read by read: by why and server, times that touch put together.
 #[derive(Debug, Default)]
 struct Lacks {
-    times: BTreeMap<(String, Option<String>), Vec<(UnixMillis, UnixMillis)>>,
+    times: BTreeMap<Lack, Vec<(UnixMillis, UnixMillis)>>,
     n: usize,
 }
 

@@ -344,9 +344,8 @@ mod tests {
     use super::*;
     use wire::UnixMillis;
 
-    #[test]
-    fn the_page_is_openmetrics_with_the_loss_ledger_of_each_server() {
-        let server = ServerView {
+    fn server() -> ServerView {
+        ServerView {
             server: "web-1".into(),
             labels: BTreeMap::new(),
             version: Some("0.1.0".into()),
@@ -357,9 +356,13 @@ mod tests {
             n_sites: 12,
             loss: BTreeMap::from([("n_lines_lost".into(), 7), ("n_bytes_lost".into(), 0)]),
             ledger: Ledger { n_lines_lost: 7, n_bytes_counted: 99, ..Ledger::default() }.into(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_page_is_openmetrics_with_the_loss_ledger_of_each_server() {
         let mut facts = Facts {
-            servers: vec![server],
+            servers: vec![server()],
             n_open: BTreeMap::from([("critical".into(), 1)]),
             owed: vec![Owed { route: "a\"b".into(), n: 2, due: UnixMillis(0) }],
             routes: BTreeMap::from([

@@ -109,7 +109,8 @@ impl Source {
         Ok((Self::copied(target, 0)?, schema))
     }
 
-    /// A day or month file as it is now; `None` when it is gone. One that SQLite cannot read is taken as
+    /// A day or month file as it is now; `None` when it is gone, or is just being made: nothing is in it
+    /// that the database knows of. One that SQLite cannot read is taken as
     /// it lies there: it is kept, not judged.
     pub(super) fn file(&self, name: &str) -> Result<Option<Copy>, BackupError> {
         self.check_stop()?;
@@ -119,7 +120,8 @@ impl Source {
         let mtime_ns = mtime_ns(&meta);
         let target = self.scratch.join(name.replace('/', "-"));
         match Self::pages(&path, &target) {
-            Ok(()) => {}
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
             Err(error) if damage::is_damage(&error) => {
                 tracing::warn!(file = name, %error, "a damaged file goes into the backup as it is");
                 fs::copy(&path, &target).map_err(|error| BackupError::file(&target, &error))?;
@@ -131,19 +133,21 @@ impl Source {
         Self::copied(target, mtime_ns).map(Some)
     }
 
-    fn pages(path: &Path, target: &Path) -> rusqlite::Result<()> {
+    /// Copies page by page; false when the file has no tables yet.
+    fn pages(path: &Path, target: &Path) -> rusqlite::Result<bool> {
         let from = open(path)?;
         let mut to = Connection::open(target)?;
         to.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")?;
-        let backup = Backup::new(&from, &mut to)?;
+        let copy = Backup::new(&from, &mut to)?;
         // All at once: in steps it would begin anew whenever the file is written.
-        match backup.step(-1)? {
-            StepResult::Done => Ok(()),
-            _ => Err(rusqlite::Error::SqliteFailure(
+        if copy.step(-1)? != StepResult::Done {
+            return Err(rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
                 Some("the file is locked".to_owned()),
-            )),
+            ));
         }
+        drop(copy);
+        to.query_row("SELECT count(*) > 0 FROM sqlite_schema", [], |row| row.get(0))
     }
 
     fn copied(path: PathBuf, mtime_ns: i64) -> Result<Copy, BackupError> {

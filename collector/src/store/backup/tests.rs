@@ -621,3 +621,29 @@ async fn damage_that_a_read_of_history_meets_is_looked_at() {
     assert!(read.await.is_err());
     assert!(store.damaged().borrow().is_some());
 }
+
+#[tokio::test]
+async fn a_day_file_that_is_just_being_made_is_left_out_of_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 7).await;
+    // As it is between its creation and its first transaction.
+    let young = rusqlite::Connection::open(dir.path().join("blocks/20301231.db")).unwrap();
+    young.execute_batch("PRAGMA page_size=16384; PRAGMA journal_mode=WAL").unwrap();
+    let source = Source::new(dir.path(), CancellationToken::new()).unwrap();
+    let mut bytes = Vec::new();
+    let making = tokio::task::spawn_blocking(move || {
+        Archive::prepare(source).unwrap().write(&mut bytes, &mut |_, _| {}).unwrap();
+        bytes
+    });
+    let bytes = making.await.unwrap();
+    let mut names = Vec::new();
+    super::read_archive(&*bytes, &mut |name, from| {
+        names.push(name.to_owned());
+        Ok(super::pour(from, &mut io::sink()).unwrap())
+    })
+    .unwrap();
+    assert!(names.iter().any(|name| name.starts_with("blocks/")), "{names:?}");
+    assert!(!names.contains(&"blocks/20301231.db".to_owned()), "{names:?}");
+    drop(young);
+    close(store).await;
+}

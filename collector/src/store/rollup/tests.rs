@@ -73,7 +73,9 @@ impl Site {
             let place = |t0| Place { t0, server: WEB, part: 0 };
             let rows: Vec<_> = day.iter().map(|(t0, hour)| (place(*t0), hour.clone())).collect();
             file.put(&rows).unwrap();
-            rows.iter().for_each(|(place, _)| file.finish(place.t0, 0, 1).unwrap());
+            for (place, _) in &rows {
+                file.finish(place.t0, 0, 1).unwrap();
+            }
         }
         let t0s: Vec<i64> = hours.iter().map(|(t0, _)| *t0).collect();
         let mark = move |tx: &Connection| {

@@ -194,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn hours_of_a_day_whose_file_is_damaged_before_they_are_packed_are_whole() {
-        for noise in [NOISE, &[0; 40_000]] {
+        for noise in [NOISE, &vec![0; 40_000]] {
             let dir = tempfile::tempdir().unwrap();
             let store = open(dir.path());
             let model = two_days(&store).await;

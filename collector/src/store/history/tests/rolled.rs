@@ -84,7 +84,7 @@ async fn a_month_file_that_is_gone_is_a_hole_and_days_with_samples_are_read_from
     assert_eq!((value.source.as_str(), value.top[0].n), ("hours", 360 + 1080));
     let begin = yesterday.first_second() - START;
     let hole = Hole { from: at(begin), to: at(0), server: None, why: "missing".into() };
-    assert_eq!(notes.holes, [hole.clone()], "what is sealed is read from its samples");
+    assert_eq!(notes.holes, std::slice::from_ref(&hole), "what is sealed is read from its samples");
     // A file that is made anew for what comes now has nothing of before.
     MonthFile::create(dir.path(), yesterday.month()).unwrap();
     let again = rank(&store, "avg", from, 10_800).await;
