@@ -3,9 +3,8 @@
 //! Batches come in order of `hot.id` with their time of arrival, words that are not stored
 //! (heartbeats, hellos, goodbyes) over a bounded channel. Transitions, the messages they owe, the
 //! open cases and the position go into one transaction, the position also each second while batches
-//! come and nothing is decided. After a crash the last snapshot of the
-//! engine is brought forward over the batches that followed it; what it decides again up to the
-//! stored position is dropped, because the stored cases already hold it.
+//! come and nothing is decided. After a crash the last snapshot of the engine is brought forward over the
+//! batches after it; what it decides again up to the stored position is dropped: the stored cases hold it.
 
 mod own;
 mod saved;
@@ -28,7 +27,6 @@ use crate::detect::{Engine, Refused, TICK_MS};
 use crate::ingest::convert::Unpacked;
 use crate::ingest::{Heard, Live, convert, opener};
 use crate::model::{CollectorEvent, Record, ServerId, SiteId, Transition};
-
 use crate::store::incidents::{self, Known};
 use crate::store::{FreshRow, HotRow, SiteRow, Store, StoreError, read};
 use crate::{clock, errors};

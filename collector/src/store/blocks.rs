@@ -2,19 +2,18 @@
 //!
 //! `blocks/YYYYMMDD.db`, SQLite in WAL mode. `hour` has a row for each part that is whole: its rows are never
 //! written again. `presence` says what a part has of a server, and of which batches it is made: a batch is in
-//! one part of an hour only, also when the database that counts parts is older than the file. A part is what was sealed at once: 0 with the hour, later
-//! ones for what came late. Samples of the higher part win, counts of all parts add up.
+//! one part of an hour only, also when the database that counts parts is older than the file. A part is what
+//! was sealed at once: 0 with the hour, later ones for what came late. Samples of the higher part win, counts
+//! of all parts add up.
 //!
 //! Every body has a CRC-32C over its key and itself, checked at each read: most flipped bits of a column
 //! decode to wrong numbers without an error.
 
-use std::fmt;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prost::Message as _;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use wire::v1::BatchBody;
 
 use super::columns::{self, put_varint, take_varint};
@@ -22,9 +21,12 @@ use super::hours::Day;
 use crate::model::{ServerId, SiteId};
 pub(crate) use body::{COUNTS_MAX, Cover, Encoded};
 use body::{Kind, crc, take_ticks, unpack_counts};
+pub(crate) use error::BlockError;
 use write::{put_columns, put_rest};
 
 mod body;
+mod error;
+mod lost;
 mod write;
 
 /// `application_id` of day files: "gwbl".
@@ -67,66 +69,6 @@ CREATE TABLE IF NOT EXISTS site_block(t0 INTEGER NOT NULL, server_id INTEGER NOT
 CREATE TABLE IF NOT EXISTS event_block(t0 INTEGER NOT NULL, server_id INTEGER NOT NULL, part INTEGER NOT NULL,
   n INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY(t0, server_id, part)) WITHOUT ROWID, STRICT;";
-
-/// Why a day file, or a row of it, cannot be used. Texts are for people.
-#[derive(Debug)]
-pub(crate) enum BlockError {
-    /// What is there is not what was written.
-    Bad(String),
-    /// The disk is full or does not write.
-    Full(rusqlite::Error),
-    /// Anything else SQLite said.
-    Sqlite(rusqlite::Error),
-    /// A folder or file cannot be used.
-    File(PathBuf, io::Error),
-}
-
-impl fmt::Display for BlockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bad(why) => write!(f, "it is damaged: {why}"),
-            Self::Full(_) => write!(f, "the disk is full or does not write; free space on it"),
-            Self::Sqlite(_) => write!(f, "the file cannot be used"),
-            Self::File(path, _) => write!(f, "{} cannot be used", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for BlockError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bad(_) => None,
-            Self::Full(error) | Self::Sqlite(error) => Some(error),
-            Self::File(_, error) => Some(error),
-        }
-    }
-}
-
-impl BlockError {
-    /// Whether no other file can be written either.
-    pub(crate) fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Bad(_) | Self::Sqlite(_) => false,
-            // An error of the device may be one of this file alone.
-            Self::Full(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
-            Self::File(_, error) => {
-                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
-        }
-    }
-}
-
-impl From<rusqlite::Error> for BlockError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                Self::Bad(error.to_string())
-            }
-            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Self::Full(error),
-            _ => Self::Sqlite(error),
-        }
-    }
-}
 
 /// Samples of one metric of one server in one hour, by time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -346,58 +288,6 @@ impl DayFile {
             params![t0, part, n, crc, servers],
         )?;
         Ok(tx.commit()?)
-    }
-
-    /// Notes which parts of hours are lost: they were in the file that this one takes the place of. Reads of
-    /// them fail, and later parts follow them.
-    pub(crate) fn lose(&mut self, hours: &[(i64, u32)]) -> Result<(), BlockError> {
-        let tx = self.conn.transaction()?;
-        for (t0, parts) in hours {
-            for part in 0..*parts {
-                let place = Place { t0: *t0, server: ServerId(0), part };
-                tx.prepare_cached(
-                    "INSERT OR IGNORE INTO hour(t0, part, n_servers, crc, servers)
-                     VALUES(?1, ?2, ?3, ?4, x'')",
-                )?
-                .execute(params![
-                    t0,
-                    part,
-                    LOST,
-                    crc(Kind::Hour, place, 0, &[LOST], &[])
-                ])?;
-            }
-        }
-        Ok(tx.commit()?)
-    }
-
-    /// Whether the file of a day is damaged as a whole: no database any more, not one that says whose it is,
-    /// or one whose list of hours cannot be read. One of another day or of a later release is not.
-    pub(crate) fn is_ruined(dir: &Path, day: Day) -> Result<bool, BlockError> {
-        let path = dir.join(day.file());
-        if !path.exists() {
-            return Ok(false);
-        }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let looked = Connection::open_with_flags(&path, flags).map_err(BlockError::from);
-        let looked = looked.and_then(|conn| {
-            conn.execute_batch(READER_PRAGMAS)?;
-            let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-            if pragma("application_id")? != APPLICATION_ID {
-                return Ok(true);
-            }
-            if pragma("user_version")? != FORMAT {
-                return Ok(false);
-            }
-            let said: Option<String> =
-                conn.query_row("SELECT day FROM file", [], |row| row.get(0)).optional()?;
-            let Some(said) = said else { return Ok(true) };
-            conn.query_row("SELECT sum(length(servers)) FROM hour", [], |_| Ok(()))?;
-            Ok(said.len() != 8 || said.bytes().any(|b| !b.is_ascii_digit()))
-        });
-        match looked {
-            Err(BlockError::Bad(_)) => Ok(true),
-            looked => looked,
-        }
     }
 
     /// How many whole parts the file has of an hour, from 0 without a gap; lost ones among them.
