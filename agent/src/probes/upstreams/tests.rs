@@ -184,6 +184,13 @@ async fn a_database_at_rest_is_not_connected_to_and_a_full_one_says_so() {
     assert_eq!((n_mysql.load(Ordering::Relaxed), lines), (0, Vec::new()));
     // All its connections are taken: now its greeting is read.
     let _client = std::net::TcpStream::connect(mysql).unwrap();
+    let taken = tokio::time::timeout(Duration::from_secs(20), async {
+        // A connection that nobody accepted yet is held by nobody.
+        while n_mysql.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    taken.await.expect("the server accepts");
     let (values, lines) = bench.round(true, 10).await;
     assert_eq!(values, [up(0), usage(1), limit]);
     assert_eq!(lines[0].signal, Some(Signal::TooManyConnections));
