@@ -33,6 +33,7 @@ use super::blocks::{BlockError, DayFile, Place};
 use super::hours::{Day, HOUR_S, hour_of};
 use super::pool::End;
 use super::quarantine::{Damage, Quarantine};
+use super::retention;
 use super::{Store, StoreError, read};
 use crate::clock;
 use crate::ingest::convert;
@@ -126,12 +127,14 @@ pub(super) struct Sealed {
 
 /// Sealed hours of a time, by their first second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Hours(pub(super) BTreeMap<i64, Sealed>);
+pub(super) struct Hours(pub(super) BTreeMap<i64, Sealed>, i64);
 
 impl Hours {
     /// Whether what a hot row tells of a second is to be read from it.
     pub(super) fn is_hot(&self, id: i64, second: i64) -> bool {
-        self.0.get(&hour_of(second)).is_none_or(|sealed| id > sealed.hot_cut)
+        let Self(sealed, raw_from) = self;
+        // Of days that left only the sums are kept, also while a batch of theirs lies in `hot` still.
+        second >= *raw_from && sealed.get(&hour_of(second)).is_none_or(|sealed| id > sealed.hot_cut)
     }
 }
 
@@ -340,7 +343,8 @@ impl History<'_> {
         let rows = query.query_map(params![from.second().max(i64::MIN + HOUR_S), to_s], |row| {
             Ok((row.get(0)?, Sealed { hot_cut: row.get(1)?, parts: row.get(2)? }))
         })?;
-        Ok(Hours(rows.collect::<rusqlite::Result<_>>()?))
+        let sealed = rows.collect::<rusqlite::Result<_>>()?;
+        Ok(Hours(sealed, retention::raw_from(self.conn)?))
     }
 
     /// The day file of a sealed hour of so many parts; `None`, and a hole, when it cannot be used. An hour

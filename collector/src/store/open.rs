@@ -72,6 +72,9 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
 pub(super) fn writer(dir: &Path) -> Result<Connection, StoreError> {
     let path = path(dir);
     migrate::check(&path)?;
+    if !path.exists() {
+        create(dir, &path)?;
+    }
     let broken = |source: rusqlite::Error| StoreError::from_open(&path, source);
     let mut conn = Connection::open(&path).map_err(broken)?;
     conn.execute_batch(WRITER_PRAGMAS).map_err(broken)?;
@@ -110,6 +113,26 @@ fn give_back_from_now_on(conn: &Connection, dir: &Path) -> rusqlite::Result<()> 
     conn.execute_batch("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")?;
     tracing::info!(%path, n_bytes, "the database is rewritten so that it can give disk space back");
     Ok(())
+}
+
+/// Makes an empty database under its name at once: a power cut leaves a whole one or none.
+fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
+    let new = dir.join(format!("{NAME}.new"));
+    let file = |source| StoreError::File { path: new.clone(), source };
+    if new.exists() {
+        std::fs::remove_file(&new).map_err(file)?;
+    }
+    let broken = |source: rusqlite::Error| StoreError::from_open(&new, source);
+    let conn = Connection::open(&new).map_err(broken)?;
+    conn.execute_batch(
+        "PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=MEMORY;
+         PRAGMA synchronous=OFF; CREATE TABLE first(n INTEGER); DROP TABLE first;",
+    )
+    .map_err(broken)?;
+    drop(conn);
+    File::open(&new).and_then(|made| made.sync_all()).map_err(file)?;
+    std::fs::rename(&new, path).map_err(file)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(file)
 }
 
 /// Opens one reading connection.

@@ -345,7 +345,7 @@ impl History<'_> {
         })?;
         let (mut names, none) = (Names::default(), Samples::Of(&[]));
         for (t0, sealed) in &hours.0 {
-            let hour = Hours([(*t0, *sealed)].into());
+            let hour = Hours([(*t0, *sealed)].into(), i64::MIN);
             for (server, ahead_ms) in servers {
                 if !self.goes_on() {
                     return Ok(());
