@@ -215,3 +215,32 @@ async fn little_memory_makes_a_ranking_slower_and_not_another_one() {
     let told = ask("max", 100, 10_800).await;
     assert!(told.notes.cut.is_some_and(|cut| cut.contains("not packed yet")));
 }
+
+#[tokio::test]
+async fn a_batch_that_outlives_the_day_of_its_older_lines_is_not_told_beside_their_sums() {
+    use super::super::super::rollup::rolled::SitesDay;
+
+    let (_dir, store) = across_midnight().await;
+    // Lines of the hour before midnight and of now in one batch: it stays in `hot` for those of now.
+    let said = |second, n_200| Said { second, steal: 1, n_200, n_502: 0 };
+    append(&store, batch(1, 181, 13_000, &body(&[said(5, 4), said(12_990, 1)]))).await;
+    let requests = |from: i64, to: i64| {
+        let told = counted(&store, from, to);
+        async move { told.await.value.into_values().flat_map(|n| n.into_values()).sum::<u64>() }
+    };
+    assert_eq!(requests(0, 7200).await, 4, "late, from the batch");
+    let mut sites = SitesDay::default();
+    sites.add(22, &[SiteCount { site: SiteId(1), status: 200, second: 0, n: 4 }]);
+    let rows = Rows { series: Vec::new(), sites: vec![(ServerId(1), sites)] };
+    let day = Day::of(START).unwrap();
+    MonthFile::create(store.dir(), day.month()).unwrap().put(day, &rows).unwrap();
+    // The day leaves by its age.
+    let midnight = START + 7200;
+    let leave = move |tx: &rusqlite::Transaction<'_>| {
+        tx.execute("INSERT OR REPLACE INTO state(k, v) VALUES ('raw_from', ?1)", [midnight])?;
+        tx.execute("DELETE FROM sealed WHERE t0 < ?1", [midnight])
+    };
+    store.write(leave).await.unwrap();
+    assert_eq!(requests(0, 7200).await, 4, "from the sums alone");
+    assert_eq!(requests(10_800, 14_400).await, 181, "what is kept is told one by one");
+}
