@@ -226,7 +226,7 @@ async fn a_batch_that_outlives_the_day_of_its_older_lines_is_not_told_beside_the
     append(&store, batch(1, 181, 13_000, &body(&[said(5, 4), said(12_990, 1)]))).await;
     let requests = |from: i64, to: i64| {
         let told = counted(&store, from, to);
-        async move { told.await.value.into_values().flat_map(|n| n.into_values()).sum::<u64>() }
+        async move { told.await.value.into_values().flat_map(BTreeMap::into_values).sum::<u64>() }
     };
     assert_eq!(requests(0, 7200).await, 4, "late, from the batch");
     let mut sites = SitesDay::default();
