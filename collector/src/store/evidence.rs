@@ -185,6 +185,7 @@ mod tests {
             "CREATE TABLE hot(id INTEGER PRIMARY KEY, server_id INTEGER, epoch INTEGER, seq INTEGER,
                at INTEGER, t_min INTEGER, t_max INTEGER, complete_until INTEGER, codec INTEGER, body BLOB);
              CREATE TABLE sealed(t0 INTEGER PRIMARY KEY, hot_cut INTEGER, parts INTEGER);
+             CREATE TABLE state(k TEXT PRIMARY KEY, v INTEGER);
              WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
              INSERT INTO hot SELECT i, iif(i % 100 = 0, 1, 2 + i % 100), 1, i, i * 10, 0, 0, 0, 0, x'00'
                FROM n;",
