@@ -13,7 +13,7 @@ use serde_json::Value;
 const FILE_LINES_MAX: usize = 600;
 
 /// Packages and the only places that may name them: a directory ends in `/`.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 10] = [
     ("sysinfo", &["agent/src/probes/"]),
     ("inotify", &["agent/src/", "tests/benches/"]),
     (
@@ -43,11 +43,13 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "tests/",
         ],
     ),
+    ("augurs", &["collector/src/report/forecast.rs", "collector/src/report/forecast/"]),
+    ("plotters", &["collector/src/notify/", "collector/src/report/render/"]),
     ("anyhow", &["agent/src/main.rs", "collector/src/main.rs", "tests/"]),
 ];
 
 /// Modules without IO, clock, randomness, async, logging or globals.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "agent/src/window/",
     "agent/src/backoff.rs",
     "agent/src/logs/parse/",
@@ -59,7 +61,16 @@ const PURE: [&str; 12] = [
     "collector/src/localize.rs",
     "collector/src/localize/",
     "collector/src/render.rs",
+    "collector/src/report/",
     "collector/src/web/pages/",
+];
+
+/// What reads the store for a pure module beside it, or runs it.
+const NOT_PURE: [&str; 4] = [
+    "collector/src/report/gather.rs",
+    "collector/src/report/gather/",
+    "collector/src/report/mod.rs",
+    "collector/src/report/schedule.rs",
 ];
 
 /// What a pure module may not name.
@@ -88,27 +99,8 @@ const UNFINISHED: [&str; 6] =
 /// Home directories of somebody's machine; written so that this file does not contain them.
 const MACHINE_PATHS: [&str; 2] = ["/hom\u{65}/", "/root/.carg\u{6f}"];
 
-const TOP_LEVEL: [&str; 19] = [
-    ".cargo",
-    ".ci",
-    ".git",
-    ".github",
-    ".gitignore",
-    "agent",
-    "ARCHITECTURE.md",
-    "Cargo.lock",
-    "Cargo.toml",
-    "CHANGELOG.md",
-    "clippy.toml",
-    "collector",
-    "deploy",
-    "docs",
-    "LICENSE",
-    "proto",
-    "README.md",
-    "rustfmt.toml",
-    "tests",
-];
+const TOP_LEVEL: &str = ".cargo .ci .git .github .gitignore agent ARCHITECTURE.md Cargo.lock Cargo.toml \
+    CHANGELOG.md clippy.toml collector deploy docs LICENSE proto README.md rustfmt.toml tests";
 
 const LICENCES: [&str; 12] = [
     "MIT",
@@ -265,7 +257,8 @@ fn pure_modules_name_nothing_impure() {
     let mut broken = Vec::new();
     let mut n_pure = 0;
     for (path, text) in rust_files() {
-        if !is_in(&path, &PURE) && !path.ends_with("/render.rs") {
+        let is_pure = is_in(&path, &PURE) && !is_in(&path, &NOT_PURE);
+        if !is_pure && !path.ends_with("/render.rs") {
             continue;
         }
         n_pure += 1;
@@ -415,7 +408,7 @@ fn the_top_level_holds_only_what_the_guide_lists() {
     let broken: Vec<_> = fs::read_dir(repository())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "target" && !TOP_LEVEL.contains(&name.as_str()))
+        .filter(|name| name != "target" && !TOP_LEVEL.split(' ').any(|known| known == name))
         .collect();
     none("belongs somewhere else", &broken);
     for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", ".ci/run"] {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! agents  =>  ingest -> store -> detect -> incident -> notify
-//!                         └> web
+//!                         └> web, report
 //! ```
 
 pub mod ca;
@@ -25,6 +25,7 @@ pub mod incident;
 pub mod localize;
 pub mod detective;
 pub mod witness;
+pub mod report;
 pub mod web;
 pub mod operator;
 pub mod replay;

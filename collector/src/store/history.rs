@@ -10,6 +10,7 @@
 mod catalog;
 mod counts;
 mod hot;
+mod hourly;
 mod pieces;
 mod play;
 mod rolled;
@@ -42,6 +43,7 @@ use crate::selfstats::SelfStats;
 use samples::Seconds;
 
 pub use catalog::{KnownMetric, metric, near};
+pub use hourly::{HourOf, Spread};
 pub use pieces::{Piece, Samples};
 pub(super) use play::Holds;
 pub use play::{Hold, LAG_MS, Play};

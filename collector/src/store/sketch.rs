@@ -76,6 +76,13 @@ impl Sketch {
         found.map(|(slot, _)| value_of(*slot))
     }
 
+    /// How many values are above `limit`; those within [`ERROR`] of it may be counted or not.
+    #[must_use]
+    pub fn n_above(&self, limit: f64) -> u64 {
+        let above = self.slots.range(slot_of(limit) + 1..);
+        above.fold(0, |n, (_, count)| n.saturating_add(*count))
+    }
+
     /// Appends its bytes.
     pub fn encode(&self, to: &mut Vec<u8>) {
         put_varint(to, self.slots.len() as u64);

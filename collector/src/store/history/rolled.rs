@@ -24,7 +24,7 @@ const SAMPLES_SPAN_MS: i64 = 14 * 86_400_000;
 /// Bytes that the sketch of a series takes while it is ranked, about.
 const SERIES_BYTES: usize = 10 << 10;
 /// Seconds of the minutes by which counters are kept.
-const MINUTE_S: f64 = 60.0;
+pub(super) const MINUTE_S: f64 = 60.0;
 
 impl History<'_> {
     /// The first second of which samples are kept; `None`: there are none.
@@ -155,7 +155,7 @@ impl History<'_> {
                 })
             })?;
             for (t0, parts) in &fresh {
-                self.roll_now(contest, known, (*t0, *parts), &mut take)?;
+                self.roll_now(contest.metric.kind, known, (*t0, *parts), &mut take)?;
             }
             for (server, rolled) in of {
                 let Some(value) = judged(&rolled, contest, known.scale) else { continue };
@@ -178,7 +178,7 @@ impl History<'_> {
     }
 
     /// Sealed hours that are in no month file, yet or any more, with their parts.
-    fn not_rolled(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeMap<i64, u32>> {
+    pub(super) fn not_rolled(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeMap<i64, u32>> {
         let lost = self.lost_days(hours)?;
         let mut query = self.conn.prepare_cached(
             "SELECT t0, parts, rolled FROM sealed WHERE t0 >= ?1 AND t0 < ?2 AND parts > 0",
@@ -252,9 +252,9 @@ impl History<'_> {
     }
 
     /// Sums up an hour that is in no month file yet.
-    fn roll_now(
+    pub(super) fn roll_now(
         &self,
-        contest: &Contest,
+        kind: Kind,
         known: &Known,
         (t0, parts): (i64, u32),
         take: &mut dyn FnMut(ServerId, i64, &Rolled) -> bool,
@@ -280,7 +280,7 @@ impl History<'_> {
         }
         for (server, columns) in hours {
             let column = columns.into_iter().reduce(|early, late| merge_parts(&early, &late));
-            let rolled = column.and_then(|column| Rolled::of(&column, contest.metric.kind));
+            let rolled = column.and_then(|column| Rolled::of(&column, kind));
             if rolled.is_some_and(|rolled| !take(server, t0, &rolled)) {
                 break;
             }
@@ -299,7 +299,7 @@ impl History<'_> {
     }
 
     /// Shows `see` the month files with any of these hours, oldest first. What cannot be read is a hole.
-    fn months(
+    pub(super) fn months(
         &self,
         hours: &Range<i64>,
         see: &mut dyn FnMut(&MonthFile) -> Result<(), BlockError>,
@@ -338,7 +338,7 @@ impl History<'_> {
         months
     }
 
-    fn bad_day(&self, cell: Cell, error: &BlockError) {
+    pub(super) fn bad_day(&self, cell: Cell, error: &BlockError) {
         if let (Some(known), Some(month)) = (self.quarantine, Month::of(cell.t0)) {
             let place = Place { t0: cell.t0, server: cell.server, part: 0 };
             known.report(Damage::at(&month.file(), place, cell.metric, error.to_string()));

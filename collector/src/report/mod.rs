@@ -1,0 +1,13 @@
+//! Reports: capacity, outages and noise, as pages that justify a decision.
+//!
+//! ```text
+//! store -> gather -> capacity | outage | noise -> document -> render: html, text, csv, json
+//!                    forecast, advice, plans
+//! ```
+//!
+//! Only `gather` reads; everything after it is pure. A figure is put into the document once, with its
+//! unit and definition, so every format tells the same numbers.
+
+pub mod ask;
+pub mod document;
+pub mod need;
