@@ -9,5 +9,8 @@
 //! unit and definition, so every format tells the same numbers.
 
 pub mod ask;
+pub mod gather;
 pub mod document;
 pub mod need;
+pub mod plans;
+pub mod settings;
