@@ -98,9 +98,7 @@ impl StandIn {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    if let Some(request) = stream.ok().and_then(|stream| service.serve(stream)) {
-                        got.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-                    }
+                    stream.ok().and_then(|stream| service.serve(stream, &got));
                 }
             })
         };
@@ -195,7 +193,8 @@ struct Raw {
 }
 
 impl Service {
-    fn serve(&self, stream: TcpStream) -> Option<Request> {
+    /// Keeps what came before it answers: who has the answer finds it.
+    fn serve(&self, stream: TcpStream, got: &Mutex<Vec<Request>>) -> Option<()> {
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         let mut reader = BufReader::new(stream);
         let raw = read(&mut reader)?;
@@ -206,8 +205,9 @@ impl Service {
             "HTTP/1.1 {answered} Test\r\nContent-Type: application/json\r\n\
              Content-Length: {length}\r\nConnection: close\r\n\r\n{said}"
         );
-        reader.get_mut().write_all(answer.as_bytes()).ok()?;
-        Some(Request { target: raw.target, body, pictures, answered, problems })
+        let request = Request { target: raw.target, body, pictures, answered, problems };
+        got.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        reader.get_mut().write_all(answer.as_bytes()).ok()
     }
 
     /// Status, body of the answer, and why it is refused.
