@@ -11,10 +11,14 @@ mod catalog;
 mod counts;
 mod hot;
 mod hourly;
+mod minutes;
 mod pieces;
 mod play;
+mod recent;
 mod rolled;
 mod samples;
+mod site_hours;
+mod spread;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -40,14 +44,18 @@ use crate::clock;
 use crate::ingest::convert;
 use crate::model::ServerId;
 use crate::selfstats::SelfStats;
+use recent::Recents;
 use samples::Seconds;
 
+pub use super::rollup::rolled::BAD_MINUTES;
 pub use catalog::{KnownMetric, metric, near};
-pub use hourly::{HourOf, Spread};
+pub use hourly::HourOf;
 pub use pieces::{Piece, Samples};
 pub(super) use play::Holds;
 pub use play::{Hold, LAG_MS, Play};
 pub use samples::{Series, Wanted};
+pub use site_hours::SiteHour;
+pub use spread::Spread;
 pub use steps::Point;
 pub use top::{Contest, Ranked, Ranking, Stat};
 
@@ -196,6 +204,8 @@ struct State {
     cut: Option<String>,
     holes: BTreeSet<(Option<ServerId>, Why, i64)>,
     n_unreadable: u64,
+    /// What is not sealed, folded.
+    recents: Recents,
 }
 
 impl Store {

@@ -11,7 +11,7 @@
 //! of is in it, so the same batches that come again are left out of the next part.
 
 mod aside;
-mod fold;
+pub(super) mod fold;
 mod gather;
 
 #[cfg(test)]

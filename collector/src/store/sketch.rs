@@ -76,6 +76,11 @@ impl Sketch {
         found.map(|(slot, _)| value_of(*slot))
     }
 
+    /// Each value it tells, rising, and how often.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (f64, u64)> {
+        self.slots.iter().map(|(slot, n)| (value_of(*slot), *n))
+    }
+
     /// How many values are above `limit`; those within [`ERROR`] of it may be counted or not.
     #[must_use]
     pub fn n_above(&self, limit: f64) -> u64 {

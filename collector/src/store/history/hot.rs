@@ -4,6 +4,7 @@ use rusqlite::{Rows, params};
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
+use super::super::hot::{self, Head};
 use super::super::read;
 use super::History;
 use crate::ingest::opener;
@@ -16,6 +17,8 @@ const CLOCK_LEAD_MS: i64 = 10 * 60_000;
 pub(super) struct HotBatch {
     pub(super) id: i64,
     pub(super) server: ServerId,
+    /// When it came, and what time it says that it spans.
+    pub(super) head: Head,
     pub(super) body: BatchBody,
 }
 
@@ -33,13 +36,13 @@ impl History<'_> {
         let (from, to) = with_slack(span);
         let Some(ids) = self.index.as_ref().and_then(|index| index.ids(server)) else {
             // Nothing tells where its batches are: all heads are looked at.
-            let query = "SELECT id, server_id, codec, body FROM hot
+            let query = "SELECT id, server_id, at, t_min, t_max, codec, body FROM hot
                          WHERE t_max >= ?1 AND t_min < ?2 AND server_id = ?3 ORDER BY id";
             let mut query = self.conn.prepare_cached(query)?;
             return self.see_all(query.query(params![from, to, server.0])?, see);
         };
         let mut query = self.conn.prepare_cached(
-            "SELECT id, server_id, codec, body FROM hot
+            "SELECT id, server_id, at, t_min, t_max, codec, body FROM hot
              WHERE t_max >= ?1 AND t_min < ?2 AND server_id = ?3 AND id = ?4",
         )?;
         for id in ids {
@@ -65,7 +68,7 @@ impl History<'_> {
         let came = from.saturating_sub_unsigned(clock_off_ms).saturating_sub(CLOCK_LEAD_MS);
         let first = read::first_after(self.conn, UnixMillis(came))?;
         let mut query = self.conn.prepare_cached(
-            "SELECT id, server_id, codec, body FROM hot
+            "SELECT id, server_id, at, t_min, t_max, codec, body FROM hot
              WHERE id >= ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
         )?;
         let (from, to) =
@@ -78,11 +81,11 @@ impl History<'_> {
             if !self.goes_on() {
                 return Ok(());
             }
-            let (id, server) = (row.get(0)?, ServerId(row.get(1)?));
-            let body = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-            let codec = row.get(2)?;
+            let head = hot::head(row)?;
+            let (id, server, codec) = (head.id, head.server, row.get(5)?);
+            let body = row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?;
             match opener::unpack(codec, body) {
-                Ok(body) => see(HotBatch { id, server, body }),
+                Ok(body) => see(HotBatch { id, server, head, body }),
                 Err(_) => self.note_unreadable(id, server, codec),
             }
         }

@@ -196,7 +196,7 @@ impl History<'_> {
 
     /// Days with any of these hours that were summed up, but whose sums are gone: without their month file,
     /// or not in the one that was made since. What cannot be read is not among them.
-    fn lost_days(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeSet<Day>> {
+    pub(super) fn lost_days(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeSet<Day>> {
         let mut lost = BTreeSet::new();
         let mut file: Option<(Month, Option<Result<MonthFile, BlockError>>)> = None;
         for day in self.summed_days(hours)? {
@@ -235,6 +235,12 @@ impl History<'_> {
             self.hole_of_days(Why::Missing, &lost, hours);
         }
         Ok(())
+    }
+
+    /// The same of those of these hours that were before the first sample that is kept.
+    pub(super) fn note_lost_before(&self, hours: &Range<i64>) -> rusqlite::Result<()> {
+        let first = self.first_sample()?.unwrap_or(i64::MAX);
+        self.note_lost(&(hours.start..first.min(hours.end)))
     }
 
     fn hole_of_days<'d>(

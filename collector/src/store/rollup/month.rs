@@ -240,13 +240,24 @@ impl MonthFile {
         hours: &Range<i64>,
         see: &mut See<'_>,
     ) -> Result<(), BlockError> {
+        self.of_servers(metric, (ServerId(i64::MIN), ServerId(i64::MAX)), hours, see)
+    }
+
+    /// The same of the servers in `from..=to`.
+    pub(crate) fn of_servers(
+        &self,
+        metric: i64,
+        (from, to): (ServerId, ServerId),
+        hours: &Range<i64>,
+        see: &mut See<'_>,
+    ) -> Result<(), BlockError> {
         let mut query = self.conn.prepare_cached(
-            "SELECT server_id, crc, body FROM series WHERE day = ?1 AND metric = ?2
-             ORDER BY server_id",
+            "SELECT server_id, crc, body FROM series
+             WHERE day = ?1 AND metric = ?2 AND server_id BETWEEN ?3 AND ?4 ORDER BY server_id",
         )?;
         for day in self.days(hours) {
             let day = day.first_second();
-            let mut rows = query.query(params![day, metric])?;
+            let mut rows = query.query(params![day, metric, from.0, to.0])?;
             while let Some(row) = rows.next()? {
                 let (server, body) = (ServerId(row.get(0)?), blob(row, 2)?);
                 let cell = Cell { t0: day, metric, server };
@@ -281,6 +292,31 @@ impl MonthFile {
         let body = blob(row, 1)?;
         check_crc(row.get(0)?, crc(day, SITES, server, body))?;
         SitesDay::decode(body).map(Some).ok_or_else(|| bad("the sites of a day"))
+    }
+
+    /// Shows the sites of a day of the servers in `from..=to`, by server, until `see` says false.
+    pub(crate) fn sites_of_servers(
+        &self,
+        day: Day,
+        (from, to): (ServerId, ServerId),
+        see: &mut dyn FnMut(ServerId, Result<SitesDay, BlockError>) -> bool,
+    ) -> Result<(), BlockError> {
+        let day = day.first_second();
+        let mut query = self.conn.prepare_cached(
+            "SELECT server_id, crc, body FROM sites
+             WHERE day = ?1 AND server_id BETWEEN ?2 AND ?3 ORDER BY server_id",
+        )?;
+        let mut rows = query.query(params![day, from.0, to.0])?;
+        while let Some(row) = rows.next()? {
+            let (server, body) = (ServerId(row.get(0)?), blob(row, 2)?);
+            let found = check_crc(row.get(1)?, crc(day, SITES, server, body));
+            let found = found
+                .and_then(|()| SitesDay::decode(body).ok_or_else(|| bad("the sites of a day")));
+            if !see(server, found) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether it has anything of a day.

@@ -23,7 +23,7 @@ const KEY_BITS: u32 = 11;
 /// Most (site, key) pairs of a server and day that are believed.
 const PAIRS_MAX: u64 = 1 << 22;
 /// The key under which a site has the minutes of the hour with a gateway error: beside all statuses.
-pub(crate) const BAD_MINUTES: u16 = 1024;
+pub const BAD_MINUTES: u16 = 1024;
 
 /// An hour of a series, or several of one together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,8 +40,22 @@ pub(crate) struct Rolled {
     pub(crate) minutes: Sketch,
 }
 
-impl Rolled {
-    /// What an hour of samples comes to; `None` when it has none, or of a counter less than two.
+/// An hour of a series by its minutes: what its sums are made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Minutes {
+    /// As [`Rolled::n`], and so the next three.
+    n: u64,
+    sum: i128,
+    min: i64,
+    max: i64,
+    /// A bit for each minute that has a mean, the first lowest.
+    mask: u64,
+    /// Of each of these its mean; of a counter what it rose by.
+    means: Vec<f64>,
+}
+
+impl Minutes {
+    /// The minutes of an hour of samples; `None` when it has none, or of a counter less than two.
     pub(crate) fn of(column: &Column, kind: Kind) -> Option<Self> {
         match kind {
             Kind::Gauge => Self::of_gauge(column),
@@ -50,14 +64,16 @@ impl Rolled {
     }
 
     fn of_gauge(column: &Column) -> Option<Self> {
-        let samples: Vec<(u16, i64)> =
-            column.at.iter().copied().zip(column.values.iter().copied()).collect();
         let (min, max) = (column.values.iter().min()?, column.values.iter().max()?);
-        let mut this = Self { n: samples.len() as u64, min: *min, max: *max, ..Self::default() };
-        for minute in samples.chunk_by(|one, next| one.0 / 60 == next.0 / 60) {
-            let sum: i128 = minute.iter().map(|(_, value)| i128::from(*value)).sum();
+        let n = column.values.len() as u64;
+        let mut this = Self { n, min: *min, max: *max, ..Self::default() };
+        let mut values = column.values.as_slice();
+        for minute in column.at.chunk_by(|one, next| one / 60 == next / 60) {
+            let (of_minute, rest) = values.split_at_checked(minute.len())?;
+            values = rest;
+            let sum: i128 = of_minute.iter().map(|value| i128::from(*value)).sum();
             this.sum += sum;
-            this.minutes.add(sum as f64 / minute.len() as f64);
+            this.push(minute[0] / 60, sum as f64 / minute.len() as f64);
         }
         Some(this)
     }
@@ -79,15 +95,48 @@ impl Rolled {
                 rise[minute as usize] += step as f64 * f64::from(seconds) / f64::from(to - from);
             }
         }
-        let minutes = rise.iter().zip(watched).filter(|(_, watched)| *watched > 0);
-        let minutes = minutes.map(|(rise, watched)| rise * 60.0 / f64::from(watched));
         (this.min, this.max) = (i64::MAX, i64::MIN);
-        for rise in minutes {
-            this.minutes.add(rise);
+        for (minute, (rise, watched)) in (0..).zip(rise.iter().zip(watched)) {
+            if watched == 0 {
+                continue;
+            }
+            let rise = rise * 60.0 / f64::from(watched);
+            this.push(minute, rise);
             (this.min, this.max) =
                 (this.min.min(rise.floor() as i64), this.max.max(rise.ceil() as i64));
         }
         (this.n > 0).then_some(this)
+    }
+
+    fn push(&mut self, minute: u16, mean: f64) {
+        self.mask |= 1 << minute.min(63);
+        self.means.push(mean);
+    }
+
+    /// Minutes of the hour, 0..60, rising, with their means; of a counter with what it rose by.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, f64)> {
+        let minutes = (0..60).filter(|minute| self.mask >> minute & 1 == 1);
+        minutes.zip(self.means.iter().copied())
+    }
+
+    /// Bytes it takes, about.
+    pub(crate) fn n_bytes(&self) -> usize {
+        size_of::<Self>() + self.means.len() * size_of::<f64>()
+    }
+
+    /// The sums of the hour.
+    pub(crate) fn rolled(&self) -> Rolled {
+        let (n, sum, min, max) = (self.n, self.sum, self.min, self.max);
+        let mut minutes = Sketch::default();
+        self.means.iter().for_each(|mean| minutes.add(*mean));
+        Rolled { n, sum, min, max, minutes }
+    }
+}
+
+impl Rolled {
+    /// What an hour of samples comes to; `None` when it has none, or of a counter less than two.
+    pub(crate) fn of(column: &Column, kind: Kind) -> Option<Self> {
+        Minutes::of(column, kind).map(|minutes| minutes.rolled())
     }
 
     /// Adds another span of time, or another server.

@@ -49,18 +49,18 @@ pub(super) struct Tally {
 
 /// A series of the hour.
 #[derive(Debug)]
-pub(super) struct Series {
-    pub(super) metric: &'static Metric,
-    pub(super) attribute: String,
+pub(in crate::store) struct Series {
+    pub(in crate::store) metric: &'static Metric,
+    pub(in crate::store) attribute: String,
     /// Seconds of the hour, rising, none twice; and values.
-    pub(super) samples: Vec<(u16, i64)>,
+    pub(in crate::store) samples: Vec<(u16, i64)>,
 }
 
 /// The hour of a server.
 #[derive(Debug, Default)]
-pub(super) struct Folded {
-    pub(super) series: Vec<Series>,
-    pub(super) counts: Vec<SiteCount>,
+pub(in crate::store) struct Folded {
+    pub(in crate::store) series: Vec<Series>,
+    pub(in crate::store) counts: Vec<SiteCount>,
     pub(super) events: BatchBody,
     pub(super) tally: Tally,
 }
@@ -84,7 +84,7 @@ impl Folded {
 }
 
 /// Takes the batches of a server, one after the other, in order of their commit.
-pub(super) struct Fold<'s> {
+pub(in crate::store) struct Fold<'s> {
     t0: i64,
     /// Ids of the server's sites.
     sites: &'s HashMap<String, SiteId>,
@@ -111,7 +111,7 @@ pub(super) struct Fold<'s> {
 
 impl<'s> Fold<'s> {
     /// Folds the hour that begins at `t0`.
-    pub(super) fn new(t0: i64, sites: &'s HashMap<String, SiteId>) -> Self {
+    pub(in crate::store) fn new(t0: i64, sites: &'s HashMap<String, SiteId>) -> Self {
         Self {
             t0,
             sites,
@@ -133,7 +133,7 @@ impl<'s> Fold<'s> {
     }
 
     /// Takes what a batch holds of the hour.
-    pub(super) fn add(&mut self, head: &Head, body: &BatchBody) {
+    pub(in crate::store) fn add(&mut self, head: &Head, body: &BatchBody) {
         let place = Times { t0: self.t0, at: head.at, span: head.span() };
         self.samples(&place, body);
         let sites: Vec<Option<SiteId>> = body.sites.iter().map(|site| self.site(site)).collect();
@@ -143,7 +143,7 @@ impl<'s> Fold<'s> {
     }
 
     /// The hour.
-    pub(super) fn finish(mut self) -> Folded {
+    pub(in crate::store) fn finish(mut self) -> Folded {
         self.compact();
         let mut series = self.series;
         for series in &mut series {
@@ -371,7 +371,7 @@ impl<'s> Fold<'s> {
 
 /// In which hours a batch has anything that is folded or counted. Its first hour counts what is misdated, its
 /// last has the losses.
-pub(super) fn hours_of(head: &Head, body: &BatchBody) -> HourSet {
+pub(in crate::store) fn hours_of(head: &Head, body: &BatchBody) -> HourSet {
     let span = head.span();
     let mut hours = HourSet::of(head);
     let ms = |at: i64| UnixMillis(at).second();
