@@ -11,6 +11,7 @@
 pub mod ask;
 pub mod gather;
 pub mod document;
+pub mod forecast;
 pub mod need;
 pub mod plans;
 pub mod settings;
