@@ -7,13 +7,16 @@
 mod backtest;
 mod five;
 mod full;
+mod mstl;
 mod next;
+mod rhythm;
 mod series;
 #[cfg(test)]
 mod tests;
 mod week;
 
 pub use backtest::{Errors, Method};
+pub use five::median_of_five;
 pub use full::{FULL_DAYS_MAX, Filling, Ratios, days_to_full};
 pub use next::{Day, Next, Rises, next_p95};
 pub use week::{Pool, Week, fleet, week};

@@ -32,9 +32,14 @@ pub(super) fn five(past: &[Option<f64>], n: usize) -> Vec<[f64; 5]> {
 }
 
 /// The median of the five, hour by hour.
-pub(super) fn median_of_five(past: &[Option<f64>], n: usize) -> Vec<f64> {
-    let middle = |mut said: [f64; 5]| median(&mut said).unwrap_or_default();
+#[must_use]
+pub fn median_of_five(past: &[Option<f64>], n: usize) -> Vec<f64> {
     five(past, n).into_iter().map(middle).collect()
+}
+
+/// The median of what the five said of one hour.
+pub(super) fn middle(mut said: [f64; 5]) -> f64 {
+    median(&mut said).unwrap_or_default()
 }
 
 /// The median of all.

