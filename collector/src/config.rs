@@ -3,6 +3,7 @@
 mod check;
 mod hints;
 mod notify;
+mod report;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,7 @@ use wire::units::{Bytes, Span};
 pub use check::Problem;
 use check::{KEYS, Source, value_of, variable};
 pub use notify::{DeadmanConfig, NotifyConfig};
+pub use report::{CatalogueError, ReportConfig};
 
 /// Where the config is when nothing says otherwise; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/gatewatch/collector.toml";
@@ -39,6 +41,8 @@ pub struct Config {
     pub backup: BackupConfig,
     /// Knobs of the detector.
     pub detect: DetectConfig,
+    /// What reports take for granted.
+    pub report: ReportConfig,
     /// Where incidents are told.
     pub notify: Vec<NotifyConfig>,
     /// The heartbeat that says that this collector lives.
@@ -270,6 +274,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             backup: BackupConfig::default(),
             detect: DetectConfig::default(),
+            report: ReportConfig::default(),
             notify: Vec::new(),
             deadman: DeadmanConfig::default(),
             shutdown_grace: Span(Duration::from_secs(10)),
@@ -342,6 +347,7 @@ mod tests {
     use super::*;
 
     const EVERY_KEY: &str = include_str!("../../deploy/config/collector.toml");
+    const PLANS: &str = include_str!("../../deploy/config/plans.toml");
 
     fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -358,6 +364,7 @@ mod tests {
     fn shown(dir: &Path) -> String {
         let mut text =
             EVERY_KEY.replace("#: ", "").replace("/etc/gatewatch/", &format!("{}/", dir.display()));
+        std::fs::write(dir.join("plans.toml"), PLANS).unwrap();
         for line in
             EVERY_KEY.lines().filter(|line| line.starts_with("#: ") && line.contains("_file = "))
         {

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use wire::units::{Bytes, Span};
 
 use super::Config;
+use super::report::CatalogueError;
 use crate::notify::kinds::distance;
 use crate::notify::{self, address as urls, deadman};
 use crate::witness::WITNESSES_MAX;
@@ -68,6 +69,18 @@ pub(super) const KEYS: &[(&str, &str, Type)] = &[
     ("detect", "retroactive_after", Type::Text),
     ("detect", "cooldown", Type::Text),
     ("detect", "slo", Type::Number),
+    ("report", "slo", Type::Number),
+    ("report", "plans", Type::Text),
+    ("report", "by", Type::List),
+    ("report", "limit_cpu", Type::Number),
+    ("report", "limit_memory", Type::Number),
+    ("report", "limit_swap", Type::Number),
+    ("report", "limit_disk", Type::Number),
+    ("report", "limit_io", Type::Number),
+    ("report", "limit_children", Type::Number),
+    ("report", "limit_connections", Type::Number),
+    ("report", "limit_pressure", Type::Number),
+    ("report", "limit_steal", Type::Number),
     ("deadman", "url", Type::Text),
     ("deadman", "url_file", Type::Text),
     ("deadman", "interval", Type::Text),
@@ -177,7 +190,21 @@ impl<'a> Source<'a> {
             });
         }
         problems.sort_by_key(line_of);
+        problems.extend(self.of_plans(config, set_by.get(&("report", "plans"))));
         problems
+    }
+
+    /// What is wrong with the catalogue of plans: at its own lines, or where it is named.
+    fn of_plans(&self, config: &Config, set_by: Option<&String>) -> Vec<Problem> {
+        match config.report.catalogue() {
+            Ok(_) => Vec::new(),
+            Err(CatalogueError::Read { what, fix }) => {
+                let place = set_by.map(|variable| format!("environment {variable}"));
+                let place = place.unwrap_or_else(|| self.place_of("report", "plans"));
+                vec![Problem { place, what: format!("[report] plans {what}"), fix }]
+            }
+            Err(CatalogueError::Parse(problems)) => problems,
+        }
     }
 
     fn problem(&self, at: usize, what: String, fix: String) -> Problem {
@@ -321,16 +348,8 @@ fn faults(config: &Config) -> Vec<Fault> {
         let fix = format!("name {WITNESSES_MAX} at most: two beyond the uplink are enough");
         fault("detect", "witnesses", &format!("holds {n_witnesses} addresses"), &fix);
     }
-    let labels = &config.detect.group_labels;
-    for (n, label) in labels.iter().enumerate() {
-        let good = |b: u8| b.is_ascii_alphanumeric() || b"._/-".contains(&b);
-        if label.is_empty() || label.len() > 63 || !label.bytes().all(good) {
-            let fix = "1 to 63 letters, digits, dots, slashes, hyphens or underscores";
-            fault("detect", "group_labels", &format!("holds {label:?}, no label name"), fix);
-        } else if labels[..n].contains(label) {
-            fault("detect", "group_labels", &format!("holds {label:?} twice"), "remove one");
-        }
-    }
+    labels("detect", "group_labels", &config.detect.group_labels, &mut fault);
+    labels("report", "by", &config.report.by, &mut fault);
     if let Some(url) = &config.http.public_url
         && let Err(wrong) = urls::check_links(url)
     {
@@ -346,6 +365,18 @@ fn faults(config: &Config) -> Vec<Fault> {
 }
 
 type Tell<'a> = dyn FnMut(&'static str, &'static str, &str, &str) + 'a;
+
+fn labels(table: &'static str, name: &'static str, all: &[String], fault: &mut Tell<'_>) {
+    for (n, label) in all.iter().enumerate() {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"._/-".contains(&b);
+        if label.is_empty() || label.len() > 63 || !label.bytes().all(good) {
+            let fix = "1 to 63 letters, digits, dots, slashes, hyphens or underscores";
+            fault(table, name, &format!("holds {label:?}, no label name"), fix);
+        } else if all[..n].contains(label) {
+            fault(table, name, &format!("holds {label:?} twice"), "remove one");
+        }
+    }
+}
 
 fn spans(config: &Config, fault: &mut Tell<'_>) {
     let (retention, detect) = (&config.retention, &config.detect);
@@ -378,7 +409,7 @@ fn spans(config: &Config, fault: &mut Tell<'_>) {
 
 fn numbers(config: &Config, fault: &mut Tell<'_>) {
     let detect = &config.detect;
-    for (name, value, min, max) in [
+    let of_detect = [
         ("open_nats", detect.open_nats, 5.0, 40.0),
         ("p_bad_min", detect.p_bad_min, 0.01, 0.95),
         ("n_failed_min", detect.n_failed_min, 1.0, 1e6),
@@ -388,11 +419,15 @@ fn numbers(config: &Config, fault: &mut Tell<'_>) {
         ("group_servers_min", detect.group_servers_min, 3.0, 1e6),
         ("group_share_min", detect.group_share_min, 0.1, 1.0),
         ("slo", detect.slo, 0.9, 0.99999),
-    ] {
+    ];
+    let of_detect = of_detect.map(|(name, value, min, max)| ("detect", name, value, min, max));
+    let of_report = config.report.numbers();
+    let of_report = of_report.map(|(name, value, min, max)| ("report", name, value, min, max));
+    for (table, name, value, min, max) in of_detect.into_iter().chain(of_report) {
         // Also refuses what is no number.
         if !(min..=max).contains(&value) {
             let fix = format!("write {min} to {max}");
-            fault("detect", name, &format!("= {value} is out of range"), &fix);
+            fault(table, name, &format!("= {value} is out of range"), &fix);
         }
     }
 }

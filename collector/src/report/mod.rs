@@ -8,6 +8,7 @@
 //! Only `gather` reads; everything after it is pure. A figure is put into the document once, with its
 //! unit and definition, so every format tells the same numbers.
 
+pub mod advice;
 pub mod ask;
 pub mod gather;
 pub mod document;

@@ -1,0 +1,244 @@
+//! What speaks for a larger plan or another host. Pure.
+
+use super::figures::{DISK_FULL, FULL, Figures, MARGIN, sane};
+use super::{Resource, words};
+use crate::report::need::ErrorMinutes;
+
+/// Share of the minutes with waiting, or with stolen processors, that is too much.
+const SATURATED: f64 = 0.01;
+/// Minutes with gateway errors that one cause must have before it alone is a reason; at least half of all.
+const ERROR_MINUTES_MIN: u64 = 5;
+/// Days until the disk is full that are too few.
+const DISK_DAYS: f64 = 30.0;
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sign {
+    /// What is short.
+    pub(super) resource: Resource,
+    /// A sentence.
+    pub(super) text: String,
+    /// Whether somebody felt it, which usage alone does not say.
+    pub(super) is_hard: bool,
+    /// Whether the processors were stolen, which no plan mends.
+    pub(super) is_steal: bool,
+}
+
+/// All of them, the weightiest first.
+pub(super) fn of(figures: &Figures<'_>) -> Vec<Sign> {
+    let mut signs = steal(figures);
+    signs.extend(memory(figures));
+    signs.extend(disk(figures));
+    // What is stolen is missed by its own: how busy the processors are says little then.
+    if !signs.iter().any(|sign| sign.is_steal) {
+        signs.extend(cpu(figures));
+    }
+    signs.sort_by_key(|sign| !sign.is_hard);
+    signs
+}
+
+/// A reason in a history that is too short for advice.
+pub(super) fn so_far(sign: &Sign) -> String {
+    format!("So far: {}", sign.text)
+}
+
+fn hard(resource: Resource, text: String) -> Sign {
+    Sign { resource, text, is_hard: true, is_steal: false }
+}
+
+fn soft(resource: Resource, text: String) -> Sign {
+    Sign { resource, text, is_hard: false, is_steal: false }
+}
+
+fn steal(figures: &Figures<'_>) -> Vec<Sign> {
+    let need = figures.need;
+    let mut signs = Vec::new();
+    if let Some(share) = sane(need.steal_high).filter(|share| *share > SATURATED) {
+        signs.push(Sign {
+            is_steal: true,
+            ..hard(
+                Resource::Cpu,
+                format!(
+                    "In {} of the minutes the hypervisor kept more than 10 % of the processors' time for \
+                     others: no plan helps, the provider owes it.",
+                    words::percent(share)
+                ),
+            )
+        });
+    }
+    if is_most(need.errors.steal, &need.errors) {
+        signs.push(Sign {
+            is_steal: true,
+            ..hard(
+                Resource::Cpu,
+                format!(
+                    "{} of {} with gateway errors came while processors were stolen.",
+                    need.errors.steal,
+                    words::n_of(need.errors.n, "minute")
+                ),
+            )
+        });
+    }
+    signs
+}
+
+fn cpu(figures: &Figures<'_>) -> Vec<Sign> {
+    let need = figures.need;
+    let mut signs = Vec::new();
+    if let Some(share) = sane(need.cpu_waited).filter(|share| *share > SATURATED) {
+        signs.push(hard(Resource::Cpu, waited(share, "a processor")));
+    }
+    if is_most(need.errors.cpu_full, &need.errors) {
+        let text = format!(
+            "{} of {} with gateway errors came while the processors were saturated.",
+            need.errors.cpu_full,
+            words::n_of(need.errors.n, "minute")
+        );
+        signs.push(hard(Resource::Cpu, text));
+    }
+    signs.extend(usage(figures, Resource::Cpu));
+    signs
+}
+
+fn memory(figures: &Figures<'_>) -> Vec<Sign> {
+    let need = figures.need;
+    let mut signs = Vec::new();
+    if need.n_oom_kills > 0 {
+        let text =
+            format!("The kernel killed {} for want of memory.", words::times(need.n_oom_kills));
+        signs.push(hard(Resource::Memory, text));
+    }
+    if let Some(share) = sane(need.memory_waited).filter(|share| *share > SATURATED) {
+        signs.push(hard(Resource::Memory, waited(share, "memory")));
+    }
+    if is_most(need.errors.memory_full, &need.errors) {
+        let text = format!(
+            "{} of {} with gateway errors came while memory was full.",
+            need.errors.memory_full,
+            words::n_of(need.errors.n, "minute")
+        );
+        signs.push(hard(Resource::Memory, text));
+    }
+    signs.extend(usage(figures, Resource::Memory));
+    signs
+}
+
+fn disk(figures: &Figures<'_>) -> Vec<Sign> {
+    let mut signs = Vec::new();
+    let (used, has) = (figures.counted(Resource::Disk), figures.has(Resource::Disk));
+    let helps = if figures.has_plan_disk {
+        "clear up, or take a plan with more"
+    } else {
+        "clear up, or make that volume larger"
+    };
+    if let (Some(used), Some(has)) = (used, has)
+        && used > DISK_FULL * has
+    {
+        let text = format!(
+            "The disk is {} full, {} of {}: {helps}.",
+            words::percent(used / has),
+            words::bytes(used),
+            words::bytes(has)
+        );
+        signs.push(hard(Resource::Disk, text));
+    }
+    if let Some((low, mid, high)) = figures.days_to_full().filter(|(_, mid, _)| *mid < DISK_DAYS) {
+        let text = format!(
+            "The disk will be full in about {} ({} to {} in eight cases of ten): {helps}.",
+            words::days(mid),
+            words::number(low.round()),
+            if high.is_finite() { words::days(high.round()) } else { "never".to_owned() }
+        );
+        signs.push(soft(Resource::Disk, text));
+    }
+    // No plan has a part in another volume.
+    signs.retain(|_| figures.has_plan_disk);
+    signs
+}
+
+/// How full processors or memory are, now and next week.
+fn usage(figures: &Figures<'_>, resource: Resource) -> Option<Sign> {
+    let has = figures.has(resource)?;
+    let used = figures.counted(resource)?;
+    let of = words::amount(resource, has);
+    let name = match resource {
+        Resource::Cpu => "processors are busy",
+        Resource::Memory | Resource::Disk => "memory is full",
+    };
+    let minutes = if resource == Resource::Memory { "995 of 1,000" } else { "95 of 100" };
+    if used * MARGIN * figures.lower() > FULL * has {
+        return Some(soft(
+            resource,
+            format!(
+                "Its {name} to {} of {of} or less in {minutes} minutes; with 15 % to spare that is {}, more than {}.",
+                words::quantity(resource, used),
+                words::percent(used * MARGIN / has),
+                words::percent(FULL)
+            ),
+        ));
+    }
+    let (low, mid, high) = figures.demand(resource).next_p95?;
+    (low * MARGIN > FULL * has).then(|| {
+        soft(
+            resource,
+            format!(
+                "Next week 95 of 100 minutes will be below {} of {of} ({} to {} in eight cases of ten); with \
+                 15 % to spare even the least is more than {}.",
+                words::quantity(resource, mid),
+                words::quantity(resource, low),
+                words::quantity(resource, high),
+                words::percent(FULL)
+            ),
+        )
+    })
+}
+
+fn waited(share: f64, what: &str) -> String {
+    format!(
+        "In {} of the minutes something waited for {what} for more than 10 % of the time; 1 % is the most \
+         that is well.",
+        words::percent(share)
+    )
+}
+
+/// Whether a cause has enough of the minutes with gateway errors to be a reason of its own.
+fn is_most(n: u64, errors: &ErrorMinutes) -> bool {
+    n >= ERROR_MINUTES_MIN && n.saturating_mul(2) >= errors.n
+}
+
+/// What the minutes with gateway errors came with and what helps, the most first.
+pub(super) fn errors(errors: &ErrorMinutes) -> Vec<String> {
+    let mut parts = [
+        (
+            errors.exhausted,
+            "came while all children of a PHP-FPM pool were busy and memory was free: no plan is needed, raise \
+             pm.max_children",
+        ),
+        (errors.memory_full, "came while memory was full: a plan with more memory helps"),
+        (
+            errors.steal,
+            "came while processors were stolen: no plan helps, ask the provider for another host",
+        ),
+        (
+            errors.cpu_full,
+            "came while the processors were saturated: more of them help, or less work for each request",
+        ),
+        (
+            errors.disk,
+            "came while a disk was full or saturated: clear up, or take a larger or faster one",
+        ),
+        (errors.service, "came while a service was down or restarted: no plan helps"),
+        (
+            errors.site_code,
+            "came from the code of a site, with room on the server: no plan helps, the site has to be mended",
+        ),
+        (errors.unknown, "came with nothing that was sampled: it is not known what helps"),
+    ];
+    parts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+    let told = parts.into_iter().filter(|(n, _)| *n > 0);
+    told.map(|(n, what)| {
+        let share = words::percent(n as f64 / errors.n.max(n) as f64);
+        format!("Of {} with gateway errors {n} ({share}) {what}.", words::n_of(errors.n, "minute"))
+    })
+    .collect()
+}

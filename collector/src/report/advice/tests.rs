@@ -1,0 +1,1 @@
+//! Every rule of advice, and its borders.
