@@ -23,6 +23,8 @@ const ZSTD_LEVEL_SMALL: i32 = 15;
 const SMALL_BYTES_MAX: usize = 16 << 10;
 const MESSAGE_BYTES_MAX: usize = 512;
 const TEXT_BYTES_MAX: usize = 1024;
+/// Longest name of an owner: useradd takes 32 bytes, a configuration may say anything.
+const OWNER_BYTES_MAX: usize = 64;
 
 /// What a batch says beside the closed windows.
 #[derive(Clone, Debug, Default)]
@@ -192,6 +194,7 @@ fn to_site(site: &SiteInfo, with_aliases: bool) -> v1::Site {
         pool: site.pool.clone(),
         upstream: site.upstream.clone(),
         aliases: if with_aliases { site.aliases.clone() } else { Vec::new() },
+        owner: cut(&site.owner, OWNER_BYTES_MAX),
     }
 }
 
@@ -337,6 +340,7 @@ mod tests {
         SiteInfo {
             name: name.to_owned(),
             aliases: vec![format!("www.{name}")],
+            owner: format!("{}owner", name.split('.').next().unwrap_or_default()),
             ..SiteInfo::default()
         }
     }
@@ -439,6 +443,8 @@ mod tests {
         assert_eq!(body.loss.unwrap().n_truncations, 1);
         let inventory = body.inventory.unwrap();
         assert_eq!((inventory.sites.len(), inventory.sites[1].aliases.len()), (3, 1));
+        let owners = [&body.sites[0], &inventory.sites[1]].map(|site| site.owner.as_str());
+        assert_eq!(owners, ["aowner", "bowner"], "each batch says whose its sites are");
     }
 
     #[test]

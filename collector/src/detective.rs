@@ -648,7 +648,8 @@ mod tests {
             exemplars: failed.flat_map(|site| [exemplar(site, 0), exemplar(site, 1)]).collect(),
             ..v1::BatchBody::default()
         };
-        let seen = |ix| SiteSeen { name: name(ix), pool: Some("www".into()), upstream: None };
+        let seen =
+            |ix| SiteSeen { name: name(ix), pool: Some("www".into()), upstream: None, owner: None };
         NewBatch {
             server: ServerId(1),
             epoch: 1,

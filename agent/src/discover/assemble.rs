@@ -12,7 +12,7 @@ use crate::discover::docroot;
 use crate::discover::files::Files;
 use crate::discover::followed::{self, Chained};
 use crate::discover::found::{Found, Server, Vhost, is_no_log, php_version};
-use crate::discover::{AccessLog, Certificate, Discovery, Pool, Site};
+use crate::discover::{AccessLog, Certificate, Discovery, NOBODY, Pool, Site};
 use crate::logs::sites::{Backend, Sites, listen_address};
 
 /// Name of a vhost without a name: it takes what no other one wants.
@@ -29,8 +29,6 @@ const VHOST_CERTIFICATES_MAX: usize = 1_000;
 const UNIFIED_MAX: usize = 50;
 /// Status pages that are kept: one for each server is enough.
 const STATUS_PAGES_MAX: usize = 32;
-/// Users that own what belongs to no site owner.
-const NOBODY: [&str; 6] = ["root", "www-data", "apache", "nginx", "nobody", "http"];
 
 /// Puts everything together.
 pub(super) fn assemble(files: &mut Files, mut found: Found) -> Discovery {

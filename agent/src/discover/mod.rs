@@ -124,6 +124,17 @@ pub struct Site {
     pub source: String,
 }
 
+impl Site {
+    /// Its owner, where that is somebody: not the user of a web server, to whom sites of many belong.
+    #[must_use]
+    pub fn customer(&self) -> Option<&str> {
+        self.owner.as_deref().filter(|owner| !NOBODY.contains(owner))
+    }
+}
+
+/// Users that own what belongs to no site owner.
+const NOBODY: [&str; 6] = ["root", "www-data", "apache", "nginx", "nobody", "http"];
+
 /// An access log of a site.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AccessLog {

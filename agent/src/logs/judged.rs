@@ -69,6 +69,8 @@ pub struct SiteInfo {
     pub pool: String,
     /// Upstream address of another machine; empty unknown.
     pub upstream: String,
+    /// Unix user it belongs to; empty unknown.
+    pub owner: String,
     /// Was configured, and is no longer: no part of the inventory.
     pub is_removed: bool,
 }

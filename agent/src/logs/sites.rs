@@ -80,6 +80,7 @@ impl Sites {
             }
             let info = &mut self.infos[ix as usize];
             info.aliases.clone_from(&site.aliases);
+            site.customer().unwrap_or_default().clone_into(&mut info.owner);
             if site.pool.is_some() || site.upstream.is_some() {
                 info.pool = site.pool.clone().unwrap_or_default();
                 info.upstream = site.upstream.clone().unwrap_or_default();
@@ -417,6 +418,26 @@ mod tests {
             assert_eq!(other, want == "other", "{host}");
         }
         assert_eq!(sites.infos().len(), 4);
+    }
+
+    #[test]
+    fn a_site_belongs_to_its_owner_and_never_to_a_web_server() {
+        let mut sites = Sites::new(&Discovery::default(), 9);
+        for (owner, want) in [
+            (Some("alice"), "alice"),
+            (Some("www-data"), ""),
+            (Some("bob"), "bob"),
+            (Some("root"), ""),
+            (None, ""),
+        ] {
+            let site = Site {
+                name: "a.example".to_owned(),
+                owner: owner.map(str::to_owned),
+                ..Site::default()
+            };
+            sites.learn(&Discovery { sites: vec![site], ..Discovery::default() });
+            assert_eq!(sites.infos()[0].owner, want, "{owner:?}");
+        }
     }
 
     #[test]

@@ -173,7 +173,12 @@ async fn append(
 ) -> Result<u64, Failed> {
     let names: Vec<SiteSeen> = sites(days.n_sites)
         .into_iter()
-        .map(|site| SiteSeen { name: site.name, pool: Some(site.pool), upstream: None })
+        .map(|site| SiteSeen {
+            name: site.name,
+            pool: Some(site.pool),
+            upstream: None,
+            owner: None,
+        })
         .collect();
     let (mut waiting, mut n) = (Vec::new(), 0);
     for (no, seconds) in batches.iter().enumerate() {

@@ -70,7 +70,7 @@ fn describe(body: &BatchBody, at: UnixMillis) -> Decoded {
     let inventory = body.inventory.iter().flat_map(|inventory| &inventory.sites);
     let mut sites: Vec<SiteSeen> = body.sites.iter().chain(inventory).filter_map(seen).collect();
     sites.sort();
-    // Of one name the row that knows pool or upstream wins: `None` sorts first.
+    // Of one name the row that knows pool, upstream or owner wins: `None` sorts first.
     sites.reverse();
     sites.dedup_by(|a, b| a.name == b.name);
     let mut losses = losses(body.loss.as_ref());
@@ -235,7 +235,9 @@ pub fn is_damage(codec: u32) -> bool {
 
 fn seen(site: &v1::Site) -> Option<SiteSeen> {
     let name = name(&site.name)?.to_lowercase();
-    Some(SiteSeen { name, pool: self::name(&site.pool), upstream: self::name(&site.upstream) })
+    let (pool, upstream) = (self::name(&site.pool), self::name(&site.upstream));
+    let owner = self::name(&site.owner).filter(|_| name != OTHER);
+    Some(SiteSeen { name, pool, upstream, owner })
 }
 
 /// A name as it may be stored and printed; `None` when empty.

@@ -12,7 +12,7 @@ const SERVER: ServerId = ServerId(1);
 
 fn site(name: &str, pool: &str, upstream: &str) -> v1::Site {
     let (name, pool, upstream) = (name.to_owned(), pool.to_owned(), upstream.to_owned());
-    v1::Site { name, pool, upstream, aliases: Vec::new() }
+    v1::Site { name, pool, upstream, ..v1::Site::default() }
 }
 
 fn pack(body: &BatchBody) -> Vec<u8> {
@@ -45,7 +45,14 @@ fn row(body: &BatchBody) -> HotRow {
 /// Stored: `a.example` as site 10 in pool `www`; every other name is not.
 fn stored(name: &str) -> Option<SiteRow> {
     let pool = Some("www".to_owned());
-    let row = SiteRow { site: SiteId(10), server: SERVER, name: name.into(), pool, upstream: None };
+    let row = SiteRow {
+        site: SiteId(10),
+        server: SERVER,
+        name: name.into(),
+        pool,
+        upstream: None,
+        owner: None,
+    };
     (name == "a.example").then_some(row)
 }
 
@@ -239,6 +246,25 @@ fn sites_are_named_once_by_what_is_known_of_them() {
         .collect();
     let expected = [("a.example", Some("www"), None), ("b.example", None, Some("10.0.0.1:80"))];
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_site_belongs_to_whom_the_agent_says_and_other_to_nobody() {
+    let owned = |name: &str, owner: &str| v1::Site { owner: owner.into(), ..site(name, "www", "") };
+    let long = "o".repeat(NAME_BYTES_MAX + 9);
+    for (name, owner, expected) in [
+        ("a.example", "alice", Some("alice")),
+        ("a.example", " ", None),
+        ("a.example", &*long, Some(&long[..NAME_BYTES_MAX])),
+        (OTHER, "alice", None),
+    ] {
+        // A row that does not know takes nothing from one that does.
+        let sites = vec![owned(name, ""), owned(name, owner), owned(name, "")];
+        let body = BatchBody { sites, ..BatchBody::default() };
+        let decoded = decode(&wire_batch(&body), UnixMillis(0)).unwrap();
+        let owners: Vec<_> = decoded.sites.iter().map(|site| site.owner.as_deref()).collect();
+        assert_eq!(owners, [expected], "{name} {owner}");
+    }
 }
 
 #[test]

@@ -388,7 +388,8 @@ pub(super) mod tests {
             services: state.map(service).into_iter().collect(),
             ..v1::BatchBody::default()
         };
-        let seen = |name: &str| SiteSeen { name: name.into(), pool: None, upstream: None };
+        let seen =
+            |name: &str| SiteSeen { name: name.into(), pool: None, upstream: None, owner: None };
         NewBatch {
             server: ServerId(server),
             epoch: 1,

@@ -153,7 +153,9 @@ pub(super) fn server(detail: &ServerDetail, silences: &[SilenceView], now: UnixM
     page.line(format_args!("Sites ({})", detail.sites.len()));
     for site in &detail.sites {
         let behind = site.pool.as_deref().or(site.upstream.as_deref());
-        page.line(format_args!("  {}  {}", clean(&site.site), clean(behind.unwrap_or("-"))));
+        let owner =
+            site.owner.as_deref().map_or(String::new(), |o| format!("  owner {}", clean(o)));
+        page.line(format_args!("  {}  {}{owner}", clean(&site.site), clean(behind.unwrap_or("-"))));
     }
     page.0
 }
@@ -629,6 +631,7 @@ Timeline
                 site: "a.example".into(),
                 pool: Some("www".into()),
                 upstream: None,
+                owner: Some("acme".into()),
             }],
         }
     }
@@ -651,7 +654,7 @@ Timeline
             "  n_lines_lost             7",
             "      log lines whose counts were lost with their batches",
             "  4a  until 2026-11-20 12:02:07 UTC",
-            "  a.example  www",
+            "  a.example  www  owner acme",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }

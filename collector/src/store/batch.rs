@@ -91,6 +91,8 @@ pub struct SiteSeen {
     pub pool: Option<String>,
     /// Upstream on another machine; `None` when local or unknown.
     pub upstream: Option<String>,
+    /// Unix user it belongs to; `None` unknown.
+    pub owner: Option<String>,
 }
 
 /// A site as the database has it.
@@ -106,6 +108,8 @@ pub struct SiteRow {
     pub pool: Option<String>,
     /// Upstream on another machine.
     pub upstream: Option<String>,
+    /// Unix user it belongs to.
+    pub owner: Option<String>,
 }
 
 /// A stored batch.

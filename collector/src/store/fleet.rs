@@ -214,6 +214,9 @@ pub struct SiteView {
     pub pool: Option<String>,
     /// Upstream on another machine.
     pub upstream: Option<String>,
+    /// Unix user it belongs to.
+    #[serde(default)]
+    pub owner: Option<String>,
 }
 
 /// Why a server was not forgotten.
@@ -552,9 +555,11 @@ fn certificates(conn: &Connection, server: ServerId) -> rusqlite::Result<Vec<Cer
 }
 
 fn sites(conn: &Connection, server: ServerId) -> rusqlite::Result<Vec<SiteView>> {
-    conn.prepare_cached("SELECT host, pool, upstream FROM site WHERE server_id = ?1 ORDER BY host")?
+    let query = "SELECT host, pool, upstream, owner FROM site WHERE server_id = ?1 ORDER BY host";
+    conn.prepare_cached(query)?
         .query_map([server.0], |row| {
-            Ok(SiteView { site: row.get(0)?, pool: row.get(1)?, upstream: row.get(2)? })
+            let (site, pool) = (row.get(0)?, row.get(1)?);
+            Ok(SiteView { site, pool, upstream: row.get(2)?, owner: row.get(3)? })
         })?
         .collect()
 }

@@ -84,7 +84,7 @@ pub(super) fn store(
         n_refused += u64::from(!upsert_site(tx, server, site, books, staged)?);
     }
     if n_refused > 0 {
-        let other = SiteSeen { name: OTHER.to_owned(), pool: None, upstream: None };
+        let other = SiteSeen { name: OTHER.to_owned(), pool: None, upstream: None, owner: None };
         upsert_site(tx, server, &other, books, staged)?;
         add_loss(tx, server, "n_sites_refused", n_refused)?;
         staged.counts.sites_refused += n_refused;
@@ -167,7 +167,7 @@ fn upsert_site(
     books: &Books,
     staged: &mut Staged,
 ) -> rusqlite::Result<bool> {
-    let (name, row) = (hash(&site.name), hash(&(&site.pool, &site.upstream)));
+    let (name, row) = (hash(&site.name), hash(&(&site.pool, &site.upstream, &site.owner)));
     let known = books.sites.get(&server);
     let stored = known.and_then(|sites| sites.get(&name));
     if stored == Some(&row) {
@@ -181,14 +181,17 @@ fn upsert_site(
         }
         n_new.insert(name);
     }
-    // A batch that does not know what serves the site takes nothing back.
+    // A batch that does not know what serves the site, or whose it is, takes nothing back.
+    let is_served = site.pool.is_some() || site.upstream.is_some();
     tx.prepare_cached(
-        "INSERT INTO site(server_id, host, pool, upstream) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT(server_id, host) DO UPDATE SET pool = excluded.pool, upstream = excluded.upstream
-         WHERE (excluded.pool IS NOT NULL OR excluded.upstream IS NOT NULL)
-         AND (pool, upstream) IS NOT (excluded.pool, excluded.upstream)",
+        "INSERT INTO site(server_id, host, pool, upstream, owner) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT(server_id, host) DO UPDATE SET
+         pool = iif(?6, excluded.pool, pool), upstream = iif(?6, excluded.upstream, upstream),
+         owner = coalesce(excluded.owner, owner)
+         WHERE (?6 AND (pool, upstream) IS NOT (excluded.pool, excluded.upstream))
+         OR owner IS NOT coalesce(excluded.owner, owner)",
     )?
-    .execute(params![server.0, site.name, site.pool, site.upstream])?;
+    .execute(params![server.0, site.name, site.pool, site.upstream, site.owner, is_served])?;
     staged.sites.push((server, name, row));
     Ok(true)
 }
@@ -218,7 +221,7 @@ pub(super) struct Books {
     pub(super) marks: HashMap<ServerId, Watermark>,
     /// Whose mark is not in the `watermark` table yet.
     pub(super) dirty: HashSet<ServerId>,
-    /// Hash of a site's name to that of its pool and upstream: what its row says.
+    /// Hash of a site's name to that of its pool, upstream and owner: what its row says.
     pub(super) sites: HashMap<ServerId, HashMap<u64, u64>>,
     /// Servers that are in the fleet, as of the last job.
     pub(super) known: HashSet<ServerId>,

@@ -119,6 +119,7 @@ fn told(conn: &Connection) -> rusqlite::Result<Value> {
         "certificates":
             rows("SELECT hex(serial), server_id, not_after FROM certificate ORDER BY 1")?,
         "sites": rows("SELECT site_id, server_id, host FROM site ORDER BY 1")?,
+        "owners": rows("SELECT site_id, owner FROM site WHERE owner IS NOT NULL ORDER BY 1")?,
         "gaps": rows("SELECT server_id, seq_from, seq_to, n_lines FROM gap")?,
         "losses": rows("SELECT server_id, k, n FROM loss ORDER BY 1, 2")?,
         "ledger": rows(
@@ -289,14 +290,26 @@ async fn write_the_kept_files_of_this_schema() {
     let rows = store.read(|conn| super::read::hot_after(conn, 0, usize::MAX, usize::MAX));
     let rows = rows.await.unwrap();
     pack(&store).await;
-    for row in rows.iter().take(30) {
+    for (n, row) in rows.iter().take(30).enumerate() {
         let server = row.server.0;
+        // The first of them say whose the sites of their server are.
+        let known = super::read::sites;
+        let (of, by) = (row.server, format!("user{n}"));
+        let sites = store.read(move |conn| known(conn, of)).await.unwrap().into_iter();
+        let owned = |site: super::SiteRow| super::SiteSeen {
+            name: site.name,
+            pool: None,
+            upstream: None,
+            owner: Some(by.clone()),
+        };
+        let sites = if n < 3 { sites.map(owned).collect() } else { Vec::new() };
         let mark = store.durable(row.server);
         let again = NewBatch {
             at: row.at,
             t_min: row.t_min,
             t_max: row.t_max,
             body: row.body.clone(),
+            sites,
             ..batch(server, mark.epoch, mark.seq + 1)
         };
         store.append(again).await.unwrap().await.unwrap().unwrap();

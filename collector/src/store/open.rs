@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_incident_server.sql"),
     include_str!("migrations/0004_notify.sql"),
     include_str!("migrations/0005_blocks.sql"),
+    include_str!("migrations/0006_owner.sql"),
 ];
 
 // How pages are given back is settled when the first page is written: before the log.

@@ -47,7 +47,8 @@ CREATE TABLE loss(
   PRIMARY KEY(server_id, k)) WITHOUT ROWID, STRICT;
 CREATE TABLE site(
   site_id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, host TEXT NOT NULL,
-  pool TEXT, upstream TEXT, UNIQUE(server_id, host)) STRICT;
+  pool TEXT, upstream TEXT, owner TEXT,          -- owner: Unix user of the server it belongs to
+  UNIQUE(server_id, host)) STRICT;
 CREATE TABLE event(id INTEGER PRIMARY KEY, ts INTEGER NOT NULL, server_id INTEGER, kind INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE INDEX event_ts ON event(ts);
 CREATE INDEX event_server ON event(server_id, ts);

@@ -410,7 +410,7 @@ async fn a_server_that_was_forgotten_hurts_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     enrol(&store, 1).await;
-    let site = SiteSeen { name: "a.example".into(), pool: None, upstream: None };
+    let site = SiteSeen { name: "a.example".into(), pool: None, upstream: None, owner: None };
     let stranger =
         NewBatch { sites: vec![site], losses: vec![("n_lines_lost", 1)], ..batch(9, 1, 1) };
     let (a, b) = tokio::join!(append(&store, stranger), append(&store, batch(1, 1, 1)));
@@ -459,8 +459,12 @@ async fn sites_follow_their_pool_and_forget_nothing() {
         (6, Some("www"), None, (Some("www"), None)),
     ] {
         let text = |text: Option<&str>| text.map(str::to_owned);
-        let site =
-            SiteSeen { name: "a.example".into(), pool: text(pool), upstream: text(upstream) };
+        let site = SiteSeen {
+            name: "a.example".into(),
+            pool: text(pool),
+            upstream: text(upstream),
+            owner: None,
+        };
         append(&store, NewBatch { sites: vec![site], ..batch(1, 1, seq) }).await.unwrap();
         let rows = sites(1).await;
         assert_eq!(rows.len(), 1);
@@ -468,6 +472,29 @@ async fn sites_follow_their_pool_and_forget_nothing() {
         assert_eq!(*first.get_or_insert(rows[0].site), rows[0].site, "its id stays");
     }
     assert!(sites(2).await.is_empty());
+}
+
+#[tokio::test]
+async fn sites_go_to_a_new_owner_and_never_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 1).await;
+    for (seq, pool, owner, expected) in [
+        (1, Some("www"), None, (Some("www"), None)),
+        (2, None, Some("alice"), (Some("www"), Some("alice"))),
+        (3, Some("app"), None, (Some("app"), Some("alice"))),
+        (4, None, Some("bob"), (Some("app"), Some("bob"))),
+        (5, None, None, (Some("app"), Some("bob"))),
+    ] {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let (name, pool, owner) = ("a.example".to_owned(), text(pool), text(owner));
+        let site = SiteSeen { name, pool, upstream: None, owner };
+        append(&store, NewBatch { sites: vec![site], ..batch(1, 1, seq) }).await.unwrap();
+        let row = store.read(|conn| read::sites(conn, ServerId(1))).await.unwrap().remove(0);
+        assert_eq!((row.pool.as_deref(), row.owner.as_deref()), expected, "batch {seq}");
+    }
+    let shown = store.read(|conn| fleet::show(conn, "web-1", UnixMillis(0))).await.unwrap();
+    assert_eq!(shown.unwrap().sites[0].owner.as_deref(), Some("bob"));
 }
 
 #[tokio::test]

@@ -430,7 +430,7 @@ impl Export {
             names.push(site.to_owned());
             let (site, server) = (SiteId(names.len() as i64 - 1), piece.server);
             let name = names.last().cloned().unwrap_or_default();
-            Some(SiteRow { site, server, name, pool: None, upstream: None })
+            Some(SiteRow { site, server, name, pool: None, upstream: None, owner: None })
         });
         let name_of = |site: SiteId| names.get(usize::try_from(site.0).ok()?).cloned();
         let writer = Writer {
@@ -545,7 +545,7 @@ mod tests {
             urgent: true,
             codec: 1,
             body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
-            sites: vec![SiteSeen { name, pool: None, upstream: None }],
+            sites: vec![SiteSeen { name, pool: None, upstream: None, owner: None }],
             losses: Vec::new(),
             ledger: Ledger::default(),
         }

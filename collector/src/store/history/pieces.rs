@@ -116,7 +116,7 @@ impl Names {
         }
         let site = |row: crate::store::SiteRow| {
             let (pool, upstream) = (row.pool.unwrap_or_default(), row.upstream.unwrap_or_default());
-            (row.site, v1::Site { name: row.name, pool, upstream, aliases: Vec::new() })
+            (row.site, v1::Site { name: row.name, pool, upstream, ..v1::Site::default() })
         };
         let found: HashMap<_, _> =
             read::sites(history.conn, server)?.into_iter().map(site).collect();

@@ -75,7 +75,7 @@ fn batch(server: i64, seq: u64, came: i64, body: &v1::BatchBody) -> NewBatch {
         urgent: false,
         codec: 1,
         body: zstd::bulk::compress(&body.encode_to_vec(), 1).unwrap(),
-        sites: vec![SiteSeen { name: SITE.into(), pool: None, upstream: None }],
+        sites: vec![SiteSeen { name: SITE.into(), pool: None, upstream: None, owner: None }],
         losses: Vec::new(),
         ledger: Ledger::default(),
     }

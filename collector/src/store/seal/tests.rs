@@ -72,7 +72,8 @@ fn body(sent: &Sent) -> BatchBody {
 fn new_batch(sent: &Sent, seq: u64, at: i64) -> NewBatch {
     let times = || sent.seconds.iter().map(|(second, ..)| UnixMillis::from_second(T0 + second));
     let at = UnixMillis::from_second(T0 + at);
-    let sites = SITES.map(|name| SiteSeen { name: name.into(), pool: None, upstream: None });
+    let sites =
+        SITES.map(|name| SiteSeen { name: name.into(), pool: None, upstream: None, owner: None });
     let packed = zstd::bulk::compress(&body(sent).encode_to_vec(), 1).unwrap();
     NewBatch {
         at,
