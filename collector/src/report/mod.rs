@@ -16,3 +16,4 @@ pub mod forecast;
 pub mod need;
 pub mod plans;
 pub mod settings;
+pub mod render;
