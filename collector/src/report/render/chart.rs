@@ -84,18 +84,11 @@ fn over_time(
         write!(out, "<span style=\"bottom:{:.2}%\">{label}</span>", frame.up(*tick) * 100.0).ok();
     }
     write!(out, "</div>\n<div class=\"area\">{svg}").ok();
-    if let Some((at, name)) = limit.filter(|(at, _)| at.is_finite()) {
-        let up = frame.up(*at);
-        let side = if up > 0.8 { "below" } else { "above" };
-        let name = escaped(name);
-        write!(out, "<span class=\"at {side}\" style=\"bottom:{:.2}%\">{name}</span>", up * 100.0)
-            .ok();
-    }
     out.push_str("</div>\n");
     if lines.len() > 1 {
         out.push_str(&letters(&frame, lines));
     }
-    write!(out, "{}</div>\n{}", times(&frame), legend(lines, !band.is_empty())).ok();
+    write!(out, "{}</div>\n{}", times(&frame), legend(lines, !band.is_empty(), limit.map(|(_, name)| name.as_str()))).ok();
     out
 }
 
@@ -130,7 +123,7 @@ fn letters(frame: &Frame, lines: &[Line]) -> String {
     out
 }
 
-fn legend(lines: &[Line], has_band: bool) -> String {
+fn legend(lines: &[Line], has_band: bool, limit: Option<&str>) -> String {
     let mut out = String::from("<ul class=\"legend\">");
     for (n, line) in lines.iter().enumerate() {
         let stroke = stroke_name(line.stroke);
@@ -149,6 +142,14 @@ fn legend(lines: &[Line], has_band: bool) -> String {
         out.push_str(
             "<li><svg aria-hidden=\"true\" viewBox=\"0 0 28 8\"><path class=\"band\" d=\"M1 0H27V8H1Z\"/></svg>expected, in eight of ten cases</li>",
         );
+    }
+    if let Some(name) = limit {
+        let name = escaped(name);
+        write!(
+            out,
+            "<li><svg aria-hidden=\"true\" viewBox=\"0 0 28 8\"><path class=\"limit\" d=\"M1 4H27\"/></svg>{name}</li>"
+        )
+        .ok();
     }
     out.push_str("</ul>\n");
     out

@@ -102,7 +102,7 @@ pub(super) fn number(number: f64, unit: &Unit) -> String {
         Unit::PerSecond => format!("{} /s", short(number)),
         Unit::Seconds => seconds(number),
         Unit::Minutes => format!("{} min", short(number)),
-        Unit::Days => format!("{} d", short(number)),
+        Unit::Days => format!("{} d", days(number)),
         Unit::Money(currency) => format!("{} {currency}", grouped(number, 2)),
         Unit::Text | Unit::Count | Unit::Number | Unit::Time | Unit::Spark => short(number),
     }
@@ -161,6 +161,12 @@ fn seconds(number: f64) -> String {
         s => two(s, 86_400.0, "d", 3600.0, "h"),
     };
     format!("{sign}{text}")
+}
+
+/// A decimal at most: nobody knows a day to the minute.
+fn days(number: f64) -> String {
+    let is_short = number.abs() < 9.95 && number.fract() != 0.0;
+    grouped(number, usize::from(is_short))
 }
 
 /// `2026-11-20 12:01`, with seconds where there are some; UTC.
@@ -285,7 +291,8 @@ mod tests {
         check(273_600.0, &Unit::Seconds, "3 d 4 h");
         check(-4.0, &Unit::Money("EUR".into()), "-4.00 EUR");
         check(1234.5, &Unit::Money("EUR".into()), "1,234.50 EUR");
-        check(17.25, &Unit::Days, "17.3 d");
+        check(17.25, &Unit::Days, "17 d");
+        check(7.14, &Unit::Days, "7.1 d");
         check(125.0, &Unit::Minutes, "125 min");
         check(-0.0, &Unit::Number, "0");
         check(0.012_34, &Unit::Number, "0.0123");

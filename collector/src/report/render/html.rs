@@ -24,8 +24,12 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src dat
 const TEXT_MAX: usize = 2000;
 /// More rows than this scroll below their heads.
 const ROWS_TALL: usize = 25;
-/// A table of about so many characters is too wide for upright paper.
+/// A table of about so many characters is too wide for upright paper: the report is printed across.
 const WIDE: usize = 105;
+/// This one is too wide for paper across in letters of a usual size.
+const VAST: usize = 185;
+/// A short text stays on one line.
+const SHORT: usize = 18;
 /// Words of a cell that are a sentence: on a phone its row is a card.
 const SENTENCE: usize = 40;
 
@@ -40,7 +44,8 @@ pub(super) fn page(report: &Report) -> String {
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta name=\"generator\" content=\"gatewatch\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
+         <title>{title}</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n",
+        paper(report)
     )
     .ok();
     out.push_str(&head(report));
@@ -60,6 +65,20 @@ pub(super) fn page(report: &Report) -> String {
     )
     .ok();
     out
+}
+
+/// The paper it is printed on: across when a table needs it.
+fn paper(report: &Report) -> &'static str {
+    if report.tables().any(|table| width(table) > WIDE) {
+        "@page { size: A4 landscape; margin: 12mm; }\n"
+    } else {
+        "@page { size: A4; margin: 14mm 13mm 16mm; }\n"
+    }
+}
+
+/// About how many characters a row takes.
+fn width(table: &Table) -> usize {
+    (0..table.columns.len()).map(|ix| length(table, ix).min(SENTENCE) + 2).sum()
 }
 
 /// Text of a stranger, on one line, as HTML.
@@ -155,8 +174,12 @@ fn table(table: &Table, places: &Places) -> String {
     }
     let mut classes = Vec::new();
     let lengths: Vec<usize> = (0..table.columns.len()).map(|ix| length(table, ix)).collect();
-    if lengths.iter().map(|n| n.min(&SENTENCE) + 2).sum::<usize>() > WIDE {
+    let width = width(table);
+    if width > WIDE {
         classes.push("wide");
+    }
+    if width > VAST {
+        classes.push("vast");
     }
     if table.rows.len() > ROWS_TALL {
         classes.push("tall");
@@ -205,6 +228,7 @@ fn class(column: &Column, length: usize) -> String {
         Unit::Time => "t",
         Unit::Spark => "s",
         _ if length > SENTENCE => "w",
+        _ if length <= SHORT => "k",
         _ => return String::new(),
     };
     format!(" class=\"{class}\"")

@@ -82,7 +82,10 @@ fn over_time(
     let scale = format!("{} to {}, 0 to {}", time(from), time(to), number(most, unit));
     out.push(format!("{}  {scale}", " ".repeat(names)));
     if let Some((at, name)) = limit {
-        out.push(format!("{}  {}: {}", " ".repeat(names), one_line(name), number(*at, unit)));
+        let words = one_line(name);
+        let has_number = words.contains(|c: char| c.is_ascii_digit());
+        let number = if has_number { String::new() } else { format!(" ({})", number(*at, unit)) };
+        out.push(format!("{}  {words}{number}", " ".repeat(names)));
     }
     out
 }
