@@ -21,6 +21,13 @@ pub(crate) fn rss_kib(pid: u32) -> u64 {
     kib.unwrap_or(0)
 }
 
+/// The most memory a process ever had in use, KiB.
+pub(crate) fn peak_rss_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
 /// Bytes that the files below a folder take on the disk, whole blocks.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };

@@ -123,6 +123,22 @@ pub(crate) async fn fill(dir: &Path, days: Days, seals: bool) -> Result<Value, F
     }))
 }
 
+/// Fills a new store whose keeper packs each hour when it is due; the last one stays as it came.
+pub(crate) async fn fill_open(dir: &Path, days: Days) -> Result<(), Failed> {
+    let store = Store::open(dir)?;
+    let servers = found(&store, days).await?;
+    let (pace, retention) = (StoreConfig::default(), RetentionConfig::default());
+    let keeper = Keeper::new(store.clone(), pace, retention, CancellationToken::new());
+    let mut machines = days.machines();
+    for hour in 0..days.n_hours {
+        let batches = days.batches(hour);
+        let bodies = packed(&mut machines, &batches, days);
+        append(&store, &servers, &batches, bodies, (hour, days)).await?;
+        pass(&store, &keeper, days.from + (hour + 1) * HOUR_S).await?;
+    }
+    Ok(store.close().await?)
+}
+
 /// As the task of the collector does; the detector has read everything.
 async fn pass(store: &Store, keeper: &Keeper, at: i64) -> Result<(), Failed> {
     let upto = *store.committed().borrow();

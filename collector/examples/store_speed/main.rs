@@ -11,14 +11,17 @@
 //!   `top-rows path= metric= from= to=`: the ten servers with the highest p95.
 //! - `fill dir= seals=`, `fill-victoria address=`, `fill-rows path=`, each with `servers= from= hours=
 //!   series= sites= per_batch=`: days of a fleet.
+//! - `fill-past dir= days=` and the words of `fill`: sums of so many days before, and hours that are not
+//!   summed up; `read-past dir= from= to=`: all of it as a report reads it.
 //!
-//! Part of `tests/bench.sh`, rows C1 to C6. Spans are seconds.
+//! Part of `tests/bench.sh`, rows C1 to C6 and R4. Spans are seconds.
 
 mod agents;
 mod cost;
 mod day;
 mod durable;
 mod fleet;
+mod past;
 mod rows;
 mod sites;
 mod values;
@@ -111,6 +114,8 @@ async fn done(work: &str, words: &Words) -> Result<Value, Failed> {
         }
         "durable" => durable::durable(&path("dir")?),
         "fill" => day::fill(&path("dir")?, words.days()?, words.or("seals", true)?).await,
+        "fill-past" => past::fill(&path("dir")?, words.days()?, words.get("days")?).await,
+        "read-past" => past::read(&path("dir")?, words.get("from")?..words.get("to")?).await,
         "fill-victoria" => day::fill_victoria(words.get("address")?, words.days()?).await,
         "read-rows" | "top-rows" => rows::read(words, work == "top-rows"),
         "fill-rows" => rows::fill(&path("path")?, words.days()?),

@@ -138,7 +138,19 @@ pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Takes a number off the front; `None` where there is none, or one beyond 64 bits.
+#[inline]
 pub(crate) fn take_varint(from: &mut &[u8]) -> Option<u64> {
+    match from.split_first() {
+        // Most are small.
+        Some((byte, rest)) if *byte < 0x80 => {
+            *from = rest;
+            Some(u64::from(*byte))
+        }
+        _ => take_long_varint(from),
+    }
+}
+
+fn take_long_varint(from: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = from.split_first()?;

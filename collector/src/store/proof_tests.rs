@@ -205,8 +205,8 @@ pub(super) fn check_months(store: &Store, base: i64) {
     let months: BTreeSet<Month> = hours.clone().step_by(3600).filter_map(Month::of).collect();
     for month in months {
         let file = MonthFile::open(dir, month).unwrap().unwrap();
-        let mut see = |cell: Cell, rolled: Result<Rolled, BlockError>| {
-            let Rolled { n, sum, min, max, .. } = rolled.unwrap();
+        let mut see = |cell: Cell, rolled: Result<&mut Rolled, BlockError>| {
+            let Rolled { n, sum, min, max, .. } = std::mem::take(rolled.unwrap());
             found.entry((cell.server.0, cell.t0)).or_default().samples = Some((n, sum, min, max));
             true
         };

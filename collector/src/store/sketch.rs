@@ -12,7 +12,6 @@
 //! of 4 x + min(n, 4) - 1, where n is its count and x the zigzag slot of the first, the gap to the
 //! last less one of others; from n = 4 on a varint of n - 4 follows.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use sketches_ddsketch::Config;
@@ -34,8 +33,8 @@ static MAPPING: LazyLock<Config> = LazyLock::new(|| Config::new(ERROR, 2048, LEA
 /// A distribution of values. The empty one is the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sketch {
-    /// None is 0.
-    slots: BTreeMap<i32, u64>,
+    /// Rising, none twice; no count is 0.
+    slots: Vec<(i32, u64)>,
 }
 
 impl Sketch {
@@ -45,21 +44,74 @@ impl Sketch {
     }
 
     /// Counts all values of another one. The error does not grow.
+    ///
+    /// Nearly always all slots of an hour are among those of what it is added to, and these have few gaps:
+    /// then it costs a step a slot.
     pub fn merge(&mut self, other: &Self) {
+        if self.slots.is_empty() {
+            self.slots.clone_from(&other.slots);
+            return;
+        }
+        let (mut at, mut missing) = (0, Vec::new());
         for (slot, n) in &other.slots {
-            self.count(*slot, *n);
+            match self.find(at, *slot) {
+                Ok(ix) => {
+                    let count = &mut self.slots[ix].1;
+                    *count = count.saturating_add(*n);
+                    at = ix;
+                }
+                Err(ix) => {
+                    missing.push((*slot, *n));
+                    at = ix.min(self.slots.len() - 1);
+                }
+            }
+        }
+        if !missing.is_empty() {
+            self.insert(&missing);
+        }
+    }
+
+    /// Where a slot is, or would be; none before `from` is larger.
+    fn find(&self, from: usize, slot: i32) -> Result<usize, usize> {
+        let Some((first, _)) = self.slots.get(from) else { return Err(from) };
+        let Some(ahead) = slot.checked_sub(*first).and_then(|gap| usize::try_from(gap).ok()) else {
+            return Err(from);
+        };
+        // Slots rise by one at least: it is not further than if there were no gap.
+        let furthest = from.saturating_add(ahead).min(self.slots.len() - 1);
+        if self.slots[furthest].0 == slot {
+            return Ok(furthest);
+        }
+        let found = self.slots[from..=furthest].binary_search_by_key(&slot, |(slot, _)| *slot);
+        found.map(|ix| from + ix).map_err(|ix| from + ix)
+    }
+
+    /// Puts rising slots in, none of which is there.
+    fn insert(&mut self, missing: &[(i32, u64)]) {
+        let mut rest = self.slots.len();
+        self.slots.resize(rest + missing.len(), (0, 0));
+        let mut end = self.slots.len();
+        for (slot, n) in missing.iter().rev() {
+            while rest > 0 && self.slots[rest - 1].0 > *slot {
+                (rest, end) = (rest - 1, end - 1);
+                self.slots[end] = self.slots[rest];
+            }
+            end -= 1;
+            self.slots[end] = (*slot, *n);
         }
     }
 
     fn count(&mut self, slot: i32, n: u64) {
-        let count = self.slots.entry(slot).or_default();
-        *count = count.saturating_add(n);
+        match self.slots.binary_search_by_key(&slot, |(slot, _)| *slot) {
+            Ok(ix) => self.slots[ix].1 = self.slots[ix].1.saturating_add(n),
+            Err(ix) => self.slots.insert(ix, (slot, n)),
+        }
     }
 
     /// How many values it has.
     #[must_use]
     pub fn n(&self) -> u64 {
-        self.slots.values().fold(0, |n, count| n.saturating_add(*count))
+        self.slots.iter().fold(0, |n, (_, count)| n.saturating_add(*count))
     }
 
     /// The value below which a share `q` (0..=1) of all lies, within [`ERROR`] of the value of rank
@@ -68,11 +120,11 @@ impl Sketch {
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let rank = (q.clamp(0.0, 1.0) * self.n().checked_sub(1)? as f64) as u64;
         let mut below = 0_u64;
-        let at_rank = |(_, n): &(&i32, &u64)| {
-            below = below.saturating_add(**n);
+        let at_rank = |(_, n): &&(i32, u64)| {
+            below = below.saturating_add(*n);
             below > rank
         };
-        let found = self.slots.iter().find(at_rank).or_else(|| self.slots.last_key_value());
+        let found = self.slots.iter().find(at_rank).or_else(|| self.slots.last());
         found.map(|(slot, _)| value_of(*slot))
     }
 
@@ -84,8 +136,9 @@ impl Sketch {
     /// How many values are above `limit`; those within [`ERROR`] of it may be counted or not.
     #[must_use]
     pub fn n_above(&self, limit: f64) -> u64 {
-        let above = self.slots.range(slot_of(limit) + 1..);
-        above.fold(0, |n, (_, count)| n.saturating_add(*count))
+        let slot = slot_of(limit);
+        let first = self.slots.partition_point(|(known, _)| *known <= slot);
+        self.slots[first..].iter().fold(0, |n, (_, count)| n.saturating_add(*count))
     }
 
     /// Appends its bytes.
@@ -106,8 +159,19 @@ impl Sketch {
 
     /// Takes a sketch off the front of bytes; `None` where there is none.
     pub fn decode(from: &mut &[u8]) -> Option<Self> {
+        let mut this = Self::default();
+        this.take(from).then_some(this)
+    }
+
+    /// Becomes the sketch at the front of bytes, in the memory it has; false where there is none, and then
+    /// it is of no use.
+    pub(crate) fn take(&mut self, from: &mut &[u8]) -> bool {
+        self.slots.clear();
+        self.taken(from).is_some()
+    }
+
+    fn taken(&mut self, from: &mut &[u8]) -> Option<()> {
         let n_slots = take_varint(from)?;
-        let mut slots = BTreeMap::new();
         let mut last: Option<i64> = None;
         for _ in 0..n_slots {
             let head = take_varint(from)?;
@@ -122,9 +186,9 @@ impl Sketch {
             };
             last = Some(slot);
             let slot = i32::try_from(slot).ok().filter(|slot| slot.abs() <= SLOT_MAX)?;
-            slots.insert(slot, n);
+            self.slots.push((slot, n));
         }
-        Some(Self { slots })
+        Some(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rows C1 to C6: the collector's store, beside VictoriaMetrics and plain rows of SQLite.
+//! Rows C1 to C6 and R4: the collector's store, beside VictoriaMetrics and plain rows of SQLite.
 //!
 //! `store_speed`, an example of the collector, plays the agents and the other programs' clients; it
 //! has the second processor, the server that is measured the first. Both are given the same values.
@@ -8,6 +8,7 @@ mod durable;
 mod ingest;
 mod many;
 mod queries;
+mod reports;
 mod victoria;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ pub(crate) use durable::c4;
 pub(crate) use ingest::c1;
 pub(crate) use many::{c3, c5};
 pub(crate) use queries::c6;
+pub(crate) use reports::r4;
 
 /// Series of a server, each with one value in a tick.
 const N_SERIES: usize = 30;

@@ -197,7 +197,7 @@ fn plain(speed: &Speed, asked: &Asked) -> Result<[f64; 2], String> {
 }
 
 /// Writes the files below a folder out and has the kernel forget them.
-fn forget(path: &Path) -> Result<(), String> {
+pub(super) fn forget(path: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     if path.is_dir() {
         for entry in std::fs::read_dir(path).map_err(failed)? {

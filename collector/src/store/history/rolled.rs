@@ -52,7 +52,7 @@ impl History<'_> {
                         false
                     }
                     Ok(rolled) => {
-                        steps.add_hour(cell.t0, point(&rolled, wanted.metric, known.scale));
+                        steps.add_hour(cell.t0, point(rolled, wanted.metric, known.scale));
                         steps.points.len() <= self.limits.n_values
                     }
                     Err(error) => {
@@ -147,7 +147,7 @@ impl History<'_> {
                 file.fleet(known.id, &hours, &mut |cell, found| match found {
                     // A day that is being summed up, or failed half way: it is read below, whole.
                     Ok(_) if fresh.contains_key(&cell.t0) => !self.end.is_due(),
-                    Ok(rolled) => take(cell.server, cell.t0, &rolled) && !self.end.is_due(),
+                    Ok(rolled) => take(cell.server, cell.t0, rolled) && !self.end.is_due(),
                     Err(error) => {
                         self.bad_day(cell, &error);
                         true

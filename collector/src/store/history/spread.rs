@@ -23,9 +23,9 @@ impl Spread {
         Self { rolled, kind, scale, others: Vec::new() }
     }
 
-    /// Is of another hour in the same scale from now on.
-    pub(super) fn set(&mut self, rolled: Rolled) {
-        self.rolled = rolled;
+    /// Is of another hour in the same scale from now on; the old one may have its memory.
+    pub(super) fn swap(&mut self, rolled: &mut Rolled) {
+        std::mem::swap(&mut self.rolled, rolled);
         self.others.clear();
     }
 

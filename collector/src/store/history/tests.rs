@@ -1,5 +1,6 @@
 //! Reading over any mix of hot rows, sealed parts and late parts, against a model.
 
+mod hourly;
 mod rolled;
 
 use std::collections::{BTreeMap, BTreeSet};

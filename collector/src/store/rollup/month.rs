@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-use super::rolled::{self, Rolled, SeriesDay, SitesDay};
+use super::rolled::{self, DayOf, Rolled, SeriesDay, SitesDay};
 use crate::model::ServerId;
 use crate::store::blocks::{BlockError, bad, blob, check_crc};
 use crate::store::hours::{Day, HOUR_S, Month};
@@ -65,8 +65,8 @@ pub(crate) struct Cell {
     pub(crate) server: ServerId,
 }
 
-/// Is shown each hour that there is, or that a row is damaged; ends the reading by `false`.
-pub(crate) type See<'a> = dyn FnMut(Cell, Result<Rolled, BlockError>) -> bool + 'a;
+/// Is shown each hour that there is, which it may take, or that a row is damaged; ends the reading by `false`.
+pub(crate) type See<'a> = dyn FnMut(Cell, Result<&mut Rolled, BlockError>) -> bool + 'a;
 
 impl MonthFile {
     /// Opens the file to write, and makes it where it is missing. For the one task that sums up.
@@ -223,7 +223,15 @@ impl MonthFile {
             };
             let goes_on = match found {
                 Ok(None) => true,
-                Ok(Some(series)) => show(cell, series, hours, see),
+                Ok(Some(mut series)) => {
+                    let series = (0..).zip(&mut series);
+                    show(
+                        cell,
+                        series.filter_map(|(ix, hour)| Some((ix, hour.as_mut()?))),
+                        hours,
+                        see,
+                    )
+                }
                 Err(error) => see(cell, Err(error)),
             };
             if !goes_on {
@@ -255,16 +263,17 @@ impl MonthFile {
             "SELECT server_id, crc, body FROM series
              WHERE day = ?1 AND metric = ?2 AND server_id BETWEEN ?3 AND ?4 ORDER BY server_id",
         )?;
+        let mut room = DayOf::default();
         for day in self.days(hours) {
             let day = day.first_second();
             let mut rows = query.query(params![day, metric, from.0, to.0])?;
             while let Some(row) = rows.next()? {
                 let (server, body) = (ServerId(row.get(0)?), blob(row, 2)?);
                 let cell = Cell { t0: day, metric, server };
-                let found = check_crc(row.get(1)?, crc(day, metric, server, body));
-                let found = found.and_then(|()| {
-                    rolled::decode_series(body).ok_or_else(|| bad("the hours of a day"))
-                });
+                let found = match check_crc(row.get(1)?, crc(day, metric, server, body)) {
+                    Ok(()) => room.decode(body).ok_or_else(|| bad("the hours of a day")),
+                    Err(error) => Err(error),
+                };
                 let goes_on = match found {
                     Ok(series) => show(cell, series, hours, see),
                     Err(error) => see(cell, Err(error)),
@@ -349,12 +358,15 @@ impl MonthFile {
     }
 }
 
-fn show(day: Cell, series: SeriesDay, hours: &Range<i64>, see: &mut See<'_>) -> bool {
-    for (ix, hour) in series.into_iter().enumerate() {
+fn show<'r>(
+    day: Cell,
+    series: impl Iterator<Item = (usize, &'r mut Rolled)>,
+    hours: &Range<i64>,
+    see: &mut See<'_>,
+) -> bool {
+    for (ix, hour) in series {
         let t0 = day.t0 + ix as i64 * HOUR_S;
-        if let Some(hour) = hour.filter(|_| hours.contains(&t0))
-            && !see(Cell { t0, ..day }, Ok(hour))
-        {
+        if hours.contains(&t0) && !see(Cell { t0, ..day }, Ok(hour)) {
             return false;
         }
     }
@@ -362,8 +374,8 @@ fn show(day: Cell, series: SeriesDay, hours: &Range<i64>, see: &mut See<'_>) -> 
 }
 
 fn crc(day: i64, metric: i64, server: ServerId, body: &[u8]) -> i64 {
-    let head: Vec<u8> = [day, metric, server.0].iter().flat_map(|n| n.to_le_bytes()).collect();
-    i64::from(crc32c::crc32c_append(crc32c::crc32c(&head), body))
+    let head = [day, metric, server.0].map(i64::to_le_bytes);
+    i64::from(crc32c::crc32c_append(crc32c::crc32c(head.as_flattened()), body))
 }
 
 fn name(month: Month) -> String {
@@ -404,7 +416,7 @@ mod tests {
         drop(file);
         let file = MonthFile::open(dir.path(), month).unwrap().unwrap();
         let mut found = Vec::new();
-        let mut see = |cell: Cell, rolled: Result<Rolled, BlockError>| {
+        let mut see = |cell: Cell, rolled: Result<&mut Rolled, BlockError>| {
             found.push((cell.server.0, (cell.t0 - T0) / HOUR_S, rolled.unwrap().min));
             true
         };
@@ -428,7 +440,7 @@ mod tests {
             "UPDATE series SET body = CAST(X'00' || substr(body, 2) AS BLOB) WHERE server_id = 7";
         file.conn().execute(flip, []).unwrap();
         let (mut good, mut damaged) = (Vec::new(), Vec::new());
-        let mut see = |cell: Cell, rolled: Result<Rolled, BlockError>| {
+        let mut see = |cell: Cell, rolled: Result<&mut Rolled, BlockError>| {
             match rolled {
                 Ok(_) => good.push(cell.server.0),
                 Err(_) => damaged.push((cell.server.0, cell.t0)),

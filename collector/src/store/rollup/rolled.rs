@@ -185,23 +185,42 @@ pub(crate) fn encode_series(hours: &SeriesDay) -> Vec<u8> {
 
 /// The day in such bytes; `None` where it is none.
 pub(crate) fn decode_series(body: &[u8]) -> Option<SeriesDay> {
-    let mut rest = body;
-    let mask = take_varint(&mut rest).filter(|mask| *mask < 1 << HOURS)?;
-    let mut hours = SeriesDay::default();
-    let (mut n, mut min) = (0_i64, 0_i64);
-    for (ix, hour) in hours.iter_mut().enumerate().filter(|(ix, _)| mask >> ix & 1 == 1) {
-        debug_assert!(ix < HOURS, "as long as the mask");
-        n = n.wrapping_add(unzigzag(take_varint(&mut rest)?));
-        min = min.wrapping_add(unzigzag(take_varint(&mut rest)?));
-        let max = min.wrapping_add(take_varint(&mut rest)?.cast_signed());
-        let sum = unzigzag(take_varint(&mut rest)?).wrapping_add(n.wrapping_mul(min));
-        let minutes = Sketch::decode(&mut rest)?;
-        if n <= 0 || max < min {
-            return None;
-        }
-        *hour = Some(Rolled { n: n.cast_unsigned(), sum: i128::from(sum), min, max, minutes });
+    let mut day = DayOf::default();
+    let hours = day.decode(body)?;
+    let mut found = SeriesDay::default();
+    for (ix, rolled) in hours {
+        found[ix] = Some(std::mem::take(rolled));
     }
-    rest.is_empty().then_some(hours)
+    Some(found)
+}
+
+/// Room for a day of a series, which is used again for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct DayOf([Rolled; HOURS]);
+
+impl DayOf {
+    /// The hours of the day in such bytes, by their place in it; `None` where it is none.
+    pub(crate) fn decode(
+        &mut self,
+        body: &[u8],
+    ) -> Option<impl Iterator<Item = (usize, &mut Rolled)>> {
+        let mut rest = body;
+        let mask = take_varint(&mut rest).filter(|mask| *mask < 1 << HOURS)?;
+        let has = move |ix: usize| mask >> ix & 1 == 1;
+        let (mut n, mut min) = (0_i64, 0_i64);
+        for (_, hour) in self.0.iter_mut().enumerate().filter(|(ix, _)| has(*ix)) {
+            n = n.wrapping_add(unzigzag(take_varint(&mut rest)?));
+            min = min.wrapping_add(unzigzag(take_varint(&mut rest)?));
+            let max = min.wrapping_add(take_varint(&mut rest)?.cast_signed());
+            let sum = unzigzag(take_varint(&mut rest)?).wrapping_add(n.wrapping_mul(min));
+            if !hour.minutes.take(&mut rest) || n <= 0 || max < min {
+                return None;
+            }
+            (hour.n, hour.sum, hour.min, hour.max) = (n.cast_unsigned(), sum.into(), min, max);
+        }
+        let hours = self.0.iter_mut().enumerate().filter(move |(ix, _)| has(*ix));
+        rest.is_empty().then_some(hours)
+    }
 }
 
 /// Hours of a day of all sites of one server: requests by (site, status or derived counter), and

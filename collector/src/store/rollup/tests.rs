@@ -102,8 +102,8 @@ impl Site {
     /// (server, hour from the first, n, sum, min, max) of a metric.
     fn hours(&self, metric: i64) -> Vec<(i64, i64, u64, i128, i64, i64)> {
         let mut found = Vec::new();
-        let mut see = |cell: month::Cell, hour: Result<Rolled, BlockError>| {
-            let Rolled { n, sum, min, max, .. } = hour.unwrap();
+        let mut see = |cell: month::Cell, hour: Result<&mut Rolled, BlockError>| {
+            let Rolled { n, sum, min, max, .. } = std::mem::take(hour.unwrap());
             found.push((cell.server.0, (cell.t0 - T0) / HOUR_S, n, sum, min, max));
             true
         };
