@@ -156,7 +156,11 @@ impl History<'_> {
                         }
                         // A look at the clock costs as much as a row.
                         n = n.wrapping_add(1);
-                        if n % ROWS_A_LOOK == 0 { self.goes_on() } else { !self.end.is_due() }
+                        if n.is_multiple_of(ROWS_A_LOOK) {
+                            self.goes_on()
+                        } else {
+                            !self.end.is_due()
+                        }
                     })?;
                 }
                 Ok(())

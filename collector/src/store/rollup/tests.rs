@@ -273,7 +273,7 @@ async fn the_p95_of_90_days_is_within_the_stated_error() {
         let month = Month::of(t0).unwrap();
         let file = MonthFile::open(site.path(), month).unwrap().unwrap();
         file.series(1, WEB, &(T0..T0 + 90 * DAY_S), &mut |_, hour| {
-            whole.merge(&hour.unwrap());
+            whole.merge(hour.unwrap());
             true
         })
         .unwrap();

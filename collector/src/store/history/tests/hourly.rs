@@ -27,7 +27,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let values = prop::collection::vec((0..1000_i64, 0..5_u32, 0..2_u32), 1..40);
-    let send = (1..=2_i64, 0..6 * HOUR, prop_oneof![Just(10), Just(7), Just(95)], values);
+    let ago = prop_oneof![2 => 0..2 * HOUR, 1 => 0..12 * HOUR];
+    let send = (1..=2_i64, ago, prop_oneof![Just(10), Just(7), Just(95)], values);
     let send =
         send.prop_map(|(server, ago, every, values)| Step::Send { server, ago, every, values });
     let step = prop_oneof![
@@ -208,7 +209,7 @@ fn check_spread(spread: &Spread, want: &Want, metric: &str) {
         let found = spread.quantile(q).unwrap();
         assert!(is_near(found, exact, 0.0101 * exact + whole), "{q}: {found} {exact} {want:?}");
     }
-    let limit = (want.min + want.max) / 2.0;
+    let limit = f64::midpoint(want.min, want.max);
     let above = |limit: f64| sorted.iter().filter(|mean| **mean > limit).count() as f64;
     let found = spread.share_above(limit).unwrap() * sorted.len() as f64;
     let (least, most) = (above(limit * 1.021), above(limit * 0.979));
