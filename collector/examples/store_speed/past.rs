@@ -3,13 +3,15 @@
 //! read all of it as a report does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use gatewatch_collector::clock;
 use gatewatch_collector::model::ServerId;
 use gatewatch_collector::store::Store;
-use gatewatch_collector::store::history::Limits;
+use gatewatch_collector::store::history::{History, Limits, Spread};
+use gatewatch_collector::store::read;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
@@ -232,16 +234,13 @@ fn put_varint(to: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Reads all hours of all metrics as a report does: sums of each series, and a percentile of each hour.
-pub(crate) async fn read(dir: &Path, hours: std::ops::Range<i64>) -> Result<Value, Failed> {
+pub(crate) async fn read(dir: &Path, hours: Range<i64>) -> Result<Value, Failed> {
     let store = Store::open(dir)?;
     let began = clock::instant();
     let limits = Limits::within(Duration::from_secs(600));
-    let read = move |history: &gatewatch_collector::store::history::History<'_>| {
-        let servers: BTreeSet<ServerId> =
-            gatewatch_collector::store::read::server_names(history.conn())?
-                .into_iter()
-                .map(|(server, _)| server)
-                .collect();
+    let read = move |history: &History<'_>| {
+        let names = read::server_names(history.conn())?;
+        let servers: BTreeSet<ServerId> = names.into_iter().map(|(server, _)| server).collect();
         let mut took = Vec::new();
         let (mut n_hours, mut sum, mut n_series) = (0_u64, 0.0, 0);
         let metrics: BTreeSet<&str> = crate::values::SERIES.iter().map(|(name, _)| *name).collect();
@@ -252,9 +251,9 @@ pub(crate) async fn read(dir: &Path, hours: std::ops::Range<i64>) -> Result<Valu
             history.hourly(metric, &servers, &hours, &mut |hour| {
                 n_hours += 1;
                 sum += hour.spread.quantile(0.95).unwrap_or(0.0);
-                let all = of.entry(hour.server).or_insert_with(|| hour.spread.clone());
-                if n_hours > 1 {
-                    all.merge(hour.spread);
+                match of.get_mut(&hour.server) {
+                    None => drop(of.insert(hour.server, hour.spread.clone())),
+                    Some(all) => Spread::merge(all, hour.spread),
                 }
             })?;
             n_series += of.len();

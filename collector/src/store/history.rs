@@ -35,10 +35,11 @@ use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
 use super::blocks::{BlockError, DayFile, Place};
-use super::hours::{Day, HOUR_S, hour_of};
+use super::hours::{Day, HOUR_S, Month, hour_of};
 use super::pool::End;
 use super::quarantine::{Damage, Quarantine};
 use super::retention;
+use super::rollup::month::MonthFile;
 use super::{Store, StoreError, read};
 use crate::clock;
 use crate::ingest::convert;
@@ -61,7 +62,7 @@ pub use top::{Contest, Ranked, Ranking, Stat};
 
 /// Time after which a read that did not end by itself is cut off.
 const GRACE: Duration = Duration::from_secs(5);
-/// Day files open at once in a read.
+/// Day files open at once in a read, and month files.
 const FILES_MAX: usize = 4;
 /// Holes told one by one, before hours that follow each other are put together.
 const HOLES_MAX: usize = 10_000;
@@ -199,6 +200,8 @@ impl HotLists<'_> {
 struct State {
     /// Day files, the last used one last, or why it cannot be used.
     files: Vec<(Day, Result<Rc<DayFile>, Why>)>,
+    /// Month files, the last opened one last.
+    months: Vec<(Month, Rc<MonthFile>)>,
     /// Hours whose parts in the file were compared with what is sealed.
     compared: BTreeSet<i64>,
     cut: Option<String>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use wire::UnixMillis;
 use wire::catalog::{Kind, Metric};
@@ -16,7 +17,7 @@ use super::super::sketch;
 use super::catalog::{Known, unit};
 use super::steps::{Point, Steps};
 use super::top::Best;
-use super::{Contest, History, Ranked, Ranking, Stat, Wanted, Why, file_of};
+use super::{Contest, FILES_MAX, History, Ranked, Ranking, Stat, Wanted, Why, file_of};
 use crate::model::{ServerId, SiteId};
 
 /// Longest time that is ranked from every sample.
@@ -198,17 +199,11 @@ impl History<'_> {
     /// or not in the one that was made since. What cannot be read is not among them.
     pub(super) fn lost_days(&self, hours: &Range<i64>) -> rusqlite::Result<BTreeSet<Day>> {
         let mut lost = BTreeSet::new();
-        let mut file: Option<(Month, Option<Result<MonthFile, BlockError>>)> = None;
         for day in self.summed_days(hours)? {
-            let month = day.month();
-            let (_, opened) = match &file {
-                Some(known) if known.0 == month => known,
-                _ => file.insert((month, MonthFile::open(self.dir, month).transpose())),
-            };
-            let is_lost = match opened {
-                None => true,
-                Some(Ok(file)) => matches!(file.has_day(day), Ok(false)),
-                Some(Err(_)) => false,
+            let is_lost = match self.month_file(day.month()) {
+                Ok(None) => true,
+                Ok(Some(file)) => matches!(file.has_day(day), Ok(false)),
+                Err(_) => false,
             };
             if is_lost {
                 lost.insert(day);
@@ -314,8 +309,8 @@ impl History<'_> {
             if !self.goes_on() {
                 return Ok(());
             }
-            let opened = MonthFile::open(self.dir, month);
-            let read = opened.and_then(|file| file.as_ref().map_or(Ok(()), &mut *see));
+            let opened = self.month_file(month);
+            let read = opened.and_then(|file| file.as_deref().map_or(Ok(()), &mut *see));
             if let Err(error) = read {
                 let damage = |why: &str| Damage::file(&month.file(), why);
                 let why = self.why(error, damage)?;
@@ -329,6 +324,21 @@ impl History<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The file of a month, open as long as it is among the last ones that were used; `None`: there is none.
+    fn month_file(&self, month: Month) -> Result<Option<Rc<MonthFile>>, BlockError> {
+        let known = self.state.borrow().months.iter().find(|(of, _)| *of == month).cloned();
+        if let Some((_, file)) = known {
+            return Ok(Some(file));
+        }
+        let Some(file) = MonthFile::open(self.dir, month)?.map(Rc::new) else { return Ok(None) };
+        let months = &mut self.state.borrow_mut().months;
+        if months.len() == FILES_MAX {
+            drop(months.remove(0));
+        }
+        months.push((month, Rc::clone(&file)));
+        Ok(Some(file))
     }
 
     /// Months that have a file, oldest first.
