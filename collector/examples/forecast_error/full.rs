@@ -16,7 +16,6 @@ pub(crate) fn sets(half: Half) -> Vec<Value> {
     let n_days = PAST_DAYS + FULL_DAYS_MAX as usize + 1;
     let (mut n, mut n_inside, mut n_below, mut n_above, mut n_unwarned) =
         (0_u32, 0_u32, 0_u32, 0_u32, 0_u32);
-    let mut bk = [[0_u32; 3]; 4];
     let (mut width, mut learned) = (0.0, Vec::new());
     for fleet in 0..FLEETS {
         let first = half.seed() + fleet * N;
@@ -39,15 +38,12 @@ pub(crate) fn sets(half: Half) -> Vec<Value> {
             };
             let days = days.map(|days| days.min(FULL_DAYS_MAX));
             n += 1;
-            let b = if days.mid < 15.0 { 0 } else if days.mid < 40.0 { 1 } else if days.mid < 90.0 { 2 } else { 3 };
-            bk[b][0] += 1; bk[b][1] += u32::from(came < days.low); bk[b][2] += u32::from(came > days.high);
             n_below += u32::from(came < days.low);
             n_above += u32::from(came > days.high);
             n_inside += u32::from((days.low..=days.high).contains(&came));
             width += days.high - days.low;
         }
     }
-    eprintln!("{bk:?}");
     let share = |part: u32| told(f64::from(part) / f64::from(n.max(1)));
     vec![json!({
         "set": "disks", "n": n, "covered": share(n_inside), "sooner": share(n_below),

@@ -35,7 +35,7 @@ impl Half {
 
     /// Whether the series at this place of a file is taken; a file of one series is taken in times.
     fn takes(self, ix: usize) -> bool {
-        (ix % 2 == 0) == (self == Self::Tune)
+        ix.is_multiple_of(2) == (self == Self::Tune)
     }
 }
 

@@ -67,9 +67,10 @@ fn errors(name: &str, windows: &[Line], ceiling: Option<f64>) -> Value {
         let Ok(week) = week else { continue };
         let past = &window[..PAST_WEEKS * WEEK_H];
         let mid: Vec<f64> = week.hours.iter().map(|hour| hour.mid).collect();
+        // The past is whole days.
         let last_day = |ahead: usize| {
-            let days = past[..past.len() - DAY_H + ahead % DAY_H + 1].iter().rev().step_by(DAY_H);
-            days.flatten().next().copied().unwrap_or_default()
+            let days = past.rchunks_exact(DAY_H).find_map(|day| day[ahead % DAY_H]);
+            days.unwrap_or_default()
         };
         let last_day: Vec<f64> = (0..WEEK_H).map(last_day).collect();
         let Some(error) = mase(window, &mid) else { continue };

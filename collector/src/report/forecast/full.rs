@@ -155,7 +155,8 @@ fn step(days: &[Option<f64>]) -> usize {
     let least = 5.0 * spread.max(STEP_MIN);
     for (ix, off) in off.iter().enumerate().rev() {
         let (before, after) = known.split_at(ix + 1);
-        let near = |some: &[(usize, f64)]| median(&mut some.iter().map(|day| day.1).collect::<Vec<_>>());
+        let near =
+            |some: &[(usize, f64)]| median(&mut some.iter().map(|day| day.1).collect::<Vec<_>>());
         let before = near(&before[before.len().saturating_sub(3)..]);
         let stays = near(&after[..after.len().min(3)]).zip(before);
         let stays = stays.is_some_and(|(after, before)| (after - before).abs() > 0.6 * least);
