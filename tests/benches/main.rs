@@ -4,6 +4,7 @@
 //! same run, in turns, on one processor, with the files in the page cache: a slow machine slows both.
 
 mod discovery;
+mod forecast;
 mod generate;
 mod hosting;
 mod live;
@@ -62,7 +63,7 @@ struct Bench {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// Every row: its name, what it is about, whether the programs compete for one processor.
-const ROWS: [(&str, &str, bool, Measure); 22] = [
+const ROWS: [(&str, &str, bool, Measure); 25] = [
     ("A1", "speed of scan, a file a site", true, scan::a1),
     ("A2", "speed of scan, other formats", true, scan::a2),
     ("A3", "instructions a line", true, scan::a3),
@@ -83,6 +84,9 @@ const ROWS: [(&str, &str, bool, Measure); 22] = [
     ("C7", "the detector over a recorded stream", true, replay::c7),
     ("D8S", "speed of localize", true, localize::d8s),
     ("N1", "from a decision to the receivers, one of them dead", false, |_| outbox::n1()),
+    ("R1", "a week foretold by hours", true, forecast::r1),
+    ("R2", "next week's p95 foretold", true, forecast::r2),
+    ("R3", "days until disks are full", true, forecast::r3),
     ("R4", "a capacity report of a large fleet", false, store::r4),
     ("F600", "discovery of 600 vhosts", true, discovery::f600),
 ];

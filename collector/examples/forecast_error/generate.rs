@@ -65,10 +65,10 @@ pub(crate) fn cpu(seed: u64, n: usize) -> Vec<Option<f64>> {
     let base = (-2.3 + 0.9 * chance.normal()).exp().clamp(0.005, 0.6);
     let swing = if chance.is(0.3) { chance.within(0.0, 0.1) } else { chance.within(0.1, 0.9) };
     let weekend = if chance.is(0.4) { 1.0 } else { chance.within(0.4, 1.2) };
-    let (lasts, noise) = (chance.within(0.5, 0.97), chance.within(0.05, 0.35));
+    let (lasts, noise) = (chance.within(0.6, 0.98), chance.within(0.03, 0.3));
     let drift = if chance.is(0.6) { 0.0 } else { 0.006 * chance.normal() / DAY_H as f64 };
     let bursts = if chance.is(0.3) { 0.0 } else { chance.within(0.0, 0.06) };
-    let shifts = 1.0 / (chance.within(2.0, 12.0) * WEEK_H as f64);
+    let shifts = 1.0 / (chance.within(2.0, 10.0) * WEEK_H as f64);
     let job = chance.is(0.5).then(|| (chance.within(0.0, 24.0) as usize, chance.within(0.05, 0.5)));
     let weekly =
         chance.is(0.3).then(|| (chance.within(0.0, 168.0) as usize, chance.within(0.1, 0.6)));
@@ -76,9 +76,9 @@ pub(crate) fn cpu(seed: u64, n: usize) -> Vec<Option<f64>> {
     let mut values = Vec::with_capacity(n);
     for hour in 0..n {
         if chance.is(shifts) {
-            level *= (0.7 * chance.normal()).exp();
+            level = (level * (1.2 * chance.normal()).exp()).clamp(0.003, 0.8);
         }
-        if chance.is(1.0 / (10.0 * WEEK_H as f64)) {
+        if chance.is(1.0 / (3.0 * WEEK_H as f64)) {
             campaign = if campaign > 1.0 { 1.0 } else { chance.within(1.2, 2.5) };
         }
         level *= 1.0 + drift;
@@ -105,10 +105,10 @@ pub(crate) fn memory(seed: u64, n: usize) -> Vec<Option<f64>> {
     let swing = chance.within(0.0, 0.05);
     let weekend = chance.within(-0.03, 0.02);
     let (noise, lasts) = (chance.within(0.003, 0.04), chance.within(0.3, 0.95));
-    let walk = chance.within(0.0, 0.0012);
-    let leak = if chance.is(0.3) { chance.within(0.0001, 0.0006) } else { 0.0 };
+    let walk = chance.within(0.0, 0.0006);
+    let leak = if chance.is(0.3) { chance.within(0.0001, 0.0003) } else { 0.0 };
     let restarts = 1.0 / (chance.within(1.0, 6.0) * WEEK_H as f64);
-    let shifts = 1.0 / (chance.within(6.0, 40.0) * WEEK_H as f64);
+    let shifts = 1.0 / (chance.within(12.0, 80.0) * WEEK_H as f64);
     let (mut wander, mut leaked) = (0.0, 0.0);
     let mut values = Vec::with_capacity(n);
     for hour in 0..n {
