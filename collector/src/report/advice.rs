@@ -210,6 +210,7 @@ pub fn advise(need: &Need, catalogue: &Catalogue) -> Advice {
     } else {
         grow(&mut advice, &figures, catalogue, &current, &short);
     }
+    advice.reasons.extend(signs::beside(&figures));
     advice.headroom = figures.headroom(advice.to.as_ref());
     let from = advice.current.as_ref().map(|plan| plan.price);
     advice.difference = match (advice.action, &advice.to) {

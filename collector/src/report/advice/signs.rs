@@ -142,7 +142,7 @@ fn disk(figures: &Figures<'_>) -> Vec<Sign> {
         );
         signs.push(hard(Resource::Disk, text));
     }
-    if let Some((low, mid, high)) = figures.days_to_full().filter(|(_, mid, _)| *mid < DISK_DAYS) {
+    if let Some((low, mid, high)) = soon_full(figures).filter(|_| !is_one_of_many(figures)) {
         let text = format!(
             "The disk will be full in about {} ({} to {} in eight cases of ten): {helps}.",
             words::days(mid),
@@ -154,6 +154,27 @@ fn disk(figures: &Figures<'_>) -> Vec<Sign> {
     // No plan has a part in another volume.
     signs.retain(|_| figures.has_plan_disk);
     signs
+}
+
+fn soon_full(figures: &Figures<'_>) -> Option<(f64, f64, f64)> {
+    figures.days_to_full().filter(|(_, mid, _)| *mid < DISK_DAYS)
+}
+
+/// Whether what fills up can only be one of several file systems, or is no steady growth: all of them
+/// together are half empty, and no plan makes one of them larger by itself.
+fn is_one_of_many(figures: &Figures<'_>) -> bool {
+    let (used, has) = (figures.counted(Resource::Disk), figures.has(Resource::Disk));
+    used.zip(has).is_some_and(|(used, has)| used < 0.5 * has)
+}
+
+/// What needs somebody's time but no other plan.
+pub(super) fn beside(figures: &Figures<'_>) -> Option<String> {
+    let (_, mid, _) = soon_full(figures).filter(|_| is_one_of_many(figures))?;
+    Some(format!(
+        "One of its file systems will be full in about {} although half of its disk is free: look at what \
+         grows there, or make that one larger.",
+        words::days(mid)
+    ))
 }
 
 /// How full processors or memory are, now and next week.
