@@ -151,7 +151,7 @@ pub struct Advice {
     /// What it needs at least, with room to spare; what is not known is `None`.
     pub needs: Size,
     /// Money a month that it costs more (above 0) or less (below 0); 0 where the plan stays; `None`: a price
-    /// is not known.
+    /// is not known, or there is no advice.
     pub difference: Option<f64>,
     /// Currency of all prices; empty where there is no catalogue.
     pub currency: String,
@@ -214,6 +214,7 @@ pub fn advise(need: &Need, catalogue: &Catalogue) -> Advice {
     advice.headroom = figures.headroom(advice.to.as_ref());
     let from = advice.current.as_ref().map(|plan| plan.price);
     advice.difference = match (advice.action, &advice.to) {
+        _ if catalogue.plans.is_empty() => None,
         (Action::Upgrade | Action::Downgrade, Some(to)) => from.map(|from| to.price - from),
         (Action::Upgrade, None) => None,
         _ => Some(0.0),

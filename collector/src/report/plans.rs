@@ -75,6 +75,14 @@ impl Plan {
             (Some(own), Some(asked)) => is_same(own, asked),
         }
     }
+
+    /// Whether it has no less of anything than the other.
+    #[must_use]
+    pub fn is_as_large_as(&self, other: &Self) -> bool {
+        self.vcpu >= other.vcpu
+            && self.memory_bytes >= other.memory_bytes
+            && self.disk_bytes >= other.disk_bytes
+    }
 }
 
 /// Whether two names mean the same.

@@ -82,9 +82,9 @@ pub(super) fn about_larger(
     let left: Vec<String> = left
         .into_iter()
         .filter_map(|(resource, after)| Some((resource, after?)))
-        .map(|(resource, after)| format!("{} of {}", words::percent(after), resource.name()))
+        .map(|(resource, after)| format!("{} of its {}", words::percent(after), resource.name()))
         .collect();
-    told.push(format!("{} {why}; it leaves {}.", words::plan(to), words::list(&left)));
+    told.push(format!("{} {why}; it leaves {} free.", words::plan(to), words::list(&left)));
     told
 }
 
@@ -139,6 +139,9 @@ pub(super) fn about_smaller(
     current: &Current<'_>,
     plan: &Plan,
 ) -> Vec<String> {
+    if current.plan.is_some_and(|own| plan.is_as_large_as(own)) {
+        return vec![format!("{} has no less of anything and costs less.", words::plan(plan))];
+    }
     let p995 = |resource: Resource| {
         let size = plan_size(plan, resource);
         let used = figures.demand(resource).p995?;
@@ -234,19 +237,20 @@ fn why_not(figures: &Figures<'_>, plan: &Plan) -> Option<String> {
 
 fn why_not_of(figures: &Figures<'_>, resource: Resource, size: f64) -> Option<String> {
     let demand = figures.demand(resource);
-    let (name, of) = (resource.name(), words::amount(resource, size));
+    let of = words::amount_of(resource, size);
     let shown = |quantity: f64| words::quantity(resource, quantity);
     let p995 = demand.p995?;
     if p995 * DOWN_MARGIN * figures.upper() > size {
         return Some(format!(
-            "995 of 1,000 minutes take {} of {name}; with 30 % to spare, and what {} may hide, that is {} of {of}",
-            shown(p995),
+            "995 of 1,000 minutes take up to {}; with 30 % to spare, and what {} may hide, that is {} of {of}",
+            words::amount_of(resource, p995),
             words::days(figures.n_days),
             shown(p995 * DOWN_MARGIN * figures.upper())
         ));
     }
     let used = figures.counted(resource)? * MARGIN * figures.upper();
     if used > FULL * size {
+        let name = resource.name();
         return Some(format!("its {name} would be more than {} full", words::percent(FULL)));
     }
     if let Some((_, _, high)) = demand.next_p95.filter(|(_, _, high)| high * MARGIN > FULL * size) {

@@ -174,9 +174,9 @@ impl<'a> Figures<'a> {
             };
             if used > 1.05 * has {
                 why.push(format!(
-                    "It used {} of {}, more than it has now: its size changed in this time.",
-                    words::amount(resource, used),
-                    words::amount(resource, has)
+                    "It used {}, more than the {} that it has now: its size changed in this time.",
+                    words::amount_of(resource, used),
+                    words::quantity(resource, has)
                 ));
             }
         }
@@ -187,7 +187,7 @@ impl<'a> Figures<'a> {
     pub(super) fn what_is_missing(&self) -> String {
         if self.is_shorter_than(DAYS_MIN) {
             let days = (DAYS_MIN - self.n_days).ceil().max(1.0);
-            format!("Ask again when it has {} of history more.", words::days(days))
+            format!("Ask for a longer time, or again in {}.", words::days(days))
         } else if self.coverage < COVERAGE_MIN {
             "Find out why its agent was away so often, or ask for a time without the gaps."
                 .to_owned()
@@ -249,17 +249,17 @@ pub(super) fn plan_size(plan: &Plan, resource: Resource) -> f64 {
 
 /// A size without what cannot be one.
 pub(super) fn sane_size(size: &Size) -> Size {
-    let some = |value: Option<f64>| sane(value).filter(|value| *value > 0.0);
+    let some = |value: Option<f64>, least: f64| sane(value).filter(|value| *value >= least);
     Size {
-        vcpu: some(size.vcpu),
-        memory_bytes: some(size.memory_bytes),
-        disk_bytes: some(size.disk_bytes),
+        vcpu: some(size.vcpu, 0.01),
+        memory_bytes: some(size.memory_bytes, 1e6),
+        disk_bytes: some(size.disk_bytes, 1e6),
     }
 }
 
 /// A number that can be one.
 pub(super) fn sane(value: Option<f64>) -> Option<f64> {
-    value.filter(|value| value.is_finite() && *value >= 0.0)
+    value.filter(|value| (0.0..=1e18).contains(value))
 }
 
 fn sane_demand(demand: &Demand) -> Demand {

@@ -136,7 +136,7 @@ fn disk(figures: &Figures<'_>) -> Vec<Sign> {
     {
         let text = format!(
             "The disk is {} full, {} of {}: {helps}.",
-            words::percent(used / has),
+            words::percent((used / has).min(1.0)),
             words::bytes(used),
             words::bytes(has)
         );
@@ -181,36 +181,32 @@ pub(super) fn beside(figures: &Figures<'_>) -> Option<String> {
 fn usage(figures: &Figures<'_>, resource: Resource) -> Option<Sign> {
     let has = figures.has(resource)?;
     let used = figures.counted(resource)?;
-    let of = words::amount(resource, has);
-    let name = match resource {
-        Resource::Cpu => "processors are busy",
-        Resource::Memory | Resource::Disk => "memory is full",
+    let of = format!("of {}", words::amount_of(resource, has));
+    let (minutes, is_used) = match resource {
+        Resource::Cpu => ("95 of 100", "are busy"),
+        Resource::Memory | Resource::Disk => ("995 of 1,000", "are in use"),
     };
-    let minutes = if resource == Resource::Memory { "995 of 1,000" } else { "95 of 100" };
     if used * MARGIN * figures.lower() > FULL * has {
-        return Some(soft(
-            resource,
-            format!(
-                "Its {name} to {} of {of} or less in {minutes} minutes; with 15 % to spare that is {}, more than {}.",
-                words::quantity(resource, used),
-                words::percent(used * MARGIN / has),
-                words::percent(FULL)
-            ),
-        ));
+        let text = format!(
+            "In {minutes} minutes up to {} {of} {is_used}; with 15 % to spare that is {:.1} %, more than {}.",
+            words::quantity(resource, used),
+            100.0 * used * MARGIN / has,
+            words::percent(FULL)
+        );
+        return Some(soft(resource, text));
     }
     let (low, mid, high) = figures.demand(resource).next_p95?;
     (low * MARGIN > FULL * has).then(|| {
-        soft(
-            resource,
-            format!(
-                "Next week 95 of 100 minutes will be below {} of {of} ({} to {} in eight cases of ten); with \
-                 15 % to spare even the least is more than {}.",
-                words::quantity(resource, mid),
-                words::quantity(resource, low),
-                words::quantity(resource, high),
-                words::percent(FULL)
-            ),
-        )
+        let text = format!(
+            "Next week up to {} {of} will {} in 95 of 100 minutes ({} to {} in eight cases of ten); with 15 % \
+             to spare even the least is more than {}.",
+            words::quantity(resource, mid),
+            if resource == Resource::Cpu { "be busy" } else { "be in use" },
+            words::quantity(resource, low),
+            words::quantity(resource, high),
+            words::percent(FULL)
+        );
+        soft(resource, text)
     })
 }
 

@@ -110,6 +110,10 @@ fn upgrade(
     {
         doubts.add(1, "The growth of the disk is not steady: it may last much longer.");
     }
+    if !is_usage && figures.has_plan_disk {
+        doubts
+            .add(1, "Only its disk is short: to clear up, or a volume of its own, may cost less.");
+    }
     if current.provider.is_none() && current.plan.is_none() && advice.to.is_some() {
         doubts.add(1, "Whose it is is not known: the plan is the cheapest of all providers.");
     }

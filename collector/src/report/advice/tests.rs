@@ -93,7 +93,7 @@ fn a_server_that_is_well_stays_and_hears_what_would_change_that() {
         "stay high",
         &[
             "Nearly always it uses no more than 2 of 4 processors (50 %), 4.8 GiB of 7.8 GiB of memory (62 %)",
-            "small of northcloud would be too small: 995 of 1,000 minutes take 2.5 of processors",
+            "small of northcloud would be too small: 995 of 1,000 minutes take up to 2.5 processors; with 30 % to spare, and what 60 days may hide, that is 3.3 of 2 processors.",
             "Nearly always more than 2.78 busy processors or 5.4 GiB of memory would make it an upgrade.",
         ],
     );
@@ -118,7 +118,7 @@ fn usage_with_its_margin_above_four_fifths_is_an_upgrade() {
         &cpu(2.79),
         "upgrade large low",
         &[
-            "Its processors are busy to 2.79 of 4 processors or less in 95 of 100 minutes",
+            "In 95 of 100 minutes up to 2.79 of 4 processors are busy; with 15 % to spare that is 80.2 %",
             "just above",
         ],
     );
@@ -129,7 +129,11 @@ fn usage_with_its_margin_above_four_fifths_is_an_upgrade() {
     check(&cpu(3.3), "upgrade large medium", &["Nothing waited and nothing was killed yet"]);
     let memory = |p995| with(well(), |need| need.memory = used(0.9 * p995 * GIB, p995 * GIB));
     check(&memory(5.42), "stay medium", &[]);
-    let advice = check(&memory(5.44), "upgrade memory-16 low", &["995 of 1,000 minutes"]);
+    let advice = check(
+        &memory(5.44),
+        "upgrade memory-16 low",
+        &["In 995 of 1,000 minutes up to 5.4 GiB of 7.8 GiB of memory are in use"],
+    );
     assert_eq!(advice.headroom[1].after, Some(1.0 - 5.44 / 16.0));
     assert!((advice.difference.unwrap() - 7.0).abs() < 1e-9);
 }
@@ -141,7 +145,7 @@ fn what_next_week_needs_even_by_its_low_end_is_an_upgrade() {
     check(
         &next(2.79),
         "upgrade large medium",
-        &["Next week 95 of 100 minutes will be below 3 of 4"],
+        &["Next week up to 3 of 4 processors will be busy in 95 of 100 minutes (2.79 to 3.5"],
     );
 }
 
@@ -152,7 +156,7 @@ fn waiting_in_more_than_one_of_a_hundred_minutes_is_an_upgrade() {
     check(
         &cpu(0.0101),
         "upgrade large high",
-        &["In 1.0 % of the minutes something waited for a processor"],
+        &["In 1.01 % of the minutes something waited for a processor"],
     );
     let bursts = with(cpu(0.05), |need| need.vcpu = used(0.5, 0.8));
     check(&bursts, "upgrade large medium", &["it is short bursts that wait"]);
@@ -257,8 +261,8 @@ fn gateway_errors_are_a_reason_when_most_of_them_have_one_cause() {
         "Of 100 minutes with gateway errors 60 (60 %) came while all children of a PHP-FPM pool were busy and",
         "Of 100 minutes with gateway errors 25 (25 %) came from the code of a site",
         "Of 100 minutes with gateway errors 10 (10 %) came while a service was down",
-        "Of 100 minutes with gateway errors 4 (4.0 %) came while a disk",
-        "Of 100 minutes with gateway errors 1 (1.0 %) came with nothing that was sampled",
+        "Of 100 minutes with gateway errors 4 (4 %) came while a disk",
+        "Of 100 minutes with gateway errors 1 (1 %) came with nothing that was sampled",
     ];
     assert_eq!(advice.errors.len(), begins.len());
     for (told, begin) in advice.errors.iter().zip(begins) {
@@ -272,8 +276,8 @@ fn a_disk_that_is_full_or_soon_will_be_takes_a_larger_one() {
     check(&full(139e9), "stay high", &[]);
     check(
         &full(140e9),
-        "upgrade large high",
-        &["The disk is 90 % full", "clear up, or take a plan with more"],
+        "upgrade large medium",
+        &["The disk is 90 % full", "a volume of its own", "clear up, or take a plan with more"],
     );
     let soon = |days| {
         with(well(), |need| {
@@ -284,11 +288,14 @@ fn a_disk_that_is_full_or_soon_will_be_takes_a_larger_one() {
     check(&soon(30.0), "stay high", &[]);
     check(
         &soon(29.0),
-        "upgrade large high",
-        &["The disk will be full in about 29 days (13 to 44 days"],
+        "upgrade xlarge medium",
+        &[
+            "leaves 88 % of its processors, 85 % of its memory and 72 % of its disk free",
+            "The disk will be full in about 29 days (13 to 44 days",
+        ],
     );
     // 100 GB and 90 days of 4.7 GB take 587 GB.
-    let fast = check(&soon(10.0), "upgrade high", &["no plan of the catalogue has that"]);
+    let fast = check(&soon(10.0), "upgrade medium", &["no plan of the catalogue has that"]);
     assert!(
         fast.headline().starts_with("A larger plan is needed, at least "),
         "{}",
@@ -378,7 +385,7 @@ fn every_figure_can_make_a_plan_too_small() {
         (
             change(|need| need.vcpu.p995 = Some(1.52)),
             "stay high",
-            "995 of 1,000 minutes take 1.52 of processors",
+            "995 of 1,000 minutes take up to 1.52 processors",
         ),
         // 0.8 x 2 / 1.15 / (1 + 1/60) = 1.368 processors.
         (
@@ -407,14 +414,14 @@ fn every_figure_can_make_a_plan_too_small() {
         (
             change(|need| need.memory.max = Some(3.9 * GIB)),
             "stay high",
-            "once 3.9 GiB of 4.0 GiB were in use",
+            "once 3.9 GiB of 4.0 GiB of memory were in use",
         ),
         (change(|need| need.disk = used(61e9, 61e9)), "downgrade small high", ""),
         (change(|need| need.disk = used(62e9, 62e9)), "stay high", "its disk holds 57.7 GiB"),
         (
             change(|need| need.days_to_full = Some((200.0, 400.0, 600.0))),
             "stay high",
-            "in 180 days its disk will hold 80.1 GiB of 74.5 GiB",
+            "in 180 days its disk will hold 77.1 GiB of 74.5 GiB",
         ),
         (
             change(|need| need.disk = Demand::default()),
@@ -441,6 +448,21 @@ fn a_saving_that_is_not_worth_a_move_is_not_advised() {
     check_with(&idle(), &plans, "downgrade small high", &[]);
     price(&mut plans, 0.0);
     check_with(&idle(), &plans, "downgrade small high", &[]);
+    price(&mut plans, 30.0);
+    plans.plans[2].price = 12.0;
+    let advice = check_with(
+        &well(),
+        &plans,
+        "downgrade large high",
+        &["has no less of anything and costs less."],
+    );
+    assert!(
+        advice
+            .headline()
+            .starts_with("Change from medium of northcloud to large of northcloud: 2.90 EUR")
+    );
+    plans.plans[2].price = 27.9;
+    price(&mut plans, 7.9);
     plans.plans[1].price = 0.0;
     check_with(&idle(), &plans, "stay high", &["northcloud has no smaller plan in the catalogue."]);
 }
@@ -518,7 +540,7 @@ fn the_plan_of_a_server_is_found_by_its_labels_or_by_its_size() {
 fn without_a_catalogue_the_need_is_told_without_a_plan() {
     let none = Catalogue::default();
     let advice = check_with(&well(), &none, "stay high", &[]);
-    assert_eq!(advice.headline(), "Stay on this plan.");
+    assert_eq!((advice.headline().as_str(), advice.difference), ("Stay on this plan.", None));
     check_with(&idle(), &none, "stay high", &[]);
     let busy = with(well(), |need| need.vcpu = used(3.6, 3.9));
     let advice = check_with(&busy, &none, "upgrade medium", &[]);
@@ -535,13 +557,13 @@ fn too_little_data_gives_no_advice_but_says_what_is_known_so_far() {
     check(
         &days(6.9),
         "not_enough_data low",
-        &["Its history of 6.9 days is too short", "has 1 day of history more"],
+        &["Its history of 6.9 days is too short", "or again in 1 day."],
     );
     check(&days(6.96), "stay medium", &["two weeks would show"]);
     check(
         &days(0.0),
         "not_enough_data low",
-        &["Its history of 0 days is too short", "7 days of history more"],
+        &["Its history of 0 days is too short", "Ask for a longer time, or again in 7 days."],
     );
     check(&days(f64::NAN), "not_enough_data low", &[]);
     let coverage = |coverage| with(well(), |need| need.coverage = coverage);
@@ -573,8 +595,9 @@ fn too_little_data_gives_no_advice_but_says_what_is_known_so_far() {
 fn numbers_in_sentences_are_written_for_people() {
     for (told, expected) in [
         (words::percent(0.0), "0 %"),
-        (words::percent(0.0003), "less than 0.1 %"),
-        (words::percent(0.0101), "1.0 %"),
+        (words::percent(0.00003), "less than 0.01 %"),
+        (words::percent(0.0101), "1.01 %"),
+        (words::percent(0.0423), "4.2 %"),
         (words::percent(0.994), "99 %"),
         (words::processors(1.0), "1 processor"),
         (words::processors(0.5), "0.5 processors"),

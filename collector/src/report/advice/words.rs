@@ -11,14 +11,14 @@ pub(super) fn money(amount: f64, currency: &str) -> String {
     format!("{amount:.2} {currency}")
 }
 
-/// `83 %`; small ones with a decimal: `1.4 %`.
+/// `83 %`; the smaller it is the more decimals: `4.2 %`, `1.01 %`.
 pub(super) fn percent(share: f64) -> String {
     let percent = 100.0 * share;
-    if percent.abs() < 9.95 && percent != 0.0 {
-        // Never shown as the limit that it is above.
-        if percent.abs() < 0.05 { "less than 0.1 %".to_owned() } else { format!("{percent:.1} %") }
-    } else {
-        format!("{percent:.0} %")
+    match percent.abs() {
+        size if size == 0.0 || size >= 9.95 => format!("{percent:.0} %"),
+        size if size < 0.005 => "less than 0.01 %".to_owned(),
+        size if size < 2.0 => format!("{} %", number(percent)),
+        _ => format!("{} %", number((10.0 * percent).round() / 10.0)),
     }
 }
 
@@ -51,14 +51,6 @@ pub(super) fn days(days: f64) -> String {
     if shown == "1" { "1 day".to_owned() } else { format!("{shown} days") }
 }
 
-/// A quantity of a resource in its unit: `3.4 processors`, `6.1 GiB`.
-pub(super) fn amount(resource: Resource, quantity: f64) -> String {
-    match resource {
-        Resource::Cpu => processors(quantity),
-        Resource::Memory | Resource::Disk => bytes(quantity),
-    }
-}
-
 /// `medium of northcloud`.
 pub(super) fn plan(plan: &Plan) -> String {
     match &plan.provider {
@@ -89,7 +81,8 @@ pub(super) fn wrong_label(named: &Plan, has: &Size) -> String {
 pub(super) fn needs(needs: &Size) -> String {
     let disk = needs.disk_bytes.map(|disk| format!("{} of disk", bytes(disk)));
     let memory = needs.memory_bytes.map(|memory| format!("{} of memory", bytes(memory)));
-    let vcpu = needs.vcpu.map(processors);
+    // Plans have whole ones, but for the smallest.
+    let vcpu = needs.vcpu.map(|n| processors(if n > 1.0 { n.ceil() } else { n }));
     let parts: Vec<String> = vcpu.into_iter().chain(memory).chain(disk).collect();
     parts.join(", ")
 }
@@ -116,7 +109,12 @@ pub(super) fn headline(advice: &Advice) -> String {
             needs(&advice.needs)
         ),
         (action, to) => {
-            let verb = if action == Action::Downgrade { "Downgrade" } else { "Upgrade" };
+            let is_as_large = |from: &Plan| to.as_ref().is_some_and(|to| to.is_as_large_as(from));
+            let verb = match action {
+                Action::Downgrade if advice.current.as_ref().is_some_and(is_as_large) => "Change",
+                Action::Downgrade => "Downgrade",
+                _ => "Upgrade",
+            };
             let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
             let target = name(to.as_ref()).map(|to| format!(" to {to}")).unwrap_or_default();
             let cost = to.as_ref().map(|to| cost(advice, to.price)).unwrap_or_default();
@@ -172,5 +170,13 @@ pub(super) fn list(parts: &[String]) -> String {
         None => String::new(),
         Some((last, [])) => last.clone(),
         Some((last, first)) => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// A quantity with what it is of: `3.4 processors`, `6.1 GiB of memory`.
+pub(super) fn amount_of(resource: Resource, quantity: f64) -> String {
+    match resource {
+        Resource::Cpu => processors(quantity),
+        Resource::Memory | Resource::Disk => format!("{} of {}", bytes(quantity), resource.name()),
     }
 }

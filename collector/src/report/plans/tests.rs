@@ -190,7 +190,7 @@ fn a_plan_that_is_listed_twice_is_told_with_both_lines() {
     check(&twin("provider = \"other\"\n"), &[]);
     check(
         &twin("provider = \"Northcloud\"\n"),
-        &["plans.toml:18: plan \"s\" is also in line 3: give it another name"],
+        &["plans.toml:19: plan \"s\" is also in line 3: give it another name"],
     );
 }
 
