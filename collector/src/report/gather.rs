@@ -1,5 +1,7 @@
 //! Reads the store for reports: the only part of them that does.
 
+pub mod capacity;
+
 use std::collections::BTreeMap;
 
 use super::ask::Ask;

@@ -11,6 +11,7 @@
 pub mod advice;
 pub mod ask;
 pub mod gather;
+pub mod capacity;
 pub mod document;
 pub mod forecast;
 pub mod need;

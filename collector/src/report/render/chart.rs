@@ -88,7 +88,13 @@ fn over_time(
     if lines.len() > 1 {
         out.push_str(&letters(&frame, lines));
     }
-    write!(out, "{}</div>\n{}", times(&frame), legend(lines, !band.is_empty(), limit.map(|(_, name)| name.as_str()))).ok();
+    write!(
+        out,
+        "{}</div>\n{}",
+        times(&frame),
+        legend(lines, !band.is_empty(), limit.map(|(_, name)| name.as_str()))
+    )
+    .ok();
     out
 }
 

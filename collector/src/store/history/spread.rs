@@ -124,3 +124,24 @@ impl Spread {
         }
     }
 }
+
+#[cfg(test)]
+impl Spread {
+    /// Of minutes with these means, one sample each; of a counter with these rates a second.
+    pub(crate) fn of_minutes(
+        metric: &wire::catalog::Metric,
+        means: impl IntoIterator<Item = f64>,
+    ) -> Self {
+        let a_minute = if metric.kind == Kind::Counter { MINUTE_S } else { 1.0 };
+        let mut rolled = Rolled { min: i64::MAX, max: i64::MIN, ..Rolled::default() };
+        for mean in means {
+            let scaled = mean * metric.scale * a_minute;
+            rolled.n += a_minute as u64;
+            rolled.sum += scaled.round() as i128;
+            rolled.min = rolled.min.min(scaled.floor() as i64);
+            rolled.max = rolled.max.max(scaled.ceil() as i64);
+            rolled.minutes.add(scaled);
+        }
+        Self::new(rolled, metric.kind, metric.scale)
+    }
+}

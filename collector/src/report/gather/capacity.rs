@@ -1,0 +1,314 @@
+//! Reads what a capacity report is made of: metric by metric, so that memory is bounded by servers and
+//! series, never by samples.
+
+mod errors;
+mod sites;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use wire::catalog;
+
+use super::Members;
+use crate::model::ServerId;
+use crate::report::ask::{Ask, Progress};
+use crate::report::capacity::input::{HOUR_S, Input, Seen, Series, Server};
+use crate::store::ReadResult;
+use crate::store::history::{History, HourOf, Spread};
+use errors::OldHours;
+
+/// Days of which the largest sample is kept by itself: a month and some, so that one of each is in it.
+const RECENT_S: i64 = 35 * 86_400;
+
+/// Seconds of a day.
+const DAY_S: i64 = 86_400;
+/// Days of a series that are put together at once: hours come in order of time, but for those that are
+/// not summed up yet.
+const DAYS_OPEN_MAX: usize = 4;
+
+/// A metric that is read, and what is kept of it.
+struct Wanted {
+    metric: &'static str,
+    /// The metric that says how much there is of what it measures.
+    size: Option<&'static str>,
+    /// Whether the means of its hours are kept, and what its days were.
+    kept: (bool, bool),
+}
+
+const fn plain(metric: &'static str) -> Wanted {
+    Wanted { metric, size: None, kept: (false, false) }
+}
+
+const fn sized(metric: &'static str, size: &'static str) -> Wanted {
+    Wanted { metric, size: Some(size), kept: (false, false) }
+}
+
+/// All that is read, sizes before what is measured by them.
+const WANTED: [Wanted; 45] = [
+    plain("system.cpu.logical.count"),
+    plain("container.cpu.limit"),
+    plain("system.memory.limit"),
+    plain("phpfpm.max_children"),
+    plain("db.client.connections.limit"),
+    plain("haproxy.connections.limit"),
+    plain("haproxy.sessions.limit"),
+    Wanted {
+        metric: "system.cpu.utilization",
+        size: Some("system.cpu.logical.count"),
+        kept: (true, true),
+    },
+    Wanted {
+        metric: "system.memory.utilization",
+        size: Some("system.memory.limit"),
+        kept: (true, true),
+    },
+    plain("system.memory.available"),
+    plain("system.swap.utilization"),
+    Wanted { metric: "system.filesystem.utilization", size: None, kept: (false, true) },
+    plain("system.filesystem.free"),
+    Wanted { metric: "system.filesystem.inodes.utilization", size: None, kept: (false, true) },
+    plain("system.disk.io_time"),
+    plain("system.disk.io.read"),
+    plain("system.disk.io.write"),
+    plain("system.network.io.receive"),
+    plain("system.network.io.transmit"),
+    plain("system.cpu.steal"),
+    plain("system.cpu.iowait"),
+    plain("system.pressure.cpu"),
+    plain("system.pressure.memory"),
+    plain("system.pressure.memory.some"),
+    plain("system.pressure.io"),
+    sized("system.processes.running", "system.cpu.logical.count"),
+    plain("system.processes.blocked"),
+    plain("system.tcp.listen_overflows"),
+    plain("system.tcp.listen_drops"),
+    plain("system.tcp.established"),
+    plain("system.conntrack.utilization"),
+    plain("system.oom_kills"),
+    plain("container.memory.oom_kills"),
+    plain("container.cpu.throttled"),
+    sized("phpfpm.active_processes", "phpfpm.max_children"),
+    plain("phpfpm.listen_queue"),
+    plain("phpfpm.max_children_reached"),
+    plain("phpfpm.total_processes"),
+    plain("phpfpm.memory_per_process"),
+    sized("db.client.connections.usage", "db.client.connections.limit"),
+    sized("haproxy.connections.count", "haproxy.connections.limit"),
+    sized("haproxy.sessions.count", "haproxy.sessions.limit"),
+    plain("haproxy.requests.queued"),
+    plain("nginx.connections_current"),
+    plain("apache.workers"),
+];
+
+/// Steps beside the metrics: sites and minutes with errors.
+const STEPS_BESIDE: u64 = 2;
+
+/// Whole hours of a report: rounded outward.
+#[must_use]
+pub fn hours(ask: &Ask) -> Range<i64> {
+    let (from, to) = (ask.from.second(), ask.to.0.saturating_add(999).div_euclid(1000));
+    let end = to.saturating_add(HOUR_S - 1).div_euclid(HOUR_S).saturating_mul(HOUR_S);
+    let start = from.div_euclid(HOUR_S).saturating_mul(HOUR_S);
+    start..end.max(start)
+}
+
+/// Reads everything. What is missing or damaged is noted beside the answer; what is cut is there until then.
+pub fn capacity(
+    history: &History<'_>,
+    ask: &Ask,
+    members: &Members,
+    progress: &mut dyn FnMut(Progress),
+) -> ReadResult<Input> {
+    let hours = hours(ask);
+    let mut servers = BTreeMap::new();
+    for (id, member) in members {
+        let (name, labels) = (member.name.clone(), member.labels.clone());
+        servers.insert(*id, Server { name, labels, ..Server::default() });
+    }
+    let mut input = Input { hours, raw_from: None, servers };
+    let span = Span::new(&input.hours);
+    let n = WANTED.len() as u64 + STEPS_BESIDE;
+    progress(Progress { what: "reads sites", n_done: 0, n });
+    let bad = sites::read(history, &mut input)?;
+    let raw_from = history.samples_from()?;
+    input.raw_from = (raw_from > span.start).then_some(raw_from);
+    let mut pass = Pass { span, sizes: BTreeMap::new(), old: OldHours::new(&bad, raw_from) };
+    for (step, wanted) in (1..).zip(&WANTED) {
+        if !history.goes_on() {
+            return Ok(input);
+        }
+        progress(Progress { what: wanted.metric, n_done: step, n });
+        pass.read(history, wanted, &mut input)?;
+    }
+    progress(Progress { what: "reads minutes with errors", n_done: n - 1, n });
+    let children = pass.sizes.get("phpfpm.max_children");
+    errors::read(history, &bad, &pass.old, children, &mut input)?;
+    progress(Progress { what: "done", n_done: n, n });
+    Ok(input)
+}
+
+/// What was found of one metric: by server, each attribute with its series.
+type Found = BTreeMap<ServerId, Vec<(Box<str>, Building)>>;
+
+/// A series while its hours come.
+struct Building {
+    series: Series,
+    /// Days of which hours may come still: they come about in order.
+    open: BTreeMap<usize, Spread>,
+}
+
+/// What goes from one metric to the next.
+struct Pass {
+    span: Span,
+    /// How much there was, by the metric that says so.
+    sizes: BTreeMap<&'static str, Sizes>,
+    old: OldHours,
+}
+
+impl Pass {
+    fn read(
+        &mut self,
+        history: &History<'_>,
+        wanted: &Wanted,
+        input: &mut Input,
+    ) -> ReadResult<()> {
+        let Some(metric) = catalog::find(wanted.metric) else { return Ok(()) };
+        let Self { span, sizes, old } = self;
+        let is_size = WANTED.iter().any(|other| other.size == Some(wanted.metric));
+        let mut as_size = Sizes::default();
+        let mut found = Found::new();
+        let mut seen: BTreeMap<ServerId, Seen> = BTreeMap::new();
+        let of_size = wanted.size.and_then(|size| sizes.get(size));
+        let servers = input.servers.keys().copied().collect();
+        history.hourly(metric, &servers, &input.hours, &mut |hour: HourOf<'_>| {
+            let Ok(ix) = usize::try_from((hour.t0 - span.start) / HOUR_S) else { return };
+            seen.entry(hour.server).or_default().add(ix);
+            if is_size {
+                as_size.add(&hour);
+            }
+            let size = match (wanted.size, of_size) {
+                (None, _) => 1.0,
+                (Some(_), sizes) => sizes
+                    .and_then(|sizes| sizes.of(hour.server, hour.attribute, hour.t0))
+                    .unwrap_or(0.0),
+            };
+            old.see(wanted.metric, &hour, size);
+            let of_server = found.entry(hour.server).or_default();
+            // The newest first: hours of one attribute come together.
+            let known = of_server.iter().rposition(|(of, _)| **of == *hour.attribute);
+            let at = known.unwrap_or_else(|| {
+                of_server.push((hour.attribute.into(), Building::new(wanted, span)));
+                of_server.len() - 1
+            });
+            of_server[at].1.add(span, ix, size, &hour);
+        })?;
+        if is_size {
+            sizes.insert(wanted.metric, as_size);
+        }
+        for (server, of_server) in found {
+            let Some(server) = input.servers.get_mut(&server) else { continue };
+            for (attribute, building) in of_server {
+                server.series.insert((wanted.metric, attribute), building.done());
+            }
+        }
+        for (server, hours) in seen {
+            if let Some(server) = input.servers.get_mut(&server) {
+                server.seen.merge(&hours);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The time of a report in hours and UTC days.
+struct Span {
+    start: i64,
+    recent_from: i64,
+    n_hours: usize,
+    n_days: usize,
+}
+
+impl Span {
+    fn new(hours: &Range<i64>) -> Self {
+        let n = |seconds: i64| usize::try_from(seconds).unwrap_or(0);
+        let n_hours = n((hours.end - hours.start) / HOUR_S);
+        let last_day = (hours.end - 1).div_euclid(DAY_S);
+        let n_days = n(last_day - hours.start.div_euclid(DAY_S) + 1);
+        Self { start: hours.start, recent_from: hours.end - RECENT_S, n_hours, n_days }
+    }
+
+    fn day(&self, t0: i64) -> usize {
+        let days = t0.div_euclid(DAY_S) - self.start.div_euclid(DAY_S);
+        usize::try_from(days).unwrap_or(0)
+    }
+}
+
+impl Building {
+    fn new(wanted: &Wanted, span: &Span) -> Self {
+        let n_hours = if wanted.kept.0 { span.n_hours } else { 0 };
+        let n_days = if wanted.kept.1 { span.n_days } else { 0 };
+        Self { series: Series::new(n_hours, n_days), open: BTreeMap::new() }
+    }
+
+    fn add(&mut self, span: &Span, ix: usize, size: f64, hour: &HourOf<'_>) {
+        self.series.add((hour.t0, ix), size, hour.spread, hour.t0 >= span.recent_from);
+        if self.series.day_p95.is_empty() {
+            return;
+        }
+        let day = span.day(hour.t0);
+        match self.open.get_mut(&day) {
+            Some(known) => known.merge(hour.spread),
+            None => drop(self.open.insert(day, hour.spread.clone())),
+        }
+        while self.open.len() > DAYS_OPEN_MAX {
+            let Some((day, spread)) = self.open.pop_first() else { break };
+            self.series.add_day(day, &spread);
+        }
+    }
+
+    fn done(mut self) -> Series {
+        for (day, spread) in std::mem::take(&mut self.open) {
+            self.series.add_day(day, &spread);
+        }
+        self.series
+    }
+}
+
+/// How much there was of something, hour by hour, in runs of the same size.
+#[derive(Default)]
+struct Sizes(BTreeMap<ServerId, Vec<OfAttribute>>);
+
+type OfAttribute = (Box<str>, Vec<Run>);
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// First second of its first hour, and of the hour after its last.
+    hours: (i64, i64),
+    size: f64,
+}
+
+impl Sizes {
+    fn add(&mut self, hour: &HourOf<'_>) {
+        let of_server = self.0.entry(hour.server).or_default();
+        let known = of_server.iter().rposition(|(of, _)| **of == *hour.attribute);
+        let at = known.unwrap_or_else(|| {
+            of_server.push((hour.attribute.into(), Vec::new()));
+            of_server.len() - 1
+        });
+        let (runs, size) = (&mut of_server[at].1, hour.spread.max());
+        match runs.last_mut().filter(|run| run.size == size && run.hours.1 == hour.t0) {
+            Some(run) => run.hours.1 += HOUR_S,
+            None => runs.push(Run { hours: (hour.t0, hour.t0 + HOUR_S), size }),
+        }
+    }
+
+    /// The size at a time: as it was said last before, else as it was said first. Where it changed within
+    /// an hour, the larger one holds for all of it.
+    fn of(&self, server: ServerId, attribute: &str, at: i64) -> Option<f64> {
+        let of_server = self.0.get(&server)?;
+        let (_, runs) = of_server.iter().find(|(of, _)| **of == *attribute)?;
+        let before = runs.iter().filter(|run| run.hours.0 <= at);
+        let run = before.max_by_key(|run| run.hours.0);
+        run.or_else(|| runs.iter().min_by_key(|run| run.hours.0)).map(|run| run.size)
+    }
+}

@@ -1,0 +1,320 @@
+//! What minutes with gateway errors came with: by the minute where samples are kept, else by the hour.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use wire::catalog;
+
+use super::Sizes;
+use super::sites::BadHours;
+use crate::model::{ServerId, SiteId};
+use crate::report::capacity::errors::{
+    CHILDREN, CPU, CameWith, DISK, IO, MEMORY, Minute, STEAL, classify,
+};
+use crate::report::capacity::input::{HOUR_S, Input, Server, named};
+use crate::store::ReadResult;
+use crate::store::history::{History, HourOf};
+use crate::store::incidents::{self, Filter};
+
+/// Incidents that are looked at.
+const INCIDENTS_MAX: usize = 50_000;
+/// Seconds of a minute.
+const MINUTE_S: i64 = 60;
+
+/// What is measured of a minute, and above what it holds.
+const MEASURED: [(&str, Sign, f64); 8] = [
+    ("system.cpu.steal", Sign::Steal, STEAL),
+    ("system.memory.utilization", Sign::Memory, MEMORY),
+    ("system.oom_kills", Sign::Oom, 0.0),
+    ("container.memory.oom_kills", Sign::Oom, 0.0),
+    ("system.cpu.utilization", Sign::Cpu, CPU),
+    ("system.filesystem.utilization", Sign::Disk, DISK),
+    ("system.filesystem.inodes.utilization", Sign::Disk, DISK),
+    ("system.pressure.io", Sign::Io, IO),
+];
+/// Busy children, and how often they were exhausted.
+const BUSY: &str = "phpfpm.active_processes";
+const REACHED: &str = "phpfpm.max_children_reached";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Steal,
+    Memory,
+    Oom,
+    Cpu,
+    Disk,
+    Io,
+}
+
+/// Minutes of an hour in which each sign held, for hours of which only sums are kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    steal: u8,
+    memory: u8,
+    has_oom: bool,
+    children: u8,
+    has_exhausted: bool,
+    cpu: u8,
+    disk: u8,
+    io: u8,
+}
+
+/// Hours with gateway errors of which no samples are kept.
+#[derive(Default)]
+pub(super) struct OldHours(BTreeMap<(ServerId, i64), (u64, Held)>);
+
+impl OldHours {
+    /// Those of `bad` that begin before `raw_from`.
+    pub(super) fn new(bad: &BadHours, raw_from: i64) -> Self {
+        let old = bad.iter().filter(|((_, t0), _)| *t0 < raw_from);
+        Self(old.map(|(at, n)| (*at, (*n, Held::default()))).collect())
+    }
+
+    /// Notes what an hour of a metric says, if it is one of them.
+    pub(super) fn see(&mut self, metric: &str, hour: &HourOf<'_>, size: f64) {
+        let Some((_, held)) = self.0.get_mut(&(hour.server, hour.t0)) else { return };
+        let spread = hour.spread;
+        let above = |limit: f64| {
+            let share = spread.share_above(limit).unwrap_or(0.0);
+            (share * spread.n_minutes().min(60) as f64).round() as u8
+        };
+        let most = |known: &mut u8, n: u8| *known = n.max(*known);
+        match metric {
+            BUSY if size > 0.0 => most(&mut held.children, above(CHILDREN * size)),
+            REACHED => held.has_exhausted |= spread.rise() > 0.0,
+            _ => {}
+        }
+        for (_, sign, limit) in MEASURED.iter().filter(|(of, _, _)| *of == metric) {
+            match sign {
+                Sign::Steal => most(&mut held.steal, above(*limit)),
+                Sign::Memory => most(&mut held.memory, above(*limit)),
+                Sign::Oom => held.has_oom |= spread.rise() > 0.0,
+                Sign::Cpu => most(&mut held.cpu, above(*limit)),
+                Sign::Disk => most(&mut held.disk, above(*limit)),
+                Sign::Io => most(&mut held.io, above(*limit)),
+            }
+        }
+    }
+}
+
+impl Held {
+    /// What held in at least half as many minutes as failed.
+    fn minute<'a>(self, n_bad: u64, verdict: Option<&'a str>) -> Minute<'a> {
+        let enough = |n: u8| Some(if n > 0 && u64::from(n) * 2 >= n_bad { 1.0 } else { 0.0 });
+        Minute {
+            steal: enough(self.steal),
+            memory: enough(self.memory),
+            has_oom: self.has_oom,
+            children: enough(self.children),
+            has_exhausted: self.has_exhausted,
+            cpu: enough(self.cpu),
+            disk: enough(self.disk),
+            io: enough(self.io),
+            verdict,
+        }
+    }
+}
+
+/// A time in which an incident had a cause on a server: first and end second, class.
+type Verdicts = BTreeMap<String, Vec<(i64, i64, String)>>;
+
+/// Puts every minute with gateway errors where it belongs.
+pub(super) fn read(
+    history: &History<'_>,
+    bad: &BadHours,
+    old: &OldHours,
+    children: Option<&Sizes>,
+    input: &mut Input,
+) -> ReadResult<()> {
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let verdicts = verdicts(history, input)?;
+    let of = |server: &Server, at: i64| {
+        let of_server = verdicts.get(&server.name)?;
+        let found = of_server.iter().find(|(from, to, _)| (*from..*to).contains(&at));
+        found.map(|(_, _, class)| class.as_str())
+    };
+    for ((id, t0), (n, held)) in &old.0 {
+        let Some(server) = input.servers.get_mut(id) else { continue };
+        let n = (*n).min(60);
+        let with = classify(&held.minute(n, of(server, *t0 + HOUR_S / 2)));
+        with.add(&mut server.errors, n);
+        server.n_errors_by_hour += n;
+    }
+    let mut hours: BTreeMap<ServerId, BTreeSet<i64>> = BTreeMap::new();
+    for (id, t0) in bad.keys().filter(|at| !old.0.contains_key(at)) {
+        hours.entry(*id).or_default().insert(*t0);
+    }
+    for (id, hours) in hours {
+        if !history.goes_on() {
+            break;
+        }
+        let Some(server) = input.servers.get_mut(&id) else { continue };
+        let told = told(history, (id, server), &hours, children)?;
+        for (at, (mut minute, pool)) in told {
+            minute.verdict = of(server, at);
+            let with = classify(&minute);
+            with.add(&mut server.errors, 1);
+            if let (CameWith::Exhausted, Some(pool)) = (with, pool) {
+                *server.exhausted.entry(pool).or_default() += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A minute with the pool whose children were busiest.
+type Told = BTreeMap<i64, (Minute<'static>, Option<String>)>;
+
+/// The minutes of one server in which a site failed, in these hours.
+fn told(
+    history: &History<'_>,
+    (id, server): (ServerId, &Server),
+    hours: &BTreeSet<i64>,
+    children: Option<&Sizes>,
+) -> ReadResult<Told> {
+    let mut told = Told::new();
+    let rows = history.sites(id)?;
+    let pools: BTreeMap<SiteId, Option<String>> =
+        rows.into_iter().map(|row| (row.site, row.pool)).collect();
+    for run in runs(hours) {
+        // By minute, the pools of the sites that failed; `None`: of one it is not known.
+        let mut failed: BTreeMap<i64, Option<BTreeSet<&str>>> = BTreeMap::new();
+        for (site, minutes) in history.bad_minutes(id, &run)?.unwrap_or_default() {
+            let pool = pools.get(&site).and_then(Option::as_deref);
+            for minute in minutes {
+                let known = failed.entry(minute).or_insert_with(|| Some(BTreeSet::new()));
+                match (pool, known.as_mut()) {
+                    (Some(pool), Some(known)) => drop(known.insert(pool)),
+                    _ => *known = None,
+                }
+            }
+        }
+        told.extend(failed.keys().map(|at| (*at, (Minute::default(), None))));
+        measured(history, (id, server), &run, &mut told)?;
+        for (_, attribute) in server.series.keys().filter(|(metric, _)| *metric == BUSY) {
+            let pool = named(attribute);
+            // A pool's key may have a version or an address behind its name.
+            let name = pool.split('@').next().unwrap_or(pool);
+            let is_of = |at: &i64| {
+                let pools = failed.get(at).and_then(Option::as_ref);
+                pools.is_none_or(|pools| pools.contains(pool) || pools.contains(name))
+            };
+            let size = |at: i64| children.and_then(|sizes| sizes.of(id, attribute, at));
+            busy(history, (id, attribute), &run, &mut |at, value, is_count| {
+                let Some((minute, of)) = told.get_mut(&at).filter(|_| is_of(&at)) else { return };
+                if is_count {
+                    minute.has_exhausted |= value > 0.0;
+                    if value > 0.0 && of.is_none() {
+                        *of = Some(pool.to_owned());
+                    }
+                } else if let Some(share) = size(at).filter(|n| *n > 0.0).map(|n| value / n)
+                    && minute.children.is_none_or(|known| known < share)
+                {
+                    minute.children = Some(share);
+                    *of = Some(pool.to_owned());
+                }
+            })?;
+        }
+    }
+    Ok(told)
+}
+
+/// Fills in what was measured of the server.
+fn measured(
+    history: &History<'_>,
+    (id, server): (ServerId, &Server),
+    run: &Range<i64>,
+    told: &mut Told,
+) -> ReadResult<()> {
+    for (name, sign, _) in MEASURED {
+        let Some(metric) = catalog::find(name) else { continue };
+        for (_, attribute) in server.series.keys().filter(|(of, _)| *of == name) {
+            history.minutes(id, metric, attribute, run, &mut |at, mean| {
+                let Some((minute, _)) = told.get_mut(&at) else { return };
+                let most = |known: &mut Option<f64>| {
+                    *known = Some(known.map_or(mean, |known| known.max(mean)));
+                };
+                match sign {
+                    Sign::Steal => most(&mut minute.steal),
+                    Sign::Memory => most(&mut minute.memory),
+                    Sign::Oom => minute.has_oom |= mean > 0.0,
+                    Sign::Cpu => most(&mut minute.cpu),
+                    Sign::Disk => most(&mut minute.disk),
+                    Sign::Io => most(&mut minute.io),
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Busy children of one pool by the minute, and whether it was exhausted (`true`).
+fn busy(
+    history: &History<'_>,
+    (id, attribute): (ServerId, &str),
+    run: &Range<i64>,
+    see: &mut dyn FnMut(i64, f64, bool),
+) -> ReadResult<()> {
+    for (name, is_count) in [(BUSY, false), (REACHED, true)] {
+        let Some(metric) = catalog::find(name) else { continue };
+        history.minutes(id, metric, attribute, run, &mut |at, value| see(at, value, is_count))?;
+    }
+    Ok(())
+}
+
+/// Hours that follow each other.
+fn runs(hours: &BTreeSet<i64>) -> Vec<Range<i64>> {
+    let mut runs: Vec<Range<i64>> = Vec::new();
+    for t0 in hours {
+        match runs.last_mut().filter(|run| run.end == *t0) {
+            Some(run) => run.end += HOUR_S,
+            None => runs.push(*t0..t0 + HOUR_S),
+        }
+    }
+    runs
+}
+
+/// What incidents say of these servers: rounded outward to minutes.
+fn verdicts(history: &History<'_>, input: &Input) -> ReadResult<Verdicts> {
+    let since = Some(wire::UnixMillis::from_second(input.hours.start));
+    let filter = Filter { open: false, since, merged: true, n_max: INCIDENTS_MAX };
+    let names: BTreeSet<&str> = input.servers.values().map(|server| server.name.as_str()).collect();
+    let mut found = Verdicts::new();
+    for incident in incidents::list(history.conn(), &filter)? {
+        let from = incident.started_at.second().div_euclid(MINUTE_S) * MINUTE_S;
+        let to = incident.resolved_at.map_or(i64::MAX, |at| at.second() + MINUTE_S);
+        let place = &incident.place;
+        let members = place.members.iter().map(|member| member.split('/').next().unwrap_or(member));
+        let servers: BTreeSet<&str> = place.server.as_deref().into_iter().chain(members).collect();
+        for server in servers.intersection(&names) {
+            let verdict = (from, to, incident.cause.class.clone());
+            found.entry((*server).to_owned()).or_default().push(verdict);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hours_that_follow_each_other_are_read_at_once() {
+        let hours = BTreeSet::from([0, HOUR_S, 3 * HOUR_S]);
+        assert_eq!(runs(&hours), [0..2 * HOUR_S, 3 * HOUR_S..4 * HOUR_S]);
+    }
+
+    #[test]
+    fn an_hour_is_told_by_what_held_in_half_as_many_minutes_as_failed() {
+        let check = |held: Held, n_bad, want| {
+            assert_eq!(classify(&held.minute(n_bad, None)), want, "{held:?} {n_bad}");
+        };
+        check(Held::default(), 1, CameWith::Unknown);
+        check(Held { steal: 5, ..Held::default() }, 10, CameWith::Steal);
+        check(Held { steal: 4, memory: 10, ..Held::default() }, 10, CameWith::MemoryFull);
+        check(Held { has_exhausted: true, cpu: 60, ..Held::default() }, 60, CameWith::Exhausted);
+        check(Held { disk: 1, ..Held::default() }, 2, CameWith::Disk);
+    }
+}
