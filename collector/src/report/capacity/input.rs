@@ -51,7 +51,7 @@ pub struct Series {
     pub parts: Parts,
     /// The newest hour with samples: its first second and its mean.
     pub last: (i64, f64),
-    /// The largest sample of the last 35 days, and the size of what is used of then.
+    /// The largest mean of an hour of the last 35 days, and the size of what was used of then.
     pub max_35d: Option<(f64, f64)>,
     /// What it rose by in all; of counters.
     pub rise: f64,
@@ -222,7 +222,7 @@ impl Series {
         if t0 >= self.last.0 {
             self.last = (t0, spread.mean());
         }
-        let max = (spread.max(), size.max(f64::MIN_POSITIVE));
+        let max = (spread.mean(), size.max(f64::MIN_POSITIVE));
         if is_of_35d && self.max_35d.is_none_or(|known| known.0 * known.1 < max.0 * max.1) {
             self.max_35d = Some(max);
         }

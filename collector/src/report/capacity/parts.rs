@@ -24,6 +24,12 @@ impl Parts {
         }
     }
 
+    /// Sizes that are told apart.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.0.len()
+    }
+
     /// The values as they are.
     #[must_use]
     pub fn plain(&self) -> View<'_> {

@@ -133,7 +133,7 @@ fn columns(currency: &str) -> Vec<Column> {
 pub(super) fn findings(needs: &[Need], advice: &[Advice]) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut n: BTreeMap<Action, usize> = BTreeMap::new();
-    let (mut more, mut less) = (0.0, 0.0);
+    let (mut more, mut less, mut n_less) = (0.0, 0.0, 0_usize);
     let mut currency = "";
     for (need, advice) in needs.iter().zip(advice) {
         let n = n.entry(advice.action).or_default();
@@ -146,8 +146,9 @@ pub(super) fn findings(needs: &[Need], advice: &[Advice]) -> Vec<Finding> {
         let difference = advice.difference.unwrap_or(0.0);
         if difference > 0.0 {
             more += difference;
-        } else if advice.confidence > Confidence::Low {
+        } else if difference < 0.0 && advice.confidence > Confidence::Low {
             less -= difference;
+            n_less += 1;
         }
         currency = &advice.currency;
     }
@@ -162,9 +163,8 @@ pub(super) fn findings(needs: &[Need], advice: &[Advice]) -> Vec<Finding> {
     }
     if less > 0.0 {
         let text = format!(
-            "Smaller plans would save {less:.2} {currency} a month on {} servers, counting those that are sure \
-             enough.",
-            n(Action::Downgrade)
+            "Smaller plans would save {less:.2} {currency} a month on {n_less} servers, counting advice of which \
+             it is at least fairly sure."
         );
         found.push(Finding { level: Level::Note, text });
     }

@@ -142,7 +142,11 @@ fn share_columns() -> Vec<Column> {
             "Share of the minutes with samples whose mean is above the limit; minutes within 1 % of the \
              limit may count on either side.",
         ),
-        share("limit_share", "limit", "Above what a minute counts as too full: `[report.limits]`."),
+        share(
+            "limit_share",
+            "limit",
+            "Above what a minute counts as too full: `limit_...` of `[report]`.",
+        ),
     ]
 }
 

@@ -3,6 +3,8 @@
 
 mod errors;
 mod sites;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

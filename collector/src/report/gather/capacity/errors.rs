@@ -99,7 +99,7 @@ impl OldHours {
 
 impl Held {
     /// What held in at least half as many minutes as failed.
-    fn minute<'a>(self, n_bad: u64, verdict: Option<&'a str>) -> Minute<'a> {
+    fn minute(self, n_bad: u64, verdict: Option<&str>) -> Minute<'_> {
         let enough = |n: u8| Some(if n > 0 && u64::from(n) * 2 >= n_bad { 1.0 } else { 0.0 });
         Minute {
             steal: enough(self.steal),
