@@ -229,7 +229,7 @@ fn children_are_raised_to_what_is_wanted_as_far_as_memory_reaches() {
     };
     check(9.0, 0.1, 5.0, Some(18.0));
     check(9.0, 0.1, 0.0, None);
-    check(1.4, 0.1, 5.0, Some(13.0));
+    check(1.35, 0.1, 5.0, Some(13.0));
     check(1.0, 0.1, 5.0, None);
     check(0.5, 0.1, 5.0, None);
 }
