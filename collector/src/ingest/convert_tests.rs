@@ -52,6 +52,7 @@ fn stored(name: &str) -> Option<SiteRow> {
         pool,
         upstream: None,
         owner: None,
+        since: None,
     };
     (name == "a.example").then_some(row)
 }

@@ -110,6 +110,8 @@ pub struct SiteRow {
     pub upstream: Option<String>,
     /// Unix user it belongs to.
     pub owner: Option<String>,
+    /// When the first batch that names it came; `None`: before that was kept.
+    pub since: Option<UnixMillis>,
 }
 
 /// A stored batch.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
 use rusqlite::{Transaction, params};
+use wire::UnixMillis;
 
 use super::hot::Head;
 use super::watermark::{Verdict, judge};
@@ -81,11 +82,11 @@ pub(super) fn store(
     }
     let mut n_refused = 0;
     for site in &batch.sites {
-        n_refused += u64::from(!upsert_site(tx, server, site, books, staged)?);
+        n_refused += u64::from(!upsert_site(tx, (server, batch.at), site, books, staged)?);
     }
     if n_refused > 0 {
         let other = SiteSeen { name: OTHER.to_owned(), pool: None, upstream: None, owner: None };
-        upsert_site(tx, server, &other, books, staged)?;
+        upsert_site(tx, (server, batch.at), &other, books, staged)?;
         add_loss(tx, server, "n_sites_refused", n_refused)?;
         staged.counts.sites_refused += n_refused;
     }
@@ -162,7 +163,7 @@ fn add_ledger(tx: &Transaction<'_>, batch: &NewBatch, is_after_gap: bool) -> rus
 /// when the server has too many.
 fn upsert_site(
     tx: &Transaction<'_>,
-    server: ServerId,
+    (server, at): (ServerId, UnixMillis),
     site: &SiteSeen,
     books: &Books,
     staged: &mut Staged,
@@ -184,14 +185,23 @@ fn upsert_site(
     // A batch that does not know what serves the site, or whose it is, takes nothing back.
     let is_served = site.pool.is_some() || site.upstream.is_some();
     tx.prepare_cached(
-        "INSERT INTO site(server_id, host, pool, upstream, owner) VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO site(server_id, host, pool, upstream, owner, since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?7)
          ON CONFLICT(server_id, host) DO UPDATE SET
          pool = iif(?6, excluded.pool, pool), upstream = iif(?6, excluded.upstream, upstream),
          owner = coalesce(excluded.owner, owner)
          WHERE (?6 AND (pool, upstream) IS NOT (excluded.pool, excluded.upstream))
          OR owner IS NOT coalesce(excluded.owner, owner)",
     )?
-    .execute(params![server.0, site.name, site.pool, site.upstream, site.owner, is_served])?;
+    .execute(params![
+        server.0,
+        site.name,
+        site.pool,
+        site.upstream,
+        site.owner,
+        is_served,
+        at.0
+    ])?;
     staged.sites.push((server, name, row));
     Ok(true)
 }

@@ -76,7 +76,7 @@ pub fn position_near(conn: &Connection, at: UnixMillis) -> Result<i64> {
 /// Every site of one server, by name.
 pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
     let mut query = conn.prepare_cached(
-        "SELECT site_id, host, pool, upstream, owner FROM site WHERE server_id = ?1 ORDER BY host",
+        "SELECT site_id, host, pool, upstream, owner, since FROM site WHERE server_id = ?1 ORDER BY host",
     )?;
     let rows = query.query_map([server.0], |row| {
         Ok(SiteRow {
@@ -86,6 +86,7 @@ pub fn sites(conn: &Connection, server: ServerId) -> Result<Vec<SiteRow>> {
             pool: row.get(2)?,
             upstream: row.get(3)?,
             owner: row.get(4)?,
+            since: row.get::<_, Option<i64>>(5)?.map(UnixMillis),
         })
     })?;
     rows.collect()

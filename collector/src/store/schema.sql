@@ -48,6 +48,7 @@ CREATE TABLE loss(
 CREATE TABLE site(
   site_id INTEGER PRIMARY KEY AUTOINCREMENT, server_id INTEGER NOT NULL REFERENCES server ON DELETE CASCADE, host TEXT NOT NULL,
   pool TEXT, upstream TEXT, owner TEXT,          -- owner: Unix user of the server it belongs to
+  since INTEGER,                                 -- when the first batch that names it came; NULL: before migration 6
   UNIQUE(server_id, host)) STRICT;
 CREATE TABLE event(id INTEGER PRIMARY KEY, ts INTEGER NOT NULL, server_id INTEGER, kind INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE INDEX event_ts ON event(ts);

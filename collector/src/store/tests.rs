@@ -479,6 +479,7 @@ async fn sites_go_to_a_new_owner_and_never_to_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     enrol(&store, 1).await;
+    let first = batch(1, 1, 1);
     for (seq, pool, owner, expected) in [
         (1, Some("www"), None, (Some("www"), None)),
         (2, None, Some("alice"), (Some("www"), Some("alice"))),
@@ -489,9 +490,11 @@ async fn sites_go_to_a_new_owner_and_never_to_nobody() {
         let text = |text: Option<&str>| text.map(str::to_owned);
         let (name, pool, owner) = ("a.example".to_owned(), text(pool), text(owner));
         let site = SiteSeen { name, pool, upstream: None, owner };
-        append(&store, NewBatch { sites: vec![site], ..batch(1, 1, seq) }).await.unwrap();
+        let at = first.at.plus(Duration::from_secs(seq - 1));
+        append(&store, NewBatch { sites: vec![site], at, ..batch(1, 1, seq) }).await.unwrap();
         let row = store.read(|conn| read::sites(conn, ServerId(1))).await.unwrap().remove(0);
         assert_eq!((row.pool.as_deref(), row.owner.as_deref()), expected, "batch {seq}");
+        assert_eq!(row.since, first.at.into(), "it is known since its first batch");
     }
     let shown = store.read(|conn| fleet::show(conn, "web-1", UnixMillis(0))).await.unwrap();
     assert_eq!(shown.unwrap().sites[0].owner.as_deref(), Some("bob"));

@@ -430,7 +430,15 @@ impl Export {
             names.push(site.to_owned());
             let (site, server) = (SiteId(names.len() as i64 - 1), piece.server);
             let name = names.last().cloned().unwrap_or_default();
-            Some(SiteRow { site, server, name, pool: None, upstream: None, owner: None })
+            Some(SiteRow {
+                site,
+                server,
+                name,
+                pool: None,
+                upstream: None,
+                owner: None,
+                since: None,
+            })
         });
         let name_of = |site: SiteId| names.get(usize::try_from(site.0).ok()?).cloned();
         let writer = Writer {
