@@ -1,6 +1,10 @@
 //! Reads the store for reports: the only part of them that does.
 
 pub mod capacity;
+pub mod noise;
+pub mod outage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -9,6 +9,7 @@
 
 mod catalog;
 mod counts;
+mod events;
 mod hot;
 mod hourly;
 mod minutes;

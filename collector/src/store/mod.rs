@@ -39,6 +39,7 @@ pub mod rollup;
 pub mod routes;
 mod seal;
 pub mod silences;
+pub mod spells;
 pub mod sketch;
 pub mod subjects;
 pub mod tokens;

@@ -23,6 +23,16 @@ impl Spread {
         Self { rolled, kind, scale, others: Vec::new() }
     }
 
+    /// Of these one-minute means of an hour.
+    #[cfg(test)]
+    pub(crate) fn of_minutes(values: &[f64], scale: f64) -> Self {
+        use super::super::blocks::Column;
+        let at = (0_u16..).map(|minute| minute * 60).take(values.len()).collect();
+        let values = values.iter().map(|value| (value * scale).round() as i64).collect();
+        let rolled = Rolled::of(&Column { metric: 1, at, values }, Kind::Gauge);
+        Self::new(rolled.expect("there are values"), Kind::Gauge, scale)
+    }
+
     /// Is of another hour in the same scale from now on; the old one may have its memory.
     pub(super) fn swap(&mut self, rolled: &mut Rolled) {
         std::mem::swap(&mut self.rolled, rolled);
