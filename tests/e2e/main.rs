@@ -27,6 +27,7 @@ mod mail;
 mod new_vhosts;
 mod odd_logs;
 mod outage;
+mod owners;
 mod pages;
 mod php_pools;
 mod pipeline;

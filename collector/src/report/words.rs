@@ -38,7 +38,7 @@ pub(super) fn percent(share: f64) -> String {
     };
     // What is not all must not read as all.
     let rounded = format!("{percent:.places$}");
-    if share < 1.0 && rounded.trim_end_matches(['0', '.']) == "100" {
+    if share < 1.0 && trimmed(&rounded) == "100" {
         return "just below 100 %".to_owned();
     }
     format!("{} %", trimmed(&rounded))
