@@ -1,5 +1,7 @@
 //! Numbers as sentences of reports have them. Pure.
 
+use wire::UnixMillis;
+
 /// `1,234`.
 pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -48,16 +50,33 @@ fn trimmed(number: &str) -> &str {
     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
 }
 
-/// `a`, `a and b`, `a, b and 3 others`: at most so many by name.
+/// `a`, `a and b`, `a, b and 3 others`: about so many by name.
 pub(super) fn list(names: &[&str], n_max: usize) -> String {
-    let shown = &names[..names.len().min(n_max)];
-    let rest = names.len() - shown.len();
+    // One more takes no more room than to say that there is one more.
+    let n_shown = if names.len() == n_max + 1 { n_max + 1 } else { names.len().min(n_max) };
+    let (shown, rest) = (&names[..n_shown], names.len() - n_shown);
     match (shown, rest) {
         ([], _) => String::new(),
         ([one], 0) => (*one).to_owned(),
         ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
-        (shown, 1) => format!("{} and 1 other", shown.join(", ")),
         (shown, rest) => format!("{} and {} others", shown.join(", "), count(rest as u64)),
+    }
+}
+
+/// A text that is at most about so many characters long.
+pub(super) fn short(text: &str, n_max: usize) -> String {
+    match text.char_indices().nth(n_max) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", text[..end].trim_end()),
+    }
+}
+
+/// `2026-11-30 22:00 UTC`.
+pub(super) fn instant(at: UnixMillis) -> String {
+    let text = at.to_rfc3339();
+    match (text.get(..10), text.get(11..16)) {
+        (Some(day), Some(time)) => format!("{day} {time} UTC"),
+        _ => text,
     }
 }
 
@@ -101,7 +120,14 @@ mod tests {
         assert_eq!(list(&[], 3), "");
         assert_eq!(list(&["a"], 3), "a");
         assert_eq!(list(&["a", "b", "c"], 3), "a, b and c");
-        assert_eq!(list(&["a", "b", "c", "d"], 3), "a, b, c and 1 other");
+        assert_eq!(list(&["a", "b", "c", "d"], 3), "a, b, c and d");
         assert_eq!(list(&["a", "b", "c", "d", "e"], 2), "a, b and 3 others");
+    }
+
+    #[test]
+    fn texts_and_times_are_short() {
+        assert_eq!([short("añb", 3), short("añb c", 3)], ["añb", "añb…"]);
+        assert_eq!(short("añb c", 4), "añb…");
+        assert_eq!(instant(UnixMillis(1_795_176_067_000)), "2026-11-20 12:01 UTC");
     }
 }

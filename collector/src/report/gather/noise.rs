@@ -10,7 +10,7 @@ use wire::catalog;
 use wire::v1::BatchBody;
 
 use super::Members;
-use super::outage::{hours, outage};
+use super::outage::{hours, read};
 use crate::model::{ServerId, SiteId};
 use crate::report::ask::{Ask, Progress};
 use crate::report::noise::{Input, Part};
@@ -18,7 +18,11 @@ use crate::store::ReadResult;
 use crate::store::history::History;
 
 /// Plugins and services told apart: what is beyond is a flood of made-up names.
-const NAMES_MAX: usize = 20_000;
+const NAMES_MAX: usize = 50_000;
+/// States of services kept in all, some 100 bytes each.
+const STATES_MAX: usize = 400_000;
+/// Steps of the reading.
+const N_STEPS: u64 = 5;
 
 /// Reads it.
 pub fn noise(
@@ -27,18 +31,18 @@ pub fn noise(
     members: &Members,
     progress: &mut dyn FnMut(Progress),
 ) -> ReadResult<Input> {
-    let of_outages = outage(history, ask, members, progress)?;
+    let of_outages = read(history, ask, members, N_STEPS, progress)?;
     let mut sites_of: BTreeMap<String, BTreeSet<SiteId>> = BTreeMap::new();
     for spell in of_outages.spells {
         sites_of.entry(spell.incident).or_default().insert(spell.site);
     }
     let (servers, sites, incidents) = (of_outages.servers, of_outages.sites, of_outages.incidents);
     let mut input = Input { servers, sites, incidents, sites_of, ..Input::default() };
-    progress(Progress { what: "reads stolen time", n_done: 3, n: 5 });
+    progress(Progress { what: "reads stolen time", n_done: 3, n: N_STEPS });
     steal(history, ask, members, &mut input)?;
-    progress(Progress { what: "reads events", n_done: 4, n: 5 });
+    progress(Progress { what: "reads events", n_done: 4, n: N_STEPS });
     events(history, ask, members, &mut input)?;
-    progress(Progress { what: "reads events", n_done: 5, n: 5 });
+    progress(Progress { what: "reads events", n_done: 5, n: N_STEPS });
     Ok(input)
 }
 
@@ -69,6 +73,7 @@ fn events(
     }
     let from = UnixMillis::from_second(history.samples_from()?);
     input.events_from = (from > ask.from && from < ask.to).then_some(from);
+    let mut n_states = 0;
     history.events(&servers, &hours(ask), &mut |server, body| {
         parts(server, body, &ids, input);
         for service in &body.services {
@@ -78,7 +83,9 @@ fn events(
             }
             let lives = input.services.entry(unit).or_default();
             let at = UnixMillis(service.at_unix_ms);
-            lives.add(at, &service.state, service.n_restarts, &service.result);
+            lives.is_cut |= n_states >= STATES_MAX;
+            let is_new = lives.add(at, &service.state, service.n_restarts, &service.result);
+            n_states += usize::from(is_new);
         }
     })
 }

@@ -27,9 +27,20 @@ pub fn outage(
     members: &Members,
     progress: &mut dyn FnMut(Progress),
 ) -> ReadResult<Input> {
+    read(history, ask, members, STEPS.len() as u64, progress)
+}
+
+/// The same as the first of `n_steps` steps.
+pub(super) fn read(
+    history: &History<'_>,
+    ask: &Ask,
+    members: &Members,
+    n_steps: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> ReadResult<Input> {
     let mut step = |ix: usize| {
         let what = STEPS[ix.min(STEPS.len() - 1)];
-        progress(Progress { what, n_done: ix as u64, n: STEPS.len() as u64 });
+        progress(Progress { what, n_done: ix as u64, n: n_steps });
     };
     let mut input = Input::default();
     step(0);

@@ -4,7 +4,7 @@ use super::{Input, flaps, repeats, sites, steal};
 use crate::report::ask::Ask;
 use crate::report::document::{Finding, Level};
 use crate::report::settings::Settings;
-use crate::report::words::{count, list, many, minutes, percent};
+use crate::report::words::{count, instant, list, many, minutes, percent};
 
 /// Share of all errors that the few noisy sites make which are named.
 const MOST: f64 = 0.8;
@@ -62,12 +62,17 @@ fn noisy_sites(input: &Input) -> Option<Finding> {
 
 fn noisy_part(input: &Input) -> Option<Finding> {
     let (part, named) = *sites::ranked(input).first()?;
+    let counts = [
+        (named.n_errors, "gateway error", "gateway errors"),
+        (named.n_lines, "line of evidence", "lines of evidence"),
+    ];
+    let counts = counts.into_iter().filter(|(n, ..)| *n > 0);
+    let what: Vec<String> = counts.map(|(n, one, more)| many(n, one, more)).collect();
     let text = format!(
-        "The {} {} is named by {} and {} of evidence, more than any other.",
+        "The {} {} is named by {}, more than any other.",
         part.kind,
         part.name,
-        many(named.n_errors, "gateway error", "gateway errors"),
-        many(named.n_lines, "line", "lines"),
+        what.join(" and "),
     );
     Some(Finding { level: Level::Note, text })
 }
@@ -109,7 +114,7 @@ fn again(input: &Input, ask: &Ask) -> Option<Finding> {
     let all = repeats::ranked(input, ask);
     let worst = all.first()?;
     let text = format!(
-        "{} came {} and took {}: {}.",
+        "Nothing came back more often than {}: {}, {} in all. The last time: {}.",
         repeats::place(&worst.newest.key),
         many(worst.n, "time", "times"),
         minutes(worst.minutes),
@@ -125,7 +130,7 @@ pub(super) fn caveats(input: &Input) -> Vec<String> {
         caveats.push(format!(
             "Plugins and services are told from {} on: before, gateway errors, evidence and states of \
              services are not kept (`[retention] raw`).",
-            from.to_rfc3339()
+            instant(from)
         ));
     }
     let unknown = input.steal.keys().filter_map(|id| input.servers.get(id));

@@ -8,15 +8,21 @@ use super::Input;
 use crate::model::ServerId;
 use crate::report::column::{about, figure};
 use crate::report::document::{Block, Column, Section, Table, Unit, Value};
+use crate::report::words;
 
 const ROWS_MAX: usize = 50;
+/// Longest word for how a run ended: systemd has none longer.
+const RESULT_CHARS_MAX: usize = 32;
 /// States kept of one service.
 const STATES_MAX: usize = 20_000;
+/// States that systemd knows; any other is the last one.
+const NAMES: [&str; 7] =
+    ["active", "reloading", "activating", "deactivating", "inactive", "failed", "other"];
 
 /// What a service said of itself at an instant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct State {
-    name: String,
+    name: &'static str,
     /// Automatic restarts since somebody started it.
     n_restarts: Option<u32>,
     /// How its last run ended.
@@ -55,19 +61,29 @@ impl Restarts {
 }
 
 impl Lives {
-    /// Takes a state; said again it changes nothing.
-    pub fn add(&mut self, at: UnixMillis, state: &str, n_restarts: Option<u32>, result: &str) {
-        if self.states.len() >= STATES_MAX && !self.states.contains_key(&at) {
+    /// Takes a state; said again it changes nothing. Whether it was new: kept, or left out.
+    pub fn add(
+        &mut self,
+        at: UnixMillis,
+        state: &str,
+        n_restarts: Option<u32>,
+        result: &str,
+    ) -> bool {
+        let name = NAMES.into_iter().find(|name| *name == state).unwrap_or("other");
+        let new = State { name, n_restarts, result: words::short(result, RESULT_CHARS_MAX) };
+        if let Some(known) = self.states.get_mut(&at) {
+            // Told twice for one instant: which one counts hangs on no order of reading.
+            if (new.n_restarts, new.name) > (known.n_restarts, known.name) {
+                *known = new;
+            }
+            return false;
+        }
+        if self.is_cut || self.states.len() >= STATES_MAX {
             self.is_cut = true;
-            return;
+        } else {
+            self.states.insert(at, new);
         }
-        let (name, result) = (state.to_owned(), result.to_owned());
-        let new = State { name, n_restarts, result };
-        // Told twice for one instant: what was told last counts, in whatever order parts are read.
-        let known = self.states.entry(at).or_insert_with(|| new.clone());
-        if (new.n_restarts, &new.name) > (known.n_restarts, &known.name) {
-            *known = new;
-        }
+        true
     }
 
     /// What became of it.

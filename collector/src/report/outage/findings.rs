@@ -11,7 +11,7 @@ const NAMES_MAX: usize = 3;
 
 /// Sentences, most important first.
 pub(super) fn findings(figures: &Figures<'_>) -> Vec<Finding> {
-    let mut found: Vec<Finding> = [
+    [
         open(figures),
         Some(overall(figures)),
         over_budget(figures),
@@ -22,9 +22,7 @@ pub(super) fn findings(figures: &Figures<'_>) -> Vec<Finding> {
     ]
     .into_iter()
     .flatten()
-    .collect();
-    found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    found
+    .collect()
 }
 
 fn finding(level: Level, text: String) -> Finding {

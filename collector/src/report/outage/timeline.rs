@@ -18,6 +18,8 @@ const INCIDENTS_MAX: usize = 1000;
 /// Servers that are drawn: those that lost most.
 const ROWS_MAX: usize = 24;
 const NAMES_MAX: usize = 3;
+/// Of a piece of evidence: `incident show` has all of it.
+const WHY_CHARS_MAX: usize = 120;
 
 const COLUMNS: [Column; 14] = [
     Column {
@@ -74,7 +76,12 @@ const COLUMNS: [Column; 14] = [
         Unit::Share,
         "probability of that cause by the evidence seen",
     ),
-    figure("why", "why", Unit::Text, "the piece of evidence that speaks for it most"),
+    figure(
+        "why",
+        "why",
+        Unit::Text,
+        "the piece of evidence that speaks for it most, its beginning where it is long",
+    ),
 ];
 
 /// The incidents.
@@ -130,7 +137,10 @@ fn row(figures: &Figures<'_>, id: &str, of: &OfIncident<'_>) -> Vec<Value> {
         Value::Count(happened.n_errors),
         Value::Text(happened.cause.replace('_', " ")),
         Value::Number(happened.confidence),
-        happened.why.clone().map_or(Value::Unknown("no evidence was found"), Value::Text),
+        match &happened.why {
+            Some(why) => Value::Text(words::short(why, WHY_CHARS_MAX)),
+            None => Value::Unknown("no evidence was found"),
+        },
     ]
 }
 
