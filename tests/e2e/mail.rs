@@ -157,45 +157,10 @@ fn markup_that_a_mail_shows_is_text_in_it_and_in_the_browser() {
     assert!(!opened.html().contains("<img src=x"), "{}", opened.html());
     let mut browser = Chromium::start();
     browser.open(&opened.shown(), 1200, Scheme::Light);
-    let seen = browser.script(LOOK);
+    let seen = browser.look(14);
     assert_eq!(seen["images"], serde_json::json!([1200]), "the chart and no other: {seen}");
     assert_eq!(seen["wide"], Value::Array(Vec::new()), "{seen}");
 }
-
-/// What a page says of itself in the browser.
-const LOOK: &str = r"(() => {
-    const light = color => {
-        const part = v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
-        return .2126 * part(color[0]) + .7152 * part(color[1]) + .0722 * part(color[2]) + .05;
-    };
-    const numbers = text => (text.match(/[\d.]+/g) || []).map(Number);
-    const paper = element => {
-        for (let e = element; e; e = e.parentElement) {
-            const color = numbers(getComputedStyle(e).backgroundColor);
-            if (color.length === 3 || color[3] > 0) return color;
-        }
-        return [255, 255, 255];
-    };
-    const small = [], faint = [], wide = [];
-    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    for (let node = walk.nextNode(); node; node = walk.nextNode()) {
-        const element = node.parentElement, style = getComputedStyle(element);
-        if (!node.data.trim() || node.data.trim() === '\u200c' || !element.offsetHeight) continue;
-        if (parseFloat(style.fontSize) < 14) small.push(node.data.trim());
-        const [a, b] = [light(numbers(style.color)), light(paper(element))];
-        if (Math.max(a, b) / Math.min(a, b) < 4.5) faint.push(node.data.trim() + ' ' + style.color);
-    }
-    for (const element of document.querySelectorAll('body *')) {
-        const box = element.getBoundingClientRect();
-        if (box.width && box.right > innerWidth + .5) wide.push(element.outerHTML.slice(0, 200));
-    }
-    return {
-        width: innerWidth, scroll: document.documentElement.scrollWidth, small, faint, wide,
-        images: [...document.images].map(image => image.complete && image.naturalWidth),
-        paper: light(paper(document.querySelector('h1'))), title: document.title,
-        n_scripts: document.scripts.length, address: location.protocol,
-    };
-})()";
 
 /// The mails on a phone and on a screen, in light and dark: all of it fits and can be read, the chart is
 /// there, and strangers' markup is none.
@@ -211,7 +176,7 @@ fn looks_right(opened: &Mail, resolved: &Mail) {
     ] {
         let case = format!("{} at {width} px, {scheme:?}", mail.header("subject"));
         browser.open(&mail.shown(), width, scheme);
-        let seen = browser.script(LOOK);
+        let seen = browser.look(14);
         let none = Value::Array(Vec::new());
         assert_eq!(seen["width"], width, "{case}: {seen}");
         assert!(seen["scroll"].as_u64().is_some_and(|w| w <= width.into()), "{case}: {seen}");

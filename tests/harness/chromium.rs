@@ -21,6 +21,46 @@ const QUEUE: usize = 1000;
 /// What the reader is told last.
 const END: &[u8] = b"end";
 
+/// What of a page is too wide, too small or too faint to read, and what it is.
+const LOOK: &str = r"(smallest => {
+    const light = color => {
+        const part = v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+        return .2126 * part(color[0]) + .7152 * part(color[1]) + .0722 * part(color[2]) + .05;
+    };
+    const numbers = text => (text.match(/[\d.]+/g) || []).map(Number);
+    const paper = element => {
+        for (let e = element; e; e = e.parentElement) {
+            const color = numbers(getComputedStyle(e).backgroundColor);
+            if (color.length === 3 || color[3] > 0) return color;
+        }
+        return [255, 255, 255];
+    };
+    const scrolls = element => {
+        for (let e = element.parentElement; e; e = e.parentElement)
+            if (['auto', 'scroll'].includes(getComputedStyle(e).overflowX)) return true;
+        return false;
+    };
+    const small = [], faint = [], wide = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+        const element = node.parentElement, style = getComputedStyle(element);
+        if (!node.data.trim() || node.data.trim() === '\u200c' || !element.offsetHeight) continue;
+        if (parseFloat(style.fontSize) < smallest) small.push(node.data.trim());
+        const [a, b] = [light(numbers(style.color)), light(paper(element))];
+        if (Math.max(a, b) / Math.min(a, b) < 4.5) faint.push(node.data.trim() + ' ' + style.color);
+    }
+    for (const element of document.querySelectorAll('body *')) {
+        const box = element.getBoundingClientRect();
+        if (box.width && box.right > innerWidth + .5 && !scrolls(element)) wide.push(element.outerHTML.slice(0, 200));
+    }
+    return {
+        width: innerWidth, scroll: document.documentElement.scrollWidth, small, faint, wide,
+        images: [...document.images].map(image => image.complete && image.naturalWidth),
+        paper: light(paper(document.querySelector('h1'))), title: document.title,
+        n_scripts: document.scripts.length, address: location.protocol,
+    };
+})";
+
 /// The browser; stops in `Drop`.
 #[derive(Debug)]
 pub struct Chromium {
@@ -98,7 +138,7 @@ impl Chromium {
     pub fn open(&mut self, html: &str, width: u32, scheme: Scheme) {
         let scheme = if scheme == Scheme::Dark { "dark" } else { "light" };
         let feature = json!([{"name": "prefers-color-scheme", "value": scheme}]);
-        self.ask("Emulation.setEmulatedMedia", &json!({"features": feature}));
+        self.ask("Emulation.setEmulatedMedia", &json!({"media": "", "features": feature}));
         let size =
             json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500});
         self.ask("Emulation.setDeviceMetricsOverride", &size);
@@ -116,6 +156,23 @@ impl Chromium {
             let is_there = seen.strip_prefix('?') == Some(&wanted);
             if is_there { Ok(()) } else { Err(answer.to_string()) }
         });
+    }
+
+    /// Shows the page as paper would.
+    pub fn as_paper(&mut self) {
+        self.ask("Emulation.setEmulatedMedia", &json!({"media": "print"}));
+    }
+
+    /// The page as a PDF.
+    pub fn pdf(&mut self) -> Vec<u8> {
+        let answer = self.ask("Page.printToPDF", &json!({"preferCSSPageSize": true}));
+        base64(answer["data"].as_str().expect("a PDF is text"))
+    }
+
+    /// How the page looks: `wide` lists elements beyond its right edge that no box scrolls, `small`
+    /// texts below so many pixels, `faint` texts with less contrast than 4.5.
+    pub fn look(&mut self, smallest_px: u32) -> Value {
+        self.script(&format!("{LOOK}({smallest_px})"))
     }
 
     /// What a script says, as JSON; a promise is waited for.

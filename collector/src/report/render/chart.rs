@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::tz::TimeZone;
 use wire::UnixMillis;
 
-use super::figure::{level_sign, level_word, number, short, time};
+use super::figure::{level_word, number, short, time};
 use super::html::escaped;
 use super::picture::{self, Around, CURVES, Curve, Frame, stroke_name};
 use crate::report::document::{Chart, Level, Line, Plot, Stretch, Unit};
@@ -266,7 +266,7 @@ fn spans((from, to): (UnixMillis, UnixMillis), rows: &[(String, Vec<Stretch>)]) 
         }
         let one = [Stretch { from, to, level }];
         let sample = picture::stretches(&frame, &one, "", "");
-        write!(out, "<li><i>{sample}</i>{} {}</li>", level_sign(level), level_word(level)).ok();
+        write!(out, "<li><i>{sample}</i>{}</li>", level_word(level)).ok();
     }
     out.push_str("</ul>\n</div>\n");
     out

@@ -206,10 +206,11 @@ fn table(table: &Table, places: &Places) -> String {
         .ok();
     }
     out.push_str("</tr></thead>\n<tbody>\n");
+    let has_bars: Vec<bool> = (0..table.columns.len()).map(|ix| has_bars(table, ix)).collect();
     for row in &table.rows {
         out.push_str("<tr>");
-        for ((column, value), n) in table.columns.iter().zip(row).zip(&lengths) {
-            out.push_str(&cell(column, value, &class(column, *n)));
+        for (ix, (column, value)) in table.columns.iter().zip(row).enumerate() {
+            out.push_str(&cell(column, value, &class(column, lengths[ix]), has_bars[ix]));
         }
         out.push_str("</tr>\n");
     }
@@ -234,14 +235,27 @@ fn class(column: &Column, length: usize) -> String {
     format!(" class=\"{class}\"")
 }
 
-fn cell(column: &Column, value: &Value, class: &str) -> String {
+/// Whether a column's shares are drawn as well: all of them can be, and they differ enough to see.
+fn has_bars(table: &Table, ix: usize) -> bool {
+    let is_share = table.columns.get(ix).is_some_and(|c| c.unit == Unit::Share && !c.is_key);
+    let shares: Vec<f64> = table
+        .rows
+        .iter()
+        .filter_map(|row| match row.get(ix) {
+            Some(Value::Number(share)) => Some(*share),
+            _ => None,
+        })
+        .collect();
+    let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+    is_share && least < 0.9 && shares.iter().all(|share| (0.0..=1.0).contains(share))
+}
+
+fn cell(column: &Column, value: &Value, class: &str, has_bar: bool) -> String {
     let (tag, scope) = if column.is_key { ("th", " scope=\"row\"") } else { ("td", "") };
     let label = escaped(column.title);
     let inside = inside(value, &column.unit);
-    let share = match (value, &column.unit) {
-        (Value::Number(share), Unit::Share) if (0.0..=1.0).contains(share) && !column.is_key => {
-            format!(" style=\"--v:{:.1}%\"", share * 100.0)
-        }
+    let share = match value {
+        Value::Number(share) if has_bar => format!(" style=\"--v:{:.1}%\"", share * 100.0),
         _ => String::new(),
     };
     format!("<{tag}{scope}{class}{share} data-l=\"{label}\">{inside}</{tag}>")
