@@ -48,6 +48,7 @@ fn message(event: Event, incident: Option<Incident>, s: i64) -> Message {
         before: None,
         changed_back: (event == Event::Resolved).then(|| back.into()),
         digest: Vec::new(),
+        report: None,
     }
 }
 

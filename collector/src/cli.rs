@@ -10,9 +10,11 @@ use wire::UnixMillis;
 use wire::units::Span;
 
 pub use self::history::{SeriesArgs, TopArgs};
+pub use self::report::{ReportArgs, ReportFormat, ReportKind};
 use crate::replay::Until;
 
 mod history;
+mod report;
 
 /// Exit codes of the contract.
 pub mod exit {
@@ -97,6 +99,8 @@ pub enum Command {
     Series(SeriesArgs),
     /// Shows the servers with the highest values of a metric.
     Top(TopArgs),
+    /// Makes a report: for customers and managers, as text, a page, CSV or JSON.
+    Report(ReportArgs),
     /// Makes a backup of everything: database, day and month files, authority, admin token.
     ///
     /// Of a running collector, at full load, through its socket or --url; of one that is stopped from its

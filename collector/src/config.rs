@@ -4,6 +4,7 @@ mod check;
 mod hints;
 mod notify;
 mod report;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +18,7 @@ pub use check::Problem;
 use check::{KEYS, Source, value_of, variable};
 pub use notify::{DeadmanConfig, NotifyConfig};
 pub use report::{CatalogueError, ReportConfig};
+pub use schedule::ScheduleConfig;
 
 /// Where the config is when nothing says otherwise; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/gatewatch/collector.toml";

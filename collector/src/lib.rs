@@ -115,6 +115,7 @@ struct Opened {
     admin_token: AdminToken,
     targets: Vec<notify::Target>,
     deadman: Option<notify::Deadman>,
+    schedules: Vec<report::schedule::Schedule>,
     ready: Arc<AtomicBool>,
     grpc: listen::Listening,
     http: listen::Listening,
@@ -192,6 +193,9 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
         AdminToken::load_or_create(&token).map_err(file(token.clone(), "data_dir"))?;
     let targets = notify::targets(&config.notify);
     let targets = targets.map_err(|problems| RunError::Notify(problems.join("; ")))?;
+    let schedules = report::schedule::all(&config.report.schedule);
+    let schedules =
+        schedules.map_err(|why| RunError::Notify(format!("[[report.schedule]] {why}")))?;
     let ready = Arc::<AtomicBool>::default();
     let deadman = notify::Deadman::new(&config.deadman, store.clone(), Arc::clone(&ready));
     let deadman = deadman.map_err(|why| RunError::Notify(format!("[deadman] {why}")))?;
@@ -199,7 +203,7 @@ async fn open(config: &Config) -> Result<Opened, RunError> {
     let http = listen::open("http", &config.http.listen, dir).await?;
     let socket = web::bind_socket(&config.socket).await;
     let socket = socket.map_err(file(config.socket.clone(), "socket"))?;
-    Ok(Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket })
+    Ok(Opened { store, ca, admin_token, targets, deadman, schedules, ready, grpc, http, socket })
 }
 
 /// Opens the database; one that is damaged gives way to the newest backup that was made by itself.
@@ -239,12 +243,14 @@ fn start(
     rest: &mut JoinSet<&'static str>,
 ) {
     let Ends { stop, drained, cut } = ends;
-    let Opened { store, ca, admin_token, targets, deadman, ready, grpc, http, socket } = opened;
+    let Opened { store, ca, admin_token, targets, deadman, schedules, ready, grpc, http, socket } =
+        opened;
     let address = web::agents_address(config, grpc.address);
     let links = web::links(config, http.address);
     let mut state =
         AppState::new(store.clone(), Arc::clone(&ca), admin_token, address, stop.clone());
     state.receivers = notify::receivers(&config.notify, &targets);
+    state.desk = report::Desk::new(store.clone(), config.report.clone());
     state.links = links.as_str().into();
     state.ready = Arc::clone(&ready);
     let (heard, words) = mpsc::channel::<Heard>(HEARD_MAX);
@@ -265,6 +271,12 @@ fn start(
             tracing::error!("the detective ended by a panic");
         }
         "the detective"
+    });
+    let (of_reports, desk, until) = (store.clone(), state.desk.clone(), drained.clone());
+    rest.spawn(async move {
+        report::schedule::run(of_reports, desk, schedules, until.clone()).await;
+        until.cancelled().await; // without schedules it has nothing to do
+        "the sender of reports"
     });
     let notified = Arc::clone(&state.notify_stats);
     let (outbox, pace) = (store.clone(), notify::Pace::default());

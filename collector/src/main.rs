@@ -73,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         },
         Command::Series(args) => Order::Series(args),
         Command::Top(args) => Order::Top(args),
+        Command::Report(args) => Order::Report(args),
     };
     let socket = match Config::socket(cli.config.as_deref(), std::env::vars()) {
         Ok(socket) => socket,

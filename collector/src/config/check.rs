@@ -15,6 +15,7 @@ use super::Config;
 use super::report::CatalogueError;
 use crate::notify::kinds::distance;
 use crate::notify::{self, address as urls, deadman};
+use crate::report::schedule;
 use crate::witness::WITNESSES_MAX;
 
 /// Faults told at once.
@@ -184,14 +185,28 @@ impl<'a> Source<'a> {
         }
         for (index, fault) in notify::faults(&config.notify) {
             problems.push(Problem {
-                place: self.place_in_notify(index, &fault.key),
+                place: self.place_in(&["notify"], index, &fault.key),
                 what: format!("[[notify]] {} {}", fault.key, fault.what),
                 fix: fault.fix,
             });
         }
+        problems.extend(self.of_schedules(config));
         problems.sort_by_key(line_of);
         problems.extend(self.of_plans(config, set_by.get(&("report", "plans"))));
         problems
+    }
+
+    /// What is wrong with the reports that are sent by themselves.
+    fn of_schedules(&self, config: &Config) -> Vec<Problem> {
+        let routes = config.notify.iter().enumerate();
+        let routes: Vec<(String, String)> =
+            routes.map(|(index, route)| (route.route(index), route.kind.clone())).collect();
+        let told = |(index, fault): (usize, notify::Fault)| Problem {
+            place: self.place_in(&["report", "schedule"], index, &fault.key),
+            what: format!("[[report.schedule]] {} {}", fault.key, fault.what),
+            fix: fault.fix,
+        };
+        schedule::faults(&config.report.schedule, &routes).into_iter().map(told).collect()
     }
 
     /// What is wrong with the catalogue of plans: at its own lines, or where it is named.
@@ -263,10 +278,15 @@ impl<'a> Source<'a> {
         key.map_or(self.file.to_owned(), |(key, _)| self.place(key.span().start))
     }
 
-    /// Where a key of the `index`-th `[[notify]]` stands; where it does not, the table.
-    fn place_in_notify(&self, index: usize, key: &str) -> String {
+    /// Where a key of the `index`-th table of a list stands, such as `[[notify]]`; where it does not, the
+    /// table.
+    fn place_in(&self, list: &[&str], index: usize, key: &str) -> String {
         let (root, _) = DeTable::parse_recoverable(self.text);
-        let tables = root.get_ref().get("notify").map(toml::Spanned::get_ref);
+        let (last, outer) = list.split_last().expect("a list has a name");
+        let inside = outer.iter().try_fold(root.get_ref(), |table, name| {
+            table.get(*name).and_then(|value| value.get_ref().as_table())
+        });
+        let tables = inside.and_then(|table| table.get(*last)).map(toml::Spanned::get_ref);
         let Some(DeValue::Array(tables)) = tables else { return self.file.to_owned() };
         let Some(table) = tables.get(index) else { return self.file.to_owned() };
         let keys = table.get_ref().as_table();

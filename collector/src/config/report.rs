@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Problem, unreadable};
+use super::{Problem, ScheduleConfig, unreadable};
 use crate::report::plans::Catalogue;
 use crate::report::settings::{Limits, Settings};
 
@@ -40,6 +40,8 @@ pub struct ReportConfig {
     pub limit_pressure: f64,
     /// Of the time of the processors that is stolen.
     pub limit_steal: f64,
+    /// Reports that are sent by themselves.
+    pub schedule: Vec<ScheduleConfig>,
 }
 
 /// Why there is no catalogue although one is named.
@@ -143,6 +145,7 @@ impl Default for ReportConfig {
             limit_connections: limits.connections,
             limit_pressure: limits.pressure,
             limit_steal: limits.steal,
+            schedule: Vec::new(),
         }
     }
 }

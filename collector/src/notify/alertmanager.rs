@@ -141,6 +141,7 @@ mod tests {
             before: before.cloned(),
             changed_back: None,
             digest: Vec::new(),
+            report: None,
         };
         alerts(&Page::new(&message, "https://gw.example", None), incident, before, NOW)
     }

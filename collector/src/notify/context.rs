@@ -81,7 +81,7 @@ impl Library {
     /// The context of a message; never fails, and never takes more than 3 s.
     pub async fn gather(&self, message: &Message) -> Arc<Context> {
         let Some(incident) = message.incident.clone() else { return Arc::default() };
-        if matches!(message.event, Event::Digest | Event::Test) {
+        if matches!(message.event, Event::Digest | Event::Report | Event::Test) {
             return Arc::default();
         }
         let id = incident.id.clone();
@@ -468,6 +468,7 @@ pub(super) mod tests {
             before: None,
             changed_back: None,
             digest: Vec::new(),
+            report: None,
         }
     }
 

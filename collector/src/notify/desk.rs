@@ -279,6 +279,7 @@ impl<'a> Desk<'a> {
             before,
             changed_back: None,
             digest: Vec::new(),
+            report: None,
         };
         let body = serde_json::to_string(&message).expect("a message is JSON");
         outbox::owe(tx, id, name, self.now, &delivery, &body)?;

@@ -181,6 +181,7 @@ impl Digest {
             before: None,
             changed_back: None,
             digest: digest.into_iter().map(brief).collect(),
+            report: None,
         };
         Ok((next, Some(message)))
     }

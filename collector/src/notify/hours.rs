@@ -60,7 +60,7 @@ pub fn time_zone(name: Option<&str>) -> Result<TimeZone, String> {
 }
 
 /// `Mon-Fri`, `Sat,Sun`, or nothing: every day.
-pub(super) fn weekdays(text: &str) -> Option<Vec<Weekday>> {
+pub(crate) fn weekdays(text: &str) -> Option<Vec<Weekday>> {
     const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
     let day = |name: &str| {
         let name = name.trim().to_lowercase();
@@ -87,12 +87,12 @@ fn days(found: Vec<usize>) -> Vec<Weekday> {
     found.into_iter().map(day).collect()
 }
 
-pub(super) fn time(text: &str) -> Option<Time> {
+pub(crate) fn time(text: &str) -> Option<Time> {
     let (hour, minute) = text.trim().split_once(':')?;
     Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
 }
 
-pub(super) fn zoned(at: UnixMillis, zone: &TimeZone) -> Zoned {
+pub(crate) fn zoned(at: UnixMillis, zone: &TimeZone) -> Zoned {
     Timestamp::from_millisecond(at.0).unwrap_or_default().to_zoned(zone.clone())
 }
 

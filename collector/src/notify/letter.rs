@@ -13,6 +13,7 @@ use minijinja::{Environment, Value, context, default_auto_escape_callback};
 
 use super::chart::Chart;
 use super::fault::{Fault, Wrong};
+use super::mailing::Attached;
 use super::message::Message;
 use super::page::Page;
 use super::template;
@@ -172,7 +173,10 @@ pub fn build(
     let id = |name: &str| format!("<{}@{domain}>", token(name));
     let cid = format!("chart.{}@gatewatch", token(&page.delivery));
     let png = png.filter(|_| page.chart.is_some());
-    let letter = templates.render(page, png.map(|_| format!("cid:{cid}")).as_deref())?;
+    let letter = match &message.report {
+        Some(report) => Letter { text: report.text.clone(), html: report.html.clone() },
+        None => templates.render(page, png.map(|_| format!("cid:{cid}")).as_deref())?,
+    };
     let since_epoch = Duration::from_millis(u64::try_from(message.at.0).unwrap_or(0));
     let mut builder = lettre::Message::builder()
         .from(from.clone())
@@ -204,7 +208,22 @@ pub fn build(
             MultiPart::related().multipart(texts).singlepart(picture.body(png.to_vec(), kind))
         }
     };
+    let body = match &message.report {
+        None => body,
+        Some(report) => with_files(body, &report.files)?,
+    };
     builder.multipart(body).map_err(|error| format!("the mail cannot be made: {error}"))
+}
+
+/// The texts, and files beside them.
+fn with_files(texts: MultiPart, files: &[Attached]) -> Result<MultiPart, String> {
+    let mut mixed = MultiPart::mixed().multipart(texts);
+    for file in files {
+        let kind =
+            ContentType::parse(&file.kind).map_err(|error| format!("{}: {error}", file.name))?;
+        mixed = mixed.singlepart(Attachment::new(file.name.clone()).body(file.bytes()?, kind));
+    }
+    Ok(mixed)
 }
 
 /// What may stand in an id: letters, digits and dots.
@@ -235,6 +254,7 @@ mod tests {
             before: None,
             changed_back: None,
             digest: Vec::new(),
+            report: None,
         }
     }
 

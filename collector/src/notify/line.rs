@@ -140,6 +140,7 @@ fn again(sender: Sender, links: String) -> Again {
                     before: None,
                     changed_back: None,
                     digest: Vec::new(),
+                    report: None,
                 };
                 let page = Page::new(&message, &links, None);
                 (message, page)
@@ -175,6 +176,7 @@ mod tests {
             before: None,
             changed_back: None,
             digest: Vec::new(),
+            report: None,
         };
         let first = desk.letter(message(0)).await;
         assert!(Arc::ptr_eq(&first, &desk.letter(message(0)).await), "the same letter");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
+use super::mailing::Mailing;
 use crate::model::{Incident, NotifyEvent};
 
 /// What a message tells.
@@ -17,6 +18,8 @@ pub enum Event {
     Resolved,
     /// What began since the last digest.
     Digest,
+    /// A report whose time has come.
+    Report,
     /// Somebody tries the route.
     Test,
 }
@@ -30,6 +33,7 @@ impl Event {
             Self::Updated => "updated",
             Self::Resolved => "resolved",
             Self::Digest => "digest",
+            Self::Report => "report",
             Self::Test => "test",
         }
     }
@@ -58,7 +62,7 @@ pub struct Message {
     /// Why it is told now, in words: what is new about the incident, or who did not answer.
     #[serde(default)]
     pub reason: String,
-    /// The incident as it stood then; null only in a digest.
+    /// The incident as it stood then; null only in a digest and a report.
     pub incident: Option<Incident>,
     /// The incident as this route was told it last.
     #[serde(default)]
@@ -69,6 +73,9 @@ pub struct Message {
     /// Incidents of a digest, oldest first.
     #[serde(default)]
     pub digest: Vec<Incident>,
+    /// The report, rendered; only of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<Mailing>>,
 }
 
 fn epoch() -> UnixMillis {

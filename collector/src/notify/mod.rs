@@ -27,6 +27,7 @@ pub mod http;
 pub mod kinds;
 pub mod letter;
 mod line;
+pub mod mailing;
 pub mod matcher;
 pub mod message;
 pub mod page;

@@ -356,6 +356,9 @@ fn headline(message: &Message) -> String {
             let many = if n == 0 { "no incidents".to_owned() } else { many(n, "incident") };
             format!("{many} {}", message.reason)
         }
+        (None, Event::Report) => {
+            message.report.as_ref().map(|report| report.subject.clone()).unwrap_or_default()
+        }
         (None, Event::Test) => "TEST: gatewatch can reach you here".to_owned(),
         (None, event) => format!("{}: {}", event.name().to_uppercase(), message.reason),
         (Some(incident), Event::Test) if incident.title.starts_with("TEST") => {
@@ -373,7 +376,7 @@ fn headline(message: &Message) -> String {
         (Some(incident), Event::Updated) => {
             format!("UPDATE {}: {}", message.reason, incident.title)
         }
-        (Some(incident), Event::Opened | Event::Digest) => return told(incident),
+        (Some(incident), Event::Opened | Event::Digest | Event::Report) => return told(incident),
     };
     clean(&line, HEADLINE_MAX)
 }

@@ -29,6 +29,7 @@ pub fn message(now: UnixMillis) -> Message {
         before: None,
         changed_back: None,
         digest: Vec::new(),
+        report: None,
     }
 }
 

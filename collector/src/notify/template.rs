@@ -203,7 +203,9 @@ pub fn seen(message: &Message, page: &Page, extras: &Extras) -> Value {
     clean_texts(&mut seen);
     let identity = match page.event {
         Event::Opened | Event::Updated | Event::Resolved => page.incident_id.clone(),
-        Event::Digest | Event::Test => format!("{}-{}", page.event.name(), page.delivery),
+        Event::Digest | Event::Report | Event::Test => {
+            format!("{}-{}", page.event.name(), page.delivery)
+        }
     };
     seen["identity"] = identity.into();
     seen["incident"] = json!(message.incident);
@@ -312,7 +314,7 @@ pub(super) fn samples() -> Vec<Message> {
                 incident.cause.class = "unknown".into();
             }
             Event::Digest => message.digest.extend(message.incident.take()),
-            Event::Opened | Event::Test => {}
+            Event::Opened | Event::Report | Event::Test => {}
         }
         samples.push(message);
     }

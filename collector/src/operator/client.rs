@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -129,6 +129,19 @@ impl Client {
         self.send(self.request(Method::GET, path)).await
     }
 
+    /// GET, or POST where there is a body, of an answer that comes as lines of this type.
+    pub async fn lines(
+        &self,
+        path: &[&str],
+        query: &impl Serialize,
+        body: Option<String>,
+    ) -> Result<Response, Failure> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let request = self.request(method, path).query(query);
+        let request = request.header(header::ACCEPT, "application/x-ndjson");
+        self.send(request.body(body.unwrap_or_default())).await
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -158,14 +171,7 @@ impl Client {
                 "is this the address of a gatewatch-collector?",
             ));
         };
-        let code = match status {
-            StatusCode::UNAUTHORIZED => exit::INTERNAL,
-            // The collector did as it was told, and somebody behind it said no.
-            StatusCode::BAD_GATEWAY => exit::NO,
-            status if status.is_client_error() => exit::USAGE,
-            _ => exit::INTERNAL,
-        };
-        Err(Failure { error: body.error, fix: body.fix, code })
+        Err(Failure { error: body.error, fix: body.fix, code: code_of(status.as_u16()) })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
@@ -174,6 +180,17 @@ impl Client {
             format!("the collector at {} does not answer: {why}", self.base),
             "is it running, and is this its address?",
         )
+    }
+}
+
+/// Exit code of an answer of this status that is no success.
+pub(super) fn code_of(status: u16) -> u8 {
+    match StatusCode::from_u16(status) {
+        // The collector did as it was told, and somebody behind it said no.
+        Ok(StatusCode::BAD_GATEWAY) => exit::NO,
+        Ok(StatusCode::FAILED_DEPENDENCY) => exit::CONFIG,
+        Ok(status) if status.is_client_error() && status != StatusCode::UNAUTHORIZED => exit::USAGE,
+        _ => exit::INTERNAL,
     }
 }
 

@@ -7,6 +7,7 @@ mod ledger;
 pub mod localize;
 mod notify;
 mod render;
+mod report;
 mod series;
 mod silences;
 mod text;
@@ -20,7 +21,7 @@ use serde_json::json;
 
 use crate::cli::{
     AgentCommand, EvidenceFormat, IncidentCommand, IncidentList, LocalizeArgs, NotifyCommand,
-    SeriesArgs, SilenceCommand, TokenCommand, TokenCreate, TopArgs, exit,
+    ReportArgs, SeriesArgs, SilenceCommand, TokenCommand, TokenCreate, TopArgs, exit,
 };
 use crate::model::Incident;
 use crate::store::fleet::{ServerDetail, ServerView};
@@ -50,6 +51,8 @@ pub enum Order {
     Series(SeriesArgs),
     /// `top`
     Top(TopArgs),
+    /// `report`
+    Report(ReportArgs),
 }
 
 /// Runs a command; the exit code. Failures are told on stderr with their fix.
@@ -119,6 +122,7 @@ async fn obey(order: Order, client: &Client) -> Result<Answer, Failure> {
         Order::Localize(args) => localize::stored(args, client).await,
         Order::Series(args) => series::series(args, client).await,
         Order::Top(args) => series::top(args, client).await,
+        Order::Report(args) => report::report(args, client).await,
     }
 }
 

@@ -37,6 +37,7 @@ pub mod read;
 mod retention;
 pub mod rollup;
 pub mod routes;
+pub mod schedules;
 mod seal;
 pub mod silences;
 pub mod spells;

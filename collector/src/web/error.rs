@@ -34,6 +34,11 @@ impl ApiError {
         Self { status, body: ErrorBody { error: error.into(), fix: fix.into() } }
     }
 
+    /// For an answer whose status is sent already.
+    pub(super) fn into_parts(self) -> (StatusCode, ErrorBody) {
+        (self.status, self.body)
+    }
+
     /// 404.
     pub fn not_found(error: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error, fix)

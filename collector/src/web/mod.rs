@@ -17,6 +17,7 @@ pub mod health;
 mod metrics;
 pub mod notify;
 mod openapi;
+pub mod report;
 mod serve;
 pub mod series;
 pub mod silences;
@@ -37,8 +38,9 @@ use wire::UnixMillis;
 
 use crate::ca::Ca;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ReportConfig};
 use crate::notify::{Receiver, Stats};
+use crate::report::Desk;
 use crate::selfstats::SelfStats;
 use crate::store::Store;
 pub use auth::AdminToken;
@@ -75,13 +77,15 @@ pub struct AppState {
     pub own_uid: u32,
     /// Ends streams.
     pub stop: CancellationToken,
+    /// Makes reports.
+    pub desk: Desk,
     streams: Arc<Semaphore>,
     /// Held by the one that localizes.
     localizing: Arc<Semaphore>,
 }
 
 impl AppState {
-    /// State that is not ready yet; the caller puts in the receivers and the links.
+    /// State that is not ready yet; the caller puts in the receivers, the links and who makes reports.
     pub fn new(
         store: Store,
         ca: Arc<Ca>,
@@ -91,6 +95,7 @@ impl AppState {
     ) -> Self {
         Self {
             selfstats: Arc::clone(store.stats()),
+            desk: Desk::new(store.clone(), ReportConfig::default()),
             store,
             ca,
             admin_token,
@@ -131,6 +136,8 @@ pub fn links(config: &Config, chosen: std::net::SocketAddr) -> String {
 
 /// All routes.
 pub fn router(state: AppState) -> Router {
+    let plans = DefaultBodyLimit::max(report::PLANS_BYTES_MAX);
+    let with_plans = post(report::show_with_plans).layer(plans);
     let admin = Router::new()
         .route("/api/v1/incidents", get(api::list_incidents))
         .route("/api/v1/incidents/{id}", get(api::show_incident))
@@ -158,6 +165,7 @@ pub fn router(state: AppState) -> Router {
         .route("/api/v1/top", get(top::show))
         .route("/api/v1/export", get(export::show))
         .route("/api/v1/localize", get(localize::show))
+        .route("/api/v1/report/{kind}", get(report::show).merge(with_plans))
         .route("/api/v1/stream", get(events::stream))
         .route("/incidents/{id}", get(evidence::html))
         .route("/metrics", get(metrics::show))

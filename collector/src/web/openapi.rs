@@ -131,6 +131,20 @@ pub(super) const OPERATIONS: &[(&str, &str, &str, u16)] = &[
         "What failing requests have in common, best first. Query: from, to, by.",
         200,
     ),
+    (
+        "get",
+        "/api/v1/report/{kind}",
+        "A report: capacity, outage or noise. With `Accept: application/x-ndjson` as JSON lines: \
+         {\"waiting\"}, {\"progress\":{what,n_done,n}}, then {\"report\":{content_type,text}} or an error. \
+         Query: format (json, html, csv, text), from, to, server, label, table, slo, by, width.",
+        200,
+    ),
+    (
+        "post",
+        "/api/v1/report/{kind}",
+        "The same with other plans than those of the config. Body: the list of plans, TOML.",
+        200,
+    ),
     ("get", "/api/v1/stream", "Server-sent events: each change of an incident.", 200),
 ];
 

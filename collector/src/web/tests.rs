@@ -112,7 +112,7 @@ async fn every_documented_operation_is_there_and_wants_a_token_where_it_should()
     assert_eq!(document["openapi"], "3.1.0");
     for (method, path, _, _) in openapi::OPERATIONS {
         assert!(document["paths"][path][method]["summary"].is_string(), "{method} {path}");
-        let url = path.replace("{id}", "none").replace("{name}", "none");
+        let url = path.replace("{id}", "none").replace("{name}", "none").replace("{kind}", "noise");
         let open = ["/healthz", "/readyz", "/api/v1/openapi.json"].contains(path);
         let bare = Request::builder().method(method.to_uppercase().as_str()).uri(&url);
         let (status, body) = site.send(bare.body(Body::empty()).unwrap()).await;

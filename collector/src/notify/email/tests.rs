@@ -206,6 +206,7 @@ fn message() -> Message {
         before: None,
         changed_back: None,
         digest: Vec::new(),
+        report: None,
     }
 }
 

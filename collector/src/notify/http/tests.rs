@@ -98,6 +98,7 @@ fn message(event: Event) -> Message {
         before: None,
         changed_back: None,
         digest: Vec::new(),
+        report: None,
     }
 }
 

@@ -23,6 +23,7 @@ fn message(event: Event, incident: Incident, at: UnixMillis) -> Message {
         before: None,
         changed_back: None,
         digest: Vec::new(),
+        report: None,
     }
 }
 

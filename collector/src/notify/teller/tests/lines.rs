@@ -164,6 +164,7 @@ pub(super) fn message(event: Event, incident: Option<Incident>, at: wire::UnixMi
         before: None,
         changed_back: None,
         digest: Vec::new(),
+        report: None,
     }
 }
 
