@@ -12,8 +12,10 @@ pub struct ScheduleConfig {
     pub kind: String,
     /// Its name, unique; default `KIND:INDEX`.
     pub name: Option<String>,
-    /// Name of the e-mail route that gets it.
+    /// Name of the e-mail route that sends it.
     pub route: String,
+    /// Who gets it; empty: the receivers of the route.
+    pub to: Vec<String>,
     /// When: `Mon 08:00`, or `1st 08:00` for a day of the month.
     pub at: Vec<String>,
     /// Time zone of `at` and of the days it is over; default: the machine's.

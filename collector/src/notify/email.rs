@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lettre::address::Envelope;
+use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{
     Certificate, CertificateStore, Tls, TlsParameters, TlsParametersBuilder,
@@ -69,6 +70,11 @@ pub(super) fn faults(config: &NotifyConfig) -> Vec<Fault> {
     Account::new(config).err().unwrap_or_default()
 }
 
+/// Whether this is somebody to write to; `Err` says how to write it.
+pub fn check_receiver(text: &str) -> Result<(), Wrong> {
+    account::mailbox(text).map(|_| ())
+}
+
 impl EmailSender {
     /// `Err` lists what is wrong with the configuration, besides what [`super::kinds::check`] tells.
     pub fn new(config: &NotifyConfig) -> Result<Self, Vec<Fault>> {
@@ -121,7 +127,8 @@ impl EmailSender {
         let (mail, is_fallback) = inner.mail(message, page, png).map_err(SendError::passing)?;
         self.n_fallbacks.fetch_add(u64::from(is_fallback), Ordering::Relaxed);
         let transport = inner.transport(secret.as_ref()).map_err(SendError::passing)?;
-        let trying = inner.deliver(&transport, &mail, &message.delivery, now);
+        let to = inner.receivers(message);
+        let trying = inner.deliver(&transport, &mail, (&message.delivery, &to), now);
         match tokio::time::timeout(inner.whole_timeout, trying).await {
             Err(_) => {
                 let s = inner.whole_timeout.as_secs();
@@ -146,6 +153,13 @@ impl Inner {
         Ok(user.map(|(_, file)| secret::read(file)).transpose()?)
     }
 
+    /// Who gets it: those of the route, or whom a report names.
+    fn receivers(&self, message: &Message) -> Vec<Mailbox> {
+        let named = message.report.iter().flat_map(|report| &report.to);
+        let named: Vec<Mailbox> = named.filter_map(|to| account::mailbox(to).ok()).collect();
+        if named.is_empty() { self.account.to.clone() } else { named }
+    }
+
     /// A template of the operator that fails on this page gives way to ours: the page must arrive. Also
     /// whether it did.
     fn mail(
@@ -155,8 +169,8 @@ impl Inner {
         png: Option<&[u8]>,
     ) -> Result<(lettre::Message, bool), String> {
         let build = |templates: &Templates| {
-            let Account { from, to, .. } = &self.account;
-            letter::build(from, to, message, page, templates, png)
+            let from = &self.account.from;
+            letter::build(from, &self.receivers(message), message, page, templates, png)
         };
         build(&self.templates).map(|mail| (mail, false)).or_else(|why| {
             tracing::warn!(reason = why, "a template of an e-mail fails, the built-in one is used");
@@ -206,11 +220,10 @@ impl Inner {
         &self,
         transport: &Transport,
         mail: &lettre::Message,
-        delivery: &str,
+        (delivery, to): (&str, &[Mailbox]),
         now: UnixMillis,
     ) -> Result<Vec<String>, (String, bool)> {
         let bytes = mail.formatted();
-        let to = &self.account.to;
         // Begun before the server is asked: one that hangs on all of them is asked for each next time.
         if self.rounds.begin(delivery, to) {
             let Err(error) = transport.send_raw(mail.envelope(), &bytes).await else {

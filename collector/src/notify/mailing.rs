@@ -14,6 +14,9 @@ const FILE_BYTES_MAX: usize = 64 << 20;
 /// A mail with a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mailing {
+    /// Who gets it; empty: the receivers of the route.
+    #[serde(default)]
+    pub to: Vec<String>,
     /// One line.
     pub subject: String,
     /// Complete in itself, for programs that show no HTML.

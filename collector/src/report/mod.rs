@@ -23,7 +23,7 @@ pub mod noise;
 pub mod outage;
 pub mod plans;
 pub mod settings;
-pub mod standin;
+pub mod render;
 pub mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,7 +181,8 @@ pub async fn make(
 /// What was read for a report.
 enum Gathered {
     Capacity(capacity::Input),
-    Other(standin::Input),
+    Outage(outage::Input),
+    Noise(noise::Input),
 }
 
 impl Gathered {
@@ -195,16 +196,16 @@ impl Gathered {
             Kind::Capacity => {
                 Self::Capacity(gather::capacity::capacity(history, ask, members, progress)?)
             }
-            Kind::Outage | Kind::Noise => {
-                Self::Other(standin::gather(history, ask, members, progress)?)
-            }
+            Kind::Outage => Self::Outage(gather::outage::outage(history, ask, members, progress)?),
+            Kind::Noise => Self::Noise(gather::noise::noise(history, ask, members, progress)?),
         })
     }
 
     fn report(&self, settings: &Settings, ask: &Ask) -> Report {
         match self {
             Self::Capacity(input) => capacity::report(input, settings, ask),
-            Self::Other(input) => standin::report(input, settings, ask),
+            Self::Outage(input) => outage::report(input, settings, ask),
+            Self::Noise(input) => noise::report(input, settings, ask),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::wanted::{Refusal, Wanted};
 use super::{Desk, ReportError};
 use crate::config::ScheduleConfig;
 use crate::notify::mailing::{Attached, Mailing};
-use crate::notify::{Event, Fault, Message, Wrong};
+use crate::notify::{Event, Fault, Message, Wrong, email};
 use crate::store::notices::{self, Notice, What};
 use crate::store::{Store, StoreError, outbox, schedules};
 use crate::{ca, clock, errors, store};
@@ -40,6 +40,7 @@ const FINDINGS_MAX: usize = 20;
 pub struct Schedule {
     name: String,
     route: String,
+    to: Vec<String>,
     wanted: Wanted,
     period: Period,
     times: Times,
@@ -110,10 +111,14 @@ impl Schedule {
         if let Err(refusal) = wanted.settings(&super::settings::Settings::default()) {
             faults.push(Wrong::new(refusal.what, refusal.fix).at("slo"));
         }
+        for wrong in config.to.iter().filter_map(|to| email::check_receiver(to).err()) {
+            faults.push(wrong.at("to"));
+        }
         match (times, period) {
             (Some(times), Some(period)) if faults.is_empty() => {
                 let (name, route) = (config.name(index), config.route.clone());
-                Ok(Self { name, route, wanted, period, times })
+                let to = config.to.clone();
+                Ok(Self { name, route, to, wanted, period, times })
             }
             _ => Err(faults),
         }
@@ -189,7 +194,7 @@ impl Schedule {
             before: None,
             changed_back: None,
             digest: Vec::new(),
-            report: Some(Box::new(mailing)),
+            report: Some(Box::new(Mailing { to: self.to.clone(), ..mailing })),
         }
     }
 
@@ -216,7 +221,7 @@ impl Schedule {
         let text = format!("{title}.\n\n{}", findings_text(&report));
         let html =
             format!("<!doctype html>\n<pre>{}</pre>\n", crate::notify::escape::html(&text, 4000));
-        Mailing { subject: title, text, html, files: Vec::new() }
+        Mailing { to: Vec::new(), subject: title, text, html, files: Vec::new() }
     }
 }
 
@@ -247,7 +252,7 @@ fn mailing(mut report: Report) -> Mailing {
         ));
     }
     let html = render::html(&report, &HtmlOptions { medium: Medium::Mail, link: None });
-    Mailing { subject, text: body(&report, &span, &files), html, files }
+    Mailing { to: Vec::new(), subject, text: body(&report, &span, &files), html, files }
 }
 
 /// The text of a mail.
@@ -257,7 +262,7 @@ fn body(report: &Report, span: &str, files: &[Attached]) -> String {
     text.extend(report.caveats.iter().map(|caveat| format!("Note: {caveat}\n")));
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     if !names.is_empty() {
-        text += &format!("\nAll of it, with what each figure means: {}\n", names.join(", "));
+        text.extend(["\nAll of it, with what each figure means: ", &names.join(", "), "\n"]);
     }
     text
 }

@@ -96,7 +96,8 @@ fn host(url: Option<&str>, security: Option<Security>) -> Result<(String, u16), 
     Ok((host, url.port().unwrap_or(usual)))
 }
 
-fn mailbox(text: &str) -> Result<Mailbox, Wrong> {
+/// Reads a receiver or a sender.
+pub(super) fn mailbox(text: &str) -> Result<Mailbox, Wrong> {
     let fix = "write it like \"ops@example.com\" or \"Ops <ops@example.com>\"";
     text.parse().map_err(|_| Wrong::new(format!("{text:?} is no e-mail address"), fix))
 }
