@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
 use wire::v1::{Batch, BatchBody};
 
+use crate::truth::Truth;
+
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Batches on their way into the store.
@@ -41,6 +43,8 @@ pub(crate) struct Joins {
 /// A server that joined.
 struct Joined {
     id: ServerId,
+    name: String,
+    epoch: u64,
     seq: u64,
     sites: HashMap<String, SiteRow>,
 }
@@ -55,13 +59,18 @@ pub(crate) struct Feeder {
     engine: Option<Engine>,
     told: HashSet<SiteId>,
     decided: Vec<Transition>,
+    truth: Option<Truth>,
     pub(crate) n_batches: u64,
     pub(crate) n_incidents: u64,
 }
 
 impl Feeder {
     /// Opens a new store.
-    pub(crate) fn open(dir: &Path, retention: RetentionConfig) -> Result<Self, Failed> {
+    pub(crate) fn open(
+        dir: &Path,
+        retention: RetentionConfig,
+        truth: Option<Truth>,
+    ) -> Result<Self, Failed> {
         let store = Store::open(dir)?;
         let pace = StoreConfig::default();
         let keeper = Keeper::new(store.clone(), pace, retention, CancellationToken::new());
@@ -74,6 +83,7 @@ impl Feeder {
             engine: None,
             told: HashSet::new(),
             decided: Vec::new(),
+            truth,
             n_batches: 0,
             n_incidents: 0,
         })
@@ -82,6 +92,7 @@ impl Feeder {
     /// Files a server, with a certificate of nobody, and lets it arrive; returns its number.
     pub(crate) async fn join(&mut self, joins: Joins) -> Result<usize, Failed> {
         let uuid = ulid::Ulid::from(self.servers.len() as u128 + 1);
+        let name = joins.name.clone();
         let file = move |tx: &WriteTx<'_>| {
             let Joins { name, labels, n_cpu, n_sites, at } = joins;
             let joining = Joining { uuid, name: &name, token: "sample", key_sha256: [0; 32] };
@@ -100,7 +111,7 @@ impl Feeder {
             Ok(server)
         };
         let id = self.store.write(file).await?;
-        self.servers.push(Joined { id, seq: 0, sites: HashMap::new() });
+        self.servers.push(Joined { id, name, epoch: 1, seq: 0, sites: HashMap::new() });
         Ok(self.servers.len() - 1)
     }
 
@@ -115,7 +126,7 @@ impl Feeder {
         let joined = &mut self.servers[server];
         joined.seq += 1;
         let batch = Batch {
-            epoch: 1,
+            epoch: joined.epoch,
             seq: joined.seq,
             complete_until_unix_ms: until * 1000,
             t_min_unix_ms: until * 1000,
@@ -127,6 +138,9 @@ impl Feeder {
         };
         let id = joined.id;
         let new = convert::batch(&mut self.unpacker, id, batch, at).new;
+        if let Some(truth) = &mut self.truth {
+            truth.tell(server, &joined.name, body)?;
+        }
         self.fold(server, body, until, at);
         self.waiting.push(self.store.append(new).await?);
         self.n_batches += 1;
@@ -147,6 +161,36 @@ impl Feeder {
             _ => true,
         });
         self.decided.extend(engine.fold_batch(at, news.into_iter()));
+    }
+
+    /// The machine was installed anew: its agent begins a new spool.
+    pub(crate) async fn take_over(&mut self, server: usize) -> Result<(), Failed> {
+        self.settle().await?;
+        let joined = &mut self.servers[server];
+        (joined.epoch, joined.seq) = (joined.epoch + 1, 0);
+        let (id, name) = (joined.id, joined.name.clone());
+        let uuid = ulid::Ulid::from(server as u128 + 1000);
+        let file = move |tx: &WriteTx<'_>| {
+            let joining = Joining { uuid, name: &name, token: "sample", key_sha256: [1; 32] };
+            fleet::take_over(tx, id, &joining, UnixMillis(0))
+        };
+        Ok(self.store.write(file).await?)
+    }
+
+    /// The server is forgotten; it sends nothing more.
+    pub(crate) async fn forget(&mut self, server: usize) -> Result<(), Failed> {
+        self.settle().await?;
+        let Joined { id, name, .. } = &self.servers[server];
+        let (id, name) = (*id, name.clone());
+        if let Some(truth) = &mut self.truth {
+            truth.forget(server)?;
+        }
+        let file = move |tx: &WriteTx<'_>| {
+            presence::left(tx, id, UnixMillis(0), true)?;
+            fleet::forget(tx, &name, UnixMillis(0))
+        };
+        let refused = self.store.write(file).await?;
+        refused.map_err(|refusal| format!("it cannot be forgotten: {refusal:?}").into())
     }
 
     /// Waits until all that was sent is committed.
@@ -218,6 +262,9 @@ impl Feeder {
     /// All servers say goodbye, so that nobody misses them, and the store is closed.
     pub(crate) async fn close(mut self, at: UnixMillis) -> Result<(), Failed> {
         self.settle().await?;
+        if let Some(truth) = &mut self.truth {
+            truth.flush()?;
+        }
         let ids: Vec<ServerId> = self.servers.iter().map(|joined| joined.id).collect();
         let leave = move |tx: &WriteTx<'_>| {
             ids.iter().try_for_each(|server| presence::left(tx, *server, at, true))

@@ -1,14 +1,18 @@
-//! A past for reports to look at: `past DIR [until=RFC3339] [days=45] [step=300]`.
+//! A past for reports to look at: `past DIR [until=RFC3339] [days=45] [step=300] [truth=FILE]`.
 //!
 //! Makes a data directory in which ten servers that do not exist have sampled and counted for weeks, each
 //! with its own trouble. Everything takes the way that real batches take: packed as agents pack them,
 //! ingest, store, keeper; incidents are what the real detector makes of it, minute by minute around the
-//! times at which something goes wrong. Nothing here is ever part of gatewatch itself.
+//! times at which something goes wrong. With `truth=` servers are added to which odd things happened, the
+//! last hours are not packed, and every sample and count is written to a file as well, for tests that
+//! compute again what reports say. Nothing here is ever part of gatewatch itself.
 
 mod feeder;
 mod fleet;
 mod machine;
+mod odd;
 mod traffic;
+mod truth;
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -22,6 +26,8 @@ use wire::v1::BatchBody;
 use feeder::{Failed, Feeder, Joins};
 use fleet::{Episode, Kind, SERVERS, Server};
 use machine::Machine;
+use odd::Odd;
+use truth::Truth;
 
 const HOUR_S: i64 = 3600;
 /// Seconds between batches of a server that fails, and of the others meanwhile.
@@ -30,6 +36,8 @@ const NEAR_S: i64 = 60;
 /// Seconds that the detector watches before and after something goes wrong.
 const BEFORE_S: i64 = 600;
 const AFTER_S: i64 = 900;
+/// What is not packed at the end of a past with a truth, seconds.
+const UNPACKED_S: i64 = 3 * HOUR_S;
 /// How long a batch is on its way, ms.
 const WAY_MS: i64 = 300;
 
@@ -49,13 +57,16 @@ struct Past {
 
 fn main() -> Result<(), Failed> {
     let mut words = std::env::args().skip(1);
-    let dir: PathBuf = words.next().ok_or("usage: past DIR [until=] [days=45] [step=300]")?.into();
+    let usage = "usage: past DIR [until=RFC3339] [days=45] [step=300] [truth=FILE]";
+    let dir: PathBuf = words.next().ok_or(usage)?.into();
     let (mut until, mut days, mut step) = (clock::now().0 / 1000, 45, 300);
+    let mut truth = None;
     for word in words {
         match word.split_once('=') {
             Some(("until", at)) => until = at.parse::<jiff::Timestamp>()?.as_second(),
             Some(("days", n)) => days = n.parse()?,
             Some(("step", n)) => step = n.parse()?,
+            Some(("truth", file)) => truth = Some(Truth::create(file.as_ref())?),
             _ => return Err(format!("{word:?} makes no sense").into()),
         }
     }
@@ -63,12 +74,18 @@ fn main() -> Result<(), Failed> {
         return Err("days are 1 to 400, step is 60, 120, 300 or 600".into());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(make(dir, until.div_euclid(HOUR_S) * HOUR_S, days, step))
+    runtime.block_on(make(dir, until.div_euclid(HOUR_S) * HOUR_S, (days, step), truth))
 }
 
-async fn make(dir: PathBuf, end: i64, days: i64, step: i64) -> Result<(), Failed> {
+async fn make(
+    dir: PathBuf,
+    end: i64,
+    (days, step): (i64, i64),
+    truth: Option<Truth>,
+) -> Result<(), Failed> {
     std::fs::create_dir_all(&dir)?;
-    let mut feeder = Feeder::open(&dir, RetentionConfig::default())?;
+    let is_odd = truth.is_some();
+    let mut feeder = Feeder::open(&dir, RetentionConfig::default(), truth)?;
     let begin = end - days * 86_400;
     let mut from = Vec::new();
     for server in &SERVERS {
@@ -83,15 +100,21 @@ async fn make(dir: PathBuf, end: i64, days: i64, step: i64) -> Result<(), Failed
     }
     let mut episodes = fleet::episodes(end);
     episodes.retain(|episode| episode.from - BEFORE_S > from[episode.server]);
+    let mut odd = if is_odd { Some(Odd::join(&mut feeder, begin, end).await?) } else { None };
     let machines = vec![Machine::default(); SERVERS.len()];
     let mut past = Past { feeder, machines, episodes, sent: from.clone(), from, end, step };
     for hour in (begin..end).step_by(HOUR_S as usize) {
         past.hour(hour).await?;
-        if (hour + HOUR_S - begin) % (12 * HOUR_S) == 0 {
+        if let Some(odd) = &mut odd {
+            odd.hour(&mut past.feeder, hour).await?;
+        }
+        let is_packed = !is_odd || hour + HOUR_S < end - UNPACKED_S;
+        if (hour + HOUR_S - begin) % (12 * HOUR_S) == 0 && is_packed {
             past.feeder.pack(UnixMillis((hour + HOUR_S + 1200) * 1000)).await?;
         }
     }
-    past.feeder.pack(UnixMillis((end + 1200) * 1000)).await?;
+    let packed = if is_odd { end - UNPACKED_S } else { end + 1200 };
+    past.feeder.pack(UnixMillis(packed * 1000)).await?;
     let (n_batches, n_incidents) = (past.feeder.n_batches, past.feeder.n_incidents);
     past.feeder.close(UnixMillis(end * 1000)).await?;
     let end = UnixMillis(end * 1000).to_rfc3339();

@@ -24,6 +24,7 @@ pub(crate) fn sites(server: &Server) -> Vec<Site> {
     let one = |site: &crate::fleet::Site| Site {
         name: site.name.to_owned(),
         pool: server.pools[site.pool].name.to_owned(),
+        owner: site.owner.to_owned(),
         ..Site::default()
     };
     server.sites.iter().map(one).collect()
