@@ -36,6 +36,7 @@ mod proxies;
 mod quickstart;
 mod quiet_sites;
 mod replay;
+mod report_figures;
 mod resources;
 mod restarts;
 mod rotation;
