@@ -7,6 +7,7 @@
 //! A read is bounded in time and memory and ends soon after whoever asked has gone away. What is missing or
 //! damaged in it, and whether it was cut short, is said beside its answer and never makes it fail.
 
+mod ahead;
 mod catalog;
 mod counts;
 mod events;

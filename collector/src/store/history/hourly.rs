@@ -10,6 +10,7 @@ use super::super::hours::Day;
 use super::super::quarantine::Damage;
 use super::super::rollup::month::MonthFile;
 use super::super::rollup::rolled::Rolled;
+use super::ahead::{self, Read};
 use super::catalog::Known;
 use super::minutes::Sampled;
 use super::recent::HotHour;
@@ -20,8 +21,8 @@ use crate::model::ServerId;
 /// Servers that are looked up one by one in a month; of more a whole range is read.
 const ONE_BY_ONE: usize = 16;
 
-/// Hours that are shown between two looks whether there is time left: less than a millisecond.
-const ROWS_A_LOOK: u32 = 1024;
+/// Attributes of a metric that are read ahead, each by a thread of its own, one after the other.
+const ATTRIBUTES_AHEAD: usize = 16;
 
 /// An hour of one series.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,8 @@ struct Asked<'a> {
     metric: &'static Metric,
     /// More than one where a release changed the scale.
     columns: &'a [Known],
+    /// There are not so many attributes that each has hardly a row.
+    is_one_of_few: bool,
     servers: &'a BTreeSet<ServerId>,
     hours: &'a Range<i64>,
     /// Hours that are read from samples.
@@ -112,10 +115,11 @@ impl History<'_> {
         for attribute in hot.keys() {
             columns.entry(attribute.clone()).or_default();
         }
+        let is_one_of_few = columns.len() <= ATTRIBUTES_AHEAD;
         for (attribute, columns) in &columns {
             let hot = hot.remove(attribute).unwrap_or_default();
             let unsummed = &unsummed;
-            let asked = Asked { metric, columns, servers, hours, unsummed, hot };
+            let asked = Asked { metric, columns, is_one_of_few, servers, hours, unsummed, hot };
             let mut show = |server, t0, spread: &Spread| {
                 see(HourOf { server, attribute, t0, spread });
             };
@@ -139,32 +143,8 @@ impl History<'_> {
 
     /// Hours whose sums are told.
     fn summed(&self, asked: &Asked<'_>, show: &mut Show<'_>) -> rusqlite::Result<()> {
-        if let [known] = asked.columns {
-            return self.months(asked.hours, &mut |file| {
-                for range in Self::ranges(asked.servers) {
-                    let mut spread = asked.spread(Rolled::default(), known.scale);
-                    let mut n = 0_u32;
-                    file.of_servers(known.id, range, asked.hours, &mut |cell, found| {
-                        match found {
-                            Ok(rolled) if asked.is_summed(cell.t0, cell.server) => {
-                                spread.swap(rolled);
-                                show(cell.server, cell.t0, &spread);
-                            }
-                            Ok(_) => {}
-                            Err(_) if !asked.servers.contains(&cell.server) => {}
-                            Err(error) => self.bad_day(cell, &error),
-                        }
-                        // A look at the clock costs as much as a row.
-                        n = n.wrapping_add(1);
-                        if n.is_multiple_of(ROWS_A_LOOK) {
-                            self.goes_on()
-                        } else {
-                            !self.end.is_due()
-                        }
-                    })?;
-                }
-                Ok(())
-            });
+        if let ([known], true) = (asked.columns, asked.is_one_of_few) {
+            return self.summed_ahead(asked, known, show);
         }
         // An hour may have sums of both columns: they are put together day by day.
         self.months(asked.hours, &mut |file| {
@@ -192,6 +172,40 @@ impl History<'_> {
             }
             Ok(())
         })
+    }
+
+    /// The same of one column: a second thread reads and decodes.
+    fn summed_ahead(
+        &self,
+        asked: &Asked<'_>,
+        known: &Known,
+        show: &mut Show<'_>,
+    ) -> rusqlite::Result<()> {
+        if !self.goes_on() {
+            return Ok(());
+        }
+        let wanted = ahead::Wanted {
+            dir: self.dir,
+            months: self.kept_months(asked.hours),
+            metric: known.id,
+            servers: asked.servers,
+            ranges: Self::ranges(asked.servers),
+            hours: asked.hours,
+        };
+        let mut spread = asked.spread(Rolled::default(), known.scale);
+        let mut see = |read: Read<'_>| {
+            match read {
+                Read::Hour(cell, rolled) if asked.is_summed(cell.t0, cell.server) => {
+                    spread.swap(rolled);
+                    show(cell.server, cell.t0, &spread);
+                }
+                Read::Hour(..) => {}
+                Read::Damaged(cell, error) => self.bad_day(cell, &error),
+                Read::Failed(month, error) => self.bad_month(month, error, asked.hours)?,
+            }
+            Ok(())
+        };
+        ahead::read(&wanted, &mut see, &|| self.goes_on())
     }
 
     /// Hours that are sealed but not summed up, or not wholly, with what lies in `hot` of them.

@@ -312,16 +312,26 @@ impl History<'_> {
             let opened = self.month_file(month);
             let read = opened.and_then(|file| file.as_deref().map_or(Ok(()), &mut *see));
             if let Err(error) = read {
-                let damage = |why: &str| Damage::file(&month.file(), why);
-                let why = self.why(error, damage)?;
-                let (from, to) = (month.first_second(), month.end_second());
-                let of_month = from.max(hours.start)..to.min(hours.end);
-                let days = self.summed_days(&of_month)?;
-                self.hole_of_days(why, &days, &of_month);
-                if days.is_empty() {
-                    self.hole(None, why, of_month.start);
-                }
+                self.bad_month(month, error, hours)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Notes that a month cannot be read.
+    pub(super) fn bad_month(
+        &self,
+        month: Month,
+        error: BlockError,
+        hours: &Range<i64>,
+    ) -> rusqlite::Result<()> {
+        let why = self.why(error, |why: &str| Damage::file(&month.file(), why))?;
+        let (from, to) = (month.first_second(), month.end_second());
+        let of_month = from.max(hours.start)..to.min(hours.end);
+        let days = self.summed_days(&of_month)?;
+        self.hole_of_days(why, &days, &of_month);
+        if days.is_empty() {
+            self.hole(None, why, of_month.start);
         }
         Ok(())
     }
@@ -342,7 +352,7 @@ impl History<'_> {
     }
 
     /// Months that have a file, oldest first.
-    fn kept_months(&self, hours: &Range<i64>) -> Vec<Month> {
+    pub(super) fn kept_months(&self, hours: &Range<i64>) -> Vec<Month> {
         let folder: PathBuf = self.dir.join("rollup");
         // Without the folder nothing was summed up yet.
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
