@@ -186,27 +186,27 @@ fn a_fleet_teaches_how_late_its_disks_fill() {
     assert!(ratios.low > Ratios::default().low, "{ratios:?}");
 }
 
-/// A day whose minutes lie evenly between two values.
-fn day(low: f64, high: f64) -> Option<Day> {
-    Some(Day::new(1440, |q| Some(low + (high - low) * q)))
+/// Days whose minutes lie evenly between two values.
+fn even(n: usize, low: f64, high: f64) -> Vec<Option<Day>> {
+    vec![Some(Day::new(1440, |q| Some(low + (high - low) * q))); n]
 }
 
 #[test]
 fn next_weeks_p95_is_that_of_the_days_before() {
-    let days = vec![day(0.0, 1.0); 28];
+    let days = even(28, 0.0, 1.0);
     let next = next_p95(&days, Some(1.0), &Rises::default()).expect("four weeks");
     assert!((next.p95.mid - 0.95).abs() < 0.01, "{next:?}");
     assert!(next.p95.low <= next.p95.mid && next.p95.mid <= next.enough, "{next:?}");
     assert!(next.enough <= 1.0 && next.p95.high <= 1.0, "{next:?}");
     // Newer days weigh more.
-    let rose: Vec<Option<Day>> = [vec![day(0.0, 0.2); 28], vec![day(0.5, 0.7); 7]].concat();
+    let rose: Vec<Option<Day>> = [even(28, 0.0, 0.2), even(7, 0.5, 0.7)].concat();
     let next = next_p95(&rose, Some(1.0), &Rises::default()).expect("five weeks");
     assert!((0.65..0.7).contains(&next.p95.mid), "{next:?}");
     for (days, want) in [
         (Vec::new(), Refusal::Nothing),
         (vec![None; 60], Refusal::Nothing),
-        (vec![day(0.0, 1.0); 4], Refusal::TooShort),
-        ([vec![day(0.0, 1.0); 9], vec![None; 3]].concat(), Refusal::TooOld),
+        (even(4, 0.0, 1.0), Refusal::TooShort),
+        ([even(9, 0.0, 1.0), vec![None; 3]].concat(), Refusal::TooOld),
     ] {
         assert_eq!(next_p95(&days, None, &Rises::default()).expect_err("not enough"), want);
     }
