@@ -47,6 +47,8 @@ impl Chance {
 
 const DAY_H: usize = 24;
 const WEEK_H: usize = 168;
+/// Half a year is lived through before a series is told: from its start it would only rise away.
+const BEFORE_H: usize = 26 * WEEK_H;
 
 /// Shape of a day: two harmonics, about -1..1.
 fn rhythm(chance: &mut Chance) -> impl Fn(usize) -> f64 + use<> {
@@ -74,9 +76,10 @@ pub(crate) fn cpu(seed: u64, n: usize) -> Vec<Option<f64>> {
         chance.is(0.3).then(|| (chance.within(0.0, 168.0) as usize, chance.within(0.1, 0.6)));
     let (mut level, mut wander, mut burst, mut campaign) = (base, 0.0, 0.0, 1.0);
     let mut values = Vec::with_capacity(n);
-    for hour in 0..n {
+    for hour in 0..BEFORE_H + n {
         if chance.is(shifts) {
-            level = (level * (1.2 * chance.normal()).exp()).clamp(0.003, 0.8);
+            // Around the base, so that years of shifts do not lead anywhere.
+            level = (base * (0.9 * chance.normal()).exp()).clamp(0.003, 0.8);
         }
         if chance.is(1.0 / (3.0 * WEEK_H as f64)) {
             campaign = if campaign > 1.0 { 1.0 } else { chance.within(1.2, 2.5) };
@@ -93,6 +96,7 @@ pub(crate) fn cpu(seed: u64, n: usize) -> Vec<Option<f64>> {
         let value = level * campaign * day * (1.0 + swing * of_day(hour)).max(0.05) * wander.exp();
         values.push(Some((value + burst + jobs).clamp(0.001, 1.0)));
     }
+    values.drain(..BEFORE_H);
     lose(&mut chance, &mut values);
     values
 }
@@ -111,7 +115,7 @@ pub(crate) fn memory(seed: u64, n: usize) -> Vec<Option<f64>> {
     let shifts = 1.0 / (chance.within(12.0, 80.0) * WEEK_H as f64);
     let (mut wander, mut leaked) = (0.0, 0.0);
     let mut values = Vec::with_capacity(n);
-    for hour in 0..n {
+    for hour in 0..BEFORE_H + n {
         if chance.is(restarts) {
             leaked = 0.0;
         }
@@ -124,6 +128,7 @@ pub(crate) fn memory(seed: u64, n: usize) -> Vec<Option<f64>> {
         let day = if hour / DAY_H % 7 >= 5 { weekend } else { 0.0 };
         values.push(Some((level + leaked + day + swing * of_day(hour) + wander).clamp(0.02, 0.99)));
     }
+    values.drain(..BEFORE_H);
     lose(&mut chance, &mut values);
     values
 }

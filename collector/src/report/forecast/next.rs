@@ -15,7 +15,7 @@ const WEEK_DAYS: usize = 7;
 /// Only so many of them teach the fleet's errors: older ones had too little past of their own to scale them.
 const TAUGHT_MAX: usize = 3;
 /// Share of weeks for which [`Next::enough`] is to be enough.
-const ENOUGH: f64 = 0.88;
+const ENOUGH: f64 = 0.87;
 /// As many forecasts the default counts for.
 const PRIOR: f64 = 60.0;
 /// The usual error of a series without a past, as a share of what is told.
