@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 needs=("wc:coreutils" "taskset:util-linux" "rg:ripgrep" "mtail:mtail" "goaccess:goaccess"
     "valgrind:valgrind" "/usr/bin/time:time" "cc:gcc libc6-dev"
     "prometheus-node-exporter:prometheus-node-exporter" "netdata:netdata"
-    "victoria-metrics:victoria-metrics" "python3:python3 python3-pip")
+    "victoria-metrics:victoria-metrics" "pip3:python3 python3-pip")
 policy=
 
 # Debian starts a server as soon as it is installed; policy-rc.d forbids it, for this run only.
