@@ -151,7 +151,7 @@ mod tests {
 
     fn spread(values: impl IntoIterator<Item = f64>) -> Spread {
         let metric = wire::catalog::find("system.cpu.utilization").unwrap();
-        Spread::of_minutes(metric, values)
+        Spread::of_means(metric, values)
     }
 
     fn near(found: Option<f64>, want: f64) {

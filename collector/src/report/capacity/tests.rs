@@ -41,7 +41,7 @@ fn put(
     for day in 0..n_days {
         let mut whole: Option<Spread> = None;
         for hour in day * 24..(day * 24 + 24).min(n_hours) {
-            let spread = Spread::of_minutes(row, minutes(hour));
+            let spread = Spread::of_means(row, minutes(hour));
             series.add((hour as i64 * HOUR_S, hour), size, &spread, true);
             server.seen.add(hour);
             match &mut whole {

@@ -138,7 +138,7 @@ impl Spread {
 #[cfg(test)]
 impl Spread {
     /// Of minutes with these means, one sample each; of a counter with these rates a second.
-    pub(crate) fn of_minutes(
+    pub(crate) fn of_means(
         metric: &wire::catalog::Metric,
         means: impl IntoIterator<Item = f64>,
     ) -> Self {
