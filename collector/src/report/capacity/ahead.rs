@@ -62,8 +62,11 @@ impl Ahead {
             let pasts: Vec<Vec<Option<f64>>> =
                 found.iter().map(|(_, series)| past(&series.mean, PAST_H)).collect();
             let weeks = forecast::fleet(&pasts, Some(1.0));
+            let days: Vec<_> = found.iter().map(|(_, series)| series.days.clone()).collect();
+            let rises = Rises::of(&days);
+            drop(days);
             for ((id, series), week) in found.into_iter().zip(weeks) {
-                let next = next_p95(&series.days, Some(1.0), &Rises::default());
+                let next = next_p95(&series.days, Some(1.0), &rises);
                 this.weeks.insert((id, name), Outlook { week, next });
             }
         }
@@ -132,19 +135,25 @@ fn filling(input: &Input, ahead: &Ahead) -> Block {
         let Some(server) = input.servers.get(id) else { continue };
         let space = if *name == "disk" { server.space(mount) } else { None };
         let days = told.ok().and_then(|filling| filling.days);
-        let cell = match told {
-            Ok(Filling { days: Some(days), .. }) => interval(*days),
-            Ok(_) => Value::Unknown("> 180 d"),
-            Err(refusal) => Value::Unknown(refusal.words()),
+        let (cell, says) = match told {
+            Ok(Filling { days: Some(days), .. }) if days.mid <= 0.0 => {
+                (interval(*days), "full".to_owned())
+            }
+            Ok(Filling { days: Some(days), .. }) => {
+                (interval(*days), format!("in about {:.0} days", days.mid))
+            }
+            Ok(_) => (Value::Unknown("not in 180 days"), "not in 180 days".to_owned()),
+            Err(refusal) => (Value::Unknown(refusal.words()), refusal.words().to_owned()),
         };
         let filling = told.ok();
         let row = vec![
             text(&server.name),
             text(*name),
             text(mount),
-            number(filling.map(|filling| filling.level)),
+            Value::or(filling.map(|filling| filling.level), "too little history"),
             number(space),
-            number(filling.map(|filling| filling.slope_per_day)),
+            Value::or(filling.map(|filling| filling.slope_per_day), "too little history"),
+            text(says),
             cell,
             Value::or(filling.map(|filling| filling.n_days as f64), "too little history"),
         ];
@@ -179,6 +188,12 @@ fn filling_columns() -> Vec<Column> {
             Unit::Share,
             "What is used more every day: the median of the slopes between all pairs of days (Theil-Sen) of \
              the last 56 days, or since the last step.",
+        ),
+        figure(
+            "full",
+            "full",
+            Unit::Text,
+            "When 95 % will be used, in words; or why that is not known.",
         ),
         figure(
             "days_to_full",
@@ -258,7 +273,7 @@ fn outlook_columns() -> Vec<Column> {
             "method",
             "method",
             Unit::Text,
-            "The method that was better on the server's own past.",
+            "How it is foretold: as did best on the server's own past.",
         ),
         n(
             "mase",
@@ -297,10 +312,7 @@ fn bars(input: &Input, ahead: &Ahead) -> Option<Block> {
             title: "Days until disks are full".to_owned(),
             words: format!("The first is {}, in about {:.0} days.", soonest.0, soonest.1),
             unit: Unit::Days,
-            plot: Plot::Bars({
-                bars.reverse();
-                bars
-            }),
+            plot: Plot::Bars(bars.into_iter().rev().collect()),
         })
     })
 }

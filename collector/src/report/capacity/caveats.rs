@@ -86,7 +86,10 @@ fn by_hour(input: &Input) -> Option<String> {
         return None;
     }
     let until = match input.raw_from {
-        Some(second) => format!("Before {}", UnixMillis::from_second(second).to_rfc3339()),
+        Some(second) => {
+            let at = UnixMillis::from_second(second).to_rfc3339().replace('T', " ");
+            format!("Before {} UTC", at.get(..16).unwrap_or(&at))
+        }
         None => "Of this time".to_owned(),
     };
     Some(format!(

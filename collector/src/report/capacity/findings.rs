@@ -31,7 +31,7 @@ pub(super) fn of(
     let mut found = Vec::new();
     found.extend(few(filling(input, ahead), "more file systems are filling up"));
     found.extend(few(killed(needs), "more servers ran out of memory"));
-    found.extend(few(failed(input), "more servers had minutes with gateway errors"));
+    found.extend(few(failed(input, settings.slo), "more servers had minutes with gateway errors"));
     found.extend(few(exhausted(input, settings), "more pools were exhausted"));
     found.extend(few(stolen(needs), "more servers had processors stolen"));
     found.extend(few(waited(needs), "more servers waited"));
@@ -71,8 +71,11 @@ fn filling(input: &Input, ahead: &Ahead) -> Vec<(f64, Finding)> {
         let text = if days.mid <= 0.0 {
             format!("{server}: {mount} is full: more than 95 % of its {of} are used.")
         } else {
+            let lasts =
+                if *what == "disk" { "the space of / lasts" } else { "the inodes of / last" };
+            let lasts = lasts.replace(" / ", &format!(" {mount} "));
             format!(
-                "{server}: {of} of {mount} run out in about {:.0} days ({:.0} to {:.0}).",
+                "{server}: {lasts} for about {:.0} days more ({:.0} to {:.0}).",
                 days.mid, days.low, days.high
             )
         };
@@ -84,16 +87,18 @@ fn filling(input: &Input, ahead: &Ahead) -> Vec<(f64, Finding)> {
 fn killed(needs: &[Need]) -> Vec<(f64, Finding)> {
     let killed = needs.iter().filter(|need| need.n_oom_kills > 0);
     let told = killed.map(|need| {
-        let times = if need.n_oom_kills == 1 { "once" } else { "times" };
-        let n =
-            if need.n_oom_kills == 1 { String::new() } else { format!("{} ", need.n_oom_kills) };
-        let text = format!("{}: the kernel killed for want of memory {n}{times}.", need.server);
+        let times = match need.n_oom_kills {
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        let text = format!("{}: the kernel killed {times} for want of memory.", need.server);
         (need.n_oom_kills as f64, Finding { level: Level::Critical, text })
     });
     told.collect()
 }
 
-fn failed(input: &Input) -> Vec<(f64, Finding)> {
+/// Critical: more minutes than the objective allows.
+fn failed(input: &Input, slo: f64) -> Vec<(f64, Finding)> {
     let mut found = Vec::new();
     for server in input.servers.values().filter(|server| server.errors.n > 0) {
         let n = server.errors.n;
@@ -107,14 +112,18 @@ fn failed(input: &Input) -> Vec<(f64, Finding)> {
             .take(3)
             .map(|(n_with, with)| format!("{:.0} % with {}", share(*n_with), with.words()))
             .collect();
-        let remedy = with.first().map_or("", |(_, with)| with.remedy());
+        // Of most minutes often nothing is known: what is known of the others can be helped.
+        let known = with.iter().find(|(_, with)| *with != CameWith::Unknown).or(with.first());
+        let remedy = known.map_or("", |(_, with)| with.remedy());
         let minutes = if n == 1 { "minute" } else { "minutes" };
         let text = format!(
-            "{}: {n} {minutes} with gateway errors, {}. What helps most: {remedy}.",
+            "{}: {n} {minutes} with gateway errors: {}. What helps: {remedy}.",
             server.name,
-            parts.join(", ")
+            parts.join("; ")
         );
-        found.push((n as f64, Finding { level: Level::Critical, text }));
+        let allowed = (1.0 - slo) * server.seen.n() as f64 * 60.0;
+        let level = if n as f64 > allowed { Level::Critical } else { Level::Warning };
+        found.push((n as f64, Finding { level, text }));
     }
     found
 }

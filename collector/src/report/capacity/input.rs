@@ -214,10 +214,9 @@ impl Series {
         }
     }
 
-    /// Adds the hour that begins at `t0` and is the `ix`th of the report, of a time in which what is used
-    /// of had this size.
+    /// Notes the hour that begins at `t0` and is the `ix`th of the report, of a time in which what is used
+    /// of had this size. Its minutes go into `parts`, or come with their day.
     pub fn add(&mut self, (t0, ix): (i64, usize), size: f64, spread: &Spread, is_of_35d: bool) {
-        self.parts.add(size, spread);
         self.rise += spread.rise();
         if t0 >= self.last.0 {
             self.last = (t0, spread.mean());
@@ -231,13 +230,22 @@ impl Series {
         }
     }
 
-    /// Adds a whole day.
-    pub fn add_day(&mut self, ix: usize, spread: &Spread) {
-        if let (Some(day), Some(p95)) = (self.day_p95.get_mut(ix), spread.quantile(0.95)) {
+    /// Adds the minutes of a whole day, by the size of what is used of.
+    pub fn add_day(&mut self, ix: usize, of_day: Vec<(f64, Spread)>) {
+        let mut whole: Option<Spread> = None;
+        for (size, spread) in of_day {
+            self.parts.add(size, &spread);
+            match &mut whole {
+                Some(whole) => whole.merge(&spread),
+                None => whole = Some(spread),
+            }
+        }
+        let Some(whole) = whole else { return };
+        if let (Some(day), Some(p95)) = (self.day_p95.get_mut(ix), whole.quantile(0.95)) {
             *day = p95 as f32;
         }
         if let Some(day) = self.days.get_mut(ix) {
-            *day = Some(Day::new(spread.n_minutes(), |q| spread.quantile(q)));
+            *day = Some(Day::new(whole.n_minutes(), |q| whole.quantile(q)));
         }
     }
 }

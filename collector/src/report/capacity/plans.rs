@@ -162,17 +162,21 @@ pub(super) fn findings(needs: &[Need], advice: &[Advice]) -> Vec<Finding> {
         found.push(Finding { level: Level::Note, text });
     }
     if less > 0.0 {
+        let servers =
+            if n_less == 1 { "one server".to_owned() } else { format!("{n_less} servers") };
         let text = format!(
-            "Smaller plans would save {less:.2} {currency} a month on {n_less} servers, counting advice of which \
+            "Smaller plans would save {less:.2} {currency} a month on {servers}, counting advice of which \
              it is at least fairly sure."
         );
         found.push(Finding { level: Level::Note, text });
     }
     if n(Action::NotEnoughData) > 0 {
-        let text = format!(
-            "Of {} servers there is too little to advise on: too short a time, or too many gaps.",
-            n(Action::NotEnoughData)
-        );
+        let few = match n(Action::NotEnoughData) {
+            1 => "one server".to_owned(),
+            n => format!("{n} servers"),
+        };
+        let text =
+            format!("Of {few} too little is known to advise: too short a time, or too many gaps.");
         found.push(Finding { level: Level::Note, text });
     }
     found

@@ -39,17 +39,17 @@ fn put(
     let is_hourly = metric == CPU || metric == "system.memory.utilization";
     let mut series = Series::new(if is_hourly { n_hours } else { 0 }, n_days);
     for day in 0..n_days {
-        let mut whole: Option<Spread> = None;
+        let mut of_day: Option<Spread> = None;
         for hour in day * 24..(day * 24 + 24).min(n_hours) {
             let spread = Spread::of_means(row, minutes(hour));
             series.add((hour as i64 * HOUR_S, hour), size, &spread, true);
             server.seen.add(hour);
-            match &mut whole {
-                Some(whole) => whole.merge(&spread),
-                None => whole = Some(spread),
+            match &mut of_day {
+                Some(of_day) => of_day.merge(&spread),
+                None => of_day = Some(spread),
             }
         }
-        series.add_day(day, &whole.unwrap());
+        series.add_day(day, vec![(size, of_day.unwrap())]);
     }
     server.series.insert((metric, attribute.into()), series);
 }
@@ -191,8 +191,8 @@ fn what_is_wrong_is_found_and_said_with_its_numbers() {
     let report =
         report(&input(28 * 24, vec![rich("web-1", 28)]), &Settings::default(), &ask(28 * 24));
     for words in [
-        "web-1: space of / run",
-        "web-1: 4 minutes with gateway errors, 75 % with exhausted children, memory free, 25 %",
+        "web-1: the space of / lasts for about ",
+        "web-1: 4 minutes with gateway errors: 75 % with exhausted children, memory free; 25 %",
         "pool www kept visitors waiting for 1680 minutes. Raise pm.max_children from 10 to 18",
         "stolen in 10.",
     ] {

@@ -149,14 +149,40 @@ pub fn capacity(
     Ok(input)
 }
 
-/// What was found of one metric: by server, each attribute with its series.
-type Found = BTreeMap<ServerId, Vec<(Box<str>, Building)>>;
+/// What was found of one metric by server. Hours of one server come together: who came last is known.
+#[derive(Default)]
+struct Found {
+    last: Option<(ServerId, usize)>,
+    index: BTreeMap<ServerId, usize>,
+    all: Vec<(ServerId, OfServer)>,
+}
+
+impl Found {
+    fn of(&mut self, server: ServerId) -> &mut OfServer {
+        let at = match self.last {
+            Some((last, at)) if last == server => at,
+            _ => *self.index.entry(server).or_insert_with(|| {
+                self.all.push((server, OfServer::default()));
+                self.all.len() - 1
+            }),
+        };
+        self.last = Some((server, at));
+        &mut self.all[at].1
+    }
+}
 
 /// A series while its hours come.
 struct Building {
     series: Series,
-    /// Days of which hours may come still: they come about in order.
-    open: BTreeMap<usize, Spread>,
+    /// Days of which hours may come still, by size: they come about in order.
+    open: BTreeMap<usize, Vec<(f64, Spread)>>,
+}
+
+/// What was found of one metric on one server.
+#[derive(Default)]
+struct OfServer {
+    seen: Seen,
+    series: Vec<(Box<str>, Building)>,
 }
 
 /// What goes from one metric to the next.
@@ -178,13 +204,11 @@ impl Pass {
         let Self { span, sizes, old } = self;
         let is_size = WANTED.iter().any(|other| other.size == Some(wanted.metric));
         let mut as_size = Sizes::default();
-        let mut found = Found::new();
-        let mut seen: BTreeMap<ServerId, Seen> = BTreeMap::new();
+        let mut found = Found::default();
         let of_size = wanted.size.and_then(|size| sizes.get(size));
         let servers = input.servers.keys().copied().collect();
         history.hourly(metric, &servers, &input.hours, &mut |hour: HourOf<'_>| {
             let Ok(ix) = usize::try_from((hour.t0 - span.start) / HOUR_S) else { return };
-            seen.entry(hour.server).or_default().add(ix);
             if is_size {
                 as_size.add(&hour);
             }
@@ -195,27 +219,25 @@ impl Pass {
                     .unwrap_or(0.0),
             };
             old.see(wanted.metric, &hour, size);
-            let of_server = found.entry(hour.server).or_default();
+            let of_server = found.of(hour.server);
+            of_server.seen.add(ix);
             // The newest first: hours of one attribute come together.
-            let known = of_server.iter().rposition(|(of, _)| **of == *hour.attribute);
+            let series = &mut of_server.series;
+            let known = series.iter().rposition(|(of, _)| **of == *hour.attribute);
             let at = known.unwrap_or_else(|| {
-                of_server.push((hour.attribute.into(), Building::new(wanted, span)));
-                of_server.len() - 1
+                series.push((hour.attribute.into(), Building::new(wanted, span)));
+                series.len() - 1
             });
-            of_server[at].1.add(span, ix, size, &hour);
+            series[at].1.add(span, ix, size, &hour);
         })?;
         if is_size {
             sizes.insert(wanted.metric, as_size);
         }
-        for (server, of_server) in found {
+        for (server, of_server) in found.all {
             let Some(server) = input.servers.get_mut(&server) else { continue };
-            for (attribute, building) in of_server {
+            server.seen.merge(&of_server.seen);
+            for (attribute, building) in of_server.series {
                 server.series.insert((wanted.metric, attribute), building.done());
-            }
-        }
-        for (server, hours) in seen {
-            if let Some(server) = input.servers.get_mut(&server) {
-                server.seen.merge(&hours);
             }
         }
         Ok(())
@@ -255,22 +277,23 @@ impl Building {
     fn add(&mut self, span: &Span, ix: usize, size: f64, hour: &HourOf<'_>) {
         self.series.add((hour.t0, ix), size, hour.spread, hour.t0 >= span.recent_from);
         if self.series.day_p95.is_empty() {
+            self.series.parts.add(size, hour.spread);
             return;
         }
-        let day = span.day(hour.t0);
-        match self.open.get_mut(&day) {
-            Some(known) => known.merge(hour.spread),
-            None => drop(self.open.insert(day, hour.spread.clone())),
+        let of_day = self.open.entry(span.day(hour.t0)).or_default();
+        match of_day.iter_mut().find(|(of, _)| of.to_bits() == size.to_bits()) {
+            Some((_, known)) => known.merge(hour.spread),
+            None => of_day.push((size, hour.spread.clone())),
         }
         while self.open.len() > DAYS_OPEN_MAX {
-            let Some((day, spread)) = self.open.pop_first() else { break };
-            self.series.add_day(day, &spread);
+            let Some((day, of_day)) = self.open.pop_first() else { break };
+            self.series.add_day(day, of_day);
         }
     }
 
     fn done(mut self) -> Series {
-        for (day, spread) in std::mem::take(&mut self.open) {
-            self.series.add_day(day, &spread);
+        for (day, of_day) in std::mem::take(&mut self.open) {
+            self.series.add_day(day, of_day);
         }
         self.series
     }
