@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// Cost: two fsyncs. The temporary file is beside the target, so the rename stays on one disk.
 pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = folder_of(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temp = dir.join(format!(".{name}.new"));
     match fs::remove_file(&temp) {
@@ -21,6 +21,11 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temp, path)?;
     File::open(dir)?.sync_all()
+}
+
+/// Where a file is; of a bare name: here.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Creates a directory that only its owner may enter, with its parents; an existing one stays.
@@ -46,6 +51,15 @@ pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_named_without_a_folder_is_here() {
+        for (path, folder) in
+            [("r.json", "."), ("a/r.json", "a"), ("/r.json", "/"), ("./r.json", ".")]
+        {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+        }
+    }
 
     #[test]
     fn a_private_file_is_replaced_whole_and_read_by_its_owner_only() {
