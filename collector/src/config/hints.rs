@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Config, DEFAULT_FILE};
 use crate::notify::{kinds, reach};
+use crate::report::plans::Catalogue;
 use crate::store;
 use crate::{clock, files};
 
@@ -30,6 +31,7 @@ impl Config {
         hints.extend(self.backups());
         hints.extend(self.links_from_here_only());
         hints.extend(self.unmatched());
+        hints.extend(self.unlisted_plans());
         hints.extend(self.readable_secrets(file.unwrap_or(Path::new(DEFAULT_FILE))));
         hints
     }
@@ -91,6 +93,14 @@ impl Config {
         matches().enumerate().filter_map(hint).collect()
     }
 
+    /// Plans of servers of today that the catalogue does not have.
+    fn unlisted_plans(&self) -> Vec<String> {
+        let Ok(Some(catalogue)) = self.report.catalogue() else { return Vec::new() };
+        let all = || std::iter::empty();
+        let fleet = store::peek(&self.data_dir).and_then(|conn| reach::fleet(&conn, all()).ok());
+        unlisted(&catalogue, &fleet.unwrap_or_default())
+    }
+
     /// URLs that are secrets, in a file that everybody can read.
     fn readable_secrets(&self, file: &Path) -> Vec<String> {
         if !files::is_open_to_others(file).unwrap_or(false) {
@@ -113,8 +123,31 @@ impl Config {
     }
 }
 
+/// One line for each plan that labels name and the catalogue does not have.
+fn unlisted(catalogue: &Catalogue, fleet: &[reach::Server]) -> Vec<String> {
+    let mut missing: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
+    for server in fleet {
+        let label = |key: &str| server.labels.get(key).map(String::as_str);
+        if let Some(plan) = label("plan")
+            && catalogue.find(plan, label("provider")).is_none()
+        {
+            *missing.entry((plan, label("provider"))).or_default() += 1;
+        }
+    }
+    let hint = |((plan, provider), n): ((&str, Option<&str>), usize)| {
+        let of = provider.map(|of| format!(" of {of}")).unwrap_or_default();
+        let servers = if n == 1 { "1 server".to_owned() } else { format!("{n} servers") };
+        format!(
+            "[report] plans has no plan {plan:?}{of}, which is the label of {servers}: reports cannot tell what \
+             that costs. Add it, or correct the label"
+        )
+    };
+    missing.into_iter().map(hint).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -205,6 +238,34 @@ mod tests {
         let nowhere = tempfile::tempdir().unwrap();
         assert_eq!(hints(&route("r9"), nowhere.path()), Vec::<String>::new());
         assert_eq!(std::fs::read_dir(nowhere.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn plans_that_labels_name_and_the_catalogue_does_not_have_are_pointed_out() {
+        let shipped = include_str!("../../../deploy/config/plans.toml");
+        let catalogue = Catalogue::parse("plans.toml", shipped).unwrap();
+        let server = |labels: &[(&str, &str)]| reach::Server {
+            name: "web".into(),
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            sites: Vec::new(),
+            pools: BTreeSet::new(),
+        };
+        let fleet = [
+            server(&[("plan", "small"), ("provider", "northcloud")]),
+            server(&[("plan", "Small")]),
+            server(&[("plan", "v2"), ("provider", "northcloud")]),
+            server(&[("plan", "v2"), ("provider", "northcloud")]),
+            server(&[("plan", "huge")]),
+            server(&[("rack", "r7")]),
+        ];
+        let told = unlisted(&catalogue, &fleet);
+        let begins = [
+            "[report] plans has no plan \"huge\", which is the label of 1 server: ",
+            "[report] plans has no plan \"v2\" of northcloud, which is the label of 2 servers: ",
+        ];
+        assert_eq!(told.len(), 2, "{told:#?}");
+        assert!(told.iter().zip(begins).all(|(told, begin)| told.starts_with(begin)), "{told:#?}");
+        assert_eq!(unlisted(&catalogue, &[]), Vec::<String>::new());
     }
 
     #[test]
