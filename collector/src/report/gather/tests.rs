@@ -219,6 +219,26 @@ async fn the_same_is_gathered_from_batches_and_from_what_is_packed_and_summed_up
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_for_a_packed_hour_is_added_once() {
+    let (_dir, store) = filled().await;
+    let upto = |tx: &crate::store::WriteTx<'_>| incidents::commit(tx, &[], b"cases", 9);
+    store.write(upto).await.unwrap();
+    let (pace, retention) = (StoreConfig::default(), RetentionConfig::default());
+    let keeper = Keeper::new(store.clone(), pace, retention, CancellationToken::new());
+    keeper.pass(UnixMillis(at(0).0 + 3 * 86_400_000)).await.unwrap();
+    let (before, noise, _) = gathered(&store, ask()).await;
+    store.append(batch(1, 2, &body())).await.unwrap().await.unwrap().unwrap();
+    let (after, late_noise, notes) = gathered(&store, ask()).await;
+    assert_eq!(notes, Notes::default());
+    let (a, late) = (&before.sites[&SiteId(1)], &after.sites[&SiteId(1)]);
+    assert_eq!((late.n_requests, late.n_errors), (2 * a.n_requests, 2 * a.n_errors));
+    assert_eq!((late.n_crawler, late.n_bad_minutes), (2 * a.n_crawler, a.n_bad_minutes));
+    assert_eq!(late_noise.n_kept, 2 * noise.n_kept);
+    assert_eq!(late_noise.services, noise.services, "states said again are the same states");
+    assert_eq!(late_noise.steal[&ServerId(1)].n_minutes(), 3, "and so are samples");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_members_are_gathered_and_what_is_not_theirs_is_not_told() {
     let (_dir, store) = filled().await;
     let ask = Ask { server: Some("web-2".into()), ..ask() };

@@ -129,7 +129,7 @@ pub(super) fn caveats(input: &Input) -> Vec<String> {
     if let Some(from) = input.events_from {
         caveats.push(format!(
             "Plugins and services are told from {} on: before, gateway errors, evidence and states of \
-             services are not kept (`[retention] raw`).",
+             services are not kept ([retention] raw).",
             instant(from)
         ));
     }
@@ -138,7 +138,7 @@ pub(super) fn caveats(input: &Input) -> Vec<String> {
     if n > 0 {
         let servers = many(n, "server has", "servers have");
         caveats
-            .push(format!("{servers} no label `hypervisor`, and stand together as \"not known\"."));
+            .push(format!("{servers} no label hypervisor, and stand together as \"not known\"."));
     }
     let is_cut = |lives: &&flaps::Lives| lives.is_cut;
     if let Some(n) = Some(input.services.values().filter(is_cut).count() as u64).filter(|n| *n > 0)

@@ -30,18 +30,11 @@ const COLUMNS: [Column; 14] = [
         definition: "its first failure or sign, UTC; may be before the report's time",
     },
     about("incident", "incident", "its id: `incident show ID` tells everything of it"),
-    figure("ended", "ended", Unit::Time, "when it was over, UTC; none while it is open"),
     figure(
         "lasted_seconds",
         "lasted",
         Unit::Seconds,
         "from its beginning to its end, or to now while it is open, also outside of the report's time",
-    ),
-    figure(
-        "kind",
-        "kind",
-        Unit::Text,
-        "gateway errors: requests failed at the gateway; slow burn: a small share of them, for long; silence: an agent sent nothing; pressure: servers lacked a resource together; services: services stopped together",
     ),
     figure("title", "what happened", Unit::Text, "the incident in a sentence"),
     figure(
@@ -50,25 +43,13 @@ const COLUMNS: [Column; 14] = [
         Unit::Text,
         "`critical` wakes people, `warning` waits for the day, `info` is only told",
     ),
-    figure("customers", "customers", Unit::Text, "whose sites it hit, as far as is known"),
-    figure(
-        "sites",
-        "sites",
-        Unit::Count,
-        "sites of the report that were inside of it in the report's time",
-    ),
     figure(
         "lost_minutes",
         "lost site-minutes",
         Unit::Minutes,
         "minutes of these sites inside of it, in the report's time",
     ),
-    figure(
-        "gateway_errors",
-        "gateway errors",
-        Unit::Count,
-        "502, 504, and 503 of a gateway, of all its sites from its beginning to its end",
-    ),
+    figure("customers", "customers", Unit::Text, "whose sites it hit, as far as is known"),
     figure("cause", "cause", Unit::Text, "class of the likeliest cause; `unknown` is an answer"),
     figure(
         "confidence_ratio",
@@ -77,10 +58,29 @@ const COLUMNS: [Column; 14] = [
         "probability of that cause by the evidence seen",
     ),
     figure(
+        "sites",
+        "sites",
+        Unit::Count,
+        "sites of the report that were inside of it in the report's time",
+    ),
+    figure(
+        "gateway_errors",
+        "gateway errors",
+        Unit::Count,
+        "502, 504, and 503 of a gateway, of all its sites from its beginning to its end",
+    ),
+    figure(
         "why",
         "why",
         Unit::Text,
         "the piece of evidence that speaks for it most, its beginning where it is long",
+    ),
+    figure("ended", "ended", Unit::Time, "when it was over, UTC; none while it is open"),
+    figure(
+        "kind",
+        "kind",
+        Unit::Text,
+        "gateway errors: requests failed at the gateway; slow burn: a small share of them, for long; silence: an agent sent nothing; pressure: servers lacked a resource together; services: services stopped together",
     ),
 ];
 
@@ -122,25 +122,25 @@ fn row(figures: &Figures<'_>, id: &str, of: &OfIncident<'_>) -> Vec<Value> {
     vec![
         Value::Time(happened.started),
         Value::Text(id.to_owned()),
-        happened.ended.map_or(Value::Unknown("it is open"), Value::Time),
         Value::Number((end.0.saturating_sub(happened.started.0)).max(0) as f64 / 1000.0),
-        Value::Text(happened.kind.replace('_', " ")),
         Value::Text(format!("{}{late}", happened.title)),
         Value::Level(level(&happened.severity), happened.severity.clone()),
+        Value::Count(of.n_lost),
         if owners.is_empty() {
             Value::Unknown("no owner of its sites is known")
         } else {
             Value::Text(words::list(&owners, NAMES_MAX))
         },
-        Value::Count(of.sites.len() as u64),
-        Value::Count(of.n_lost),
-        Value::Count(happened.n_errors),
         Value::Text(happened.cause.replace('_', " ")),
         Value::Number(happened.confidence),
+        Value::Count(of.sites.len() as u64),
+        Value::Count(happened.n_errors),
         match &happened.why {
             Some(why) => Value::Text(words::short(why, WHY_CHARS_MAX)),
             None => Value::Unknown("no evidence was found"),
         },
+        happened.ended.map_or(Value::Unknown("it is open"), Value::Time),
+        Value::Text(happened.kind.replace('_', " ")),
     ]
 }
 
