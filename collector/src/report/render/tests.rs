@@ -69,27 +69,35 @@ fn level() -> impl Strategy<Value = Level> {
     prop_oneof![Just(Level::Good), Just(Level::Note), Just(Level::Warning), Just(Level::Critical)]
 }
 
-fn value() -> impl Strategy<Value = Value> {
-    prop_oneof![
-        Just(Value::Unknown("too few samples")),
-        words().prop_map(Value::Text),
-        number().prop_map(Value::Number),
-        any::<u64>().prop_map(Value::Count),
-        (number(), number(), number()).prop_map(|(mid, low, high)| Value::Interval {
-            mid,
-            low,
-            high
-        }),
-        any::<i64>().prop_map(|ms| Value::Time(UnixMillis(ms))),
-        (level(), words()).prop_map(|(level, words)| Value::Level(level, words)),
-        prop::collection::vec(prop::option::of(number()), 0..40).prop_map(Value::Spark),
-    ]
+fn value(unit: &Unit) -> BoxedStrategy<Value> {
+    let unknown = Just(Value::Unknown("too few samples"));
+    let interval = (number(), number(), number());
+    let spark = prop::collection::vec(prop::option::of(number()), 0..40);
+    match unit {
+        Unit::Text => prop_oneof![
+            unknown,
+            words().prop_map(Value::Text),
+            (level(), words()).prop_map(|(level, words)| Value::Level(level, words)),
+        ]
+        .boxed(),
+        Unit::Time => {
+            prop_oneof![unknown, any::<i64>().prop_map(|ms| Value::Time(UnixMillis(ms)))].boxed()
+        }
+        Unit::Spark => spark.prop_map(Value::Spark).boxed(),
+        _ => prop_oneof![
+            unknown,
+            number().prop_map(Value::Number),
+            any::<u64>().prop_map(Value::Count),
+            interval.prop_map(|(mid, low, high)| Value::Interval { mid, low, high }),
+        ]
+        .boxed(),
+    }
 }
 
 fn table(key: &'static str) -> impl Strategy<Value = Table> {
     let columns = prop::collection::vec(unit(), 1..=COLUMNS.len());
     (columns, words()).prop_flat_map(move |(units, title)| {
-        let row = prop::collection::vec(value(), units.len());
+        let row: Vec<_> = units.iter().map(value).collect();
         let columns: Vec<Column> = units
             .into_iter()
             .zip(COLUMNS)

@@ -23,6 +23,8 @@ const WIDTH_MIN: usize = 40;
 const PROSE_MAX: usize = 100;
 /// A cell of words is broken at this width.
 const WORDS_MAX: usize = 48;
+/// A word of a title is broken at this width.
+const WORD_MAX: usize = 16;
 /// Cells of a small line in a table.
 const SPARK_CELLS: usize = 24;
 /// Space between columns.
@@ -94,7 +96,12 @@ impl Page {
         if table.rows.is_empty() {
             return self.prose("  ", table.empty);
         }
-        let columns: Vec<Drawn> = (0..table.columns.len()).map(|ix| drawn(table, ix)).collect();
+        let mut columns: Vec<Drawn> = (0..table.columns.len()).map(|ix| drawn(table, ix)).collect();
+        let n_keys = columns.iter().filter(|column| column.is_key).count().max(1);
+        // Keys take half of a line at most, so that there is room for what they are about.
+        for key in columns.iter_mut().filter(|column| column.is_key && !column.is_numeric) {
+            key.width = key.width.min(self.width / 2 / n_keys);
+        }
         for (n, part) in parts(&columns, self.width).iter().enumerate() {
             if n > 0 {
                 self.line("");
@@ -211,9 +218,15 @@ fn drawn(table: &Table, ix: usize) -> Drawn {
     };
     let cells: Vec<String> = table.rows.iter().map(cell).collect();
     let title = column.title.to_owned();
-    let longest = cells.iter().chain([&title]).map(|cell| cell.chars().count()).max();
+    let longest = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(1);
     let is_numeric = is_numeric(&column.unit);
-    let width = longest.unwrap_or(1).min(if is_numeric { usize::MAX } else { WORDS_MAX });
+    let width = if is_numeric {
+        // A figure is never broken, a title between its words.
+        let word = title.split(' ').map(|word| word.chars().count()).max().unwrap_or(1);
+        longest.max(word.min(WORD_MAX))
+    } else {
+        longest.max(title.chars().count()).min(WORDS_MAX)
+    };
     Drawn { title, cells, width, is_key: column.is_key, is_numeric }
 }
 
@@ -247,11 +260,11 @@ fn grid(columns: &[Drawn], part: &[usize], n_rows: usize, width: usize) -> Strin
     for (at, ix) in part.iter().enumerate() {
         let Some(column) = grid.column_mut(at) else { continue };
         column.set_padding((0, GAP as u16));
+        let most = u16::try_from(columns[*ix].width + GAP).unwrap_or(u16::MAX);
         if columns[*ix].is_numeric {
             column.set_cell_alignment(CellAlignment::Right);
-            column.set_constraint(ColumnConstraint::ContentWidth);
+            column.set_constraint(ColumnConstraint::Absolute(GridWidth::Fixed(most)));
         } else {
-            let most = u16::try_from(columns[*ix].width + GAP).unwrap_or(u16::MAX);
             column.set_constraint(ColumnConstraint::UpperBoundary(GridWidth::Fixed(most)));
         }
     }

@@ -22,10 +22,8 @@ pub(super) fn lines(chart: &Chart, width: usize) -> Vec<String> {
             if let Some((at, low, high)) = band.last() {
                 let between = [low, high].map(|edge| number(*edge, &chart.unit));
                 let [low, high] = between;
-                out.push(format!(
-                    "Expected on {}: {low} to {high} in eight of ten cases",
-                    time(*at)
-                ));
+                out.push(format!("Expected on {}:", time(*at)));
+                out.push(format!("{low} to {high} in eight of ten cases"));
             }
             out
         }
@@ -79,13 +77,14 @@ fn over_time(
             format!("{}  {}", padded(&line.name, names), blocks(&cells, 0.0, most))
         })
         .collect();
-    let scale = format!("{} to {}, 0 to {}", time(from), time(to), number(most, unit));
-    out.push(format!("{}  {scale}", " ".repeat(names)));
+    let indent = " ".repeat(names);
+    out.push(format!("{indent}  {} to {}", time(from), time(to)));
+    out.push(format!("{indent}  0 to {}", number(most, unit)));
     if let Some((at, name)) = limit {
         let words = one_line(name);
         let has_number = words.contains(|c: char| c.is_ascii_digit());
         let number = if has_number { String::new() } else { format!(" ({})", number(*at, unit)) };
-        out.push(format!("{}  {words}{number}", " ".repeat(names)));
+        out.push(format!("{indent}  {words}{number}"));
     }
     out
 }
