@@ -17,6 +17,8 @@ mod text;
 mod sample;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod looks_tests;
 
 use super::document::Report;
 

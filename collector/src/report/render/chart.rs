@@ -165,7 +165,14 @@ fn legend(lines: &[Line], has_band: bool, limit: Option<&str>) -> String {
 fn times(frame: &Frame) -> String {
     let mut out = String::from("<div class=\"xs\" aria-hidden=\"true\">");
     for (at, label) in time_ticks(frame.from, frame.to) {
-        write!(out, "<span style=\"left:{:.2}%\">{label}</span>", frame.across(at) * 100.0).ok();
+        let across = frame.across(at);
+        // At the edges a label is beside its tick, so that it stays within.
+        let edge = match across {
+            x if x < 0.04 => " class=\"first\"",
+            x if x > 0.95 => " class=\"last\"",
+            _ => "",
+        };
+        write!(out, "<span{edge} style=\"left:{:.2}%\">{label}</span>", across * 100.0).ok();
     }
     out.push_str("</div>\n");
     out

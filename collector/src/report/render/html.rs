@@ -29,7 +29,9 @@ const WIDE: usize = 105;
 /// This one is too wide for paper across in letters of a usual size.
 const VAST: usize = 185;
 /// A short text stays on one line.
-const SHORT: usize = 18;
+const SHORT: usize = 28;
+/// Rows that are cards on a phone; more of them scroll sideways.
+const CARDS_MAX: usize = 12;
 /// Words of a cell that are a sentence: on a phone its row is a card.
 const SENTENCE: usize = 40;
 
@@ -118,7 +120,7 @@ fn head(report: &Report) -> String {
 fn summary(report: &Report) -> String {
     let mut out = String::new();
     if !report.findings.is_empty() {
-        out.push_str("<section class=\"summary\" id=\"summary\">\n<h2>In short</h2>\n<ul>\n");
+        out.push_str("<section class=\"summary\" id=\"findings\">\n<h2>Findings</h2>\n<ul>\n");
         for finding in &report.findings {
             let badge = badge(finding.level, level_word(finding.level));
             let class = level_word(finding.level);
@@ -186,7 +188,7 @@ fn table(table: &Table, places: &Places) -> String {
     }
     let is_sentence = |(column, n): (&Column, &usize)| !column.is_key && *n > SENTENCE;
     let has_sentences = table.columns.iter().zip(&lengths).any(is_sentence);
-    if has_sentences && table.rows.len() <= ROWS_TALL {
+    if has_sentences && table.rows.len() <= CARDS_MAX {
         classes.push("cards");
     }
     let mut out = format!(
@@ -194,9 +196,14 @@ fn table(table: &Table, places: &Places) -> String {
          <div class=\"scroll\" role=\"region\" aria-label=\"{title}\" tabindex=\"0\">\n<table>\n<thead><tr>",
         classes.join(" ")
     );
-    for (ix, column) in table.columns.iter().enumerate() {
-        let place = places.of_column(table.key, ix);
-        let class = class(column, lengths[ix]);
+    // Sentences of a wide table stand below their row, where they are seen without scrolling.
+    let is_below = |ix: usize| width > WIDE && is_sentence((&table.columns[ix], &lengths[ix]));
+    let (below, beside): (Vec<usize>, Vec<usize>) =
+        (0..table.columns.len()).partition(|ix| is_below(*ix));
+    for ix in &beside {
+        let column = &table.columns[*ix];
+        let place = places.of_column(table.key, *ix);
+        let class = class(column, lengths[*ix]);
         let hint = escaped(column.definition);
         let title = escaped(column.title);
         write!(
@@ -208,17 +215,46 @@ fn table(table: &Table, places: &Places) -> String {
     out.push_str("</tr></thead>\n<tbody>\n");
     let has_bars: Vec<bool> = (0..table.columns.len()).map(|ix| has_bars(table, ix)).collect();
     for row in &table.rows {
-        out.push_str("<tr>");
-        for (ix, (column, value)) in table.columns.iter().zip(row).enumerate() {
-            out.push_str(&cell(column, value, &class(column, lengths[ix]), has_bars[ix]));
+        out.push_str(if below.is_empty() { "<tr>" } else { "<tr class=\"over\">" });
+        for ix in &beside {
+            let (Some(column), Some(value)) = (table.columns.get(*ix), row.get(*ix)) else {
+                continue;
+            };
+            out.push_str(&cell(column, value, &class(column, lengths[*ix]), has_bars[*ix]));
         }
         out.push_str("</tr>\n");
+        if !below.is_empty() {
+            out.push_str(&sentences(table, row, &below, beside.len(), places));
+        }
     }
     out.push_str("</tbody>\n</table>\n</div>\n");
     if let Some(reasons) = reasons(table) {
         writeln!(out, "<p class=\"reasons\">{}</p>", escaped(&reasons)).ok();
     }
     out.push_str("</div>\n");
+    out
+}
+
+/// The sentences of a row, below it, each behind the title of its column.
+fn sentences(
+    table: &Table,
+    row: &[Value],
+    columns: &[usize],
+    n_beside: usize,
+    places: &Places,
+) -> String {
+    let mut out = format!("<tr class=\"below\"><td colspan=\"{n_beside}\"><div>");
+    for ix in columns {
+        let (Some(column), Some(value)) = (table.columns.get(*ix), row.get(*ix)) else { continue };
+        let words = inside(value, &column.unit);
+        if words.is_empty() {
+            continue;
+        }
+        let place = places.of_column(table.key, *ix);
+        let title = escaped(column.title);
+        write!(out, "<p><a href=\"#{place}\">{title}:</a> {words}</p>").ok();
+    }
+    out.push_str("</div></td></tr>\n");
     out
 }
 
