@@ -185,9 +185,16 @@ impl Chromium {
 
     /// A picture of the whole page, as PNG.
     pub fn picture(&mut self) -> Vec<u8> {
-        let size = "[document.documentElement.clientWidth,
-            Math.ceil(document.body.getBoundingClientRect().height)]";
-        let size = self.script(size);
+        self.picture_of_top(u32::MAX)
+    }
+
+    /// A picture of the page's upper part, at most so high, as PNG.
+    pub fn picture_of_top(&mut self, height_max: u32) -> Vec<u8> {
+        let size = format!(
+            "[document.documentElement.clientWidth,
+            Math.min({height_max}, Math.ceil(document.body.getBoundingClientRect().height))]"
+        );
+        let size = self.script(&size);
         let clip = json!({"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1});
         let ask = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let answer = self.ask("Page.captureScreenshot", &ask);
