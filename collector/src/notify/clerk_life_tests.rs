@@ -51,7 +51,7 @@ fn is_in_order(events: &[Event]) -> bool {
         Event::Opened => !std::mem::replace(&mut is_open, true),
         Event::Updated => is_open,
         Event::Resolved => std::mem::replace(&mut is_open, false),
-        Event::Digest | Event::Test => false,
+        Event::Digest | Event::Report | Event::Test => false,
     })
 }
 

@@ -107,7 +107,7 @@ fn hypervisors_are_ranked_over_all_minutes_of_their_servers() {
     let mut input = input();
     let half: Vec<f64> = (0..60).map(|minute| if minute < 30 { 0.2 } else { 0.0 }).collect();
     for (id, minutes) in [(1, vec![0.01; 60]), (2, vec![0.0; 60]), (3, half), (4, vec![0.02; 60])] {
-        input.steal.insert(ServerId(id), Spread::of_minutes(&minutes, 10_000.0));
+        input.steal.insert(ServerId(id), Spread::of_scaled_minutes(&minutes, 10_000.0));
     }
     let report = made(&input);
     let names = texts(["hv-2", "not known", "hv-1"]);

@@ -25,7 +25,7 @@ impl Spread {
 
     /// Of these one-minute means of an hour.
     #[cfg(test)]
-    pub(crate) fn of_minutes(values: &[f64], scale: f64) -> Self {
+    pub(crate) fn of_scaled_minutes(values: &[f64], scale: f64) -> Self {
         use super::super::blocks::Column;
         let at = (0_u16..).map(|minute| minute * 60).take(values.len()).collect();
         let values = values.iter().map(|value| (value * scale).round() as i64).collect();
