@@ -22,7 +22,7 @@ const NASTY: &str =
     "</div><script>document.title='taken over'</script><img src=x onerror=alert(1)>";
 
 /// A `[[notify]]` table for a mail to `to`.
-fn route(name: &str, smtp: &Smtp, ca_file: &Path, password: &Path, to: &str) -> String {
+pub(crate) fn route(name: &str, smtp: &Smtp, ca_file: &Path, password: &Path, to: &str) -> String {
     format!(
         "[[notify]]\nkind = \"email\"\nname = \"{name}\"\nurl = \"{}\"\nca_file = \"{}\"\n\
          user = \"{}\"\nsecret_file = \"{}\"\nfrom = \"gatewatch <gatewatch@watch.example>\"\n\

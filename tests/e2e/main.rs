@@ -37,6 +37,7 @@ mod quickstart;
 mod quiet_sites;
 mod replay;
 mod report_figures;
+mod reports;
 mod resources;
 mod restarts;
 mod rotation;

@@ -32,8 +32,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use wire::UnixMillis;
 
-use crate::clock;
 use crate::config::ReportConfig;
 use crate::store::history::{self, History, Limits, Notes, Told};
 use crate::store::{ReadResult, Store, StoreError};
@@ -112,9 +112,10 @@ impl Desk {
         &self,
         place: Place,
         wanted: &Wanted,
+        now: UnixMillis,
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Told<Report>, ReportError> {
-        let (ask, said) = wanted.check(clock::now())?;
+        let (ask, said) = wanted.check(now)?;
         let settings = wanted.settings(&self.usual(wanted)?)?;
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.map_err(|_| ReportError::Broke)?;

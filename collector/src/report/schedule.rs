@@ -141,7 +141,7 @@ impl Schedule {
         let Some(due) = due else { return Ok(()) };
         let (from, to) = self.times.span(self.period, due);
         let wanted = Wanted { from: Some(from), to: Some(to), ..self.wanted.clone() };
-        let mailing = match desk.make(desk.ask(), &wanted, |_| ()).await {
+        let mailing = match desk.make(desk.ask(), &wanted, now, |_| ()).await {
             Ok(made) => {
                 let mailing = tokio::task::spawn_blocking(move || mailing(made.value));
                 mailing.await.map_err(|_| ReportError::Broke)?

@@ -2,9 +2,8 @@
 
 use std::sync::Mutex;
 
-use wire::UnixMillis;
-
 use super::*;
+use crate::clock;
 use crate::store::fleet;
 use crate::store::history::Hole;
 
@@ -27,7 +26,7 @@ async fn store() -> (tempfile::TempDir, Store) {
 }
 
 async fn refused(desk: &Desk, wanted: Wanted) -> (String, String) {
-    match desk.make(desk.ask(), &wanted, |_| ()).await {
+    match desk.make(desk.ask(), &wanted, clock::now(), |_| ()).await {
         Err(ReportError::Refused(refusal)) => (refusal.what, refusal.fix),
         other => panic!("{other:?}"),
     }
@@ -100,7 +99,7 @@ async fn every_kind_is_made_of_servers_that_sent_nothing() {
         let steps = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&steps);
         let progress = move |step: Progress| seen.lock().unwrap().push(step);
-        let made = desk.make(desk.ask(), &Wanted::of(kind), progress).await.unwrap();
+        let made = desk.make(desk.ask(), &Wanted::of(kind), clock::now(), progress).await.unwrap();
         assert_eq!(made.value.kind, kind);
         assert_eq!(made.notes, Notes::default());
         let steps = steps.lock().unwrap();
@@ -119,13 +118,14 @@ async fn reports_are_made_one_after_the_other_and_who_left_keeps_nobody_waiting(
     let (first, second) = (desk.ask(), desk.ask());
     assert_eq!((first.n_before, second.n_before), (0, 1));
     let (of_first, wanted) = (desk.clone(), Wanted::of(Kind::Outage));
-    let waiting = tokio::spawn(async move { of_first.make(first, &wanted, |_| ()).await });
+    let waiting =
+        tokio::spawn(async move { of_first.make(first, &wanted, clock::now(), |_| ()).await });
     tokio::task::yield_now().await;
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     assert_eq!(desk.ask().n_before, 1, "the second one alone");
     drop(turn);
-    desk.make(second, &Wanted::of(Kind::Outage), |_| ()).await.unwrap();
+    desk.make(second, &Wanted::of(Kind::Outage), clock::now(), |_| ()).await.unwrap();
     store.close().await.unwrap();
 }
 

@@ -21,13 +21,13 @@ use super::AppState;
 use super::error::{ApiError, ErrorBody, InPath, Params, time};
 use super::evidence::POLICY;
 use super::series::labels;
-use crate::errors;
 use crate::report::ask::Progress;
 use crate::report::document::{Kind, Report};
 use crate::report::plans::Catalogue;
 use crate::report::render::{self, HtmlOptions};
 use crate::report::wanted::{Refusal, Wanted};
 use crate::report::{Desk, Place, ReportError};
+use crate::{clock, errors};
 
 /// Largest list of plans.
 pub(super) const PLANS_BYTES_MAX: usize = 1 << 20;
@@ -183,12 +183,13 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let form = form(query)?;
     let wanted = wanted(kind, query, plans)?;
-    wanted.check(crate::clock::now())?;
+    let now = clock::now();
+    wanted.check(now)?;
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     if accept.is_some_and(|accept| accept.contains(LINES)) {
         return Ok(stream(state, wanted, form));
     }
-    let making = state.desk.make(state.desk.ask(), &wanted, |_| ());
+    let making = state.desk.make(state.desk.ask(), &wanted, now, |_| ());
     let made = tokio::select! {
         biased;
         () = state.stop.cancelled() => return Err(stopping()),
@@ -230,7 +231,7 @@ async fn tell(
     let (step, mut steps) = watch::channel(None);
     let mut waiting = (place.n_before > 0).then_some(Line::Waiting(place.n_before));
     let progress = move |told: Progress| _ = step.send_replace(Some(told));
-    let mut making = std::pin::pin!(desk.make(place, &wanted, progress));
+    let mut making = std::pin::pin!(desk.make(place, &wanted, clock::now(), progress));
     let mut tick = tokio::time::interval(TELL_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let made = loop {
