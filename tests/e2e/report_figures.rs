@@ -7,6 +7,7 @@
 
 mod capacity;
 mod table;
+mod trouble;
 mod truth;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use harness::{Fleet, Output, eventually, now_s, program};
 use serde_json::Value;
 
 use capacity::Look;
+use trouble::Rows;
 use truth::{HOUR, Truth};
 
 const DAY: i64 = 86_400;
@@ -107,6 +109,40 @@ fn every_figure_of_a_capacity_report_is_what_the_samples_come_to() {
     for (span, told) in before {
         let again = json(&fleet, &["capacity", "--from", &span[0], "--to", &span[1]]);
         assert_eq!(essence(again)["tables"], essence(told)["tables"], "{span:?}");
+    }
+}
+
+#[test]
+fn every_figure_of_an_outage_and_a_noise_report_is_what_was_sent_and_decided() {
+    let end = now_s().div_euclid(HOUR) * HOUR;
+    let (mut fleet, truth) = with_past(end);
+    let labels = labels(&fleet);
+    let rows = Rows::read(&fleet.data_dir());
+    let mut before = Vec::new();
+    for days in [DAYS, RAW_DAYS, 3] {
+        let hours = end - days * DAY..end;
+        let span = [rfc(hours.start), rfc(hours.end)];
+        let look = Look { truth: &truth, hours, labels: &labels, is_raw: days <= RAW_DAYS };
+        let words = ["outage", "--from", &span[0], "--to", &span[1]];
+        let told = json(&fleet, &words);
+        let n = trouble::check_outage(&told, &rows, &look);
+        assert!(n > 300, "{n} figures were compared");
+        same_in_other_formats(&fleet, &words, &told);
+        before.push((span.clone(), "outage", told));
+        // What is kept whole leaves with the samples.
+        if days <= RAW_DAYS {
+            let words = ["noise", "--from", &span[0], "--to", &span[1]];
+            let told = json(&fleet, &words);
+            let n = trouble::check_noise(&told, &rows, &look);
+            assert!(n > 100, "{n} figures were compared");
+            same_in_other_formats(&fleet, &words, &told);
+            before.push((span, "noise", told));
+        }
+    }
+    pack(&mut fleet, end);
+    for (span, kind, told) in before {
+        let again = json(&fleet, &[kind, "--from", &span[0], "--to", &span[1]]);
+        assert_eq!(essence(again)["tables"], essence(told)["tables"], "{kind} {span:?}");
     }
 }
 

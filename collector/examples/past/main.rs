@@ -234,8 +234,14 @@ impl Past {
                 body.ticks.push(machine::tick(&mut body.series, at, sampled));
             }
             traffic::count(&mut body, (no, server), (at, next - at), now);
+            if at == self.from[no] {
+                traffic::begin(&mut body, server, at);
+            }
+            let mut n_restarts = 0;
             for episode in &own {
-                traffic::say(&mut body, server, at, episode);
+                let is_service = matches!(episode.kind, Kind::Service(_));
+                n_restarts += u32::from(is_service && episode.to <= at);
+                traffic::say(&mut body, server, at, (episode, n_restarts));
             }
             at = next;
         }

@@ -154,7 +154,12 @@ fn failure(server: &Server, site: usize, kind: Kind) -> Option<Failure> {
 }
 
 /// Adds what logs and services say at a second of an episode, or right after it.
-pub(crate) fn say(body: &mut BatchBody, server: &Server, at: i64, episode: &Episode) {
+pub(crate) fn say(
+    body: &mut BatchBody,
+    server: &Server,
+    at: i64,
+    (episode, n_restarts): (&Episode, u32),
+) {
     let (from, to) = (episode.from, episode.to);
     match episode.kind {
         Kind::Exhausted(no) if (from..to).contains(&at) && (at - from) % 60 == 0 => {
@@ -174,7 +179,6 @@ pub(crate) fn say(body: &mut BatchBody, server: &Server, at: i64, episode: &Epis
             body.log_lines.push(line("kernel", text, at, Signal::Oom, ""));
         }
         Kind::Service(no) => {
-            let unit = if server.pools.len() > 1 { "php8.2-fpm-legacy" } else { "php8.2-fpm" };
             let pool = server.pools[no].name;
             if at == from - 20 && server.pools.len() == 1 {
                 let what = "php8.2-fpm 8.2.28-1 to 8.2.29-1".to_owned();
@@ -191,19 +195,35 @@ pub(crate) fn say(body: &mut BatchBody, server: &Server, at: i64, episode: &Epis
                 at if at == to => ("active", "running", "success"),
                 _ => return,
             };
-            let restarts = u32::from(at == to) + (at.rem_euclid(86_400) / 660 % 3) as u32;
-            body.services.push(ServiceState {
-                unit: format!("{unit}.service"),
-                state: state.to_owned(),
-                pool: pool.to_owned(),
-                at_unix_ms: at * 1000,
-                sub_state: sub_state.to_owned(),
-                n_restarts: Some(restarts),
-                result: result.to_owned(),
-                ..ServiceState::default()
-            });
+            let made = service(server, no, at, state);
+            let (sub_state, result) = (sub_state.to_owned(), result.to_owned());
+            let n_restarts = Some(n_restarts);
+            body.services.push(ServiceState { sub_state, result, n_restarts, ..made });
         }
         _ => {}
+    }
+}
+
+/// What an agent says of the services at its start: they run.
+pub(crate) fn begin(body: &mut BatchBody, server: &Server, at: i64) {
+    for no in 0..server.pools.len() {
+        let made = service(server, no, at, "active");
+        let (sub_state, result) = ("running".to_owned(), "success".to_owned());
+        body.services.push(ServiceState { sub_state, result, ..made });
+    }
+}
+
+/// The service of a pool: pools after the first have one of their own.
+fn service(server: &Server, no: usize, at: i64, state: &str) -> ServiceState {
+    let pool = server.pools[no].name;
+    let unit = if no == 0 { String::new() } else { format!("-{pool}") };
+    ServiceState {
+        unit: format!("php8.2-fpm{unit}.service"),
+        state: state.to_owned(),
+        pool: pool.to_owned(),
+        at_unix_ms: at * 1000,
+        n_restarts: Some(0),
+        ..ServiceState::default()
     }
 }
 

@@ -3,6 +3,8 @@
 //! Lines, tabs between: `series N SERVER METRIC ATTRIBUTE` names a number, `s N MS VALUE` is a sample in the
 //! scale of the catalog; `site N SERVER NAME POOL OWNER` and `c N SECOND STATUS COUNT` likewise. SERVER is
 //! `NUMBER:NAME`: of two servers with one name each has a number. `forgotten SERVER`: its history is nobody's.
+//! `e N SECOND TEXT` is a gateway error of a site that was kept whole, `l SERVER SECOND TEXT` a line of
+//! evidence, `u SERVER UNIT SECOND STATE RESTARTS` the state of a service.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -68,6 +70,24 @@ impl Truth {
             for (status, n) in second.status.iter().zip(&second.count) {
                 writeln!(self.out, "c\t{no}\t{at}\t{status}\t{n}")?;
             }
+        }
+        self.events(&format!("{server}:{name}"), &sites, body)
+    }
+
+    fn events(&mut self, server: &str, sites: &[usize], body: &BatchBody) -> Result<(), Failed> {
+        for one in &body.exemplars {
+            let (no, at) = (sites[one.site as usize], one.at_unix_ms.div_euclid(1000));
+            let message = one.message.as_deref().unwrap_or_default();
+            writeln!(self.out, "e\t{no}\t{at}\t{} {message}", one.path)?;
+        }
+        for line in &body.log_lines {
+            let at = line.at_unix_ms.div_euclid(1000);
+            writeln!(self.out, "l\t{server}\t{at}\t{}", line.message)?;
+        }
+        for service in &body.services {
+            let (unit, at) = (&service.unit, service.at_unix_ms.div_euclid(1000));
+            let (state, n) = (&service.state, service.n_restarts.unwrap_or(0));
+            writeln!(self.out, "u\t{server}\t{unit}\t{at}\t{state}\t{n}")?;
         }
         Ok(())
     }

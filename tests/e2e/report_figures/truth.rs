@@ -8,6 +8,8 @@ use std::path::Path;
 
 use wire::catalog::{self, Kind, Metric};
 
+use super::table::Row;
+
 pub(super) const HOUR: i64 = 3600;
 /// What a sketch may be off by, and a little.
 const ERROR: f64 = 0.0102;
@@ -19,6 +21,12 @@ pub(super) struct Truth {
     series: BTreeMap<(String, String, String), BTreeMap<i64, f64>>,
     /// By server and name.
     pub(super) sites: BTreeMap<(String, String), Site>,
+    /// Gateway errors that were kept whole: second, site, what their path and line say.
+    kept: Vec<(i64, (String, String), String)>,
+    /// Lines of evidence: second and words.
+    lines: Vec<(i64, String)>,
+    /// By server and unit: second, state, restarts.
+    states: BTreeMap<(String, String), Vec<(i64, String, i64)>>,
 }
 
 /// A site and what it answered.
@@ -36,6 +44,7 @@ impl Truth {
         let text = fs::read_to_string(path).expect("the maker of the past wrote it");
         let mut forgotten = BTreeSet::new();
         let (mut series, mut sites) = (Vec::new(), Vec::new());
+        let (mut kept, mut lines, mut states) = (Vec::new(), Vec::new(), Vec::new());
         for line in text.lines() {
             let words: Vec<&str> = line.split('\t').collect();
             let number = |ix: usize| words[ix].parse::<i64>().expect("a number");
@@ -60,6 +69,12 @@ impl Truth {
                     let of = &mut sites[number(1) as usize].2.counts;
                     of.push((number(2), number(3) as u32, number(4) as u64));
                 }
+                "e" => kept.push((number(2), number(1) as usize, words[3].to_owned())),
+                "l" => lines.push((words[1].to_owned(), number(2), words[3].to_owned())),
+                "u" => {
+                    let state = (number(3), words[4].to_owned(), number(5));
+                    states.push((words[1].to_owned(), words[2].to_owned(), state));
+                }
                 "forgotten" => drop(forgotten.insert(words[1].to_owned())),
                 other => panic!("{other:?} is no kind of line"),
             }
@@ -67,6 +82,13 @@ impl Truth {
         let name = |server: &str| server.split_once(':').expect("NUMBER:NAME").1.to_owned();
         let stays = |server: &String| !forgotten.contains(server);
         let series = series.into_iter().filter(|(server, ..)| stays(server));
+        let kept = kept.into_iter().filter(|(_, site, _)| stays(&sites[*site].0));
+        let kept = kept.map(|(at, site, said)| (at, site_of(&sites[site], &name), said)).collect();
+        let lines = lines.into_iter().filter(|(server, ..)| stays(server));
+        let mut by_unit: BTreeMap<(String, String), Vec<(i64, String, i64)>> = BTreeMap::new();
+        for (server, unit, state) in states.into_iter().filter(|(server, ..)| stays(server)) {
+            by_unit.entry((name(&server), unit)).or_default().push(state);
+        }
         let sites = sites.into_iter().filter(|(server, ..)| stays(server));
         Self {
             series: series
@@ -75,7 +97,60 @@ impl Truth {
                 })
                 .collect(),
             sites: sites.map(|(server, site, of)| ((name(&server), site), of)).collect(),
+            kept,
+            lines: lines.map(|(_, at, said)| (at, said)).collect(),
+            states: by_unit,
         }
+    }
+
+    /// What rows of plugins must say: those of folders below `wp-content/plugins`.
+    pub(super) fn parts(&self, hours: &Range<i64>) -> Vec<Row> {
+        let named = |said: &str| -> BTreeSet<String> {
+            let after = said.split("wp-content/plugins/").skip(1);
+            after.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect()
+        };
+        let kept = || self.kept.iter().filter(|(at, ..)| hours.contains(at));
+        let lines = || self.lines.iter().filter(|(at, _)| hours.contains(at));
+        let all: BTreeSet<String> = kept()
+            .flat_map(|(.., said)| named(said))
+            .chain(lines().flat_map(|(_, said)| named(said)))
+            .collect();
+        let mut rows = Vec::new();
+        for part in &all {
+            let own: Vec<_> = kept().filter(|(.., said)| named(said).contains(part)).collect();
+            let sites: BTreeSet<&(String, String)> = own.iter().map(|(_, site, _)| site).collect();
+            let mut row = Row::new(&[("part", part), ("kind", "plugin")]);
+            row.put("errors", Want::exactly(own.len() as f64));
+            row.put("errors_ratio", Want::exactly(own.len() as f64 / kept().count() as f64));
+            let n_lines = lines().filter(|(_, said)| named(said).contains(part)).count();
+            row.put("lines", Want::exactly(n_lines as f64));
+            row.put("sites", Want::exactly(sites.len() as f64));
+            rows.push(row);
+        }
+        rows
+    }
+
+    /// What rows of services must say: those that failed or restarted.
+    pub(super) fn services(&self, hours: &Range<i64>) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for ((server, unit), states) in &self.states {
+            let mut states: Vec<_> =
+                states.iter().filter(|(at, ..)| hours.contains(at)).cloned().collect();
+            states.sort();
+            let pairs = || states.windows(2).map(|pair| (&pair[0], &pair[1]));
+            let changes = pairs().filter(|(one, next)| one.1 != next.1);
+            let failures = changes.clone().filter(|(_, next)| next.1 == "failed").count();
+            let restarts: i64 = pairs().map(|(one, next)| (next.2 - one.2).max(0)).sum();
+            if failures == 0 && restarts == 0 {
+                continue;
+            }
+            let mut row = Row::new(&[("service", unit), ("server", server)]);
+            row.put("restarts", Want::exactly(restarts as f64));
+            row.put("failures", Want::exactly(failures as f64));
+            row.put("changes", Want::exactly(changes.count() as f64));
+            rows.push(row);
+        }
+        rows
     }
 
     /// The names of its servers that sent anything.
@@ -124,6 +199,14 @@ impl Truth {
             .map(|(at, _)| at.div_euclid(HOUR) * HOUR)
             .collect()
     }
+}
+
+/// Server and name of a site.
+fn site_of(
+    (server, site, _): &(String, String, Site),
+    name: &impl Fn(&str) -> String,
+) -> (String, String) {
+    (name(server), site.clone())
 }
 
 impl Site {
