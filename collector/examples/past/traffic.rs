@@ -179,7 +179,6 @@ pub(crate) fn say(
             body.log_lines.push(line("kernel", text, at, Signal::Oom, ""));
         }
         Kind::Service(no) => {
-            let pool = server.pools[no].name;
             if at == from - 20 && server.pools.len() == 1 {
                 let what = "php8.2-fpm 8.2.28-1 to 8.2.29-1".to_owned();
                 let kind = "package".to_owned();
