@@ -11,6 +11,8 @@ use wire::catalog::{self, Kind, Metric};
 use super::table::Row;
 
 pub(super) const HOUR: i64 = 3600;
+/// Gateway errors of a site and an hour that are kept whole of one signal when the hour is packed.
+const KEPT_MAX: u64 = 20;
 /// What a sketch may be off by, and a little.
 const ERROR: f64 = 0.0102;
 
@@ -109,7 +111,18 @@ impl Truth {
             let after = said.split("wp-content/plugins/").skip(1);
             after.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect()
         };
-        let kept = || self.kept.iter().filter(|(at, ..)| hours.contains(at));
+        let mut n_of: BTreeMap<(&(String, String), &str, i64), u64> = BTreeMap::new();
+        let mut is_kept = |site, line, at: i64| {
+            let n = n_of.entry((site, line, at.div_euclid(HOUR))).or_default();
+            *n += 1;
+            *n <= KEPT_MAX
+        };
+        let kept: Vec<_> = self
+            .kept
+            .iter()
+            .filter(|(at, site, said)| hours.contains(at) && is_kept(site, way(said), *at))
+            .collect();
+        let kept = || kept.iter();
         let lines = || self.lines.iter().filter(|(at, _)| hours.contains(at));
         let all: BTreeSet<String> = kept()
             .flat_map(|(.., said)| named(said))
@@ -199,6 +212,11 @@ impl Truth {
             .map(|(at, _)| at.div_euclid(HOUR) * HOUR)
             .collect()
     }
+}
+
+/// How a request failed: every failure of a site in one way has one line; its path stands before it.
+fn way(said: &str) -> &str {
+    said.split_once(' ').map_or("", |(_, line)| line)
 }
 
 /// Server and name of a site.

@@ -199,7 +199,7 @@ pub(super) fn parts(input: &Input) -> Section {
             "errors",
             "errors naming it",
             Unit::Count,
-            "gateway errors that were kept whole (five of a site at once are) whose path or error-log line names it",
+            "gateway errors that were kept whole (five of a site and second, and when an hour is packed the first 20 of a site and signal) whose path or error-log line names it",
         ),
         figure("errors_ratio", "share", Unit::Share, "of all gateway errors that were kept whole"),
         figure(
