@@ -133,7 +133,8 @@ impl Sketch {
         self.slots.iter().map(|(slot, n)| (value_of(*slot), *n))
     }
 
-    /// How many values are above `limit`; those within [`ERROR`] of it may be counted or not.
+    /// How many values are above `limit`. None at or below it counts; those less than twice [`ERROR`] and a
+    /// little above it, in its slot, are left out.
     #[must_use]
     pub fn n_above(&self, limit: f64) -> u64 {
         let slot = slot_of(limit);

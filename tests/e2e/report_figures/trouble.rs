@@ -339,7 +339,7 @@ impl<'a> Outages<'a> {
         for (id, (_, sites)) in self.incidents() {
             let body = self.rows.body(id);
             let mut row = Row::new(&[("incident", id)]);
-            let time = |key: &str| body[key].as_str().map(|at| at.parse::<jiff::Timestamp>());
+            let time = |key: &str| body[key].as_str().map(str::parse::<jiff::Timestamp>);
             let ms = |key| time(key).map(|at| at.expect("RFC 3339").as_millisecond());
             let (from, to) = (ms("started_at").expect("it began"), ms("resolved_at"));
             let to = to.unwrap_or(self.within.end * 60_000);
@@ -427,7 +427,7 @@ impl<'a> Outages<'a> {
     }
 
     fn hypervisors(&self) -> Vec<Row> {
-        let mut all: BTreeMap<&str, Vec<(&str, Minutes, Vec<f64>)>> = BTreeMap::new();
+        let mut all: BTreeMap<&str, Vec<(Minutes, Vec<f64>)>> = BTreeMap::new();
         for (server, labels) in self.look.labels {
             let hours = &self.look.hours;
             let of = self.look.truth.minutes(server, "system.cpu.steal", "", hours);
@@ -435,17 +435,17 @@ impl<'a> Outages<'a> {
             if of.n() > 0 {
                 let name = labels.get("hypervisor").map_or("not known", String::as_str);
                 let samples = samples.into_iter().map(|(_, value)| value).collect();
-                all.entry(name).or_default().push((server, of, samples));
+                all.entry(name).or_default().push((of, samples));
             }
         }
         let mut rows = Vec::new();
         for (name, servers) in all {
             let mut row = Row::new(&[("hypervisor", name)]);
             let together =
-                servers.iter().fold(Minutes::default(), |all, (_, minutes, _)| all.with(minutes));
+                servers.iter().fold(Minutes::default(), |all, (minutes, _)| all.with(minutes));
             row.put("servers", Want::exactly(servers.len() as f64));
             row.put("above_ratio", together.share_above(STEAL));
-            let samples: Vec<f64> = servers.iter().flat_map(|(.., all)| all.clone()).collect();
+            let samples: Vec<f64> = servers.iter().flat_map(|(_, all)| all.clone()).collect();
             row.put(
                 "mean_ratio",
                 Want::exactly(samples.iter().sum::<f64>() / samples.len() as f64),
@@ -453,7 +453,7 @@ impl<'a> Outages<'a> {
             row.put("p95_ratio", together.quantile(0.95));
             row.put("max_ratio", together.max());
             row.put("minutes", Want::exactly(together.n() as f64));
-            let worst = servers.iter().map(|(_, minutes, _)| minutes.share_above(STEAL));
+            let worst = servers.iter().map(|(minutes, _)| minutes.share_above(STEAL));
             let worst = worst.fold(Want::exactly(0.0), |all, one| match (all, one) {
                 (Want::Between(a, b), Want::Between(c, d)) => Want::Between(a.max(c), b.max(d)),
                 (all, _) => all,
@@ -481,7 +481,7 @@ impl<'a> Outages<'a> {
             let mut open = Set::new();
             for (_, body) in &all {
                 let ms = |key: &str| {
-                    let at = body[key].as_str().map(|at| at.parse::<jiff::Timestamp>());
+                    let at = body[key].as_str().map(str::parse::<jiff::Timestamp>);
                     at.map_or(i64::MAX / 2, |at| at.expect("RFC 3339").as_millisecond())
                 };
                 open.extend(minutes(ms("started_at"), ms("resolved_at"), &self.within));

@@ -15,6 +15,11 @@ pub(super) const HOUR: i64 = 3600;
 const KEPT_MAX: u64 = 20;
 /// What a sketch may be off by, and a little.
 const ERROR: f64 = 0.0102;
+/// Up to so many times a limit a mean may be left out of those above it: all of a slot of a sketch.
+const MISSED: f64 = 1.0205;
+
+/// Second, state, restarts of a service.
+type State = (i64, String, i64);
 
 /// Everything of the servers that are in the fleet today.
 #[derive(Debug, Default)]
@@ -28,7 +33,7 @@ pub(super) struct Truth {
     /// Lines of evidence: second and words.
     lines: Vec<(i64, String)>,
     /// By server and unit: second, state, restarts.
-    states: BTreeMap<(String, String), Vec<(i64, String, i64)>>,
+    states: BTreeMap<(String, String), Vec<State>>,
 }
 
 /// A site and what it answered.
@@ -87,7 +92,7 @@ impl Truth {
         let kept = kept.into_iter().filter(|(_, site, _)| stays(&sites[*site].0));
         let kept = kept.map(|(at, site, said)| (at, site_of(&sites[site], &name), said)).collect();
         let lines = lines.into_iter().filter(|(server, ..)| stays(server));
-        let mut by_unit: BTreeMap<(String, String), Vec<(i64, String, i64)>> = BTreeMap::new();
+        let mut by_unit: BTreeMap<(String, String), Vec<State>> = BTreeMap::new();
         for (server, unit, state) in states.into_iter().filter(|(server, ..)| stays(server)) {
             by_unit.entry((name(&server), unit)).or_default().push(state);
         }
@@ -340,6 +345,7 @@ impl Minutes {
         let is_first = self.means.is_empty();
         self.means.extend(&other.means);
         self.max = if is_first { other.max } else { self.max.max(other.max) };
+        self.step = self.step.max(other.step);
         self
     }
 
@@ -362,10 +368,10 @@ impl Minutes {
         Want::Between(self.max * (1.0 - 1e-9), self.max * (1.0 + 1e-9) + self.step)
     }
 
-    /// Minutes above a limit: those near it may count on either side.
+    /// Minutes above a limit: those just above it may be left out.
     pub(super) fn n_above(&self, limit: f64) -> (u64, u64) {
         let n = |least: f64| self.means.iter().filter(|(_, mean)| *mean > least).count() as u64;
-        (n(limit * (1.0 + ERROR)), n(limit * (1.0 - ERROR)))
+        (n(limit * MISSED), n(limit * (1.0 - ERROR)))
     }
 
     pub(super) fn minutes_above(&self, limit: f64) -> Want {

@@ -139,8 +139,8 @@ fn share_columns() -> Vec<Column> {
         share(
             "above_share",
             "time above limit",
-            "Share of the minutes with samples whose mean is above the limit; minutes within 1 % of the \
-             limit may count on either side.",
+            "Share of the minutes with samples whose mean is above the limit; minutes less than \
+             2.1 % above it may be left out.",
         ),
         share(
             "limit_share",

@@ -107,7 +107,7 @@ impl Spread {
         self.parts().map(|(scale, rolled)| rolled.sum as f64 / scale).sum()
     }
 
-    /// Share of the minutes whose mean is above `limit`; minutes within 1 % of it may be on either side.
+    /// Share of the minutes whose mean is above `limit`; minutes less than 2.1 % above it may be left out.
     /// `None` of nothing.
     #[must_use]
     pub fn share_above(&self, limit: f64) -> Option<f64> {
