@@ -181,6 +181,7 @@ mod tests {
     /// 12:00 UTC of a day.
     const NOON: UnixMillis = UnixMillis(1_795_176_000_000);
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is asked for")]
     fn at(minutes: i64) -> Option<UnixMillis> {
         Some(UnixMillis(NOON.0 + minutes * 60_000))
     }

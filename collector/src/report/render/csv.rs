@@ -91,7 +91,7 @@ fn long(out: &mut String, table: &Table) {
     let is_wide: Vec<bool> = (0..table.columns.len()).map(|ix| has_intervals(table, ix)).collect();
     for (n, row) in (1..).zip(&table.rows) {
         let keys = table.columns.iter().zip(row).filter(|(column, _)| column.is_key);
-        let keys: Vec<String> = keys.flat_map(|(_, value)| plain(value)).collect();
+        let keys: Vec<String> = keys.filter_map(|(_, value)| plain(value)).collect();
         let subject = if keys.is_empty() { format!("row {n}") } else { keys.join(AND) };
         for ((column, value), wide) in table.columns.iter().zip(row).zip(&is_wide) {
             if column.is_key {

@@ -182,7 +182,7 @@ pub(super) fn short(number: f64) -> String {
     let is_whole = size < PLAIN_MAX && number.fract() == 0.0;
     match size {
         _ if is_whole => grouped(number, 0),
-        s if s >= PLAIN_MAX || s < 1e-6 => format!("{number:.2e}"),
+        s if !(1e-6..PLAIN_MAX).contains(&s) => format!("{number:.2e}"),
         s if s >= 99.95 => grouped(number, 0),
         s if s >= 9.995 => grouped(number, 1),
         s if s >= 0.9995 => grouped(number, 2),
@@ -308,7 +308,7 @@ mod tests {
         for (value, unit, expected) in [
             (value(23.0, 18.0, 31.0), Unit::Days, "23 d (18 to 31)"),
             (value(0.9, 0.85, 1.0), Unit::Share, "90.0 % (85.0 to 100)"),
-            (value(1048576.0, 1024.0, 1048576.0), Unit::Bytes, "1 MiB (1 KiB to 1 MiB)"),
+            (value(1_048_576.0, 1024.0, 1_048_576.0), Unit::Bytes, "1 MiB (1 KiB to 1 MiB)"),
             (value(2.0, 1.0, 3.0), Unit::Number, "2 (1 to 3)"),
             (value(23.0, 18.0, f64::INFINITY), Unit::Days, "23 d (18 d to –)"),
         ] {

@@ -96,6 +96,7 @@ pub(crate) fn capacity(n_servers: i64) -> Report {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "figures of a page, written out")]
 fn plans() -> Section {
     let columns = vec![
         column("server", "Server", Unit::Text, true, "The server's name."),
@@ -216,6 +217,7 @@ fn plans() -> Section {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "figures of a page, written out")]
 fn usage(n_servers: i64) -> Section {
     let mut columns = vec![column("server", "Server", Unit::Text, true, "The server's name.")];
     for (key, title, unit, definition) in [
@@ -418,6 +420,7 @@ fn nothing() -> Section {
 }
 
 /// An outage report.
+#[expect(clippy::too_many_lines, reason = "figures of a page, written out")]
 pub(crate) fn outage() -> Report {
     let stretch =
         |from: i64, hours: i64, level| Stretch { from: at(from), to: at(from + hours), level };
