@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(body.loss.unwrap().n_truncations, 1);
         let inventory = body.inventory.unwrap();
         assert_eq!((inventory.sites.len(), inventory.sites[1].aliases.len()), (3, 1));
-        let owners = [&body.sites[0], &inventory.sites[1]].map(|site| site.owner.as_str());
+        let owners = [&body.sites[0], &inventory.sites[2]].map(|site| site.owner.as_str());
         assert_eq!(owners, ["aowner", "bowner"], "each batch says whose its sites are");
     }
 

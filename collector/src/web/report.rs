@@ -229,7 +229,9 @@ async fn tell(
     sender: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Result<Rendered, ApiError> {
     let (step, mut steps) = watch::channel(None);
-    let mut waiting = (place.n_before > 0).then_some(Line::Waiting(place.n_before));
+    if place.n_before > 0 {
+        sender.try_send(Ok(line(&Line::Waiting(place.n_before)))).ok();
+    }
     let progress = move |told: Progress| _ = step.send_replace(Some(told));
     let mut making = std::pin::pin!(desk.make(place, &wanted, clock::now(), progress));
     let mut tick = tokio::time::interval(TELL_EVERY);
@@ -242,14 +244,11 @@ async fn tell(
             // Cancel-safe: a tick that is not taken is the next one.
             _ = tick.tick() => {}
         }
-        let next = if steps.has_changed().unwrap_or(false) {
-            steps.borrow_and_update().clone().map(Line::from)
-        } else {
-            waiting.take()
-        };
+        let is_new = steps.has_changed().unwrap_or(false);
+        let next = is_new.then(|| steps.borrow_and_update().clone()).flatten();
         // A reader that takes none does not hold up the making: the next line tells more.
         if let Some(next) = next {
-            sender.try_send(Ok(line(&next))).ok();
+            sender.try_send(Ok(line(&next.into()))).ok();
         }
     };
     rendered(made.value, form).await

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::config::{NotifyConfig, ReportConfig};
-use crate::store::Conn;
+use crate::store::{Conn, ReadResult};
 
 /// 2026-11-30 is a Monday.
 fn at(text: &str) -> UnixMillis {
@@ -22,10 +22,15 @@ fn config(kind: &str) -> ScheduleConfig {
     }
 }
 
+/// All messages in the outbox, oldest first: also those that wait behind another.
 async fn owed(store: &Store) -> Vec<Message> {
-    let rows = |conn: &Conn| outbox::due(conn, "mail", UnixMillis(i64::MAX), 100);
+    let rows = |conn: &Conn| {
+        let mut query = conn.prepare("SELECT body FROM outbox WHERE route = 'mail' ORDER BY id")?;
+        let rows = query.query_map([], |row| row.get::<_, String>(0))?;
+        rows.collect::<ReadResult<Vec<_>>>()
+    };
     let rows = store.read(rows).await.unwrap();
-    rows.iter().map(|row| serde_json::from_str(&row.body).unwrap()).collect()
+    rows.iter().map(|body| serde_json::from_str(body).unwrap()).collect()
 }
 
 #[tokio::test]
@@ -51,6 +56,7 @@ async fn a_report_is_owed_once_at_its_time_also_over_restarts() {
         schedule.turn(&desk, &store, at(now)).await.unwrap();
         assert_eq!(owed(&store).await.len(), n, "{now}");
         store.close().await.unwrap();
+        drop((desk, store));
         store = Store::open(dir.path()).unwrap();
     }
     let messages = owed(&store).await;
