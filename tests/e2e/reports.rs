@@ -100,7 +100,7 @@ fn a_report_is_mailed_by_itself_with_all_of_it_in_files_also_when_the_collector_
     );
     let mut fleet = Fleet::builder().agents(["web-1"]).toml(&format!("{route}{schedule}")).start();
     let first = mails(&smtp, &fleet, 1).remove(0);
-    assert!(first.header("subject").contains("all"), "{}", first.header("subject"));
+    assert!(first.header("subject").contains("the only server"), "{}", first.header("subject"));
     assert_eq!(
         first.parts(),
         [
