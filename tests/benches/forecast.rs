@@ -1,4 +1,4 @@
-//! Rows R1 to R3: how wrong forecasts of reports are, on series that nothing was tuned on.
+//! Rows R1 to R3: how wrong forecasts of reports are, on series beside those that they were tuned on.
 //!
 //! Generated virtual machines whose future is known (`collector/examples/forecast_error/generate.rs`), and
 //! public hourly series out of two Python packages, which are fetched and unpacked by `series.py`. The

