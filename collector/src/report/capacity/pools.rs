@@ -156,7 +156,8 @@ fn columns() -> Vec<Column> {
             "time above limit",
             Unit::Share,
             "Share of the sampled minutes in which more children of the pm.max_children of then were busy \
-             than the limit of children. A pool at rest is sampled rarely: the share is of its busier time.",
+             than the limit of children. A pool at rest is sampled rarely: the share is of its \
+             busier time. Minutes less than 2.1 % above it may be left out.",
         ),
         figure(
             "waiting_minutes",

@@ -119,7 +119,8 @@ fn steal(input: &Input, settings: &Settings) -> Block {
         share(
             "above_share",
             "time above limit",
-            "Share of the minutes in which more was stolen than the limit of steal.",
+            "Share of the minutes in which more was stolen than the limit of steal; minutes less than \
+             2.1 % above it may be left out.",
         ),
         figure("above_minutes", "minutes above limit", Unit::Minutes, "These minutes."),
     ];

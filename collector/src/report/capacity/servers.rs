@@ -63,7 +63,8 @@ fn row(server: &Server, settings: &Settings) -> Vec<Value> {
 fn columns() -> Vec<Column> {
     let share = |key, title, definition| figure(key, title, Unit::Share, definition);
     let p95 = "95 of 100 one-minute means are below; within 1 % of the value.";
-    let above = "Share of the minutes whose mean is above the limit.";
+    let above = "Share of the minutes whose mean is above the limit; minutes less than 2.1 % above it may \
+                 be left out.";
     let of_fullest =
         "Of the fullest: 95 of 100 one-minute means are below; within 1 % of the value.";
     vec![

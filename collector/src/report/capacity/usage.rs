@@ -187,7 +187,7 @@ pub(super) fn utilization(input: &Input, settings: &Settings) -> Section {
             "above_minutes",
             "minutes above limit",
             Unit::Minutes,
-            "Minutes whose mean is above the limit.",
+            "Minutes whose mean is above the limit; those less than 2.1 % above it may be left out.",
         ),
         figure(
             "minutes",

@@ -69,7 +69,7 @@ const COLUMNS: [Column; 9] = [
         "above_ratio",
         "time above the limit",
         Unit::Share,
-        "share of the minutes of all these servers in which the mean stolen share of processor time was above the limit",
+        "share of the minutes of all these servers in which the mean stolen share of processor time was above the limit; minutes less than 2.1 % above it may be left out",
     ),
     figure(
         "mean_ratio",
@@ -94,7 +94,7 @@ const COLUMNS: [Column; 9] = [
         "worst_above_ratio",
         "its time above",
         Unit::Share,
-        "share of that server's minutes above the limit",
+        "share of that server's minutes above the limit; minutes less than 2.1 % above it may be left out",
     ),
     figure(
         "minutes",
