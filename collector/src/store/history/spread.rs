@@ -65,10 +65,7 @@ impl Spread {
         if self.others.is_empty() {
             return self.rolled.quantile(q).map(|value| self.told(value, self.scale));
         }
-        let values = self.parts().flat_map(|(scale, rolled)| {
-            rolled.minutes.values().map(move |(value, n)| (self.told(value, scale), n))
-        });
-        let mut values: Vec<(f64, u64)> = values.collect();
+        let mut values: Vec<(f64, u64)> = self.minutes().collect();
         values.sort_by(|one, other| one.0.total_cmp(&other.0));
         let rank = (q.clamp(0.0, 1.0) * self.n_minutes().checked_sub(1)? as f64) as u64;
         let mut below = 0_u64;
@@ -78,6 +75,13 @@ impl Spread {
         };
         let found = values.iter().find(at_rank).or(values.last());
         found.map(|(value, _)| value.max(self.min()).min(self.max()))
+    }
+
+    /// One-minute means as they are told, within 1 %, and how many minutes had each; in no order.
+    pub fn minutes(&self) -> impl Iterator<Item = (f64, u64)> {
+        self.parts().flat_map(move |(scale, rolled)| {
+            rolled.minutes.values().map(move |(value, n)| (self.told(value, scale), n))
+        })
     }
 
     /// The least sample; of a counter the least rate of a minute.
