@@ -3,7 +3,7 @@
 //! Sites by their gateway errors, plugins by the errors and slow requests that name them, hypervisors by the
 //! time they take away, services that come and go, incidents that come again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wire::UnixMillis;
 
@@ -34,8 +34,8 @@ pub struct Input {
     pub sites: BTreeMap<SiteId, Site>,
     /// Incidents that they were in, by id.
     pub incidents: BTreeMap<String, Happened>,
-    /// The sites of the report that were inside of each.
-    pub sites_of: BTreeMap<String, BTreeSet<SiteId>>,
+    /// How many of them each site was inside of; what was merged into another is none of its own.
+    pub n_incidents: BTreeMap<SiteId, u64>,
     /// Stolen time of processors.
     pub steal: BTreeMap<ServerId, Spread>,
     /// States of services, by server and unit.

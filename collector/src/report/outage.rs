@@ -24,6 +24,13 @@ mod timeline;
 use figures::Figures;
 pub(super) use minutes::{Minutes, minute_after, minute_of};
 
+/// How many incidents each site was inside of: as the report counts them, what was merged as one.
+pub(super) fn incidents_of_sites(input: &Input, ask: &Ask) -> BTreeMap<SiteId, u64> {
+    // What may be lost has no part in it.
+    let figures = Figures::of(input, &Settings::default(), ask);
+    figures.sites.into_iter().map(|(id, of)| (id, of.n_incidents)).collect()
+}
+
 /// What the store knows of the time of a report.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Input {

@@ -3,7 +3,7 @@
 //!
 //! Cost: that of the outage report, a pass over the hourly sums of steal, and one over the events.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wire::UnixMillis;
 use wire::catalog;
@@ -14,6 +14,7 @@ use super::outage::{hours, read};
 use crate::model::{ServerId, SiteId};
 use crate::report::ask::{Ask, Progress};
 use crate::report::noise::{Input, Part};
+use crate::report::outage::incidents_of_sites;
 use crate::store::ReadResult;
 use crate::store::history::History;
 
@@ -32,12 +33,9 @@ pub fn noise(
     progress: &mut dyn FnMut(Progress),
 ) -> ReadResult<Input> {
     let of_outages = read(history, ask, members, N_STEPS, progress)?;
-    let mut sites_of: BTreeMap<String, BTreeSet<SiteId>> = BTreeMap::new();
-    for spell in of_outages.spells {
-        sites_of.entry(spell.incident).or_default().insert(spell.site);
-    }
+    let n_incidents = incidents_of_sites(&of_outages, ask);
     let (servers, sites, incidents) = (of_outages.servers, of_outages.sites, of_outages.incidents);
-    let mut input = Input { servers, sites, incidents, sites_of, ..Input::default() };
+    let mut input = Input { servers, sites, incidents, n_incidents, ..Input::default() };
     progress(Progress { what: "reads stolen time", n_done: 3, n: N_STEPS });
     steal(history, ask, members, &mut input)?;
     progress(Progress { what: "reads events", n_done: 4, n: N_STEPS });

@@ -111,7 +111,7 @@ const OF_SITES: [Column; 9] = [
         "incidents",
         "incidents",
         Unit::Count,
-        "incidents that the site was inside of in the report's time",
+        "incidents that the site was inside of in the report's time; what was merged into another counts with it, as in the outage report",
     ),
 ];
 
@@ -158,9 +158,8 @@ pub(super) fn section(input: &Input) -> Section {
 
 fn row(input: &Input, site: &Site, so_far: u64, n_all: u64) -> Vec<Value> {
     let server = input.servers.get(&site.server).map_or("", |server| server.name.as_str());
-    let is_in = |sites: &&BTreeSet<SiteId>| {
-        sites.iter().any(|id| input.sites.get(id).is_some_and(|known| std::ptr::eq(known, site)))
-    };
+    let known = input.sites.iter().find(|(_, known)| std::ptr::eq(*known, site));
+    let n_incidents = known.and_then(|(id, _)| input.n_incidents.get(id)).copied().unwrap_or(0);
     let share = |n: u64, of: u64| (of > 0).then(|| n as f64 / of as f64);
     vec![
         Value::Text(site.name.clone()),
@@ -171,7 +170,7 @@ fn row(input: &Input, site: &Site, so_far: u64, n_all: u64) -> Vec<Value> {
         Value::or(share(so_far, n_all), "there are no errors"),
         Value::or(share(site.n_errors, site.n_requests), "its requests are not known"),
         Value::Count(site.n_bad_minutes),
-        Value::Count(input.sites_of.values().filter(is_in).count() as u64),
+        Value::Count(n_incidents),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! Tables over made-up fleets.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::report::document::{Level, Table, Value};
 
@@ -89,8 +91,7 @@ fn sites_are_ranked_by_their_errors_with_their_share() {
         let site = Site { n_requests: 200, n_errors, ..Site::new(ServerId(1), name) };
         input.sites.insert(SiteId(id), site);
     }
-    input.sites_of.insert("A".into(), BTreeSet::from([SiteId(2), SiteId(4)]));
-    input.sites_of.insert("B".into(), BTreeSet::from([SiteId(2)]));
+    input.n_incidents = BTreeMap::from([(SiteId(2), 2), (SiteId(4), 1)]);
     let report = made(&input);
     assert_eq!(column(&report, "sites", "site"), texts(["b", "d", "a"]));
     let shares = [0.7, 0.2, 0.1].map(Value::Number);

@@ -244,6 +244,8 @@ fn what_was_merged_counts_as_part_of_its_incident_and_circles_end() {
     assert_eq!(lost(&report, "incidents", "C"), 10, "its parent is gone");
     assert_eq!(lost(&report, "sites", "d.example"), 10);
     assert_eq!(table(&report, "incidents").rows.len(), 3);
+    let each = [1, 2, 3, 4].map(|id| (SiteId(id), 1));
+    assert_eq!(incidents_of_sites(&input, &ask()), BTreeMap::from(each));
 }
 
 #[test]
