@@ -86,7 +86,7 @@ pub(crate) const SERVERS: [Server; 10] = [
     // Grows.
     Server {
         name: "web-1",
-        labels: "provider=northcloud plan=M4 hypervisor=hv-1 team=hosting",
+        labels: "provider=northcloud plan=medium hypervisor=hv-1 team=hosting",
         cpu: 0.74,
         growth: 0.006,
         used: 0.36,
@@ -102,7 +102,7 @@ pub(crate) const SERVERS: [Server; 10] = [
     // Its memory is too small.
     Server {
         name: "web-2",
-        labels: "provider=northcloud plan=S2 hypervisor=hv-1 team=hosting",
+        labels: "provider=northcloud plan=small hypervisor=hv-1 team=hosting",
         vcpu: 2.0,
         memory: 4.0 * GIB,
         disk: 80.0 * GB,
@@ -120,7 +120,7 @@ pub(crate) const SERVERS: [Server; 10] = [
     // A pool that is set too small.
     Server {
         name: "web-3",
-        labels: "provider=northcloud plan=M4 hypervisor=hv-1 team=shops",
+        labels: "provider=northcloud plan=medium hypervisor=hv-1 team=shops",
         cpu: 0.48,
         pools: &[pool("shop", 10.0, 8.6, 72.0), pool("blog", 20.0, 3.0, 60.0)],
         sites: &[
@@ -133,7 +133,8 @@ pub(crate) const SERVERS: [Server; 10] = [
     // Three on a hypervisor that has sold more than it has.
     Server {
         name: "web-4",
-        labels: "provider=budgethost plan=B4 hypervisor=hv-2 team=hosting",
+        labels: "provider=lakehost plan=v4 hypervisor=hv-2 team=hosting",
+        disk: 120.0 * GB,
         cpu: 0.46,
         steal: 0.14,
         pools: &[pool("www", 30.0, 9.0, 60.0)],
@@ -146,7 +147,8 @@ pub(crate) const SERVERS: [Server; 10] = [
     },
     Server {
         name: "web-5",
-        labels: "provider=budgethost plan=B4 hypervisor=hv-2 team=hosting",
+        labels: "provider=lakehost plan=v4 hypervisor=hv-2 team=hosting",
+        disk: 120.0 * GB,
         cpu: 0.40,
         steal: 0.11,
         pools: &[pool("www", 30.0, 7.0, 60.0)],
@@ -155,7 +157,8 @@ pub(crate) const SERVERS: [Server; 10] = [
     },
     Server {
         name: "web-6",
-        labels: "provider=budgethost plan=B4 hypervisor=hv-2 team=shops",
+        labels: "provider=lakehost plan=v4 hypervisor=hv-2 team=shops",
+        disk: 120.0 * GB,
         cpu: 0.35,
         steal: 0.09,
         pools: &[pool("www", 20.0, 5.0, 70.0)],
@@ -165,10 +168,10 @@ pub(crate) const SERVERS: [Server; 10] = [
     // Far too large.
     Server {
         name: "web-7",
-        labels: "provider=northcloud plan=L8 hypervisor=hv-3 team=agency",
-        vcpu: 8.0,
+        labels: "provider=northcloud plan=xlarge hypervisor=hv-3 team=agency",
+        vcpu: 16.0,
         memory: 32.0 * GIB,
-        disk: 320.0 * GB,
+        disk: 360.0 * GB,
         cpu: 0.08,
         used: 0.09,
         full: 0.12,
@@ -182,7 +185,7 @@ pub(crate) const SERVERS: [Server; 10] = [
     // Its disk fills.
     Server {
         name: "web-8",
-        labels: "provider=northcloud plan=M4 hypervisor=hv-3 team=agency",
+        labels: "provider=northcloud plan=medium hypervisor=hv-3 team=agency",
         cpu: 0.38,
         full: 0.83,
         fills: 1.35 * GB,
@@ -196,7 +199,7 @@ pub(crate) const SERVERS: [Server; 10] = [
     // One site with a bad plugin, and a PHP that keeps falling over.
     Server {
         name: "web-9",
-        labels: "provider=northcloud plan=M4 hypervisor=hv-3 team=agency",
+        labels: "provider=northcloud plan=medium hypervisor=hv-3 team=agency",
         cpu: 0.42,
         pools: &[pool("www", 30.0, 9.0, 64.0), pool("legacy", 10.0, 2.0, 80.0)],
         sites: &[
@@ -209,7 +212,7 @@ pub(crate) const SERVERS: [Server; 10] = [
     // New.
     Server {
         name: "web-10",
-        labels: "provider=northcloud plan=M4 hypervisor=hv-3 team=shops",
+        labels: "provider=northcloud plan=medium hypervisor=hv-3 team=shops",
         cpu: 0.30,
         age_days: 5,
         pools: &[pool("www", 30.0, 6.0, 64.0)],

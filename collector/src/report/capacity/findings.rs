@@ -1,5 +1,8 @@
 //! What somebody with half a minute should read. Pure.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use super::ahead::Ahead;
 use super::errors::CameWith;
 use super::input::Input;
@@ -8,16 +11,28 @@ use crate::report::advice::Advice;
 use crate::report::document::{Finding, Level};
 use crate::report::need::Need;
 use crate::report::settings::Settings;
+use crate::report::words::many;
 
 /// Days to full below which somebody has to act, and below which it is worth planning.
 const SOON_DAYS: f64 = 14.0;
 const LATER_DAYS: f64 = 60.0;
 /// Share of the minutes above which waiting or stolen time matters.
 const OFTEN: f64 = 0.01;
-/// Findings of one sort that are told one by one.
-const EACH_MAX: usize = 5;
+/// Servers that are told one by one.
+const SERVERS_MAX: usize = 6;
+/// Sentences about one of them.
+const SENTENCES_MAX: usize = 4;
 
-/// All of them, most important first.
+/// What is to be said of a server, without its name.
+pub(super) struct Said {
+    pub(super) server: String,
+    /// What places it among those of its sort: the larger the worse.
+    pub(super) weight: f64,
+    pub(super) level: Level,
+    pub(super) text: String,
+}
+
+/// All of them, most important first: each server once, the worst of every sort before others.
 pub(super) fn of(
     input: &Input,
     ahead: &Ahead,
@@ -28,14 +43,16 @@ pub(super) fn of(
         let text = "There are no samples of this time: nothing can be said.".to_owned();
         return vec![Finding { level: Level::Warning, text }];
     }
-    let mut found = Vec::new();
-    found.extend(few(filling(input, ahead), "more file systems are filling up"));
-    found.extend(few(killed(needs), "more servers ran out of memory"));
-    found.extend(few(failed(input, settings.slo), "more servers had minutes with gateway errors"));
-    found.extend(few(exhausted(input, settings), "more pools were exhausted"));
-    found.extend(few(stolen(needs), "more servers had processors stolen"));
-    found.extend(few(waited(needs), "more servers waited"));
-    found.extend(plans::findings(needs, advice));
+    let mut found = by_server(vec![
+        (filling(input, ahead), "with a file system that fills up"),
+        (killed(needs), "that ran out of memory"),
+        (failed(input, settings.slo), "with gateway errors"),
+        (exhausted(input, settings), "with exhausted pools"),
+        (stolen(needs), "with stolen processors"),
+        (plans::larger(needs, advice), "in need of a larger plan"),
+        (waited(needs), "on which something waited"),
+    ]);
+    found.extend(plans::finding(advice));
     found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     if found.iter().all(|finding| finding.level < Level::Warning) {
         let text = "Nothing was short: no disk fills up within 60 days, nothing waited, nothing was stolen."
@@ -45,19 +62,70 @@ pub(super) fn of(
     found
 }
 
-/// The first few, and how many more there are. `all` has the weight of each, the largest first.
-fn few(mut all: Vec<(f64, Finding)>, more: &str) -> Vec<Finding> {
-    all.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let n_more = all.len().saturating_sub(EACH_MAX);
-    let level = all.get(EACH_MAX).map_or(Level::Note, |(_, finding)| finding.level);
-    let mut told: Vec<Finding> = all.into_iter().take(EACH_MAX).map(|(_, f)| f).collect();
-    if n_more > 0 {
-        told.push(Finding { level, text: format!("{n_more} {more}: see the tables.") });
+/// A sentence of a server: its sort, its place among those of that sort, and itself.
+type Ranked = (usize, usize, Said);
+
+/// One finding for each of the servers that it is worst with, and one for all others.
+fn by_server(sorts: Vec<(Vec<Said>, &'static str)>) -> Vec<Finding> {
+    let words: Vec<&str> = sorts.iter().map(|(_, words)| *words).collect();
+    let mut servers: BTreeMap<String, Vec<Ranked>> = BTreeMap::new();
+    for (sort, (mut all, _)) in sorts.into_iter().enumerate() {
+        all.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+        for (place, said) in all.into_iter().enumerate() {
+            servers.entry(said.server.clone()).or_default().push((sort, place, said));
+        }
     }
-    told
+    let mut ranked: Vec<(Level, usize, Vec<Ranked>)> = servers
+        .into_values()
+        .map(|mut all| {
+            all.sort_by_key(|(sort, place, said)| (Reverse(said.level), *sort, *place));
+            let level = all.first().map_or(Level::Note, |(_, _, said)| said.level);
+            let place = all.iter().filter(|(_, _, said)| said.level == level).map(|all| all.1);
+            (level, place.min().unwrap_or(usize::MAX), all)
+        })
+        .collect();
+    ranked.sort_by_key(|(level, place, _)| (Reverse(*level), *place));
+    let n_told = if ranked.len() == SERVERS_MAX + 1 { ranked.len() } else { SERVERS_MAX };
+    let others = ranked.split_off(n_told.min(ranked.len()));
+    let mut found: Vec<Finding> =
+        ranked.into_iter().map(|(level, _, all)| told(level, all)).collect();
+    found.extend(the_others(&others, &words));
+    found
 }
 
-fn filling(input: &Input, ahead: &Ahead) -> Vec<(f64, Finding)> {
+/// What matters most of a server, behind its name.
+fn told(level: Level, all: Vec<Ranked>) -> Finding {
+    let mut text = String::new();
+    for (_, _, said) in all.into_iter().take(SENTENCES_MAX) {
+        if text.is_empty() {
+            text = format!("{}: {}", said.server, said.text);
+        } else {
+            let mut chars = said.text.chars();
+            text.push(' ');
+            text.extend(chars.next().into_iter().flat_map(char::to_uppercase));
+            text.push_str(chars.as_str());
+        }
+    }
+    Finding { level, text }
+}
+
+/// How many servers there are besides, of each sort.
+fn the_others(others: &[(Level, usize, Vec<Ranked>)], words: &[&str]) -> Option<Finding> {
+    let level = others.iter().map(|(level, ..)| *level).max()?;
+    let of_sort = |sort: usize| {
+        let has = |all: &[Ranked]| all.iter().any(|(of, ..)| *of == sort);
+        others.iter().filter(|(_, _, all)| has(all)).count()
+    };
+    let parts: Vec<String> = (0..words.len())
+        .map(|sort| (of_sort(sort), words[sort]))
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, words)| format!("{n} {words}"))
+        .collect();
+    let text = format!("{} more servers are in the tables: {}.", others.len(), parts.join(", "));
+    Some(Finding { level, text })
+}
+
+fn filling(input: &Input, ahead: &Ahead) -> Vec<Said> {
     let mut found = Vec::new();
     for ((id, what, mount), told) in &ahead.fills {
         let Some(days) = told.ok().and_then(|filling| filling.days) else { continue };
@@ -69,36 +137,37 @@ fn filling(input: &Input, ahead: &Ahead) -> Vec<(f64, Finding)> {
         let server = input.servers.get(id).map_or("", |server| server.name.as_str());
         let of = if *what == "disk" { "space" } else { "inodes" };
         let text = if days.mid <= 0.0 {
-            format!("{server}: {mount} is full: more than 95 % of its {of} are used.")
+            format!("{mount} is full: more than 95 % of its {of} are used.")
         } else {
             let lasts =
                 if *what == "disk" { "the space of / lasts" } else { "the inodes of / last" };
             let lasts = lasts.replace(" / ", &format!(" {mount} "));
             format!(
-                "{server}: {lasts} for about {:.0} days more ({:.0} to {:.0}).",
+                "{lasts} for about {:.0} days more ({:.0} to {:.0}).",
                 days.mid, days.low, days.high
             )
         };
-        found.push((-days.mid, Finding { level, text }));
+        found.push(Said { server: server.to_owned(), weight: -days.mid, level, text });
     }
     found
 }
 
-fn killed(needs: &[Need]) -> Vec<(f64, Finding)> {
+fn killed(needs: &[Need]) -> Vec<Said> {
     let killed = needs.iter().filter(|need| need.n_oom_kills > 0);
     let told = killed.map(|need| {
         let times = match need.n_oom_kills {
             1 => "once".to_owned(),
             n => format!("{n} times"),
         };
-        let text = format!("{}: the kernel killed {times} for want of memory.", need.server);
-        (need.n_oom_kills as f64, Finding { level: Level::Critical, text })
+        let text = format!("the kernel killed {times} for want of memory.");
+        let (server, weight) = (need.server.clone(), need.n_oom_kills as f64);
+        Said { server, weight, level: Level::Critical, text }
     });
     told.collect()
 }
 
 /// Critical: more minutes than the objective allows.
-fn failed(input: &Input, slo: f64) -> Vec<(f64, Finding)> {
+fn failed(input: &Input, slo: f64) -> Vec<Said> {
     let mut found = Vec::new();
     for server in input.servers.values().filter(|server| server.errors.n > 0) {
         let n = server.errors.n;
@@ -115,20 +184,19 @@ fn failed(input: &Input, slo: f64) -> Vec<(f64, Finding)> {
         // Of most minutes often nothing is known: what is known of the others can be helped.
         let known = with.iter().find(|(_, with)| *with != CameWith::Unknown).or(with.first());
         let remedy = known.map_or("", |(_, with)| with.remedy());
-        let minutes = if n == 1 { "minute" } else { "minutes" };
         let text = format!(
-            "{}: {n} {minutes} with gateway errors: {}. What helps: {remedy}.",
-            server.name,
+            "{} with gateway errors: {}. What helps: {remedy}.",
+            many(n, "minute", "minutes"),
             parts.join("; ")
         );
         let allowed = (1.0 - slo) * server.seen.n() as f64 * 60.0;
         let level = if n as f64 > allowed { Level::Critical } else { Level::Warning };
-        found.push((n as f64, Finding { level, text }));
+        found.push(Said { server: server.name.clone(), weight: n as f64, level, text });
     }
     found
 }
 
-fn exhausted(input: &Input, settings: &Settings) -> Vec<(f64, Finding)> {
+fn exhausted(input: &Input, settings: &Settings) -> Vec<Said> {
     let mut found = Vec::new();
     for server in input.servers.values() {
         for pool in pools::of(server, settings.limits.children) {
@@ -139,44 +207,44 @@ fn exhausted(input: &Input, settings: &Settings) -> Vec<(f64, Finding)> {
             if pool.n_exhausted.unwrap_or(0) == 0 {
                 continue;
             }
-            let (server, name) = (&server.name, pool.name);
+            let (name, waited) = (pool.name, many(n, "minute", "minutes"));
             let text = match (pool.raise_to, pool.child_bytes) {
                 (Some(to), Some(each)) => format!(
-                    "{server}: pool {name} kept visitors waiting for {n} minutes. Raise pm.max_children from \
+                    "pool {name} kept visitors waiting for {waited}. Raise pm.max_children from \
                      {max:.0} to {to:.0}: a child takes {:.0} MiB, and the memory is there.",
                     each / 1_048_576.0
                 ),
                 (None, Some(each)) => format!(
-                    "{server}: pool {name} kept visitors waiting for {n} minutes with all {max:.0} children \
+                    "pool {name} kept visitors waiting for {waited} with all {max:.0} children \
                      busy; of {:.0} MiB each no more fit into its memory.",
                     each / 1_048_576.0
                 ),
                 _ => format!(
-                    "{server}: pool {name} kept visitors waiting for {n} minutes with all {max:.0} children \
+                    "pool {name} kept visitors waiting for {waited} with all {max:.0} children \
                      busy; whether more fit is not known."
                 ),
             };
-            found.push((n as f64, Finding { level: Level::Warning, text }));
+            let (server, level) = (server.name.clone(), Level::Warning);
+            found.push(Said { server, weight: n as f64, level, text });
         }
     }
     found
 }
 
-fn stolen(needs: &[Need]) -> Vec<(f64, Finding)> {
+fn stolen(needs: &[Need]) -> Vec<Said> {
     let often = needs.iter().filter_map(|need| {
         let share = need.steal_high.filter(|share| *share > OFTEN)?;
         let text = format!(
-            "{}: more than 10 % of its processors' time was stolen in {:.1} % of the minutes. No plan helps: ask \
+            "more than 10 % of its processors' time was stolen in {:.1} % of the minutes. No plan helps: ask \
              the provider for a move to another host.",
-            need.server,
             share * 100.0
         );
-        Some((share, Finding { level: Level::Warning, text }))
+        Some(Said { server: need.server.clone(), weight: share, level: Level::Warning, text })
     });
     often.collect()
 }
 
-fn waited(needs: &[Need]) -> Vec<(f64, Finding)> {
+fn waited(needs: &[Need]) -> Vec<Said> {
     let mut found = Vec::new();
     for need in needs {
         for (share, what) in [
@@ -186,11 +254,11 @@ fn waited(needs: &[Need]) -> Vec<(f64, Finding)> {
         ] {
             let Some(share) = share.filter(|share| *share > OFTEN) else { continue };
             let text = format!(
-                "{}: something waited for {what} for more than 10 % of the time in {:.1} % of the minutes.",
-                need.server,
+                "something waited for {what} for more than 10 % of the time in {:.1} % of the minutes.",
                 share * 100.0
             );
-            found.push((share, Finding { level: Level::Note, text }));
+            let (server, level) = (need.server.clone(), Level::Note);
+            found.push(Said { server, weight: share, level, text });
         }
     }
     found

@@ -1,16 +1,13 @@
 //! Advice about plans, server by server. Pure.
 
-use std::collections::BTreeMap;
-
 use super::columns::{figure, key, number, section, table, text};
+use super::findings::Said;
 use crate::report::advice::{Action, Advice, Confidence, advise};
 use crate::report::document::{Column, Finding, Level, Section, Unit, Value};
 use crate::report::need::Need;
 use crate::report::plans::Catalogue;
 use crate::report::settings::Settings;
-
-/// Findings about single servers.
-const EACH_MAX: usize = 5;
+use crate::report::words::many;
 
 /// The advice about each server; without a catalogue there is advice but no plan in it.
 pub(super) fn advised(needs: &[Need], settings: &Settings) -> Vec<Advice> {
@@ -129,20 +126,26 @@ fn columns(currency: &str) -> Vec<Column> {
     ]
 }
 
-/// What the advice comes to.
-pub(super) fn findings(needs: &[Need], advice: &[Advice]) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let mut n: BTreeMap<Action, usize> = BTreeMap::new();
-    let (mut more, mut less, mut n_less) = (0.0, 0.0, 0_usize);
-    let mut currency = "";
-    for (need, advice) in needs.iter().zip(advice) {
-        let n = n.entry(advice.action).or_default();
-        *n += 1;
-        if advice.action == Action::Upgrade && *n <= EACH_MAX {
-            let why = advice.reasons.first().map_or("", String::as_str);
-            let text = format!("{}: {} {why}", need.server, advice.headline());
-            found.push(Finding { level: Level::Warning, text });
-        }
+/// Servers that need a larger plan, those that it is surest of first.
+pub(super) fn larger(needs: &[Need], advice: &[Advice]) -> Vec<Said> {
+    let all = needs.iter().zip(advice).filter(|(_, advice)| advice.action == Action::Upgrade);
+    let said = |(need, advice): (&Need, &Advice)| {
+        let why = advice.reasons.first().map_or("", String::as_str);
+        let weight = match advice.confidence {
+            Confidence::High => 2.0,
+            Confidence::Medium => 1.0,
+            Confidence::Low => 0.0,
+        };
+        let text = format!("{} {why}", advice.headline());
+        Said { server: need.server.clone(), weight, level: Level::Warning, text }
+    };
+    all.map(said).collect()
+}
+
+/// What the advice comes to, in money and in servers.
+pub(super) fn finding(advice: &[Advice]) -> Option<Finding> {
+    let (mut more, mut less, mut n_less) = (0.0, 0.0, 0_u64);
+    for advice in advice {
         let difference = advice.difference.unwrap_or(0.0);
         if difference > 0.0 {
             more += difference;
@@ -150,34 +153,25 @@ pub(super) fn findings(needs: &[Need], advice: &[Advice]) -> Vec<Finding> {
             less -= difference;
             n_less += 1;
         }
-        currency = &advice.currency;
     }
-    let n = |action| n.get(&action).copied().unwrap_or(0);
-    if n(Action::Upgrade) > EACH_MAX {
-        let text = format!("{} more servers need a larger plan.", n(Action::Upgrade) - EACH_MAX);
-        found.push(Finding { level: Level::Warning, text });
-    }
+    let currency = advice.first().map_or("", |advice| advice.currency.as_str());
+    let mut said = Vec::new();
     if more > 0.0 {
-        let text = format!("All larger plans together cost {more:.2} {currency} a month more.");
-        found.push(Finding { level: Level::Note, text });
+        said.push(format!("All larger plans together cost {more:.2} {currency} a month more."));
     }
     if less > 0.0 {
-        let servers =
-            if n_less == 1 { "one server".to_owned() } else { format!("{n_less} servers") };
-        let text = format!(
-            "Smaller plans would save {less:.2} {currency} a month on {servers}, counting advice of which \
-             it is at least fairly sure."
-        );
-        found.push(Finding { level: Level::Note, text });
+        said.push(format!(
+            "Smaller plans would save {less:.2} {currency} a month on {}, counting advice of which it is at \
+             least fairly sure.",
+            many(n_less, "server", "servers")
+        ));
     }
-    if n(Action::NotEnoughData) > 0 {
-        let few = match n(Action::NotEnoughData) {
-            1 => "one server".to_owned(),
-            n => format!("{n} servers"),
-        };
-        let text =
-            format!("Of {few} too little is known to advise: too short a time, or too many gaps.");
-        found.push(Finding { level: Level::Note, text });
+    let n_unknown = advice.iter().filter(|advice| advice.action == Action::NotEnoughData).count();
+    if n_unknown > 0 {
+        let few = many(n_unknown as u64, "server", "servers");
+        said.push(format!(
+            "Of {few} too little is known to advise: too short a time, or too many gaps."
+        ));
     }
-    found
+    (!said.is_empty()).then(|| Finding { level: Level::Note, text: said.join(" ") })
 }

@@ -192,8 +192,8 @@ fn what_is_wrong_is_found_and_said_with_its_numbers() {
         report(&input(28 * 24, vec![rich("web-1", 28)]), &Settings::default(), &ask(28 * 24));
     for words in [
         "web-1: the space of / lasts for about ",
-        "web-1: 4 minutes with gateway errors: 75 % with exhausted children, memory free; 25 %",
-        "pool www kept visitors waiting for 1680 minutes. Raise pm.max_children from 10 to 18",
+        "4 minutes with gateway errors: 75 % with exhausted children, memory free; 25 %",
+        "Pool www kept visitors waiting for 1,680 minutes. Raise pm.max_children from 10 to 18",
         "stolen in 10.",
     ] {
         let texts: Vec<&str> = report.findings.iter().map(|found| found.text.as_str()).collect();

@@ -73,7 +73,7 @@ pub(super) fn totals(figures: &Figures<'_>) -> Section {
     };
     Section {
         key: "totals",
-        title: "In short".to_owned(),
+        title: "Availability".to_owned(),
         text: Vec::new(),
         blocks: vec![Block::Table(table)],
     }

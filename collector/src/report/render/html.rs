@@ -186,7 +186,10 @@ fn table(table: &Table, places: &Places) -> String {
     if table.rows.len() > ROWS_TALL {
         classes.push("tall");
     }
-    let is_sentence = |(column, n): (&Column, &usize)| !column.is_key && *n > SENTENCE;
+    // Figures stay in their column, however long.
+    let is_sentence = |(column, n): (&Column, &usize)| {
+        !column.is_key && column.unit == Unit::Text && *n > SENTENCE
+    };
     let has_sentences = table.columns.iter().zip(&lengths).any(is_sentence);
     if has_sentences && table.rows.len() <= CARDS_MAX {
         classes.push("cards");

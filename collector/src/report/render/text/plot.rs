@@ -154,8 +154,13 @@ fn spans(
         })
         .collect();
     out.push(format!("{}  {} to {}", " ".repeat(names), time(from), time(to)));
-    let legend = "█ critical, ▓ warning, ▒ note, ░ good, · nothing";
-    out.push(format!("{}  {legend}", " ".repeat(names)));
+    let indent = " ".repeat(names + 2);
+    let (first, second) = ("█ critical, ▓ warning,", "▒ note, ░ good, · nothing");
+    if indent.len() + first.chars().count() + 1 + second.chars().count() <= width {
+        out.push(format!("{indent}{first} {second}"));
+    } else {
+        out.extend([first, second].map(|part| format!("{indent}{part}")));
+    }
     out
 }
 
