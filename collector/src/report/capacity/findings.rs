@@ -80,7 +80,9 @@ fn by_server(sorts: Vec<(Vec<Said>, &'static str)>) -> Vec<Finding> {
         .map(|mut all| {
             all.sort_by_key(|(sort, place, said)| (Reverse(said.level), *sort, *place));
             let level = all.first().map_or(Level::Note, |(_, _, said)| said.level);
-            let place = all.iter().filter(|(_, _, said)| said.level == level).map(|all| all.1);
+            // The worst of a sort is told even where many have something worse of another.
+            let matters = |said: &Said| said.level >= level.min(Level::Warning);
+            let place = all.iter().filter(|(_, _, said)| matters(said)).map(|all| all.1);
             (level, place.min().unwrap_or(usize::MAX), all)
         })
         .collect();
@@ -184,8 +186,12 @@ fn failed(input: &Input, slo: f64) -> Vec<Said> {
         // Of most minutes often nothing is known: what is known of the others can be helped.
         let known = with.iter().find(|(_, with)| *with != CameWith::Unknown).or(with.first());
         let remedy = known.map_or("", |(_, with)| with.remedy());
+        let helps = match remedy.strip_prefix("no plan helps") {
+            Some(rest) => format!("No plan helps{rest}"),
+            None => format!("What helps: {remedy}"),
+        };
         let text = format!(
-            "{} with gateway errors: {}. What helps: {remedy}.",
+            "{} with gateway errors: {}. {helps}.",
             many(n, "minute", "minutes"),
             parts.join("; ")
         );
@@ -235,9 +241,14 @@ fn stolen(needs: &[Need]) -> Vec<Said> {
     let often = needs.iter().filter_map(|need| {
         let share = need.steal_high.filter(|share| *share > OFTEN)?;
         let text = format!(
-            "more than 10 % of its processors' time was stolen in {:.1} % of the minutes. No plan helps: ask \
-             the provider for a move to another host.",
-            share * 100.0
+            "more than 10 % of its processors' time was stolen in {:.1} % of the minutes{}.",
+            share * 100.0,
+            // Else the remedy is told with the errors.
+            if need.errors.n > 0 {
+                ""
+            } else {
+                ", and no plan helps: ask for a move to another host"
+            },
         );
         Some(Said { server: need.server.clone(), weight: share, level: Level::Warning, text })
     });

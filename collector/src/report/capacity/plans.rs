@@ -130,13 +130,15 @@ fn columns(currency: &str) -> Vec<Column> {
 pub(super) fn larger(needs: &[Need], advice: &[Advice]) -> Vec<Said> {
     let all = needs.iter().zip(advice).filter(|(_, advice)| advice.action == Action::Upgrade);
     let said = |(need, advice): (&Need, &Advice)| {
-        let why = advice.reasons.first().map_or("", String::as_str);
+        // What the kernel killed is told by itself.
+        let why = advice.reasons.iter().find(|why| !why.starts_with("The kernel killed"));
+        let why = why.map_or("", String::as_str);
         let weight = match advice.confidence {
             Confidence::High => 2.0,
             Confidence::Medium => 1.0,
             Confidence::Low => 0.0,
         };
-        let text = format!("{} {why}", advice.headline());
+        let text = format!("{} {why}", advice.headline()).trim_end().to_owned();
         Said { server: need.server.clone(), weight, level: Level::Warning, text }
     };
     all.map(said).collect()
