@@ -44,7 +44,7 @@ fn waiting(input: &Input, settings: &Settings) -> Block {
     }
     let share = |key, title, definition| figure(key, title, Unit::Share, definition);
     let waited = "Share of the minutes in which something waited for it for more than the limit of \
-                  pressure of the time (PSI `some`).";
+                  pressure of the time (PSI `some`); minutes less than 2.1 % above it may be left out.";
     let p95 =
         "95 of 100 minutes had a smaller share of time in which something waited (PSI `some`).";
     let columns = vec![
