@@ -1,4 +1,5 @@
-//! A past for reports to look at: `past DIR [until=RFC3339] [days=45] [step=300] [truth=FILE]`.
+//! A past for reports to look at: `past DIR [until=RFC3339] [days=45] [step=300] [raw=14]
+//! [truth=FILE]`.
 //!
 //! Makes a data directory in which ten servers that do not exist have sampled and counted for weeks, each
 //! with its own trouble. Everything takes the way that real batches take: packed as agents pack them,
@@ -17,10 +18,12 @@ mod truth;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gatewatch_collector::clock;
 use gatewatch_collector::config::RetentionConfig;
 use wire::UnixMillis;
+use wire::units::Span;
 use wire::v1::BatchBody;
 
 use feeder::{Failed, Feeder, Joins};
@@ -57,15 +60,16 @@ struct Past {
 
 fn main() -> Result<(), Failed> {
     let mut words = std::env::args().skip(1);
-    let usage = "usage: past DIR [until=RFC3339] [days=45] [step=300] [truth=FILE]";
+    let usage = "usage: past DIR [until=RFC3339] [days=45] [step=300] [raw=14] [truth=FILE]";
     let dir: PathBuf = words.next().ok_or(usage)?.into();
     let (mut until, mut days, mut step) = (clock::now().0 / 1000, 45, 300);
-    let mut truth = None;
+    let (mut truth, mut retention) = (None, RetentionConfig::default());
     for word in words {
         match word.split_once('=') {
             Some(("until", at)) => until = at.parse::<jiff::Timestamp>()?.as_second(),
             Some(("days", n)) => days = n.parse()?,
             Some(("step", n)) => step = n.parse()?,
+            Some(("raw", n)) => retention.raw = Span(Duration::from_hours(24 * n.parse::<u64>()?)),
             Some(("truth", file)) => truth = Some(Truth::create(file.as_ref())?),
             _ => return Err(format!("{word:?} makes no sense").into()),
         }
@@ -74,18 +78,19 @@ fn main() -> Result<(), Failed> {
         return Err("days are 1 to 400, step is 60, 120, 300 or 600".into());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(make(dir, until.div_euclid(HOUR_S) * HOUR_S, (days, step), truth))
+    runtime.block_on(make(dir, until.div_euclid(HOUR_S) * HOUR_S, (days, step), retention, truth))
 }
 
 async fn make(
     dir: PathBuf,
     end: i64,
     (days, step): (i64, i64),
+    retention: RetentionConfig,
     truth: Option<Truth>,
 ) -> Result<(), Failed> {
     std::fs::create_dir_all(&dir)?;
     let is_odd = truth.is_some();
-    let mut feeder = Feeder::open(&dir, RetentionConfig::default(), truth)?;
+    let mut feeder = Feeder::open(&dir, retention, truth)?;
     let begin = end - days * 86_400;
     let mut from = Vec::new();
     for server in &SERVERS {

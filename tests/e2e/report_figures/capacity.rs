@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::table::{Row, Table};
+use super::table::{Row, Table, Wrong};
 use super::truth::{HOUR, Minutes, Truth, Want, between};
 
 /// Limits as the defaults have them.
@@ -29,31 +29,37 @@ pub(super) struct Look<'a> {
 }
 
 /// Compares a whole report; returns how many figures were compared.
-pub(super) fn check(report: &Value, look: &Look<'_>) -> usize {
+pub(super) fn check(report: &Value, look: &Look<'_>, wrong: &mut Wrong) -> usize {
     let mut n = 0;
     for (key, table) in super::table::tables(report) {
-        n += match key.as_str() {
-            "servers" => table.check(&look.servers(), &["cpu_spark"]),
-            "utilization" => table.check(&look.utilization(), &[]),
-            "throughput" => table.check(&look.throughput(), &[]),
-            "connections" => table.check(&look.connections(), &[]),
-            "labels" => table.check(&look.by_label(), &[]),
-            "saturation" => table.check(&look.saturation(), &[]),
-            "steal" => table.check(&look.steal(), &[]),
-            "sites" => table.check(&look.sites(), &[]),
-            "pools" => table.check(&look.pools(), &["children_fit", "raise_to", "error_minutes"]),
-            "error_minutes" => look.error_minutes(&table),
-            "days_to_full" => look.days_to_full(&table),
-            "outlook" => outlook(&table),
-            "advice" | "plans" => table.rows.len(),
-            other => panic!("nobody computes the table {other:?} anew: add it here"),
-        };
-        look.sparks(&key, &table);
+        let at = format!("capacity.{key} of {} hours", (look.hours.end - look.hours.start) / HOUR);
+        n += wrong.look(&at, || look.table(&key, &table));
+        wrong.look(&at, || look.sparks(&key, &table));
     }
     n
 }
 
 impl Look<'_> {
+    fn table(&self, key: &str, table: &Table) -> usize {
+        match key {
+            "servers" => table.check(&self.servers(), &["cpu_spark"]),
+            "utilization" => table.check(&self.utilization(), &[]),
+            "throughput" => table.check(&self.throughput(), &[]),
+            "connections" => table.check(&self.connections(), &[]),
+            "labels" => table.check(&self.by_label(), &[]),
+            "saturation" => table.check(&self.saturation(), &[]),
+            "steal" => table.check(&self.steal(), &[]),
+            "sites" => table.check(&self.sites(), &[]),
+            "pools" => table.check(&self.pools(), &["children_fit", "raise_to", "error_minutes"]),
+            "error_minutes" => self.error_minutes(table),
+            "days_to_full" => self.days_to_full(table),
+            "outlook" => outlook(table),
+            // Words, and prices of no catalogue.
+            "advice" | "plans" => 0,
+            other => panic!("nobody computes the table {other:?} anew: add it here"),
+        }
+    }
+
     fn minutes(&self, server: &str, metric: &str, of: &str) -> Minutes {
         self.truth.minutes(server, metric, of, &self.hours)
     }
@@ -261,6 +267,9 @@ impl Look<'_> {
         let hours = &self.hours;
         let mut rows = Vec::new();
         for ((server, name), site) in &self.truth.sites {
+            if site.sum(hours, |_| true) == 0 {
+                continue; // no row without a request
+            }
             let n = site.n(hours);
             let own = self.truth.sites.iter().filter(|((of, _), _)| of == server);
             let all: u64 = own.map(|(_, site)| site.n(hours)).sum();
@@ -464,9 +473,9 @@ impl Look<'_> {
     }
 
     /// Small lines: a value for each day that was sampled, near its p95.
-    fn sparks(&self, key: &str, table: &Table) {
+    fn sparks(&self, key: &str, table: &Table) -> usize {
         if key != "servers" {
-            return;
+            return 0;
         }
         for row in &table.rows {
             let server = row["server"].as_str().expect("a name");
@@ -479,6 +488,7 @@ impl Look<'_> {
                 assert!((told / want - 1.0).abs() < 0.25, "{server}: {told} for {want}");
             }
         }
+        table.rows.len()
     }
 }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use super::capacity::Look;
-use super::table::{Row, tables};
+use super::table::{Row, Wrong, tables};
 use super::truth::{HOUR, Minutes, Want};
 
 const SLO: f64 = 0.999;
@@ -419,6 +419,7 @@ impl<'a> Outages<'a> {
             row.put("so_far_ratio", Want::exactly(so_far / all));
             row.put("failed_ratio", Want::maybe((requests > 0.0).then(|| n / requests)));
             row.put("bad_minutes", Want::exactly(self.bad_minutes(site)));
+            row.put("incidents", Want::exactly(site.by_incident.len() as f64));
             rows.push(row);
         }
         let noisy = self.sites.iter().filter(|site| self.n_errors(site) > 0.0).count();
@@ -497,11 +498,17 @@ impl<'a> Outages<'a> {
 }
 
 /// Compares a whole outage report; returns how many figures were compared.
-pub(super) fn check_outage(report: &Value, rows: &Rows, look: &Look<'_>) -> usize {
+pub(super) fn check_outage(
+    report: &Value,
+    rows: &Rows,
+    look: &Look<'_>,
+    wrong: &mut Wrong,
+) -> usize {
     let outages = Outages::new(rows, look);
     let mut n = 0;
     for (key, table) in tables(report) {
-        n += match key.as_str() {
+        let at = format!("outage.{key} of {} hours", (look.hours.end - look.hours.start) / HOUR);
+        n += wrong.look(&at, || match key.as_str() {
             "totals" => table.check(&outages.totals(), &[]),
             "incidents" => {
                 table.check(&outages.of_incidents(), &["title", "severity", "customers", "why"])
@@ -512,24 +519,30 @@ pub(super) fn check_outage(report: &Value, rows: &Rows, look: &Look<'_>) -> usiz
             "causes" => table.check(&outages.causes(), &[]),
             "crawlers" => table.check(&outages.crawlers(), &[]),
             other => panic!("nobody computes the table {other:?} anew: add it here"),
-        };
+        });
     }
     n
 }
 
 /// The same of a noise report.
-pub(super) fn check_noise(report: &Value, rows: &Rows, look: &Look<'_>) -> usize {
+pub(super) fn check_noise(
+    report: &Value,
+    rows: &Rows,
+    look: &Look<'_>,
+    wrong: &mut Wrong,
+) -> usize {
     let outages = Outages::new(rows, look);
     let mut n = 0;
     for (key, table) in tables(report) {
-        n += match key.as_str() {
-            "sites" => table.check(&outages.noisy_sites(&table.rows), &["incidents"]),
+        let at = format!("noise.{key} of {} hours", (look.hours.end - look.hours.start) / HOUR);
+        n += wrong.look(&at, || match key.as_str() {
+            "sites" => table.check(&outages.noisy_sites(&table.rows), &[]),
             "hypervisors" => table.check(&outages.hypervisors(), &["worst_server"]),
             "repeated" => table.check(&outages.repeated(), &["cause"]),
             "parts" => table.check(&look.truth.parts(&look.hours), &["worst_site"]),
             "services" => table.check(&look.truth.services(&look.hours), &["ended", "last"]),
             other => panic!("nobody computes the table {other:?} anew: add it here"),
-        };
+        });
     }
     n
 }

@@ -314,10 +314,11 @@ impl Minutes {
             }
             let step = if after >= before { after - before } else { after };
             rise += step;
-            for second in from..to {
-                let minute = rises.entry(second.div_euclid(60)).or_default();
-                minute.0 += step / (to - from) as f64;
-                minute.1 += 1.0;
+            for minute in from.div_euclid(60)..=(to - 1).div_euclid(60) {
+                let watched = (to.min(minute * 60 + 60) - from.max(minute * 60)) as f64;
+                let of = rises.entry(minute).or_default();
+                of.0 += step * watched / (to - from) as f64;
+                of.1 += watched;
             }
         }
         let means: Vec<(i64, f64)> =
@@ -368,10 +369,10 @@ impl Minutes {
         Want::Between(self.max * (1.0 - 1e-9), self.max * (1.0 + 1e-9) + self.step)
     }
 
-    /// Minutes above a limit: those just above it may be left out.
+    /// Minutes above a limit: those just above it may be left out, none at or below it counts.
     pub(super) fn n_above(&self, limit: f64) -> (u64, u64) {
         let n = |least: f64| self.means.iter().filter(|(_, mean)| *mean > least).count() as u64;
-        (n(limit * MISSED), n(limit * (1.0 - ERROR)))
+        (n(limit * MISSED), n(limit * (1.0 - 1e-9)))
     }
 
     pub(super) fn minutes_above(&self, limit: f64) -> Want {
