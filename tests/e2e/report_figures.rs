@@ -9,7 +9,8 @@
 //! its interval holds it), the kinds of minutes with errors (only that they add up), the days to full (only
 //! near), and of pools `children_fit`, `raise_to` and `error_minutes`; of outages the words of incidents,
 //! `severity`, `customers` and `worst_site`; of noise `worst_server`, `worst_site`, the `cause` of what came
-//! again, how a service `ended` and when `last`, and all of a time whose samples have left.
+//! again, how a service `ended` and when `last`, and all of a time whose samples have left. A report that is made
+//! in the moment in which a day of samples leaves is not looked at.
 
 mod capacity;
 mod table;
@@ -35,8 +36,8 @@ const DAYS: i64 = 11;
 const KEPT_DAYS: i64 = 6;
 const RAW_DAYS: i64 = 5;
 const LIMIT: Duration = Duration::from_secs(120);
-/// As long as the past was kept.
-const KEPT: &str = "[retention]\nraw = \"6d\"\n";
+/// Longer than the past was kept: no samples leave while a report is made.
+const KEPT: &str = "[retention]\nraw = \"9d\"\n";
 /// Nothing is packed while the first reports are made.
 const PACK_LATER: &str = "[store]\nseal_interval = \"1h\"\n";
 /// Whatever is complete.
