@@ -13,7 +13,6 @@ use crate::model::ServerId;
 
 /// Heartbeat assumed of a server that has not said its own.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
-
 /// Least time without a word after which a server counts as silent.
 const SILENT_AFTER_MIN: Duration = Duration::from_secs(5);
 
