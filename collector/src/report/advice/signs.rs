@@ -89,11 +89,7 @@ fn cpu(figures: &Figures<'_>) -> Vec<Sign> {
         signs.push(hard(Resource::Cpu, waited(share, "a processor")));
     }
     if is_most(need.errors.cpu_full, &need.errors) {
-        let text = format!(
-            "{} of {} with gateway errors came while the processors were saturated.",
-            need.errors.cpu_full,
-            words::n_of(need.errors.n, "minute")
-        );
+        let text = came(need.errors.cpu_full, need.errors.n, "while the processors were saturated");
         signs.push(hard(Resource::Cpu, text));
     }
     signs.extend(usage(figures, Resource::Cpu));
@@ -112,11 +108,7 @@ fn memory(figures: &Figures<'_>) -> Vec<Sign> {
         signs.push(hard(Resource::Memory, waited(share, "memory")));
     }
     if is_most(need.errors.memory_full, &need.errors) {
-        let text = format!(
-            "{} of {} with gateway errors came while memory was full.",
-            need.errors.memory_full,
-            words::n_of(need.errors.n, "minute")
-        );
+        let text = came(need.errors.memory_full, need.errors.n, "while memory was full");
         signs.push(hard(Resource::Memory, text));
     }
     signs.extend(usage(figures, Resource::Memory));
@@ -208,6 +200,10 @@ fn usage(figures: &Figures<'_>, resource: Resource) -> Option<Sign> {
         );
         soft(resource, text)
     })
+}
+
+fn came(n: u64, of: u64, when: &str) -> String {
+    format!("{n} of {} with gateway errors came {when}.", words::n_of(of, "minute"))
 }
 
 fn waited(share: f64, what: &str) -> String {
