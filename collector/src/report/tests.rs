@@ -129,6 +129,37 @@ async fn reports_are_made_one_after_the_other_and_who_left_keeps_nobody_waiting(
     store.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_a_report_is_read_ends_the_reading_and_gives_the_turn_back() {
+    let (_dir, store) = store().await;
+    let desk = Desk::new(store.clone(), ReportConfig::default());
+    let (begin, begun) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let n_steps = Arc::new(AtomicUsize::new(0));
+    let n = Arc::clone(&n_steps);
+    // The first step lasts until the asker has left.
+    let progress = move |_: Progress| {
+        if n.fetch_add(1, Ordering::Relaxed) == 0 {
+            begin.send(()).unwrap();
+            left.recv().unwrap();
+        }
+    };
+    let (of_asker, place) = (desk.clone(), desk.ask());
+    let making = tokio::spawn(async move {
+        of_asker.make(place, &Wanted::of(Kind::Capacity), clock::now(), progress).await
+    });
+    tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
+    making.abort();
+    assert!(making.await.unwrap_err().is_cancelled());
+    leave.send(()).unwrap();
+    let wanted = Wanted::of(Kind::Noise);
+    let next = desk.make(desk.ask(), &wanted, clock::now(), |_| ());
+    tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap();
+    let n = n_steps.load(Ordering::Relaxed);
+    assert!(n <= 2, "{n} steps were taken for nobody");
+    store.close().await.unwrap();
+}
+
 #[test]
 fn what_is_missing_is_told_in_sentences() {
     let hole = |hour: i64, server: Option<&str>| Hole {
