@@ -9,6 +9,7 @@
 //! records stay for [`ACKED_KEPT`], in at most a quarter of the budget, so that a collector that
 //! lost some can ask again. File formats: `segment.rs`, `state.rs`.
 
+mod flight;
 mod recover;
 mod room;
 mod segment;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use wire::UnixMillis;
 
+use flight::Flight;
 use recover::{Loaded, load_segments, load_state, renumbered};
 pub use segment::PAYLOAD_BYTES_MAX;
 use segment::{Destroyed, Disk, Entry, Format, HOLE_MAX, Head, OsDisk, RECORD_BYTES, Segment};
@@ -134,7 +136,8 @@ pub struct Stats {
     pub bytes: u64,
     /// Budget.
     pub bytes_max: u64,
-    /// Records evicted before they were acked, over the life of the spool.
+    /// Records evicted before they were acked, over the life of the spool; less those of them whose
+    /// ack came later, since they were on their way.
     pub n_batches_evicted: u64,
     /// What those accounted for.
     pub evicted: Volume,
@@ -204,6 +207,8 @@ pub struct Spool {
     n_corrupt: u64,
     /// Of these, what was not acked.
     corrupt: Volume,
+    /// What was given out and may still be acked.
+    flight: Flight,
 }
 
 impl Spool {
@@ -261,6 +266,7 @@ impl Spool {
             is_new,
             n_corrupt: 0,
             corrupt: Volume::default(),
+            flight: Flight::default(),
         };
         spool.settle(acked, &destroyed, &mut recovery);
         spool.save_state()?;
@@ -363,6 +369,7 @@ impl Spool {
                     _ => self.before(pos).minus(self.before(asked)),
                 };
                 let evicted_before = Evicted { n_batches, volume: evicted };
+                self.flight.leaves(asked, pos);
                 let seq = Seq(pos - self.state.base);
                 return Ok(Some(Record { seq, payload, volume, evicted_before }));
             }
@@ -377,6 +384,7 @@ impl Spool {
         if acked > self.state.acked {
             self.bytes_unacked -= self.payload_bytes(self.state.acked + 1, acked + 1);
             self.state.acked = acked;
+            self.lands(acked)?;
         }
         self.trim()
     }

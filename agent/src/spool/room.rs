@@ -122,6 +122,23 @@ impl Spool {
         Ok(n > 0)
     }
 
+    /// Takes what was evicted on its way, and arrived all the same, out of what was evicted.
+    pub(super) fn lands(&mut self, acked: u64) -> Result<(), SpoolError> {
+        let (n_batches, volume) = self.flight.arrives(acked);
+        if n_batches == 0 {
+            return Ok(());
+        }
+        self.state.n_batches_evicted = self.state.n_batches_evicted.saturating_sub(n_batches);
+        self.state.evicted = self.state.evicted.minus(volume);
+        tracing::info!(
+            n_batches,
+            n_lines = volume.n_lines,
+            n_bytes = volume.n_bytes,
+            "batches that were evicted on their way to the collector have arrived: not lost"
+        );
+        self.save_state()
+    }
+
     fn is_deletable(&self, segment: &Segment) -> bool {
         segment.pos_end() <= self.checkpointed + 1
     }
@@ -153,6 +170,9 @@ impl Spool {
             );
         }
         for segment in self.segments.drain(..n).collect::<Vec<_>>() {
+            for (pos, entry) in (segment.pos_first..).zip(&segment.entries) {
+                self.flight.evicts(pos, entry.volume());
+            }
             let n_acked = (self.state.acked + 1).saturating_sub(segment.pos_first) as usize;
             let unacked = segment.entries.iter().skip(n_acked).map(|e| u64::from(e.len));
             self.bytes_unacked -= unacked.sum::<u64>();

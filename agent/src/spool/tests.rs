@@ -324,6 +324,46 @@ fn over_the_budget_the_oldest_go_and_the_next_record_says_how_many() {
     }
 }
 
+/// The agent told a loss that the collector had stored: the ack came after the eviction.
+#[test]
+fn a_batch_that_is_evicted_on_its_way_and_arrives_is_not_told_as_lost() {
+    for (n_sent, n_acked, asked_again) in
+        [(5, 5, None), (5, 3, None), (5, 0, Some(1)), (5, 5, Some(4))]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = filled(dir.path(), 10);
+        for seq in 1..=n_sent {
+            assert_eq!(peeked(&mut spool, seq).unwrap().0, seq);
+        }
+        while spool.stats().n_batches_evicted < 20 {
+            let pos = spool.append(&[b'x'; 200], volume(10)).unwrap();
+            spool.set_checkpointed(pos).unwrap();
+        }
+        let n_gone = spool.stats().n_batches_evicted;
+        // Whoever connects anew asks from where the collector stands, and hears of a gap from there.
+        let n_arrived = match asked_again {
+            Some(seq) => {
+                let (next, _, gap) = peeked(&mut spool, seq).unwrap();
+                assert_eq!((next, gap.n_batches), (n_gone + 1, n_gone + 1 - seq));
+                (seq - 1).min(n_acked)
+            }
+            None => n_acked,
+        };
+        spool.ack(Seq(n_acked)).unwrap();
+        for _ in 0..2 {
+            let stats = spool.stats();
+            let n_lost = n_gone - n_arrived;
+            let told = (stats.n_batches_evicted, stats.evicted);
+            assert_eq!(told, (n_lost, volume(10 * n_lost)), "{n_acked} {asked_again:?}");
+            spool.close().unwrap();
+            spool = open(dir.path(), 64 << 10).0; // and the same after a restart
+        }
+        // What the collector is told is the gap behind what it has.
+        let (next, _, gap) = peeked(&mut spool, n_acked + 1).unwrap();
+        assert_eq!((next, gap), (n_gone + 1, evicted(n_gone - n_acked, 10 * (n_gone - n_acked))));
+    }
+}
+
 #[test]
 fn nothing_is_evicted_that_the_checkpoint_does_not_cover() {
     let dir = tempfile::tempdir().unwrap();
