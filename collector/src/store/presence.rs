@@ -115,14 +115,19 @@ pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Res
     Ok(())
 }
 
-/// Files a sign of life.
+/// Files a sign of life. It may come to the disk after the end of its stream: what is newer stays.
 pub(super) fn seen(conn: &Connection, server: ServerId, seen: &Seen) -> Result<()> {
     let meta = json!({
         "clock_offset_ms": clamp_clock_off(seen.clock_offset_ms),
         "spool_bytes": seen.spool_bytes,
         "n_sites": seen.n_sites,
     });
-    patch(conn, server, "up", seen.at, &meta).map(drop)
+    conn.prepare_cached(
+        "UPDATE server SET last_seen = MAX(last_seen, ?2), meta = json_patch(COALESCE(meta, '{}'), ?3),
+         state = IIF(state = 'revoked' OR ?2 <= last_seen, state, 'up') WHERE server_id = ?1",
+    )?
+    .execute(params![server.0, seen.at.0, meta.to_string()])
+    .map(drop)
 }
 
 /// Files that the agent stopped on purpose (`goodbye`) or that its stream broke (`silent`).

@@ -568,6 +568,43 @@ async fn signs_of_life_are_written_at_the_latest_when_the_store_closes() {
     assert_eq!(row, (20, "up".into(), 4, -7, "r7".into()));
 }
 
+/// `agent list` called an agent silent that had said goodbye: its last heartbeat was filed behind it.
+#[tokio::test]
+async fn a_goodbye_outlives_the_heartbeat_that_came_just_before_it() {
+    for (on_purpose, state) in [(true, "goodbye"), (false, "silent")] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        enrol(&store, 1).await;
+        let seen = |at| Seen { at: UnixMillis(at), clock_offset_ms: 0, spool_bytes: 0, n_sites: 3 };
+        let hello = |at| presence::Arrival { at: UnixMillis(at), ..Default::default() };
+        let filed = |conn: &Connection| {
+            let sql = "SELECT state, last_seen, meta ->> 'n_sites' FROM server";
+            conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        };
+        let arrival = hello(10);
+        store.write(move |tx| presence::arrived(tx, ServerId(1), &arrival)).await.unwrap();
+        store.seen(ServerId(1), seen(20));
+        let left =
+            move |tx: &Transaction<'_>| presence::left(tx, ServerId(1), UnixMillis(20), on_purpose);
+        store.write(left).await.unwrap();
+        store.close().await.unwrap();
+        let found: (String, i64, i64) = store.read(filed).await.unwrap();
+        assert_eq!(
+            found,
+            (state.to_owned(), 20, 3),
+            "what it says of itself is taken all the same"
+        );
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        let arrival = hello(30);
+        store.write(move |tx| presence::arrived(tx, ServerId(1), &arrival)).await.unwrap();
+        store.seen(ServerId(1), seen(40));
+        store.close().await.unwrap();
+        let found: (String, i64, i64) = store.read(filed).await.unwrap();
+        assert_eq!(found, ("up".to_owned(), 40, 3), "until it is back");
+    }
+}
+
 #[tokio::test]
 async fn a_database_of_the_first_release_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
