@@ -14,6 +14,7 @@ mod looks;
 mod losses;
 mod recovery;
 mod rejects;
+mod release;
 mod status;
 mod summaries;
 
@@ -66,7 +67,7 @@ pub struct GatherInputs {
     /// The whole configuration.
     pub config: Arc<Config>,
     /// A newer one after SIGHUP, of which sources and privacy are taken over. Logs that are no
-    /// longer named are followed until the next start.
+    /// longer named are followed while they are written, and for a day more.
     pub reloaded: watch::Receiver<Arc<Config>>,
     /// Where batches go.
     pub spool: Arc<Mutex<Spool>>,
@@ -270,6 +271,7 @@ impl Gather {
         self.last_look = Some(now);
         self.looked_at = std::mem::replace(&mut self.last_looked_at, at);
         self.refresh(now, at);
+        self.files.release(now, &mut self.judge, &mut self.watch);
         self.files.look(true, now, at, &mut self.judge, &mut self.watch);
         if self.files.is_stale() && self.refresh(now, at) {
             // Before a line of a log that can be read only now is counted.

@@ -62,11 +62,15 @@ pub(super) enum PassEnd {
 /// See the module.
 pub(super) struct Files {
     discovery: Discovery,
-    followed: Vec<Followed>,
-    by_path: BTreeMap<PathBuf, usize>,
+    pub(super) followed: Vec<Followed>,
+    pub(super) by_path: BTreeMap<PathBuf, usize>,
     /// What events name, by the number of the directory, links resolved too.
-    by_directory: Vec<Directory>,
-    orphans: Vec<Position>,
+    pub(super) by_directory: Vec<Directory>,
+    /// Positions of logs that are not followed, the newest at the end.
+    pub(super) orphans: Vec<Position>,
+    /// Places among `followed` of logs that were let go, and what had vanished of those.
+    pub(super) free: Vec<usize>,
+    pub(super) released: Vanished,
     first_start_at: UnixMillis,
     saved_at: UnixMillis,
     unreadable: Vec<Unreadable>,
@@ -94,9 +98,9 @@ pub(super) struct Files {
 
 /// The followed logs of a directory.
 #[derive(Default)]
-struct Directory {
-    by_name: HashMap<OsString, usize>,
-    all: BTreeSet<usize>,
+pub(super) struct Directory {
+    pub(super) by_name: HashMap<OsString, usize>,
+    pub(super) all: BTreeSet<usize>,
 }
 
 impl Files {
@@ -112,6 +116,8 @@ impl Files {
             by_path: BTreeMap::new(),
             by_directory: Vec::new(),
             orphans: checkpoint.positions.clone(),
+            free: Vec::new(),
+            released: Vanished::default(),
             first_start_at: checkpoint.first_start_at,
             saved_at: checkpoint.saved_at,
             unreadable: Vec::new(),
@@ -128,7 +134,7 @@ impl Files {
             listeners: Listeners::new(&config.root),
         };
         let mut expansion = sources::expand(config, &files.discovery.logs);
-        let left_out = files.follow(expansion.logs, |born| {
+        let left_out = files.follow(expansion.logs, clock::instant(), |born| {
             if is_first_start {
                 Start::End
             } else {
@@ -184,7 +190,7 @@ impl Files {
         self.listeners.remember(pools.chain(sites), now);
         let mut expansion = sources::expand(config, &self.discovery.logs);
         let first_start_at = self.first_start_at;
-        let left_out = self.follow(expansion.logs, |born| {
+        let left_out = self.follow(expansion.logs, now, |born| {
             // What a glob did not match a moment ago is new, whatever the clock says.
             if is_changed { start_by_birth(born, first_start_at) } else { Start::Beginning }
         });
@@ -222,23 +228,25 @@ impl Files {
     }
 
     /// Adds what is not followed yet and takes over changed sources. What is no longer listed is
-    /// followed on: a rotated log leaves the glob for a moment too. Returns what there is no room
-    /// for; only logs that are open take room.
+    /// followed on until `release`. Returns what there is no room for; only logs that are open take
+    /// room.
     fn follow(
         &mut self,
         logs: Vec<LogSource>,
+        now: Instant,
         start: impl Fn(Option<SystemTime>) -> Start,
     ) -> Option<Unreadable> {
         let n_max = sources::logs_max();
         let mut n_open = self.followed.iter().filter(|followed| followed.takes_room()).count();
         let (mut first_left_out, mut n_left_out) = (None, 0);
-        let mut orphans: BTreeMap<PathBuf, Vec<Position>> = BTreeMap::new();
-        for orphan in std::mem::take(&mut self.orphans) {
-            orphans.entry(orphan.path.clone()).or_default().push(orphan);
+        let mut orphans: BTreeMap<PathBuf, Vec<(usize, Position)>> = BTreeMap::new();
+        for (age, orphan) in std::mem::take(&mut self.orphans).into_iter().enumerate() {
+            orphans.entry(orphan.path.clone()).or_default().push((age, orphan));
         }
         for source in logs {
             if let Some(followed) = self.by_path.get(&source.path).map(|ix| &mut self.followed[*ix])
             {
+                followed.named_at = now;
                 if followed.source != source {
                     followed.renew(source);
                 }
@@ -251,14 +259,21 @@ impl Files {
             }
             n_open += 1;
             let own = orphans.remove(&source.path).unwrap_or_default();
+            let own: Vec<Position> = own.into_iter().map(|(_, position)| position).collect();
             let born = fs::metadata(&source.path).and_then(|meta| meta.created()).ok();
             let start = if own.is_empty() { start(born) } else { Start::Beginning };
-            self.by_path.insert(source.path.clone(), self.followed.len());
-            self.followed.push(Followed::new(source, own, start, self.saved_at));
+            let ix = self.free.pop().unwrap_or(self.followed.len());
+            self.by_path.insert(source.path.clone(), ix);
+            let new = Followed::new(source, own, start, self.saved_at, now);
+            match self.followed.get_mut(ix) {
+                Some(place) => *place = new,
+                None => self.followed.push(new),
+            }
         }
-        self.orphans = orphans.into_values().flatten().collect();
-        let n_over = self.orphans.len().saturating_sub(ORPHANS_MAX);
-        self.orphans.drain(..n_over);
+        let mut orphans: Vec<_> = orphans.into_values().flatten().collect();
+        orphans.sort_unstable_by_key(|(age, _)| *age);
+        let n_over = orphans.len().saturating_sub(ORPHANS_MAX);
+        self.orphans = orphans.drain(n_over..).map(|(_, position)| position).collect();
         first_left_out.map(|first| sources::left_out(&first, n_left_out, n_max))
     }
 
@@ -343,7 +358,7 @@ impl Files {
         for ix in 0..self.followed.len() {
             let followed = &mut self.followed[ix];
             let wants_look = std::mem::take(&mut followed.wants_look);
-            if !is_full && !wants_look {
+            if followed.is_released || !is_full && !wants_look {
                 continue;
             }
             followed.is_marked = true;
@@ -524,7 +539,7 @@ impl Files {
     }
 
     pub(super) fn take_vanished(&mut self) -> Vanished {
-        let mut sum = Vanished::default();
+        let mut sum = std::mem::take(&mut self.released);
         for followed in &mut self.followed {
             sum.add(&followed.take_vanished());
         }
@@ -563,7 +578,9 @@ impl Files {
     /// These offsets are committed at the collector.
     pub(super) fn set_acked(&mut self, offsets: &[(usize, u64)]) {
         for (ix, offset) in offsets {
-            self.followed[*ix].acked = *offset;
+            // Another log may have the place by now.
+            let followed = &mut self.followed[*ix];
+            followed.acked = (*offset).min(followed.spooled);
         }
     }
 
@@ -574,7 +591,8 @@ impl Files {
     }
 
     pub(super) fn status(&self) -> Vec<FileStatus> {
-        self.followed.iter().map(Followed::status).collect()
+        let followed = self.followed.iter().filter(|followed| !followed.is_released);
+        followed.map(Followed::status).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: bytes handed out by the tail = bytes counted + bytes rejected; with those that
 //! vanished they are all the bytes there were to see.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use wire::UnixMillis;
@@ -43,6 +44,10 @@ pub(super) struct Followed {
     /// it was looked for.
     fields: Option<Vec<u8>>,
     pub(super) start: Start,
+    /// When configuration or globs named it last.
+    pub(super) named_at: Instant,
+    /// It was let go: nothing of it is left, and another log may take its place.
+    pub(super) is_released: bool,
     pub(super) is_marked: bool,
     pub(super) wants_look: bool,
     /// Watched directories are those of this file.
@@ -97,6 +102,7 @@ impl Followed {
         own: Vec<Position>,
         start: Start,
         saved_at: UnixMillis,
+        now: Instant,
     ) -> Self {
         Self {
             tail: Tail::new(&source.path, own, saved_at),
@@ -106,6 +112,8 @@ impl Followed {
             parser: None,
             fields: None,
             start,
+            named_at: now,
+            is_released: false,
             is_marked: true,
             wants_look: true,
             watched: None,
@@ -137,6 +145,13 @@ impl Followed {
         self.parser = None;
         self.fields = None;
         self.ix = None;
+    }
+
+    /// Lets it go: its files are closed, and nothing is remembered of them.
+    pub(super) fn release(&mut self) {
+        let source = LogSource { path: PathBuf::new(), ..self.source.clone() };
+        *self = Self::new(source, Vec::new(), Start::End, UnixMillis::default(), self.named_at);
+        (self.is_released, self.is_marked, self.wants_look) = (true, false, false);
     }
 
     /// Before a first read that begins inside the file: finds what names its columns.

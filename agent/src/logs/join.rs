@@ -124,6 +124,8 @@ pub struct Judge {
     sources: Vec<Source>,
     /// Sources by path and kind: there may be 10,000.
     source_numbers: HashMap<(PathBuf, LogKind), usize>,
+    /// Of logs that are no longer followed.
+    free: Vec<usize>,
     /// By site, as far as asked for: the logs that may speak of its failures, if that is known.
     error_logs: HashMap<u32, Option<Vec<usize>>>,
     privacy: Privacy,
@@ -164,6 +166,7 @@ impl Judge {
             sites: Sites::new(discovery, sites_max),
             sources: Vec::new(),
             source_numbers: HashMap::new(),
+            free: Vec::new(),
             error_logs: HashMap::new(),
             privacy: Privacy::new(privacy),
             zone,
@@ -241,9 +244,24 @@ impl Judge {
             self.sources[ix] = new;
             return ix;
         }
-        self.source_numbers.insert(key, self.sources.len());
-        self.sources.push(new);
-        self.sources.len() - 1
+        let ix = self.free.pop().unwrap_or(self.sources.len());
+        self.source_numbers.insert(key, ix);
+        match self.sources.get_mut(ix) {
+            Some(place) => *place = new,
+            None => self.sources.push(new),
+        }
+        ix
+    }
+
+    /// Forgets a file that is no longer followed; its index is given to another one. Call it while
+    /// nothing waits.
+    pub fn remove_source(&mut self, source: usize) {
+        let its = &mut self.sources[source];
+        self.source_numbers.remove(&(std::mem::take(&mut its.path), its.kind));
+        (its.readable, its.hosts) = (false, Hosts::default());
+        self.free.push(source);
+        self.fronts.retain(|_, front| *front != source);
+        self.error_logs.clear();
     }
 
     /// Tells whether a source can be read now: exemplars without an error line mean more when the
