@@ -125,6 +125,7 @@ pub fn expand(config: &LogsConfig, discovered: &[LogSource]) -> Expansion {
         complete(&mut source, discovered);
         known.add(source);
     }
+    known.n_explicit = known.logs.len();
     for source in discovered {
         let pattern = source.path.to_string_lossy();
         if is_pattern(&pattern) && fs::symlink_metadata(&source.path).is_err() {
@@ -198,24 +199,43 @@ struct Known {
     paths: BTreeSet<PathBuf>,
     /// The paths of each number: some file systems give one to all their files.
     keys: BTreeMap<super::checkpoint::FileKey, Vec<PathBuf>>,
+    /// The first ones of `logs`, which no discovered log takes the place of.
+    n_explicit: usize,
 }
 
 impl Known {
     fn add(&mut self, source: LogSource) {
-        let is_new_path = self.paths.insert(source.path.clone());
-        let key = fs::metadata(&source.path).ok().filter(fs::Metadata::is_file);
-        let is_new_key = key.is_none_or(|meta| {
+        if !self.paths.insert(source.path.clone()) {
+            return;
+        }
+        if let Some(meta) = fs::metadata(&source.path).ok().filter(fs::Metadata::is_file) {
             let others = self.keys.entry(key_of(&meta)).or_default();
-            let is_new = !others.iter().any(|other| are_same(other, &source.path));
-            if is_new && others.len() < SAME_NUMBER_MAX {
+            if let Some(other) = others.iter_mut().find(|other| are_same(other, &source.path)) {
+                // Whoever owns a folder of logs can link another one's log into it.
+                let its = self.logs.iter().skip(self.n_explicit).position(|log| log.path == *other);
+                if let Some(ix) = its.filter(|_| is_nearer(&source.path, other)) {
+                    other.clone_from(&source.path);
+                    self.logs[self.n_explicit + ix] = source;
+                }
+                return;
+            }
+            if others.len() < SAME_NUMBER_MAX {
                 others.push(source.path.clone());
             }
-            is_new
-        });
-        if is_new_path && is_new_key {
-            self.logs.push(source);
         }
+        self.logs.push(source);
     }
+}
+
+/// True when the first of two paths to one file leads there more directly: more of its end is that of
+/// the file's own path, without links.
+fn is_nearer(path: &Path, other: &Path) -> bool {
+    let Ok(real) = fs::canonicalize(path) else { return false };
+    let n_same = |path: &Path| {
+        let parts = path.components().rev().zip(real.components().rev());
+        parts.take_while(|(own, real)| own == real).count()
+    };
+    n_same(path) > n_same(other)
 }
 
 fn is_pattern(path: &str) -> bool {
@@ -548,6 +568,25 @@ mod tests {
         let [log] = expansion.logs.as_slice() else { panic!("{:?}", expansion.logs) };
         assert_eq!((log.path.as_path(), log.format.as_str()), (link.as_path(), "combined"));
         assert_eq!((&log.site, log.inner), (&SiteRule::Fixed("a.example".to_owned()), true));
+    }
+
+    #[test]
+    fn a_link_to_the_log_of_a_neighbour_does_not_take_it_from_its_site() {
+        let dir = tempfile::tempdir().unwrap();
+        for site in ["a.example", "b.example", "c.example"] {
+            fs::create_dir_all(dir.path().join(site).join("logs")).unwrap();
+        }
+        let log = |site: &str| dir.path().join(site).join("logs/access.log");
+        fs::write(log("b.example"), b"").unwrap();
+        std::os::unix::fs::symlink(log("b.example"), log("a.example")).unwrap();
+        fs::remove_dir(dir.path().join("c.example/logs")).unwrap();
+        let linked = dir.path().join("c.example/logs");
+        std::os::unix::fs::symlink(dir.path().join("b.example/logs"), linked).unwrap();
+        let pattern = dir.path().join("*/logs/access.log").to_string_lossy().into_owned();
+        let expansion = expand(&config(vec![source(&pattern, Some("{1}"))]), &[]);
+        let found: Vec<_> = expansion.logs.iter().map(|log| (&*log.path, &log.site)).collect();
+        let site = SiteRule::Fixed("b.example".to_owned());
+        assert_eq!(found, [(&*log("b.example"), &site)]);
     }
 
     #[test]
