@@ -500,17 +500,33 @@ impl Spool {
         let Some(segment) = self.segment_of(pos) else { return Ok(None) };
         let Some(entry) = segment.entry(pos).filter(|e| e.len > 0) else { return Ok(None) };
         let (first, format, path) = (segment.pos_first, segment.format, segment.path.clone());
-        if self.reading.as_ref().is_none_or(|(of, _)| *of != first) {
-            let file = File::open(&path).map_err(|e| io_error("read", &path, e))?;
-            self.reading = Some((first, file));
-        }
-        let (_, file) = self.reading.as_ref().expect("set above");
-        let payload =
-            Segment::read(format, file, pos, entry).map_err(|e| io_error("read", &path, e))?;
+        let payload = match self.payload_at(format, first, &path, pos, entry) {
+            Err(error) if is_gone(&error) => {
+                // What is still to come goes into a file that has a name.
+                self.active = self.active.take().filter(|_| path.exists());
+                None
+            }
+            result => result.map_err(|e| io_error("read", &path, e))?,
+        };
         if payload.is_none() {
             self.forget(pos, entry);
         }
         Ok(payload.map(|payload| (payload, entry.volume())))
+    }
+
+    fn payload_at(
+        &mut self,
+        format: Format,
+        first: u64,
+        path: &Path,
+        pos: u64,
+        entry: Entry,
+    ) -> io::Result<Option<Vec<u8>>> {
+        if self.reading.as_ref().is_none_or(|(of, _)| *of != first) {
+            self.reading = Some((first, File::open(path)?));
+        }
+        let (_, file) = self.reading.as_ref().expect("set above");
+        Segment::read(format, file, pos, entry)
     }
 
     /// Notes that a record turned out destroyed.
@@ -557,6 +573,12 @@ impl Spool {
         let path = self.dir.join("state");
         self.disk.replace(&path, &self.state.encode()).map_err(|e| io_error("write", &path, e))
     }
+}
+
+/// True for what no further try brings back: a file taken away, a bad block.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 fn is_full(error: &SpoolError) -> bool {

@@ -1,6 +1,7 @@
 //! Writing to the spool, and making room for it: segments begin, end and go.
 
 use std::fs;
+use std::io;
 
 use super::segment::{self, Format, HOLE_MAX, Head, POSITIONS_MAX, Segment};
 use super::state::State;
@@ -169,6 +170,7 @@ impl Spool {
                 "spool full: the oldest batches are evicted"
             );
         }
+        let mut removed = Ok(());
         for segment in self.segments.drain(..n).collect::<Vec<_>>() {
             for (pos, entry) in (segment.pos_first..).zip(&segment.entries) {
                 self.flight.evicts(pos, entry.volume());
@@ -176,12 +178,18 @@ impl Spool {
             let n_acked = (self.state.acked + 1).saturating_sub(segment.pos_first) as usize;
             let unacked = segment.entries.iter().skip(n_acked).map(|e| u64::from(e.len));
             self.bytes_unacked -= unacked.sum::<u64>();
-            fs::remove_file(&segment.path).map_err(|e| io_error("remove", &segment.path, e))?;
+            match fs::remove_file(&segment.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    removed = Err(io_error("remove", &segment.path, error));
+                }
+                _ => {}
+            }
         }
         self.reading = None;
         if self.segments.is_empty() {
             self.active = None;
         }
+        removed?;
         if n_batches == 0 { self.save_state() } else { Ok(()) }
     }
 }

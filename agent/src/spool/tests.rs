@@ -538,6 +538,50 @@ fn a_record_that_rots_while_we_run_is_skipped_and_counted() {
     assert_eq!((spool.stats().n_records_corrupt, spool.bytes_unacked()), (1, 400));
 }
 
+/// The uplink asked for the first record of a file that was gone, again and again, and sent nothing
+/// more until the agent was started anew.
+#[test]
+fn files_of_the_spool_taken_away_while_we_run_hold_up_nothing_that_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 20);
+    let files = segments(dir.path());
+    assert!(files.len() > 2, "{files:?}");
+    fs::remove_file(&files[0]).unwrap();
+    let (next, _, gap) = peeked(&mut spool, 1).unwrap();
+    assert_eq!(gap, evicted(next - 1, 10 * (next - 1)));
+    files[1..].iter().for_each(|path| fs::remove_file(path).unwrap());
+    let pos = spool.append(&[7; 200], volume(10)).unwrap(); // into a file without a name
+    spool.set_checkpointed(pos).unwrap();
+    let mut last = next;
+    while let Some((seq, _, _)) = peeked(&mut spool, last + 1) {
+        last = seq; // the file that is open can be read on
+    }
+    let pos = spool.append(&[8; 200], volume(10)).unwrap();
+    spool.set_checkpointed(pos).unwrap();
+    let n_gone = 21 - last;
+    let expected = (22, vec![8; 200], evicted(n_gone, 10 * n_gone));
+    assert_eq!(peeked(&mut spool, last + 1).unwrap(), expected);
+    spool.ack(Seq(22)).unwrap();
+    for n in 0..400 {
+        let pos = spool.append(&[9; 200], volume(10)).unwrap();
+        spool.set_checkpointed(pos).unwrap_or_else(|error| panic!("{n}: {error}"));
+    }
+    assert!(spool.stats().n_batches_evicted > 0, "making room takes no file that is gone amiss");
+}
+
+#[test]
+fn a_bad_block_under_a_record_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 20);
+    let first = segments(dir.path()).remove(0);
+    fs::remove_file(&first).unwrap();
+    // Nothing lies at so low an address, and reading there is an error of input and output.
+    std::os::unix::fs::symlink("/proc/self/mem", &first).unwrap();
+    let (next, payload, gap) = peeked(&mut spool, 1).unwrap();
+    assert_eq!(payload, vec![next as u8 - 1; 200]);
+    assert_eq!(gap, evicted(next - 1, 10 * (next - 1)));
+}
+
 #[test]
 fn without_its_state_file_a_spool_begins_a_higher_epoch_and_keeps_what_waits() {
     let dir = tempfile::tempdir().unwrap();
