@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) refusal: Option<Status>,
     /// End the stream, without ack, after this many batches.
     pub(crate) break_after: Option<u32>,
+    /// Store nothing, and ack nothing.
+    pub(crate) is_stuck: bool,
     pub(crate) throttle_ms: Option<u32>,
     /// The answer to Enroll and Renew gets lost.
     pub(crate) loses_answer: bool,
@@ -245,6 +247,9 @@ impl Service {
     /// Takes one batch as storage.md has it; the answer, and whether the stream goes on.
     fn take(&self, batch: Batch) -> (Option<Down>, bool) {
         let mut state = self.state.lock().unwrap();
+        if state.is_stuck {
+            return (None, true);
+        }
         if let Some(left) = &mut state.break_after {
             if *left == 0 {
                 state.break_after = None;

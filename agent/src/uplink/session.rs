@@ -183,6 +183,7 @@ impl Session<'_> {
             if self.is_drained() {
                 return self.say_goodbye(inbound).await;
             }
+            let deadline = self.deadline;
             tokio::select! {
                 biased;
                 // Cancel-safe: a token. Not a reason to end: what is spooled is sent first.
@@ -215,6 +216,8 @@ impl Session<'_> {
                 }
                 // Cancel-safe: the permit stays when another branch wins.
                 () = appended.notified() => self.has_more = true,
+                // Cancel-safe: a timer. What is not acked by then stays in the spool.
+                () = reached(deadline) => {}
                 // Cancel-safe: versions are compared, not messages consumed.
                 Ok(()) = identity.changed() => return Ended::Again("the certificate was renewed"),
                 // Cancel-safe, as above.
@@ -438,6 +441,14 @@ async fn finished(running: &mut Option<SpoolTask>) -> Result<Option<Batch>, Spoo
     let done = task.await;
     *running = None;
     done.expect("the spool's task neither panics nor is aborted")
+}
+
+/// Returns at the deadline; never, when there is none.
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A spooled record as the batch that goes out.

@@ -191,6 +191,24 @@ async fn stopping_sends_what_is_left_before_the_goodbye() {
     assert_eq!(collector.with(|c| c.n_goodbyes), 1);
 }
 
+/// The end of the time for it was only seen with the next heartbeat, past `shutdown_grace`: the server
+/// that had been stopped in order was missed as silent.
+#[tokio::test]
+async fn an_agent_that_stops_says_goodbye_in_time_to_a_collector_that_acks_nothing() {
+    let collector = FakeCollector::start().await;
+    let mut agent = Agent::of(&collector).await;
+    collector.with(|c| c.is_stuck = true);
+    let inputs = agent.inputs.as_mut().unwrap();
+    (inputs.heartbeat, inputs.drain_max) = (Duration::from_secs(60), Duration::from_millis(100));
+    agent.append(1, 5);
+    agent.start();
+    eventually("sent", || agent.status.borrow().seq_sent == 5).await;
+    let began = clock::instant();
+    agent.drained().await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(collector.with(|c| c.n_goodbyes), 1);
+}
+
 #[tokio::test]
 async fn a_broken_stream_loses_nothing_and_repeats_nothing() {
     let collector = FakeCollector::start().await;
