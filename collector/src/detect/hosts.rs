@@ -119,11 +119,17 @@ impl Hosts {
         note(&mut self.down, server.id, since, &mut self.wake, server.arrived);
     }
 
-    /// Takes over who is silent from incidents that were stored later than this was.
+    /// Takes over who is silent, and what is down, from incidents that were stored later than this was.
     pub(crate) fn reconcile(&mut self, fleet: &mut Fleet, cases: &ServerCases) {
         for (id, since, found_at) in cases.silent() {
             if let Some(server) = fleet.servers.get_mut(&id) {
                 self.silence.restore(server, since, found_at);
+            }
+        }
+        for (id, name, unit) in cases.down() {
+            if let Some(server) = fleet.servers.get_mut(&id) {
+                server.restore_unit(name, unit);
+                self.changed(server);
             }
         }
         self.wake = Some(i64::MIN);

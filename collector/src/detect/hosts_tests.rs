@@ -494,6 +494,41 @@ fn a_unit_that_fails_on_three_servers_within_a_minute_is_one_incident_of_service
 }
 
 #[test]
+fn failed_services_that_no_agent_tells_again_are_not_well_after_a_lost_snapshot() {
+    let unit = "php8.2-fpm.service";
+    let mut fleet = Fleet::usual().talk(1..=14, 0, 400);
+    for n in 1..=4 {
+        fleet = fleet.unit(n, 100 + n, unit, "failed");
+    }
+    let (mut engine, mut opened) = (Engine::new(&DetectConfig::default()), Vec::new());
+    for (arrived, record) in fleet.in_order().into_iter().filter(|(a, _)| *a < at(160)) {
+        opened.extend(engine.advance(UnixMillis(arrived - 1)));
+        engine.fold(UnixMillis(arrived), &record);
+    }
+    assert_eq!(Story { transitions: opened }.only().kind, "services");
+    let cases = engine.save_cases();
+    let mut engine = Engine::new(&DetectConfig::default());
+    for (arrived, record) in fleet.in_order().into_iter().filter(|(a, _)| *a <= at(0)) {
+        engine.fold(UnixMillis(arrived), &record);
+    }
+    engine.load_cases(&cases).unwrap();
+    let (mut after, back) = (Vec::new(), fleet.unit(2, 300, unit, "active"));
+    let back = [1, 3, 4].into_iter().fold(back, |fleet, n| fleet.unit(n, 340, unit, "active"));
+    let mut until = |second: i64, from: i64| {
+        let arrived = |(a, _): &(i64, Record)| (at(from)..at(second)).contains(a);
+        for (arrived, record) in back.in_order().into_iter().filter(arrived) {
+            after.extend(engine.advance(UnixMillis(arrived - 1)));
+            engine.fold(UnixMillis(arrived), &record);
+        }
+        Story { transitions: after.clone() }
+    };
+    assert_eq!(until(339, 165).told(), [""; 0], "one of four is well, the others are not");
+    let over = until(400, 339);
+    assert_eq!((over.only().state.as_str(), over.told().len()), ("resolved", 1));
+    assert!(over.only().title.starts_with(unit), "{}", over.only().title);
+}
+
+#[test]
 fn a_server_whose_clock_runs_ahead_hides_no_failed_services() {
     let mut fleet = Fleet::usual().talk(1..=14, 0, 300);
     for n in 1..=14 {

@@ -359,6 +359,13 @@ impl Server {
         said.min(self.arrived.saturating_add(KNOWN_AHEAD_MS))
     }
 
+    /// Takes a unit from elsewhere than its records, unless they told of it.
+    pub(crate) fn restore_unit(&mut self, name: &str, unit: &Unit) {
+        if self.units.len() < UNITS_MAX {
+            self.units.entry(name.to_owned()).or_insert_with(|| unit.clone());
+        }
+    }
+
     pub(crate) fn fold_service(
         &mut self,
         at: i64,

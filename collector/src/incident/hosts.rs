@@ -17,6 +17,7 @@ use super::Book;
 use super::case::Kind;
 use crate::detect::hosts::Signals;
 use crate::detect::scope::{self, Group, Scope};
+use crate::detect::server::Unit;
 use crate::detect::{Fleet, Settings};
 use crate::model::{NotifyEvent, ServerId, Transition, TransitionEvent};
 pub use case::{Member, ServerCase};
@@ -98,6 +99,13 @@ impl ServerCases {
             let present = case.members.iter().filter(|(_, member)| member.until.is_none());
             present.map(|(id, member)| (*id, member.heard_at, case.detected_at))
         })
+    }
+
+    /// Units that are down by the open incidents, with their names.
+    pub fn down(&self) -> impl Iterator<Item = (ServerId, &str, &Unit)> {
+        let open = self.cases.values().filter(|c| c.is_open() && c.kind == Kind::Services);
+        let hit = open.flat_map(|case| case.members.iter().filter(|(_, m)| m.until.is_none()));
+        hit.filter_map(|(id, member)| member.unit.as_ref().map(|(name, unit)| (*id, &**name, unit)))
     }
 
     /// Whether an incident waits for time to pass.

@@ -8,7 +8,8 @@ use wire::UnixMillis;
 use super::{NEWS_LATER_MS, NEWS_MS, Step, YOUNG_MS, words};
 use crate::detect::hosts::Shared;
 use crate::detect::scope::{Group, Scope};
-use crate::detect::{Fleet, Settings, TICK_MS};
+use crate::detect::server::Unit;
+use crate::detect::{Fleet, Settings, TICK_MS, services};
 use crate::incident::case::Kind;
 use crate::incident::told::{GROWING_MAX_MS, GROWN, TOLD_AGAIN_MS};
 use crate::incident::{FLAPPING, story};
@@ -28,12 +29,16 @@ pub struct Member {
     pub heard_at: i64,
     /// When it was well again; `None` while it is not.
     pub until: Option<i64>,
+    /// Its failed unit with its name: agents tell it once, and whoever forgot it would take it for well.
+    #[serde(default)]
+    pub(super) unit: Option<(String, Unit)>,
 }
 
 impl Member {
     pub(super) fn absorb(&mut self, other: &Self) {
         self.since = self.since.min(other.since);
         self.heard_at = self.heard_at.max(other.heard_at);
+        self.unit = self.unit.take().or_else(|| other.unit.clone());
         self.until = if self.until.is_none() || other.until.is_none() {
             None
         } else {
@@ -196,13 +201,15 @@ impl ServerCase {
 
     /// Takes a server in, or sees it hit again.
     pub(super) fn enter(&mut self, fleet: &Fleet, id: ServerId, since: i64, now: i64) {
-        let heard_at = since;
+        let (heard_at, unit) = (since, self.failed_unit(fleet, id));
         let full = self.members.len() >= MEMBERS_MAX;
         match self.members.get_mut(&id) {
             Some(member) if member.until.is_none() => return,
-            Some(member) => (member.until, member.heard_at) = (None, heard_at),
+            Some(member) => {
+                (member.until, member.heard_at, member.unit) = (None, heard_at, unit);
+            }
             None if full => return,
-            None => drop(self.members.insert(id, Member { since, heard_at, until: None })),
+            None => drop(self.members.insert(id, Member { since, heard_at, until: None, unit })),
         }
         self.moved.insert(id);
         self.is_news = true;
@@ -215,8 +222,32 @@ impl ServerCase {
         }
     }
 
+    /// What failed on a server, of an incident of services.
+    fn failed_unit(&self, fleet: &Fleet, id: ServerId) -> Option<(String, Unit)> {
+        let server = fleet.server(id).filter(|_| self.kind == Kind::Services)?;
+        services::failed_unit(server).map(|(name, unit)| (name.to_owned(), unit.clone()))
+    }
+
+    /// Keeps what is down now on those that show it: another unit than before is news.
+    fn note_units(&mut self, fleet: &Fleet, failing: &BTreeMap<ServerId, i64>) {
+        if self.kind != Kind::Services {
+            return;
+        }
+        let down: Vec<ServerId> = self.present().filter(|id| failing.contains_key(id)).collect();
+        for id in down {
+            let name = fleet.server(id).and_then(services::failed_unit).map(|(name, _)| name);
+            let known = self.members[&id].unit.as_ref().map(|(known, _)| known.as_str());
+            if name != known {
+                let unit = self.failed_unit(fleet, id);
+                self.members.entry(id).and_modify(|member| member.unit = unit);
+                self.is_news = true;
+            }
+        }
+    }
+
     /// Sees which of its servers are well and which are hit again.
     pub(super) fn see(&mut self, fleet: &Fleet, failing: &BTreeMap<ServerId, i64>, now: i64) {
+        self.note_units(fleet, failing);
         let (mut again, mut well) = (Vec::new(), Vec::new());
         let is_live = self.is_live(now);
         for (id, member) in &mut self.members {
