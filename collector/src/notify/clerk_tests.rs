@@ -70,6 +70,22 @@ async fn a_page_waits_for_the_end_of_a_silence_and_comes_if_the_incident_goes_on
 }
 
 #[tokio::test]
+async fn what_comes_back_while_its_end_is_decided_is_not_told_as_over() {
+    let mut office = Office::new(&[ops()]);
+    office.page(&incident("A"), Opened).await;
+    // It was over for a moment: when that was seen it was open again already.
+    let (routes, now) = (office.routes.clone(), at(office.now));
+    let decide = move |tx: &crate::store::WriteTx<'_>| {
+        clerk::turn(tx, &routes, now, &["A".to_owned()], &BTreeMap::new())
+    };
+    office.store.write(decide).await.unwrap();
+    assert_eq!(office.told().await, ["ops opened: it began"]);
+    office.commit(&over(incident("A"), 30), None).await;
+    office.turn(20).await;
+    assert_eq!(office.told().await[1..], ["ops resolved: it is over"]);
+}
+
+#[tokio::test]
 async fn a_silence_never_keeps_back_the_end_of_what_was_told() {
     let mut office = Office::new(&[ops()]);
     office.page(&incident("A"), Opened).await;
