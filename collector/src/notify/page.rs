@@ -264,7 +264,11 @@ impl Page {
         self.scope = clean(&incident.scope, NAME_MAX);
         self.state = clean(&incident.state, NAME_MAX);
         self.incident_id = clean(&incident.id, NAME_MAX);
-        self.link = link(links, incident);
+        self.link = match message.event {
+            // Of a test there is no incident to be shown: it leads to what says that all is well.
+            Event::Test => clean(&format!("{links}/readyz"), LINK_MAX),
+            _ => link(links, incident),
+        };
         self.since = incident.started_at.to_rfc3339();
         let goes_on = goes_on(message);
         let open = goes_on.map(|_| Incident { resolved_at: None, ..incident.clone() });

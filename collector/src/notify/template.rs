@@ -37,10 +37,11 @@
 //! only cuts; `units` counts; `url` makes an address safe within markup.
 //! A name that does not exist is an error. Keys are added by the sender: no template sees a secret.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Value, json};
 
 use super::escape::{self, clean};
@@ -182,7 +183,7 @@ impl Template {
     fn render(&self, name: &str, seen: &Value) -> Result<Value, String> {
         let template = self.environment.get_template(name).map_err(|error| explain(&error))?;
         let text = template.render(minijinja::value::Serde(seen));
-        let text = text.map_err(|error| explain(&error))?;
+        let text = text.map_err(|error| explain(&error) + &unknown(&template, &error, seen))?;
         if text.len() > BODY_BYTES_MAX {
             return Err(format!("it makes more than {BODY_BYTES_MAX} bytes"));
         }
@@ -292,6 +293,24 @@ fn text(value: &minijinja::Value) -> String {
 /// What is wrong and in which line; a chain that quotes no value.
 fn explain(error: &minijinja::Error) -> String {
     errors::chain(error)
+}
+
+/// Which names of the line that failed are none, where that is why.
+fn unknown(
+    template: &minijinja::Template<'_, '_>,
+    error: &minijinja::Error,
+    seen: &Value,
+) -> String {
+    let line = error.line().and_then(|n| template.source().lines().nth(n.saturating_sub(1)));
+    let (ErrorKind::UndefinedError, Some(line)) = (error.kind(), line) else {
+        return String::new();
+    };
+    let is_there =
+        |name: &String| name.split('.').try_fold(seen, |in_it, key| in_it.get(key)).is_some();
+    let names = template.undeclared_variables(true).into_iter().filter(|name| line.contains(name));
+    let unknown: BTreeSet<String> = names.filter(|name| !is_there(name)).collect();
+    let unknown: Vec<String> = unknown.into_iter().map(|name| format!("`{name}`")).collect();
+    if unknown.is_empty() { String::new() } else { format!(": no {}", unknown.join(", ")) }
 }
 
 /// One message of each event: what a template must be able to tell. With much in it, and with little.

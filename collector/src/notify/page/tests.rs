@@ -203,6 +203,7 @@ fn a_digest_lists_its_incidents_and_a_test_says_that_it_is_one() {
     assert_eq!(Page::new(&digest, LINKS, None).headline, "no incidents since yesterday 08:00");
     let test = Page::new(&message(Event::Test, incident(), later(1)), LINKS, None);
     assert!(test.headline.starts_with("TEST: 37 of 41"), "{}", test.headline);
+    assert_eq!(test.link, format!("{LINKS}/readyz"), "of a test there is no incident to be shown");
     digest.event = Event::Test;
     assert_eq!(Page::new(&digest, LINKS, None).headline, "TEST: gatewatch can reach you here");
 }

@@ -214,8 +214,9 @@ fn an_operators_template_stands_in_place_of_the_built_in_one() {
 fn a_template_that_cannot_tell_a_page_is_a_problem_of_the_configuration() {
     for (text, expected) in [
         ("{\"a\": {{ headline", "template_file:1"),
-        ("{\n\"a\": {{ headlin }}}", "undefined value"),
-        ("{\"a\": {{ resolved.lasted_words }}}", "undefined value"),
+        ("{\n\"a\": {{ headlin }}}", "undefined value (in template_file:2): no `headlin`"),
+        ("{\"a\": {{ resolved.lasted_words }}}", "template_file:1): no `resolved.lasted_words`"),
+        ("{\"a\": {{ headline }}, \"b\": {{ cause.klass }}}", ": no `cause.klass`"),
         ("{\"a\": {{ headline|shout }}}", "unknown filter"),
         ("plain {{ headline }}", "it makes no JSON"),
         ("{% for x in range(99999) %}{% for y in range(99999) %}1{% endfor %}{% endfor %}", "fuel"),
