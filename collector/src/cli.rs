@@ -11,6 +11,7 @@ use wire::units::Span;
 
 pub use self::history::{SeriesArgs, TopArgs};
 pub use self::report::{ReportArgs, ReportFormat, ReportKind};
+use crate::operator::when::When;
 use crate::replay::Until;
 
 mod history;
@@ -323,15 +324,16 @@ pub struct SilenceAdd {
     /// of its sites, match. Everything: `--match 'server=*'`.
     #[arg(long = "match", value_name = "K=V", value_parser = parse_label)]
     pub matches: Vec<(String, String)>,
-    /// Its end: a time (RFC 3339), or how long it lasts (`2h`).
-    #[arg(long, value_name = "TIME|SPAN", value_parser = parse_until)]
-    pub until: Until,
+    /// Its end: a time (RFC 3339, or `22:00` on this machine's clock, the next one after its begin), or
+    /// how long it lasts (`2h`).
+    #[arg(long, value_name = "TIME|SPAN", value_parser = When::parse)]
+    pub until: When,
     /// What for, in one line: others see it.
     #[arg(long)]
     pub reason: String,
-    /// Its begin: a time (RFC 3339), or from now in so long (`30m`); default: now.
-    #[arg(long, value_name = "TIME|SPAN", value_parser = parse_until)]
-    pub from: Option<Until>,
+    /// Its begin: a time (as `--until`), or from now in so long (`30m`); default: now.
+    #[arg(long, value_name = "TIME|SPAN", value_parser = When::parse)]
+    pub from: Option<When>,
     /// Your name; default: the user who runs this.
     #[arg(long, value_name = "NAME")]
     pub by: Option<String>,

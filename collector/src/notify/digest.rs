@@ -56,6 +56,12 @@ impl Times {
         Ok(Self { times: texts.iter().map(time).collect::<Result<_, String>>()?, zone })
     }
 
+    /// The same time of every day.
+    #[must_use]
+    pub fn daily(time: Time, zone: TimeZone) -> Self {
+        Self { times: vec![(hours::every_day(), time)], zone }
+    }
+
     /// The last one at or before `at`.
     #[must_use]
     pub fn latest(&self, at: UnixMillis) -> Option<UnixMillis> {

@@ -67,7 +67,7 @@ pub(crate) fn weekdays(text: &str) -> Option<Vec<Weekday>> {
         NAMES.iter().position(|known| *known == name)
     };
     if text.trim().is_empty() {
-        return Some(days((0..7).collect()));
+        return Some(every_day());
     }
     let mut found = Vec::new();
     for part in text.split(',') {
@@ -80,6 +80,11 @@ pub(crate) fn weekdays(text: &str) -> Option<Vec<Weekday>> {
         }
     }
     Some(days(found))
+}
+
+/// The days of the week.
+pub(crate) fn every_day() -> Vec<Weekday> {
+    days((0..7).collect())
 }
 
 fn days(found: Vec<usize>) -> Vec<Weekday> {

@@ -11,6 +11,7 @@ mod report;
 mod series;
 mod silences;
 mod text;
+pub mod when;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

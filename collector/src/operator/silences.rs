@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::tz::TimeZone;
 use reqwest::Method;
 use wire::UnixMillis;
 
@@ -11,21 +12,20 @@ use super::text::{clean, instant, labels, plural, span};
 use super::{Answer, answer, whoami};
 use crate::cli::{SilenceAdd, SilenceCommand};
 use crate::clock;
-use crate::replay::Until;
 use crate::web::silences::{EndQuery, NewSilence, SilenceQuery, SilenceRequest, SilenceView};
 
 pub(super) async fn silence(command: SilenceCommand, client: &Client) -> Result<Answer, Failure> {
     Ok(match command {
         SilenceCommand::Add(add) => {
             let json = add.json;
-            let request = request(add, clock::now())?;
+            let (request, taken) = request(add, clock::now(), &TimeZone::system())?;
             let made: NewSilence = client.put(Method::POST, &["silences"], &request).await?;
             let hint = made
                 .hint
                 .as_deref()
                 .map(|hint| format!("hint: {}: it silences nothing until one has it", clean(hint)));
             let mut told = answer(json, &[made], |made| new_silence(&made[0]));
-            told.talk = hint.unwrap_or_default();
+            told.talk = taken.into_iter().chain(hint).collect::<Vec<_>>().join("\n");
             told
         }
         SilenceCommand::List { all, json } => {
@@ -43,8 +43,12 @@ pub(super) async fn silence(command: SilenceCommand, client: &Client) -> Result<
     })
 }
 
-/// What to ask for. A span of `--until` counts from the begin.
-fn request(add: SilenceAdd, now: UnixMillis) -> Result<SilenceRequest, Failure> {
+/// What to ask for, and how clock times were taken. A span of `--until` counts from the begin.
+fn request(
+    add: SilenceAdd,
+    now: UnixMillis,
+    zone: &TimeZone,
+) -> Result<(SilenceRequest, Vec<String>), Failure> {
     let mut matches = BTreeMap::new();
     for (key, value) in add.matches {
         if let Some(before) = matches.insert(key.clone(), value.clone()) {
@@ -54,21 +58,17 @@ fn request(add: SilenceAdd, now: UnixMillis) -> Result<SilenceRequest, Failure> 
             ));
         }
     }
-    let begin = add.from.map_or(now, |from| at(from, now));
-    Ok(SilenceRequest {
+    let begin = add.from.map_or(now, |from| from.instant(now, zone));
+    let from = add.from.and_then(|from| from.taken(now, zone)).map(|how| format!("--from {how}"));
+    let until = add.until.taken(begin, zone).map(|how| format!("--until {how}"));
+    let request = SilenceRequest {
         matches,
         starts_at: add.from.map(|_| begin.to_rfc3339()),
-        ends_at: at(add.until, begin).to_rfc3339(),
+        ends_at: add.until.instant(begin, zone).to_rfc3339(),
         reason: add.reason,
         by: add.by.unwrap_or_else(whoami),
-    })
-}
-
-fn at(until: Until, base: UnixMillis) -> UnixMillis {
-    match until {
-        Until::At(at) => at,
-        Until::After(span) => base.plus(span.0),
-    }
+    };
+    Ok((request, from.into_iter().chain(until).collect()))
 }
 
 /// `silence add`
@@ -127,6 +127,7 @@ mod tests {
     use wire::units::Span;
 
     use super::*;
+    use crate::operator::when::When;
     use crate::samples::START;
     use crate::store::silences::Silence;
 
@@ -148,7 +149,7 @@ mod tests {
         }
     }
 
-    fn add(matches: &[(&str, &str)], until: Until, from: Option<Until>) -> SilenceAdd {
+    fn add(matches: &[(&str, &str)], until: When, from: Option<When>) -> SilenceAdd {
         SilenceAdd {
             matches: matches.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             until,
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_span_counts_from_the_begin_of_the_silence() {
-        let hours = |n: u64| Until::After(Span(Duration::from_secs(3600 * n)));
+        let hours = |n: u64| When::After(Span(Duration::from_secs(3600 * n)));
         for (until, from, expected) in [
             (hours(2), None, (None, "2026-11-20T14:01:07.000Z")),
             (
@@ -170,17 +171,34 @@ mod tests {
                 (Some("2026-11-20T13:01:07.000Z"), "2026-11-20T15:01:07.000Z"),
             ),
             (
-                Until::At(START),
-                Some(Until::At(START)),
+                When::At(START),
+                Some(When::At(START)),
                 (Some("2026-11-20T12:01:07.000Z"), "2026-11-20T12:01:07.000Z"),
             ),
         ] {
-            let made = request(add(&[("rack", "r7")], until, from), START).unwrap();
+            let add = add(&[("rack", "r7")], until, from);
+            let (made, taken) = request(add, START, &TimeZone::UTC).unwrap();
             assert_eq!((made.starts_at.as_deref(), made.ends_at.as_str()), expected);
+            assert_eq!(taken, [""; 0]);
         }
         let twice = add(&[("server", "a"), ("server", "b")], hours(1), None);
-        let failure = request(twice, START).unwrap_err();
+        let failure = request(twice, START, &TimeZone::UTC).unwrap_err();
         assert!(failure.error.contains("no server has both"), "{failure}");
+    }
+
+    #[test]
+    fn clock_times_are_the_next_ones_and_the_end_comes_after_the_begin() {
+        let clock = |text: &str| When::parse(text).unwrap();
+        let add = add(&[("rack", "r7")], clock("06:00"), Some(clock("22:00")));
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        let (made, taken) = request(add, START, &zone).unwrap();
+        assert_eq!(made.starts_at.as_deref(), Some("2026-11-20T21:00:00.000Z"));
+        assert_eq!(made.ends_at, "2026-11-21T05:00:00.000Z");
+        let expected = [
+            "--from 22:00 is taken as 2026-11-20 22:00 CET (+01:00)",
+            "--until 06:00 is taken as 2026-11-21 06:00 CET (+01:00)",
+        ];
+        assert_eq!(taken, expected);
     }
 
     #[test]
