@@ -86,6 +86,16 @@ pub struct ErrorMinutes {
     pub service: u64,
     /// The code of a site: a timeout, a crash or an endless answer, with room on the server.
     pub site_code: u64,
-    /// Something else, or nothing that was sampled tells.
+    /// A flood of requests: no plan helps.
+    pub attack: u64,
+    /// The network, a packet filter, or a name that did not resolve.
+    pub network: u64,
+    /// A configuration that points at nothing, or may not open it.
+    pub config: u64,
+    /// More requests than the pool or the server could take, as an incident says.
+    pub overload: u64,
+    /// An incident whose cause is not known.
+    pub unexplained: u64,
+    /// No incident, and nothing that was sampled tells.
     pub unknown: u64,
 }

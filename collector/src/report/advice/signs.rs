@@ -245,7 +245,24 @@ pub(super) fn errors(errors: &ErrorMinutes) -> Vec<String> {
             errors.site_code,
             "came from the code of a site, with room on the server: no plan helps, the site has to be mended",
         ),
-        (errors.unknown, "came with nothing that was sampled: it is not known what helps"),
+        (
+            errors.attack,
+            "came while somebody flooded it with requests: no plan helps, limit or block them",
+        ),
+        (
+            errors.network,
+            "came while the network, a packet filter or name resolution stood in the way: no plan helps",
+        ),
+        (errors.config, "came from a wrong configuration: no plan helps, it has to be mended"),
+        (
+            errors.overload,
+            "came with more requests than could be taken: more children or processors help",
+        ),
+        (
+            errors.unexplained,
+            "came in incidents whose cause is not known: it is not known what helps",
+        ),
+        (errors.unknown, "came with no incident and nothing that was sampled: single errors"),
     ];
     parts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
     let told = parts.into_iter().filter(|(n, _)| *n > 0);

@@ -262,7 +262,7 @@ fn gateway_errors_are_a_reason_when_most_of_them_have_one_cause() {
         "Of 100 minutes with gateway errors 25 (25 %) came from the code of a site",
         "Of 100 minutes with gateway errors 10 (10 %) came while a service was down",
         "Of 100 minutes with gateway errors 4 (4 %) came while a disk",
-        "Of 100 minutes with gateway errors 1 (1 %) came with nothing that was sampled",
+        "Of 100 minutes with gateway errors 1 (1 %) came with no incident and nothing that was sampled",
     ];
     assert_eq!(advice.errors.len(), begins.len());
     for (told, begin) in advice.errors.iter().zip(begins) {

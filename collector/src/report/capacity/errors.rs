@@ -25,6 +25,8 @@ pub enum CameWith {
     Steal,
     /// Full memory.
     MemoryFull,
+    /// A flood of requests.
+    Attack,
     /// Busy children while memory was free.
     Exhausted,
     /// Busy processors.
@@ -33,22 +35,35 @@ pub enum CameWith {
     Disk,
     /// A service that was down.
     Service,
+    /// The network, a packet filter or the names.
+    Network,
+    /// A wrong configuration.
+    Config,
     /// The code of a site.
     SiteCode,
+    /// More requests than could be taken.
+    Overload,
+    /// An incident whose cause is not known.
+    Unexplained,
     /// None of it.
     Unknown,
 }
 
 impl CameWith {
     /// All of them, in the order in which the first that holds counts.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::Steal,
         Self::MemoryFull,
+        Self::Attack,
         Self::Exhausted,
         Self::CpuFull,
         Self::Disk,
         Self::Service,
+        Self::Network,
+        Self::Config,
         Self::SiteCode,
+        Self::Overload,
+        Self::Unexplained,
         Self::Unknown,
     ];
 
@@ -58,11 +73,16 @@ impl CameWith {
         match self {
             Self::Steal => minutes.steal,
             Self::MemoryFull => minutes.memory_full,
+            Self::Attack => minutes.attack,
             Self::Exhausted => minutes.exhausted,
             Self::CpuFull => minutes.cpu_full,
             Self::Disk => minutes.disk,
             Self::Service => minutes.service,
+            Self::Network => minutes.network,
+            Self::Config => minutes.config,
             Self::SiteCode => minutes.site_code,
+            Self::Overload => minutes.overload,
+            Self::Unexplained => minutes.unexplained,
             Self::Unknown => minutes.unknown,
         }
     }
@@ -73,11 +93,16 @@ impl CameWith {
         *match self {
             Self::Steal => &mut minutes.steal,
             Self::MemoryFull => &mut minutes.memory_full,
+            Self::Attack => &mut minutes.attack,
             Self::Exhausted => &mut minutes.exhausted,
             Self::CpuFull => &mut minutes.cpu_full,
             Self::Disk => &mut minutes.disk,
             Self::Service => &mut minutes.service,
+            Self::Network => &mut minutes.network,
+            Self::Config => &mut minutes.config,
             Self::SiteCode => &mut minutes.site_code,
+            Self::Overload => &mut minutes.overload,
+            Self::Unexplained => &mut minutes.unexplained,
             Self::Unknown => &mut minutes.unknown,
         } += n;
     }
@@ -88,12 +113,17 @@ impl CameWith {
         match self {
             Self::Steal => "stolen processors",
             Self::MemoryFull => "full memory",
+            Self::Attack => "a flood of requests",
             Self::Exhausted => "exhausted children, memory free",
             Self::CpuFull => "busy processors",
             Self::Disk => "full or busy disk",
             Self::Service => "a service down",
+            Self::Network => "the network or names",
+            Self::Config => "a wrong configuration",
             Self::SiteCode => "code of a site",
-            Self::Unknown => "nothing that was sampled",
+            Self::Overload => "more requests than fit",
+            Self::Unexplained => "an incident of unknown cause",
+            Self::Unknown => "no incident, and nothing that was sampled",
         }
     }
 
@@ -103,12 +133,17 @@ impl CameWith {
         match self {
             Self::Steal => "no plan helps: the provider owes it, ask for a move to another host",
             Self::MemoryFull => "more memory: see the advice about plans",
+            Self::Attack => "no plan helps: limit or block who floods, see the outage report",
             Self::Exhausted => "raise pm.max_children as the table of pools says",
             Self::CpuFull => "more processors, or less work: see the advice about plans",
             Self::Disk => "free or add space, or a faster disk",
             Self::Service => "no plan helps: see the outage report for what went down",
+            Self::Network => "no plan helps: see the outage report for what could not be reached",
+            Self::Config => "no plan helps: the configuration has to be mended",
             Self::SiteCode => "no plan helps: the site's owner has to mend its code",
-            Self::Unknown => "see the outage report",
+            Self::Overload => "more children or processors: see pools, and the advice about plans",
+            Self::Unexplained => "see the outage report",
+            Self::Unknown => "a look at their sites, which the noise report names",
         }
     }
 }
@@ -132,32 +167,34 @@ pub struct Minute<'a> {
     pub disk: Option<f64>,
     /// Time in which something waited for a disk, share.
     pub io: Option<f64>,
-    /// Class of the cause of an incident that covers it.
-    pub verdict: Option<&'a str>,
+    /// Classes of the causes of the incidents that a failing site was inside of.
+    pub verdicts: &'a [&'a str],
 }
 
 /// The first that holds, in the order of [`CameWith::ALL`].
 #[must_use]
 pub fn classify(minute: &Minute<'_>) -> CameWith {
     let above = |value: Option<f64>, limit: f64| value.is_some_and(|value| value > limit);
-    let is_said = |classes: &[&str]| minute.verdict.is_some_and(|said| classes.contains(&said));
-    if above(minute.steal, STEAL) || is_said(&["steal"]) {
-        CameWith::Steal
-    } else if above(minute.memory, MEMORY) || minute.has_oom || is_said(&["oom"]) {
-        CameWith::MemoryFull
-    } else if above(minute.children, CHILDREN) || minute.has_exhausted {
-        CameWith::Exhausted
-    } else if above(minute.cpu, CPU) {
-        CameWith::CpuFull
-    } else if above(minute.disk, DISK) || above(minute.io, IO) || is_said(&["disk_full"]) {
-        CameWith::Disk
-    } else if is_said(&["service_down"]) {
-        CameWith::Service
-    } else if is_said(&["site_code", "timeout", "crash"]) {
-        CameWith::SiteCode
-    } else {
-        CameWith::Unknown
-    }
+    let is_said = |classes: &[&str]| minute.verdicts.iter().any(|said| classes.contains(said));
+    let holds = |with: CameWith| match with {
+        CameWith::Steal => above(minute.steal, STEAL) || is_said(&["steal"]),
+        CameWith::MemoryFull => above(minute.memory, MEMORY) || minute.has_oom || is_said(&["oom"]),
+        CameWith::Attack => is_said(&["ddos"]),
+        CameWith::Exhausted => above(minute.children, CHILDREN) || minute.has_exhausted,
+        CameWith::CpuFull => above(minute.cpu, CPU),
+        CameWith::Disk => {
+            above(minute.disk, DISK) || above(minute.io, IO) || is_said(&["disk_full"])
+        }
+        CameWith::Service => is_said(&["service_down"]),
+        CameWith::Network => is_said(&["network", "firewall", "dns"]),
+        CameWith::Config => is_said(&["misconfig"]),
+        CameWith::SiteCode => is_said(&["site_code", "timeout", "crash"]),
+        CameWith::Overload => is_said(&["overload"]),
+        // A class that a later release knows is none of these either.
+        CameWith::Unexplained => !minute.verdicts.is_empty(),
+        CameWith::Unknown => true,
+    };
+    CameWith::ALL.into_iter().find(|with| holds(*with)).unwrap_or(CameWith::Unknown)
 }
 
 /// The table: what the minutes with gateway errors of each server came with.
@@ -182,12 +219,14 @@ pub(super) fn section_of(input: &Input) -> Section {
         key(
             "came_with",
             "came with",
-            "The first that holds: stolen processors (more than 10 % of the minute, or an incident with this \
-             cause), full memory (more than 95 % in use, an OOM kill, or an incident), exhausted children \
-             (more than 95 % of pm.max_children busy, or all while somebody waited), busy processors (more \
-             than 95 %), full or busy disk (99 % of space or inodes, something waited for it half of the \
-             time, or an incident), a service down, code of a site (an incident caused by a timeout, a \
-             crash or the code of a site), nothing that was sampled.",
+            "The first that holds: stolen processors (more than 10 % of the minute), full memory (more than \
+             95 % in use, or an OOM kill), a flood of requests, exhausted children (more than 95 % of \
+             pm.max_children busy, or all while somebody waited), busy processors (more than 95 %), full or \
+             busy disk (99 % of space or inodes, or something waited for it half of the time), a service \
+             down, the network or names (a packet filter and DNS too), a wrong configuration, code of a site \
+             (a timeout or a crash too), more requests than fit, an incident of unknown cause, no incident. \
+             Each but exhausted children and busy processors holds as well where an incident has this cause \
+             that a failing site was inside of.",
         ),
         figure(
             "minutes",
@@ -195,7 +234,7 @@ pub(super) fn section_of(input: &Input) -> Section {
             Unit::Minutes,
             "Minutes in which a site of the server answered 502, 503 or 504. Before samples are kept they are \
              known by the hour: the most of any site, under what held in at least half as many minutes of \
-             that hour.",
+             that hour, incidents of a site that failed in it too.",
         ),
         figure("share", "share", Unit::Share, "Of all minutes with gateway errors of the server."),
         figure("remedy", "what helps", Unit::Text, "What helps against minutes that came with it."),
@@ -238,7 +277,7 @@ mod tests {
             cpu: Some(1.0),
             disk: Some(1.0),
             io: Some(1.0),
-            verdict: Some("service_down"),
+            verdicts: &["service_down"],
         };
         check(all, CameWith::Steal);
         let all = Minute { steal: None, ..all };
@@ -254,12 +293,43 @@ mod tests {
         check(Minute { disk: None, ..all }, CameWith::Disk);
         let all = Minute { disk: None, io: None, ..all };
         check(all, CameWith::Service);
-        for said in ["site_code", "timeout", "crash"] {
-            check(Minute { verdict: Some(said), ..calm }, CameWith::SiteCode);
+    }
+
+    #[test]
+    fn a_minute_of_which_samples_say_nothing_is_told_with_the_cause_of_its_incident() {
+        let said = |classes: &[&str], want| {
+            check(Minute { cpu: Some(0.2), verdicts: classes, ..Minute::default() }, want);
+        };
+        for (class, want) in [
+            ("overload", CameWith::Overload),
+            ("oom", CameWith::MemoryFull),
+            ("crash", CameWith::SiteCode),
+            ("service_down", CameWith::Service),
+            ("misconfig", CameWith::Config),
+            ("firewall", CameWith::Network),
+            ("dns", CameWith::Network),
+            ("timeout", CameWith::SiteCode),
+            ("site_code", CameWith::SiteCode),
+            ("ddos", CameWith::Attack),
+            ("steal", CameWith::Steal),
+            ("disk_full", CameWith::Disk),
+            ("network", CameWith::Network),
+            ("unknown", CameWith::Unexplained),
+            ("of a later release", CameWith::Unexplained),
+        ] {
+            said(&[class], want);
+            said(&["unknown", class], want);
         }
-        check(Minute { verdict: Some("oom"), ..calm }, CameWith::MemoryFull);
-        check(Minute { verdict: Some("steal"), ..calm }, CameWith::Steal);
-        check(Minute { verdict: Some("unknown"), ..calm }, CameWith::Unknown);
+        for class in crate::detect::table::Class::ALL {
+            let verdicts: &[&str] = &[class.name()];
+            let told = classify(&Minute { verdicts, ..Minute::default() });
+            assert!(told < CameWith::Unexplained, "{} is no cause of minutes", class.name());
+        }
+        said(&["site_code", "service_down"], CameWith::Service);
+        said(&[], CameWith::Unknown);
+        let busy = Minute { children: Some(1.0), verdicts: &["overload"], ..Minute::default() };
+        check(busy, CameWith::Exhausted);
+        check(Minute { verdicts: &["ddos"], ..busy }, CameWith::Attack);
     }
 
     #[test]
@@ -269,7 +339,7 @@ mod tests {
             with.add(&mut minutes, n);
         }
         let found: Vec<u64> = CameWith::ALL.iter().map(|with| with.of(&minutes)).collect();
-        assert_eq!(found, [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(minutes.n, 36);
+        assert_eq!(found, (1..=13).collect::<Vec<u64>>());
+        assert_eq!(minutes.n, 91);
     }
 }

@@ -114,7 +114,7 @@ fn inside(
 }
 
 /// These incidents, and those that they were merged into.
-fn incidents(
+pub(super) fn incidents(
     history: &History<'_>,
     mut ids: BTreeSet<String>,
 ) -> ReadResult<BTreeMap<String, Happened>> {

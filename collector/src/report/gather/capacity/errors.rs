@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use wire::catalog;
+use wire::{UnixMillis, catalog};
 
 use super::Sizes;
 use super::sites::BadHours;
@@ -12,12 +12,13 @@ use crate::report::capacity::errors::{
     CHILDREN, CPU, CameWith, DISK, IO, MEMORY, Minute, STEAL, classify,
 };
 use crate::report::capacity::input::{HOUR_S, Input, Server, named};
+use crate::report::gather::outage::incidents;
 use crate::store::ReadResult;
 use crate::store::history::{History, HourOf};
-use crate::store::incidents::{self, Filter};
+use crate::store::spells;
 
-/// Incidents that are looked at.
-const INCIDENTS_MAX: usize = 50_000;
+/// A chain of incidents merged into each other that is longer is a circle.
+const PARENTS_MAX: usize = 32;
 /// Seconds of a minute.
 const MINUTE_S: i64 = 60;
 
@@ -99,7 +100,7 @@ impl OldHours {
 
 impl Held {
     /// What held in at least half as many minutes as failed.
-    fn minute(self, n_bad: u64, verdict: Option<&str>) -> Minute<'_> {
+    fn minute<'a>(self, n_bad: u64, verdicts: &'a [&'a str]) -> Minute<'a> {
         let enough = |n: u8| Some(if n > 0 && u64::from(n) * 2 >= n_bad { 1.0 } else { 0.0 });
         Minute {
             steal: enough(self.steal),
@@ -110,13 +111,22 @@ impl Held {
             cpu: enough(self.cpu),
             disk: enough(self.disk),
             io: enough(self.io),
-            verdict,
+            verdicts,
         }
     }
 }
 
-/// A time in which an incident had a cause on a server: first and end second, class.
-type Verdicts = BTreeMap<String, Vec<(i64, i64, String)>>;
+/// A time in which a site was inside of an incident.
+struct Verdict {
+    /// First second of its first minute, and of the one after its last.
+    minutes: Range<i64>,
+    site: SiteId,
+    /// Class of the incident's cause.
+    class: String,
+}
+
+/// What incidents say of the sites of each server.
+type Verdicts = BTreeMap<ServerId, Vec<Verdict>>;
 
 /// Puts every minute with gateway errors where it belongs.
 pub(super) fn read(
@@ -130,15 +140,11 @@ pub(super) fn read(
         return Ok(());
     }
     let verdicts = verdicts(history, input)?;
-    let of = |server: &Server, at: i64| {
-        let of_server = verdicts.get(&server.name)?;
-        let found = of_server.iter().find(|(from, to, _)| (*from..*to).contains(&at));
-        found.map(|(_, _, class)| class.as_str())
-    };
+    let of = |id: &ServerId| verdicts.get(id).map_or(&[][..], Vec::as_slice);
     for ((id, t0), (n, held)) in &old.0 {
         let Some(server) = input.servers.get_mut(id) else { continue };
         let n = (*n).min(60);
-        let with = classify(&held.minute(n, of(server, *t0 + HOUR_S / 2)));
+        let with = classify(&held.minute(n, &of_hour(of(id), *t0, n)));
         with.add(&mut server.errors, n);
         server.n_errors_by_hour += n;
     }
@@ -152,9 +158,11 @@ pub(super) fn read(
         }
         let Some(server) = input.servers.get_mut(&id) else { continue };
         let told = told(history, (id, server), &hours, children)?;
-        for (at, (mut minute, pool)) in told {
-            minute.verdict = of(server, at);
-            let with = classify(&minute);
+        for (at, Told { minute, pool, failed }) in told {
+            let inside = of(&id).iter().filter(|verdict| verdict.minutes.contains(&at));
+            let inside = inside.filter(|verdict| failed.contains(&verdict.site));
+            let verdicts: Vec<&str> = inside.map(|verdict| verdict.class.as_str()).collect();
+            let with = classify(&Minute { verdicts: &verdicts, ..minute });
             with.add(&mut server.errors, 1);
             if let (CameWith::Exhausted, Some(pool)) = (with, pool) {
                 *server.exhausted.entry(pool).or_default() += 1;
@@ -164,8 +172,27 @@ pub(super) fn read(
     Ok(())
 }
 
-/// A minute with the pool whose children were busiest.
-type Told = BTreeMap<i64, (Minute<'static>, Option<String>)>;
+/// A minute in which sites failed.
+#[derive(Default)]
+struct Told {
+    minute: Minute<'static>,
+    /// The pool whose children were busiest.
+    pool: Option<String>,
+    failed: BTreeSet<SiteId>,
+}
+
+/// What incidents held in at least half as many minutes of an hour as failed.
+fn of_hour(verdicts: &[Verdict], t0: i64, n_bad: u64) -> Vec<&str> {
+    let hour = t0..t0 + HOUR_S;
+    let mut minutes: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
+    for verdict in verdicts {
+        let first = verdict.minutes.start.max(hour.start);
+        let held = (first..verdict.minutes.end.min(hour.end)).step_by(MINUTE_S as usize);
+        minutes.entry(&verdict.class).or_default().extend(held);
+    }
+    minutes.retain(|_, held| !held.is_empty() && held.len() as u64 * 2 >= n_bad);
+    minutes.into_keys().collect()
+}
 
 /// The minutes of one server in which a site failed, in these hours.
 fn told(
@@ -173,8 +200,8 @@ fn told(
     (id, server): (ServerId, &Server),
     hours: &BTreeSet<i64>,
     children: Option<&Sizes>,
-) -> ReadResult<Told> {
-    let mut told = Told::new();
+) -> ReadResult<BTreeMap<i64, Told>> {
+    let mut told = BTreeMap::<i64, Told>::new();
     let rows = history.sites(id)?;
     let pools: BTreeMap<SiteId, Option<String>> =
         rows.into_iter().map(|row| (row.site, row.pool)).collect();
@@ -184,6 +211,7 @@ fn told(
         for (site, minutes) in history.bad_minutes(id, &run)?.unwrap_or_default() {
             let pool = pools.get(&site).and_then(Option::as_deref);
             for minute in minutes {
+                told.entry(minute).or_default().failed.insert(site);
                 let known = failed.entry(minute).or_insert_with(|| Some(BTreeSet::new()));
                 match (pool, known.as_mut()) {
                     (Some(pool), Some(known)) => drop(known.insert(pool)),
@@ -191,7 +219,6 @@ fn told(
                 }
             }
         }
-        told.extend(failed.keys().map(|at| (*at, (Minute::default(), None))));
         measured(history, (id, server), &run, &mut told)?;
         for (_, attribute) in server.series.keys().filter(|(metric, _)| *metric == BUSY) {
             let pool = named(attribute);
@@ -201,9 +228,15 @@ fn told(
                 let pools = failed.get(at).and_then(Option::as_ref);
                 pools.is_none_or(|pools| pools.contains(pool) || pools.contains(name))
             };
+            if !told.keys().any(is_of) {
+                continue;
+            }
             let size = |at: i64| children.and_then(|sizes| sizes.of(id, attribute, at));
             busy(history, (id, attribute), &run, &mut |at, value, is_count| {
-                let Some((minute, of)) = told.get_mut(&at).filter(|_| is_of(&at)) else { return };
+                let Some(Told { minute, pool: of, .. }) = told.get_mut(&at).filter(|_| is_of(&at))
+                else {
+                    return;
+                };
                 if is_count {
                     minute.has_exhausted |= value > 0.0;
                     if value > 0.0 && of.is_none() {
@@ -226,13 +259,13 @@ fn measured(
     history: &History<'_>,
     (id, server): (ServerId, &Server),
     run: &Range<i64>,
-    told: &mut Told,
+    told: &mut BTreeMap<i64, Told>,
 ) -> ReadResult<()> {
     for (name, sign, _) in MEASURED {
         let Some(metric) = catalog::find(name) else { continue };
         for (_, attribute) in server.series.keys().filter(|(of, _)| *of == name) {
             history.minutes(id, metric, attribute, run, &mut |at, mean| {
-                let Some((minute, _)) = told.get_mut(&at) else { return };
+                let Some(Told { minute, .. }) = told.get_mut(&at) else { return };
                 let most = |known: &mut Option<f64>| {
                     *known = Some(known.map_or(mean, |known| known.max(mean)));
                 };
@@ -276,22 +309,29 @@ fn runs(hours: &BTreeSet<i64>) -> Vec<Range<i64>> {
     runs
 }
 
-/// What incidents say of these servers: rounded outward to minutes.
+/// What incidents say of the sites of these servers: rounded outward to minutes.
 fn verdicts(history: &History<'_>, input: &Input) -> ReadResult<Verdicts> {
-    let since = Some(wire::UnixMillis::from_second(input.hours.start));
-    let filter = Filter { open: false, since, merged: true, n_max: INCIDENTS_MAX };
-    let names: BTreeSet<&str> = input.servers.values().map(|server| server.name.as_str()).collect();
-    let mut found = Verdicts::new();
-    for incident in incidents::list(history.conn(), &filter)? {
-        let from = incident.started_at.second().div_euclid(MINUTE_S) * MINUTE_S;
-        let to = incident.resolved_at.map_or(i64::MAX, |at| at.second() + MINUTE_S);
-        let place = &incident.place;
-        let members = place.members.iter().map(|member| member.split('/').next().unwrap_or(member));
-        let servers: BTreeSet<&str> = place.server.as_deref().into_iter().chain(members).collect();
-        for server in servers.intersection(&names) {
-            let verdict = (from, to, incident.cause.class.clone());
-            found.entry((*server).to_owned()).or_default().push(verdict);
+    let [from, to] = [input.hours.start, input.hours.end].map(UnixMillis::from_second);
+    let mut inside = spells::of_sites(history.conn(), (from, to))?;
+    inside.retain(|spell| input.servers.contains_key(&spell.of.0));
+    let ids = inside.iter().map(|spell| spell.incident.clone()).collect();
+    let known = incidents(history, ids)?;
+    let root = |id: &str| {
+        let mut found = known.get(id)?;
+        for _ in 0..PARENTS_MAX {
+            let Some(parent) = found.parent.as_ref().and_then(|id| known.get(id)) else { break };
+            found = parent;
         }
+        Some(found)
+    };
+    let mut found = Verdicts::new();
+    for spell in inside {
+        let Some(incident) = root(&spell.incident) else { continue };
+        let minute = |at: UnixMillis| at.second().div_euclid(MINUTE_S) * MINUTE_S;
+        let end = spell.until.map_or(i64::MAX, |until| minute(until) + MINUTE_S);
+        let (minutes, (server, site)) = (minute(spell.since)..end, spell.of);
+        let verdict = Verdict { minutes, site, class: incident.cause.clone() };
+        found.entry(server).or_default().push(verdict);
     }
     Ok(found)
 }
@@ -309,12 +349,34 @@ mod tests {
     #[test]
     fn an_hour_is_told_by_what_held_in_half_as_many_minutes_as_failed() {
         let check = |held: Held, n_bad, want| {
-            assert_eq!(classify(&held.minute(n_bad, None)), want, "{held:?} {n_bad}");
+            assert_eq!(classify(&held.minute(n_bad, &[])), want, "{held:?} {n_bad}");
         };
         check(Held::default(), 1, CameWith::Unknown);
         check(Held { steal: 5, ..Held::default() }, 10, CameWith::Steal);
         check(Held { steal: 4, memory: 10, ..Held::default() }, 10, CameWith::MemoryFull);
         check(Held { has_exhausted: true, cpu: 60, ..Held::default() }, 60, CameWith::Exhausted);
         check(Held { disk: 1, ..Held::default() }, 2, CameWith::Disk);
+    }
+
+    #[test]
+    fn an_incident_at_the_edge_of_an_hour_tells_of_its_minutes_with_errors() {
+        let verdict = |from, to, site, class: &str| Verdict {
+            minutes: from * MINUTE_S..to * MINUTE_S,
+            site: SiteId(site),
+            class: class.to_owned(),
+        };
+        let check = |verdicts: &[Verdict], n_bad, want: &[&str]| {
+            assert_eq!(of_hour(verdicts, 0, n_bad), want, "{n_bad}");
+        };
+        let short = [verdict(50, 70, 1, "misconfig")];
+        check(&short, 20, &["misconfig"]);
+        check(&short, 21, &[]);
+        check(&[], 1, &[]);
+        let before = [verdict(-20, 0, 1, "crash"), verdict(60, 70, 1, "crash")];
+        check(&before, 1, &[]);
+        let two =
+            [verdict(0, 5, 1, "dns"), verdict(3, 8, 2, "dns"), verdict(0, i64::MAX / 60, 3, "oom")];
+        check(&two, 16, &["dns", "oom"]);
+        check(&two, 17, &["oom"]);
     }
 }
