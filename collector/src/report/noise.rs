@@ -42,8 +42,8 @@ pub struct Input {
     pub services: BTreeMap<(ServerId, String), Lives>,
     /// Plugins and themes that errors and slow requests name.
     pub parts: BTreeMap<Part, Named>,
-    /// Gateway errors that were kept whole.
-    pub n_kept: u64,
+    /// Gateway errors of all sites since some are kept whole.
+    pub n_errors_told: u64,
     /// Since when gateway errors, evidence and states are kept, where that is later than the report begins.
     pub events_from: Option<UnixMillis>,
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use wire::UnixMillis;
 use wire::catalog;
+use wire::signal::counter;
 use wire::v1::BatchBody;
 
 use super::Members;
@@ -17,9 +18,12 @@ use crate::report::noise::{Input, Part};
 use crate::report::outage::incidents_of_sites;
 use crate::store::ReadResult;
 use crate::store::history::History;
+use crate::store::hours::hour_of;
 
 /// Plugins and services told apart: what is beyond is a flood of made-up names.
 const NAMES_MAX: usize = 50_000;
+/// Hours of sites with gateway errors kept whole: 64 MB. What is beyond is not told apart.
+const CELLS_MAX: usize = 500_000;
 /// States of services kept in all, some 100 bytes each.
 const STATES_MAX: usize = 400_000;
 /// Steps of the reading.
@@ -72,8 +76,9 @@ fn events(
     let from = UnixMillis::from_second(history.samples_from()?);
     input.events_from = (from > ask.from && from < ask.to).then_some(from);
     let mut n_states = 0;
+    let mut cells = Cells::new();
     history.events(&servers, &hours(ask), &mut |server, body| {
-        parts(server, body, &ids, input);
+        parts(server, body, &ids, (input, &mut cells));
         for service in &body.services {
             let unit = (server, service.unit.clone());
             if input.services.len() >= NAMES_MAX && !input.services.contains_key(&unit) {
@@ -85,7 +90,47 @@ fn events(
             let is_new = lives.add(at, &service.state, service.n_restarts, &service.result);
             n_states += usize::from(is_new);
         }
-    })
+    })?;
+    let since = hours(ask).start.max(from.second());
+    history.site_hours(&servers, &(since..hours(ask).end), &mut |hour| {
+        let is_error = match u32::from(hour.key) {
+            502 | 504 | counter::GATEWAY_503 => input.sites.contains_key(&hour.site),
+            _ => false,
+        };
+        if is_error {
+            input.n_errors_told = input.n_errors_told.saturating_add(hour.n);
+            if let Some(cell) = cells.get_mut(&(hour.site, hour.t0)) {
+                cell.n_errors = cell.n_errors.saturating_add(hour.n);
+            }
+        }
+    })?;
+    scale(cells, input);
+    Ok(())
+}
+
+/// An hour of a site with gateway errors that were kept whole.
+#[derive(Default)]
+struct Cell {
+    n_kept: u64,
+    /// All its gateway errors.
+    n_errors: u64,
+    /// How many of those kept whole name a part.
+    named: Vec<(Part, u64)>,
+}
+
+/// By site and first second of the hour.
+type Cells = BTreeMap<(SiteId, i64), Cell>;
+
+/// Of each hour of a site each part has the share of the errors that it has of those kept whole.
+fn scale(cells: Cells, input: &mut Input) {
+    for cell in cells.into_values() {
+        for (part, n) in cell.named {
+            let n_errors = cell.n_errors.max(cell.n_kept) as f64;
+            if let Some(known) = input.parts.get_mut(&part) {
+                known.n_errors += n_errors * n as f64 / cell.n_kept.max(1) as f64;
+            }
+        }
+    }
 }
 
 /// Counts what gateway errors and evidence name.
@@ -93,30 +138,41 @@ fn parts(
     server: ServerId,
     body: &BatchBody,
     ids: &BTreeMap<(ServerId, String), SiteId>,
-    input: &mut Input,
+    (input, cells): (&mut Input, &mut Cells),
 ) {
-    let mut named = |part: Part, site: Option<SiteId>, is_error: bool| {
-        if input.parts.len() >= NAMES_MAX && !input.parts.contains_key(&part) {
-            return;
+    // Whether there is room for one more name.
+    let mut named = |part: &Part, site: Option<SiteId>, n_lines: u64| {
+        if input.parts.len() >= NAMES_MAX && !input.parts.contains_key(part) {
+            return false;
         }
-        let known = input.parts.entry(part).or_default();
-        known.n_errors += u64::from(is_error);
-        known.n_lines += u64::from(!is_error);
+        let known = input.parts.entry(part.clone()).or_default();
+        known.n_lines += n_lines;
         known.sites.extend(site);
+        true
     };
     for exemplar in &body.exemplars {
-        let mut found = Part::all_in(&exemplar.path);
-        found.extend(Part::all_in(exemplar.message.as_deref().unwrap_or_default()));
         let site = body.sites.get(exemplar.site as usize);
         let site = site.and_then(|site| ids.get(&(server, site.name.to_lowercase())).copied());
+        let Some(site) = site else { continue };
+        let mut found = Part::all_in(&exemplar.path);
+        found.extend(Part::all_in(exemplar.message.as_deref().unwrap_or_default()));
+        found.retain(|part| named(part, Some(site), 0));
+        let at = (site, hour_of(UnixMillis(exemplar.at_unix_ms).second()));
+        if cells.len() >= CELLS_MAX && !cells.contains_key(&at) {
+            continue;
+        }
+        let cell = cells.entry(at).or_default();
+        cell.n_kept += 1;
         for part in found {
-            named(part, site, true);
+            match cell.named.iter_mut().find(|(known, _)| *known == part) {
+                Some((_, n)) => *n += 1,
+                None => cell.named.push((part, 1)),
+            }
         }
     }
     for line in &body.log_lines {
         for part in Part::all_in(&line.message) {
-            named(part, None, false);
+            named(&part, None, 1);
         }
     }
-    input.n_kept += body.exemplars.len() as u64;
 }

@@ -191,7 +191,8 @@ async fn the_same_is_gathered_from_batches_and_from_what_is_packed_and_summed_up
 
     let slider = Part { kind: "plugin", name: "slider".into() };
     let named = &noise.parts[&slider];
-    assert_eq!((named.n_errors, named.n_lines, noise.n_kept), (1, 1, 2));
+    // One of the two that were kept whole names it, of six.
+    assert_eq!((named.n_errors, named.n_lines, noise.n_errors_told), (3.0, 1, 6));
     assert_eq!(named.sites, BTreeSet::from([SiteId(1)]));
     assert_eq!(noise.parts.len(), 1, "what was before the report is not in it");
     let unit = (ServerId(1), "php8.2-fpm.service".to_owned());
@@ -233,9 +234,48 @@ async fn what_comes_late_for_a_packed_hour_is_added_once() {
     let (a, late) = (&before.sites[&SiteId(1)], &after.sites[&SiteId(1)]);
     assert_eq!((late.n_requests, late.n_errors), (2 * a.n_requests, 2 * a.n_errors));
     assert_eq!((late.n_crawler, late.n_bad_minutes), (2 * a.n_crawler, a.n_bad_minutes));
-    assert_eq!(late_noise.n_kept, 2 * noise.n_kept);
+    assert_eq!(late_noise.n_errors_told, 2 * noise.n_errors_told);
     assert_eq!(late_noise.services, noise.services, "states said again are the same states");
     assert_eq!(late_noise.steal[&ServerId(1)].n_minutes(), 3, "and so are samples");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_many_errors_name_a_plugin_does_not_fall_when_their_hour_is_packed() {
+    let (_dir, store) = filled().await;
+    let exemplar = |n: i64, signal| v1::Exemplar {
+        site: 1,
+        at_unix_ms: at(100 + n / 5).0,
+        status: 502,
+        path: if n % 3 == 0 { "/wp-content/plugins/shop/x.php" } else { "/" }.into(),
+        signal,
+        ..v1::Exemplar::default()
+    };
+    let seconds = (0..20).map(|n| v1::SiteSecond {
+        site: 1,
+        second: START + 100 + n,
+        status: vec![502],
+        count: vec![20],
+    });
+    let of_reset = v1::Signal::Reset.into();
+    let body = v1::BatchBody {
+        sites: vec![site("a.example"), site("b.example")],
+        seconds: seconds.collect(),
+        exemplars: (0..100).map(|n| exemplar(n, 0)).chain([exemplar(3, of_reset)]).collect(),
+        ..v1::BatchBody::default()
+    };
+    store.append(batch(1, 2, &body)).await.unwrap().await.unwrap().unwrap();
+    let shop = Part { kind: "plugin", name: "shop".into() };
+    let (_, hot, _) = gathered(&store, ask()).await;
+    // Of one signal 20 are kept, of which 7 name it, and of the other the only one.
+    assert!((hot.parts[&shop].n_errors - 400.0 * 8.0 / 21.0).abs() < 1e-9, "{:?}", hot.parts);
+    assert_eq!(hot.n_errors_told, 406);
+    let upto = |tx: &crate::store::WriteTx<'_>| incidents::commit(tx, &[], b"cases", 9);
+    store.write(upto).await.unwrap();
+    let (pace, retention) = (StoreConfig::default(), RetentionConfig::default());
+    let keeper = Keeper::new(store.clone(), pace, retention, CancellationToken::new());
+    keeper.pass(UnixMillis(at(0).0 + 3 * 86_400_000)).await.unwrap();
+    let (_, packed, _) = gathered(&store, ask()).await;
+    assert_eq!((packed.parts, packed.n_errors_told), (hot.parts, hot.n_errors_told));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,11 +63,12 @@ fn noisy_sites(input: &Input) -> Option<Finding> {
 fn noisy_part(input: &Input) -> Option<Finding> {
     let (part, named) = *sites::ranked(input).first()?;
     let counts = [
-        (named.n_errors, "gateway error", "gateway errors"),
-        (named.n_lines, "line of evidence", "lines of evidence"),
+        (named.n_errors.round() as u64, "about ", "gateway error", "gateway errors"),
+        (named.n_lines, "", "line of evidence", "lines of evidence"),
     ];
     let counts = counts.into_iter().filter(|(n, ..)| *n > 0);
-    let what: Vec<String> = counts.map(|(n, one, more)| many(n, one, more)).collect();
+    let what: Vec<String> =
+        counts.map(|(n, about, one, more)| format!("{about}{}", many(n, one, more))).collect();
     let text = format!(
         "The {} {} is named by {}, more than any other.",
         part.kind,

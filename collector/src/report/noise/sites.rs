@@ -54,10 +54,11 @@ impl Part {
 }
 
 /// How often a part was named.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Named {
-    /// Gateway errors that were kept whole and name it in their path or their log line.
-    pub n_errors: u64,
+    /// Gateway errors that name it in their path or their log line: of each site and hour all of them times the
+    /// share of those kept whole.
+    pub n_errors: f64,
     /// Lines of evidence that name it: slow requests, fatal errors.
     pub n_lines: u64,
     /// Sites whose errors name it.
@@ -185,7 +186,8 @@ pub(super) fn named(input: &Input, site: &Site) -> String {
 /// Plugins by how often errors and evidence name them, the most first.
 pub(super) fn ranked(input: &Input) -> Vec<(&Part, &Named)> {
     let mut parts: Vec<(&Part, &Named)> = input.parts.iter().collect();
-    parts.sort_by(|a, b| (b.1.n_errors + b.1.n_lines, a.0).cmp(&(a.1.n_errors + a.1.n_lines, b.0)));
+    let n = |named: &Named| named.n_errors + named.n_lines as f64;
+    parts.sort_by(|a, b| n(b.1).total_cmp(&n(a.1)).then_with(|| a.0.cmp(b.0)));
     parts
 }
 
@@ -198,9 +200,14 @@ pub(super) fn parts(input: &Input) -> Section {
             "errors",
             "errors naming it",
             Unit::Count,
-            "gateway errors that were kept whole (five of a site and second, and when an hour is packed the first 20 of a site and signal) whose path or error-log line names it",
+            "gateway errors whose path or error-log line names it: of each site and hour its gateway errors x the share of those kept whole that name it, about; kept whole are five of a site and second, and of an hour the first 20 of a site and signal",
         ),
-        figure("errors_ratio", "share", Unit::Share, "of all gateway errors that were kept whole"),
+        figure(
+            "errors_ratio",
+            "share",
+            Unit::Share,
+            "of all gateway errors of the sites of the report, since they are kept whole",
+        ),
         figure(
             "lines",
             "evidence naming it",
@@ -218,12 +225,13 @@ pub(super) fn parts(input: &Input) -> Section {
     let row = |(part, named): &(&Part, &Named)| {
         let sites = named.sites.iter().filter_map(|id| input.sites.get(id));
         let worst = sites.max_by_key(|site| site.n_errors);
-        let share = (input.n_kept > 0).then(|| named.n_errors as f64 / input.n_kept as f64);
+        let n_all = input.n_errors_told as f64;
+        let share = (n_all > 0.0).then(|| named.n_errors / n_all);
         vec![
             Value::Text(part.name.clone()),
             Value::Text(part.kind.to_owned()),
-            Value::Count(named.n_errors),
-            Value::or(share, "no gateway error was kept whole"),
+            Value::Count(named.n_errors.round() as u64),
+            Value::or(share, "there are no errors"),
             Value::Count(named.n_lines),
             Value::Count(named.sites.len() as u64),
             worst.map_or(Value::Unknown("its lines name no site"), |site| {

@@ -206,11 +206,11 @@ fn plugins_are_ranked_by_what_names_them() {
     let mut input = input();
     let site = Site { n_errors: 9, ..Site::new(ServerId(1), "a.example") };
     input.sites.insert(SiteId(1), site);
-    input.n_kept = 20;
+    input.n_errors_told = 20;
     let part = |name: &str| Part { kind: "plugin", name: name.into() };
     let sites = BTreeSet::from([SiteId(1), SiteId(99)]);
-    input.parts.insert(part("few"), Named { n_errors: 1, n_lines: 1, sites: BTreeSet::new() });
-    input.parts.insert(part("most"), Named { n_errors: 5, n_lines: 0, sites });
+    input.parts.insert(part("few"), Named { n_errors: 1.0, n_lines: 1, sites: BTreeSet::new() });
+    input.parts.insert(part("most"), Named { n_errors: 5.0, n_lines: 0, sites });
     let report = made(&input);
     assert_eq!(column(&report, "parts", "part"), texts(["most", "few"]));
     assert_eq!(column(&report, "parts", "errors_ratio"), [0.25, 0.05].map(Value::Number));

@@ -1,20 +1,23 @@
 //! Dated facts of servers: gateway errors that were kept whole, states of services, evidence lines,
 //! changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
 use super::super::blocks::Place;
+use super::super::hours;
 use super::super::quarantine::EVENTS;
+use super::super::seal::fold::EXEMPLARS_MAX;
 use super::History;
 use crate::model::ServerId;
 
 impl History<'_> {
     /// Shows `see` the events of these servers whose hour begins in `hours`, some at a time and in no order:
-    /// bodies with nothing else in them. They are kept as long as samples.
+    /// bodies with nothing else in them. They are kept as long as samples. Of hours that are not packed yet
+    /// gateway errors are left out that packing will leave out: what is shown stays the same over it.
     ///
     /// Cost: a look-up for each server and hour, and what there is in it.
     pub fn events(
@@ -27,6 +30,7 @@ impl History<'_> {
         let span = (at(hours.start), at(hours.end));
         let sealed = self.hours(span.0, span.1)?;
         for server in servers {
+            let mut n_kept: BTreeMap<(String, i32, i64), u32> = BTreeMap::new();
             self.hot_of(*server, span, &mut |batch| {
                 let is_it = |ms: i64| {
                     let second = UnixMillis(ms).second();
@@ -35,7 +39,16 @@ impl History<'_> {
                 let mut body = batch.body;
                 body.seconds.clear();
                 body.ticks.clear();
-                body.exemplars.retain(|one| is_it(one.at_unix_ms));
+                let sites = &body.sites;
+                body.exemplars.retain(|one| {
+                    let site = sites.get(one.site as usize).map(|site| site.name.to_lowercase());
+                    let (Some(site), 502..=504) = (site, one.status) else { return false };
+                    let hour = hours::hour_of(UnixMillis(one.at_unix_ms).second());
+                    let n = n_kept.entry((site, one.signal, hour)).or_default();
+                    let is_kept = is_it(one.at_unix_ms) && *n < EXEMPLARS_MAX;
+                    *n += u32::from(is_kept);
+                    is_kept
+                });
                 body.log_lines.retain(|one| is_it(one.at_unix_ms));
                 body.services.retain(|one| is_it(one.at_unix_ms));
                 body.changes.retain(|one| is_it(one.at_unix_ms));

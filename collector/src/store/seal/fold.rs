@@ -24,7 +24,7 @@ const SERIES_MAX: usize = 4096;
 /// Most samples of one server and hour, 16 bytes each: 500 series in each second.
 const SAMPLES_MAX: usize = 1 << 21;
 /// Gateway errors kept of one site and signal.
-const EXEMPLARS_MAX: u32 = 20;
+pub(in crate::store) const EXEMPLARS_MAX: u32 = 20;
 /// Seconds of a tick that counts are folded to.
 const TICK_S: u16 = 10;
 /// First of the derived counters, and the end of what fits into a key.
