@@ -18,9 +18,9 @@ const SOON_DAYS: f64 = 14.0;
 const LATER_DAYS: f64 = 60.0;
 /// Share of the minutes above which waiting or stolen time matters.
 const OFTEN: f64 = 0.01;
-/// Servers that are told one by one.
+/// Servers that are told one by one, but for those with something critical: each of these is.
 const SERVERS_MAX: usize = 6;
-/// Sentences about one of them.
+/// Sentences about one of them, but for critical ones.
 const SENTENCES_MAX: usize = 4;
 
 /// What is to be said of a server, without its name.
@@ -32,7 +32,7 @@ pub(super) struct Said {
     pub(super) text: String,
 }
 
-/// All of them, most important first: each server once, the worst of every sort before others.
+/// All of them, the worst level first: each server once, the worst of every sort before others.
 pub(super) fn of(
     input: &Input,
     ahead: &Ahead,
@@ -53,19 +53,20 @@ pub(super) fn of(
         (waited(needs), "on which something waited"),
     ]);
     found.extend(plans::finding(advice));
-    found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     if found.iter().all(|finding| finding.level < Level::Warning) {
         let text = "Nothing was short: no disk fills up within 60 days, nothing waited, nothing was stolen."
             .to_owned();
-        found.insert(0, Finding { level: Level::Good, text });
+        found.push(Finding { level: Level::Good, text });
     }
+    found.sort_by_key(|finding| Reverse(finding.level));
     found
 }
 
 /// A sentence of a server: its sort, its place among those of that sort, and itself.
 type Ranked = (usize, usize, Said);
 
-/// One finding for each of the servers that it is worst with, and one for all others.
+/// One finding for each of the servers that it is worst with, and one for all others. What is critical is
+/// never among the others.
 fn by_server(sorts: Vec<(Vec<Said>, &'static str)>) -> Vec<Finding> {
     let words: Vec<&str> = sorts.iter().map(|(_, words)| *words).collect();
     let mut servers: BTreeMap<String, Vec<Ranked>> = BTreeMap::new();
@@ -87,7 +88,9 @@ fn by_server(sorts: Vec<(Vec<Said>, &'static str)>) -> Vec<Finding> {
         })
         .collect();
     ranked.sort_by_key(|(level, place, _)| (Reverse(*level), *place));
-    let n_told = if ranked.len() == SERVERS_MAX + 1 { ranked.len() } else { SERVERS_MAX };
+    let n_critical = ranked.iter().filter(|(level, ..)| *level == Level::Critical).count();
+    let n_max = SERVERS_MAX.max(n_critical);
+    let n_told = if ranked.len() == n_max + 1 { ranked.len() } else { n_max };
     let others = ranked.split_off(n_told.min(ranked.len()));
     let mut found: Vec<Finding> =
         ranked.into_iter().map(|(level, _, all)| told(level, all)).collect();
@@ -98,7 +101,9 @@ fn by_server(sorts: Vec<(Vec<Said>, &'static str)>) -> Vec<Finding> {
 /// What matters most of a server, behind its name.
 fn told(level: Level, all: Vec<Ranked>) -> Finding {
     let mut text = String::new();
-    for (_, _, said) in all.into_iter().take(SENTENCES_MAX) {
+    let is_told =
+        |(ix, (_, _, said)): &(usize, Ranked)| *ix < SENTENCES_MAX || said.level == Level::Critical;
+    for (_, (_, _, said)) in all.into_iter().enumerate().filter(is_told) {
         if text.is_empty() {
             text = format!("{}: {}", said.server, said.text);
         } else {
@@ -176,7 +181,7 @@ fn failed(input: &Input, slo: f64) -> Vec<Said> {
         let mut with: Vec<(u64, CameWith)> =
             CameWith::ALL.iter().map(|with| (with.of(&server.errors), *with)).collect();
         with.retain(|(n, _)| *n > 0);
-        with.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+        with.sort_by_key(|(n, _)| Reverse(*n));
         let share = |n_with: u64| n_with as f64 / n as f64 * 100.0;
         let parts: Vec<String> = with
             .iter()
@@ -184,7 +189,8 @@ fn failed(input: &Input, slo: f64) -> Vec<Said> {
             .map(|(n_with, with)| format!("{:.0} % with {}", share(*n_with), with.words()))
             .collect();
         // Of most minutes often nothing is known: what is known of the others can be helped.
-        let known = with.iter().find(|(_, with)| *with != CameWith::Unknown).or(with.first());
+        let is_known = |with: CameWith| with < CameWith::Unexplained;
+        let known = with.iter().find(|(_, with)| is_known(*with)).or(with.first());
         let remedy = known.map_or("", |(_, with)| with.remedy());
         let helps = match remedy.strip_prefix("no plan helps") {
             Some(rest) => format!("No plan helps{rest}"),

@@ -213,6 +213,37 @@ fn what_is_wrong_is_found_and_said_with_its_numbers() {
 }
 
 #[test]
+fn what_is_critical_is_never_folded() {
+    let mut servers: Vec<Server> = (0..9).map(|n| rich(&format!("web-{n}"), 21)).collect();
+    let n = 21 * 24;
+    for mount in ["/a", "/b", "/c", "/d", "/e"] {
+        let of = format!("system.filesystem.mountpoint={mount}");
+        put(&mut servers[0], ("system.filesystem.utilization", &of), (n, 1.0), |hour| {
+            vec![0.9 - 0.01 * ((n - hour) as f64 / 24.0); 60]
+        });
+    }
+    for name in ["calm-1", "calm-2", "calm-3"] {
+        let mut calm = server(name);
+        flat(&mut calm, ("system.pressure.io", ""), n, 0.2);
+        servers.push(calm);
+    }
+    let report = report(&input(21 * 24, servers), &Settings::default(), &ask(21 * 24));
+    let critical: Vec<&str> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.level == Level::Critical)
+        .map(|finding| finding.text.as_str())
+        .collect();
+    assert_eq!(critical.len(), 9, "{critical:#?}");
+    assert!(critical.iter().all(|text| text.contains("of / lasts for about")), "{critical:#?}");
+    let first = critical.iter().find(|text| text.starts_with("web-0: ")).unwrap();
+    for mount in ["/a", "/b", "/c", "/d", "/e"] {
+        assert!(first.contains(&format!("pace of {mount} lasts for")), "{mount}: {first}");
+    }
+    assert!(said(&report, "3 more servers are in the tables: 3 on which something waited."));
+}
+
+#[test]
 fn children_are_raised_to_what_is_wanted_as_far_as_memory_reaches() {
     let check = |available_gib: f64, child_gib: f64, queue: f64, want: Option<f64>| {
         let mut server = server("web-1");

@@ -1,5 +1,7 @@
 //! What somebody with half a minute should read of an outage report. Pure.
 
+use std::cmp::Reverse;
+
 use super::causes::by_cause;
 use super::figures::{Figures, OfIncident, OfSite};
 use super::minutes::Minutes;
@@ -9,9 +11,9 @@ use crate::report::words::{count, list, many, minutes, percent};
 
 const NAMES_MAX: usize = 3;
 
-/// Sentences, most important first.
+/// Sentences, the worst level first.
 pub(super) fn findings(figures: &Figures<'_>) -> Vec<Finding> {
-    [
+    let mut found: Vec<Finding> = [
         open(figures),
         Some(overall(figures)),
         over_budget(figures),
@@ -22,7 +24,9 @@ pub(super) fn findings(figures: &Figures<'_>) -> Vec<Finding> {
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .collect();
+    found.sort_by_key(|finding| Reverse(finding.level));
+    found
 }
 
 fn finding(level: Level, text: String) -> Finding {
@@ -30,11 +34,15 @@ fn finding(level: Level, text: String) -> Finding {
 }
 
 fn open(figures: &Figures<'_>) -> Option<Finding> {
-    let open = figures.incidents.values().filter(|of| of.happened.ended.is_none());
-    let titles: Vec<&str> = open.map(|of| of.happened.title.as_str()).collect();
+    let mut open: Vec<&OfIncident<'_>> =
+        figures.incidents.values().filter(|of| of.happened.ended.is_none()).collect();
+    open.sort_by_key(|of| of.happened.severity != "critical");
+    let n_critical = open.iter().filter(|of| of.happened.severity == "critical").count();
+    let titles: Vec<&str> = open.iter().map(|of| of.happened.title.as_str()).collect();
     (!titles.is_empty()).then(|| {
         let n = many(titles.len() as u64, "incident is", "incidents are");
-        finding(Level::Critical, format!("{n} still open: {}.", list(&titles, NAMES_MAX)))
+        let told = list(&titles, NAMES_MAX.max(n_critical));
+        finding(Level::Critical, format!("{n} still open: {told}."))
     })
 }
 

@@ -291,6 +291,28 @@ fn an_objective_of_all_minutes_has_no_budget_and_is_missed_by_one() {
 }
 
 #[test]
+fn the_worst_findings_stand_first_and_no_open_critical_incident_is_folded() {
+    let mut input = input();
+    input.incidents.insert("A".into(), happened("gateway_errors", 10, Some(20)));
+    input.spells = vec![spell("A", 1, 10, Some(20))];
+    for n in 0..9 {
+        let id = format!("B{n}");
+        let severity = if n < 3 { "warning" } else { "critical" };
+        let open = Happened { severity: severity.into(), ..happened("silence", 30 + n, None) };
+        input.incidents.insert(id.clone(), open);
+        input.spells.push(spell(&id, 2, 30 + n, None));
+    }
+    input.sites.get_mut(&SiteId(3)).unwrap().n_crawler = 10;
+    let report = made(&input);
+    let levels: Vec<Level> = report.findings.iter().map(|finding| finding.level).collect();
+    assert!(levels.len() > 4 && levels.is_sorted_by(|a, b| a >= b), "{:#?}", report.findings);
+    let open = &report.findings[0].text;
+    assert!(open.starts_with("9 incidents are still open"), "{open}");
+    assert!((33..39).all(|n| open.contains(&format!("silence at {n}"))), "{open}");
+    assert!(open.ends_with("and 3 others."), "{open}");
+}
+
+#[test]
 fn crawlers_are_told_by_site() {
     let mut input = input();
     let site = input.sites.get_mut(&SiteId(3)).unwrap();
