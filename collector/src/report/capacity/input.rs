@@ -149,7 +149,14 @@ impl Server {
     /// The series of a metric whose attribute names this.
     #[must_use]
     pub fn one(&self, metric: &'static str, name: &str) -> Option<&Series> {
-        self.all(metric).find(|(of, _)| *of == name).map(|(_, series)| series)
+        // Attributes of one metric have one key.
+        let (_, first) = self.series.range((metric, Box::from(""))..).next()?.0;
+        let attribute = match first.split_once('=') {
+            Some((key, _)) => format!("{key}={name}"),
+            None => name.to_owned(),
+        };
+        let known = self.series.get(&(metric, attribute.into()));
+        known.or_else(|| self.all(metric).find(|(of, _)| *of == name).map(|(_, series)| series))
     }
 
     /// Days from its first to its last hour with samples.

@@ -39,15 +39,15 @@ pub(super) struct Pool<'a> {
 
 /// The pools of a server, the ones with most waiting first when they ask for memory.
 pub(super) fn of(server: &Server, limit: f64) -> Vec<Pool<'_>> {
+    let mut free = free(server);
     let mut pools: Vec<Pool<'_>> = server
         .all("phpfpm.max_children")
         .map(|(name, _)| name)
         .chain(server.all("phpfpm.active_processes").map(|(name, _)| name))
         .collect::<std::collections::BTreeSet<&str>>()
         .into_iter()
-        .map(|name| pool(server, name, limit))
+        .map(|name| pool(server, name, (limit, free)))
         .collect();
-    let mut free = free(server);
     let mut order: Vec<usize> = (0..pools.len()).collect();
     order.sort_by_key(|ix| std::cmp::Reverse(pools[*ix].n_waiting));
     for ix in order {
@@ -68,14 +68,14 @@ fn free(server: &Server) -> Option<f64> {
     Some((available - RESERVE * server.memory()?).max(0.0))
 }
 
-fn pool<'a>(server: &'a Server, name: &'a str, limit: f64) -> Pool<'a> {
+fn pool<'a>(server: &'a Server, name: &'a str, (limit, free): (f64, Option<f64>)) -> Pool<'a> {
     let view = |metric| server.one(metric, name).map(|series| series.parts.plain());
     let at = |metric, q| view(metric).and_then(|view| view.quantile(q));
     let busy = "phpfpm.active_processes";
     let shares = server.one(busy, name).map(|series| series.parts.shares());
     let child_bytes = at("phpfpm.memory_per_process", 0.95).filter(|bytes| *bytes > 0.0);
     let n_running = at("phpfpm.total_processes", 0.95);
-    let more = free(server).zip(child_bytes).map(|(free, each)| (free / each).floor());
+    let more = free.zip(child_bytes).map(|(free, each)| (free / each).floor());
     Pool {
         name,
         max_children: server.one("phpfpm.max_children", name).map(|series| series.last.1.round()),

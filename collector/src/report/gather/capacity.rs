@@ -182,7 +182,7 @@ struct Building {
 #[derive(Default)]
 struct OfServer {
     seen: Seen,
-    series: Vec<(Box<str>, Building)>,
+    series: BTreeMap<Box<str>, Building>,
 }
 
 /// What goes from one metric to the next.
@@ -221,14 +221,14 @@ impl Pass {
             old.see(wanted.metric, &hour, size);
             let of_server = found.of(hour.server);
             of_server.seen.add(ix);
-            // The newest first: hours of one attribute come together.
             let series = &mut of_server.series;
-            let known = series.iter().rposition(|(of, _)| **of == *hour.attribute);
-            let at = known.unwrap_or_else(|| {
-                series.push((hour.attribute.into(), Building::new(wanted, span)));
-                series.len() - 1
-            });
-            series[at].1.add(span, ix, size, &hour);
+            if let Some(known) = series.get_mut(hour.attribute) {
+                known.add(span, ix, size, &hour);
+            } else {
+                let mut building = Building::new(wanted, span);
+                building.add(span, ix, size, &hour);
+                series.insert(hour.attribute.into(), building);
+            }
         })?;
         if is_size {
             sizes.insert(wanted.metric, as_size);
@@ -301,9 +301,7 @@ impl Building {
 
 /// How much there was of something, hour by hour, in runs of the same size.
 #[derive(Default)]
-struct Sizes(BTreeMap<ServerId, Vec<OfAttribute>>);
-
-type OfAttribute = (Box<str>, Vec<Run>);
+struct Sizes(BTreeMap<ServerId, BTreeMap<Box<str>, Vec<Run>>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -315,12 +313,11 @@ struct Run {
 impl Sizes {
     fn add(&mut self, hour: &HourOf<'_>) {
         let of_server = self.0.entry(hour.server).or_default();
-        let known = of_server.iter().rposition(|(of, _)| **of == *hour.attribute);
-        let at = known.unwrap_or_else(|| {
-            of_server.push((hour.attribute.into(), Vec::new()));
-            of_server.len() - 1
-        });
-        let (runs, size) = (&mut of_server[at].1, hour.spread.max());
+        if !of_server.contains_key(hour.attribute) {
+            of_server.insert(hour.attribute.into(), Vec::new());
+        }
+        let Some(runs) = of_server.get_mut(hour.attribute) else { return };
+        let size = hour.spread.max();
         match runs.last_mut().filter(|run| run.size == size && run.hours.1 == hour.t0) {
             Some(run) => run.hours.1 += HOUR_S,
             None => runs.push(Run { hours: (hour.t0, hour.t0 + HOUR_S), size }),
@@ -330,8 +327,7 @@ impl Sizes {
     /// The size at a time: as it was said last before, else as it was said first. Where it changed within
     /// an hour, the larger one holds for all of it.
     fn of(&self, server: ServerId, attribute: &str, at: i64) -> Option<f64> {
-        let of_server = self.0.get(&server)?;
-        let (_, runs) = of_server.iter().find(|(of, _)| **of == *attribute)?;
+        let runs = self.0.get(&server)?.get(attribute)?;
         let before = runs.iter().filter(|run| run.hours.0 <= at);
         let run = before.max_by_key(|run| run.hours.0);
         run.or_else(|| runs.iter().min_by_key(|run| run.hours.0)).map(|run| run.size)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::figures::{Figures, OfSite, Time};
 use super::minutes::Minutes;
+use crate::model::ServerId;
 use crate::report::column::{about, figure};
 use crate::report::document::{Block, Chart, Column, Level, Plot, Section, Table, Unit, Value};
 use crate::report::words;
@@ -270,12 +271,18 @@ pub(super) fn servers(figures: &Figures<'_>) -> Section {
         ),
         figure("site_minutes", "site-minutes", Unit::Minutes, EXISTED),
     ];
+    let mut of_servers: BTreeMap<ServerId, Vec<&OfSite<'_>>> = BTreeMap::new();
+    for of in figures.sites.values() {
+        of_servers.entry(of.site.server).or_default().push(of);
+    }
+    let mut n_incidents: BTreeMap<ServerId, u64> = BTreeMap::new();
+    for id in figures.incidents.values().flat_map(|of| &of.servers) {
+        *n_incidents.entry(*id).or_default() += 1;
+    }
     let mut rows: Vec<(u64, &str, Vec<Value>)> = Vec::new();
     for (id, server) in &figures.input.servers {
-        let of_server = |of: &&OfSite<'_>| of.site.server == *id;
-        let sites: Vec<&OfSite<'_>> = figures.sites.values().filter(of_server).collect();
+        let sites = of_servers.remove(id).unwrap_or_default();
         let time = sum(&sites);
-        let incidents = figures.incidents.values().filter(|of| of.servers.contains(id));
         let row = vec![
             Value::Text(server.name.clone()),
             Value::Count(sites.len() as u64),
@@ -283,7 +290,7 @@ pub(super) fn servers(figures: &Figures<'_>) -> Section {
             budget_used(&time, figures.slo),
             Value::Count(time.n_lost),
             Value::Count(Minutes::union(sites.iter().map(|of| &of.lost)).n()),
-            Value::Count(incidents.count() as u64),
+            Value::Count(n_incidents.get(id).copied().unwrap_or(0)),
             Value::Count(figures.silent.get(id).map_or(0, Minutes::n)),
             Value::Count(time.n),
         ];
