@@ -11,6 +11,7 @@ pub mod clock;
 pub mod timer;
 pub mod config;
 pub mod files;
+pub mod globs;
 pub mod discover;
 pub mod probes;
 pub(crate) mod own_requests;

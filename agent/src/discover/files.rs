@@ -302,7 +302,7 @@ impl Files {
     pub(super) fn is_missing(&self, path: &Path) -> bool {
         let text = path.to_string_lossy();
         let is_there = |text: &str| {
-            let mut matches = glob::glob_with(text, OPTIONS).into_iter().flatten();
+            let mut matches = crate::globs::matches(text).into_iter().flatten();
             matches.any(|found| found.is_ok())
         };
         !self.is_without_disk

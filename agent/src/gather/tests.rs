@@ -7,6 +7,7 @@ use crate::spool::Seq;
 use prost::Message as _;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use wire::v1;
@@ -212,6 +213,20 @@ fn lines_are_counted_once_over_rotation_and_restart() {
     assert_eq!(agent.n(200), 0, "what was there before the first start is history");
     let files = agent.status().files;
     assert_eq!((files.len(), files[0].site.as_str()), (1, "a.example"));
+}
+
+/// The list of names in a folder ended the agent, again at each start: whoever may write into a folder
+/// of logs could do that.
+#[test]
+fn a_name_that_is_no_utf8_beside_the_logs_does_not_end_the_agent() {
+    let mut agent = Agent::new();
+    append(&agent.dir.path().join(std::ffi::OsStr::from_bytes(b"m\xfcller.log")), "x\n");
+    let log = agent.path("a.log");
+    append(&log, "");
+    agent.sources.push(source(&agent.path("*.log"), "access", Some("a.example")));
+    agent.start();
+    append(&log, &line(201, "/1").repeat(3));
+    agent.eventually_n(201, 3);
 }
 
 #[test]

@@ -12,10 +12,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use glob::{MatchOptions, Pattern};
+use glob::Pattern;
 
 use crate::config::{LogsConfig, SourceConfig};
 use crate::discover::{LogKind, LogSource, SiteRule, Unreadable};
+use crate::globs;
 
 use super::file::{are_same, is_compressed, is_rotated_name, key_of, without_packing};
 
@@ -59,11 +60,6 @@ const KINDS: [(&str, LogKind); 10] = [
     ("kernel", LogKind::Kernel),
     ("change", LogKind::Change),
 ];
-const OPTIONS: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: true,
-};
 
 /// The kind a config names.
 #[must_use]
@@ -247,7 +243,7 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
     if !is_pattern(pattern) {
         return vec![PathBuf::from(pattern)];
     }
-    let walk = match glob::glob_with(pattern, OPTIONS) {
+    let walk = match globs::matches(pattern) {
         Ok(walk) => walk,
         Err(error) => {
             let (reason, fix) = (error.to_string(), "correct the pattern".to_owned());
