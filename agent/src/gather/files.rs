@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use wire::UnixMillis;
 
@@ -138,7 +138,7 @@ impl Files {
             if is_first_start {
                 Start::End
             } else {
-                start_by_birth(born, checkpoint.first_start_at)
+                Start::by_birth(born, checkpoint.first_start_at)
             }
         });
         expansion.unreadable.extend(left_out);
@@ -192,7 +192,7 @@ impl Files {
         let first_start_at = self.first_start_at;
         let left_out = self.follow(expansion.logs, now, |born| {
             // What a glob did not match a moment ago is new, whatever the clock says.
-            if is_changed { start_by_birth(born, first_start_at) } else { Start::Beginning }
+            if is_changed { Start::by_birth(born, first_start_at) } else { Start::Beginning }
         });
         expansion.unreadable.extend(left_out);
         self.tell_unreadable(expansion.unreadable);
@@ -593,26 +593,5 @@ impl Files {
     pub(super) fn status(&self) -> Vec<FileStatus> {
         let followed = self.followed.iter().filter(|followed| !followed.is_released);
         followed.map(Followed::status).collect()
-    }
-}
-
-/// A log born before the agent's first start is history; one whose birth the file system does not
-/// know is taken as news.
-fn start_by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Start {
-    let first = UNIX_EPOCH + Duration::from_millis(first_start_at.0.try_into().unwrap_or(0));
-    if born.is_some_and(|born| born < first) { Start::End } else { Start::Beginning }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_born_before_the_first_start_is_history() {
-        let first = UnixMillis(10_000);
-        let born = |ms| Some(UNIX_EPOCH + Duration::from_millis(ms));
-        assert_eq!(start_by_birth(born(9_999), first), Start::End);
-        assert_eq!(start_by_birth(born(10_000), first), Start::Beginning);
-        assert_eq!(start_by_birth(None, first), Start::Beginning);
     }
 }

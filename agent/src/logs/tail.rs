@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wire::UnixMillis;
 
@@ -34,6 +34,16 @@ pub enum Start {
     End,
     /// It appeared later: every line is news.
     Beginning,
+}
+
+impl Start {
+    /// A log born before the agent's first start is history; one whose birth the file system does not
+    /// know is taken as news.
+    #[must_use]
+    pub fn by_birth(born: Option<SystemTime>, first_start_at: UnixMillis) -> Self {
+        let first = UNIX_EPOCH + Duration::from_millis(first_start_at.0.try_into().unwrap_or(0));
+        if born.is_some_and(|born| born < first) { Self::End } else { Self::Beginning }
+    }
 }
 
 /// Why a log cannot be read at the moment. It is tried again; nothing else stops.

@@ -1124,3 +1124,12 @@ fn any_bytes_pass_and_a_line_of_a_mebibyte_is_counted_once() {
     writer.write_all(b"its end\nnext\n").unwrap();
     assert_eq!(follower.read(), ("next\n".to_owned(), 1));
 }
+
+#[test]
+fn a_log_born_before_the_first_start_is_history() {
+    let first = UnixMillis(10_000);
+    let born = |ms| Some(UNIX_EPOCH + Duration::from_millis(ms));
+    assert_eq!(Start::by_birth(born(9_999), first), Start::End);
+    assert_eq!(Start::by_birth(born(10_000), first), Start::Beginning);
+    assert_eq!(Start::by_birth(None, first), Start::Beginning);
+}
