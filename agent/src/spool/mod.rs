@@ -502,8 +502,7 @@ impl Spool {
         let (first, format, path) = (segment.pos_first, segment.format, segment.path.clone());
         let payload = match self.payload_at(format, first, &path, pos, entry) {
             Err(error) if is_gone(&error) => {
-                // What is still to come goes into a file that has a name.
-                self.active = self.active.take().filter(|_| path.exists());
+                self.active = self.active.take().filter(|_| path.exists()); // else it has no name
                 None
             }
             result => result.map_err(|e| io_error("read", &path, e))?,
