@@ -121,6 +121,7 @@ fn percent(share: f64) -> String {
     let text = grouped(percent, decimals);
     let text = match (decimals, text.as_str()) {
         (3, "100.000") => "> 99.999".to_owned(),
+        (3, "0.000") if share < 0.0 => "> -0.001".to_owned(),
         (3, "0.000") => "< 0.001".to_owned(),
         (3, _) => {
             let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
@@ -273,6 +274,7 @@ mod tests {
             (0.0047, "0.5 %"),
             (1.204, "120.4 %"),
             (-0.02, "-2.0 %"),
+            (-0.000_000_4, "> -0.001 %"),
         ] {
             check(share, &Unit::Share, expected);
         }
