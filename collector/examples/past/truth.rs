@@ -4,7 +4,7 @@
 //! scale of the catalog; `site N SERVER NAME POOL OWNER` and `c N SECOND STATUS COUNT` likewise. SERVER is
 //! `NUMBER:NAME`: of two servers with one name each has a number. `forgotten SERVER`: its history is nobody's.
 //! `e N SECOND TEXT` is a gateway error of a site that was kept whole, `l SERVER SECOND TEXT` a line of
-//! evidence, `u SERVER UNIT SECOND STATE RESTARTS` the state of a service.
+//! evidence, `u SERVER UNIT SECOND STATE RESTARTS RESULT` the state of a service and how its last run ended.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -87,7 +87,8 @@ impl Truth {
         for service in &body.services {
             let (unit, at) = (&service.unit, service.at_unix_ms.div_euclid(1000));
             let (state, n) = (&service.state, service.n_restarts.unwrap_or(0));
-            writeln!(self.out, "u\t{server}\t{unit}\t{at}\t{state}\t{n}")?;
+            let ended = &service.result;
+            writeln!(self.out, "u\t{server}\t{unit}\t{at}\t{state}\t{n}\t{ended}")?;
         }
         Ok(())
     }

@@ -18,8 +18,11 @@ const ERROR: f64 = 0.0102;
 /// Up to so many times a limit a mean may be left out of those above it: all of a slot of a sketch.
 const MISSED: f64 = 1.0205;
 
-/// Second, state, restarts of a service.
-type State = (i64, String, i64);
+/// Second, state, restarts of a service, and how its last run ended.
+type State = (i64, String, i64, String);
+
+/// How many gateway errors were kept whole of a site and hour, and how many of them name each part.
+type Cell = (f64, BTreeMap<String, f64>);
 
 /// Everything of the servers that are in the fleet today.
 #[derive(Debug, Default)]
@@ -79,7 +82,7 @@ impl Truth {
                 "e" => kept.push((number(2), number(1) as usize, words[3].to_owned())),
                 "l" => lines.push((words[1].to_owned(), number(2), words[3].to_owned())),
                 "u" => {
-                    let state = (number(3), words[4].to_owned(), number(5));
+                    let state = (number(3), words[4].to_owned(), number(5), words[6].to_owned());
                     states.push((words[1].to_owned(), words[2].to_owned(), state));
                 }
                 "forgotten" => drop(forgotten.insert(words[1].to_owned())),
@@ -122,27 +125,42 @@ impl Truth {
             *n += 1;
             *n <= KEPT_MAX
         };
-        let kept: Vec<_> = self
-            .kept
-            .iter()
-            .filter(|(at, site, said)| hours.contains(at) && is_kept(site, way(said), *at))
-            .collect();
-        let kept = || kept.iter();
+        // By site and hour what was kept whole, and how much of it names each part.
+        let mut cells: BTreeMap<(&(String, String), i64), Cell> = BTreeMap::new();
+        for (at, site, said) in self.kept.iter().filter(|(at, ..)| hours.contains(at)) {
+            if is_kept(site, way(said), *at) {
+                let cell = cells.entry((site, at.div_euclid(HOUR))).or_default();
+                cell.0 += 1.0;
+                for part in named(said) {
+                    *cell.1.entry(part).or_default() += 1.0;
+                }
+            }
+        }
         let lines = || self.lines.iter().filter(|(at, _)| hours.contains(at));
-        let all: BTreeSet<String> = kept()
-            .flat_map(|(.., said)| named(said))
+        let all: BTreeSet<String> = cells
+            .values()
+            .flat_map(|(_, named)| named.keys().cloned())
             .chain(lines().flat_map(|(_, said)| named(said)))
             .collect();
+        let n_all: u64 = self.sites.values().map(|site| site.n_errors(hours)).sum();
         let mut rows = Vec::new();
         for part in &all {
-            let own: Vec<_> = kept().filter(|(.., said)| named(said).contains(part)).collect();
-            let sites: BTreeSet<&(String, String)> = own.iter().map(|(_, site, _)| site).collect();
+            let (mut n, mut sites) = (0.0, BTreeSet::new());
+            for ((site, hour), (n_kept, named)) in &cells {
+                let Some(n_named) = named.get(part) else { continue };
+                let within = hour * HOUR..hour * HOUR + HOUR;
+                n += self.sites[*site].n_errors(&within) as f64 * n_named / n_kept;
+                sites.insert(*site);
+            }
             let mut row = Row::new(&[("part", part), ("kind", "plugin")]);
-            row.put("errors", Want::exactly(own.len() as f64));
-            row.put("errors_ratio", Want::exactly(own.len() as f64 / kept().count() as f64));
+            row.put("errors", Want::exactly(n.round()));
+            row.put("errors_ratio", Want::exactly(n / n_all as f64));
             let n_lines = lines().filter(|(_, said)| named(said).contains(part)).count();
             row.put("lines", Want::exactly(n_lines as f64));
             row.put("sites", Want::exactly(sites.len() as f64));
+            let worst = sites.into_iter().max_by_key(|site| self.sites[*site].n_errors(hours));
+            let worst = worst.map(|(server, name)| format!("{name} on {server}"));
+            row.put("worst_site", worst.map_or(Want::Unknown, |worst| Want::text(&worst)));
             rows.push(row);
         }
         rows
@@ -166,6 +184,12 @@ impl Truth {
             row.put("restarts", Want::exactly(restarts as f64));
             row.put("failures", Want::exactly(failures as f64));
             row.put("changes", Want::exactly(changes.count() as f64));
+            let mut ended = states.iter().rev().map(|(.., ended)| ended.as_str());
+            let bad = ended.find(|ended| !["", "success"].contains(ended));
+            row.put("ended", bad.map_or(Want::Unknown, Want::text));
+            let last = pairs().rfind(|(one, next)| one.1 != next.1 || next.2 > one.2);
+            let at = last.map(|(_, next)| super::rfc(next.0).replace('Z', ".000Z"));
+            row.put("last", at.map_or(Want::Unknown, |at| Want::text(&at)));
             rows.push(row);
         }
         rows
@@ -236,6 +260,11 @@ impl Site {
     /// Requests within these hours: derived counters repeat others.
     pub(super) fn n(&self, hours: &Range<i64>) -> u64 {
         self.sum(hours, |status| status < 1000)
+    }
+
+    /// Gateway errors within these hours.
+    pub(super) fn n_errors(&self, hours: &Range<i64>) -> u64 {
+        self.sum(hours, |status| matches!(status, 502 | 504 | 1000))
     }
 
     /// How many of what `is` wanted.
@@ -402,8 +431,12 @@ pub(super) fn between(values: &[f64], q: f64, error: f64) -> Want {
 pub(super) enum Want {
     /// These words.
     Text(String),
+    /// Any of these words.
+    OneOf(Vec<String>),
     /// A number from here to there.
     Between(f64, f64),
+    /// A number from here to there, or nothing.
+    Perhaps(f64, f64),
     /// Nothing.
     Unknown,
 }
@@ -417,6 +450,14 @@ impl Want {
         number.map_or(Self::Unknown, Self::exactly)
     }
 
+    /// Least and most.
+    pub(super) fn ends(&self) -> Option<[f64; 2]> {
+        match self {
+            Self::Between(low, high) => Some([*low, *high]),
+            _ => None,
+        }
+    }
+
     pub(super) fn text(words: &str) -> Self {
         Self::Text(words.to_owned())
     }
@@ -424,11 +465,14 @@ impl Want {
     /// Whether a value of JSON is that.
     pub(super) fn holds(&self, told: &serde_json::Value) -> bool {
         match self {
-            Self::Text(words) => told.as_str() == Some(words),
+            // A word with a level is told with it.
+            Self::Text(words) => told.as_str().or(told["text"].as_str()) == Some(words),
+            Self::OneOf(all) => told.as_str().is_some_and(|told| all.iter().any(|w| w == told)),
             Self::Between(low, high) => told.as_f64().is_some_and(|told| {
                 let slack = 1e-6 * low.abs().max(high.abs()) + 1e-9;
                 (low - slack..=high + slack).contains(&told)
             }),
+            Self::Perhaps(low, high) => told.is_null() || Self::Between(*low, *high).holds(told),
             Self::Unknown => told.is_null(),
         }
     }
