@@ -344,7 +344,8 @@ pub fn supersede(
 }
 
 /// Up to `n_max` messages of `route` that are due. Only the oldest of each incident is ever due:
-/// what follows waits until it left, so people hear of an incident in order.
+/// what follows waits until it left, so people hear of an incident in order. Digests and reports wait for
+/// no other: each stands alone.
 pub fn due(
     conn: &Connection,
     route: &str,
@@ -354,8 +355,9 @@ pub fn due(
     let late = (now.plus(PAGE_AHEAD_MAX), now.plus(OUTBOX_AHEAD_MAX));
     conn.prepare_cached(
         "SELECT id, tries, delivery, incident, body FROM outbox o
-         WHERE route = ?1 AND (due <= ?2 OR due > CASE tries WHEN 0 THEN ?4 ELSE ?5 END) AND id =
-           (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)
+         WHERE route = ?1 AND (due <= ?2 OR due > CASE tries WHEN 0 THEN ?4 ELSE ?5 END)
+           AND (incident = '' OR id =
+             (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route))
          ORDER BY body ->> '$.event' = 'updated', due, id LIMIT ?3",
     )?
     .query_map(params![route, now.0, n_max as i64, late.0.0, late.1.0], |row| {
@@ -377,8 +379,8 @@ pub fn next_due(
     now: UnixMillis,
 ) -> rusqlite::Result<Option<UnixMillis>> {
     conn.prepare_cached(
-        "SELECT min(due) FROM outbox o WHERE route = ?1 AND due > ?2 AND id =
-           (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route)",
+        "SELECT min(due) FROM outbox o WHERE route = ?1 AND due > ?2 AND (incident = '' OR id =
+           (SELECT min(id) FROM outbox f WHERE f.incident = o.incident AND f.route = o.route))",
     )?
     .query_row(params![route, now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMillis)))
 }
@@ -523,6 +525,28 @@ mod tests {
             };
             assert_eq!(store.write(job).await.unwrap(), left, "{decided:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_report_that_does_not_arrive_keeps_back_no_other_and_no_digest() {
+        let at = |second: i64| UnixMillis(1_000_000_000 + second * 1000);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let job = move |tx: &Transaction<'_>| {
+            for (n, incident) in [(1, ""), (2, "A"), (3, ""), (4, "A"), (5, "")] {
+                owe(tx, incident, "ops", at(n), &format!("D{n}"), "{}")?;
+            }
+            postpone(tx, 1, at(300))?;
+            postpone(tx, 2, at(200))?;
+            let rows: Vec<i64> = due(tx, "ops", at(9), 9)?.iter().map(|row| row.id).collect();
+            for id in [3, 5] {
+                delivered(tx, id)?;
+            }
+            Ok((rows, next_due(tx, "ops", at(9))?))
+        };
+        let (rows, next) = store.write(job).await.unwrap();
+        assert_eq!(rows, [3, 5], "4 waits for 2, which is of the same incident");
+        assert_eq!(next, Some(at(200)));
     }
 
     #[tokio::test]
