@@ -9,7 +9,7 @@ use super::matcher::Subject;
 use super::message::{Event, Message};
 use super::route::{Facts, GOES_ON, IN_DIGEST, Route, Verdict, news};
 use crate::model::{Incident, NotifyEvent};
-use crate::store::notices::{self, Notice, What};
+use crate::store::notices::{self, NOBODY, Notice, What};
 use crate::store::outbox::{self, Page};
 use crate::store::subjects::{self, Silenced};
 use crate::store::{Conn, ReadResult, WriteTx, incidents};
@@ -17,8 +17,6 @@ use crate::{ca, store};
 
 /// Incidents that went one into the other, followed at most.
 const PARENTS_MAX: usize = 16;
-/// A notice about no route in particular.
-const NOBODY: &str = "*";
 
 /// The decisions of one instant.
 pub(super) struct Desk<'a> {

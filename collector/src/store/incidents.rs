@@ -14,7 +14,7 @@ use super::notices::{Notice, What};
 use super::subjects::Silenced;
 use super::{SiteRow, notices, outbox, read};
 use crate::clock;
-use crate::model::{Incident, Moment, ServerId, SiteId, Transition, TransitionEvent};
+use crate::model::{Incident, Moment, NotifyEvent, ServerId, SiteId, Transition, TransitionEvent};
 
 /// Which incidents `list` returns.
 #[derive(Clone, Debug, Default)]
@@ -47,9 +47,19 @@ pub fn get(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
     Ok(Some(incident))
 }
 
+/// The same as `get`; `Err` inside says why what is stored is no incident.
+pub fn shown(conn: &Connection, id: &str) -> rusqlite::Result<Result<Option<Incident>, String>> {
+    or_why(get(conn, id))
+}
+
 /// The same as `bare`; `Err` inside says why what is stored is no incident.
 pub fn readable(conn: &Connection, id: &str) -> rusqlite::Result<Result<Option<Incident>, String>> {
-    match bare(conn, id) {
+    or_why(bare(conn, id))
+}
+
+/// `Err` inside says why what was read is no incident.
+fn or_why<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
+    match read {
         Ok(found) => Ok(Ok(found)),
         Err(rusqlite::Error::FromSqlConversionFailure(_, _, why)) => {
             Ok(Err(format!("the incident cannot be read: {why}")))
@@ -70,20 +80,26 @@ pub fn bare(conn: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
     Ok(found)
 }
 
-/// Incidents, newest first, each as `get` gives it.
+/// Incidents, newest first, each as `get` gives it. One that cannot be read is said and left out.
 pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Incident>> {
     let n_max = if filter.n_max == 0 { 1000 } else { filter.n_max };
     let mut statement = conn.prepare_cached(
         "SELECT body, acked_by, acked_at FROM incident
          WHERE (?1 = 0 OR closed IS NULL) AND (?2 IS NULL OR closed IS NULL OR closed >= ?2)
-           AND (?3 = 1 OR body ->> '$.parent' IS NULL)
+           AND (?3 = 1 OR IIF(json_valid(body), body ->> '$.parent', NULL) IS NULL)
          ORDER BY opened DESC, id DESC LIMIT ?4",
     )?;
     let rows = statement.query_map(
         params![filter.open, filter.since.map(|at| at.0), filter.merged, n_max as i64],
-        read_incident,
+        |row| Ok(or_why(read_incident(row))),
     )?;
-    let mut incidents = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut incidents = Vec::new();
+    for read in rows {
+        match read?? {
+            Ok(incident) => incidents.push(incident),
+            Err(why) => tracing::error!(why, "an incident is left out"),
+        }
+    }
     let silenced = Silenced::load(conn, clock::now())?;
     for incident in &mut incidents {
         add_notes(conn, incident)?;
@@ -157,7 +173,14 @@ pub fn commit(
         if let Some(notify) = transition.notify.filter(|_| is_new) {
             outbox::decide(tx, &transition.incident.id, transition.rev, notify.event, notify.due)?;
         } else if is_new && transition.event == TransitionEvent::Reopen {
-            notices::add(tx, &came_back(transition))?;
+            let incident = &transition.incident;
+            let is_page = !incident.retroactive && incident.parent.is_none();
+            if is_page && notices::had_no_route(tx, &incident.id)? {
+                let (event, due) = (NotifyEvent::Opened, transition.at);
+                outbox::decide(tx, &incident.id, transition.rev, event, due)?;
+            } else {
+                notices::add(tx, &came_back(transition))?;
+            }
         }
     }
     save_body(tx, "cases", upto, cases)?;
@@ -169,12 +192,13 @@ pub fn commit(
     Ok(())
 }
 
-/// What comes back soon after its end is the same outage: it is no new page at once.
+/// What comes back soon after its end is the same outage: whoever could hear of it gets no new page at
+/// once.
 fn came_back(transition: &Transition) -> Notice {
     Notice {
         at: transition.at,
         incident: Some(transition.incident.id.clone()),
-        route: "*".to_owned(),
+        route: notices::NOBODY.to_owned(),
         event: "opened".to_owned(),
         what: What::Suppressed,
         why: "it came back soon after its end, and is told again if it lasts 5 minutes".to_owned(),
@@ -230,19 +254,13 @@ fn upsert(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<boo
 /// not be read at a start, or a new server has the name of one that was forgotten. Left open it
 /// would keep the detector from storing anything, for ever.
 fn displace(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<()> {
-    let n = tx
-        .prepare_cached(
-            "UPDATE incident SET closed = ?3, body = json_set(body, '$.state', 'resolved',
-               '$.resolved_at', ?4, '$.updated_at', ?4,
-               '$.timeline[#]', json_object('at', ?4, 'what', 'resolved unverified: ' || ?1 || ' took its place'))
-             WHERE key = ?2 AND id <> ?1 AND closed IS NULL",
-        )?
-        .execute(params![
-            transition.incident.id,
-            transition.key,
-            transition.at.0,
-            transition.at.to_string()
-        ])?;
+    let why = format!("{} took its place", transition.incident.id);
+    let n = tx.prepare_cached(&format!("{CLOSE} AND key = ?3 AND id <> ?4"))?.execute(params![
+        transition.at.0,
+        closing(transition.at, &why),
+        transition.key,
+        transition.incident.id
+    ])?;
     if n > 0 {
         let (id, key) = (&transition.incident.id, &transition.key);
         tracing::warn!(
@@ -252,6 +270,23 @@ fn displace(tx: &Transaction<'_>, transition: &Transition) -> rusqlite::Result<(
         );
     }
     Ok(())
+}
+
+/// Closes whatever is open, of which nobody knows any more how it stands.
+pub fn close_all(tx: &Transaction<'_>, at: UnixMillis, why: &str) -> rusqlite::Result<usize> {
+    tx.prepare_cached(CLOSE)?.execute(params![at.0, closing(at, why)])
+}
+
+/// Takes the instant and the [`closing`]. Of one that cannot be read only that it is closed is kept.
+const CLOSE: &str = "UPDATE incident SET closed = ?1, body = IIF(json_valid(body),
+   json_set(body, '$.state', 'resolved', '$.resolved_at', ?2 ->> '$.at', '$.updated_at', ?2 ->> '$.at',
+     '$.timeline[#]', json(?2)), body)
+ WHERE closed IS NULL";
+
+/// The last moment of an incident that nobody carries on.
+fn closing(at: UnixMillis, why: &str) -> String {
+    serde_json::json!({"at": at.to_string(), "what": format!("resolved unverified: {why}")})
+        .to_string()
 }
 
 /// A detector's memory and the last `hot.id` in it.
@@ -410,7 +445,7 @@ fn add_notes(conn: &Connection, incident: &mut Incident) -> rusqlite::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Notify, NotifyEvent};
+    use crate::model::Notify;
     use crate::samples;
     use crate::store::Store;
 
@@ -484,6 +519,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_incident_that_comes_back_is_told_at_once_where_there_was_nobody_to_tell_before() {
+        let said = |what: What, route: &str| Notice {
+            at: samples::START,
+            incident: Some(samples::incident().id),
+            route: route.to_owned(),
+            event: "opened".to_owned(),
+            what,
+            why: "no route is configured".to_owned(),
+            delivery: None,
+        };
+        let nobody = said(What::Unwanted, notices::NOBODY);
+        for (log, owed_now) in [
+            (vec![nobody.clone()], &["opened"][..]),
+            (vec![nobody.clone(), said(What::Owed, "ops")], &[]),
+            (vec![said(What::Dropped, notices::NOBODY)], &[]),
+            (vec![], &[]),
+        ] {
+            let (_dir, store, _) = play(vec![transition(1, NotifyEvent::Opened)]).await;
+            let back = Transition {
+                event: TransitionEvent::Reopen,
+                notify: None,
+                ..transition(3, NotifyEvent::Opened)
+            };
+            let job = move |tx: &Transaction<'_>| {
+                tx.execute("DELETE FROM page", [])?;
+                log.iter().try_for_each(|notice| notices::add(tx, notice))?;
+                commit(tx, &[back], b"cases", 5)?;
+                Ok(owed(tx))
+            };
+            assert_eq!(store.write(job).await.unwrap(), owed_now);
+        }
+    }
+
+    #[tokio::test]
     async fn an_older_revision_changes_nothing() {
         let (_dir, store, _) =
             play(vec![transition(2, NotifyEvent::Opened), transition(1, NotifyEvent::Opened)])
@@ -538,6 +607,29 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[tokio::test]
+    async fn an_incident_that_cannot_be_read_is_left_out_and_hides_no_other() {
+        let mut other = transition(1, NotifyEvent::Opened);
+        other.key = "gateway_errors:site:web-07/a.example".into();
+        other.incident.id = "01JD4Z8QK0A1B2C3D4E5F6G7H9".into();
+        let broken = other.incident.id.clone();
+        let (_dir, store, _) = play(vec![transition(1, NotifyEvent::Opened), other]).await;
+        for body in ["no JSON", "{}"] {
+            let spoil = format!("UPDATE incident SET body = '{body}' WHERE id = '{broken}'");
+            store.write(move |tx| tx.execute(&spoil, [])).await.unwrap();
+            let found = store.read(|conn| list(conn, &Filter::default())).await.unwrap();
+            assert_eq!(found.len(), 1, "{body}");
+            assert_eq!(found[0].id, samples::incident().id);
+        }
+        let at = samples::incident().detected_at;
+        assert_eq!(store.write(move |tx| close_all(tx, at, "a test")).await.unwrap(), 2);
+        let found = store.read(|conn| list(conn, &Filter::default())).await.unwrap();
+        assert_eq!((found[0].state.as_str(), found[0].resolved_at), ("resolved", Some(at)));
+        let last =
+            found[0].timeline.iter().map(|moment| &*moment.what).find(|w| w.ends_with("test"));
+        assert_eq!(last, Some("resolved unverified: a test"));
     }
 
     #[tokio::test]

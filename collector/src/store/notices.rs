@@ -13,6 +13,9 @@ const NOTICES_MAX: i64 = 100_000;
 /// Lines read for the timeline of one incident, the newest.
 const MOMENTS_MAX: i64 = 100;
 
+/// The route of a notice about none in particular.
+pub const NOBODY: &str = "*";
+
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
@@ -103,6 +106,15 @@ pub fn add(tx: &Transaction<'_>, notice: &Notice) -> rusqlite::Result<()> {
         routes::count_dropped(tx, 1)?;
     }
     Ok(())
+}
+
+/// Whether an incident was to be told while no route wanted any of it: nobody knows of it.
+pub fn had_no_route(conn: &Connection, incident: &str) -> rusqlite::Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS(SELECT 1 FROM notice WHERE incident = ?1 AND route = ?2 AND what = 'unwanted')
+           AND NOT EXISTS(SELECT 1 FROM notice WHERE incident = ?1 AND what IN ('owed', 'suppressed'))",
+    )?
+    .query_row([incident, NOBODY], |row| row.get(0))
 }
 
 /// What was told of an incident, what was not, and why, for its timeline: one line for each decision

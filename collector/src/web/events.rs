@@ -3,7 +3,7 @@
 //! `event:` is `open` for each incident that is open when the stream begins, then `opened`,
 //! `updated` or `resolved`; `data:` is the incident. Every 15 s a comment keeps the line alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -88,15 +88,27 @@ impl Follower {
     async fn look(&mut self, first: bool) -> Result<bool, StoreError> {
         let closed_after = clock::now().minus(CLOSED_KEPT);
         let marks = self.store.read(move |conn| follow::marks(conn, closed_after)).await?;
-        let changes = changes(&self.known, &marks, first);
-        for (event, id) in changes {
-            let found = self.store.read(move |conn| incidents::get(conn, &id)).await?;
-            let Some(incident) = found else { continue };
-            if self.sender.send(Ok(render(event, &incident))).await.is_err() {
-                return Ok(false);
+        let kept: BTreeSet<&str> = marks.iter().map(|mark| mark.id.as_str()).collect();
+        self.known.retain(|id, _| kept.contains(id.as_str()));
+        for mark in &marks {
+            for event in changes(self.known.get(&mark.id), mark, first) {
+                let id = mark.id.clone();
+                let found = self.store.read(move |conn| incidents::shown(conn, &id)).await?;
+                let incident = match found {
+                    Ok(Some(incident)) => incident,
+                    Ok(None) => continue,
+                    Err(why) => {
+                        tracing::error!(id = mark.id, why, "followers do not hear of an incident");
+                        continue;
+                    }
+                };
+                if self.sender.send(Ok(render(event, &incident))).await.is_err() {
+                    return Ok(false);
+                }
             }
+            // What was told is not told again when another one cannot be read.
+            self.known.insert(mark.id.clone(), mark.clone());
         }
-        self.known = marks.into_iter().map(|mark| (mark.id.clone(), mark)).collect();
         Ok(true)
     }
 }
@@ -106,34 +118,47 @@ fn render(event: &'static str, incident: &Incident) -> Event {
     Event::default().event(event).data(json)
 }
 
-/// What to tell, and of which incident.
-fn changes(
-    known: &BTreeMap<String, Mark>,
-    marks: &[Mark],
-    first: bool,
-) -> Vec<(&'static str, String)> {
-    let mut changes = Vec::new();
-    for mark in marks {
-        let event = match known.get(&mark.id) {
-            None if first && mark.open => "open",
-            None if first => continue,
-            None => "opened",
-            Some(before) if before == mark => continue,
-            Some(before) if before.open && !mark.open => "resolved",
-            Some(before) if !before.open && mark.open => "opened",
-            Some(_) => "updated",
-        };
-        changes.push((event, mark.id.clone()));
-        if event == "opened" && !mark.open {
-            changes.push(("resolved", mark.id.clone()));
-        }
+/// What to tell of an incident.
+fn changes(known: Option<&Mark>, mark: &Mark, first: bool) -> Vec<&'static str> {
+    match known {
+        None if first && mark.open => vec!["open"],
+        None if first => vec![],
+        None if mark.open => vec!["opened"],
+        None => vec!["opened", "resolved"],
+        Some(before) if before == mark => vec![],
+        Some(before) if before.open && !mark.open => vec!["resolved"],
+        Some(before) if !before.open && mark.open => vec!["opened"],
+        Some(_) => vec!["updated"],
     }
-    changes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_incident_that_cannot_be_read_is_told_to_nobody_and_repeats_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let fill = |tx: &crate::store::WriteTx<'_>| {
+            let whole = serde_json::to_string(&crate::samples::incident()).unwrap();
+            for (n, body) in [whole.clone(), "{}".to_owned(), whole].iter().enumerate() {
+                let sql =
+                    "INSERT INTO incident(id, key, opened, rev, body) VALUES(?1, ?1, ?2, 1, ?3)";
+                tx.execute(sql, (format!("I{n}"), n as i64, body))?;
+            }
+            Ok(())
+        };
+        store.write(fill).await.unwrap();
+        let (sender, mut receiver) = mpsc::channel(WAITING_MAX);
+        let mut follow = Follower { store, known: BTreeMap::new(), sender };
+        assert!(follow.look(true).await.unwrap() && follow.look(false).await.unwrap());
+        let mut n_told = 0;
+        while receiver.try_recv().is_ok() {
+            n_told += 1;
+        }
+        assert_eq!(n_told, 2, "each of the others once");
+    }
 
     #[test]
     fn each_change_of_a_mark_is_told_once() {
@@ -144,7 +169,7 @@ mod tests {
             acked_at: None,
             n_notes,
         };
-        let mut known = BTreeMap::new();
+        let mut known: BTreeMap<String, Mark> = BTreeMap::new();
         for (n, (now, expected)) in [
             (vec![mark("A", true, 1, 0), mark("Z", false, 9, 0)], "open A"),
             (vec![mark("A", true, 1, 0), mark("Z", false, 9, 0)], ""),
@@ -155,8 +180,11 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            let told = changes(&known, &now, n == 0);
-            let told: Vec<String> = told.iter().map(|(e, id)| format!("{e} {id}")).collect();
+            let of = |mark: &Mark| {
+                let events = changes(known.get(&mark.id), mark, n == 0).into_iter();
+                events.map(|event| format!("{event} {}", mark.id)).collect::<Vec<_>>()
+            };
+            let told: Vec<String> = now.iter().flat_map(of).collect();
             assert_eq!(told.join(", "), expected);
             known = now.into_iter().map(|mark| (mark.id.clone(), mark)).collect();
         }
