@@ -250,8 +250,7 @@ impl Detective {
 
     async fn try_work(&mut self, now: Option<UnixMillis>) -> Result<(), StoreError> {
         if let Some(now) = now {
-            self.see_disk(now);
-            self.see_pause(now);
+            self.see_own(now).await?;
         }
         self.catch_up().await?;
         let Some(now) = now else { return Ok(()) };
@@ -733,6 +732,58 @@ mod tests {
         for crashes in [&[23, 24, 25][..], &[26, 27, 28], &[33, 58, 61], &[40, 141, 160], &[199]] {
             assert_eq!(play(crashes).await, whole, "crashes at {crashes:?}");
         }
+    }
+
+    /// Plays the outage while the clock is an hour ahead until this quarter, and right from then on.
+    async fn play_set_back(
+        right_from: i64,
+    ) -> (Vec<crate::model::Incident>, Vec<(String, String)>) {
+        let ahead = |quarter: i64| if quarter < right_from { 3_600_000 } else { 0 };
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        crate::store::tests::enrol(&store, 1).await;
+        let mut detective = Detective::new(store.clone(), &config(), Live::default());
+        detective.start(UnixMillis(NOON + ahead(0))).await.unwrap();
+        for quarter in 0..END {
+            let clock = |at: i64| UnixMillis(at + ahead(quarter));
+            let now = clock(NOON + quarter * 250 + 300);
+            if quarter % 4 == 0 {
+                let clock = UnixMillis(NOON + quarter * 250 + 300);
+                let at = UnixMillis(0);
+                let beat = Record::Heartbeat { server: ServerId(1), at, clock };
+                detective.take_word(now, &beat);
+            }
+            let batch = batch(quarter);
+            let batch = NewBatch { at: clock(batch.at.0), ..batch };
+            store.append(batch).await.unwrap().await.unwrap().unwrap();
+            detective.try_work(Some(now)).await.unwrap();
+        }
+        let all = incidents::Filter { merged: true, ..incidents::Filter::default() };
+        let found = store.read(move |conn| incidents::list(conn, &all)).await.unwrap();
+        let owed = seen(&store).await.owed;
+        store.close().await.unwrap();
+        (found, owed)
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_does_not_stop_detection_until_that_time_comes_again() {
+        let (found, owed) = play_set_back(12).await;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!((found[0].state.as_str(), found[0].affected.n_sites), ("resolved", 12));
+        let owed: Vec<&str> = owed.iter().map(|(_, event)| event.as_str()).collect();
+        assert_eq!(owed, ["opened", "resolved"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_open_while_the_clock_is_set_back_is_closed_and_opens_anew_if_it_fails_on() {
+        let (mut found, _) = play_set_back(40).await;
+        found.sort_by_key(|incident| incident.started_at);
+        let [anew, before] = &found[..] else { panic!("{found:#?}") };
+        assert!(before.started_at.0 >= NOON + 3_600_000, "{before:#?}");
+        let why = "resolved unverified: the clock of the collector was set back";
+        assert!(before.timeline.iter().any(|moment| moment.what == why), "{before:#?}");
+        assert_eq!((before.state.as_str(), anew.state.as_str()), ("resolved", "resolved"));
+        assert!(anew.resolved_at.unwrap().0 < NOON + 60_000, "{anew:#?}");
     }
 
     #[tokio::test]

@@ -169,7 +169,7 @@ impl Witness {
     }
 
     async fn is_lost(&self) -> bool {
-        let since = clock::now();
+        let (since, begun) = (clock::now(), clock::instant());
         let answered = answering(&self.addresses).await;
         let mut signs = Signs {
             configured: self.configured,
@@ -179,7 +179,8 @@ impl Witness {
             agents: false,
         };
         if !self.configured {
-            while !self.live.speaks_from_elsewhere(since) && clock::now().since(since) < LISTEN {
+            // Not by the clock that `since` is of: that may be set back.
+            while !self.live.speaks_from_elsewhere(since) && begun.elapsed() < LISTEN {
                 sleep(LOOK).await;
             }
             signs.agents = self.live.speaks_from_elsewhere(since);

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use wire::UnixMillis;
 
-use super::Detective;
+use super::saved::pack;
+use super::{Detective, PAST_MS};
+use crate::detect::Engine;
 use crate::detect::silence::Recalled;
 use crate::model::{CollectorEvent, Record};
 use crate::store::presence::{self, Standing};
-use crate::store::{StoreError, collector};
+use crate::store::{StoreError, WriteTx, collector, incidents};
 
 /// How often a full disk is told to the detector, and how often the standing of servers is read
 /// while one seems silent, ms.
@@ -21,12 +23,21 @@ const LAG_MS: i64 = 5_000;
 const LAG_AGAIN_MS: i64 = 30_000;
 /// Events of the collector that wait to be stored.
 const OWN_MAX: usize = 100;
+/// How far the detector's time may be ahead of the clock before that was set back, ms.
+const BACK_MS: i64 = 10_000;
 /// A server not heard for so long was given up before this collector had a memory, ms.
 const GONE_MS: u64 = 86_400_000;
 
 impl Detective {
+    /// Sees how the collector itself does.
+    pub(super) async fn see_own(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        self.see_disk(now);
+        self.see_pause(now);
+        self.see_back(now).await
+    }
+
     /// Tells the detector while the disk takes nothing: agents are refused and go away.
-    pub(super) fn see_disk(&mut self, now: UnixMillis) {
+    fn see_disk(&mut self, now: UnixMillis) {
         let is_full = self.store.stats().disk_full.get();
         if is_full && now.0 >= self.next_full {
             self.happens(now, CollectorEvent::DiskFull);
@@ -38,7 +49,7 @@ impl Detective {
     }
 
     /// A machine that was paused, or whose clock was set on, heard nobody meanwhile: it begins anew.
-    pub(super) fn see_pause(&mut self, now: UnixMillis) {
+    fn see_pause(&mut self, now: UnixMillis) {
         let before = self.looked_at.replace(now);
         if let Some(before) = before.filter(|before| now.0 - before.0 > PAUSE_MS) {
             let paused_ms = now.0 - before.0;
@@ -48,6 +59,49 @@ impl Detective {
             );
             self.happens(now, CollectorEvent::Started);
         }
+    }
+
+    /// When the clock was set back, the detector would wait for the time it has seen to come again: it
+    /// begins anew with the pasts of sites. What is open has a time that has not come: it is closed, and
+    /// opens anew if it fails on.
+    async fn see_back(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        let back_ms = self.engine.tick().map_or(0, |tick| tick.0 - now.0);
+        if back_ms <= BACK_MS || self.position < self.decided {
+            return Ok(());
+        }
+        self.store_pending().await?;
+        self.publish();
+        let mut engine = Engine::new(&self.config);
+        let (cases, upto) = (pack(&engine.save_cases()), self.position);
+        let close = move |tx: &WriteTx<'_>| {
+            incidents::close_all(tx, now, "the clock of the collector was set back")?;
+            incidents::commit(tx, &[], &cases, upto)
+        };
+        self.store.write(close).await?;
+        self.stored = upto;
+        tracing::warn!(back_ms, "the clock was set back: the detector begins anew");
+        std::mem::swap(&mut engine, &mut self.engine);
+        self.sites.clear();
+        self.told.clear();
+        self.overfull.clear();
+        self.hurried.values_mut().for_each(|until| *until = 0);
+        self.refused = self.engine.refused();
+        self.n_left_out = 0;
+        (self.next_acked, self.next_position, self.next_hurry, self.next_snapshot) = (0, 0, 0, 0);
+        (self.next_full, self.next_standing, self.next_known, self.lags_until) = (0, 0, 0, 0);
+        self.next_past = now.0 + PAST_MS;
+        if let Err(error) = self.learn(None, now).await {
+            self.engine = engine; // it is tried again at the next look
+            return Err(error);
+        }
+        for (site, past) in engine.pasts() {
+            self.engine.set_past(site, past.clone());
+        }
+        self.wake_up(true, now).await?;
+        if self.store.stats().uplink_lost.get() {
+            self.happens(now, CollectorEvent::UplinkLost); // as it was told before
+        }
+        Ok(())
     }
 
     /// While it reads what arrived long ago, what servers say now is not read yet.
@@ -100,8 +154,10 @@ impl Detective {
         let counts = |standing: &&Standing| standing.state != "revoked";
         self.engine.keep(&standings.iter().filter(counts).map(|s| s.server).collect());
         for Standing { server, state, last_seen, heartbeat_ms } in standings {
-            // Of a stream that broke the collector files when it noticed, which is no word.
-            let heard_at = if state == "up" { last_seen } else { UnixMillis(0) };
+            // Of a stream that broke the collector files when it noticed, which is no word; nor is what
+            // was filed before the clock was set back.
+            let counts = state == "up" && last_seen.0 <= now.0 + BACK_MS;
+            let heard_at = if counts { last_seen } else { UnixMillis(0) };
             let heartbeat = heartbeat_ms.map(Duration::from_millis);
             self.engine.recall(server, &Recalled { heard_at, goodbye: false, heartbeat });
         }
@@ -115,6 +171,7 @@ impl Detective {
             self.store.read(presence::standings).await?
         {
             let goodbye = state == "goodbye";
+            let last_seen = last_seen.min(now);
             // Long gone servers of a collector without a memory are no news.
             let recent = now.since(last_seen) <= Duration::from_millis(GONE_MS);
             let counts = state == "up" || goodbye || (fresh && recent);

@@ -115,6 +115,9 @@ pub fn arrived(tx: &Transaction<'_>, server: ServerId, arrival: &Arrival) -> Res
     Ok(())
 }
 
+/// The later one of what is filed and `?2`, unless the clock was set back since.
+const LAST_SEEN: &str = "IIF(last_seen > ?2 + 60000, ?2, MAX(last_seen, ?2))";
+
 /// Files a sign of life. It may come to the disk after the end of its stream: what is newer stays.
 pub(super) fn seen(conn: &Connection, server: ServerId, seen: &Seen) -> Result<()> {
     let meta = json!({
@@ -122,10 +125,11 @@ pub(super) fn seen(conn: &Connection, server: ServerId, seen: &Seen) -> Result<(
         "spool_bytes": seen.spool_bytes,
         "n_sites": seen.n_sites,
     });
-    conn.prepare_cached(
-        "UPDATE server SET last_seen = MAX(last_seen, ?2), meta = json_patch(COALESCE(meta, '{}'), ?3),
-         state = IIF(state = 'revoked' OR ?2 <= last_seen, state, 'up') WHERE server_id = ?1",
-    )?
+    conn.prepare_cached(&format!(
+        "UPDATE server SET last_seen = {LAST_SEEN}, meta = json_patch(COALESCE(meta, '{{}}'), ?3),
+         state = IIF(state = 'revoked' OR last_seen BETWEEN ?2 AND ?2 + 60000, state, 'up')
+         WHERE server_id = ?1"
+    ))?
     .execute(params![server.0, seen.at.0, meta.to_string()])
     .map(drop)
 }
@@ -147,10 +151,11 @@ fn patch(
     at: UnixMillis,
     meta: &serde_json::Value,
 ) -> Result<bool> {
-    let n = conn.prepare_cached(
-        "UPDATE server SET last_seen = MAX(last_seen, ?2), meta = json_patch(COALESCE(meta, '{}'), ?3),
-         state = IIF(state = 'revoked', state, ?4) WHERE server_id = ?1",
-    )?
-    .execute(params![server.0, at.0, meta.to_string(), state])?;
+    let n = conn
+        .prepare_cached(&format!(
+        "UPDATE server SET last_seen = {LAST_SEEN}, meta = json_patch(COALESCE(meta, '{{}}'), ?3),
+         state = IIF(state = 'revoked', state, ?4) WHERE server_id = ?1"
+    ))?
+        .execute(params![server.0, at.0, meta.to_string(), state])?;
     Ok(n == 1)
 }

@@ -606,6 +606,27 @@ async fn a_goodbye_outlives_the_heartbeat_that_came_just_before_it() {
 }
 
 #[tokio::test]
+async fn who_was_heard_while_the_clock_was_ahead_is_seen_by_the_right_clock_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store, 1).await;
+    const HOUR: i64 = 3_600_000;
+    let arrival = presence::Arrival { at: UnixMillis(2 * HOUR), ..Default::default() };
+    store.write(move |tx| presence::arrived(tx, ServerId(1), &arrival)).await.unwrap();
+    let left = |tx: &Transaction<'_>| presence::left(tx, ServerId(1), UnixMillis(2 * HOUR), false);
+    store.write(left).await.unwrap();
+    let seen = Seen { at: UnixMillis(HOUR), clock_offset_ms: 0, spool_bytes: 0, n_sites: 3 };
+    store.seen(ServerId(1), seen);
+    store.close().await.unwrap();
+    let filed = |conn: &Connection| {
+        let sql = "SELECT state, last_seen FROM server";
+        conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+    };
+    let found: (String, i64) = store.read(filed).await.unwrap();
+    assert_eq!(found, ("up".to_owned(), HOUR));
+}
+
+#[tokio::test]
 async fn a_database_of_the_first_release_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     let old = Connection::open(dir.path().join("gatewatch.db")).unwrap();
