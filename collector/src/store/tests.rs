@@ -607,10 +607,10 @@ async fn a_goodbye_outlives_the_heartbeat_that_came_just_before_it() {
 
 #[tokio::test]
 async fn who_was_heard_while_the_clock_was_ahead_is_seen_by_the_right_clock_again() {
+    const HOUR: i64 = 3_600_000;
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     enrol(&store, 1).await;
-    const HOUR: i64 = 3_600_000;
     let arrival = presence::Arrival { at: UnixMillis(2 * HOUR), ..Default::default() };
     store.write(move |tx| presence::arrived(tx, ServerId(1), &arrival)).await.unwrap();
     let left = |tx: &Transaction<'_>| presence::left(tx, ServerId(1), UnixMillis(2 * HOUR), false);
