@@ -12,13 +12,15 @@ use super::text::{clean, instant, labels, plural, span};
 use super::{Answer, answer, whoami};
 use crate::cli::{SilenceAdd, SilenceCommand};
 use crate::clock;
+use crate::notify::hours;
 use crate::web::silences::{EndQuery, NewSilence, SilenceQuery, SilenceRequest, SilenceView};
 
 pub(super) async fn silence(command: SilenceCommand, client: &Client) -> Result<Answer, Failure> {
     Ok(match command {
         SilenceCommand::Add(add) => {
             let json = add.json;
-            let (request, taken) = request(add, clock::now(), &TimeZone::system())?;
+            let zone = hours::time_zone(None).expect("every machine has a zone");
+            let (request, taken) = request(add, clock::now(), &zone)?;
             let made: NewSilence = client.put(Method::POST, &["silences"], &request).await?;
             let hint = made
                 .hint
