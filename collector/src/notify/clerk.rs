@@ -286,7 +286,7 @@ pub(super) fn turn(
     for id in over {
         match desk.open(tx, id, NotifyEvent::Resolved)? {
             // It came back since it was looked at: for those who know of it it never ended.
-            Some(incident) if incident.resolved_at.is_none() && incident.parent.is_none() => {}
+            Some(_) if incidents::is_open(tx, id)? => {}
             Some(incident) => desk.end(tx, &incident)?,
             None => outbox::forget(tx, id)?,
         }

@@ -115,6 +115,12 @@ fn dress(conn: &Connection, silenced: &Silenced, incident: &mut Incident) -> rus
     Ok(())
 }
 
+/// Whether there is one of this id that is not over.
+pub fn is_open(conn: &Connection, id: &str) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM incident WHERE id = ?1 AND closed IS NULL)")?
+        .query_row([id], |row| row.get(0))
+}
+
 /// Ids of all that are open, the oldest first.
 pub fn open_ids(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     conn.prepare("SELECT id FROM incident WHERE closed IS NULL ORDER BY id")?
