@@ -171,10 +171,13 @@ impl Config {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let config: Self = root.try_into().map_err(|error: toml::de::Error| {
+        let mut config: Self = root.try_into().map_err(|error: toml::de::Error| {
             let fix = "see deploy/config/collector.toml for every key".to_owned();
             vec![Problem { place: place.clone(), what: error.message().to_owned(), fix }]
         })?;
+        if !set_by.contains_key(&("report", "plans")) {
+            config.report.stand_beside(path);
+        }
         let problems = source.ranges(&config, &set_by);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }

@@ -1,7 +1,7 @@
 //! `[report]`: what reports take for granted, and the catalogue of plans beside the config.
 
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -18,7 +18,8 @@ const CATALOGUE_BYTES_MAX: u64 = 1 << 20;
 pub struct ReportConfig {
     /// Share of the minutes in which a site is to be outside of any incident, 0..1.
     pub slo: f64,
-    /// Catalogue of the plans that can be had; `None`: reports tell what a server needs, but no plan.
+    /// Catalogue of the plans that can be had, from the folder of the config on; `None`: reports tell what a
+    /// server needs, but no plan.
     pub plans: Option<PathBuf>,
     /// Labels by whose values servers are put together; empty: every label that at least two share.
     pub by: Vec<String>,
@@ -90,6 +91,14 @@ impl ReportConfig {
             return Err(CatalogueError::Read { what, fix });
         }
         Catalogue::parse(&place, &text).map(Some).map_err(CatalogueError::Parse)
+    }
+
+    /// A catalogue that is named without a folder lies beside the file of the config, wherever the collector
+    /// was started.
+    pub(super) fn stand_beside(&mut self, file: &Path) {
+        if let (Some(plans), Some(folder)) = (&mut self.plans, file.parent()) {
+            *plans = folder.join(&*plans);
+        }
     }
 
     /// What a report takes for granted, the catalogue read anew.
@@ -212,7 +221,31 @@ mod tests {
         let told = load("[report]\nplans = \"HERE/\"\n", None).unwrap_err();
         assert!(told.contains("cannot be read") && told.contains("directory"), "{told}");
         let good = include_str!("../../../deploy/config/plans.toml");
+        load("[report]\nplans = \"plans.toml\"\n", Some(good)).unwrap();
+        let told = load("[report]\nplans = \"../x/plans.toml\"\n", Some(good)).unwrap_err();
+        let expected =
+            "c.toml:2: [report] plans = \"../x/plans.toml\" cannot be read (No such file";
+        assert!(told.starts_with(expected), "{told}");
         let config = load(text, Some(good)).unwrap();
         assert!(config.report.catalogue().is_err(), "read anew for each report: it is gone by now");
+    }
+    #[test]
+    fn plans_of_the_config_lie_beside_it_and_those_of_the_environment_where_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let good = include_str!("../../../deploy/config/plans.toml");
+        std::fs::create_dir(dir.path().join("of")).unwrap();
+        std::fs::write(dir.path().join("of/plans.toml"), good).unwrap();
+        std::fs::write(&file, "[report]\nplans = \"of/plans.toml\"\n").unwrap();
+        let plans = |variables: Vec<(String, String)>| {
+            let loaded = Config::load(Some(&file), variables.into_iter());
+            loaded.map(|config| config.report.plans.unwrap()).map_err(|problems| lines(&problems))
+        };
+        assert_eq!(plans(Vec::new()), Ok(dir.path().join("of/plans.toml")));
+        let set = |value: &str| vec![("GATEWATCH_REPORT_PLANS".to_owned(), value.to_owned())];
+        let told = plans(set("of/plans.toml")).unwrap_err();
+        assert!(told.starts_with("environment GATEWATCH_REPORT_PLANS"), "{told}");
+        let whole = dir.path().join("of/plans.toml");
+        assert_eq!(plans(set(&whole.display().to_string())), Ok(whole));
     }
 }
