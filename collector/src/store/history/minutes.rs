@@ -63,17 +63,18 @@ impl History<'_> {
         }
         let recent = self.recent(server, hours)?;
         let hot = recent.series.get(metric.name).and_then(|of| of.get(attribute));
+        let hot = hot.map_or(&[][..], Vec::as_slice);
         let columns = self.columns(metric.name, Some(attribute))?;
         let at = |second: i64| UnixMillis(second.saturating_mul(1000));
         let sealed = self.hours(at(kept.start), at(kept.end))?;
-        let waiting = hot.into_iter().flat_map(|hot| hot.keys());
+        let waiting = hot.iter().map(|(t0, _)| t0);
         let all: BTreeSet<i64> = sealed.0.keys().chain(waiting).copied().collect();
         let a_minute = if metric.kind == Kind::Counter { MINUTE_S } else { 1.0 };
         for t0 in all.into_iter().filter(|t0| kept.contains(t0)) {
             if !self.goes_on() {
                 break;
             }
-            let hot = hot.and_then(|hot| hot.get(&t0));
+            let hot = hot.iter().find(|(of, _)| *of == t0).map(|(_, hour)| hour);
             let minutes = if let Some(HotHour::Whole(minutes)) = hot {
                 Some(minutes.clone())
             } else {

@@ -37,15 +37,15 @@ impl HotHour {
     }
 }
 
-/// Hours of series, by attribute and first second.
-pub(super) type HotSeries = BTreeMap<String, BTreeMap<i64, HotHour>>;
+/// Hours of series by attribute, each with its first second, rising: mostly one, so no tree.
+pub(super) type HotSeries = BTreeMap<String, Vec<(i64, HotHour)>>;
 
 /// What lies in `hot` of one server.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     /// By metric.
     pub(super) series: BTreeMap<&'static str, HotSeries>,
-    /// Requests by hour; of a sealed one those of its next part.
+    /// Requests by hour, as [`coarse`] has them; of a sealed one those of its next part.
     pub(super) counts: BTreeMap<i64, Vec<SiteCount>>,
     n_bytes: usize,
 }
@@ -63,13 +63,36 @@ impl Recent {
             let Some(hour) = hour else { continue };
             self.n_bytes += hour.n_bytes() + series.attribute.len();
             let of_metric = self.series.entry(series.metric.name).or_default();
-            of_metric.entry(series.attribute).or_default().insert(t0, hour);
+            let hours = of_metric.entry(series.attribute).or_default();
+            hours.reserve_exact(1);
+            hours.push((t0, hour));
         }
-        if !folded.counts.is_empty() {
-            self.n_bytes += folded.counts.len() * size_of::<SiteCount>();
-            self.counts.insert(t0, folded.counts);
+        let counts = coarse(folded.counts);
+        if !counts.is_empty() {
+            self.n_bytes += counts.len() * size_of::<SiteCount>();
+            self.counts.insert(t0, counts);
         }
     }
+}
+
+/// Requests of an hour as far as sums tell them: those that failed by the minute, all others together. Of a
+/// large fleet each ten seconds of each status would be most of what a report holds in memory.
+///
+/// `counts` are in order.
+fn coarse(mut counts: Vec<SiteCount>) -> Vec<SiteCount> {
+    for count in &mut counts {
+        let is_failed = matches!(count.status, 502..=504);
+        count.second = if is_failed { count.second / 60 * 60 } else { 0 };
+    }
+    counts.dedup_by(|next, sum| {
+        let is_same = (next.site, next.status, next.second) == (sum.site, sum.status, sum.second);
+        if is_same {
+            sum.n = sum.n.saturating_add(next.n);
+        }
+        is_same
+    });
+    counts.shrink_to_fit();
+    counts
 }
 
 /// What was folded until now, with the hours it was folded for.
@@ -170,4 +193,23 @@ fn wanted<'a>(
         .hours()
         .filter(is_wanted)
         .filter(move |t0| has.as_ref().is_none_or(|has| has.has(*t0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_of_requests_takes_a_count_a_status_and_the_minutes_that_failed() {
+        let count = |status, second, n| SiteCount { site: SiteId(7), status, second, n };
+        let mut counts: Vec<SiteCount> = (0..360).map(|tick| count(200, tick * 10, 2)).collect();
+        counts.extend([count(502, 59, 1), count(502, 60, 1), count(502, 61, u64::MAX)]);
+        counts.push(count(1003, 3599, 4));
+        counts.push(SiteCount { site: SiteId(8), ..count(200, 0, 1) });
+        let told = coarse(counts);
+        let site_8 = SiteCount { site: SiteId(8), ..count(200, 0, 1) };
+        let failed = [count(502, 0, 1), count(502, 60, u64::MAX)];
+        assert_eq!(told, [count(200, 0, 720), failed[0], failed[1], count(1003, 0, 4), site_8]);
+        assert!(coarse(Vec::new()).is_empty());
+    }
 }
