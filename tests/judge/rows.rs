@@ -91,7 +91,7 @@ fn rows(score: &Score) -> Vec<Row> {
             AtMost(0.5),
             AtMost(0.5),
         ),
-        row("D5w", "false wider incidents", s.n_false_wide as f64, AtMost(0.0), AtMost(1.0)),
+        row("D5w", "false wider incidents", s.n_false_wide as f64, AtMost(0.0), AtMost(0.0)),
         row(
             "D6d",
             "further incidents an outage",

@@ -40,6 +40,8 @@ mod rules_tests;
 #[cfg(test)]
 mod lifecycle_tests;
 #[cfg(test)]
+mod restart_tests;
+#[cfg(test)]
 mod waits_tests;
 #[cfg(test)]
 mod cause_tests;
@@ -517,7 +519,7 @@ impl Engine {
         for ix in std::mem::take(&mut self.touched) {
             let site = &mut self.fleet.sites[ix as usize];
             let Some(server) = self.fleet.servers.get_mut(&site.server) else { continue };
-            site.step(&self.settings, &|second| server.weight(second));
+            site.step(&self.settings, &|second| server.is_restarting(second));
             if let Some(episode) = &site.episode {
                 let until = episode.last_arrival + ATTENTION_MS;
                 let until = until.max(site.hold_until.unwrap_or(0) + TICK_MS);

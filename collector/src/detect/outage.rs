@@ -37,9 +37,8 @@ const FORMING_AGAIN_MS: i64 = 30_000;
 const ANEW_MS: i64 = 120_000;
 /// Nats by which a group must explain more than a pool that its servers share.
 const MARGIN: f64 = 3.0;
-/// De-duplicated failures that one client alone never makes, and those of a single request.
+/// De-duplicated failures that one client alone never makes.
 const TWO_CLIENTS: f64 = 2.0;
-const ONE_FAILURE: f64 = 1.0;
 /// Searches without servers that fail in another way than their group, at most.
 const ROUNDS_MAX: usize = 4;
 /// Candidates noted at most each time, the best first.
@@ -168,17 +167,13 @@ impl Look<'_> {
     }
 
     /// The most that a server may say with these failing sites, nats: what one client repeats is one
-    /// failure, and less than one, as in an announced restart, is none. Else strays of a client each
-    /// on three quiet servers, or three restarts at once, would be a shared fault.
+    /// failure. Else strays of a client each on three quiet servers would be a shared fault.
     fn most(&self, sites: &[u32]) -> f64 {
         let sites = || sites.iter().map(|ix| self.fleet.site(*ix));
         let failed = sites().filter_map(|site| site.episode.as_ref());
         let n_failed: f64 = failed.map(|episode| episode.n_failed).sum();
         if n_failed >= TWO_CLIENTS - 1e-9 {
             return f64::INFINITY;
-        }
-        if n_failed < ONE_FAILURE - 1e-9 {
-            return 0.0;
         }
         child_factor_of_site(sites().map(|site| site.rates.gain()).fold(0.0, f64::max))
     }

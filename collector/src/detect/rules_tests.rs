@@ -384,7 +384,7 @@ fn late_records_go_to_their_own_second() {
 }
 
 #[test]
-fn an_announced_restart_counts_a_tenth_for_six_seconds_and_fires_right_after() {
+fn an_announced_restart_excuses_six_seconds_and_fires_right_after() {
     let opened = |states: &[(i64, &str)], until: i64| {
         let script = Script::default().server("web-07", &[("www", 1)]);
         let script = script.unit(-30, 1, "php8.2-fpm.service", "active");

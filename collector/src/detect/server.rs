@@ -35,8 +35,7 @@ const UNSEEN_MS: i64 = 300_000;
 const ANSWERS_S: i64 = 12;
 /// Units kept.
 const UNITS_MAX: usize = 500;
-/// What a failure counts around an announced restart, and for how long after it, ms.
-const ANNOUNCED_WEIGHT: f64 = 0.1;
+/// An announced restart excuses failures for so long, ms.
 const ANNOUNCED_MS: i64 = 6_000;
 /// A restart announced within this of the last one extends nothing: it does not recover, ms.
 const ANNOUNCED_AGAIN_MS: i64 = 60_000;
@@ -75,6 +74,10 @@ const UNIT_WORDS: [&str; 29] = [
     "pgbouncer",
     "proxysql",
 ];
+
+/// Words in the name of a unit that takes new settings without turning a request away: failures after
+/// a reload of it are of what it reloaded.
+const GRACEFUL_WORDS: [&str; 6] = ["nginx", "apache", "httpd", "haproxy", "caddy", "traefik"];
 
 /// A unit and its last change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -392,8 +395,11 @@ impl Server {
             before: None,
         });
         let failed_before = unit.state == "failed";
-        let announces =
-            state == "reloading" || (state == "activating" && unit.ran && !failed_before);
+        let announces = match state {
+            "reloading" => !reloads_gracefully(name),
+            "activating" => unit.ran && !failed_before,
+            _ => false,
+        };
         match state {
             "active" | "reloading" => {
                 unit.rise(at);
@@ -425,6 +431,14 @@ impl Server {
         }
     }
 
+    /// Whether a restart, told as `UNIT reloaded` and the like, keeps visitors from pages.
+    fn interrupts(&self, restart: &Changed) -> bool {
+        let (name, word) = restart.what.rsplit_once(' ').unwrap_or((&restart.what, ""));
+        let serves = self.units.get(name).is_some_and(|unit| unit.is_gateway(name));
+        (serves || restart.pool.is_some() || is_gateway_unit(name))
+            && !(word == "reloaded" && reloads_gracefully(name))
+    }
+
     /// Something restarts on purpose.
     fn announce(&mut self, at: i64) {
         if self.announced.back().is_some_and(|(from, _)| (at - from).abs() < ANNOUNCED_AGAIN_MS) {
@@ -436,12 +450,13 @@ impl Server {
         }
     }
 
-    /// What a failure in this second counts.
+    /// Whether an announced restart excuses what fails in this second. All of it has this one reason:
+    /// however many requests fail, they tell no more than one.
     #[must_use]
-    pub fn weight(&self, second: i64) -> f64 {
+    pub fn is_restarting(&self, second: i64) -> bool {
         let at = second * 1000;
         let announced = |(from, until): &(i64, i64)| at + 999 >= *from && at <= *until;
-        if self.announced.iter().any(announced) { ANNOUNCED_WEIGHT } else { 1.0 }
+        self.announced.iter().any(announced)
     }
 
     pub(crate) fn fold_line(&mut self, line: Line) {
@@ -465,7 +480,7 @@ impl Server {
     pub(crate) fn fold_change(&mut self, mut change: Changed) {
         change.key = change::key_of(&self.name, &change);
         change.of_stack = change::is_of_stack(&change);
-        if change.kind == "restart" {
+        if change.kind == "restart" && self.interrupts(&change) {
             self.announce(change.at);
         }
         let oldest = change.at - FACTS_MS;
@@ -560,6 +575,11 @@ impl Server {
 pub fn is_gateway_unit(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     UNIT_WORDS.iter().any(|word| name.contains(word))
+}
+
+fn reloads_gracefully(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    GRACEFUL_WORDS.iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]

@@ -320,18 +320,17 @@ impl Site {
         &mut self.buckets[ix]
     }
 
-    /// Applies what the buckets gained since the last step. `weigh` is what a failure of a second
-    /// counts (less around an announced restart).
-    pub(crate) fn step(&mut self, settings: &Settings, weigh: &dyn Fn(i64) -> f64) {
+    /// Applies what the buckets gained since the last step. `excused` says of a second whether an
+    /// announced restart is the reason of its failures: they count once it was in vain.
+    pub(crate) fn step(&mut self, settings: &Settings, excused: &dyn Fn(i64) -> bool) {
         let Some(mut dirty) = self.dirty.take() else { return };
-        let in_vain = self.restarted_in_vain(weigh);
+        let in_vain = self.restarted_in_vain(excused);
         dirty = dirty.min(in_vain.unwrap_or(dirty));
         for ix in self.buckets.partition_point(|bucket| bucket.second < dirty)..self.buckets.len() {
             let bucket = &self.buckets[ix];
             let (second, failed) = (bucket.second, bucket.failed() > 0);
-            let counts =
-                if in_vain.is_some_and(|from| second >= from) { 1.0 } else { weigh(second) };
-            let weight = bucket.weight() * counts;
+            let counts = in_vain.is_some_and(|from| second >= from) || !excused(second);
+            let weight = if counts { bucket.weight() } else { 0.0 };
             let all_ok = bucket.weighed_ok(self.rates.p_bad);
             let seen = bucket.trouble();
             let (gained, ok) = (weight - seen.weight_seen, all_ok - seen.ok_seen);
@@ -341,8 +340,12 @@ impl Site {
             if gained > 0.0 && self.episode.is_none() {
                 self.start_episode(ix, settings);
             }
-            let elapsed = second.saturating_sub(self.score_second).clamp(0, 1 << 40) as u64;
-            let elapsed = Duration::from_secs(if self.score == 0.0 { 0 } else { elapsed });
+            let elapsed = second.saturating_sub(self.score_second).clamp(0, 1 << 40);
+            // Where nobody was answered since, nothing has recovered: failures in a row do not fade
+            // as long as clients are told apart.
+            let in_a_row = ok <= 0.0 && elapsed <= CLIENT_S;
+            let fades = self.score > 0.0 && !in_a_row;
+            let elapsed = Duration::from_secs(if fades { elapsed as u64 } else { 0 });
             self.score = step(self.score, &self.rates, gained, ok, elapsed);
             self.score_second = self.score_second.max(second);
             let bucket = self.buckets[ix].trouble_mut();
@@ -366,11 +369,11 @@ impl Site {
 
     /// The first second of an announced restart after which the site failed on without one answer:
     /// it did not recover, so its failures count like any.
-    fn restarted_in_vain(&self, weigh: &dyn Fn(i64) -> f64) -> Option<i64> {
+    fn restarted_in_vain(&self, excused: &dyn Fn(i64) -> bool) -> Option<i64> {
         let (mut from, mut fails_on) = (None, false);
         let unanswered = self.buckets.iter().rev().take_while(|bucket| bucket.ok == 0);
         for second in unanswered.filter(|bucket| bucket.failed() > 0).map(|bucket| bucket.second) {
-            let announced = weigh(second) < 1.0;
+            let announced = excused(second);
             if announced && !fails_on {
                 return None;
             }
@@ -592,7 +595,7 @@ mod tests {
             }
             let counts = Counts { n: 1, n_502: failed, ..Counts::default() };
             site.fold_counts(second * 1000, second, &counts);
-            site.step(&settings(), &|_| 1.0);
+            site.step(&settings(), &|_| false);
         }
         site.score
     }
@@ -602,12 +605,12 @@ mod tests {
         let (mut site, settings) = (site(), settings());
         let failures = |n: u32| Counts { n, n_502: n, ..Counts::default() };
         site.fold_counts(10_000, 10, &failures(1));
-        site.step(&settings, &|_| 1.0);
+        site.step(&settings, &|_| false);
         site.case = Some(1);
         site.book(10);
         site.leave_case(false);
         site.fold_counts(10_800, 10, &failures(1));
-        site.step(&settings, &|_| 1.0);
+        site.step(&settings, &|_| false);
         assert_eq!(site.episode.as_ref().map(|episode| episode.totals.failed()), Some(1));
     }
 
@@ -621,7 +624,9 @@ mod tests {
             ("1 7; 200 7", 6.9 * ((-199.0_f64 / 60.0).exp() + 1.0)),
             ("1 7; 1 ok", 6.9 - 0.36),
             ("1 ok; 1 ok; 1 ok", 0.0),
-            ("1 7; 61 8", 6.9 * ((-1.0_f64).exp() + 1.0)),
+            ("1 7; 61 8", 2.0 * 6.9),
+            ("1 7; 61 ok", 6.9 * (-1.0_f64).exp() - 0.36),
+            ("1 7; 31 ok; 61 8", 6.9 * ((-0.5_f64).exp() + 1.0) - 0.36),
         ] {
             let got = score(script);
             assert!((got - want).abs() < 0.03, "{script}: {got}, not {want}");
@@ -635,7 +640,7 @@ mod tests {
             for second in seconds {
                 site.fold_exemplar(0, second * 1000, &failure(7));
                 site.fold_counts(0, *second, &Counts { n: 1, n_502: 1, ..Counts::default() });
-                site.step(&settings(), &|_| 1.0);
+                site.step(&settings(), &|_| false);
             }
             site.episode.map_or(0.0, |episode| episode.n_failed)
         };
@@ -660,7 +665,7 @@ mod tests {
             (0..50).for_each(|_| site.fold_exemplar(0, second * 1000, &failure(0)));
             site.fold_counts(0, second, &Counts { n: 50, n_502: 50, ..Counts::default() });
         }
-        site.step(&settings(), &|_| 1.0);
+        site.step(&settings(), &|_| false);
         let per_failure = score("1 7");
         assert!((site.score - 4.0 * per_failure).abs() < 0.5, "{} of {per_failure}", site.score);
         assert!(site.clients.is_empty(), "nobody is no client");
@@ -684,7 +689,7 @@ mod tests {
             if !exemplars_first {
                 exemplars(&mut site);
             }
-            site.step(&settings(), &|_| 1.0);
+            site.step(&settings(), &|_| false);
             (site.score, site.episode.map(|episode| (episode.totals, episode.first_at)))
         };
         let want = play(&[whole], true);
@@ -698,16 +703,16 @@ mod tests {
         let mut site = site();
         site.fold_exemplar(0, 5000, &failure(1));
         site.fold_counts(0, 5, &Counts { n: 1, n_502: 1, ..Counts::default() });
-        site.step(&settings(), &|_| 1.0);
+        site.step(&settings(), &|_| false);
         assert!(site.episode.is_some());
         site.fold_counts(0, 6, &Counts { n: 100, ..Counts::default() });
-        site.step(&settings(), &|_| 1.0);
+        site.step(&settings(), &|_| false);
         assert!(site.episode.is_none() && site.score == 0.0);
         let noisy = site.past.clone();
         for second in 10..20 {
             site.fold_exemplar(0, second * 1000, &failure(second as u64));
             site.fold_counts(0, second, &Counts { n: 1, n_502: 1, ..Counts::default() });
-            site.step(&settings(), &|_| 1.0);
+            site.step(&settings(), &|_| false);
         }
         site.case = Some(1);
         site.leave_case(false);

@@ -13,6 +13,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("surges", 1, surges),
     scenario("bots_and_retries", 2, bots),
     scenario("deploys", 2, deploys),
+    scenario("deploys_of_busy_servers", 2, busy_deploys),
     scenario("planned_503", 1, |n, s| ends(n, s, End::ByApplication, 1.0)),
     scenario("database_down_500", 1, |n, s| ends(n, s, End::ByApplication, 0.95)),
     scenario("clients_leave", 1, |n, s| ends(n, s, End::Left, 0.4)),
@@ -77,6 +78,18 @@ fn deploys(name: &str, seed: u64) -> World {
         let start = if server < 5 { 150.0 } else { world.random.between(60.0, 400.0) };
         let at = world.at(start);
         world.restart_service(server, at, 3_500);
+    }
+    world
+}
+
+/// The same where each second hundreds of requests are asked for, so that a restart fails many.
+fn busy_deploys(name: &str, seed: u64) -> World {
+    let plan = Plan { n_servers: 6, sites: (4, 8), rate: 8.0, rate_max: 60.0, ..Plan::default() };
+    let mut world = World::new(name, seed, &plan, 240);
+    for server in 0..6 {
+        let start = if server < 3 { 100.0 } else { world.random.between(40.0, 200.0) };
+        let (at, lasts) = (world.at(start), world.random.whole(1_500, 4_500));
+        world.restart_service(server, at, lasts);
     }
     world
 }
