@@ -3,6 +3,9 @@
 //! Names and units follow the OpenTelemetry system conventions. A value travels as an integer:
 //! the value in its unit times `scale`, rounded. A metric not sampled is absent, never zero.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 /// How values of a metric behave over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -250,7 +253,10 @@ pub const METRICS: &[Metric] = &[
 /// The row of a metric; `None` when the catalog does not have it.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|metric| metric.name == name)
+    // Asked for every series of every batch.
+    static ROWS: LazyLock<HashMap<&str, &Metric>> =
+        LazyLock::new(|| METRICS.iter().map(|metric| (metric.name, metric)).collect());
+    ROWS.get(name).copied()
 }
 
 impl Metric {

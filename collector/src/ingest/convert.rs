@@ -242,12 +242,19 @@ fn seen(site: &v1::Site) -> Option<SiteSeen> {
 
 /// A name as it may be stored and printed; `None` when empty.
 pub(crate) fn name(text: &str) -> Option<String> {
-    let text = clip(text.trim(), NAME_BYTES_MAX).replace('\t', " ");
+    let mut text = clip(text.trim(), NAME_BYTES_MAX);
+    if text.contains('\t') {
+        text = text.replace('\t', " ");
+    }
     (!text.is_empty()).then_some(text)
 }
 
 /// At most `bytes_max` of a text, cut between characters, control characters made visible.
 pub(crate) fn clip(text: &str, bytes_max: usize) -> String {
+    // As nearly every one is: looked at by its bytes, copied at once.
+    if text.len() <= bytes_max && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let end = (0..=text.len().min(bytes_max)).rev().find(|&end| text.is_char_boundary(end));
     let safe = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text[..end.unwrap_or(0)].chars().map(safe).collect()
