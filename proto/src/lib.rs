@@ -2,6 +2,7 @@
 //!
 //! Imported as `wire` by both programs. Nothing here does IO.
 
+mod body;
 pub mod catalog;
 pub mod said;
 pub mod signal;
@@ -10,19 +11,14 @@ mod reach;
 mod time;
 pub mod units;
 
+pub use body::{
+    BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, CODEC_ZSTD_DICTIONARY,
+    PROTOCOL_DICTIONARY, dictionary,
+};
 pub use time::{UnixMillis, rfc3339};
 
-/// Protocol versions this build speaks, lowest and highest.
-pub const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
-
-/// `Batch.codec` of a zstd frame that holds one [`v1::BatchBody`].
-pub const CODEC_ZSTD_BODY: u32 = 1;
-
-/// Largest compressed `Batch.body`, in bytes; the agent splits, the collector refuses.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
-
-/// Largest decompressed body, in bytes: the bound on what a hostile frame may unpack to.
-pub const BODY_UNPACKED_BYTES_MAX: usize = 16 << 20;
+/// Protocol versions this build speaks, lowest and highest. 2 brought [`CODEC_ZSTD_DICTIONARY`].
+pub const PROTOCOL_VERSIONS: (u32, u32) = (1, 2);
 
 /// Name every collector certificate is for, so that the collector may move to any address.
 pub const COLLECTOR_NAME: &str = "collector.gatewatch";

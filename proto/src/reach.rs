@@ -30,7 +30,7 @@ const REACH: [(&str, &str, Effect); 24] = [
     ("CollectorMessage.ack", "Ack", Message),
     ("CollectorMessage.rewind", "Rewind", Message),
     ("CollectorMessage.throttle", "Throttle", Message),
-    // Checked against the versions this agent speaks.
+    // Checked against the versions this agent speaks; decides how batches are packed when they are sent.
     ("Welcome.protocol_version", "uint32", Number),
     ("Welcome.server", "string", Name),
     // A higher one starts the agent's numbering anew; no batch is dropped for it.

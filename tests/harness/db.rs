@@ -95,8 +95,13 @@ impl Db {
         let mut bodies = Vec::new();
         for row in rows {
             let (codec, body) = row.map_err(|e| e.to_string())?;
-            assert_eq!(codec, wire::CODEC_ZSTD_BODY, "unreadable: {:?}", String::from_utf8(body));
-            let raw = zstd::bulk::decompress(&body, wire::BODY_UNPACKED_BYTES_MAX)
+            let dictionary = match codec {
+                wire::CODEC_ZSTD_BODY => &[],
+                wire::CODEC_ZSTD_DICTIONARY => wire::dictionary(),
+                _ => panic!("unreadable: {:?}", String::from_utf8(body)),
+            };
+            let raw = zstd::bulk::Decompressor::with_dictionary(dictionary)
+                .and_then(|mut opening| opening.decompress(&body, wire::BODY_UNPACKED_BYTES_MAX))
                 .map_err(|e| format!("a stored body does not unpack: {e}"))?;
             let unpacked =
                 BatchBody::decode(&*raw).map_err(|e| format!("a stored body is no body: {e}"))?;

@@ -144,8 +144,8 @@ impl Agent {
         while let Some(record) = spool.peek(Seq(seq)).unwrap() {
             seq = record.seq.0 + 1;
             let batch = v1::Batch::decode(record.payload.as_slice()).unwrap();
-            let body = zstd::bulk::decompress(&batch.body, wire::BODY_UNPACKED_BYTES_MAX).unwrap();
-            bodies.push((batch, v1::BatchBody::decode(body.as_slice()).unwrap()));
+            let body = crate::batch::open(&batch).unwrap();
+            bodies.push((batch, body));
         }
         bodies
     }

@@ -55,6 +55,8 @@ pub(crate) struct State {
     /// The answer to Enroll and Renew gets lost.
     pub(crate) loses_answer: bool,
     pub(crate) renew_at: Option<UnixMillis>,
+    /// Highest protocol version it speaks; 0: as the agent.
+    pub(crate) protocol: u32,
     /// Said in place of the true welcome, one a stream.
     pub(crate) welcomes: Vec<Welcome>,
     /// Said after each heartbeat, one at a time.
@@ -306,9 +308,13 @@ impl Uplink for Service {
                     Up::Hello(hello) => {
                         let mut state = service.state.lock().unwrap();
                         let (epoch, seq_durable) = state.durable;
+                        let protocol_version = match state.protocol {
+                            0 => hello.protocol_version_max,
+                            version => version.min(hello.protocol_version_max),
+                        };
                         state.hellos.push(hello);
                         let welcome = Welcome {
-                            protocol_version: 1,
+                            protocol_version,
                             server: "web-1".to_owned(),
                             epoch,
                             seq_durable,

@@ -19,6 +19,7 @@ use wire::v1::{
 };
 
 use super::{Class, Ended, Uplink, lock, millis};
+use crate::batch;
 use crate::identity::{self, Connector};
 use crate::spool::{Evicted, Record, Seq, SpoolError, Stats, Volume};
 use crate::timer::Ticker;
@@ -61,6 +62,8 @@ struct Session<'u> {
     connector: Connector,
     out: mpsc::Sender<AgentMessage>,
     epoch: u64,
+    /// Protocol version the collector chose.
+    protocol: u32,
     /// Next seq to send.
     next: Seq,
     in_flight: VecDeque<Sent>,
@@ -125,6 +128,7 @@ impl Uplink {
             connector: connector.clone(),
             out,
             epoch: stats.epoch,
+            protocol: welcome.protocol_version,
             next: Seq(1),
             in_flight: VecDeque::new(),
             bytes_in_flight: 0,
@@ -338,8 +342,8 @@ impl Session<'_> {
         if peek.is_some() {
             self.has_more = false; // an append from here on says so itself
         }
-        let (spool, ack, epoch) =
-            (Arc::clone(&self.uplink.inputs.spool), self.ack.take(), self.epoch);
+        let (spool, ack) = (Arc::clone(&self.uplink.inputs.spool), self.ack.take());
+        let (epoch, protocol) = (self.epoch, self.protocol);
         let task = tokio::task::spawn_blocking(move || {
             let mut spool = lock(&spool);
             if let Some(seq) = ack
@@ -351,7 +355,7 @@ impl Session<'_> {
             let Some(seq) = peek else { return Ok(None) };
             let record = spool.peek(seq)?;
             drop(spool);
-            Ok(record.map(|record| to_batch(record, epoch)))
+            Ok(record.map(|record| batch::for_protocol(to_batch(record, epoch), protocol)))
         });
         self.spool_task = Some(task);
     }

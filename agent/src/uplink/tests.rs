@@ -1,9 +1,11 @@
 //! The uplink against a collector with a real port: acks, rewinds, epochs, losses, refusals.
 
 use super::*;
+use crate::batch::{self, Cover};
 use crate::identity::{self, Enrolled};
 use crate::spool::{Seq, Volume};
 use crate::uplink::fake_collector::FakeCollector;
+use crate::window::Closed;
 use prost::Message as _;
 use std::time::Duration;
 use wire::v1::Batch;
@@ -97,6 +99,17 @@ impl Agent {
         self.appended.notify_one();
     }
 
+    /// Spools a batch as it is when samples of this instant are closed.
+    fn append_samples(&self, at: i64) -> Batch {
+        let samples = vec![("system.cpu.steal", String::new(), 0.25)];
+        let closed = Closed { samples: vec![(UnixMillis(at), samples)], ..Closed::default() };
+        let payload = batch::encode(&closed, &[], &Cover::default()).payload;
+        let mut spool = lock(&self.spool);
+        let pos = spool.append(&payload, VOLUME).unwrap();
+        spool.set_checkpointed(pos).unwrap();
+        Batch::decode(payload.as_slice()).unwrap()
+    }
+
     pub(super) async fn drained(mut self) {
         self.drain.cancel();
         self.task.take().unwrap().await.unwrap();
@@ -119,6 +132,27 @@ pub(super) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn a_collector_of_before_the_dictionary_gets_the_same_batches_as_it_knows_them() {
+    for (protocol, codec) in [(1, wire::CODEC_ZSTD_BODY), (2, wire::CODEC_ZSTD_DICTIONARY)] {
+        let collector = FakeCollector::start().await;
+        collector.with(|c| c.protocol = protocol);
+        let mut agent = Agent::of(&collector).await;
+        let spooled: Vec<Batch> = (1..=3).map(|at| agent.append_samples(at)).collect();
+        agent.start();
+        eventually("3 batches", || delivered(&collector) == [1, 2, 3]).await;
+        eventually("acked", || lock(&agent.spool).bytes_unacked() == 0).await;
+        let got = collector.with(|c| c.batches.clone());
+        for (spooled, got) in spooled.iter().zip(&got) {
+            assert_eq!((spooled.codec, got.codec), (wire::CODEC_ZSTD_DICTIONARY, codec));
+            let (spooled, got) = (batch::open(spooled).unwrap(), batch::open(got).unwrap());
+            assert_eq!(got, spooled);
+            assert_eq!(got.ticks[0].value, [2500]);
+        }
+        agent.drained().await;
+    }
+}
+
+#[tokio::test]
 async fn batches_arrive_once_in_order_and_leave_with_their_ack() {
     let collector = FakeCollector::start().await;
     let mut agent = Agent::of(&collector).await;
@@ -136,7 +170,7 @@ async fn batches_arrive_once_in_order_and_leave_with_their_ack() {
         assert!(c.batches.iter().zip(1..).all(|(b, n)| (b.seq, b.t_min_unix_ms) == (n as u64, n)));
         assert!(c.batches.iter().all(|b| b.epoch == c.hellos[0].epoch && b.n_evicted == 0));
         let hello = &c.hellos[0];
-        assert_eq!((hello.protocol_version_min, hello.protocol_version_max), (1, 1));
+        assert_eq!((hello.protocol_version_min, hello.protocol_version_max), (1, 2));
         assert_eq!((hello.seq_first, hello.seq_last, hello.heartbeat_ms), (1, 200, 50));
         assert_eq!(hello.labels["rack"], "r1");
         let beat = c.heartbeats.last().unwrap();
@@ -389,9 +423,9 @@ fn refusals_are_sorted_by_who_can_mend_them() {
     for (status, class, told) in [
         (Status::unauthenticated("revoked"), Class::Refused, "refuses this server: revoked"),
         (
-            Status::failed_precondition("speaks 2 to 3"),
+            Status::failed_precondition("speaks 3 to 4"),
             Class::Version,
-            "speaks 1 to 1, the collector says: speaks 2 to 3",
+            "speaks 1 to 2, the collector says: speaks 3 to 4",
         ),
         (Status::unimplemented("no Stream"), Class::Version, "upgrade the older"),
         (Status::resource_exhausted("disk full"), Class::Busy, "has no room: disk full"),

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,6 @@ use gatewatch_collector::clock;
 use gatewatch_collector::store::Store;
 use gatewatch_collector::store::fleet::{self, Joining};
 use hyper_util::rt::TokioIo;
-use prost::Message as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
@@ -31,6 +31,7 @@ use wire::v1::collector_message::Message as Answer;
 use wire::v1::uplink_client::UplinkClient;
 use wire::v1::{AgentMessage, Batch, BatchBody, CollectorMessage, Heartbeat, Hello, Site};
 
+use crate::pack::pack;
 use crate::values::{Machine, SERIES, table, tick};
 
 /// Longest wait for any answer.
@@ -134,8 +135,8 @@ impl Agent {
         let channel = endpoint.connect_with_connector(tower).await?;
         let (words, outbound) = mpsc::channel(8);
         let hello = Hello {
-            protocol_version_min: 1,
-            protocol_version_max: 1,
+            protocol_version_min: 2,
+            protocol_version_max: 2,
             epoch: EPOCH,
             agent_version: "0.1.0".into(),
             clock_unix_ms: clock::now().0,
@@ -180,14 +181,21 @@ impl Agent {
         self.waiting.len()
     }
 
-    /// Sends the tick of a second, alone in its batch.
-    pub(crate) async fn send(&mut self, second: i64, is_urgent: bool) -> Result<(), Failed> {
-        let row = self.machine.sample(second);
-        let mut body = BatchBody {
-            series: table(SERIES.len()),
-            ticks: vec![tick(second, &row, SERIES.len())],
-            ..BatchBody::default()
-        };
+    /// Sends the tick of this second, alone in its batch.
+    pub(crate) async fn send_now(&mut self) -> Result<(), Failed> {
+        let second = now_s();
+        self.send(second..=second, false).await
+    }
+
+    /// Sends the ticks of some seconds in one batch.
+    pub(crate) async fn send(
+        &mut self,
+        seconds: RangeInclusive<i64>,
+        is_urgent: bool,
+    ) -> Result<(), Failed> {
+        let (first, second) = (*seconds.start(), *seconds.end());
+        let ticks = seconds.map(|at| tick(at, &self.machine.sample(at), SERIES.len())).collect();
+        let mut body = BatchBody { series: table(SERIES.len()), ticks, ..BatchBody::default() };
         if self.n_sites > 0 {
             crate::sites::add(&mut body, self.server, self.n_sites, second - 10..second);
         }
@@ -195,15 +203,16 @@ impl Agent {
             crate::sites::add_gateway_error(&mut body, second);
         }
         self.seq += 1;
+        let (codec, packed) = pack(&body);
         let batch = Batch {
             epoch: self.epoch,
             seq: self.seq,
             complete_until_unix_ms: second * 1000,
-            t_min_unix_ms: second * 1000,
+            t_min_unix_ms: first * 1000,
             t_max_unix_ms: second * 1000,
             urgent: is_urgent,
-            codec: wire::CODEC_ZSTD_BODY,
-            body: zstd::bulk::compress(&body.encode_to_vec(), 3)?.into(),
+            codec,
+            body: packed.into(),
             ..Batch::default()
         };
         self.waiting.push_back((self.seq, clock::instant()));

@@ -10,7 +10,6 @@ use gatewatch_collector::config::{RetentionConfig, StoreConfig};
 use gatewatch_collector::model::ServerId;
 use gatewatch_collector::store::fleet::{self, Joining};
 use gatewatch_collector::store::{Keeper, Ledger, NewBatch, SiteSeen, Store, incidents};
-use prost::Message as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use wire::UnixMillis;
@@ -19,18 +18,15 @@ use wire::v1::BatchBody;
 
 use crate::agents::{Failed, name, sites};
 use crate::cost::{cpu_s, disk_bytes};
+use crate::pack::pack;
 use crate::values::{Machine, table, tick};
 use crate::victoria::{Remote, Sample, WriteRequest, series};
 
-/// Seconds between samples.
+/// Seconds that sites have counted before a batch of one sample.
 const STEP_S: i64 = 10;
 const HOUR_S: i64 = 3600;
 /// Batches on their way into the store.
 const IN_FLIGHT: usize = 2048;
-/// As the agent packs small bodies; large ones.
-const LEVEL_SMALL: i32 = 15;
-const LEVEL: i32 = 3;
-const SMALL_BYTES_MAX: usize = 16 << 10;
 
 /// What is put into a store.
 #[derive(Clone, Copy, Debug)]
@@ -44,17 +40,20 @@ pub(crate) struct Days {
     pub(crate) n_sites: u32,
     /// Samples of a batch.
     pub(crate) per_batch: i64,
+    /// Seconds between samples.
+    pub(crate) step_s: i64,
 }
 
 impl Days {
     pub(crate) fn n_values(&self) -> i64 {
-        self.n_servers as i64 * self.n_hours * (HOUR_S / STEP_S) * self.n_series as i64
+        self.n_servers as i64 * self.n_hours * (HOUR_S / self.step_s) * self.n_series as i64
     }
 
     /// Seconds of the batches of an hour.
     pub(crate) fn batches(&self, hour: i64) -> Vec<Vec<i64>> {
         let first = self.from + hour * HOUR_S;
-        let seconds: Vec<i64> = (0..HOUR_S / STEP_S).map(|no| first + no * STEP_S).collect();
+        let seconds: Vec<i64> =
+            (0..HOUR_S / self.step_s).map(|no| first + no * self.step_s).collect();
         seconds.chunks(self.per_batch as usize).map(<[i64]>::to_vec).collect()
     }
 
@@ -69,15 +68,13 @@ pub(crate) fn body(
     seconds: &[i64],
     n_series: usize,
     (server, n_sites): (u64, u32),
-) -> Vec<u8> {
+) -> (u32, Vec<u8>) {
     let ticks = seconds.iter().map(|at| tick(*at, &machine.sample(*at), n_series)).collect();
     let mut body = BatchBody { series: table(n_series), ticks, ..BatchBody::default() };
     if let (1.., [first, .., last] | [first @ last]) = (n_sites, seconds) {
         crate::sites::add(&mut body, server, n_sites, first - STEP_S..*last);
     }
-    let bytes = body.encode_to_vec();
-    let level = if bytes.len() <= SMALL_BYTES_MAX { LEVEL_SMALL } else { LEVEL };
-    zstd::bulk::compress(&bytes, level).expect("memory to memory")
+    pack(&body)
 }
 
 /// Fills a new store in `dir`; with `seals` its keeper packs each hour when it is due.
@@ -160,8 +157,11 @@ async fn found(store: &Store, days: Days) -> Result<Vec<ServerId>, Failed> {
     Ok(store.write(file).await?)
 }
 
+/// A body with its codec.
+type Packed = (u32, Vec<u8>);
+
 /// Bodies of an hour: of each server, one for each batch. On two processors.
-fn packed(machines: &mut [Machine], batches: &[Vec<i64>], days: Days) -> Vec<Vec<Vec<u8>>> {
+fn packed(machines: &mut [Machine], batches: &[Vec<i64>], days: Days) -> Vec<Vec<Packed>> {
     let half = machines.len().div_ceil(2).max(1);
     std::thread::scope(|scope| {
         let part = |(part, machines): (usize, &mut [Machine])| {
@@ -184,7 +184,7 @@ async fn append(
     store: &Store,
     servers: &[ServerId],
     batches: &[Vec<i64>],
-    mut bodies: Vec<Vec<Vec<u8>>>,
+    mut bodies: Vec<Vec<Packed>>,
     (hour, days): (i64, Days),
 ) -> Result<u64, Failed> {
     let names: Vec<SiteSeen> = sites(days.n_sites)
@@ -201,6 +201,7 @@ async fn append(
         let ms = |at: Option<&i64>| UnixMillis(at.copied().unwrap_or_default() * 1000);
         let (t_min, t_max) = (ms(seconds.first()), ms(seconds.last()));
         for (server, bodies) in servers.iter().zip(&mut bodies) {
+            let (codec, body) = std::mem::take(&mut bodies[no]);
             let batch = NewBatch {
                 server: *server,
                 epoch: 1,
@@ -213,8 +214,8 @@ async fn append(
                 t_max,
                 complete_until: t_max,
                 urgent: false,
-                codec: wire::CODEC_ZSTD_BODY,
-                body: std::mem::take(&mut bodies[no]),
+                codec,
+                body,
                 sites: names.clone(),
                 losses: Vec::new(),
                 ledger: Ledger::default(),

@@ -29,7 +29,7 @@ pub(crate) fn durable(dir: &Path) -> Result<Value, Failed> {
     let mut machine = Machine::new(1);
     let at = |no| 1_795_176_000 + no * 10;
     let bodies: Vec<Vec<u8>> =
-        (0..BODIES).map(|no| body(&mut machine, &[at(no)], SERIES.len(), (1, 0))).collect();
+        (0..BODIES).map(|no| body(&mut machine, &[at(no)], SERIES.len(), (1, 0)).1).collect();
     let (mut full, mut normal, mut commits) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         commits.extend(round(dir, "FULL", &bodies, &mut full)?);

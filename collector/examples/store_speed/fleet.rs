@@ -39,6 +39,15 @@ pub(crate) struct Fleet {
     pub(crate) pid: u32,
 }
 
+/// What agents under full load send.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    /// Ticks of a batch, a second apart.
+    pub(crate) n_ticks: i64,
+    /// Batches of an agent on their way.
+    pub(crate) in_flight: usize,
+}
+
 /// What the agents count.
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -51,7 +60,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Counts ticks whose answer came after these waits.
+    /// Counts batches whose answer came after these waits.
     pub(crate) fn acked(&self, waits: &[Duration]) {
         self.n_acked.fetch_add(waits.len() as u64, Ordering::Relaxed);
         if self.is_measuring.load(Ordering::Relaxed) {
@@ -66,8 +75,14 @@ impl Tally {
         self.n_lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lets it run for a while, then measures: ticks, processor time of the server, waits.
-    pub(crate) async fn measure(&self, warm: Duration, span: Duration, pid: u32) -> Value {
+    /// Lets it run for a while, then measures: batches, their values, processor time of the server, waits.
+    pub(crate) async fn measure(
+        &self,
+        warm: Duration,
+        span: Duration,
+        pid: u32,
+        n_ticks: i64,
+    ) -> Value {
         tokio::time::sleep(warm).await;
         self.is_measuring.store(true, Ordering::Relaxed);
         let (began, cpu) = (clock::instant(), cpu_s(pid));
@@ -80,7 +95,7 @@ impl Tally {
         waits.sort_by(f64::total_cmp);
         let at = |share: f64| waits.get((waits.len() as f64 * share) as usize).copied();
         json!({
-            "n_ticks": n, "n_values": n * SERIES.len() as u64, "seconds": seconds, "cpu_s": cpu,
+            "n_batches": n, "n_values": n * SERIES.len() as u64 * n_ticks as u64, "seconds": seconds, "cpu_s": cpu,
             "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": waits.last(),
             "rss_kib": rss_kib(pid), "n_lost": self.n_lost.load(Ordering::Relaxed),
             "lost_why": self.why.get(),
@@ -103,10 +118,10 @@ impl Fleet {
         joining.join_all().await.into_iter().collect()
     }
 
-    /// Each sends tick after tick, so many at once on their way.
+    /// Each sends batch after batch, so many at once on their way.
     pub(crate) async fn load(
         &self,
-        in_flight: usize,
+        Load { n_ticks, in_flight }: Load,
         warm: Duration,
         span: Duration,
     ) -> Result<Value, Failed> {
@@ -120,8 +135,8 @@ impl Fleet {
                 let mut second = now_s() - AGO_S;
                 loop {
                     while agent.n_waiting() < in_flight {
-                        second += 1;
-                        agent.send(second, false).await?;
+                        agent.send(second + 1..=second + n_ticks, false).await?;
+                        second += n_ticks;
                     }
                     tally.acked(&agent.acked().await?);
                     if stopped.is_cancelled() {
@@ -131,7 +146,7 @@ impl Fleet {
             };
             spawn(&mut running, stop, of_all, push);
         }
-        let measured = tally.measure(warm, span, self.pid).await;
+        let measured = tally.measure(warm, span, self.pid, n_ticks).await;
         stop.cancel();
         running.join_all().await;
         Ok(measured)
@@ -150,7 +165,7 @@ impl Fleet {
                 let live = live(agent, Arc::clone(&tally));
                 spawn(&mut running, stop.clone(), Arc::clone(&tally), live);
             }
-            let mut step = tally.measure(settle, settle, self.pid).await;
+            let mut step = tally.measure(settle, settle, self.pid, 1).await;
             step["n"] = n.into();
             measured.push(step);
         }
@@ -198,7 +213,8 @@ impl Fleet {
         let mut waits = [Vec::new(), Vec::new()];
         for no in 0..2 * n as i64 {
             let is_urgent = no % 2 == 1;
-            agent.send(now_s() - AGO_S + no, is_urgent).await?;
+            let second = now_s() - AGO_S + no;
+            agent.send(second..=second, is_urgent).await?;
             let waited = agent.settled().await?.into_iter().map(|wait| wait.as_secs_f64() * 1000.0);
             waits[usize::from(is_urgent)].extend(waited);
         }
@@ -239,7 +255,7 @@ async fn live(mut agent: Agent, tally: Arc<Tally>) -> Result<(), Failed> {
     loop {
         tokio::select! {
             // Cancel-safe: a turn that is not taken is due at once.
-            _ = batches.tick() => agent.send(now_s(), false).await?,
+            _ = batches.tick() => agent.send_now().await?,
             // Cancel-safe: the same.
             _ = beats.tick() => agent.beat().await?,
             // Cancel-safe: a half-read message stays in the stream's buffer.
@@ -250,7 +266,7 @@ async fn live(mut agent: Agent, tally: Arc<Tally>) -> Result<(), Failed> {
 
 async fn back(card: Card, address: SocketAddr, n_sites: u32) -> Result<Agent, Failed> {
     let mut agent = Agent::join(card, address, n_sites).await?;
-    agent.send(now_s(), false).await?;
+    agent.send_now().await?;
     agent.settled().await?;
     Ok(agent)
 }

@@ -1,16 +1,17 @@
 //! What the store costs, from the agents' side: `store_speed WORK KEY=VALUE..`, one JSON line each.
 //!
 //! - `enrol dir= n= cards=`: files servers in the store of a collector that does not run.
-//! - `load cards= address= pid= n= in_flight= warm= span=`: agents under full load.
+//! - `load cards= address= pid= n= in_flight= ticks= warm= span=`: agents under full load, each batch
+//!   with so many ticks, a second apart.
 //! - `rest cards= address= pid= steps=A,B,.. sites= settle=`: agents that have nothing special.
 //! - `back cards= address= pid= n= jitter=`: agents that come back.
 //! - `alone cards= address= n=`: one agent, how long it waits for acks.
-//! - `victoria address= pid= n= warm= span=`: the ticks of `load`, to VictoriaMetrics.
+//! - `victoria address= pid= n= ticks= warm= span=`: the ticks of `load`, to VictoriaMetrics.
 //! - `durable dir=`: statements of the store at `synchronous` FULL and NORMAL.
 //! - `read-rows path= server= metric= from= to=`: those of one series out of the rows of `fill-rows`;
 //!   `top-rows path= metric= from= to=`: the ten servers with the highest p95.
 //! - `fill dir= seals=`, `fill-victoria address=`, `fill-rows path=`, each with `servers= from= hours=
-//!   series= sites= per_batch=`: days of a fleet.
+//!   series= sites= per_batch= step=`: days of a fleet.
 //! - `fill-past dir= days=` and the words of `fill`: sums of so many days before, and hours that are not
 //!   summed up; `read-past dir= from= to=`: all of it as a report reads it.
 //!
@@ -21,6 +22,7 @@ mod cost;
 mod day;
 mod durable;
 mod fleet;
+mod pack;
 mod past;
 mod rows;
 mod sites;
@@ -35,7 +37,7 @@ use std::time::Duration;
 
 use agents::Failed;
 use day::Days;
-use fleet::Fleet;
+use fleet::{Fleet, Load};
 use serde_json::{Value, json};
 
 /// What stands behind the word.
@@ -73,6 +75,7 @@ impl Words {
             n_series: self.or("series", values::SERIES.len())?,
             n_sites: self.or("sites", 0)?,
             per_batch: self.or("per_batch", 1)?,
+            step_s: self.or("step", 10)?,
         })
     }
 }
@@ -98,8 +101,8 @@ async fn done(work: &str, words: &Words) -> Result<Value, Failed> {
             Ok(json!({}))
         }
         "load" => {
-            let (in_flight, span) = (words.get("in_flight")?, words.span("span")?);
-            words.fleet()?.load(in_flight, words.span("warm")?, span).await
+            let load = Load { n_ticks: words.or("ticks", 1)?, in_flight: words.get("in_flight")? };
+            words.fleet()?.load(load, words.span("warm")?, words.span("span")?).await
         }
         "rest" => {
             let steps: String = words.get("steps")?;
@@ -110,7 +113,9 @@ async fn done(work: &str, words: &Words) -> Result<Value, Failed> {
         "alone" => words.fleet()?.alone(words.get("n")?).await,
         "victoria" => {
             let (address, n, pid) = (words.get("address")?, words.get("n")?, words.get("pid")?);
-            victoria::load(address, n, pid, words.span("warm")?, words.span("span")?).await
+            let (n_ticks, spans) =
+                (words.or("ticks", 1)?, (words.span("warm")?, words.span("span")?));
+            victoria::load(address, (n, n_ticks), pid, spans).await
         }
         "durable" => durable::durable(&path("dir")?),
         "fill" => day::fill(&path("dir")?, words.days()?, words.or("seals", true)?).await,

@@ -1,4 +1,4 @@
-//! The same ticks for VictoriaMetrics: remote write, snappy over protobuf, one request a tick, on as
+//! The same ticks for VictoriaMetrics: remote write, snappy over protobuf, one request a batch, on as
 //! many HTTP connections as there are agents. Without TLS, which it would pay for as well.
 
 use std::net::SocketAddr;
@@ -116,13 +116,12 @@ impl Remote {
     }
 }
 
-/// Each connection sends tick after tick.
+/// Each connection sends request after request, with so many ticks each.
 pub(crate) async fn load(
     address: SocketAddr,
-    n: usize,
+    (n, n_ticks): (usize, i64),
     pid: u32,
-    warm: Duration,
-    span: Duration,
+    (warm, span): (Duration, Duration),
 ) -> Result<Value, Failed> {
     let tally = Arc::new(Tally::default());
     let mut running = JoinSet::new();
@@ -134,10 +133,14 @@ pub(crate) async fn load(
             let mut request = WriteRequest { timeseries: series(server, SERIES.len()) };
             let mut second = now_s() - AGO_S;
             loop {
-                second += 1;
-                let row = machine.sample(second);
-                for (no, (series, value)) in request.timeseries.iter_mut().zip(row).enumerate() {
-                    series.samples = vec![Sample::new(no, value, second)];
+                request.timeseries.iter_mut().for_each(|series| series.samples.clear());
+                for _ in 0..n_ticks {
+                    second += 1;
+                    let row = machine.sample(second);
+                    for (no, (series, value)) in request.timeseries.iter_mut().zip(row).enumerate()
+                    {
+                        series.samples.push(Sample::new(no, value, second));
+                    }
                 }
                 let began = clock::instant();
                 if let Err(why) = remote.write(&request).await {
@@ -147,7 +150,7 @@ pub(crate) async fn load(
             }
         });
     }
-    let measured = tally.measure(warm, span, pid).await;
+    let measured = tally.measure(warm, span, pid, n_ticks).await;
     running.shutdown().await;
     Ok(measured)
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use prost::Message;
 use wire::v1::{Change, Exemplar as WireExemplar, LogLine, Loss, Series, ServiceState, Tick};
-use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY};
+use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, CODEC_ZSTD_DICTIONARY};
 
 use super::unpack::{ENTRIES_MAX, KEPT_BYTES_MAX};
 use super::*;
@@ -17,6 +17,15 @@ fn site(name: &str, pool: &str, upstream: &str) -> v1::Site {
 
 fn pack(body: &BatchBody) -> Vec<u8> {
     zstd::bulk::compress(&body.encode_to_vec(), 3).unwrap()
+}
+
+/// As agents pack small bodies.
+fn pack_small(body: &[u8]) -> Vec<u8> {
+    let dictionary = zstd::dict::EncoderDictionary::copy(wire::dictionary(), 7);
+    let mut packing = zstd::bulk::Compressor::with_prepared_dictionary(&dictionary).unwrap();
+    packing.include_dictid(false).unwrap();
+    packing.include_checksum(true).unwrap();
+    packing.compress(body).unwrap()
 }
 
 fn wire_batch(body: &BatchBody) -> v1::Batch {
@@ -345,7 +354,16 @@ fn hostile_bodies_are_refused_for_their_reason() {
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00];
     for (codec, body, reason) in [
         (0, Vec::new(), "the agent's spool had damaged it"),
-        (2, Vec::new(), "codec 2 is not known"),
+        (3, Vec::new(), "codec 3 is not known"),
+        (2, Vec::new(), "not one frame"),
+        (2, twice(pack_small(b"")), "not one frame"),
+        (2, window.to_vec(), "not one frame"),
+        (2, zstd::encode_all(&b"hello"[..], 1).unwrap(), "not one frame"),
+        (2, pack_small(b"x")[..8].to_vec(), "not one frame"),
+        (2, pack_small(&vec![0; BODY_UNPACKED_BYTES_MAX + 1]), "unpacks to more"),
+        (2, pack_small(&crowd), "more than 1048576 entries"),
+        (2, pack_small(b"\x0a\xff"), "no BatchBody"),
+        (1, pack_small(wire::dictionary()), "no zstd frame"),
         (1, Vec::new(), "no zstd frame"),
         (1, vec![0; BODY_BYTES_MAX + 1], "more than 1048576"),
         (1, b"hello".to_vec(), "no zstd frame"),
@@ -371,7 +389,11 @@ fn an_unpacker_is_as_good_as_new_after_any_body() {
     let good = BatchBody { sites: vec![site("a.example", "www", "")], ..BatchBody::default() };
     let large = BatchBody { sites: vec![site(&"a".repeat(3 << 20), "", "")], ..good.clone() };
     let mut unpacker = Unpacker::default();
+    // A frame of a stream, which does not say how large it is.
+    let stream = zstd::encode_all(good.encode_to_vec().as_slice(), 1).unwrap();
+    assert_eq!(unpacker.unpack(CODEC_ZSTD_BODY, &stream).as_ref(), Ok(&good));
     for before in [
+        stream,
         pack(&large),
         zstd(&vec![0; BODY_UNPACKED_BYTES_MAX + 1]),
         pack(&good)[..12].to_vec(),
@@ -381,8 +403,68 @@ fn an_unpacker_is_as_good_as_new_after_any_body() {
         let first = unpack(CODEC_ZSTD_BODY, &before);
         assert_eq!(unpacker.unpack(CODEC_ZSTD_BODY, &before), first);
         assert_eq!(unpacker.unpack(CODEC_ZSTD_BODY, &pack(&good)).as_ref(), Ok(&good));
+        let small = pack_small(&good.encode_to_vec());
+        assert_eq!(unpacker.unpack(CODEC_ZSTD_DICTIONARY, &small).as_ref(), Ok(&good));
         assert!(unpacker.bytes.capacity() <= KEPT_BYTES_MAX, "what a large body took is kept");
         assert!(unpacker.context.sizeof() <= KEPT_BYTES_MAX, "what a large body took is kept");
+    }
+}
+
+/// Of the first release that packed with the dictionary, by the zstd program.
+const KEPT: &str = "28b52ffd24842d0100a00a2a1608e8d7030001021a08a413d00faab4de750400464bd0cb6728d41e\
+                    3461b034bc02ad1d5f0d";
+
+#[test]
+fn a_body_that_was_packed_with_the_dictionary_is_read_for_ever() {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap() as u8;
+    let kept: Vec<u8> =
+        KEPT.as_bytes().chunks(2).map(|two| digit(&two[0]) << 4 | digit(&two[1])).collect();
+    let series = |metric: &str, attribute: &str| Series {
+        metric: metric.to_owned(),
+        attribute: attribute.to_owned(),
+    };
+    let expected = BatchBody {
+        sites: vec![site("shop.example", "www", "")],
+        series: vec![
+            series("system.cpu.utilization", ""),
+            series("system.cpu.user", ""),
+            series("system.disk.io.read", "system.device=vda"),
+        ],
+        ticks: vec![Tick {
+            at_unix_ms: 1_796_000_001_000,
+            series: vec![0, 1, 2],
+            value: vec![1234, 1000, 123_456_789],
+        }],
+        ..BatchBody::default()
+    };
+    assert_eq!(unpack(CODEC_ZSTD_DICTIONARY, &kept), Ok(expected));
+}
+
+#[test]
+fn bodies_of_any_size_that_are_packed_with_the_dictionary_open() {
+    let mut unpacker = Unpacker::default();
+    for n in [0, 1, 200, 255, 256, 4000, 8190, 16_380, 16_384, 20_000, 70_000, 1 << 20] {
+        let body =
+            BatchBody { sites: vec![site(&"ab".repeat(n / 2), "", "")], ..BatchBody::default() };
+        let packed = pack_small(&body.encode_to_vec());
+        assert_eq!(unpacker.unpack(CODEC_ZSTD_DICTIONARY, &packed), Ok(body), "{n} bytes");
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_a_small_body_never_opens_as_something_else() {
+    let sites = (0..30).map(|no| site(&format!("shop{no}.example"), "www", "")).collect();
+    let body = BatchBody { sites, ..BatchBody::default() };
+    let packed = pack_small(&body.encode_to_vec());
+    let mut unpacker = Unpacker::default();
+    for codec in [CODEC_ZSTD_DICTIONARY, CODEC_ZSTD_BODY] {
+        for bit in 0..packed.len() * 8 {
+            let mut damaged = packed.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(other) = unpacker.unpack(codec, &damaged) {
+                assert_eq!(other, body, "bit {bit} as codec {codec}");
+            }
+        }
     }
 }
 
@@ -429,8 +511,12 @@ fn a_body_takes_no_more_memory_than_is_said() {
 
 proptest! {
     #[test]
-    fn no_bytes_of_a_stranger_panic(body: Vec<u8>, codec in 0..3_u32, packed: bool) {
-        let body = if packed { zstd::bulk::compress(&body, 1).unwrap() } else { body };
+    fn no_bytes_of_a_stranger_panic(body: Vec<u8>, codec in 0..4_u32, packed: bool) {
+        let body = match (packed, codec) {
+            (false, _) => body,
+            (true, CODEC_ZSTD_DICTIONARY) => pack_small(&body),
+            (true, _) => zstd::bulk::compress(&body, 1).unwrap(),
+        };
         let batch = v1::Batch { codec, body: body.into(), ..v1::Batch::default() };
         let Taken { new, opened, .. } = take(batch, UnixMillis(0));
         let reason = opened.err();

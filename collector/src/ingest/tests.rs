@@ -273,6 +273,40 @@ async fn batches_are_acked_in_order_and_a_new_stream_goes_on_where_the_old_one_e
 }
 
 #[tokio::test]
+async fn agents_of_each_version_are_understood_and_stored_as_they_packed() {
+    let port = Port::open().await;
+    for (server, highest, chosen) in [(1, 1, 1), (2, 2, 2), (3, 7, 2)] {
+        let card = port.card(server, Duration::ZERO).await;
+        let mut agent = port.stream(Some(card)).await.unwrap();
+        let hello = Hello { protocol_version_max: highest, ..hello() };
+        agent.say(Word::Hello(hello)).await;
+        let welcome = agent.welcome().await;
+        assert_eq!(welcome.protocol_version, chosen);
+        let plain = batch(1);
+        let unpacked = zstd::bulk::decompress(&plain.body, 1 << 20).unwrap();
+        let dictionary = wire::dictionary();
+        let mut packing = zstd::bulk::Compressor::with_dictionary(15, dictionary).unwrap();
+        let body = packing.compress(&unpacked).unwrap().into();
+        let packed = Batch { codec: wire::CODEC_ZSTD_DICTIONARY, body, ..batch(2) };
+        let sent = if chosen == 1 { [plain, batch(2)] } else { [plain, packed] };
+        for batch in sent.clone() {
+            agent.say(Word::Batch(batch)).await;
+        }
+        agent.acked(2).await;
+        let rows = port.store.read(|conn| read::hot_after(conn, 0, 100, usize::MAX)).await.unwrap();
+        let stored = rows.into_iter().filter(|row| row.server == ServerId(server as i64));
+        let stored: Vec<_> = stored.collect();
+        for (row, sent) in stored.iter().zip(&sent) {
+            assert_eq!((row.codec, row.body.as_slice()), (sent.codec, &*sent.body));
+            let body = convert::unpack(row.codec, &row.body).unwrap();
+            assert_eq!(body.encode_to_vec(), unpacked);
+        }
+        assert_eq!(stored.len(), 2);
+    }
+    assert_eq!(port.store.stats().batches_unreadable.get(), 0);
+}
+
+#[tokio::test]
 async fn a_missing_batch_asks_for_a_rewind_and_an_old_epoch_ends_the_stream() {
     let port = Port::open().await;
     let (mut agent, _) = port.agent(1).await;
@@ -361,7 +395,7 @@ async fn a_newer_stream_of_a_server_ends_the_older_one() {
 #[tokio::test]
 async fn a_version_not_spoken_here_is_refused_with_the_fix() {
     let port = Port::open().await;
-    for (low, high, fix) in [(2, 3, "update the collector"), (0, 0, "update the agent")] {
+    for (low, high, fix) in [(3, 4, "update the collector"), (0, 0, "update the agent")] {
         let card = port.card(1, Duration::ZERO).await;
         let mut agent = port.stream(Some(card)).await.unwrap();
         let (protocol_version_min, protocol_version_max) = (low, high);

@@ -71,9 +71,8 @@ impl Machine {
     fn sent(&mut self) -> (Vec<u8>, v1::BatchBody) {
         let encoded = batch::encode(&self.windows.close(), self.judge.sites(), &Cover::default());
         let sent = v1::Batch::decode(encoded.payload.as_slice()).unwrap();
-        let body = zstd::bulk::decompress(&sent.body, wire::BODY_UNPACKED_BYTES_MAX).unwrap();
-        let decoded = v1::BatchBody::decode(body.as_slice()).unwrap();
-        ([encoded.payload, body].concat(), decoded)
+        let body = batch::open(&sent).unwrap();
+        ([encoded.payload, body.encode_to_vec()].concat(), body)
     }
 }
 

@@ -1,13 +1,17 @@
 //! Opens bodies within fixed bounds of memory and time, pure.
 
 use std::io::Read;
+use std::sync::LazyLock;
 
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use thiserror::Error;
 use wire::v1::BatchBody;
-use wire::{BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY};
-use zstd::zstd_safe::DCtx;
+use wire::{
+    BODY_BYTES_MAX, BODY_UNPACKED_BYTES_MAX, CODEC_ZSTD_BODY, CODEC_ZSTD_DICTIONARY, dictionary,
+};
+use zstd::dict::DecoderDictionary;
+use zstd::zstd_safe::{DCtx, find_frame_compressed_size, get_error_name, get_frame_content_size};
 
 /// Largest number of entries (sites, seconds, ...) in a body: bounds what tiny messages grow to.
 pub(super) const ENTRIES_MAX: usize = 1 << 20;
@@ -15,6 +19,9 @@ pub(super) const ENTRIES_MAX: usize = 1 << 20;
 pub(super) const WINDOW_LOG_MAX: u32 = 24;
 /// Bytes that an unpacker keeps for the next body; what a large one took is given back.
 pub(super) const KEPT_BYTES_MAX: usize = 1 << 20;
+
+static DICTIONARY: LazyLock<DecoderDictionary<'static>> =
+    LazyLock::new(|| DecoderDictionary::copy(dictionary()));
 
 /// How much of a body is read.
 #[derive(Clone, Copy)]
@@ -92,13 +99,25 @@ impl Unpacker {
         if codec == 0 {
             return Err(Reason::Spool);
         }
-        if codec != CODEC_ZSTD_BODY {
-            return Err(Reason::Codec(codec));
-        }
+        let has_dictionary = match codec {
+            CODEC_ZSTD_BODY => false,
+            CODEC_ZSTD_DICTIONARY => true,
+            codec => return Err(Reason::Codec(codec)),
+        };
         if packed.len() > most.packed {
             return Err(Reason::TooLarge(packed.len()));
         }
-        let opened = self.inflate(packed, most.unpacked).and_then(|()| parse(&self.bytes, most));
+        self.bytes.clear();
+        let inflated = match first_frame(packed) {
+            Some((frame, n_bytes)) if frame.len() == packed.len() || !has_dictionary => {
+                self.inflate_at_once(frame, has_dictionary, n_bytes, most.unpacked)
+            }
+            _ if has_dictionary => {
+                Err(Reason::Compression("it is not one frame that says its size".to_owned()))
+            }
+            _ => self.inflate(packed, most.unpacked),
+        };
+        let opened = inflated.and_then(|()| parse(&self.bytes, most));
         if self.context.sizeof() > KEPT_BYTES_MAX {
             self.context = DCtx::default();
         }
@@ -108,11 +127,32 @@ impl Unpacker {
         opened
     }
 
+    /// A frame that says how large it is, as agents make them: whatever window it names, zstd takes no memory
+    /// but where the body goes.
+    fn inflate_at_once(
+        &mut self,
+        frame: &[u8],
+        has_dictionary: bool,
+        n_bytes: u64,
+        n_bytes_max: usize,
+    ) -> Result<(), Reason> {
+        let n_bytes = usize::try_from(n_bytes).ok().filter(|n| *n <= n_bytes_max);
+        self.bytes.reserve(n_bytes.ok_or(Reason::Bomb)?);
+        let done = if has_dictionary {
+            let dictionary = DICTIONARY.as_ddict();
+            self.context.decompress_using_ddict(&mut self.bytes, frame, dictionary)
+        } else {
+            self.context.decompress(&mut self.bytes, frame)
+        };
+        done.map_err(|code| Reason::Compression(get_error_name(code).to_owned()))?;
+        Ok(())
+    }
+
+    /// Any frame, in small steps.
     fn inflate(&mut self, packed: &[u8], n_bytes_max: usize) -> Result<(), Reason> {
         /// Room for a usual body at once.
         const USUAL_BYTES: usize = 16 << 10;
         let broken = |error: std::io::Error| Reason::Compression(error.to_string());
-        self.bytes.clear();
         self.bytes.reserve(USUAL_BYTES);
         let mut decoder = zstd::stream::read::Decoder::with_context(packed, &mut self.context);
         decoder.window_log_max(WINDOW_LOG_MAX).map_err(broken)?;
@@ -120,6 +160,13 @@ impl Unpacker {
         bounded.read_to_end(&mut self.bytes).map_err(broken)?;
         if self.bytes.len() > n_bytes_max { Err(Reason::Bomb) } else { Ok(()) }
     }
+}
+
+/// The first frame and the bytes in it, when it says how many.
+fn first_frame(packed: &[u8]) -> Option<(&[u8], u64)> {
+    let n_bytes = get_frame_content_size(packed).ok().flatten()?;
+    let frame = packed.get(..find_frame_compressed_size(packed).ok()?)?;
+    Some((frame, n_bytes))
 }
 
 fn parse(bytes: &[u8], most: Bounds) -> Result<Opened, Reason> {
