@@ -12,6 +12,9 @@ const N_SERVERS: u64 = 100;
 const DAY_S: i64 = 86_400;
 const HOURS_FRESH: i64 = 2;
 const HOURS_ROWS: i64 = 1;
+/// Of samples each second, ten a batch, as agents send while gateway errors flow.
+const HOURS_OUTAGE: i64 = 1;
+const N_OUTAGE: u64 = 20;
 /// Of the day with sites: fewer servers, so that it does not take long; sizes grow with them.
 const N_BUSY: u64 = 20;
 const N_SITES: u64 = 40;
@@ -27,15 +30,19 @@ pub(crate) fn c2(bench: &Bench) -> Result<Vec<Row>, String> {
         with(&words, &[("sites", sites.to_string())])
     };
     let fresh = fill(&speed, &fleet(N_SERVERS, HOURS_FRESH, 0), false)?;
+    let outage = [("step", "1".to_owned()), ("per_batch", "10".to_owned())];
+    let outage = fill(&speed, &with(&fleet(N_OUTAGE, HOURS_OUTAGE, 0), &outage), false)?;
     let day = fill(&speed, &fleet(N_SERVERS, 24, 0), true)?;
     let busy = fill(&speed, &fleet(N_BUSY, 24, N_SITES), true)?;
     let busy_fresh = fill(&speed, &fleet(N_BUSY, HOURS_FRESH, N_SITES), false)?;
     let per_value =
         |of: &serde_json::Value, key| Ok::<_, String>(said(of, key)? / said(of, "n_values")?);
     let fresh_b = per_value(&fresh, "hot_bytes")?;
+    let outage_b = per_value(&outage, "hot_bytes")?;
     let sealed_b = per_value(&day, "block_bytes")?;
     let mut rows = vec![
-        Row::alone("C2", "a value on the disk, fresh, a tick a batch", fresh_b, "B", 3.0),
+        Row::alone("C2", "a value on the disk, fresh, a tick of 30 a batch", fresh_b, "B", 3.0),
+        Row::alone("C2", "the same, ten ticks a batch, as in an outage", outage_b, "B", 3.0),
         Row::alone("C2", "a value on the disk, a day packed", sealed_b, "B", 1.2),
         Row::told("C2", "the same, hourly rollup", per_value(&day, "rollup_bytes")?, "B"),
     ];

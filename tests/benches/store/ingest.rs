@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::victoria::{NAME, Victoria};
-use super::{Collector, N_SERIES, Speed, address, said, span, with};
+use super::{Collector, Speed, address, said, span, with};
 use crate::Bench;
 use crate::measure::{ROUNDS_SLOW, quantile};
 use crate::table::{Row, Target, number};
@@ -12,8 +12,21 @@ const WARM: Duration = Duration::from_secs(2);
 const SPAN: Duration = Duration::from_secs(4);
 /// Connections, and how much more we take at least.
 const CASES: [(usize, f64); 2] = [(200, 8.0), (2000, 2.5)];
-/// Ticks of an agent on their way: as many requests as a connection of the reference has.
-const IN_FLIGHT: usize = 1;
+/// What agents send, beside requests of the reference with the same values, one on its way on each connection.
+const KINDS: [Kind; 3] = [
+    Kind { n_ticks: 1, in_flight: 1, name: "at rest, one tick of 30 values a batch" },
+    Kind { n_ticks: 10, in_flight: 1, name: "in an outage, ten ticks of 30 values a batch" },
+    Kind { n_ticks: 1, in_flight: 16, name: "catching up, 16 batches of a tick on their way" },
+];
+
+/// Batches as they come from an agent that measures each ten seconds, that measures each second because
+/// gateway errors flow, and that empties its spool after the collector was away (it has 64 on their way).
+#[derive(Clone, Copy)]
+struct Kind {
+    n_ticks: usize,
+    in_flight: usize,
+    name: &'static str,
+}
 
 /// What one side reached, by round.
 #[derive(Default)]
@@ -43,24 +56,33 @@ pub(crate) fn c1(bench: &Bench) -> Result<Vec<Row>, String> {
     let collector = Collector::start(&speed, n_most)?;
     let victoria = Victoria::start();
     let mut rows = Vec::new();
-    for (n, least) in CASES {
+    for ((n, least), kind) in CASES.into_iter().flat_map(|case| KINDS.map(|kind| (case, kind))) {
         let (mut ours, mut theirs) = (Side::default(), Side::default());
-        let spans = [("n", n.to_string()), ("warm", span(WARM)), ("span", span(SPAN))];
+        let spans = [
+            ("n", n.to_string()),
+            ("ticks", kind.n_ticks.to_string()),
+            ("warm", span(WARM)),
+            ("span", span(SPAN)),
+        ];
         for _ in 0..ROUNDS_SLOW {
-            let more = with(&spans, &[("in_flight", IN_FLIGHT.to_string())]);
+            let more = with(&spans, &[("in_flight", kind.in_flight.to_string())]);
             ours.add(&speed.run("load", &with(&collector.words(), &more))?)?;
             if let Some(victoria) = &victoria {
                 let server = [address(victoria.address), ("pid", victoria.pid().to_string())];
                 theirs.add(&speed.run("victoria", &with(&server, &spans))?)?;
             }
         }
-        rows.extend(compared(n, least, ours, victoria.is_some().then_some(theirs)));
+        rows.extend(compared((n, kind.name, least), ours, victoria.is_some().then_some(theirs)));
     }
     Ok(rows)
 }
 
-fn compared(n: usize, least: f64, mut ours: Side, theirs: Option<Side>) -> Vec<Row> {
-    let what = format!("values of {N_SERIES}-value ticks a CPU second, {n} agents, mTLS to ack");
+fn compared(
+    (n, kind, least): (usize, &str, f64),
+    mut ours: Side,
+    theirs: Option<Side>,
+) -> Vec<Row> {
+    let what = format!("values a CPU second, {n} agents {kind}, mTLS to ack");
     let reference = format!("{NAME}, remote write");
     let per_cpu_s = quantile(&mut ours.per_cpu_s, 0.5);
     let p99 = quantile(&mut ours.p99_ms, 0.5);
