@@ -297,7 +297,7 @@ impl Store {
         let stats = Arc::new(SelfStats::default());
         let shared = Arc::new(Shared {
             watermarks: RwLock::new(watermarks),
-            hot: RwLock::new(hot::HotIndex::load(&conn)?),
+            hot: RwLock::new(hot::HotIndex::load(&open::passer(dir)?)?),
             fresh: Mutex::default(),
             urgent: Notify::new(),
             committed: watch::Sender::new(last),

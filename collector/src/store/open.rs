@@ -146,6 +146,15 @@ pub(super) fn reader(dir: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
+/// A reading connection for one pass over a whole table: it keeps hardly a page of it. The writer's would keep
+/// 64 MiB of what nobody asks for again.
+pub(super) fn passer(dir: &Path) -> Result<Connection, StoreError> {
+    let conn = reader(dir)?;
+    let set = conn.execute_batch("PRAGMA cache_size=-1024");
+    set.map_err(|source| StoreError::from_open(&path(dir), source))?;
+    Ok(conn)
+}
+
 /// The database of a collector that may run or not, for a look that writes nothing: no file beside it
 /// either. `None` when there is none, or none that can be read.
 #[must_use]
