@@ -288,7 +288,7 @@ fn caveats(notes: &Notes) -> Vec<String> {
     for hole in notes.holes.iter().take(HOLES_TOLD) {
         let of = hole.server.as_deref().unwrap_or("all servers");
         told.push(format!(
-            "History of {of} from {} to {} is {}: nothing of it is in these figures.",
+            "History of {of} from {} to {} is {}: what only it has is not in these figures.",
             minute(hole.from),
             minute(hole.to),
             hole.why

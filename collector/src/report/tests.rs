@@ -177,8 +177,8 @@ fn what_is_missing_is_told_in_sentences() {
     assert_eq!(told.len(), HOLES_TOLD + 2);
     assert_eq!(
         told[0],
-        "History of web-1 from 2026-11-20 12:00 UTC to 2026-11-20 13:00 UTC is damaged: nothing of it \
-         is in these figures."
+        "History of web-1 from 2026-11-20 12:00 UTC to 2026-11-20 13:00 UTC is damaged: what only it \
+         has is not in these figures."
     );
     assert!(told[1].starts_with("History of all servers from "), "{}", told[1]);
     assert_eq!(told[20], "So is history of 5 more times.");

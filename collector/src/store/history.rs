@@ -57,7 +57,7 @@ pub use pieces::{Piece, Samples};
 pub(super) use play::Holds;
 pub use play::{Hold, LAG_MS, Play};
 pub use samples::{Series, Wanted};
-pub use site_hours::SiteHour;
+pub use site_hours::{BadMinutes, SiteHour};
 pub use spread::Spread;
 pub use steps::Point;
 pub use top::{Contest, Ranked, Ranking, Stat};

@@ -88,13 +88,13 @@ fn by_hour(input: &Input) -> Option<String> {
     let until = match input.raw_from {
         Some(second) => {
             let at = UnixMillis::from_second(second).to_rfc3339().replace('T', " ");
-            format!("Before {} UTC", at.get(..16).unwrap_or(&at))
+            format!("Before {} UTC, and where", at.get(..16).unwrap_or(&at))
         }
-        None => "Of this time".to_owned(),
+        None => "Where".to_owned(),
     };
     Some(format!(
-        "{until} only sums of hours are kept: {n} minutes with gateway errors are told by what held in their \
-         hour, not in the minute."
+        "{until} samples cannot be read, there are only sums of hours: {n} minutes with gateway errors are told \
+         by what held in their hour, not in the minute."
     ))
 }
 

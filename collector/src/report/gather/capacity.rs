@@ -17,7 +17,7 @@ use crate::report::ask::{Ask, Progress};
 use crate::report::capacity::input::{HOUR_S, Input, Seen, Series, Server};
 use crate::store::ReadResult;
 use crate::store::history::{History, HourOf, Spread};
-use errors::OldHours;
+use errors::HeldHours;
 
 /// Days of which the largest sample is kept by itself: a month and some, so that one of each is in it.
 const RECENT_S: i64 = 35 * 86_400;
@@ -134,7 +134,7 @@ pub fn capacity(
     let bad = sites::read(history, &mut input)?;
     let raw_from = history.samples_from()?;
     input.raw_from = (raw_from > span.start).then_some(raw_from);
-    let mut pass = Pass { span, sizes: BTreeMap::new(), old: OldHours::new(&bad, raw_from) };
+    let mut pass = Pass { span, sizes: BTreeMap::new(), held: HeldHours::new(&bad) };
     for (step, wanted) in (1..).zip(&WANTED) {
         if !history.goes_on() {
             return Ok(input);
@@ -144,7 +144,7 @@ pub fn capacity(
     }
     progress(Progress { what: "reads minutes with errors", n_done: n - 1, n });
     let children = pass.sizes.get("phpfpm.max_children");
-    errors::read(history, &bad, &pass.old, children, &mut input)?;
+    errors::read(history, raw_from, &pass.held, children, &mut input)?;
     progress(Progress { what: "done", n_done: n, n });
     Ok(input)
 }
@@ -190,7 +190,7 @@ struct Pass {
     span: Span,
     /// How much there was, by the metric that says so.
     sizes: BTreeMap<&'static str, Sizes>,
-    old: OldHours,
+    held: HeldHours,
 }
 
 impl Pass {
@@ -201,7 +201,7 @@ impl Pass {
         input: &mut Input,
     ) -> ReadResult<()> {
         let Some(metric) = catalog::find(wanted.metric) else { return Ok(()) };
-        let Self { span, sizes, old } = self;
+        let Self { span, sizes, held } = self;
         let is_size = WANTED.iter().any(|other| other.size == Some(wanted.metric));
         let mut as_size = Sizes::default();
         let mut found = Found::default();
@@ -218,7 +218,7 @@ impl Pass {
                     .and_then(|sizes| sizes.of(hour.server, hour.attribute, hour.t0))
                     .unwrap_or(0.0),
             };
-            old.see(wanted.metric, &hour, size);
+            held.see(wanted.metric, &hour, size);
             let of_server = found.of(hour.server);
             of_server.seen.add(ix);
             let series = &mut of_server.series;

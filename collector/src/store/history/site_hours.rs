@@ -29,6 +29,16 @@ pub struct SiteHour {
     pub n: u64,
 }
 
+/// Minutes in which the sites of one server failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BadMinutes {
+    /// Their first seconds, by site.
+    pub sites: BTreeMap<SiteId, BTreeSet<i64>>,
+    /// First seconds of the hours whose counts cannot be read, wholly or in part: they are damaged, or their
+    /// day left since the read began. Sums of hours may tell of them.
+    pub unread: BTreeSet<i64>,
+}
+
 /// Requests of one server and hour.
 #[derive(Debug, Default)]
 struct Counted {
@@ -162,29 +172,27 @@ impl History<'_> {
         &self,
         server: ServerId,
         hours: &Range<i64>,
-    ) -> rusqlite::Result<Option<BTreeMap<SiteId, BTreeSet<i64>>>> {
+    ) -> rusqlite::Result<Option<BadMinutes>> {
         let kept = hours.start.max(self.samples_from()?)..hours.end;
         if kept.is_empty() {
             return Ok(None);
         }
-        let mut found: BTreeMap<SiteId, BTreeSet<i64>> = BTreeMap::new();
-        let mut add = |t0: i64, counts: &[SiteCount]| {
-            for count in counts.iter().filter(|count| matches!(count.status, 502..=504)) {
-                let minute = t0 + i64::from(count.second / 60) * 60;
-                found.entry(count.site).or_default().insert(minute);
-            }
-        };
+        let mut bad = BadMinutes::default();
         let recent = self.recent(server, hours)?;
         for (t0, counts) in recent.counts.range(kept.clone()) {
-            add(*t0, counts);
+            bad.add(*t0, counts);
         }
         for (t0, parts) in self.maybe_bad(server, &kept)? {
             if !self.goes_on() {
                 break;
             }
-            add(t0, &self.counts_of(server, t0, parts)?.counts);
+            let counted = self.counts_of(server, t0, parts)?;
+            if counted.is_damaged {
+                bad.unread.insert(t0);
+            }
+            bad.add(t0, &counted.counts);
         }
-        Ok(Some(found))
+        Ok(Some(bad))
     }
 
     /// Sealed hours with their parts, but for those whose sums say that nothing failed.
@@ -210,6 +218,15 @@ impl History<'_> {
             Ok(())
         })?;
         Ok(hours)
+    }
+}
+
+impl BadMinutes {
+    fn add(&mut self, t0: i64, counts: &[SiteCount]) {
+        for count in counts.iter().filter(|count| matches!(count.status, 502..=504)) {
+            let minute = t0 + i64::from(count.second / 60) * 60;
+            self.sites.entry(count.site).or_default().insert(minute);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What minutes with gateway errors came with: by the minute where samples are kept, else by the hour.
+//! What minutes with gateway errors came with: by the minute where samples can be read, else by the hour.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -47,7 +47,7 @@ enum Sign {
     Io,
 }
 
-/// Minutes of an hour in which each sign held, for hours of which only sums are kept.
+/// Minutes of an hour in which each sign held, as its sums tell.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     steal: u8,
@@ -60,15 +60,15 @@ struct Held {
     io: u8,
 }
 
-/// Hours with gateway errors of which no samples are kept.
+/// All hours with gateway errors by their sums: of which of them samples can still be read is known only when
+/// they are.
 #[derive(Default)]
-pub(super) struct OldHours(BTreeMap<(ServerId, i64), (u64, Held)>);
+pub(super) struct HeldHours(BTreeMap<(ServerId, i64), (u64, Held)>);
 
-impl OldHours {
-    /// Those of `bad` that begin before `raw_from`.
-    pub(super) fn new(bad: &BadHours, raw_from: i64) -> Self {
-        let old = bad.iter().filter(|((_, t0), _)| *t0 < raw_from);
-        Self(old.map(|(at, n)| (*at, (*n, Held::default()))).collect())
+impl HeldHours {
+    /// Of these hours.
+    pub(super) fn new(bad: &BadHours) -> Self {
+        Self(bad.iter().map(|(at, n)| (*at, (*n, Held::default()))).collect())
     }
 
     /// Notes what an hour of a metric says, if it is one of them.
@@ -128,36 +128,34 @@ struct Verdict {
 /// What incidents say of the sites of each server.
 type Verdicts = BTreeMap<ServerId, Vec<Verdict>>;
 
-/// Puts every minute with gateway errors where it belongs.
+/// Puts every minute with gateway errors where it belongs: those of hours before `raw_from`, and of hours whose
+/// samples cannot be read (their day may leave while this reads), by what their sums say.
 pub(super) fn read(
     history: &History<'_>,
-    bad: &BadHours,
-    old: &OldHours,
+    raw_from: i64,
+    held: &HeldHours,
     children: Option<&Sizes>,
     input: &mut Input,
 ) -> ReadResult<()> {
-    if bad.is_empty() {
+    if held.0.is_empty() {
         return Ok(());
     }
     let verdicts = verdicts(history, input)?;
     let of = |id: &ServerId| verdicts.get(id).map_or(&[][..], Vec::as_slice);
-    for ((id, t0), (n, held)) in &old.0 {
-        let Some(server) = input.servers.get_mut(id) else { continue };
-        let n = (*n).min(60);
-        let with = classify(&held.minute(n, &of_hour(of(id), *t0, n)));
-        with.add(&mut server.errors, n);
-        server.n_errors_by_hour += n;
-    }
-    let mut hours: BTreeMap<ServerId, BTreeSet<i64>> = BTreeMap::new();
-    for (id, t0) in bad.keys().filter(|at| !old.0.contains_key(at)) {
-        hours.entry(*id).or_default().insert(*t0);
+    let (mut hours, mut by_hour) = (BTreeMap::<ServerId, BTreeSet<i64>>::new(), Vec::new());
+    for (id, t0) in held.0.keys() {
+        if *t0 < raw_from {
+            by_hour.push((*id, *t0));
+        } else {
+            hours.entry(*id).or_default().insert(*t0);
+        }
     }
     for (id, hours) in hours {
         if !history.goes_on() {
             break;
         }
         let Some(server) = input.servers.get_mut(&id) else { continue };
-        let told = told(history, (id, server), &hours, children)?;
+        let (told, unread) = told(history, (id, server), &hours, children)?;
         for (at, Told { minute, pool, failed }) in told {
             let inside = of(&id).iter().filter(|verdict| verdict.minutes.contains(&at));
             let inside = inside.filter(|verdict| failed.contains(&verdict.site));
@@ -168,6 +166,17 @@ pub(super) fn read(
                 *server.exhausted.entry(pool).or_default() += 1;
             }
         }
+        by_hour.extend(unread.intersection(&hours).map(|t0| (id, *t0)));
+    }
+    for (id, t0) in by_hour {
+        let (Some(server), Some((n, held))) = (input.servers.get_mut(&id), held.0.get(&(id, t0)))
+        else {
+            continue;
+        };
+        let n = (*n).min(60);
+        let with = classify(&held.minute(n, &of_hour(of(&id), t0, n)));
+        with.add(&mut server.errors, n);
+        server.n_errors_by_hour += n;
     }
     Ok(())
 }
@@ -194,24 +203,27 @@ fn of_hour(verdicts: &[Verdict], t0: i64, n_bad: u64) -> Vec<&str> {
     minutes.into_keys().collect()
 }
 
-/// The minutes of one server in which a site failed, in these hours.
+/// The minutes of one server in which a site failed, in these hours; and those of the hours that cannot be
+/// read, of which no minute is told.
 fn told(
     history: &History<'_>,
     (id, server): (ServerId, &Server),
     hours: &BTreeSet<i64>,
     children: Option<&Sizes>,
-) -> ReadResult<BTreeMap<i64, Told>> {
-    let mut told = BTreeMap::<i64, Told>::new();
+) -> ReadResult<(BTreeMap<i64, Told>, BTreeSet<i64>)> {
+    let (mut told, mut unread) = (BTreeMap::<i64, Told>::new(), BTreeSet::new());
     let rows = history.sites(id)?;
     let pools: BTreeMap<SiteId, Option<String>> =
         rows.into_iter().map(|row| (row.site, row.pool)).collect();
     for run in runs(hours) {
         // By minute, the pools of the sites that failed; `None`: of one it is not known.
         let mut failed: BTreeMap<i64, Option<BTreeSet<&str>>> = BTreeMap::new();
-        for (site, minutes) in history.bad_minutes(id, &run)?.unwrap_or_default() {
-            let pool = pools.get(&site).and_then(Option::as_deref);
-            for minute in minutes {
-                told.entry(minute).or_default().failed.insert(site);
+        let bad = history.bad_minutes(id, &run)?.unwrap_or_default();
+        let is_read = |at: &i64| !bad.unread.contains(&(at.div_euclid(HOUR_S) * HOUR_S));
+        for (site, minutes) in &bad.sites {
+            let pool = pools.get(site).and_then(Option::as_deref);
+            for minute in minutes.iter().copied().filter(is_read) {
+                told.entry(minute).or_default().failed.insert(*site);
                 let known = failed.entry(minute).or_insert_with(|| Some(BTreeSet::new()));
                 match (pool, known.as_mut()) {
                     (Some(pool), Some(known)) => drop(known.insert(pool)),
@@ -250,8 +262,9 @@ fn told(
                 }
             })?;
         }
+        unread.extend(bad.unread);
     }
-    Ok(told)
+    Ok((told, unread))
 }
 
 /// Fills in what was measured of the server.

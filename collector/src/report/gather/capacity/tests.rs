@@ -11,11 +11,11 @@ use wire::{UnixMillis, catalog};
 
 use crate::config::{RetentionConfig, StoreConfig};
 use crate::model::ServerId;
-use crate::report::ask::Ask;
+use crate::report::ask::{Ask, Progress};
 use crate::report::capacity::input::{Input, Series, Server};
 use crate::report::document::Kind;
 use crate::report::gather;
-use crate::store::history::{Limits, Notes};
+use crate::store::history::{Limits, Notes, Told};
 use crate::store::{Keeper, Ledger, NewBatch, SiteSeen, Store, WriteTx};
 
 /// 2026-11-02T00:00:00Z.
@@ -134,6 +134,16 @@ async fn enrol(store: &Store) {
 }
 
 async fn capacity(store: &Store) -> Input {
+    let told = capacity_while(store, |_| {}).await;
+    assert_eq!(told.notes, Notes::default());
+    told.value
+}
+
+/// The same, with something that happens while it is read.
+async fn capacity_while(
+    store: &Store,
+    mut happens: impl FnMut(Progress) + Send + 'static,
+) -> Told<Input> {
     let ask = Ask {
         kind: Kind::Capacity,
         from: UnixMillis::from_second(START),
@@ -144,21 +154,19 @@ async fn capacity(store: &Store) -> Input {
     };
     let told = store.history(Limits::default(), move |history| {
         let members = gather::members(history, &ask)?;
-        super::capacity(history, &ask, &members, &mut |_| {})
+        super::capacity(history, &ask, &members, &mut happens)
     });
-    let told = told.await.unwrap();
-    assert_eq!(told.notes, Notes::default());
-    told.value
+    told.await.unwrap()
 }
 
-fn keeper(store: &Store) -> Keeper {
+fn keeper(store: &Store, retention: RetentionConfig) -> Keeper {
     let none = Span(Duration::ZERO);
     let pace = StoreConfig {
         seal_after: none,
         late_after: none,
         seal_interval: Span(Duration::from_secs(60)),
     };
-    Keeper::new(store.clone(), pace, RetentionConfig::default(), CancellationToken::new())
+    Keeper::new(store.clone(), pace, retention, CancellationToken::new())
 }
 
 async fn n_summed(store: &Store) -> i64 {
@@ -281,7 +289,7 @@ async fn hot_sealed_and_summed_up_hours_tell_the_same_figures() {
     append(&store, 2, 1, &one).await;
     let hot = capacity(&store).await;
     check(&hot);
-    let keeper = keeper(&store);
+    let keeper = keeper(&store, RetentionConfig::default());
     keeper.pass(UnixMillis::from_second(START + HOURS * 3600)).await.unwrap();
     let sealed = capacity(&store).await;
     check(&sealed);
@@ -296,4 +304,44 @@ async fn hot_sealed_and_summed_up_hours_tell_the_same_figures() {
         assert_eq!(sealed.servers[&id], hot.servers[&id]);
         assert_eq!(summed.servers[&id], sealed.servers[&id]);
     }
+}
+
+#[tokio::test]
+async fn no_minute_with_errors_is_lost_when_its_day_leaves_while_a_report_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    enrol(&store).await;
+    for n in 0..HOURS {
+        append(&store, 1, n as u64 + 1, &hour(n)).await;
+    }
+    let days_later = |n: i64| UnixMillis::from_second(START + n * 86_400);
+    let summing = keeper(&store, RetentionConfig::default());
+    for _ in 0..3 {
+        summing.pass(days_later(4)).await.unwrap();
+    }
+    assert!(n_summed(&store).await >= 24, "a day is summed up");
+    let before = capacity(&store).await;
+    let errors = before.servers[&ServerId(1)].errors;
+    assert_eq!((errors.n, before.servers[&ServerId(1)].n_errors_by_hour), (4, 0));
+    let day = dir.path().join("blocks/20261102.db");
+    assert!(day.exists());
+    let short = RetentionConfig { raw: Span(Duration::from_secs(86_400)), ..Default::default() };
+    let (leaving, here) = (keeper(&store, short), tokio::runtime::Handle::current());
+    let told = capacity_while(&store, move |progress| {
+        if progress.what == "reads minutes with errors" {
+            here.block_on(leaving.pass(days_later(4))).unwrap();
+        }
+    });
+    let told = told.await;
+    assert!(!day.exists(), "it left while the report was read");
+    let web_1 = &told.value.servers[&ServerId(1)];
+    assert_eq!((web_1.errors.n, web_1.n_errors_by_hour), (4, 4), "{:?}", web_1.errors);
+    assert_eq!(web_1.sites[0].n_bad_minutes, 4);
+    let whys: Vec<&str> = told.notes.holes.iter().map(|hole| hole.why.as_str()).collect();
+    assert!(!whys.is_empty() && whys.iter().all(|why| *why == "missing"), "{whys:?}");
+    // The next one knows that only sums are left.
+    let after = capacity_while(&store, |_| {}).await;
+    assert_eq!(after.notes, Notes::default());
+    let again = &after.value.servers[&ServerId(1)];
+    assert_eq!((again.errors, again.n_errors_by_hour), (web_1.errors, 4));
 }

@@ -307,7 +307,9 @@ async fn check_requests(store: &Store, sent: &Sent) {
             for site in history.sites(ServerId(server))? {
                 assert_eq!(names.insert(site.site, server), None);
             }
-            let minutes = history.bad_minutes(ServerId(server), &SPAN)?.expect("all are kept");
+            let told = history.bad_minutes(ServerId(server), &SPAN)?.expect("all are kept");
+            assert_eq!(told.unread, BTreeSet::new());
+            let minutes = told.sites;
             assert!(minutes.keys().all(|site| names[site] == server));
             bad.insert(server, minutes.into_values().flatten().collect::<BTreeSet<i64>>());
         }
