@@ -5,16 +5,24 @@
 //! 1 pco level 8, i32. 2 delta, zigzag, varint, zstd. 3 pco level 8, i64.
 //! The number of values is never in the bytes: whoever keeps them keeps it, and it bounds what is decoded.
 
+use std::cell::RefCell;
+
 use pco::ChunkConfig;
 use pco::data_types::Number;
 use pco::standalone::{simple_compress, simple_decompress_into};
 use thiserror::Error;
+use zstd::bulk::Compressor;
 
 /// Compression level of pco; beyond it columns of an hour get no smaller.
 const PCO_LEVEL: usize = 8;
 const ZSTD_LEVEL: i32 = 9;
 /// Most values of a column that is believed: every second of an hour for a full list of sites is less.
 pub(crate) const VALUES_MAX: usize = 1 << 24;
+
+thread_local! {
+    /// Making one takes longer than packing a column.
+    static COMPRESSOR: RefCell<Compressor<'static>> = compressor();
+}
 
 const CONSTANT: u8 = 0;
 const PCO_I32: u8 = 1;
@@ -107,7 +115,11 @@ fn pack_varint(values: &[i64]) -> Vec<u8> {
         put_varint(&mut plain, zigzag(value.wrapping_sub(last)));
         last = *value;
     }
-    zstd::bulk::compress(&plain, ZSTD_LEVEL).expect("memory can be compressed")
+    COMPRESSOR.with_borrow_mut(|kept| kept.compress(&plain).expect("memory can be compressed"))
+}
+
+fn compressor() -> RefCell<Compressor<'static>> {
+    RefCell::new(Compressor::new(ZSTD_LEVEL).expect("the level is one of zstd's"))
 }
 
 fn unpack_varint(body: &[u8], n: usize) -> Result<Vec<i64>, BadColumn> {

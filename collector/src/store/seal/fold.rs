@@ -91,6 +91,8 @@ pub(in crate::store) struct Fold<'s> {
     /// Position in `series` by metric and attribute, as far as these are kept: what is refused, or too long,
     /// is not remembered, because bodies of others may be full of it.
     known: HashMap<&'static str, (&'static Metric, HashMap<String, u32>)>,
+    /// The list of series of the batch before, and their positions: most batches of a server have the same.
+    last: (Vec<v1::Series>, Vec<Option<u32>>),
     series: Vec<Series>,
     n_samples: usize,
     is_full_of_samples: bool,
@@ -116,6 +118,7 @@ impl<'s> Fold<'s> {
             t0,
             sites,
             known: HashMap::new(),
+            last: (Vec::new(), Vec::new()),
             series: Vec::new(),
             n_samples: 0,
             is_full_of_samples: false,
@@ -168,8 +171,11 @@ impl<'s> Fold<'s> {
     }
 
     fn samples(&mut self, place: &Times, body: &BatchBody) {
-        let positions: Vec<Option<u32>> =
-            body.series.iter().map(|series| self.position(series)).collect();
+        if self.last.0 != body.series {
+            let positions = body.series.iter().map(|series| self.position(series)).collect();
+            self.last = (body.series.clone(), positions);
+        }
+        let positions = std::mem::take(&mut self.last.1);
         for tick in &body.ticks {
             let n_wrong = tick.series.len().abs_diff(tick.value.len()) as u64;
             let second = match place.second(UnixMillis(tick.at_unix_ms)) {
@@ -186,6 +192,7 @@ impl<'s> Fold<'s> {
                 self.sample(series, second, *value);
             }
         }
+        self.last.1 = positions;
     }
 
     fn sample(&mut self, series: Option<u32>, second: u16, value: i64) {
