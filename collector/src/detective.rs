@@ -361,7 +361,7 @@ impl Detective {
         }
         self.store.stats().entries_refused.add(unpacked.n_refused);
         if unpacked.is_damaged {
-            self.store.batch_damaged(row.id, row.server);
+            self.store.batch_damaged(row.id, Some(row.server));
         }
         let records = unpacked.records;
         // What the clock brought before this batch arrived comes first.

@@ -85,7 +85,7 @@ impl Db {
         let db = self.open()?;
         let mut select = db
             .prepare(
-                "SELECT codec, body FROM hot JOIN server USING (server_id) WHERE name = ?1 \
+                "SELECT codec & 255, body FROM hot JOIN server USING (server_id) WHERE name = ?1 \
                  ORDER BY hot.id",
             )
             .map_err(|e| e.to_string())?;

@@ -21,7 +21,8 @@ pub(super) struct Batches(Mutex<BTreeSet<i64>>);
 impl Store {
     /// A stored batch does not unpack any more: a bit of it is another one now. It is told and counted
     /// once, however often it is read.
-    pub(crate) fn batch_damaged(&self, id: i64, server: ServerId) {
+    /// `server` is `None` where not even that can be read.
+    pub(crate) fn batch_damaged(&self, id: i64, server: Option<ServerId>) {
         let known = &self.inner.shared.damaged_batches.0;
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(&id) {
@@ -33,7 +34,7 @@ impl Store {
         }
         drop(known);
         self.stats().batches_damaged.one();
-        let server_id = server.0;
+        let server_id = server.map(|server| server.0);
         if is_first {
             tracing::error!(
                 id, server_id, path = %open::path(self.dir()).display(),
@@ -85,6 +86,17 @@ pub(super) fn quick_check(conn: &Connection) -> rusqlite::Result<Option<String>>
     Ok((said != "ok").then_some(said))
 }
 
+/// Rows are missing: right after a restore nobody has them, else pages lost them.
+pub(super) fn check_all(conn: &Connection, dir: &Path) -> Result<(), StoreError> {
+    quick_check(conn)?.map_or(Ok(()), |why| Err(corrupt(dir, why)))
+}
+
+fn corrupt(dir: &Path, why: String) -> StoreError {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    let source = rusqlite::Error::SqliteFailure(code, Some(why));
+    StoreError::Corrupt { path: open::path(dir), source }
+}
+
 /// Leaves word for the next start.
 pub(super) fn found(dir: &Path, why: &str) {
     let path = dir.join(open::NAME);
@@ -102,11 +114,6 @@ pub(super) fn look_closer(dir: &Path) -> Result<(), StoreError> {
     let marker = dir.join(MARKER);
     let Ok(why) = std::fs::read_to_string(&marker) else { return Ok(()) };
     let path = open::path(dir);
-    let corrupt = |why: String| {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        let source = rusqlite::Error::SqliteFailure(code, Some(why));
-        StoreError::Corrupt { path: path.clone(), source }
-    };
     let checked = open::reader(dir)?
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
     match checked {
@@ -115,8 +122,8 @@ pub(super) fn look_closer(dir: &Path) -> Result<(), StoreError> {
             std::fs::remove_file(&marker)
                 .map_err(|source| StoreError::File { path: marker.clone(), source })
         }
-        Ok(said) => Err(corrupt(said)),
-        Err(error) => Err(corrupt(error.to_string())),
+        Ok(said) => Err(corrupt(dir, said)),
+        Err(error) => Err(corrupt(dir, error.to_string())),
     }
 }
 

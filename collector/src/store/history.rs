@@ -209,6 +209,8 @@ struct State {
     cut: Option<String>,
     holes: BTreeSet<(Option<ServerId>, Why, i64)>,
     n_unreadable: u64,
+    /// Rows of `hot` that may be of anything.
+    damaged: BTreeSet<i64>,
     /// What is not sealed, folded.
     recents: Recents,
 }
@@ -345,7 +347,22 @@ impl History<'_> {
     fn note_unreadable(&self, id: i64, server: ServerId, codec: u32) {
         self.state.borrow_mut().n_unreadable += 1;
         if let (true, Some(index)) = (convert::is_damage(codec), &self.index) {
+            index.store.batch_damaged(id, Some(server));
+        }
+    }
+
+    /// A row of `hot` is damaged, and it is not known what it is of: perhaps of what is read.
+    fn note_damaged(&self, id: i64, server: Option<ServerId>) {
+        self.state.borrow_mut().damaged.insert(id);
+        if let Some(index) = &self.index {
             index.store.batch_damaged(id, server);
+        }
+    }
+
+    /// The same of those that were found at start, for whatever reads of `hot`.
+    fn note_known_damaged(&self) {
+        if let Some(index) = &self.index {
+            self.state.borrow_mut().damaged.extend(index.store.hot().damaged());
         }
     }
 
@@ -506,7 +523,8 @@ impl History<'_> {
             last = Some((*server, *why));
         }
         holes.sort_by(|a, b| (a.from, a.to, &a.server).cmp(&(b.from, b.to, &b.server)));
-        Ok(Notes { cut: state.cut.clone(), holes, n_batches_unreadable: state.n_unreadable })
+        let n_batches_unreadable = state.n_unreadable + state.damaged.len() as u64;
+        Ok(Notes { cut: state.cut.clone(), holes, n_batches_unreadable })
     }
 
     fn name_of(&self, server: ServerId) -> rusqlite::Result<String> {

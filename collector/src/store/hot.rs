@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use wire::UnixMillis;
 
+use super::guard::{self, Numbers};
 use super::hours::{self, HOUR_S};
 use crate::clock;
 use crate::model::ServerId;
@@ -168,6 +169,8 @@ pub(super) struct HotIndex {
     cuts: BTreeMap<i64, (i64, u32)>,
     /// Batches deleted since the start.
     n_deleted: u64,
+    /// Rows of which is not known whose they are, nor of when: a bit of their numbers is another one.
+    damaged: Vec<i64>,
     /// Of wide batches that were opened the hours in which they have something.
     wide: HashMap<i64, HourSet>,
     /// Of the last batch of each server the newest time in it, by the server's own clock, and when it came,
@@ -179,27 +182,39 @@ pub(super) struct HotIndex {
 const HEARD_MAX: Duration = Duration::from_secs(86_400);
 
 impl HotIndex {
-    /// Reads the whole table, without the bodies.
-    pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
-        let mut index = Self::default();
+    /// Reads the whole table, without the bodies, and says whether rows are missing that nobody deleted: what
+    /// came after the last hour that was sealed is there.
+    pub(super) fn load(conn: &Connection) -> rusqlite::Result<(Self, bool)> {
+        let (mut index, now) = (Self::default(), clock::instant());
         let mut query = conn.prepare("SELECT t0, hot_cut, parts FROM sealed")?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
         index.cuts = rows.collect::<rusqlite::Result<_>>()?;
-        let mut query =
-            conn.prepare("SELECT id, server_id, at, t_min, t_max FROM hot ORDER BY id")?;
+        let last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'hot'), 0)";
+        let last: i64 = conn.query_row(last, [], |row| row.get(0))?;
+        let cut = index.cuts.values().map(|(cut, _)| *cut).max().unwrap_or(0);
+        let mut n_after = 0;
+        let mut query = conn.prepare(&format!("SELECT {} FROM hot ORDER BY id", guard::COLUMNS))?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
-            index.add(&head(row)?);
+            n_after += i64::from(row.get::<_, i64>(0)? > cut);
+            match Numbers::read(row) {
+                Some(numbers) => index.add_at(&numbers.head, now),
+                None => index.damaged.push(row.get(0)?),
+            }
         }
         for ids in index.servers.values_mut() {
             ids.shrink_to_fit();
         }
-        Ok(index)
+        Ok((index, n_after != last.saturating_sub(cut)))
     }
 
     /// A batch was committed.
     pub(super) fn add(&mut self, head: &Head) {
-        self.newest.insert(head.server, (head.t_max, clock::instant()));
+        self.add_at(head, clock::instant());
+    }
+
+    fn add_at(&mut self, head: &Head, heard: Instant) {
+        self.newest.insert(head.server, (head.t_max, heard));
         self.servers.entry(head.server).or_default().push(head.id);
         for t0 in head.hours() {
             let cut = self.cuts.get(&t0);
@@ -250,6 +265,11 @@ impl HotIndex {
     /// Batches of one server, in order of commit.
     pub(super) fn ids(&self, server: ServerId) -> Vec<i64> {
         self.servers.get(&server).cloned().unwrap_or_default()
+    }
+
+    /// Rows that were found damaged at start.
+    pub(super) fn damaged(&self) -> &[i64] {
+        &self.damaged
     }
 
     /// How many batches were deleted since the start: while it stays, no list lost any.
@@ -318,7 +338,12 @@ impl HotIndex {
         self.cuts = self.cuts.split_off(&t0);
     }
 
-    /// Rows left the table: `ids`, rising.
+    /// Damaged rows left the table.
+    pub(super) fn damaged_deleted(&mut self, gone: &[i64]) {
+        self.damaged.retain(|id| !gone.contains(id));
+    }
+
+    /// Rows left the table, their ids rising.
     pub(super) fn deleted(&mut self, gone: &[Head]) {
         self.n_deleted += gone.len() as u64;
         let mut of_server: HashMap<ServerId, Vec<i64>> = HashMap::new();
@@ -334,17 +359,6 @@ impl HotIndex {
             }
         }
     }
-}
-
-/// The head in the first columns of a row: id, server_id, at, t_min, t_max.
-pub(super) fn head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
-    Ok(Head {
-        id: row.get(0)?,
-        server: ServerId(row.get(1)?),
-        at: UnixMillis(row.get(2)?),
-        t_min: UnixMillis(row.get(3)?),
-        t_max: UnixMillis(row.get(4)?),
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use rusqlite::Connection;
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
@@ -12,7 +13,7 @@ use super::flip_tests::Dice;
 use super::history::Limits;
 use super::hours::hour_of;
 use super::proof::{self, N_SERVERS};
-use super::{Outcome, Store, StoreError, open, power_tests, read, tests};
+use super::{Outcome, Store, StoreError, bad_input_tests, open, power_tests, read, tests};
 use crate::clock;
 use crate::ingest::convert;
 use crate::model::ServerId;
@@ -130,7 +131,9 @@ async fn look(dir: &Path, sound: &Sound) -> Seen {
     }
     seen.n_told = store.stats().batches_damaged.get();
     let Ok(sealed) = ask(&store, sound.base).await else { return refused };
-    seen.compare(&sound.truth, &sealed, seen.n_told);
+    // Counts of a site whose name is another one now are left out, and counted.
+    let n_told = seen.n_told + store.stats().counts_refused.get();
+    seen.compare(&sound.truth, &sealed, n_told);
     assert!(seen.n_told >= n_damaged as u64, "{n_damaged}: {seen:?}");
     seen
 }
@@ -176,6 +179,78 @@ async fn a_database_with_damage_anywhere_is_refused_or_serves_the_rest() {
     }
     println!("{n_refused} of {} are refused", N_DAMAGED.1);
     assert!(n_refused < N_DAMAGED.1 / 2, "{n_refused}");
-    // The few bytes of a row beside its body, which say whose it is and of when, have no checksum.
-    assert!(odd.len() as u64 <= N_DAMAGED.1 / 20, "{}", odd.join("\n"));
+    assert!(odd.is_empty(), "{}", odd.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_a_flipped_bit_gave_another_server_or_time_is_told_and_served_nowhere() {
+    let sound = sound(hour_of(proof::base(clock::now()))).await;
+    for changed in [
+        "server_id = server_id % 3 + 1",
+        "epoch = epoch + 1024",
+        "seq = seq + 1024",
+        "at = at + 4194304",
+        "t_min = t_min - 4194304",
+        "t_max = t_max + 4194304",
+        "(t_min, t_max) = (t_min - 4194304, t_max - 4194304)",
+        "complete_until = complete_until + 1",
+        "id = id + 1024",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(open::path(dir.path()), &sound.bytes).unwrap();
+        let conn = Connection::open(open::path(dir.path())).unwrap();
+        let n = conn.execute(&format!("UPDATE hot SET {changed} WHERE id = 20"), []).unwrap();
+        assert_eq!(n, 1);
+        drop(conn);
+        let want = Seen { n_told: 1, ..Seen::default() };
+        assert_eq!(look(dir.path(), &sound).await, want, "{changed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_page_lost_are_noticed_at_start() {
+    let sound = sound(hour_of(proof::base(clock::now()))).await;
+    let (mut bytes, page) = (sound.bytes.clone(), sound.bodies[30].0 / 4096 * 4096);
+    // The head of a leaf of SQLite: its kind, and how many rows it has.
+    assert_eq!(bytes[page], 13);
+    bytes[page + 4] -= 2;
+    let refused = Seen { is_refused: true, ..Seen::default() };
+    assert_eq!(look_at(&bytes, &sound).await, refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_the_newest_batch_does_not_make_its_agent_pass_over_others() {
+    let sound = sound(hour_of(proof::base(clock::now()))).await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(open::path(dir.path()), &sound.bytes).unwrap();
+    let conn = Connection::open(open::path(dir.path())).unwrap();
+    // As a kill leaves it: no watermark is in its table.
+    conn.execute_batch(
+        "DELETE FROM watermark; DELETE FROM state WHERE k = 'hw_upto';
+         UPDATE hot SET seq = seq + 64 WHERE server_id = 1 AND seq = 25;",
+    )
+    .unwrap();
+    drop(conn);
+    let store = Store::open(dir.path()).unwrap();
+    let mark = |server| store.durable(ServerId(server)).seq;
+    assert_eq!((mark(1), mark(2)), (N_BATCHES - 1, N_BATCHES), "it is sent again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_batch_leaves_with_those_beside_it() {
+    let sound = sound(hour_of(proof::base(clock::now()))).await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(open::path(dir.path()), &sound.bytes).unwrap();
+    let conn = Connection::open(open::path(dir.path())).unwrap();
+    conn.execute("UPDATE hot SET server_id = server_id + 64 WHERE id = 20", []).unwrap();
+    drop(conn);
+    let store = Store::open(dir.path()).unwrap();
+    bad_input_tests::flush(&store).await;
+    let until = UnixMillis(clock::now().0 + 2 * 86_400_000);
+    power_tests::keeper(&store).pass(until).await.unwrap();
+    let n = "SELECT count(*) FROM hot";
+    let n = store.read(|conn| conn.query_row(n, [], |row| row.get::<_, i64>(0)));
+    assert_eq!(n.await.unwrap(), 0);
+    let said = ask(&store, sound.base).await.unwrap();
+    assert_eq!((said.n_unreadable, store.stats().batches_damaged.get()), (0, 1));
 }

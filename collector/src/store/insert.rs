@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use rusqlite::{Transaction, params};
 use wire::UnixMillis;
 
+use super::guard::Numbers;
 use super::hot::Head;
 use super::watermark::{Verdict, judge};
 use super::{FreshRow, Ledger, NewBatch, OTHER, Outcome, SiteSeen, Watermark};
@@ -51,24 +52,8 @@ pub(super) fn store(
         insert_gap(tx, batch, n_lost)?;
     }
     staged.counts.evicted = staged.counts.evicted.saturating_add(n_lost);
-    let (epoch, seq) = (integer(batch.epoch), integer(batch.seq));
-    tx.prepare_cached(
-        "INSERT INTO hot(server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?
-    .execute(params![
-        server.0,
-        epoch,
-        seq,
-        batch.at.0,
-        batch.t_min.0,
-        batch.t_max.0,
-        batch.complete_until.0,
-        batch.codec,
-        batch.body
-    ])?;
-    let id = tx.last_insert_rowid();
-    staged.heads.push(Head { id, server, at: batch.at, t_min: batch.t_min, t_max: batch.t_max });
+    let last = staged.heads.last().map_or(books.last, |head| head.id);
+    staged.heads.push(insert_row(tx, batch, last)?);
     if n_lost > 0 {
         staged.counts.lines_evicted += batch.n_lines_evicted;
         add_loss(tx, server, "n_batches_evicted", n_lost)?;
@@ -94,6 +79,38 @@ pub(super) fn store(
     staged.counts.stored += 1;
     staged.counts.bytes += batch.body.len() as u64;
     Ok(Outcome::Stored)
+}
+
+/// The row itself, guarded against flipped bits; `last` is the position before it.
+fn insert_row(tx: &Transaction<'_>, batch: &NewBatch, last: i64) -> rusqlite::Result<Head> {
+    let NewBatch { server, at, t_min, t_max, complete_until, codec, .. } = *batch;
+    let head = Head { id: last + 1, server, at, t_min, t_max };
+    let (epoch, seq) = (integer(batch.epoch), integer(batch.seq));
+    let (epoch_kept, seq_kept) = (epoch.cast_unsigned(), seq.cast_unsigned());
+    let row = Numbers { head, epoch: epoch_kept, seq: seq_kept, complete_until, codec };
+    tx.prepare_cached(
+        "INSERT INTO hot(server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        server.0,
+        epoch,
+        seq,
+        at.0,
+        t_min.0,
+        t_max.0,
+        complete_until.0,
+        row.kept_codec(),
+        batch.body
+    ])?;
+    let head = Head { id: tx.last_insert_rowid(), ..head };
+    if head.id != last + 1 {
+        // Ids go on behind those of rows that are gone.
+        let kept = Numbers { head, ..row }.kept_codec();
+        tx.prepare_cached("UPDATE hot SET codec = ?2 WHERE id = ?1")?
+            .execute(params![head.id, kept])?;
+    }
+    Ok(head)
 }
 
 fn insert_gap(tx: &Transaction<'_>, batch: &NewBatch, n_lost: u64) -> rusqlite::Result<()> {

@@ -17,6 +17,7 @@ pub mod evidence;
 pub mod happened;
 pub mod history;
 mod fresh;
+mod guard;
 mod hot;
 pub mod hours;
 pub mod follow;
@@ -294,10 +295,15 @@ impl Store {
         damage::look_closer(dir)?;
         let conn = open::writer(dir)?;
         let (watermarks, last) = open::watermarks(&conn)?;
+        let (hot, lacks_rows) = hot::HotIndex::load(&open::passer(dir)?)?;
+        if lacks_rows {
+            damage::check_all(&conn, dir)?;
+        }
+        let damaged = hot.damaged().to_vec();
         let stats = Arc::new(SelfStats::default());
         let shared = Arc::new(Shared {
             watermarks: RwLock::new(watermarks),
-            hot: RwLock::new(hot::HotIndex::load(&open::passer(dir)?)?),
+            hot: RwLock::new(hot),
             fresh: Mutex::default(),
             urgent: Notify::new(),
             committed: watch::Sender::new(last),
@@ -321,7 +327,7 @@ impl Store {
             .map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
         let bytes = Arc::new(Semaphore::new(QUEUE_KIB_MAX as usize));
         let thread = Mutex::new(Some(thread));
-        Ok(Self {
+        let store = Self {
             inner: Arc::new(Inner {
                 jobs: Some(jobs),
                 bytes,
@@ -330,7 +336,11 @@ impl Store {
                 dir: dir.to_owned(),
                 thread,
             }),
-        })
+        };
+        for id in damaged {
+            store.batch_damaged(id, None);
+        }
+        Ok(store)
     }
 
     /// Runs `job` on the writing thread; committed when this returns `Ok`.

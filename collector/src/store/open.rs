@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::guard::{self, Numbers};
 use super::{StoreError, Watermark, migrate};
 use crate::model::ServerId;
 
@@ -20,6 +21,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_notify.sql"),
     include_str!("migrations/0005_blocks.sql"),
     include_str!("migrations/0006_owner.sql"),
+    include_str!("migrations/0007_guard.sql"),
 ];
 
 // How pages are given back is settled when the first page is written: before the log.
@@ -184,13 +186,15 @@ pub(super) fn watermarks(
     }
     let upto = "SELECT COALESCE((SELECT v FROM state WHERE k = 'hw_upto'), 0)";
     let mut last: i64 = conn.query_row(upto, [], |row| row.get(0))?;
-    let mut query =
-        conn.prepare("SELECT server_id, epoch, seq, id FROM hot WHERE id > ?1 ORDER BY id")?;
+    let query = format!("SELECT {} FROM hot WHERE id > ?1 ORDER BY id", guard::COLUMNS);
+    let mut query = conn.prepare(&query)?;
     let mut rows = query.query([last])?;
     while let Some(row) = rows.next()? {
-        let mark: &mut Watermark = known.entry(ServerId(row.get(0)?)).or_default();
-        *mark = read_watermark(row)?.max(*mark);
-        last = row.get(3)?;
+        last = last.max(row.get(0)?);
+        // What is damaged says nothing of its server: at worst the agent sends that batch again.
+        let Some(Numbers { head, epoch, seq, .. }) = Numbers::read(row) else { continue };
+        let mark: &mut Watermark = known.entry(head.server).or_default();
+        *mark = Watermark { epoch, seq }.max(*mark);
     }
     Ok((known, last))
 }

@@ -128,7 +128,7 @@ pub(super) fn read(dir: &Path) -> Found {
         .collect::<Result<_, _>>()
         .unwrap();
     let mut found = Found::default();
-    let mut select = conn.prepare("SELECT id, server_id, codec, body FROM hot").unwrap();
+    let mut select = conn.prepare("SELECT id, server_id, codec & 255, body FROM hot").unwrap();
     let mut rows = select.query([]).unwrap();
     while let Some(row) = rows.next().unwrap() {
         let id: i64 = row.get(0).unwrap();

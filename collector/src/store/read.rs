@@ -1,49 +1,52 @@
 //! What the stages after the store read of it: committed batches and sites.
 
-use rusqlite::{Connection, OptionalExtension as _, Result, params};
+use rusqlite::{CachedStatement, Connection, Result};
 use wire::UnixMillis;
 
+use super::guard::{self, Numbers};
+use super::hot::Head;
 use super::{HotRow, SiteRow};
 use crate::model::{ServerId, SiteId};
 
-/// Batches after position `after`, in order of commit: at most `n_max`, at most about `bytes_max`.
+/// Batches after position `after`, in order of commit: at most `n_max`, at most about `bytes_max`. What is
+/// damaged but for its body is left out: nothing that it says is true.
 pub fn hot_after(
     conn: &Connection,
     after: i64,
     n_max: usize,
     bytes_max: usize,
 ) -> Result<Vec<HotRow>> {
-    let mut query = conn.prepare_cached(
-        "SELECT id, server_id, epoch, seq, at, t_min, t_max, complete_until, codec, body
-         FROM hot WHERE id > ?1 ORDER BY id LIMIT ?2",
-    )?;
-    let mut rows = query.query(params![after, i64::try_from(n_max).unwrap_or(i64::MAX)])?;
+    let query = format!("SELECT {}, body FROM hot WHERE id > ?1 ORDER BY id", guard::COLUMNS);
+    let mut query = conn.prepare_cached(&query)?;
+    let mut rows = query.query([after])?;
     let (mut found, mut n_bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        let row = hot_row(row)?;
-        n_bytes += row.body.len();
-        found.push(row);
-        if n_bytes >= bytes_max {
-            break;
-        }
+    while found.len() < n_max && n_bytes < bytes_max {
+        let Some(row) = rows.next()? else { break };
+        let Some(Numbers { head, epoch, seq, complete_until, codec }) = Numbers::read(row) else {
+            continue;
+        };
+        let Head { id, server, at, t_min, t_max } = head;
+        let body = body(row)?.to_vec();
+        n_bytes += body.len();
+        found.push(HotRow {
+            id,
+            server,
+            epoch,
+            seq,
+            at,
+            t_min,
+            t_max,
+            complete_until,
+            codec,
+            body,
+        });
     }
     Ok(found)
 }
 
-/// A row of `hot`, its columns in the order of the table.
-pub(super) fn hot_row(row: &rusqlite::Row<'_>) -> Result<HotRow> {
-    Ok(HotRow {
-        id: row.get(0)?,
-        server: ServerId(row.get(1)?),
-        epoch: row.get::<_, i64>(2)?.cast_unsigned(),
-        seq: row.get::<_, i64>(3)?.cast_unsigned(),
-        at: UnixMillis(row.get(4)?),
-        t_min: UnixMillis(row.get(5)?),
-        t_max: UnixMillis(row.get(6)?),
-        complete_until: UnixMillis(row.get(7)?),
-        codec: row.get(8)?,
-        body: row.get(9)?,
-    })
+/// The body of a row of `hot`, behind its numbers; empty where a flipped bit made something else of it.
+pub(super) fn body<'r>(row: &'r rusqlite::Row<'_>) -> Result<&'r [u8]> {
+    Ok(row.get_ref(guard::N_COLUMNS)?.as_blob().unwrap_or_default())
 }
 
 /// Ids and names of all servers, by id.
@@ -62,8 +65,24 @@ pub fn baselines(conn: &Connection, server: ServerId) -> Result<Vec<(SiteId, Vec
 
 /// Arrival of the oldest batch that is kept.
 pub fn oldest_arrival(conn: &Connection) -> Result<Option<UnixMillis>> {
-    let first = "SELECT at FROM hot ORDER BY id LIMIT 1";
-    conn.query_row(first, [], |row| Ok(UnixMillis(row.get(0)?))).optional()
+    let mut query = conn.prepare_cached(&from_id())?;
+    Ok(next_sound(&mut query, i64::MIN)?.map(|head| head.at))
+}
+
+/// All rows of `hot` from an id on.
+fn from_id() -> String {
+    format!("SELECT {} FROM hot WHERE id >= ?1 ORDER BY id", guard::COLUMNS)
+}
+
+/// The first of them that is not damaged.
+fn next_sound(query: &mut CachedStatement<'_>, from: i64) -> Result<Option<Head>> {
+    let mut rows = query.query([from])?;
+    while let Some(row) = rows.next()? {
+        if let Some(numbers) = Numbers::read(row) {
+            return Ok(Some(numbers.head));
+        }
+    }
+    Ok(None)
 }
 
 /// A position before every batch that arrived at or after `at`, and close to the first of them.
@@ -100,16 +119,13 @@ pub fn first_after(conn: &Connection, at: UnixMillis) -> Result<i64> {
     let ends = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM hot";
     let (mut low, mut high): (i64, i64) =
         conn.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut next =
-        conn.prepare_cached("SELECT id, at FROM hot WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    let mut next = conn.prepare_cached(&from_id())?;
     // Every batch before `low` arrived too early; the one at `high`, or behind the end, did not.
     high += 1;
     while low < high {
         let middle = low + (high - low) / 2;
-        let found: Option<(i64, i64)> =
-            next.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        match found {
-            Some((id, came)) if came < at.0 => low = id + 1,
+        match next_sound(&mut next, middle)? {
+            Some(head) if head.at < at => low = head.id + 1,
             _ => high = middle,
         }
     }
@@ -123,11 +139,16 @@ mod tests {
     #[test]
     fn the_first_batch_after_an_instant_is_found_over_gaps_in_the_ids() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute("CREATE TABLE hot(id INTEGER PRIMARY KEY, at INTEGER)", []).unwrap();
+        conn.execute_batch(
+            "CREATE TABLE hot(id INTEGER PRIMARY KEY, server_id INTEGER DEFAULT 1, epoch INTEGER DEFAULT 1,
+               seq INTEGER DEFAULT 1, at INTEGER, t_min INTEGER DEFAULT 0, t_max INTEGER DEFAULT 0,
+               complete_until INTEGER DEFAULT 0, codec INTEGER DEFAULT 0)",
+        )
+        .unwrap();
         assert_eq!(first_after(&conn, UnixMillis(5)).unwrap(), 0, "nothing is stored");
         assert_eq!(position_near(&conn, UnixMillis(5)).unwrap(), -1);
         for (id, at) in [(7, 100), (8, 200), (5000, 200), (5001, 300)] {
-            conn.execute("INSERT INTO hot VALUES (?1, ?2)", [id, at]).unwrap();
+            conn.execute("INSERT INTO hot(id, at) VALUES (?1, ?2)", [id, at]).unwrap();
         }
         for (at, before, first) in
             [(0, 6, 7), (100, 6, 7), (101, 7, 8), (200, 7, 8), (201, 5000, 5001), (301, 5001, 5002)]

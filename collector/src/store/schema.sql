@@ -30,7 +30,7 @@ CREATE TABLE hot(
   at INTEGER NOT NULL,                           -- arrival, collector's clock
   t_min INTEGER NOT NULL, t_max INTEGER NOT NULL,
   complete_until INTEGER NOT NULL,               -- agent's clock: no older count is unsent after this batch
-  codec INTEGER NOT NULL,                        -- as Batch.codec; 0 = unreadable, body is the reason as text
+  codec INTEGER NOT NULL,                        -- low byte: as Batch.codec; 0 = unreadable, body is the reason as text; above it a checksum (store/guard.rs)
   body BLOB NOT NULL) STRICT;
 CREATE TABLE gap(
   server_id INTEGER NOT NULL, epoch INTEGER NOT NULL, seq_from INTEGER NOT NULL, seq_to INTEGER NOT NULL,

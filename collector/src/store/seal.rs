@@ -31,7 +31,8 @@ use tokio::sync::oneshot;
 use wire::UnixMillis;
 
 use super::blocks::{BlockError, DayFile};
-use super::hot::{self, Head, Waiting};
+use super::guard::{self, Numbers};
+use super::hot::{Head, Waiting};
 use super::hours::{Day, HOUR_S};
 use super::keeper::Keeper;
 use super::metrics::{self, Ids};
@@ -354,34 +355,44 @@ impl Pass {
             self.step()?;
             let heads = heads(conn, last, upto)?;
             let Some(end) = heads.last() else { return Ok(()) };
-            last = end.id;
-            let gone = self.deletable(conn, &heads, &held)?;
-            if gone.is_empty() {
+            last = end.id();
+            let (gone, damaged) = self.deletable(conn, &heads, &held)?;
+            if gone.is_empty() && damaged.is_empty() {
                 continue;
             }
-            let ids: Vec<i64> = gone.iter().map(|head| head.id).collect();
+            let ids: Vec<i64> = gone.iter().map(|head| head.id).chain(damaged.clone()).collect();
             self.runtime.block_on(self.store.write(move |tx| {
                 let mut delete = tx.prepare_cached("DELETE FROM hot WHERE id = ?1")?;
                 ids.iter().try_for_each(|id| delete.execute([id]).map(drop))
             }))?;
             self.store.hot_mut().deleted(&gone);
+            self.store.hot_mut().damaged_deleted(&damaged);
             self.store.stats().batches_swept.add(gone.len() as u64);
             self.pause();
         }
     }
 
-    /// Those of the batches that nobody needs any more.
+    /// Those of the batches that nobody needs any more, and damaged rows between them: these were told, and
+    /// leave with the batch before them.
     fn deletable(
         &self,
         conn: &Connection,
-        heads: &[Head],
+        heads: &[SweptHead],
         held: &HashMap<i64, i64>,
-    ) -> Result<Vec<Head>, SealError> {
+    ) -> Result<(Vec<Head>, Vec<i64>), SealError> {
         let mut query = conn.prepare_cached("SELECT hot_cut FROM sealed WHERE t0 = ?1")?;
         let mut cuts = HashMap::new();
-        let mut gone = Vec::new();
+        let (mut gone, mut damaged, mut is_sealed) = (Vec::new(), Vec::new(), false);
         for head in heads {
-            let mut is_sealed = true;
+            let head = match head {
+                SweptHead::Sound(head) => head,
+                SweptHead::Damaged(id) => {
+                    self.store.batch_damaged(*id, None);
+                    damaged.extend(is_sealed.then_some(*id));
+                    continue;
+                }
+            };
+            is_sealed = true;
             for t0 in head.hours() {
                 let cut = if let Some(cut) = cuts.get(&t0).copied() {
                     cut
@@ -402,7 +413,7 @@ impl Pass {
                 gone.push(*head);
             }
         }
-        Ok(gone)
+        Ok((gone, damaged))
     }
 
     fn is_expired(&self, t0: i64) -> bool {
@@ -428,13 +439,31 @@ impl Pass {
 }
 
 /// Heads of the next rows of `hot` with `after < id <= upto`.
-fn heads(conn: &Connection, after: i64, upto: i64) -> Result<Vec<Head>, SealError> {
-    let mut query = conn.prepare_cached(
-        "SELECT id, server_id, at, t_min, t_max FROM hot WHERE id > ?1 AND id <= ?2
-         ORDER BY id LIMIT ?3",
-    )?;
-    let rows = query.query_map(params![after, upto, ROWS_MAX as i64], hot::head)?;
+fn heads(conn: &Connection, after: i64, upto: i64) -> Result<Vec<SweptHead>, SealError> {
+    let mut query = conn.prepare_cached(&format!(
+        "SELECT {} FROM hot WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+        guard::COLUMNS
+    ))?;
+    let rows = query.query_map(params![after, upto, ROWS_MAX as i64], |row| {
+        let damaged = || Ok(SweptHead::Damaged(row.get(0)?));
+        Numbers::read(row).map_or_else(damaged, |numbers| Ok(SweptHead::Sound(numbers.head)))
+    })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A row that may leave.
+enum SweptHead {
+    Sound(Head),
+    Damaged(i64),
+}
+
+impl SweptHead {
+    fn id(&self) -> i64 {
+        match self {
+            Self::Sound(head) => head.id,
+            Self::Damaged(id) => *id,
+        }
+    }
 }
 
 /// What became of an hour.

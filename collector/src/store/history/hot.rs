@@ -4,7 +4,8 @@ use rusqlite::{Rows, params};
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
-use super::super::hot::{self, Head};
+use super::super::guard::{self, Numbers};
+use super::super::hot::Head;
 use super::super::read;
 use super::History;
 use crate::ingest::opener;
@@ -34,17 +35,15 @@ impl History<'_> {
         see: &mut dyn FnMut(HotBatch),
     ) -> rusqlite::Result<()> {
         let (from, to) = with_slack(span);
+        self.note_known_damaged();
         let Some(ids) = self.index.as_ref().and_then(|index| index.ids(server)) else {
             // Nothing tells where its batches are: all heads are looked at.
-            let query = "SELECT id, server_id, at, t_min, t_max, codec, body FROM hot
-                         WHERE t_max >= ?1 AND t_min < ?2 AND server_id = ?3 ORDER BY id";
-            let mut query = self.conn.prepare_cached(query)?;
+            let rows = rows_where("server_id = ?3 AND t_max >= ?1 AND t_min < ?2", "1");
+            let mut query = self.conn.prepare_cached(&rows)?;
             return self.see_all(query.query(params![from, to, server.0])?, see);
         };
-        let mut query = self.conn.prepare_cached(
-            "SELECT id, server_id, at, t_min, t_max, codec, body FROM hot
-             WHERE t_max >= ?1 AND t_min < ?2 AND server_id = ?3 AND id = ?4",
-        )?;
+        let rows = rows_where("server_id = ?3 AND t_max >= ?1 AND t_min < ?2", "id = ?4");
+        let mut query = self.conn.prepare_cached(&rows)?;
         for id in ids {
             self.see_all(query.query(params![from, to, server.0, id])?, see)?;
             if !self.goes_on() {
@@ -67,10 +66,9 @@ impl History<'_> {
         let (from, to) = with_slack(span);
         let came = from.saturating_sub_unsigned(clock_off_ms).saturating_sub(CLOCK_LEAD_MS);
         let first = read::first_after(self.conn, UnixMillis(came))?;
-        let mut query = self.conn.prepare_cached(
-            "SELECT id, server_id, at, t_min, t_max, codec, body FROM hot
-             WHERE id >= ?1 AND t_max >= ?2 AND t_min < ?3 ORDER BY id",
-        )?;
+        self.note_known_damaged();
+        let rows = rows_where("t_max >= ?2 AND t_min < ?3", "id >= ?1");
+        let mut query = self.conn.prepare_cached(&rows)?;
         let (from, to) =
             (from.saturating_sub_unsigned(clock_off_ms), to.saturating_add_unsigned(clock_off_ms));
         self.see_all(query.query(params![first, from, to])?, see)
@@ -81,9 +79,14 @@ impl History<'_> {
             if !self.goes_on() {
                 return Ok(());
             }
-            let head = hot::head(row)?;
-            let (id, server, codec) = (head.id, head.server, row.get(5)?);
-            let body = row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?;
+            let Some(Numbers { head, codec, .. }) = Numbers::read(row) else {
+                self.note_damaged(row.get(0)?, None);
+                continue;
+            };
+            if !row.get::<_, bool>(guard::N_COLUMNS + 1)? {
+                continue;
+            }
+            let (id, server, body) = (head.id, head.server, read::body(row)?);
             match opener::unpack(codec, body) {
                 Ok(body) => see(HotBatch { id, server, head, body }),
                 Err(_) => self.note_unreadable(id, server, codec),
@@ -91,6 +94,15 @@ impl History<'_> {
         }
         Ok(())
     }
+}
+
+/// Rows of `hot` at these ids: their numbers, to be checked before they are believed, and of those with
+/// events that are wanted the body, and a 1 behind it.
+fn rows_where(are_wanted: &str, ids: &str) -> String {
+    let columns = guard::COLUMNS;
+    format!(
+        "SELECT {columns}, iif({are_wanted}, body, NULL), {are_wanted} FROM hot WHERE {ids} ORDER BY id"
+    )
 }
 
 /// A batch's range is in milliseconds, its counts in seconds: a second's slack on both sides.

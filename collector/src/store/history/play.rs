@@ -13,6 +13,7 @@ use rusqlite::params;
 use wire::UnixMillis;
 use wire::v1::BatchBody;
 
+use super::super::guard::{self, Numbers};
 use super::super::hot::Head;
 use super::super::presence::clamp_clock_off;
 use super::super::{SiteRow, read};
@@ -261,11 +262,10 @@ impl History<'_> {
     fn read_hot(&self, play: &Play, started: &mut Started) -> rusqlite::Result<()> {
         /// How much later than the end a batch must have come to say that none before it follows, ms.
         const ORDER_SLACK_MS: i64 = 60_000;
-        let mut query = self.conn.prepare_cached(
-            "SELECT id, server_id, at, complete_until, t_min, t_max FROM hot
-             WHERE id > ?1 ORDER BY id LIMIT ?2",
-        )?;
-        let mut whole = self.conn.prepare_cached("SELECT codec, body FROM hot WHERE id = ?1")?;
+        let columns = guard::COLUMNS;
+        let query = format!("SELECT {columns} FROM hot WHERE id > ?1 ORDER BY id LIMIT ?2");
+        let mut query = self.conn.prepare_cached(&query)?;
+        let mut whole = self.conn.prepare_cached("SELECT body FROM hot WHERE id = ?1")?;
         let mut rows = query.query(params![started.hot_after, ROWS_MAX])?;
         let (mut n, mut n_bytes) = (0, 0);
         while let Some(row) = rows.next()? {
@@ -273,8 +273,12 @@ impl History<'_> {
                 return Ok(()); // the rest is read when these are told
             }
             n += 1;
-            let (id, server, at) = (row.get(0)?, ServerId(row.get(1)?), UnixMillis(row.get(2)?));
-            started.hot_after = id;
+            started.hot_after = row.get(0)?;
+            let Some(Numbers { head, complete_until, codec, .. }) = Numbers::read(row) else {
+                self.note_damaged(row.get(0)?, None);
+                continue;
+            };
+            let Head { id, server, at, .. } = head;
             if at.0 >= play.to.0.saturating_add(ORDER_SLACK_MS) {
                 started.hot_is_over = true;
                 return Ok(());
@@ -282,12 +286,8 @@ impl History<'_> {
             if at < play.from || at >= play.to || !play.servers.contains_key(&server) {
                 continue;
             }
-            let complete_until = UnixMillis(row.get(3)?);
-            let (t_min, t_max) = (UnixMillis(row.get(4)?), UnixMillis(row.get(5)?));
-            let head = Head { id, server, at, t_min, t_max };
             let body = whole.query_row([id], |row| {
-                let body = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                let codec = row.get(0)?;
+                let body = row.get_ref(0)?.as_blob().unwrap_or_default();
                 Ok(opener::unpack(codec, body).map_err(|_| codec))
             })?;
             let body = match body {

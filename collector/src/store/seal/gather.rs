@@ -6,15 +6,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use rusqlite::{Connection, OptionalExtension as _};
+use wire::v1::BatchBody;
 
 use super::super::blocks::{BlockError, Column, Cover, DayFile, Encoded, Place, ServerHour};
-use super::super::hot::{self, Head};
+use super::super::guard::{self, Numbers};
+use super::super::hot::Head;
 use super::super::hours::Day;
 use super::super::metrics::{self, Ids, Wanted};
 use super::super::read;
 use super::fold::{self, Fold, Folded, Series, Tally};
 use super::{Pass, SealError, Sealed};
-use crate::ingest::{convert, opener};
+use crate::ingest::convert::{self, Reason};
+use crate::ingest::opener;
 use crate::model::{ServerId, SiteId};
 
 /// Servers of one transaction of the day file, and bytes of their bodies.
@@ -35,15 +38,6 @@ pub(super) struct Hour<'p> {
     pub(super) parts: u32,
     /// `None`: it is not kept any more.
     pub(super) day: Option<Day>,
-}
-
-/// A row of `hot`.
-struct Row {
-    head: Head,
-    epoch: u64,
-    seq: u64,
-    codec: u32,
-    body: Vec<u8>,
 }
 
 /// What is put into the file at once.
@@ -155,37 +149,37 @@ impl Hour<'_> {
         covered: &Cover,
         sealed: &mut Sealed,
     ) -> Result<Option<(Folded, Cover)>, SealError> {
-        let mut heads = Vec::new();
+        // One snapshot for all its batches: SQLite takes a lock for each.
+        let _snapshot = self.conn.unchecked_transaction()?;
+        let mut rows = Vec::new();
         let ends = (first.max(self.after + 1), last.min(self.cut));
         let ids = self.pass.store.hot().ids_between(server, ends);
         for id in ids {
-            heads.extend(self.overlapping(id)?);
+            rows.extend(self.overlapping(server, id)?);
         }
-        if heads.is_empty() {
+        if rows.is_empty() {
             return Ok(None);
         }
         let Some(sites) = self.sites(server)? else {
-            let is_first = |head: &&Head| head.hours().next() == Some(self.t0);
-            sealed.n_forgotten += heads.iter().filter(is_first).count() as u64;
+            let is_first = |row: &&Numbers| row.head.hours().next() == Some(self.t0);
+            sealed.n_forgotten += rows.iter().filter(is_first).count() as u64;
             return Ok(None);
         };
         let (mut fold, mut made_of) = (Fold::new(self.t0, &sites), Cover::new());
-        for head in heads {
-            let Some(row) = self.row(head)? else { continue };
-            if is_in(covered, row.epoch, row.seq) {
+        for Numbers { head, epoch, seq, codec, .. } in rows {
+            if is_in(covered, epoch, seq) {
                 continue;
             }
-            self.pass.work.opened(&row.head, row.body.len());
-            push(&mut made_of, row.epoch, row.seq);
-            match opener::unpack(row.codec, &row.body) {
+            push(&mut made_of, epoch, seq);
+            match self.open(&head, codec)? {
                 Ok(body) => {
                     if head.is_wide() && !self.pass.store.hot().is_narrowed(head.id) {
                         self.pass.store.hot_mut().narrow(head.id, fold::hours_of(&head, &body));
                     }
-                    fold.add(&row.head, &body);
+                    fold.add(&head, &body);
                 }
-                Err(_) if convert::is_damage(row.codec) => {
-                    self.pass.store.batch_damaged(row.head.id, server);
+                Err(_) if convert::is_damage(codec) => {
+                    self.pass.store.batch_damaged(head.id, Some(server));
                 }
                 Err(_) => {} // counted when it came
             }
@@ -195,28 +189,28 @@ impl Hour<'_> {
         Ok((!folded.is_empty()).then_some((folded, made_of)))
     }
 
-    fn overlapping(&self, id: i64) -> Result<Option<Head>, SealError> {
-        let mut query = self
-            .conn
-            .prepare_cached("SELECT id, server_id, at, t_min, t_max FROM hot WHERE id = ?1")?;
-        let head = query.query_row([id], hot::head).optional()?;
-        let has_nothing = |head: &Head| self.pass.store.hot().has_nothing(head.id, self.t0);
-        Ok(head.filter(|head| head.overlaps(self.t0) && !has_nothing(head)))
+    /// A batch of a server that is there, without its body, where it has something of the hour.
+    fn overlapping(&self, server: ServerId, id: i64) -> Result<Option<Numbers>, SealError> {
+        let query = format!("SELECT {} FROM hot WHERE id = ?1", guard::COLUMNS);
+        let mut query = self.conn.prepare_cached(&query)?;
+        let row = query.query_row([id], |row| Ok(Numbers::read(row))).optional()?.flatten();
+        let Some(row) = row.filter(|row| row.head.server == server) else {
+            self.pass.store.batch_damaged(id, Some(server));
+            return Ok(None);
+        };
+        let has_nothing = self.pass.store.hot().has_nothing(id, self.t0);
+        Ok((row.head.overlaps(self.t0) && !has_nothing).then_some(row))
     }
 
-    fn row(&self, head: Head) -> Result<Option<Row>, SealError> {
-        let mut query =
-            self.conn.prepare_cached("SELECT epoch, seq, codec, body FROM hot WHERE id = ?1")?;
-        let row = query.query_row([head.id], |row| {
-            Ok(Row {
-                head,
-                epoch: row.get::<_, i64>(0)?.cast_unsigned(),
-                seq: row.get::<_, i64>(1)?.cast_unsigned(),
-                codec: row.get(2)?,
-                body: row.get(3)?,
-            })
-        });
-        Ok(row.optional()?)
+    /// The body of a batch; without one it is the body of nothing.
+    fn open(&self, head: &Head, codec: u32) -> Result<Result<BatchBody, Reason>, SealError> {
+        let mut query = self.conn.prepare_cached("SELECT body FROM hot WHERE id = ?1")?;
+        let mut rows = query.query([head.id])?;
+        let row = rows.next()?;
+        let body = row.map(|row| row.get_ref(0)).transpose()?;
+        let body = body.and_then(|body| body.as_blob().ok()).unwrap_or_default();
+        self.pass.work.opened(head, body.len());
+        Ok(opener::unpack(codec, body))
     }
 
     /// The sites of a server by name; `None` when it is not in the fleet any more.

@@ -1,0 +1,2 @@
+-- Nothing of the tables changes. From now on `hot.codec` keeps a checksum of the row's numbers with the codec
+-- (store/guard.rs); rows from before are read as they are, and a release before this one must not read the new.
