@@ -19,6 +19,8 @@ const STEPS_S: [u64; 10] = [10, 30, 60, 300, 900, 3600, 21_600, 86_400, 604_800,
 const LINES: u64 = 60;
 /// Time that is told when none is given.
 const SPAN: Duration = Duration::from_secs(3600);
+/// Source of a ranking that was made of what was measured.
+const SAMPLES: &str = "samples";
 /// Holes told one by one.
 const HOLES_SHOWN: usize = 5;
 
@@ -182,12 +184,13 @@ fn ranking(view: &TopView) -> String {
     if ranking.top.is_empty() {
         return String::new();
     }
-    let error = match ranking.error {
-        0.0 => "from every sample".to_owned(),
-        error => format!("from hourly sums, within {:.0} %", error * 100.0),
+    let source = if ranking.source == SAMPLES { "every sample" } else { "hourly sums" };
+    let within = match ranking.error {
+        0.0 => String::new(),
+        error => format!(", within {:.0} %", error * 100.0),
     };
     let mut out = format!(
-        "{} of {}, {} to {}, {error}\n\n",
+        "{} of {}, {} to {}, from {source}{within}\n\n",
         clean(&view.stat),
         clean(&view.metric),
         instant(ranking.from),
@@ -272,35 +275,46 @@ mod tests {
         assert_eq!(page(&view), want);
     }
 
-    #[test]
-    fn a_ranking_says_from_what_it_was_made() {
+    fn top_view() -> TopView {
         let one = Ranked {
             server: "web-07".into(),
             attribute: "device=eth0".into(),
             value: 1_536_000.0,
             n: 60_480,
         };
-        let mut view = TopView {
+        TopView {
             metric: "system.network.io.receive".into(),
             stat: "p95".into(),
             ranking: Ranking {
                 unit: "By/s".into(),
                 from: UnixMillis(NOON),
                 to: UnixMillis(NOON + 3_600_000),
-                source: "samples".into(),
+                source: SAMPLES.into(),
                 error: 0.0,
                 n_series: 1,
                 top: vec![one],
             },
             notes: Notes::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_ranking_says_from_what_it_was_made() {
+        let mut view = top_view();
         let want = "p95 of system.network.io.receive, 2026-11-20 12:00:00 UTC to \
                     2026-11-20 13:00:00 UTC, from every sample\n\n\
                     SERVER  P95        SAMPLES  ATTRIBUTE\n\
                     web-07  1.5 MiB/s  60480    device=eth0\n";
         assert_eq!(ranking(&view), want);
-        view.ranking.error = 0.01;
-        assert!(ranking(&view).contains("from hourly sums, within 1 %"));
+        (view.ranking.source, view.ranking.error) = ("hours".into(), 0.01);
+        assert!(ranking(&view).contains(", from hourly sums, within 1 %\n"));
+    }
+
+    #[test]
+    fn the_highest_value_out_of_hourly_sums_is_not_said_to_be_from_every_sample() {
+        let mut view = top_view();
+        (view.stat, view.ranking.source) = ("max".into(), "hours".into());
+        assert!(ranking(&view).contains(", from hourly sums\n"), "{}", ranking(&view));
     }
 
     #[test]
