@@ -82,7 +82,7 @@ fn rows(score: &Score) -> Vec<Row> {
             "server scope exact, p95 s",
             quantile(&s.server_delays_s, 0.95),
             AtMost(5.0),
-            AtMost(6.5),
+            AtMost(5.0),
         ),
         row(
             "D5s",

@@ -30,6 +30,9 @@ const P_CHRONIC: f64 = 0.25;
 const BUCKETS_S: i64 = 60;
 /// Seconds in which failures of one client count less and less.
 const CLIENT_S: i64 = 120;
+/// Failures that follow each other so closely, and no answer between, s: of a site so slow that they are
+/// further apart, strays of one hour would add up.
+const IN_A_ROW_S: i64 = 30;
 /// What the first, second, ... failure of one client counts; later ones count nothing.
 const CLIENT_WEIGHTS: [f64; 4] = [1.0, 0.4, 0.1, 0.1];
 /// Clients remembered per site; more than so many need no memory to be many.
@@ -341,9 +344,8 @@ impl Site {
                 self.start_episode(ix, settings);
             }
             let elapsed = second.saturating_sub(self.score_second).clamp(0, 1 << 40);
-            // Where nobody was answered since, nothing has recovered: failures in a row do not fade
-            // as long as clients are told apart.
-            let in_a_row = ok <= 0.0 && elapsed <= CLIENT_S;
+            // Where nobody was answered since, nothing has recovered: failures in a row do not fade.
+            let in_a_row = ok <= 0.0 && elapsed <= IN_A_ROW_S;
             let fades = self.score > 0.0 && !in_a_row;
             let elapsed = Duration::from_secs(if fades { elapsed as u64 } else { 0 });
             self.score = step(self.score, &self.rates, gained, ok, elapsed);
@@ -624,7 +626,8 @@ mod tests {
             ("1 7; 200 7", 6.9 * ((-199.0_f64 / 60.0).exp() + 1.0)),
             ("1 7; 1 ok", 6.9 - 0.36),
             ("1 ok; 1 ok; 1 ok", 0.0),
-            ("1 7; 61 8", 2.0 * 6.9),
+            ("1 7; 31 8", 2.0 * 6.9),
+            ("1 7; 61 8", 6.9 * ((-1.0_f64).exp() + 1.0)),
             ("1 7; 61 ok", 6.9 * (-1.0_f64).exp() - 0.36),
             ("1 7; 31 ok; 61 8", 6.9 * ((-0.5_f64).exp() + 1.0) - 0.36),
         ] {
