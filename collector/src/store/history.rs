@@ -27,7 +27,7 @@ mod tests;
 mod top;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -211,6 +211,8 @@ struct State {
     n_unreadable: u64,
     /// Rows of `hot` that may be of anything.
     damaged: BTreeSet<i64>,
+    /// Batches in `hot` by server, once they were looked for.
+    listed: Option<HashMap<ServerId, Vec<i64>>>,
     /// What is not sealed, folded.
     recents: Recents,
 }

@@ -1,5 +1,7 @@
 //! The part of history that is not sealed: stored batches as they came.
 
+use std::collections::HashMap;
+
 use rusqlite::{Rows, params};
 use wire::UnixMillis;
 use wire::v1::BatchBody;
@@ -36,11 +38,9 @@ impl History<'_> {
     ) -> rusqlite::Result<()> {
         let (from, to) = with_slack(span);
         self.note_known_damaged();
-        let Some(ids) = self.index.as_ref().and_then(|index| index.ids(server)) else {
-            // Nothing tells where its batches are: all heads are looked at.
-            let rows = rows_where("server_id = ?3 AND t_max >= ?1 AND t_min < ?2", "1");
-            let mut query = self.conn.prepare_cached(&rows)?;
-            return self.see_all(query.query(params![from, to, server.0])?, see);
+        let ids = match self.index.as_ref().and_then(|index| index.ids(server)) {
+            Some(ids) => ids,
+            None => self.listed(server)?,
         };
         let rows = rows_where("server_id = ?3 AND t_max >= ?1 AND t_min < ?2", "id = ?4");
         let mut query = self.conn.prepare_cached(&rows)?;
@@ -51,6 +51,31 @@ impl History<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Batches of a server in this snapshot, in order of commit, where no list in memory tells: some were
+    /// deleted since. All heads are looked at for it, once a read.
+    fn listed(&self, server: ServerId) -> rusqlite::Result<Vec<i64>> {
+        if self.state.borrow().listed.is_none() {
+            let heads = format!("SELECT {} FROM hot ORDER BY id", guard::COLUMNS);
+            let mut query = self.conn.prepare_cached(&heads)?;
+            let mut rows = query.query([])?;
+            let mut listed: HashMap<ServerId, Vec<i64>> = HashMap::new();
+            while let Some(row) = rows.next()? {
+                if !self.goes_on() {
+                    return Ok(Vec::new());
+                }
+                match Numbers::read(row) {
+                    Some(Numbers { head, .. }) => {
+                        listed.entry(head.server).or_default().push(head.id);
+                    }
+                    None => self.note_damaged(row.get(0)?, None),
+                }
+            }
+            self.state.borrow_mut().listed = Some(listed);
+        }
+        let state = self.state.borrow();
+        Ok(state.listed.as_ref().and_then(|of| of.get(&server)).cloned().unwrap_or_default())
     }
 
     /// The same of all servers, whose clocks are off by at most `clock_off_ms`; so also other batches.
