@@ -21,6 +21,8 @@ use crate::wait::eventually;
 
 /// How long the programs may take to start, enrol or answer: generous, the machine may be busy.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How systemd starts the collector.
+const UNIT: &str = include_str!("../../deploy/systemd/gatewatch-collector.service");
 
 /// User and group of an unprivileged agent: nobody, in group adm (fixed ids on Debian).
 const NOBODY: u32 = 65_534;
@@ -404,6 +406,9 @@ impl Fleet {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("--config").arg(self.root.join("collector/collector.toml"));
         command.arg("run");
+        // As systemd starts it.
+        let settings = UNIT.lines().filter_map(|line| line.strip_prefix("Environment="));
+        command.envs(settings.filter_map(|setting| setting.split_once('=')));
         command
     }
 
