@@ -575,6 +575,23 @@ async fn what_is_deleted_behind_a_snapshot_is_read_from_it_all_the_same() {
     assert_eq!((counts[SITE]["200"], n_listed), (180, 180));
 }
 
+/// Of a damaged row nobody knows whose it is: a list by server that is made anew has no place for it.
+#[tokio::test]
+async fn a_damaged_batch_is_told_also_where_the_lists_of_batches_are_made_anew() {
+    let (_dir, store) = across_midnight().await;
+    let damage = "UPDATE hot SET server_id = server_id + 1 WHERE id = 5";
+    store.write(|tx| tx.execute(damage, [])).await.unwrap();
+    let other = store.clone();
+    let told = store.history(Limits::default(), move |history| {
+        let (id, server, at) = (7, ServerId(1), at(0));
+        let gone = super::super::hot::Head { id, server, at, t_min: at, t_max: at };
+        other.hot_mut().deleted(&[gone]); // behind the snapshot, which has it
+        history.counts(ServerId(1), (START, START + 20_000))
+    });
+    let Told { value, notes } = told.await.unwrap();
+    assert_eq!((value[SITE]["200"], notes.n_batches_unreadable), (179, 1));
+}
+
 fn contest(stat: &str, metric: &str, from: i64, to: i64, k: usize) -> Contest {
     Contest {
         metric: catalog::find(metric).unwrap(),
