@@ -10,7 +10,7 @@
 //! its way: so what is told again is never older than what was told.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -108,7 +108,8 @@ pub(super) async fn run(
     for line in lines {
         stats.know(&line.route);
         let (store, stats, signals) = (store.clone(), Arc::clone(&stats), signals.clone());
-        let teller = Teller { store, line, pace, rest_max: POLL, stats, signals };
+        let pause = Pause::default();
+        let teller = Teller { store, line, pace, rest_max: POLL, pause, stats, signals };
         routes.spawn(teller.run());
     }
     while routes.join_next().await.is_some() {}
@@ -122,15 +123,34 @@ struct Teller {
     pace: Pace,
     /// [`POLL`].
     rest_max: Duration,
+    pause: Pause,
     stats: Arc<Stats>,
     signals: Signals,
+}
+
+/// Until when the receiver wants to be left alone. It holds from its answer on: that the answer is
+/// written down may take a busy disk some time, in which nothing else may begin.
+#[derive(Clone, Default)]
+struct Pause(Arc<Mutex<Option<Instant>>>);
+
+impl Pause {
+    fn extend(&self, until: Instant) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = (*kept).max(Some(until));
+    }
+
+    /// What is left of it; `None` when it is over.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.and_then(|until| until.checked_duration_since(now))
+    }
 }
 
 /// How one try ended.
 enum Tried {
     Delivered,
-    /// Why, and for how long the receiver wants to be left alone.
-    Failed(String, Option<Duration>),
+    /// Why.
+    Failed(String),
     GivenUp(Outcome),
     /// What was told before was told again; why it was not.
     Repeated(Result<(), String>),
@@ -148,8 +168,6 @@ struct Shift {
     bucket: Bucket,
     /// When it was said last that messages wait for the limit.
     limit_said: Option<Instant>,
-    /// Until when the receiver wants to be left alone.
-    paused_until: Option<Instant>,
     /// When a receiver that forgets is told again.
     next_again: Instant,
     /// Rows that failed and are tried again, and whether it was said that something fails.
@@ -172,7 +190,6 @@ impl Shift {
             busy: BTreeSet::new(),
             bucket: Bucket::new(per_minute),
             limit_said: None,
-            paused_until: None,
             next_again: clock::instant(),
             failing: BTreeSet::new(),
             is_failing: false,
@@ -219,7 +236,7 @@ impl Teller {
         if shift.busy.contains(&REPETITION) {
             return self.rest_max;
         }
-        if let Some(left) = shift.paused_until.and_then(|until| until.checked_duration_since(now)) {
+        if let Some(left) = self.pause.left(now) {
             return left.clamp(REST_MIN, self.rest_max);
         }
         let mut rest = self.rest_max;
@@ -340,10 +357,13 @@ impl Teller {
                 (What::Expired, error.why, Tried::GivenUp(Outcome::Expired))
             }
             Err(error) => {
+                if let Some(asked) = error.retry_after {
+                    self.pause.extend(clock::instant() + asked.min(PAUSE_MAX));
+                }
                 let wait = self.pace.wait(row.tries, random(), error.retry_after, age);
                 let due = clock::now().plus(wait);
                 self.settle(move |tx| outbox::postpone(tx, id, due)).await;
-                return Tried::Failed(error.why, error.retry_after);
+                return Tried::Failed(error.why);
             }
         };
         let notice = self.notice(&row, what, &why);
@@ -417,10 +437,8 @@ impl Teller {
                 self.stats.count(route, outcome);
                 return shift.forget(id);
             }
-            Tried::Failed(why, pause) => {
+            Tried::Failed(why) => {
                 self.stats.count(route, Outcome::Failed);
-                let until = pause.map(|pause| clock::instant() + pause.min(PAUSE_MAX));
-                shift.paused_until = shift.paused_until.max(until);
                 Some(why)
             }
             Tried::Idle | Tried::CutOff => return shift.forget(id),
