@@ -49,6 +49,7 @@ PATH="$PATH:$cargo_home/bin"
 export PATH
 cases=$(mktemp)
 steps=()
+failed=()
 policy=
 
 cleanup() {
@@ -109,15 +110,16 @@ prepare() {
     fi
 }
 
-# Runs one step, shows its output, keeps cargo's result lines for the end.
+# Runs one step, shows its output, keeps cargo's result lines for the end. After a failure the other
+# steps still run, so that one run tells all that is wrong; without a build there is nothing to run.
 step() {
     local name=$1 started=$SECONDS
     shift
     printf '\n== %s: %s\n' "$name" "$*"
     if ! "$@" 2>&1 | tee -a "$cases"; then
+        failed+=("$name")
         printf '\nrun.sh: FAILED at %s\n' "$name"
-        summary
-        exit 1
+        [ "$name" != build ] || finish || exit 1
     fi
     steps+=("$(printf '%-10s %4d s' "$name" $((SECONDS - started)))")
 }
@@ -125,7 +127,16 @@ step() {
 summary() {
     printf '\n== summary: %d s\n' "$SECONDS"
     [ ${#steps[@]} -eq 0 ] || printf '%s\n' "${steps[@]}"
+    # What failed says why, in a line or two.
+    grep -A3 -E "^thread '.*panicked at" "$cases" | grep -v '^stack backtrace' | tail -n 200 || true
     grep -E '^ +(Running|Doc-tests)|^test result:|^test .* FAILED|^fuzz|^FUZZING|^corpus|^CORPUS|^judge|^D[1-7]' "$cases" || true
+}
+
+finish() {
+    summary
+    [ ${#failed[@]} -gt 0 ] || return 0
+    printf '\nrun.sh: FAILED at %s\n' "${failed[*]}"
+    return 1
 }
 
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
@@ -134,14 +145,14 @@ step fmt cargo fmt --all -- --check
 step shell shellcheck deploy/*.sh tests/*.sh tests/fuzz/run.sh .ci/run
 step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 step build cargo build --locked --workspace --all-targets
-step unit cargo test --locked --workspace --lib --bins
+step unit cargo test --locked --workspace --lib --bins --no-fail-fast
 step doc cargo test --locked --workspace --doc
 # Real lines with labels; without them the summary says that nothing was scored.
 step corpus tests/corpus.sh
 # Labelled worlds through the real detector, held to floors.
 step judge tests/judge.sh
 # The end-to-end tests mostly wait for servers: more of them at once than there are processors.
-step e2e cargo test --locked --workspace --test '*' -- --test-threads=4
+step e2e cargo test --locked --workspace --test '*' --no-fail-fast -- --test-threads=4
 # Needs a nightly toolchain; where there is none the summary says that it did not run.
 step fuzz tests/fuzz/run.sh 15
-summary
+finish
