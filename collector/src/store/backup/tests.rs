@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Cursor;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -448,6 +450,8 @@ async fn damage_met_while_running_stops_the_store_and_marks_it_for_the_next_star
 /// Whoever receives a backup, and takes no more of it before so many further batches are stored.
 struct Slow {
     store: Store,
+    /// Whether more batches come.
+    load: Arc<watch::Sender<bool>>,
     runtime: tokio::runtime::Handle,
     n_waits: u64,
 }
@@ -458,8 +462,10 @@ impl io::Write for Slow {
             self.n_waits -= 1;
             let mut committed = self.store.committed();
             let until = *committed.borrow() + 100;
+            self.load.send_replace(true);
             let stored = committed.wait_for(|id| *id >= until);
             self.runtime.block_on(stored).map_err(io::Error::other)?;
+            self.load.send_replace(false);
         }
         Ok(bytes.len())
     }
@@ -475,11 +481,13 @@ async fn the_write_ahead_log_stays_small_while_a_backup_is_taken_slowly_under_lo
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path(), 7).await;
     crate::store::tests::enrol(&store, 1).await;
-    let stop = CancellationToken::new();
-    let (sending, stopped) = (store.clone(), stop.clone());
+    // Only while the backup waits for its disk: how much comes while it reads is the machine's affair.
+    let (gate, mut open) = watch::channel(false);
+    let gate = Arc::new(gate);
+    let sending = store.clone();
     let load = tokio::spawn(async move {
         let mut seq = 0;
-        while !stopped.is_cancelled() {
+        while open.wait_for(|open| *open).await.is_ok() {
             let mut waiting = Vec::new();
             for _ in 0..10 {
                 seq += 1;
@@ -497,7 +505,7 @@ async fn the_write_ahead_log_stays_small_while_a_backup_is_taken_slowly_under_lo
     for _ in 0..3 {
         let source = Source::new(dir.path(), CancellationToken::new()).unwrap();
         let runtime = tokio::runtime::Handle::current();
-        let mut out = Slow { store: store.clone(), runtime, n_waits: 4 };
+        let mut out = Slow { store: store.clone(), load: Arc::clone(&gate), runtime, n_waits: 4 };
         let making = tokio::task::spawn_blocking(move || {
             Archive::prepare(source).unwrap().write(&mut out, &mut |_, _| {}).unwrap();
             assert_eq!(out.n_waits, 0, "it was slow");
@@ -505,12 +513,13 @@ async fn the_write_ahead_log_stays_small_while_a_backup_is_taken_slowly_under_lo
         making.await.unwrap();
         most = most.max(fs::metadata(&log).unwrap().len());
     }
-    stop.cancel();
+    drop(gate);
     load.await.unwrap();
     let written = store.committed().borrow().unsigned_abs() * BODY_BYTES as u64;
     println!("{most} bytes of log at most, {written} bytes of batches");
     assert!(written > 36 << 20, "{written}");
-    assert!(most < 24 << 20, "{most} of {written}");
+    // A backup that held its reading while it waits would keep the 12 MiB that came meanwhile.
+    assert!(most < 8 << 20, "{most} of {written}");
     close(store).await;
     assert_eq!(sound(dir.path()), Vec::<String>::new());
 }
