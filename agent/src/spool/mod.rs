@@ -25,7 +25,7 @@ use std::time::Duration;
 use wire::UnixMillis;
 
 use flight::Flight;
-use recover::{Loaded, load_segments, load_state, renumbered};
+use recover::{Loaded, is_gone, load_segments, load_state, renumbered};
 pub use segment::PAYLOAD_BYTES_MAX;
 use segment::{Destroyed, Disk, Entry, Format, HOLE_MAX, Head, OsDisk, RECORD_BYTES, Segment};
 use state::State;
@@ -214,7 +214,8 @@ pub struct Spool {
 impl Spool {
     /// Opens or creates the spool in `dir`, repairing what a crash or a bad disk left.
     ///
-    /// Reads every segment once. Until [`Spool::set_checkpointed`] is called nothing is deleted.
+    /// Reads every segment once; what of it cannot be read is destroyed, not a reason to fail. Until
+    /// [`Spool::set_checkpointed`] is called nothing is deleted.
     pub fn open(
         dir: &Path,
         bytes_max: u64,
@@ -572,12 +573,6 @@ impl Spool {
         let path = self.dir.join("state");
         self.disk.replace(&path, &self.state.encode()).map_err(|e| io_error("write", &path, e))
     }
-}
-
-/// True for what no further try brings back: a file taken away, a bad block.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 fn is_full(error: &SpoolError) -> bool {

@@ -5,11 +5,18 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::segment::{
-    self, Destroyed, Disk, Findings, HOLE_MAX, Head, POSITION_MAX, ScanError, Segment,
-};
+use rustix::io::Errno;
+
+use super::segment::{self, Destroyed, Disk, Findings, HOLE_MAX, Head, POSITION_MAX, Segment};
 use super::state::State;
 use super::{Recovery, SpoolError, Volume, io_error};
+
+/// What a disk reads at a time, as far as it can still be read.
+const BLOCK_BYTES: usize = 4096;
+/// After so many bad blocks in one file no more of it is read: a failing disk takes its time for each.
+const BAD_BLOCKS_MAX: u64 = 64;
+/// No file of the spool is as long as this, so what lies beyond is damage.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What is left of the queue.
 #[derive(Default)]
@@ -30,8 +37,74 @@ pub(super) fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
             Err(Some(found)) => Err(SpoolError::Version { path: path.to_owned(), found }),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_gone(&error) => {
+            let path = path.display();
+            tracing::error!(%path, %error, "the spool's numbers cannot be read: numbering it anew");
+            Ok(None)
+        }
         Err(error) => Err(io_error("read", path, error)),
     }
+}
+
+/// True for what no further try brings back: a file taken away, a bad block, damage that the file
+/// system found, a directory in the place of a file.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    const DAMAGE: [Errno; 4] = [Errno::IO, Errno::NODATA, Errno::UCLEAN, Errno::BADMSG];
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory)
+        || DAMAGE.iter().any(|damage| error.raw_os_error() == Some(damage.raw_os_error()))
+}
+
+/// All bytes of a file, zeros in the place of those that no further try brings back; true when there
+/// are such.
+fn read_all(path: &Path, disk: &dyn Disk) -> io::Result<(Vec<u8>, bool)> {
+    let file = File::open(path)?;
+    let mut bytes = vec![0; file.metadata()?.len().min(FILE_BYTES_MAX) as usize];
+    match disk.read_exact_at(&file, &mut bytes, 0) {
+        Ok(()) => return Ok((bytes, false)),
+        Err(error) if is_gone(&error) => bytes.fill(0),
+        Err(error) => return Err(error),
+    }
+    let mut n_bad = 0;
+    for (ix, block) in bytes.chunks_mut(BLOCK_BYTES).enumerate() {
+        match disk.read_exact_at(&file, block, (ix * BLOCK_BYTES) as u64) {
+            Err(error) if is_gone(&error) => {
+                block.fill(0);
+                n_bad += 1;
+            }
+            result => result?,
+        }
+        if n_bad == BAD_BLOCKS_MAX {
+            break;
+        }
+    }
+    Ok((bytes, true))
+}
+
+/// The same of a file that may not even be there to open.
+fn read_what_is_left(path: &Path, disk: &dyn Disk) -> Result<(Vec<u8>, bool), SpoolError> {
+    let read = match read_all(path, disk) {
+        Err(error) if is_gone(&error) => Ok((Vec::new(), true)),
+        read => read.map_err(|error| io_error("read", path, error)),
+    };
+    if let Ok((_, true)) = read {
+        tracing::error!(
+            path = %path.display(),
+            "a file of the spool cannot be read in full: what can be is sent; look after the disk"
+        );
+    }
+    read
+}
+
+/// Deletes a file that holds nothing; sets one aside of which nothing can be read.
+fn discard(path: &Path, is_unreadable: bool) -> Result<(), SpoolError> {
+    if !is_unreadable {
+        return fs::remove_file(path).map_err(|error| io_error("remove", path, error));
+    }
+    if let Err(error) = fs::rename(path, path.with_extension("seg.unreadable")) {
+        // It is in nobody's way: the next record that has its number overwrites it.
+        tracing::warn!(path = %path.display(), %error, "cannot set a file of the spool aside");
+    }
+    Ok(())
 }
 
 /// Scans all segments, marks what is destroyed, deletes what the ledger already holds.
@@ -51,10 +124,10 @@ pub(super) fn load_segments(
     let n = paths.len();
     for (ix, (_, path)) in paths.into_iter().enumerate() {
         let is_last = ix + 1 == n;
-        let scanned = Segment::scan(&path, is_last).map_err(|error| match error {
-            ScanError::Io(error) => io_error("read", &path, error),
-            ScanError::Version(found) => SpoolError::Version { path: path.clone(), found },
-        })?;
+        let (bytes, is_unreadable) = read_what_is_left(&path, disk)?;
+        // What cannot be read at an end was written: no write stopped there.
+        let scanned = Segment::scan(&path, &bytes, is_last && !is_unreadable)
+            .map_err(|found| SpoolError::Version { path: path.clone(), found })?;
         let dropped = |s: &Segment| state.is_some_and(|state| s.pos_end() <= state.first);
         let free = loaded.segments.back().map_or(0, Segment::pos_end);
         match scanned {
@@ -66,20 +139,24 @@ pub(super) fn load_segments(
             }
             Some((mut segment, mut found)) if !segment.entries.is_empty() && !dropped(&segment) => {
                 loaded.acked = loaded.acked.max(found.acked);
-                if let Some(before) = loaded.segments.back_mut() {
-                    loaded.destroyed.extend(join(before, &segment, disk));
-                    let volume = attribute(before, &mut segment);
-                    // A hole that an earlier start has written is counted already.
-                    if let Some(first) = found.destroyed.first_mut() {
-                        first.volume = first.volume.plus(volume);
+                let before = match loaded.segments.back_mut() {
+                    Some(last) => {
+                        loaded.destroyed.extend(join(last, &segment, disk));
+                        Some(last.before.plus(last.volume()))
                     }
+                    None => state.filter(|s| s.first == segment.pos_first).map(|s| s.before_first),
+                };
+                let volume = before.map(|before| attribute(before, &mut segment));
+                // A hole that an earlier start has written is counted already.
+                if let (Some(volume), Some(first)) = (volume, found.destroyed.first_mut()) {
+                    first.volume = first.volume.plus(volume);
                 }
                 repair(&segment, &found, is_last, disk, recovery);
                 loaded.destroyed.append(&mut found.destroyed);
                 loaded.segments.push_back(segment);
             }
             // A file that never got a whole record, or whose deletion a crash cut short.
-            _ => fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?,
+            _ => discard(&path, is_unreadable)?,
         }
     }
     recovery.n_records_corrupt += loaded.destroyed.iter().map(|hole| hole.n).sum::<u64>();
@@ -118,9 +195,9 @@ fn repair(
 }
 
 /// Where the header of a segment and its first record are both destroyed, the volume of that record
-/// shows only as a step from the segment before: it is its own. Gives how much.
-fn attribute(before: &Segment, segment: &mut Segment) -> Volume {
-    let step = segment.before.minus(before.before.plus(before.volume()));
+/// shows only as a step from all `before` the segment: it is its own. Gives how much.
+fn attribute(before: Volume, segment: &mut Segment) -> Volume {
+    let step = segment.before.minus(before);
     let Some(first) = segment.entries.first_mut().filter(|entry| entry.len == 0) else {
         return Volume::default();
     };

@@ -80,12 +80,16 @@ impl Format {
     }
 }
 
-/// Writes of the spool, so that tests can fill the disk.
+/// The disk under the spool, so that tests can fill it and make it fail.
 pub(super) trait Disk: Send {
     /// Writes all bytes at an offset, or some of them and fails.
     fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Returns once everything written is on the disk.
     fn sync(&self, file: &File) -> io::Result<()>;
+    /// Fills `bytes` from an offset on, or fails.
+    fn read_exact_at(&self, file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        file.read_exact_at(bytes, at)
+    }
     /// Returns once the directory of `path` names it on the disk.
     fn sync_directory_of(&self, path: &Path) -> io::Result<()> {
         crate::files::sync_directory_of(path)
@@ -355,20 +359,24 @@ impl Segment {
         Ok(sound.then_some(payload))
     }
 
-    /// Reads a whole file of the spool and finds every sound record in it, whatever its state.
+    /// Finds every sound record in the bytes of a whole file of the spool, whatever its state.
     ///
-    /// `None` = not even a header and no record. `is_last` decides what a bad end is: a write
-    /// that was cut short, or destroyed records.
-    pub(super) fn scan(path: &Path, is_last: bool) -> Result<Option<(Self, Findings)>, ScanError> {
-        let bytes = std::fs::read(path).map_err(ScanError::Io)?;
+    /// `None` = not even a header and no record; an error is the version of a newer program that
+    /// wrote it. `is_last` decides what a bad end is: a write that was cut short, or destroyed
+    /// records.
+    pub(super) fn scan(
+        path: &Path,
+        bytes: &[u8],
+        is_last: bool,
+    ) -> Result<Option<(Self, Findings)>, u32> {
         let named = pos_of(path);
-        let header = match decode_header(&bytes) {
+        let header = match decode_header(bytes) {
             Ok(header) if named.is_none_or(|pos| pos == header.pos_first) => header,
-            Err(Some(version)) => return Err(ScanError::Version(version)),
+            Err(Some(version)) => return Err(version),
             // The name says it too, and the records know their own position.
             Ok(_) | Err(None) => {
                 let is_near = |head: &Head| named.is_some_and(|pos| head.fits(pos));
-                let first = named.and_then(|pos| Some((pos, find_head(&bytes, 0, pos, is_near)?)));
+                let first = named.and_then(|pos| Some((pos, find_head(bytes, 0, pos, is_near)?)));
                 let Some((pos_first, (_, head))) = first else { return Ok(None) };
                 Header { format: head.format, epoch: 0, pos_first, before: None }
             }
@@ -384,7 +392,7 @@ impl Segment {
             at_first_ms: i64::MAX,
             at_last_ms: i64::MIN,
         };
-        let findings = segment.scan_records(&bytes, is_last, header.before);
+        let findings = segment.scan_records(bytes, is_last, header.before);
         Ok(Some((segment, findings)))
     }
 
@@ -467,14 +475,6 @@ impl Findings {
             self.holes.push((at as u64, *hole));
         }
     }
-}
-
-/// Why a file could not be taken in.
-#[derive(Debug)]
-pub(super) enum ScanError {
-    Io(io::Error),
-    /// Written by a newer program.
-    Version(u32),
 }
 
 /// What stands at the start of a file.

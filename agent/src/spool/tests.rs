@@ -3,7 +3,7 @@
 use super::*;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -580,6 +580,128 @@ fn a_bad_block_under_a_record_holds_up_no_other() {
     let (next, payload, gap) = peeked(&mut spool, 1).unwrap();
     assert_eq!(payload, vec![next as u8 - 1; 200]);
     assert_eq!(gap, evicted(next - 1, 10 * (next - 1)));
+}
+
+/// A disk with a bad block in one file: reading there fails, writing too.
+struct BadDisk {
+    inode: u64,
+    bad: std::ops::Range<u64>,
+}
+
+impl BadDisk {
+    fn check(&self, file: &File, len: usize, at: u64) -> io::Result<()> {
+        let is_bad = file.metadata()?.ino() == self.inode
+            && at < self.bad.end
+            && at + len as u64 > self.bad.start;
+        if is_bad { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
+    }
+}
+
+impl Disk for BadDisk {
+    fn write_all_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.check(file, bytes.len(), at)?;
+        file.write_all_at(bytes, at)
+    }
+    fn sync(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+    fn read_exact_at(&self, file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.check(file, bytes.len(), at)?;
+        file.read_exact_at(bytes, at)
+    }
+}
+
+/// The agent did not start any more, and all that waited stayed where it was.
+#[test]
+fn a_bad_block_under_the_spool_costs_its_own_records_and_no_start() {
+    let (record, header) = (RECORD as u64, segment::HEADER_BYTES as u64);
+    let of_block = |block: u64| {
+        let records = (1..=60_u64).filter(|seq| {
+            let from = header + (seq - 1) * record;
+            from < (block + 1) * 4096 && from + record > block * 4096
+        });
+        records.collect::<Vec<_>>()
+    };
+    for block in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut spool, _) = open(dir.path(), 16 << 20);
+        for i in 0..60 {
+            spool.append(&[i; 200], volume(10)).unwrap();
+        }
+        assert_eq!(segments(dir.path()).len(), 1);
+        spool.close().unwrap();
+        let first = segments(dir.path()).remove(0);
+        let inode = fs::metadata(&first).unwrap().ino();
+        let bad = block * 4096..(block + 1) * 4096;
+        let destroyed = of_block(block);
+        for is_known in [false, true] {
+            let disk = Box::new(BadDisk { inode, bad: bad.clone() });
+            let (mut spool, recovery) =
+                Spool::open_on(dir.path(), 16 << 20, now(), disk, now).unwrap();
+            let n = destroyed.len() as u64;
+            assert_eq!(recovery.n_records, 60 - n);
+            // What could be marked as a hole beside the block is not counted again.
+            let n_corrupt = recovery.n_records_corrupt;
+            assert!(n_corrupt == n || is_known && n_corrupt < n, "{n_corrupt} of {n}");
+            assert_eq!(recovery.corrupt, volume(10 * n_corrupt));
+            let (mut seq, mut n_read, mut n_gone) = (1, 0, 0);
+            while let Some((found, payload, gap)) = peeked(&mut spool, seq) {
+                assert_eq!(payload, [found as u8 - 1; 200]);
+                assert_eq!(gap, evicted(found - seq, 10 * (found - seq)));
+                (seq, n_read, n_gone) = (found + 1, n_read + 1, n_gone + gap.n_batches);
+            }
+            assert_eq!((seq, n_read, n_gone), (61, 60 - n, n), "block {block}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_the_spool_that_cannot_be_read_is_set_aside_and_its_records_are_declared() {
+    for (is_directory, nth) in [(false, 0), (false, 2), (true, 1), (false, usize::MAX)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = filled(dir.path(), 20);
+        let next = spool.last().0 + 1;
+        spool.close().unwrap();
+        drop(spool);
+        let files = segments(dir.path());
+        let nth = nth.min(files.len() - 1);
+        let gone = &files[nth];
+        let n_gone = files.get(nth + 1).map_or(next, |path| segment::pos_of(path).unwrap())
+            - segment::pos_of(gone).unwrap();
+        let mut inode = 0;
+        if is_directory {
+            fs::remove_file(gone).unwrap();
+            fs::create_dir(gone).unwrap();
+        } else {
+            inode = fs::metadata(gone).unwrap().ino();
+        }
+        let disk = Box::new(BadDisk { inode, bad: 0..u64::MAX });
+        let (mut spool, _) = Spool::open_on(dir.path(), 64 << 10, now(), disk, now).unwrap();
+        spool.set_checkpointed(Pos(next - 1)).unwrap();
+        spool.append(&[20; 200], volume(10)).unwrap();
+        let (mut seq, mut lost) = (1, Evicted::default());
+        while let Some((found, payload, gap)) = peeked(&mut spool, seq) {
+            assert_eq!(payload, [found as u8 - 1; 200]);
+            (seq, lost.n_batches) = (found + 1, lost.n_batches + gap.n_batches);
+            lost.volume = lost.volume.plus(gap.volume);
+        }
+        assert_eq!((seq, lost), (22, evicted(n_gone, 10 * n_gone)), "{nth}");
+        assert!(gone.with_extension("seg.unreadable").exists(), "it is kept");
+    }
+}
+
+#[test]
+fn a_state_file_that_cannot_be_read_is_as_one_that_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = filled(dir.path(), 3);
+    let epoch = spool.epoch();
+    drop(spool);
+    fs::remove_file(dir.path().join("state")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", dir.path().join("state")).unwrap();
+    let disk = Box::new(OsDisk);
+    let (mut spool, recovery) = Spool::open_on(dir.path(), 64 << 10, now(), disk, now).unwrap();
+    assert!(recovery.is_renumbered && spool.epoch() > epoch);
+    assert_eq!(peeked(&mut spool, 1).unwrap(), (1, vec![0; 200], evicted(0, 0)));
 }
 
 #[test]
