@@ -29,8 +29,10 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// The same while it refuses us: only a person can change that.
 const REFUSED_FIRST: Duration = Duration::from_secs(30);
 const REFUSED_MAX: Duration = Duration::from_secs(600);
-/// Reconnections that need no wait (new epoch, rewind, renewed certificate); more look like a loop.
+/// Reconnections that need no wait (new epoch, rewind, renewed certificate), as long as no stream
+/// lasts for this long between them; more look like a loop.
 const IMMEDIATE_MAX: u32 = 3;
+const LASTING: Duration = Duration::from_secs(60);
 /// A failure that goes on is logged again after this long.
 const SAY_AGAIN: Duration = Duration::from_secs(3600);
 
@@ -150,7 +152,9 @@ impl Uplink {
         let mut n_immediate = 0;
         loop {
             let is_last_try = drain.is_cancelled();
+            let began = clock::instant();
             let ended = self.session().await;
+            n_immediate = n_immediate_after(n_immediate, clock::instant() - began);
             // A throttle holds until its stream ends.
             self.inputs.interval.send_replace(interval);
             self.note(|s| s.batch_interval_ms = millis(interval));
@@ -161,7 +165,7 @@ impl Uplink {
                     n_immediate += 1;
                     continue;
                 }
-                Ended::Again(why) => self.failed(Class::Lost, why, Duration::ZERO),
+                Ended::Again(why) => self.slow_down(why),
                 Ended::Failed { class, error, wait_min } => self.failed(class, &error, wait_min),
             };
             n_immediate = 0;
@@ -179,6 +183,14 @@ impl Uplink {
             }
         }
         self.note(|s| s.state = "stopped");
+    }
+
+    /// How long to wait before a stream that is wanted at once, for the time being too often.
+    fn slow_down(&mut self, why: &str) -> Duration {
+        let wait = self.backoff.next(crate::random_unit());
+        tracing::info!(why, ?wait, "connecting again");
+        self.note_waiting("waiting", why);
+        wait
     }
 
     /// Tells the failure, once per kind; returns how long to wait.
@@ -209,12 +221,16 @@ impl Uplink {
             Class::Refused | Class::Untrusted | Class::Version => "refused",
             Class::Lost | Class::Busy | Class::Local => "waiting",
         };
+        self.note_waiting(state, error);
+        wait
+    }
+
+    fn note_waiting(&self, state: &'static str, why: &str) {
         self.note(|s| {
             s.state = state;
-            s.error = Some(error.to_owned());
+            s.error = Some(why.to_owned());
             s.connected_at = None;
         });
-        wait
     }
 
     fn welcomed(&mut self, retry_jitter_s: f64) {
@@ -229,6 +245,11 @@ impl Uplink {
     fn note(&self, change: impl FnOnce(&mut UplinkStatus)) {
         self.inputs.status.send_modify(change);
     }
+}
+
+/// How many reconnections without a wait count after a stream that lasted for so long.
+fn n_immediate_after(n_immediate: u32, lasted: Duration) -> u32 {
+    if lasted < LASTING { n_immediate } else { 0 }
 }
 
 /// The spool, for as short as possible; a panic elsewhere does not stop the uplink.

@@ -36,7 +36,8 @@ const OUT_MAX: usize = IN_FLIGHT_MAX + 16;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(30);
 /// A collector that acks nothing for this long while batches wait is as good as gone.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
-/// Wait for the collector to close after our goodbye.
+/// Least wait for the collector to close after our goodbye; what is left of the time for draining is
+/// waited too, since whoever is missed without a goodbye is called silent.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest message of the collector; its longest is a Welcome.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -312,6 +313,7 @@ impl Session<'_> {
     }
 
     fn acked(&mut self, seq: Seq) {
+        let seq = seq.min(Seq(self.next.0 - 1)); // what was not sent has not arrived
         while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.seq <= seq) {
             self.bytes_in_flight -= sent.bytes;
         }
@@ -428,10 +430,12 @@ impl Session<'_> {
     async fn say_goodbye(self, mut inbound: Streaming<CollectorMessage>) -> Ended {
         let goodbye = Goodbye { reason: "stopped".to_owned() };
         let message = AgentMessage { message: Some(Up::Goodbye(goodbye)) };
+        let left = self.deadline.map(|due| due.saturating_duration_since(clock::instant()));
+        let patience = GOODBYE_TIMEOUT.max(left.unwrap_or_default());
         let sent = timeout(GOODBYE_TIMEOUT, self.out.send(message)).await;
         drop(self.out); // ends our half of the stream
         let closed =
-            timeout(GOODBYE_TIMEOUT, async { while let Ok(Some(_)) = inbound.message().await {} });
+            timeout(patience, async { while let Ok(Some(_)) = inbound.message().await {} });
         if !matches!(sent, Ok(Ok(()))) || closed.await.is_err() {
             tracing::warn!("the collector did not confirm the goodbye");
         }
