@@ -354,7 +354,7 @@ impl Files {
         };
         let mut held: BTreeMap<FileKey, usize> =
             self.followed.iter().enumerate().flat_map(open).collect();
-        let listings = Listings::default();
+        let listings = &Listings::default();
         for ix in 0..self.followed.len() {
             let followed = &mut self.followed[ix];
             let wants_look = std::mem::take(&mut followed.wants_look);
@@ -363,8 +363,10 @@ impl Files {
             }
             followed.is_marked = true;
             let is_held = |key| held.get(&key).is_some_and(|holder| *holder != ix);
+            let is_followed = |path: &Path| self.by_path.get(path).is_some_and(|its| *its != ix);
+            let start = followed.start;
             let look =
-                Look { start: followed.start, now, at, is_held: &is_held, listings: &listings };
+                Look { start, now, at, is_held: &is_held, is_followed: &is_followed, listings };
             let found = followed.tail.look(look, &mut self.buffer);
             held.extend(followed.tail.keys_open().map(|key| (key, ix)));
             let source = followed.source_ix(judge);
@@ -396,8 +398,10 @@ impl Files {
             followed.watch_file(ix, watch);
         }
         let path = followed.source.path.clone();
-        let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-        for path in [path, real] {
+        let real = fs::canonicalize(&path).ok();
+        // Of another one's log it hears what is written, not what becomes of its name.
+        let real = real.filter(|real| self.by_path.get(real).is_none_or(|its| *its == ix));
+        for path in [Some(path), real].into_iter().flatten() {
             let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { continue };
             let directory =
                 if directory.as_os_str().is_empty() { Path::new(".") } else { directory };

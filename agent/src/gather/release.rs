@@ -96,8 +96,21 @@ mod tests {
             self.files.read_pass(judge, &mut self.windows, self.now, self.at);
         }
 
+        /// The logs that events of the kernel name are looked at and read.
+        fn hear(&mut self) {
+            let (files, judge) = (&mut self.files, &mut self.judge);
+            self.watch.drain(|event| files.mark(event));
+            files.look(false, self.now, self.at, judge, &mut self.watch);
+            files.read_pass(judge, &mut self.windows, self.now, self.at);
+        }
+
         fn n_lines(&self) -> u64 {
             self.files.status().iter().map(|file| file.n_lines).sum()
+        }
+
+        fn lines_of(&self, path: &Path) -> u64 {
+            let status = self.files.status();
+            status.iter().filter(|file| file.path == path).map(|file| file.n_lines).sum()
         }
     }
 
@@ -148,6 +161,44 @@ mod tests {
         machine.pass(MINUTE);
         assert_eq!(machine.n_lines(), 1 + 3 + 4, "the first line was counted before");
         assert_eq!(machine.files.take_vanished(), crate::logs::tail::Vanished::default());
+    }
+
+    /// Whoever may link into a folder of logs got a neighbour's requests from the next rotation on.
+    #[tokio::test]
+    async fn a_link_to_a_neighbours_log_does_not_win_its_new_file_when_that_rotates() {
+        let dir = tempfile::tempdir().unwrap();
+        let [link, own, log] =
+            ["logs/a.log", "elsewhere.log", "logs/b.log"].map(|name| dir.path().join(name));
+        fs::create_dir(dir.path().join("logs")).unwrap();
+        let lines = |name: &str, n: usize| LINE.replace("GET /", &format!("GET /{name}")).repeat(n);
+        fs::write(&own, lines("own", 1)).unwrap();
+        fs::write(&log, lines("log", 1)).unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let all = source(&dir.path().join("logs/*.log"));
+        let config = LogsConfig { discover: false, source: vec![all], ..LogsConfig::default() };
+        let mut machine = Machine::new(config.clone());
+        machine.pass(MINUTE);
+        assert_eq!(machine.lines_of(&log), 1);
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&log, &link).unwrap();
+        machine.pass(MINUTE);
+        for n_rotations in 1..=3 {
+            fs::rename(&log, dir.path().join(format!("logs/b.log.{n_rotations}"))).unwrap();
+            machine.pass(MINUTE); // the link leads nowhere
+            fs::write(&log, lines(&n_rotations.to_string(), 2)).unwrap();
+            machine.hear();
+            machine.pass(MINUTE);
+            assert_eq!(machine.lines_of(&log), 1 + 2 * n_rotations);
+            assert_eq!(machine.lines_of(&link), 1);
+        }
+        // An agent that starts in such a moment does not take the link for a log.
+        fs::rename(&log, dir.path().join("logs/b.log.4")).unwrap();
+        let mut machine = Machine::new(config);
+        machine.pass(MINUTE);
+        fs::write(&log, lines("new", 4)).unwrap();
+        machine.pass(MINUTE);
+        assert_eq!(machine.lines_of(&link), 0);
+        assert!(machine.lines_of(&log) >= 4, "and what is found beside it");
     }
 
     /// Each day brought new ones, and after some weeks none could be followed any more.

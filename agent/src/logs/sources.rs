@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -255,7 +256,7 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
     let mut n_refused = 0;
     for entry in walk.take(MATCHES_MAX) {
         match entry {
-            Ok(path) if is_compressed(&path) || is_no_log(&path) || path.is_dir() => {}
+            Ok(path) if is_compressed(&path) || is_no_log(&path) || is_no_file(&path) => {}
             Ok(path) => {
                 let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
                 by_directory.entry(directory).or_default().push(path);
@@ -286,6 +287,15 @@ fn matches_of(pattern: &str, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
         });
     }
     files
+}
+
+/// True for a directory, and for a link that leads nowhere: it may be to another one's log that is
+/// rotating, and its new file is not the link's.
+fn is_no_file(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(meta) => meta.is_dir(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// True for what panels put beside access logs: it is never read as one.

@@ -117,6 +117,8 @@ pub struct Look<'a> {
     pub at: UnixMillis,
     /// Tells whether another tail has a file open.
     pub is_held: &'a dyn Fn(FileKey) -> bool,
+    /// Tells whether another tail follows a path under its own name.
+    pub is_followed: &'a dyn Fn(&Path) -> bool,
     /// Directories listed in this round of looks, for all tails.
     pub listings: &'a Listings,
 }
@@ -364,7 +366,10 @@ impl Tail {
             return Err(error);
         }
         let is_own = self.keys_open().any(|own| own == key);
-        if !is_own && (look.is_held)(key) {
+        // A link may lead to another one's log. When that rotates, the new file is not the link's.
+        let is_anothers =
+            || fs::canonicalize(&self.path).is_ok_and(|real| (look.is_followed)(&real));
+        if !is_own && ((look.is_held)(key) || is_anothers()) {
             self.leave();
             self.shadow = Some(key);
             return Ok(());

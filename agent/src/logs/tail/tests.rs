@@ -439,8 +439,7 @@ impl Story {
         self.note("look");
         let at = self.wall();
         let listings = &Listings::default();
-        let look =
-            Look { start: Start::Beginning, now: self.now, at, is_held: &|_| false, listings };
+        let look = alone(Start::Beginning, self.now, at, listings);
         match self.tail.look(look, &mut self.buffer) {
             Ok(()) | Err(TailError::Missing { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -532,6 +531,11 @@ impl Story {
     }
 }
 
+/// A look at a log that no other one has to do with.
+fn alone<'l>(start: Start, now: Instant, at: UnixMillis, listings: &'l Listings) -> Look<'l> {
+    Look { start, now, at, is_held: &|_| false, is_followed: &|_| false, listings }
+}
+
 fn open_to_append(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
@@ -621,7 +625,7 @@ impl Follower {
     fn look(&mut self, start: Start) -> Result<(), TailError> {
         let listings = &Listings::default();
         let at = UnixMillis(clock::now().0 + self.clock_ms);
-        let look = Look { start, now: self.now, at, is_held: &|_| false, listings };
+        let look = alone(start, self.now, at, listings);
         self.tail.look(look, &mut self.buffer)
     }
 
@@ -850,7 +854,7 @@ fn a_log_that_another_one_holds_is_not_read_twice_and_says_so() {
     let mut follower = Follower::new(&log, Vec::new());
     let listings = &Listings::default();
     let (start, now, at) = (Start::Beginning, follower.now, clock::now());
-    let look = Look { start, now, at, is_held: &|_| true, listings };
+    let look = Look { is_held: &|_| true, ..alone(start, now, at, listings) };
     follower.tail.look(look, &mut follower.buffer).unwrap();
     assert_eq!(follower.tail.read(now, &mut follower.buffer).unwrap(), None);
     assert!(follower.tail.note().unwrap().contains("it is read there"));
