@@ -27,15 +27,10 @@ use super::FileStatus;
 use super::cells::Cells;
 use super::configured::{directories, discovery_of, stamps_of};
 use super::followed::Followed;
+use super::looks::{self, REFRESH_GAP};
 
-/// Time between looks at globs and configuration files: new logs are followed within 2 s.
-const REFRESH_GAP: Duration = Duration::from_millis(1700);
-/// A glob that matches very many files is expanded less often: this many times its cost apart.
-const REFRESH_REST: u32 = 200;
-/// The same after an event in a directory of configurations: an editor makes several.
+/// Time between looks at globs and configuration files after an event in a directory of configurations: an editor makes several.
 const TOUCH_GAP: Duration = Duration::from_millis(400);
-/// The same for a discovery, which only follows a change: 200 ms still leave 2 s.
-const DISCOVERY_REST: u32 = 8;
 /// Longest time one pass reads before timers get their turn.
 const PASS_MAX: Duration = Duration::from_millis(200);
 /// Access lines read before the error logs are looked at and waiting requests are judged.
@@ -171,18 +166,19 @@ impl Files {
         if !is_urgent && self.refresh_due().is_some_and(|due| now < due) {
             return None;
         }
-        let began = clock::instant();
+        let (began, worked) = (clock::instant(), clock::thread_cpu_time());
         self.refreshed_at = Some(now);
         self.is_touched = false;
         let stamps = stamps_of(&self.discovery);
         let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
         let mut discovering = Duration::ZERO;
         if is_changed {
-            let before = clock::instant();
+            let before = clock::thread_cpu_time();
             self.discovery = discovery_of(config);
             self.discovered_at = now;
             self.stamps = stamps_of(&self.discovery);
-            discovering = clock::instant().saturating_duration_since(before);
+            // It is rare: were it counted as a glob, the next change would be seen late.
+            discovering = clock::thread_cpu_time().saturating_sub(before);
         }
         self.saved_at = at;
         let pools = self.discovery.pools.iter().map(|pool| pool.listen.as_str());
@@ -196,11 +192,9 @@ impl Files {
         });
         expansion.unreadable.extend(left_out);
         self.tell_unreadable(expansion.unreadable);
-        let cost = clock::instant().saturating_duration_since(began);
-        // A discovery is rare: were it counted as a glob, the next change would be seen late.
-        let expanding = cost.saturating_sub(discovering);
-        let rest = (expanding * REFRESH_REST).max(discovering * DISCOVERY_REST);
-        self.refresh_gap = REFRESH_GAP.max(rest);
+        let whole = clock::instant().saturating_duration_since(began);
+        let expanding = clock::thread_cpu_time().saturating_sub(worked + discovering);
+        self.refresh_gap = looks::refresh_gap(expanding, whole);
         is_changed.then_some(&self.discovery)
     }
 

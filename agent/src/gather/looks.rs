@@ -16,6 +16,13 @@ const GAP: Duration = Duration::from_millis(900);
 const GAP_MS_MIN: i64 = 500;
 /// Time between looks without inotify.
 const POLL_GAP: Duration = Duration::from_millis(250);
+/// Time between looks at globs and configuration files: new logs are followed within 2 s.
+pub(super) const REFRESH_GAP: Duration = Duration::from_millis(1700);
+/// A glob that matches very many files is expanded less often: this many times its work apart.
+const EXPANDING_REST: u32 = 200;
+/// Discovery only follows a change, and of all the time that looks take most is waiting: 200 ms of it
+/// still leave 2 s.
+const WHOLE_REST: u32 = 8;
 
 /// When the next look is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +55,14 @@ pub(super) fn after(
     Due { early: second.min(last + GAP).min(refresh), at: (second + LAG).min(refresh) }
 }
 
+/// How long globs and configuration rest after a look that took `whole`, and the processor for
+/// `expanding` of it.
+///
+/// By the processor, since a machine that stands still for a second matches no more files than before.
+pub(super) fn refresh_gap(expanding: Duration, whole: Duration) -> Duration {
+    REFRESH_GAP.max(expanding * EXPANDING_REST).max(whole * WHOLE_REST)
+}
+
 impl Due {
     /// Nothing takes it along before.
     pub(super) fn both(at: Instant) -> Self {
@@ -76,5 +91,20 @@ mod tests {
         check(7_000, Some(1010), 900, 1010);
         check(7_000, None, 0, 0);
         assert_eq!(after(last, UnixMillis(7), Some(ms(1700)), true), Due::both(ms(250)));
+    }
+
+    /// After a second without a processor no new log was followed for more than three minutes.
+    #[test]
+    fn a_machine_that_stood_still_for_a_second_follows_new_logs_soon_after() {
+        let ms = Duration::from_millis;
+        for (expanding, whole, gap) in [
+            (0, 0, 1_700),
+            (5, 10, 1_700),
+            (5, 200, 1_700),
+            (5, 1_000, 8_000),
+            (500, 500, 100_000), // very many files
+        ] {
+            assert_eq!(refresh_gap(ms(expanding), ms(whole)), ms(gap), "{expanding} {whole}");
+        }
     }
 }

