@@ -160,7 +160,8 @@ impl Agent {
 
     fn eventually<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
         let (tx, rx) = std::sync::mpsc::channel::<()>();
-        for _ in 0..1500 {
+        let began = clock::instant();
+        while began.elapsed() < Duration::from_secs(60) {
             if let Some(found) = look(self) {
                 return found;
             }
@@ -168,7 +169,7 @@ impl Agent {
             assert!(waited.is_err(), "nobody sends");
         }
         drop(tx);
-        panic!("not in 15 s: {what}; status {:#?}", self.status());
+        panic!("not in 60 s: {what}; status {:#?}", self.status());
     }
 
     fn eventually_n(&self, status: u32, n: u64) {
@@ -422,17 +423,18 @@ fn what_is_counted_but_not_kept_whole_is_told_with_its_number() {
     agent.sources.push(source(&log, "access", Some("a.example")));
     agent.start();
     agent.running().n_dropped.store(7, Ordering::Relaxed); // what a full queue refused
-    append(&log, &line(502, "/").repeat(60)); // of one second, and no more than 5 are kept
-    agent.eventually_n(502, 60);
+    // Of one second, and no more than 5 are kept; in one page, so that nobody sees half of them.
+    append(&log, &line(502, "/").repeat(40));
+    agent.eventually_n(502, 40);
     let losses =
         || agent.bodies().into_iter().filter_map(|(_, body)| body.loss).collect::<Vec<_>>();
     let sum = |number: fn(&v1::Loss) -> u64| losses().iter().map(number).sum::<u64>();
-    assert_eq!((sum(|l| l.n_exemplars_dropped), sum(|l| l.n_events_dropped)), (55, 7));
+    assert_eq!((sum(|l| l.n_exemplars_dropped), sum(|l| l.n_events_dropped)), (35, 7));
     assert_eq!(agent.bodies().iter().map(|(_, body)| body.exemplars.len()).sum::<usize>(), 5);
     let file = agent.eventually("the file tells its bytes", |agent| {
-        agent.status().files.first().filter(|file| file.n_lines == 60).cloned()
+        agent.status().files.first().filter(|file| file.n_lines == 40).cloned()
     });
-    let n_bytes = 60 * line(502, "/").len() as u64;
+    let n_bytes = 40 * line(502, "/").len() as u64;
     assert_eq!((file.n_bytes_seen, file.n_bytes_counted), (n_bytes, n_bytes));
     assert_eq!(agent.bodies().iter().map(|(batch, _)| batch.n_bytes).sum::<u64>(), n_bytes);
 }
@@ -467,6 +469,11 @@ fn a_log_written_all_the_time_and_then_hardly_ever_loses_no_line() {
         n += 1;
         agent.eventually_n(200, n);
     }
+}
+
+/// Passes until all is read: one ends early where the machine stands still for a moment.
+fn read_all(files: &mut Files, judge: &mut Judge, windows: &mut Windows, at: UnixMillis) {
+    while files.read_pass(judge, windows, clock::instant(), at) != PassEnd::AllRead {}
 }
 
 /// Files as the gather thread has them, without the thread.
@@ -517,7 +524,7 @@ async fn an_error_log_that_no_event_named_is_read_before_its_request_is_judged()
     let (mut files, mut judge, mut windows) = files_of(&agent);
     let at = clock::now();
     files.look(true, clock::instant(), at, &mut judge, &mut Watch::new());
-    assert_eq!(files.read_pass(&mut judge, &mut windows, clock::instant(), at), PassEnd::AllRead);
+    read_all(&mut files, &mut judge, &mut windows, at);
     let now = jiff::Timestamp::now().strftime("%Y/%m/%d %H:%M:%S").to_string();
     append(
         &errors,
@@ -530,7 +537,7 @@ async fn an_error_log_that_no_event_named_is_read_before_its_request_is_judged()
     append(&log, &line(503, "/x"));
     let ix = files.status().iter().position(|file| file.path == log).unwrap();
     files.mark(&Event::Written(ix));
-    assert_eq!(files.read_pass(&mut judge, &mut windows, clock::instant(), at), PassEnd::AllRead);
+    read_all(&mut files, &mut judge, &mut windows, at);
     let closed = windows.close();
     let [(_, exemplar)] = &closed.exemplars[..] else { panic!("one error: {closed:?}") };
     assert_eq!(exemplar.signal, Some(v1::Signal::ConnectRefused), "{exemplar:?}");
@@ -556,10 +563,10 @@ async fn an_error_log_or_a_line_that_has_no_end_stops_no_pass() {
     let waits = |file: &FileStatus| file.size == 0 || file.size > file.read;
     assert!(files.status().iter().all(waits), "{:?}", files.status());
     files.mark_all();
-    while files.read_pass(&mut judge, &mut windows, clock::instant(), at) != PassEnd::AllRead {}
+    read_all(&mut files, &mut judge, &mut windows, at);
     append(&endless, "\n");
     files.mark_all();
-    while files.read_pass(&mut judge, &mut windows, clock::instant(), at) != PassEnd::AllRead {}
+    read_all(&mut files, &mut judge, &mut windows, at);
     let n_lines: Vec<u64> = files.status().iter().map(|file| file.n_lines).collect();
     assert_eq!(n_lines, [100_000, 1]);
 }
@@ -641,12 +648,12 @@ async fn a_w3c_log_is_resumed_with_the_columns_that_are_in_force_there() {
     let mut files = Files::new(&agent.config().logs, &Checkpoint::default(), true);
     let (now, at) = (clock::instant(), clock::now());
     files.look(true, now, at, &mut judge, &mut Watch::new());
-    files.read_pass(&mut judge, &mut windows, now, at);
+    read_all(&mut files, &mut judge, &mut windows, at);
     append(&log, &row(502).repeat(3));
     append(&log, "#Fields: date time cs-method cs-uri-stem sc-status cs-host c-ip\n");
     append(&log, &row(404).replace("a.example 404", "404 a.example"));
     files.mark_all();
-    files.read_pass(&mut judge, &mut windows, now, at);
+    read_all(&mut files, &mut judge, &mut windows, at);
     let status = files.status();
     assert_eq!((status[0].n_lines, status[0].n_rejected), (5, 0), "{status:?}");
     assert_eq!(status[0].format, "iis");
@@ -671,8 +678,12 @@ fn a_flood_from_one_network_is_told_with_its_share_and_its_crawler() {
         }
     }
     append(&log, &text);
+    let mut n_polls = 0;
     let values = agent.eventually("shares", |agent| {
-        append(&log, &line(200, "/more")); // what is at rest tells nothing
+        if n_polls % 20 == 0 {
+            append(&log, &line(200, "/more")); // what is at rest tells nothing
+        }
+        n_polls += 1;
         let bodies = agent.bodies();
         let body = bodies.iter().map(|(_, body)| body).find(|body| !body.series.is_empty())?;
         let value_of = |at: usize| body.ticks[0].value[at] as f64 / 10_000.0;

@@ -154,7 +154,7 @@ async fn who_leaves_while_a_report_is_read_ends_the_reading_and_gives_the_turn_b
     leave.send(()).unwrap();
     let wanted = Wanted::of(Kind::Noise);
     let next = desk.make(desk.ask(), &wanted, clock::now(), |_| ());
-    tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), next).await.unwrap().unwrap();
     let n = n_steps.load(Ordering::Relaxed);
     assert!(n <= 2, "{n} steps were taken for nobody");
     store.close().await.unwrap();

@@ -208,7 +208,7 @@ mod tests {
         }
         // All of them, at once.
         let all = Arc::clone(&readers.turns).acquire_many_owned(n as u32);
-        drop(tokio::time::timeout(Duration::from_secs(20), all).await.unwrap().unwrap());
+        drop(tokio::time::timeout(Duration::from_secs(60), all).await.unwrap().unwrap());
         let one = readers.read(|conn| conn.query_row("SELECT 1", [], |row| row.get::<_, i64>(0)));
         assert_eq!(one.await.unwrap(), 1);
     }

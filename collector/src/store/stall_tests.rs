@@ -16,8 +16,11 @@ const N_SERVERS: i64 = 60;
 /// Of each server: they fill some hours.
 const N_BATCHES: u64 = 20;
 const N_OLD_ROWS: i64 = 6000;
-/// Longest wait for an ack that is no stall, on a busy machine with a slow disk.
+/// Longest wait for an ack that is no stall, where the machine is none of the reasons.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// A store that has nothing else to do acks at most so many times more.
+const IDLE_FASTER_MAX: u64 = 20;
+const N_TRIES: usize = 3;
 
 /// Acks of one agent that sends the next batch as soon as the last one is acked.
 #[derive(Debug, Default)]
@@ -60,38 +63,65 @@ async fn fill(store: &Store) {
     store.write(move |tx| tx.execute_batch(&rows)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_ack_waits_for_packing_summing_up_or_dropping() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+/// What is seen of the acks of a store whose hours are packed, beside one that has nothing else to do: on
+/// a machine that stands still, or with a slow disk, both wait.
+async fn watched() -> Result<(), String> {
+    let (dir, idle_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, idle) = (Store::open(dir.path()).unwrap(), Store::open(idle_dir.path()).unwrap());
     tests::enrol(&store, N_SERVERS + 1).await;
+    tests::enrol(&idle, 1).await;
     fill(&store).await;
-    let acks = Arc::new(Acks::default());
-    let agent = tokio::spawn(go_on(store.clone(), ServerId(N_SERVERS + 1), acks.clone()));
+    let (acks, idle_acks) = (Arc::new(Acks::default()), Arc::new(Acks::default()));
+    let agents = [
+        tokio::spawn(go_on(store.clone(), ServerId(N_SERVERS + 1), acks.clone())),
+        tokio::spawn(go_on(idle.clone(), ServerId(1), idle_acks.clone())),
+    ];
     let keeper = keeper(&store);
     let now = clock::now();
-    let mut n_all = 0;
+    let n_now = || [&acks, &idle_acks].map(|acks| acks.n.load(Ordering::Relaxed));
+    let mut seen = String::new();
+    let mut is_held = false;
     for pass in ["packing", "summing up", "dropping"] {
-        let (began, n_before) = (clock::instant(), acks.n.load(Ordering::Relaxed));
+        let [n_before, n_idle_before] = n_now();
         match pass {
             "packing" => seal::pass(&keeper, now).await.unwrap(),
             "summing up" => rollup::pass(&keeper, now).await.unwrap(),
             _ => retention::pass(&keeper, now).await.unwrap(),
         }
-        let (took, n) = (began.elapsed(), acks.n.load(Ordering::Relaxed) - n_before);
-        println!("{pass}: {n} acks in {took:?}");
+        let [n, n_idle] = n_now();
+        let (n, n_idle) = (n - n_before, n_idle - n_idle_before);
+        seen.push_str(&format!("{pass}: {n} acks, {n_idle} where nothing else was done; "));
         // Whoever holds the writer all the time is seen by this before the wait is too long.
-        assert!(u128::from(n) >= took.as_millis() / 200, "{pass}: {n} acks in {took:?}");
-        n_all += n;
+        is_held |= n * IDLE_FASTER_MAX < n_idle;
     }
-    acks.is_over.store(true, Ordering::Relaxed);
-    agent.await.unwrap();
-    let longest = Duration::from_micros(acks.longest_us.load(Ordering::Relaxed));
-    assert!(longest < WAIT_MAX, "an ack took {longest:?}");
-    assert!(n_all >= 10, "{n_all} acks meanwhile");
+    for acks in [&acks, &idle_acks] {
+        acks.is_over.store(true, Ordering::Relaxed);
+    }
+    for agent in agents {
+        agent.await.unwrap();
+    }
+    let [longest, longest_idle] = [&acks, &idle_acks]
+        .map(|acks| Duration::from_micros(acks.longest_us.load(Ordering::Relaxed)));
+    seen.push_str(&format!("longest {longest:?}, {longest_idle:?}"));
     let stats = store.stats();
     assert!(stats.hours_sealed.get() >= 3, "{} hours are packed", stats.hours_sealed.get());
     assert!(stats.batches_swept.get() >= N_BATCHES * N_SERVERS.unsigned_abs());
     assert!(stats.hours_rolled.get() >= 3, "{} are summed up", stats.hours_rolled.get());
     assert_eq!(stats.rows_dropped.get(), N_OLD_ROWS.unsigned_abs());
+    println!("{seen}");
+    let is_stalled = is_held || longest > WAIT_MAX + 10 * longest_idle;
+    if is_stalled { Err(seen) } else { Ok(()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_ack_waits_for_packing_summing_up_or_dropping() {
+    let mut stalls = Vec::new();
+    // A disk that stalls for one file alone does so once; who holds the writer does each time.
+    for _ in 0..N_TRIES {
+        match watched().await {
+            Ok(()) => return,
+            Err(seen) => stalls.push(seen),
+        }
+    }
+    panic!("acks wait: {stalls:#?}");
 }
