@@ -408,7 +408,7 @@ mod tests {
         let start = clock::instant();
         // CPU shares need some ticks of the clock to have passed.
         while !values.iter().any(|(name, _, _)| *name == "system.cpu.utilization") {
-            assert!(start.elapsed() < Duration::from_secs(20), "no CPU share within 20 s");
+            assert!(start.elapsed() < Duration::from_secs(60), "no CPU share within 60 s");
             values.clear();
             sampler.slow_at = Some(UnixMillis(0));
             sampler.sample(at, clock::instant(), is_fast, &mut values);

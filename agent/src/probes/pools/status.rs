@@ -16,11 +16,12 @@ use tokio::net::{TcpStream, UnixStream};
 use super::fastcgi::{self, ANSWER_BYTES_MAX, AnswerError};
 use super::uses::Address;
 use crate::probes::Values;
+use crate::timer::{patience, within};
 
 /// Time between two rounds.
 const GAP: Duration = Duration::from_secs(30);
 /// For all there is to one page.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = patience(Duration::from_millis(500));
 /// Pages asked for in one round; those of further pools come in the next ones.
 const PAGES_MAX: usize = 20;
 /// A pool that refused is asked again after this.
@@ -122,8 +123,7 @@ impl Pages {
         let shared = Arc::clone(&self.shared);
         runtime.spawn(async move {
             for page in pages {
-                let asked = tokio::time::timeout(PATIENCE, ask(&page)).await;
-                let said = asked.unwrap_or(Err(PageError::Late));
+                let said = within(PATIENCE, ask(&page)).await.unwrap_or(Err(PageError::Late));
                 note(&shared, &page, said, now);
             }
             shared.lock().unwrap_or_else(PoisonError::into_inner).is_asking = false;
@@ -270,7 +270,7 @@ mod tests {
             let _n = stream.read(&mut request).await.unwrap();
             stream.write_all(&bytes).await.ok(); // the client may have had enough
         };
-        let (asked, ()) = tokio::join!(tokio::time::timeout(PATIENCE, ask(&page)), serve);
+        let (asked, ()) = tokio::join!(within(PATIENCE, ask(&page)), serve);
         asked.unwrap_or(Err(PageError::Late))
     }
 

@@ -11,8 +11,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use wire::v1::Signal;
+
+use crate::timer::{patience, within};
 
 /// Longest wait for a connection: what takes longer is of no use to a visitor either.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -112,14 +113,14 @@ impl Failure {
 /// Connects and says nothing yet.
 pub(super) async fn dial(target: &Target) -> Result<Box<dyn Stream>, Failure> {
     match target {
-        Target::Unix(paths) => dial_unix(&LOOKUPS, CONNECT_TIMEOUT, paths.clone()).await,
+        Target::Unix(paths) => dial_unix(&LOOKUPS, patience(CONNECT_TIMEOUT), paths.clone()).await,
         Target::Tcp(addresses) => {
             let mut failure = Failure::ours("it has no address");
             for address in addresses {
-                match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-                    Ok(Ok(stream)) => return Ok(Box::new(stream)),
-                    Ok(Err(error)) => failure = Failure::of(&error, false),
-                    Err(_) => failure = Failure::timed_out(CONNECT_TIMEOUT),
+                match within(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+                    Some(Ok(stream)) => return Ok(Box::new(stream)),
+                    Some(Err(error)) => failure = Failure::of(&error, false),
+                    None => failure = Failure::timed_out(CONNECT_TIMEOUT),
                 }
             }
             Err(failure)
@@ -145,9 +146,9 @@ async fn dial_unix(
         UnixStream::from_std(made).map_err(|error| Failure::ours(error.to_string()))
     };
     // A connection to a socket is there at once or never: what takes time is the way to its file.
-    match timeout(limit, connected).await {
-        Ok(stream) => Ok(Box::new(stream?)),
-        Err(_) => Err(Failure::ours("the file system of its path does not answer")),
+    match within(limit, connected).await {
+        Some(stream) => Ok(Box::new(stream?)),
+        None => Err(Failure::ours("the file system of its path does not answer")),
     }
 }
 
@@ -169,9 +170,9 @@ pub(super) async fn ask(
     is_whole: fn(&[u8]) -> bool,
 ) -> Result<Vec<u8>, Failure> {
     let mut stream = dial(target).await?;
-    timeout(limit, exchange(&mut stream, question, n_bytes_max, is_whole))
+    within(limit, exchange(&mut stream, question, n_bytes_max, is_whole))
         .await
-        .unwrap_or_else(|_| Err(Failure::no_answer(limit)))
+        .unwrap_or_else(|| Err(Failure::no_answer(limit)))
 }
 
 /// The same on a connection that is there.

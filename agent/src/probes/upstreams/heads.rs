@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use glob::Pattern;
-use tokio::time::timeout;
 
 use super::connect::Subject;
 use super::dial::{Failure, Target, ask, exchange};
@@ -19,9 +18,10 @@ use super::{Budget, Prober, Round, STEP_LATE, http};
 use crate::clock;
 use crate::config::ProbesConfig;
 use crate::discover::{Discovery, Site};
+use crate::timer::{patience, within};
 
 /// Longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = patience(Duration::from_secs(5));
 /// Sites asked in one round.
 const ROUND_MAX: usize = 20;
 /// Only the status is wanted; headers behind it may be long.
@@ -117,9 +117,9 @@ async fn secure(
     request: &[u8],
 ) -> Result<Vec<u8>, Failure> {
     let (mut stream, _) = handshaker.connect(target, name).await?;
-    timeout(TIMEOUT, exchange(&mut stream, request, BYTES_MAX, http::has_status))
+    within(TIMEOUT, exchange(&mut stream, request, BYTES_MAX, http::has_status))
         .await
-        .unwrap_or_else(|_| Err(Failure::no_answer(TIMEOUT)))
+        .unwrap_or_else(|| Err(Failure::no_answer(TIMEOUT)))
 }
 
 #[cfg(test)]

@@ -298,6 +298,19 @@ Num       RefCount Protocol Flags    Type St Inode Path
 
     #[test]
     fn connections_of_this_machine_are_counted_in_one_look() {
+        let mut seen = Vec::new();
+        // A port that was free to listen at may be the own one of a client that another test is.
+        for _ in 0..10 {
+            let counted = counted_at_rest_and_with_one_client();
+            if counted == [[Some(0); 2], [Some(1); 2]] {
+                return;
+            }
+            seen.push(counted);
+        }
+        panic!("{seen:?}");
+    }
+
+    fn counted_at_rest_and_with_one_client() -> [[Option<u64>; 2]; 2] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let unix = UnixListener::bind(&path).unwrap();
@@ -305,14 +318,14 @@ Num       RefCount Protocol Flags    Type St Inode Path
         let address = tcp.local_addr().unwrap();
         let all = [path.display().to_string(), address.to_string()];
         let (mut held, now) = (Held::new("/".as_ref()), clock::instant());
-        let mut n_held = |after_s: u64| -> Vec<Option<u64>> {
+        let mut n_held = |after_s: u64| {
             let found = held.look(&all, now + Duration::from_secs(after_s));
-            all.iter().map(|address| found[address].n_held).collect()
+            all.each_ref().map(|address| found[address].n_held)
         };
-        assert_eq!(n_held(0), [Some(0), Some(0)]);
+        let at_rest = n_held(0);
         let _clients = (UnixStream::connect(&path).unwrap(), TcpStream::connect(address).unwrap());
         let _server = unix.accept().unwrap();
-        assert_eq!(n_held(60), [Some(1), Some(1)]);
+        [at_rest, n_held(60)]
     }
 
     #[test]

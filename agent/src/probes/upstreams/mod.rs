@@ -48,6 +48,7 @@ use crate::config::ProbesConfig;
 use crate::discover::Discovery;
 use crate::discover::backends::Backend;
 use crate::gather::GatherStatus;
+use crate::timer::patience;
 use crate::timer::{Timer, next_due};
 use crate::window::{Change, LogEvidence, Observation};
 
@@ -78,7 +79,7 @@ const UNANSWERED_MAX: usize = 4;
 /// Connections that took this long to make start no more of them: the rest waits for its turn.
 const LATE: Duration = Duration::from_secs(4);
 /// The same for each of the steps that ask others than backends: names, sites, certificates.
-const STEP_LATE: Duration = Duration::from_secs(2);
+const STEP_LATE: Duration = patience(Duration::from_secs(2));
 /// What was measured is handed on at least this often, with the time it was measured at.
 const PORTION: Duration = Duration::from_secs(1);
 /// A line of evidence is cut here.
@@ -203,6 +204,8 @@ struct Prober {
     /// First of the backends whose turn it is, and of those that fail.
     turn: usize,
     failing_turn: usize,
+    /// [`LATE`], but for tests.
+    late: Duration,
 }
 
 impl Prober {
@@ -223,6 +226,7 @@ impl Prober {
             handshaker: Handshaker::new(),
             turn: 0,
             failing_turn: 0,
+            late: LATE,
         }
     }
 
@@ -319,7 +323,8 @@ impl Prober {
                 dialled.push((backend.clone(), target));
             }
         }
-        let Some(left) = self.dial_all(dialled, Budget::of(LATE), discovery, round).await else {
+        let Some(left) = self.dial_all(dialled, Budget::of(self.late), discovery, round).await
+        else {
             return;
         };
         // Those that had no turn are the next ones; behind them come those that fail.

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::timeout;
 use wire::v1::Signal;
 
 use super::dial::{Failure, Target, ask, exchange};
@@ -15,9 +14,10 @@ use super::{Prober, Round, apache_status, haproxy_stats, http, nginx_status};
 use crate::discover::Discovery;
 use crate::discover::backends::{StatusKind, StatusPage};
 use crate::probes::Values;
+use crate::timer::{patience, within};
 
 /// Longest wait for a page.
-const TIMEOUT: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = patience(Duration::from_millis(500));
 /// Longest page that is read: a table of some 1,000 servers.
 const BYTES_MAX: usize = 512 << 10;
 /// Pages of one server that are tried in one round until one answers.
@@ -117,9 +117,9 @@ async fn ask_page(
     let request = http::request("GET", &page.path, &page.host).ok_or_else(odd)?;
     let answer = if page.is_tls {
         let (mut stream, _) = handshaker.connect(&target, &page.host).await?;
-        timeout(TIMEOUT, exchange(&mut stream, &request, BYTES_MAX, |_| false))
+        within(TIMEOUT, exchange(&mut stream, &request, BYTES_MAX, |_| false))
             .await
-            .unwrap_or_else(|_| Err(Failure::no_answer(TIMEOUT)))?
+            .unwrap_or_else(|| Err(Failure::no_answer(TIMEOUT)))?
     } else {
         ask(&target, &request, TIMEOUT, BYTES_MAX, |_| false).await?
     };

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use wire::v1::Signal;
 
 use super::dial::Failure;
 use crate::clock;
+use crate::timer::{patience, within};
 
 /// Longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = patience(Duration::from_secs(2));
 const IN_FLIGHT_MAX: usize = 2;
 /// Addresses of one name that are kept.
 const ADDRESSES_MAX: usize = 16;
@@ -49,12 +49,12 @@ impl Resolver {
             drop(permit); // also when nobody waits for the answer any more
             answer.map(|found| found.map(|a| a.ip()).take(ADDRESSES_MAX).collect::<BTreeSet<_>>())
         });
-        let answer = match timeout(TIMEOUT, asked).await {
-            Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
-            Ok(Ok(Ok(_))) => Err(Failure::new(Signal::Dns, "the name has no address")),
-            Ok(Ok(Err(error))) => Err(Failure::new(Signal::Dns, reason(&error.to_string()))),
-            Ok(Err(_)) => Err(Failure::ours("the resolver's thread died")),
-            Err(_) => {
+        let answer = match within(TIMEOUT, asked).await {
+            Some(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
+            Some(Ok(Ok(_))) => Err(Failure::new(Signal::Dns, "the name has no address")),
+            Some(Ok(Err(error))) => Err(Failure::new(Signal::Dns, reason(&error.to_string()))),
+            Some(Err(_)) => Err(Failure::ours("the resolver's thread died")),
+            None => {
                 let words =
                     format!("no answer from the name server within {} s", TIMEOUT.as_secs());
                 Err(Failure::new(Signal::Dns, words))

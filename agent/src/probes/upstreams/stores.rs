@@ -22,9 +22,10 @@ use super::{Prober, Round, beside, heard, memcached, mysql, out_of_sight, postgr
 use crate::clock;
 use crate::discover::Discovery;
 use crate::discover::stores::{Store, StoreKind};
+use crate::timer::patience;
 
 /// Longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = patience(Duration::from_millis(500));
 /// Time between two questions to those who make a process or a line of log of each.
 const SHY_GAP: Duration = Duration::from_secs(30);
 /// Share of connections from which on MySQL is asked whether it has room.

@@ -10,16 +10,16 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::UnixMillis;
 use wire::v1::Signal;
 
 use super::certificate;
 use super::dial::{Failure, Stream, Target, dial, printable};
+use crate::timer::{patience, within};
 
 /// Longest wait for a handshake.
-const TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = patience(Duration::from_secs(3));
 /// Larger certificates are not looked into.
 const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
 
@@ -58,10 +58,10 @@ impl Handshaker {
         let name = server_name(name).ok_or_else(|| Failure::ours("it has no name to ask for"))?;
         let stream = dial(target).await?;
         let connected = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        let stream = match timeout(TIMEOUT, connected).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(tls(printable(&error.to_string(), 120))),
-            Err(_) => {
+        let stream = match within(TIMEOUT, connected).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return Err(tls(printable(&error.to_string(), 120))),
+            None => {
                 return Err(tls(format!("no TLS handshake within {} s", TIMEOUT.as_secs())));
             }
         };
