@@ -189,7 +189,7 @@ fn is_refusal(error: &zbus::Error) -> bool {
 }
 
 async fn within<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
-    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut)))
+    crate::timer::within(ANSWER, answer).await.unwrap_or_else(|| Err(failed(ErrorKind::TimedOut)))
 }
 
 /// One connection and what was learnt over it.

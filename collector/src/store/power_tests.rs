@@ -279,6 +279,7 @@ fn no_power_cut_loses_or_repeats_what_days_that_are_over_are_summed_up_to() {
         println!("cut {seed} after {} of {n}", moment(seed));
         n_left += usize::from(run.check_days(moment(seed), seed));
     }
+    println!("some of it had left at {n_left} of {N_CUTS_OF_DAYS} cuts");
     assert!(run.check_days(n, N_CUTS_OF_DAYS), "all of it left in the end");
     assert!(n_left > 0 && n_left < N_CUTS_OF_DAYS as usize, "{n_left}");
 }
