@@ -79,7 +79,7 @@ async fn watched() -> Result<(), String> {
     let keeper = keeper(&store);
     let now = clock::now();
     let n_now = || [&acks, &idle_acks].map(|acks| acks.n.load(Ordering::Relaxed));
-    let mut seen = String::new();
+    let mut seen = Vec::new();
     let mut is_held = false;
     for pass in ["packing", "summing up", "dropping"] {
         let [n_before, n_idle_before] = n_now();
@@ -90,7 +90,7 @@ async fn watched() -> Result<(), String> {
         }
         let [n, n_idle] = n_now();
         let (n, n_idle) = (n - n_before, n_idle - n_idle_before);
-        seen.push_str(&format!("{pass}: {n} acks, {n_idle} where nothing else was done; "));
+        seen.push(format!("{pass}: {n} acks, {n_idle} where nothing else was done"));
         // Whoever holds the writer all the time is seen by this before the wait is too long.
         is_held |= n * IDLE_FASTER_MAX < n_idle;
     }
@@ -102,12 +102,13 @@ async fn watched() -> Result<(), String> {
     }
     let [longest, longest_idle] = [&acks, &idle_acks]
         .map(|acks| Duration::from_micros(acks.longest_us.load(Ordering::Relaxed)));
-    seen.push_str(&format!("longest {longest:?}, {longest_idle:?}"));
+    seen.push(format!("longest {longest:?}, {longest_idle:?}"));
     let stats = store.stats();
     assert!(stats.hours_sealed.get() >= 3, "{} hours are packed", stats.hours_sealed.get());
     assert!(stats.batches_swept.get() >= N_BATCHES * N_SERVERS.unsigned_abs());
     assert!(stats.hours_rolled.get() >= 3, "{} are summed up", stats.hours_rolled.get());
     assert_eq!(stats.rows_dropped.get(), N_OLD_ROWS.unsigned_abs());
+    let seen = seen.join("; ");
     println!("{seen}");
     let is_stalled = is_held || longest > WAIT_MAX + 10 * longest_idle;
     if is_stalled { Err(seen) } else { Ok(()) }

@@ -532,7 +532,7 @@ impl Story {
 }
 
 /// A look at a log that no other one has to do with.
-fn alone<'l>(start: Start, now: Instant, at: UnixMillis, listings: &'l Listings) -> Look<'l> {
+fn alone(start: Start, now: Instant, at: UnixMillis, listings: &Listings) -> Look<'_> {
     Look { start, now, at, is_held: &|_| false, is_followed: &|_| false, listings }
 }
 
