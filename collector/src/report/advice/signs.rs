@@ -136,8 +136,8 @@ fn disk(figures: &Figures<'_>) -> Vec<Sign> {
     }
     if let Some((low, mid, high)) = soon_full(figures).filter(|_| !is_one_of_many(figures)) {
         let text = format!(
-            "The disk will be full in about {} ({} to {} in eight cases of ten): {helps}.",
-            words::days(mid),
+            "The disk will be full {} ({} to {} in eight cases of ten): {helps}.",
+            words::in_days(mid),
             words::number(low.round()),
             if high.is_finite() { words::days(high.round()) } else { "never".to_owned() }
         );
@@ -163,9 +163,9 @@ fn is_one_of_many(figures: &Figures<'_>) -> bool {
 pub(super) fn beside(figures: &Figures<'_>) -> Option<String> {
     let (_, mid, _) = soon_full(figures).filter(|_| is_one_of_many(figures))?;
     Some(format!(
-        "One of its file systems will be full in about {} although half of its disk is free: look at what \
+        "One of its file systems will be full {} although half of its disk is free: look at what \
          grows there, or make that one larger.",
-        words::days(mid)
+        words::in_days(mid)
     ))
 }
 

@@ -294,6 +294,8 @@ fn a_disk_that_is_full_or_soon_will_be_takes_a_larger_one() {
             "The disk will be full in about 29 days (13 to 44 days",
         ],
     );
+    let now = check(&soon(0.3), "upgrade large medium", &["The disk will be full within a day (0"]);
+    assert!(!now.reasons.iter().any(|reason| reason.contains("about 0")), "{:?}", now.reasons);
     // 100 GB and 90 days of 4.7 GB take 587 GB.
     let fast = check(&soon(10.0), "upgrade medium", &["no plan of the catalogue has that"]);
     assert!(

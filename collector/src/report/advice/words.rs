@@ -51,6 +51,11 @@ pub(super) fn days(days: f64) -> String {
     if shown == "1" { "1 day".to_owned() } else { format!("{shown} days") }
 }
 
+/// When something ends, in so many days: `in about 9 days`, `within a day`.
+pub(super) fn in_days(days: f64) -> String {
+    if days < 1.0 { "within a day".to_owned() } else { format!("in about {}", self::days(days)) }
+}
+
 /// `medium of northcloud`.
 pub(super) fn plan(plan: &Plan) -> String {
     match &plan.provider {

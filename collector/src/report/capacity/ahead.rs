@@ -129,6 +129,16 @@ fn interval(told: Expected) -> Value {
     Value::Interval { mid: told.mid, low: told.low, high: told.high }
 }
 
+/// When a file system of which so many days are left is full.
+fn until_full(days: f64) -> String {
+    match days {
+        ..=0.0 => "full".to_owned(),
+        ..1.0 => "within a day".to_owned(),
+        ..1.5 => "in about a day".to_owned(),
+        _ => format!("in about {days:.0} days"),
+    }
+}
+
 fn filling(input: &Input, ahead: &Ahead) -> Block {
     let mut found = Vec::new();
     for ((id, name, mount), told) in &ahead.fills {
@@ -136,12 +146,7 @@ fn filling(input: &Input, ahead: &Ahead) -> Block {
         let space = if *name == "disk" { server.space(mount) } else { None };
         let days = told.ok().and_then(|filling| filling.days);
         let (cell, says) = match told {
-            Ok(Filling { days: Some(days), .. }) if days.mid <= 0.0 => {
-                (interval(*days), "full".to_owned())
-            }
-            Ok(Filling { days: Some(days), .. }) => {
-                (interval(*days), format!("in about {:.0} days", days.mid))
-            }
+            Ok(Filling { days: Some(days), .. }) => (interval(*days), until_full(days.mid)),
             Ok(_) => (Value::Unknown("not in 180 days"), "not in 180 days".to_owned()),
             Err(refusal) => (Value::Unknown(refusal.words()), refusal.words().to_owned()),
         };
@@ -310,7 +315,7 @@ fn bars(input: &Input, ahead: &Ahead) -> Option<Block> {
         Block::Chart(Chart {
             key: "days_to_full".to_owned(),
             title: "Days until disks are full".to_owned(),
-            words: format!("The first is {}, in about {:.0} days.", soonest.0, soonest.1),
+            words: format!("The first is {}: {}.", soonest.0, until_full(soonest.1)),
             unit: Unit::Days,
             plot: Plot::Bars(bars.into_iter().rev().collect()),
         })
