@@ -153,6 +153,24 @@ fn a_severity_that_rises_asks_again_so_that_those_who_want_only_critical_ones_he
 }
 
 #[test]
+fn growth_is_from_what_those_know_whom_a_severity_that_rose_was_no_news() {
+    // Six, ten with which it is critical, then twelve: twice what was told to all.
+    let script = Script::default().server("web-07", &[("www", 14), ("shop", 60)]);
+    let run = |n: u32| {
+        let script = script.clone().run(0, 120, 5, |def, second| {
+            let from = [(6, 20), (10, 25), (i64::from(n), 30)];
+            let from = from.iter().find(|(n, _)| def.site.0 <= *n).map(|(_, from)| *from);
+            let fails = from.is_some_and(|from| second >= from);
+            if fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+        });
+        let pages = pages(&script.play(110));
+        pages.into_iter().map(|(event, ..)| event).collect::<Vec<_>>()
+    };
+    assert_eq!(run(11), [Opened, Updated]);
+    assert_eq!(run(12), [Opened, Updated, Updated]);
+}
+
+#[test]
 fn a_first_page_that_waits_is_never_two() {
     let played =
         play(two_pools(), 60, |def, second| second >= if is_in(def, "www") { 20 } else { 21 });

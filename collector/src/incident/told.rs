@@ -57,6 +57,9 @@ pub struct Told {
     n_sites: u64,
     #[serde(default)]
     n_servers: u64,
+    /// When the page is due that told those; 0: the last one.
+    #[serde(default)]
+    counted_at: i64,
 }
 
 impl Told {
@@ -64,6 +67,11 @@ impl Told {
     #[must_use]
     pub fn at(&self) -> i64 {
         self.at
+    }
+
+    /// Up to when what failed is in the numbers that people know.
+    fn known_to(&self) -> i64 {
+        if self.counted_at == 0 { self.at } else { self.counted_at }
     }
 }
 
@@ -92,6 +100,7 @@ impl Case {
             asked_at: now,
             n_sites: 0,
             n_servers: 0,
+            counted_at: 0,
         });
         Some(Notify { event, due: UnixMillis(due) })
     }
@@ -115,7 +124,8 @@ impl Case {
         if told.n_sites == 0 && now >= told.at - TICK_MS {
             told.n_sites = n_sites;
             let n_servers = self.servers(fleet).len() as u64;
-            self.told.as_mut()?.n_servers = n_servers;
+            let told = self.told.as_mut()?;
+            (told.n_servers, told.counted_at) = (n_servers, told.at);
         }
         let told = self.told.as_mut().filter(|told| now <= told.at)?;
         told.class = class;
@@ -231,10 +241,19 @@ impl Case {
         let learned = self.verdict.class.is_some()
             && self.verdict.class != told.class
             && self.verdict.margin >= SURE_NATS;
-        let news = rises
-            || (rested && learned)
+        let is_for_all = (rested && learned)
             || (rested && now.rem_euclid(GROWTH_EVERY_MS) == 0 && self.has_grown(fleet, told));
-        news.then(|| self.tell(NotifyEvent::Updated, now, now)).flatten()
+        if !rises && !is_for_all {
+            return None;
+        }
+        let counted = (told.n_sites, told.n_servers, told.known_to());
+        let page = self.tell(NotifyEvent::Updated, now, now);
+        // A severity that rises is news to those alone who want such ones: for all others it grows from
+        // what they know.
+        if let Some(told) = self.told.as_mut().filter(|_| !is_for_all) {
+            (told.n_sites, told.n_servers, told.counted_at) = counted;
+        }
+        page
     }
 
     /// Whether twice as much fails as people know. A site that was not asked for before it failed may
@@ -253,7 +272,7 @@ impl Case {
         let (mut known, mut fresh, mut n_fresh) = (BTreeSet::new(), BTreeSet::new(), 0);
         for (id, member) in &self.members {
             let Some(site) = fleet.find(*id).map(|ix| fleet.site(ix)) else { continue };
-            if member.since <= told.at {
+            if member.since <= told.known_to() {
                 known.insert(site.server);
             } else if was_well(site, member.since) {
                 n_fresh += 1;
