@@ -114,8 +114,9 @@ fn a_burst_of_signals_while_units_are_listed_stops_nothing() {
     becomes(&fleet, "redis-server.service", "inactive");
     systemd.set("nginx.service", "failed", "failed", &none);
     becomes(&fleet, "nginx.service", "failed");
-    let told: Vec<_> = states(&fleet, FPM).into_iter().map(|state| state.state).collect();
-    assert_eq!(told, ["active"]);
+    let told = states(&fleet, FPM);
+    let words: Vec<_> = told.iter().map(|state| state.state.as_str()).collect();
+    assert_eq!(words, ["active"], "{told:#?}");
     let log = fleet.agent("web-1").log_text();
     assert!(!log.contains("cannot ask systemd"), "{log}");
 }

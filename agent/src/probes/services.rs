@@ -40,6 +40,8 @@ pub(crate) const UNITS_MAX: usize = 500;
 const RESTART_MS: i64 = 10_000;
 /// A reload seen twice, as a signal of systemd and by its workers, is one.
 const RELOAD_AGAIN: Duration = Duration::from_secs(10);
+/// How long states wait at the start for the machine to be looked through.
+const DISCOVERY_MAX: Duration = Duration::from_secs(10);
 /// Between two words about a unit that restarts for ever.
 const LOOP_TELL: Duration = Duration::from_secs(5);
 
@@ -90,12 +92,25 @@ impl Watcher {
     }
 
     pub(crate) async fn run(mut self, outlet: Outlet, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.discovered() => {}
+        }
         if systemd::is_running(&self.root) {
             systemd::watch(&mut self, &outlet, &stop).await;
         } else {
             processes::watch(&mut self, &outlet, &stop).await;
         }
         self.save().await;
+    }
+
+    /// Until it is known which pools there are, within bounds: a state told before would be told again
+    /// with its pool a moment later.
+    async fn discovered(&self) {
+        let mut discovery = self.discovery.clone();
+        // Without anyone who looks there is nothing to wait for.
+        tokio::time::timeout(DISCOVERY_MAX, discovery.changed()).await.ok();
     }
 
     /// True while gateway errors flow and for a minute after: look more often.
@@ -269,6 +284,7 @@ mod tests {
     use super::*;
     use crate::window::{Ended, ServiceDetail};
     use std::path::Path;
+    use std::task::{Context, Waker};
     use tokio::sync::mpsc;
 
     /// A watcher whose observations come out of the receiver, `n` at most.
@@ -283,6 +299,20 @@ mod tests {
     fn state(unit: &str, state: &'static str) -> ServiceState {
         let detail = ServiceDetail::default();
         ServiceState { unit: unit.into(), state, pool: None, at: UnixMillis(1), detail }
+    }
+
+    #[tokio::test]
+    async fn no_state_is_told_before_it_is_known_which_pools_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watcher, ..) = scene(dir.path(), 1);
+        let (found, discovery) = watch::channel(Arc::new(Discovery::default()));
+        watcher.discovery = discovery;
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waits = std::pin::pin!(watcher.discovered());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        found.send_replace(Arc::new(Discovery::default()));
+        assert!(waits.as_mut().poll(&mut context).is_ready());
+        assert!(watcher.discovery.has_changed().unwrap(), "it is still news to who looks for it");
     }
 
     #[test]
