@@ -25,7 +25,7 @@ use crate::window::clients::Clients;
 
 use super::FileStatus;
 use super::cells::Cells;
-use super::configured::{directories, discovery_of, stamps_of};
+use super::configured::{directories, discovery_of, is_written_since, stamps_of};
 use super::followed::Followed;
 use super::looks::{self, REFRESH_GAP};
 
@@ -71,7 +71,8 @@ pub(super) struct Files {
     unreadable: Vec<Unreadable>,
     /// Configuration files and when they changed last.
     stamps: Vec<Option<(SystemTime, u64)>>,
-    /// The agent's own config was read again, or another log can be read now.
+    /// The agent's own config was read again, another log can be read now, or files were written while
+    /// they were read.
     is_stale: bool,
     /// Something happened in a directory of configurations.
     is_touched: bool,
@@ -101,10 +102,11 @@ pub(super) struct Directory {
 impl Files {
     /// Discovers and lists what there is; opens nothing yet.
     pub(super) fn new(config: &LogsConfig, checkpoint: &Checkpoint, is_first_start: bool) -> Self {
+        let began = clock::now();
         let discovery = discovery_of(config);
         let mut files = Self {
             stamps: stamps_of(&discovery),
-            is_stale: false,
+            is_stale: is_written_since(&discovery, began),
             is_touched: false,
             discovery,
             followed: Vec::new(),
@@ -173,10 +175,11 @@ impl Files {
         let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
         let mut discovering = Duration::ZERO;
         if is_changed {
-            let before = clock::thread_cpu_time();
+            let (before, began) = (clock::thread_cpu_time(), clock::now());
             self.discovery = discovery_of(config);
             self.discovered_at = now;
             self.stamps = stamps_of(&self.discovery);
+            self.is_stale = is_written_since(&self.discovery, began);
             // It is rare: were it counted as a glob, the next change would be seen late.
             discovering = clock::thread_cpu_time().saturating_sub(before);
         }
