@@ -249,7 +249,9 @@ impl Book {
         } else {
             site.totals_since(case.started_at.div_euclid(1000))
         };
-        let member = Member { since, until: None, totals };
+        let start = case.started_at.div_euclid(1000);
+        let was_well = site.ok_between(start + 1, since.div_euclid(1000)) > 0;
+        let member = Member { since, until: None, totals, was_well };
         case.members.entry(site.id).and_modify(|known| known.absorb(&member)).or_insert(member);
         case.moved.insert(site.id);
         case.recovery.failed_at(episode.last_at + 1000);

@@ -154,20 +154,29 @@ fn a_severity_that_rises_asks_again_so_that_those_who_want_only_critical_ones_he
 
 #[test]
 fn growth_is_from_what_those_know_whom_a_severity_that_rose_was_no_news() {
-    // Six, ten with which it is critical, then twelve: twice what was told to all.
-    let script = Script::default().server("web-07", &[("www", 14), ("shop", 60)]);
-    let run = |n: u32| {
-        let script = script.clone().run(0, 120, 5, |def, second| {
-            let from = [(6, 20), (10, 25), (i64::from(n), 30)];
-            let from = from.iter().find(|(n, _)| def.site.0 <= *n).map(|(_, from)| *from);
-            let fails = from.is_some_and(|from| second >= from);
+    // Nine are told; with ten it is critical, which is news to those alone who want critical ones.
+    let script = Script::default().server("web-07", &[("www", 21), ("shop", 60)]);
+    let run = |steps: &[(u32, i64)]| {
+        let script = script.clone().run(0, 160, 5, |def, second| {
+            let from = steps.iter().find(|(n, _)| def.site.0 <= i64::from(*n));
+            let fails = from.is_some_and(|(_, from)| second >= *from);
             if fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
         });
-        let pages = pages(&script.play(110));
+        let pages = pages(&script.play(150));
         pages.into_iter().map(|(event, ..)| event).collect::<Vec<_>>()
     };
-    assert_eq!(run(11), [Opened, Updated]);
-    assert_eq!(run(12), [Opened, Updated, Updated]);
+    let (nine, ten) = ((9, 20), (10, 25));
+    for (steps, n_updates) in [
+        (vec![nine, ten, (17, 30)], 1),
+        (vec![nine, ten, (18, 30)], 2), // twice the nine
+        (vec![nine, ten, (18, 30), (19, 90)], 2),
+        (vec![nine, ten, (18, 30), (20, 90)], 3), // twice the ten
+        (vec![nine, ten, (17, 30), (20, 90)], 2), // twice both
+    ] {
+        let mut want = vec![Opened];
+        want.resize(1 + n_updates, Updated);
+        assert_eq!(run(&steps), want, "{steps:?}");
+    }
 }
 
 #[test]

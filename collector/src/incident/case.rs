@@ -80,6 +80,9 @@ pub struct Member {
     pub until: Option<i64>,
     /// Counted since the start.
     pub totals: Totals,
+    /// It answered well between the start of the incident and its own first failure.
+    #[serde(default)]
+    pub was_well: bool,
 }
 
 impl Member {
@@ -88,6 +91,7 @@ impl Member {
         self.since = self.since.min(other.since);
         self.until = other.until;
         self.totals.add(other.totals);
+        self.was_well |= other.was_well;
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use wire::UnixMillis;
 
-use super::case::Case;
+use super::case::{Case, Member};
 use super::{WAIT_MS, WAIT_WIDE_MS, WIDE_MS};
 use crate::detect::scope::Scope;
 use crate::detect::server::Server;
@@ -57,9 +57,18 @@ pub struct Told {
     n_sites: u64,
     #[serde(default)]
     n_servers: u64,
-    /// When the page is due that told those; 0: the last one.
+    /// What those know who heard an earlier page and, since it was not critical before or not twice as
+    /// much, none after it.
     #[serde(default)]
-    counted_at: i64,
+    earlier: Vec<Counted>,
+}
+
+/// How much a page told to fail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Counted {
+    at: i64,
+    n_sites: u64,
+    n_servers: u64,
 }
 
 impl Told {
@@ -69,9 +78,10 @@ impl Told {
         self.at
     }
 
-    /// Up to when what failed is in the numbers that people know.
-    fn known_to(&self) -> i64 {
-        if self.counted_at == 0 { self.at } else { self.counted_at }
+    /// What the last page told, once that is counted, and earlier ones that some know alone.
+    fn counted(&self) -> impl Iterator<Item = Counted> {
+        let last = Counted { at: self.at, n_sites: self.n_sites, n_servers: self.n_servers };
+        self.earlier.iter().cloned().chain([last]).filter(|counted| counted.n_sites > 0)
     }
 }
 
@@ -100,7 +110,7 @@ impl Case {
             asked_at: now,
             n_sites: 0,
             n_servers: 0,
-            counted_at: 0,
+            earlier: Vec::new(),
         });
         Some(Notify { event, due: UnixMillis(due) })
     }
@@ -124,8 +134,7 @@ impl Case {
         if told.n_sites == 0 && now >= told.at - TICK_MS {
             told.n_sites = n_sites;
             let n_servers = self.servers(fleet).len() as u64;
-            let told = self.told.as_mut()?;
-            (told.n_servers, told.counted_at) = (n_servers, told.at);
+            self.told.as_mut()?.n_servers = n_servers;
         }
         let told = self.told.as_mut().filter(|told| now <= told.at)?;
         told.class = class;
@@ -238,43 +247,40 @@ impl Case {
         let told = self.told.as_ref().filter(|told| now >= told.at)?;
         let rises = severity_rank(self.severity()) > severity_rank(&told.severity);
         let rested = now - told.at >= TOLD_AGAIN_MS;
-        let learned = self.verdict.class.is_some()
-            && self.verdict.class != told.class
-            && self.verdict.margin >= SURE_NATS;
-        let is_for_all = (rested && learned)
-            || (rested && now.rem_euclid(GROWTH_EVERY_MS) == 0 && self.has_grown(fleet, told));
-        if !rises && !is_for_all {
+        let is_other = self.verdict.class.is_some() && self.verdict.class != told.class;
+        let learned = rested && is_other && self.verdict.margin >= SURE_NATS;
+        let looks = rested && now.rem_euclid(GROWTH_EVERY_MS) == 0;
+        let has_grown = |counted: &Counted| self.has_grown(fleet, counted);
+        let grows = looks && told.counted().any(|counted| has_grown(&counted));
+        if !rises && !learned && !grows {
             return None;
         }
-        let counted = (told.n_sites, told.n_servers, told.known_to());
-        let page = self.tell(NotifyEvent::Updated, now, now);
-        // A severity that rises is news to those alone who want such ones: for all others it grows from
-        // what they know.
-        if let Some(told) = self.told.as_mut().filter(|_| !is_for_all) {
-            (told.n_sites, told.n_servers, told.counted_at) = counted;
+        // A cause is news to all. Else a receiver tells no more than is news to it: who wants critical
+        // ones alone hears when it is one, all others when it is twice what they know.
+        let is_for_all = learned || rises && is_other;
+        let mut earlier: Vec<Counted> = told.counted().filter(|one| !has_grown(one)).collect();
+        if is_for_all {
+            earlier.clear();
         }
-        page
+        let page = self.tell(NotifyEvent::Updated, now, now)?;
+        self.told.as_mut()?.earlier = earlier;
+        Some(page)
     }
 
-    /// Whether twice as much fails as people know. A site that was not asked for before it failed may
+    /// Whether twice as much fails as a page told. A site that was not asked for before it failed may
     /// have failed all the time: that it does is no growth.
-    fn has_grown(&self, fleet: &Fleet, told: &Told) -> bool {
-        if told.n_sites == 0
-            || (self.members.len() as u64) < told.n_sites + told.n_servers.min(told.n_sites)
-        {
+    fn has_grown(&self, fleet: &Fleet, told: &Counted) -> bool {
+        if (self.members.len() as u64) < told.n_sites + told.n_servers.min(told.n_sites) {
             return false;
         }
-        let start = self.started_at.div_euclid(1000);
-        let was_well = |site: &Site, since: i64| {
-            since - self.started_at >= UNHEARD_MS
-                || site.ok_between(start + 1, since.div_euclid(1000)) > 0
-        };
+        let was_well =
+            |member: &Member| member.was_well || member.since - self.started_at >= UNHEARD_MS;
         let (mut known, mut fresh, mut n_fresh) = (BTreeSet::new(), BTreeSet::new(), 0);
         for (id, member) in &self.members {
             let Some(site) = fleet.find(*id).map(|ix| fleet.site(ix)) else { continue };
-            if member.since <= told.known_to() {
+            if member.since <= told.at {
                 known.insert(site.server);
-            } else if was_well(site, member.since) {
+            } else if was_well(member) {
                 n_fresh += 1;
                 fresh.insert(site.server);
             }
