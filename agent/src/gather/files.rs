@@ -71,9 +71,10 @@ pub(super) struct Files {
     unreadable: Vec<Unreadable>,
     /// Configuration files and when they changed last.
     stamps: Vec<Option<(SystemTime, u64)>>,
-    /// The agent's own config was read again, another log can be read now, or files were written while
-    /// they were read.
+    /// The agent's own config was read again, or another log can be read now.
     is_stale: bool,
+    /// Configuration files were written while they were read.
+    is_torn: bool,
     /// Something happened in a directory of configurations.
     is_touched: bool,
     refreshed_at: Option<Instant>,
@@ -106,7 +107,8 @@ impl Files {
         let discovery = discovery_of(config);
         let mut files = Self {
             stamps: stamps_of(&discovery),
-            is_stale: is_written_since(&discovery, began),
+            is_stale: false,
+            is_torn: is_written_since(&discovery, began),
             is_touched: false,
             discovery,
             followed: Vec::new(),
@@ -172,14 +174,16 @@ impl Files {
         self.refreshed_at = Some(now);
         self.is_touched = false;
         let stamps = stamps_of(&self.discovery);
-        let is_changed = stamps != self.stamps || std::mem::take(&mut self.is_stale);
+        let is_changed = stamps != self.stamps || self.is_stale || self.is_torn;
         let mut discovering = Duration::ZERO;
         if is_changed {
             let (before, began) = (clock::thread_cpu_time(), clock::now());
             self.discovery = discovery_of(config);
             self.discovered_at = now;
             self.stamps = stamps_of(&self.discovery);
-            self.is_stale = is_written_since(&self.discovery, began);
+            self.is_stale = false;
+            // Not urgent: a file that is written again and again costs no more than any that changes.
+            self.is_torn = is_written_since(&self.discovery, began);
             // It is rare: were it counted as a glob, the next change would be seen late.
             discovering = clock::thread_cpu_time().saturating_sub(before);
         }
