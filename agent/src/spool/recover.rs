@@ -4,8 +4,12 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::Errno;
+
+use crate::clock;
+use crate::timer::rest_until;
 
 use super::segment::{self, Destroyed, Disk, Findings, HOLE_MAX, Head, POSITION_MAX, Segment};
 use super::state::State;
@@ -15,6 +19,9 @@ use super::{Recovery, SpoolError, Volume, io_error};
 const BLOCK_BYTES: usize = 4096;
 /// After so many bad blocks in one file no more of it is read: a failing disk takes its time for each.
 const BAD_BLOCKS_MAX: u64 = 64;
+/// So often the numbers are read again that cannot be read, and the time between.
+const STATE_TRIES: usize = 3;
+const STATE_REST: Duration = Duration::from_millis(500);
 /// No file of the spool is as long as this, so what lies beyond is damage.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -29,8 +36,22 @@ pub(super) struct Loaded {
     pub(super) destroyed: Vec<Destroyed>,
 }
 
+/// Reads the numbers, again when they cannot be read: new ones may send a batch twice whose ack nothing
+/// else remembers, and a disk that is away for a moment is no reason for that.
+fn read_state(mut read: impl FnMut() -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
+    for _ in 1..STATE_TRIES {
+        match read() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                rest_until(clock::instant() + STATE_REST, STATE_REST);
+            }
+            result => return result,
+        }
+    }
+    read()
+}
+
 pub(super) fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
-    match fs::read(path) {
+    match read_state(|| fs::read(path)) {
         Ok(bytes) => match State::decode(&bytes) {
             Ok(state) => Ok(Some(state)),
             Err(None) => Ok(None),
@@ -101,7 +122,7 @@ fn discard(path: &Path, is_unreadable: bool) -> Result<(), SpoolError> {
         return fs::remove_file(path).map_err(|error| io_error("remove", path, error));
     }
     if let Err(error) = fs::rename(path, path.with_extension("seg.unreadable")) {
-        // It is in nobody's way: the next record that has its number overwrites it.
+        // A file is in nobody's way: the next record that has its number overwrites it.
         tracing::warn!(path = %path.display(), %error, "cannot set a file of the spool aside");
     }
     Ok(())
@@ -151,7 +172,7 @@ pub(super) fn load_segments(
                 if let (Some(volume), Some(first)) = (volume, found.destroyed.first_mut()) {
                     first.volume = first.volume.plus(volume);
                 }
-                repair(&segment, &found, is_last, disk, recovery);
+                repair(&segment, &found, is_last && !is_unreadable, disk, recovery);
                 loaded.destroyed.append(&mut found.destroyed);
                 loaded.segments.push_back(segment);
             }
@@ -244,4 +265,29 @@ pub(super) fn renumbered(segments: &VecDeque<Segment>, acked: u64, now_ms: u64) 
     let epoch = segments.iter().map(|s| s.epoch.saturating_add(1)).max().unwrap_or(0).max(now_ms);
     let base = acked.max(oldest.pos_first - 1);
     State { base, acked: base, before_first: oldest.before, ..State::new(epoch, oldest.pos_first) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch was numbered anew, sent again and counted twice.
+    #[test]
+    fn numbers_that_a_disk_does_not_give_for_a_moment_are_read_again() {
+        let (lost, gone) = (Errno::IO.raw_os_error(), Errno::NOENT.raw_os_error());
+        for (errors, n_reads, is_read) in [
+            (vec![], 1, true),
+            (vec![lost], 2, true),
+            (vec![lost; STATE_TRIES - 1], STATE_TRIES, true),
+            (vec![lost; STATE_TRIES], STATE_TRIES, false),
+            (vec![gone], 1, false),
+        ] {
+            let mut n = 0;
+            let read = read_state(|| {
+                n += 1;
+                errors.get(n - 1).map_or(Ok(vec![7]), |e| Err(io::Error::from_raw_os_error(*e)))
+            });
+            assert_eq!((n, read.is_ok()), (n_reads, is_read), "{errors:?}");
+        }
+    }
 }
