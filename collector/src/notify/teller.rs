@@ -263,6 +263,10 @@ impl Teller {
             return rest.min(shift.bucket.wait(now)).max(REST_MIN);
         }
         let (rows, next) = self.due(n_free.min(n_allowed), shift).await;
+        // The answer that asks for it may have come in the meantime.
+        if let Some(left) = self.pause.left(clock::instant()) {
+            return left.clamp(REST_MIN, self.rest_max);
+        }
         for row in rows {
             shift.bucket.take(now);
             shift.busy.insert(row.id);
