@@ -149,7 +149,15 @@ fn a_replay_of_the_export_tells_a_hypervisor_and_its_end_under_the_same_id() {
     for pointer in ["/id", "/state", "/started_at", "/cause/class"] {
         assert_eq!(again.text(pointer), live.text(pointer), "{pointer} {out}");
     }
-    assert_eq!(again.json()["affected"], live.json()["affected"]);
+    let affected = |incident: &Incident| {
+        let mut affected = incident.json()["affected"].clone();
+        let n = affected["n_requests"].take().as_u64().expect("a number");
+        (n, affected)
+    };
+    let ((n, again), (n_live, live)) = (affected(again), affected(live));
+    assert_eq!(again, live);
+    // Whoever asks while the sites are well is counted until the tick that ends it: a busy machine's is late.
+    assert!(n.abs_diff(n_live) <= n_live / 4, "{n} requests, not {n_live}");
 }
 
 #[test]

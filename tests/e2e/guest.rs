@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use harness::{
-    AgentSpec, Fleet, Output, Root, eventually, find_program, instant, is_root, now_s, pause,
-    program,
+    AgentSpec, Fleet, Output, Root, copy_program, eventually, find_program, instant, is_root,
+    now_s, pause, program,
 };
 
 /// A flood takes its time on two processors that other tests use too.
@@ -284,7 +284,7 @@ impl Crowd {
         let mut all = Vec::new();
         for (at, name) in names.iter().enumerate() {
             let copy = root.join(&format!("usr/sbin/{name}"));
-            fs::copy(&sleep, &copy).expect("the disk has room");
+            copy_program(&sleep, &copy);
             for n in 0..50 {
                 let mut command = Command::new(&copy);
                 command.arg0(&titles[(at + n) % titles.len()]).arg("600");

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Fleet, Output, Root, find_program, is_root, program};
+use harness::{Fleet, Output, Root, copy_program, find_program, is_root, program};
 
 /// Mounts the throw-away root `$1` in this mount namespace, then runs the rest of the arguments in it.
 const ENTER: &str = r#"
@@ -56,7 +56,7 @@ impl Machine {
         );
         root.write("var/log/nginx/one.log", "");
         fs::copy(script(), root.join("install.sh")).expect("the root is writable");
-        fs::copy(program("gatewatch-agent"), root.join("agent")).expect("the root is writable");
+        copy_program(&program("gatewatch-agent"), &root.join("agent"));
         Self { root, chroot }
     }
 
@@ -179,11 +179,12 @@ fn an_old_systemd_gets_the_unit_without_groups_of_system_calls_that_it_does_not_
         machine.root.write("etc/gatewatch/agent.toml", &format!("[host]\nname = \"{name}\"\n"));
         let (token, hash) = fleet.token(&BTreeMap::new());
         let (address, agent) = (fleet.address().to_string(), machine.agent());
-        let systemctl = machine.root.write(
-            "local/bin/systemctl",
+        let text = machine.root.write(
+            "local/systemctl",
             &format!("#!/bin/sh\n[ \"$*\" = --version ] && printf '{version}\\n'\n"),
         );
-        fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        machine.root.mkdir("local/bin");
+        copy_program(&text, &machine.root.join("local/bin/systemctl"));
         let mut words = vec!["--collector", &address, "--ca-hash", &hash, "--token", &token];
         words.extend(["--binary", &agent, "--no-start"]);
         let first = machine.install(&words);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use harness::{
     AgentSpec, Apache, Fleet, Nginx, PhpFpm, Pool, Process, ProxySite, Root, Upstream, Vhost,
-    eventually, find_program, loopback, now_ms,
+    copy_program, eventually, find_program, loopback, now_ms,
 };
 use rustix::process::Signal;
 use wire::v1::{Change, ServiceState};
@@ -273,7 +273,7 @@ fn a_boot_since_the_last_run_is_told_once_with_both_kernels_and_one_of_days_ago_
 fn sleeper(root: &Root, name: &str, uid: u32, title: &str) -> Process {
     let program = root.join(&format!("usr/{name}"));
     root.mkdir("usr");
-    std::fs::copy("/bin/sleep", &program).expect("the root is writable");
+    copy_program(Path::new("/bin/sleep"), &program);
     let mut command = Command::new(find_program(&["setpriv"], "util-linux"));
     command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]);
     command.args(["bash", "-c", "exec -a \"$1\" \"$2\" 1000", "bash"]).arg(title).arg(&program);

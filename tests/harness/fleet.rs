@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::db::Db;
 use crate::feed::LogFeed;
 use crate::incident::Incident;
-use crate::process::{Process, find_program, is_root};
+use crate::process::{Process, copy_program, find_program, is_root};
 use crate::root::{Root, loopback};
 use crate::wait::eventually;
 
@@ -195,7 +195,7 @@ impl Agent {
         let mut program = program("gatewatch-agent");
         if spec.unprivileged {
             let copy = dir.join("gatewatch-agent"); // the target directory may be private to root
-            fs::copy(&program, &copy).expect("writable");
+            copy_program(&program, &copy);
             program = copy;
             give(&dir.join("state"), NOBODY, NOBODY);
         }

@@ -62,7 +62,7 @@ pub use netns::Machine;
 pub use nginx::{Nginx, UpstreamGroup, Vhost};
 pub use php::{PhpFpm, Pool};
 pub use power::{Names, Recording, monotonic_ns, on_a_slow_disk, recorded};
-pub use process::{Process, find_program, is_root};
+pub use process::{Process, copy_program, find_program, is_root};
 pub use root::{Root, loopback};
 pub use smtp::{Mail, Smtp};
 pub use standin::{PagerAlert, Request, StandIn};

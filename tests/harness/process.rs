@@ -151,6 +151,16 @@ impl Drop for Process {
     }
 }
 
+/// Copies a program that is run from its copy. Another process writes it: a file that this one holds open for
+/// writing while another thread starts something would be "Text file busy" to who runs it.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_program(from: &Path, to: &Path) {
+    let done = Command::new("install").args(["-m", "755", "--"]).args([from, to]).status();
+    assert!(done.is_ok_and(|status| status.success()), "{} cannot be copied", from.display());
+}
+
 /// Path of the first of `names` in `PATH` or the system directories.
 ///
 /// Panics with the package to install: a test that cannot run is a failure, never a skip.

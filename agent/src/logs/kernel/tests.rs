@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::atomic::AtomicU64;
 
 use tokio::sync::mpsc;
@@ -64,9 +64,12 @@ impl Stage {
     }
 
     fn script(&self, text: &str) {
-        let path = self.path("journalctl");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a file that is open for writing while another thread starts something
+        // would be "Text file busy" to who runs it.
+        let (written, program) = (self.path("text"), self.path("journalctl"));
+        fs::write(&written, text).unwrap();
+        let done = Command::new("install").args(["-m", "755"]).args([written, program]).status();
+        assert!(done.unwrap().success());
     }
 
     async fn next(&mut self) -> Observation {
