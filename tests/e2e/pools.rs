@@ -255,10 +255,14 @@ fn what_becomes_of_workers_and_sockets_is_recorded() {
     }
     assert_eq!(get(stage.address(), SITE, "/index.php"), 502);
     stage.explained(502, Signal::Permission, 1);
+    eventually("the agent says that it may not ask the pool", LIMIT, || {
+        let log = stage.fleet.agent(SERVER).log_text();
+        if log.contains("status page of a pool is not read") { Ok(()) } else { Err(log) }
+    });
+    stage.recorded("the socket is counted all the same", "phpfpm.active_processes", |n| n == 0.0);
     let log = stage.fleet.agent(SERVER).log_text();
     assert_eq!(log.matches("status page of a pool is not read").count(), 1, "told once: {log}");
     assert!(log.contains("listen.acl_users"), "with the fix: {log}");
-    stage.recorded("the socket is counted all the same", "phpfpm.active_processes", |n| n == 0.0);
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub(super) struct Files {
     stamps: Vec<Option<(SystemTime, u64)>>,
     /// The agent's own config was read again, or another log can be read now.
     is_stale: bool,
-    /// Configuration files were written while they were read.
+    /// Configuration files were written while they were read: not urgent, some are all the time.
     is_torn: bool,
     /// Something happened in a directory of configurations.
     is_touched: bool,
@@ -182,7 +182,6 @@ impl Files {
             self.discovered_at = now;
             self.stamps = stamps_of(&self.discovery);
             self.is_stale = false;
-            // Not urgent: a file that is written again and again costs no more than any that changes.
             self.is_torn = is_written_since(&self.discovery, began);
             // It is rare: were it counted as a glob, the next change would be seen late.
             discovering = clock::thread_cpu_time().saturating_sub(before);
@@ -596,7 +595,6 @@ impl Files {
     }
 
     pub(super) fn status(&self) -> Vec<FileStatus> {
-        let followed = self.followed.iter().filter(|followed| !followed.is_released);
-        followed.map(Followed::status).collect()
+        self.followed.iter().filter(|one| !one.is_released).map(Followed::status).collect()
     }
 }
