@@ -375,9 +375,7 @@ impl Tail {
             return Ok(());
         }
         let mut open = Open::new(&self.path)?;
-        if self.keys_open().any(|own| own == open.key)
-            && !self.rotated.iter().any(|rotated| rotated.is_at(&self.path))
-        {
+        if self.keys_open().any(|own| own == open.key) && !self.is_one_of_rotated(&open) {
             // The file system gives all its files one number: ours has no other file's.
             open.key = self.own_number(look.at);
         }
@@ -394,6 +392,19 @@ impl Tail {
         let start = if was_shadow { Start::End } else { look.start };
         self.current = Some(if successor { open } else { self.resume(open, start, buffer)? });
         Ok(())
+    }
+
+    /// True when what the path leads to now is open already: it had the path before, or lay beside it.
+    fn is_one_of_rotated(&mut self, open: &Open) -> bool {
+        // What was empty may have been written since.
+        let vague = self.rotated.iter_mut().filter(|rotated| is_vague(rotated.fingerprint()));
+        vague.for_each(Open::complete_head);
+        self.rotated.iter().any(|rotated| {
+            // As long as hardly anything is in them nothing but their number tells.
+            let is_vague = is_vague(rotated.fingerprint());
+            is_vague && rotated.key == open.key && rotated.head.starts_with(&open.head)
+                || rotated.is_at(&self.path)
+        })
     }
 
     /// A key that no file of this log has, nor had before it was started.

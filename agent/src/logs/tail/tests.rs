@@ -425,6 +425,9 @@ impl Story {
         self.n_targets += 1;
         let target = format!("target-{}", self.n_targets);
         File::create(self.path(&target)).unwrap().set_modified(self.clock()).unwrap();
+        if !self.is_down && self.random.below(2) == 0 {
+            self.look(); // it lies there before the link leads to it
+        }
         std::os::unix::fs::symlink(&target, self.path("new")).unwrap();
         fs::rename(self.path("new"), self.log()).unwrap();
         if self.random.below(2) == 0 {
@@ -1100,6 +1103,30 @@ fn what_is_no_log_is_told_with_its_fix_and_read_when_it_becomes_one() {
     fs::remove_file(&log).unwrap();
     append(&log, "first\n");
     assert_eq!(follower.text(), "first\n");
+}
+
+/// What was written to the new target before the next look was counted twice.
+#[test]
+fn a_target_that_was_seen_empty_beside_the_old_one_is_read_once_when_the_link_leads_to_it() {
+    let line = "a line that is long enough to tell one file from another one\n";
+    for (n_before, n_after) in [(0, 2), (2, 0), (2, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, new, link, fresh] = ["2026-11-19.log", "2026-11-20.log", "access.log", "fresh"]
+            .map(|name| dir.path().join(name));
+        append(&old, &"what the old target holds is another text than that\n".repeat(2));
+        std::os::unix::fs::symlink(&old, &link).unwrap();
+        let mut follower = Follower::new(&link, Vec::new());
+        assert_eq!(follower.text().lines().count(), 2);
+        append(&new, "");
+        assert_eq!(follower.text(), "");
+        append(&new, &line.repeat(n_before));
+        std::os::unix::fs::symlink(&new, &fresh).unwrap();
+        fs::rename(&fresh, &link).unwrap();
+        let before = follower.text();
+        append(&new, &line.repeat(n_after));
+        let text = before + &follower.text() + &follower.text();
+        assert_eq!(text.lines().count(), n_before + n_after, "{n_before} {n_after}");
+    }
 }
 
 #[test]
