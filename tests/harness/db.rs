@@ -1,7 +1,7 @@
 //! Reads the collector's database as it is on disk: what is here was committed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -144,9 +144,15 @@ impl Db {
     /// Requests of a server by site and status; empty while nothing is stored.
     #[must_use]
     pub fn counts(&self, server: &str) -> Counts {
+        self.counts_of(server, i64::MIN..=i64::MAX)
+    }
+
+    /// The same of some seconds of event time.
+    #[must_use]
+    pub fn counts_of(&self, server: &str, of_s: RangeInclusive<i64>) -> Counts {
         let mut counts = Counts::new();
         for body in self.bodies(server).unwrap_or_default() {
-            for second in &body.seconds {
+            for second in body.seconds.iter().filter(|second| of_s.contains(&second.second)) {
                 let site = &body.sites[second.site as usize].name;
                 for (status, n) in second.status.iter().zip(&second.count) {
                     *counts.entry((site.clone(), *status)).or_default() += u64::from(*n);
