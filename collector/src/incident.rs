@@ -232,7 +232,7 @@ impl Book {
     }
 
     /// Makes a failing site a member, with all that was counted since the start.
-    fn enter(&mut self, fleet: &mut Fleet, no: u64, ix: u32) {
+    fn enter(&mut self, fleet: &mut Fleet, now: i64, no: u64, ix: u32) {
         let Some(case) = self.cases.get_mut(&no) else { return };
         let site = fleet.site_mut(ix);
         if site.case.is_some() {
@@ -251,7 +251,7 @@ impl Book {
         };
         let start = case.started_at.div_euclid(1000);
         let was_well = site.ok_between(start + 1, since.div_euclid(1000)) > 0;
-        let member = Member { since, until: None, totals, was_well };
+        let member = Member { since, until: None, totals, was_well, joined_at: now };
         case.members.entry(site.id).and_modify(|known| known.absorb(&member)).or_insert(member);
         case.moved.insert(site.id);
         case.recovery.failed_at(episode.last_at + 1000);
@@ -285,7 +285,7 @@ impl Book {
                 // what fails there is another fault.
                 let failed = self.cases.get(no).is_some_and(|case| case.failed.contains(server));
                 if failed || !matches!(scope, Scope::Group(_)) {
-                    self.enter(step.fleet, *no, ix);
+                    self.enter(step.fleet, step.now, *no, ix);
                 }
             }
         }

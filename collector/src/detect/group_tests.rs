@@ -257,6 +257,24 @@ fn a_rollout_of_forty_seconds_on_one_hypervisor_is_one_incident() {
     assert!(seconds(group.at) <= 34.0, "{}", seconds(group.at));
 }
 
+/// The later ones fail one after the other, each before the minute of the one before is forgotten.
+#[test]
+fn a_group_that_doubles_is_told_once_more() {
+    let run = |n: i64| {
+        let script = Script::default().fleet(30, 3, usual).run(0, 140, 3, |def, second| {
+            let first = if def.server <= 3 { 20 } else { 50 + 6 * (def.server - 3) };
+            let fails = def.server <= n && second >= first;
+            if fails { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+        });
+        let played = script.play(130);
+        assert_eq!(played.last().len(), 1, "{:?}", seen(&played));
+        assert_eq!(n_told(&played, NotifyEvent::Opened), 1, "{:?}", played.told());
+        let updates = played.told().into_iter().filter(|(told, _)| *told == NotifyEvent::Updated);
+        updates.filter(|(_, at)| *at > 40.0).count()
+    };
+    assert_eq!([3, 5, 6].map(run), [0, 0, 1]);
+}
+
 #[test]
 fn a_change_cohort_that_no_label_names_is_a_group_with_its_members_listed() {
     let nothing = |_: i64| String::new();

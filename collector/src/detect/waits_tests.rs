@@ -117,6 +117,24 @@ fn twice_as_many_failing_sites_are_told_and_those_nobody_had_asked_for_are_not()
     assert_eq!(run(false, 4), [Opened]);
 }
 
+/// Sites that failed in the second in which the page was due were taken for told, and nobody heard.
+#[test]
+fn growth_in_the_second_of_the_first_page_is_told() {
+    let script = Script::default().server("web-07", &[("www", 8), ("shop", 60)]);
+    for (rate, more) in [3, 4, 5, 7].into_iter().flat_map(|rate| (22..25).map(move |at| (rate, at)))
+    {
+        let script = script.clone().run(0, 100, rate, |def, second| {
+            let fails = second >= if def.site.0 <= 4 { 20 } else { more };
+            if fails && is_in(def, "www") { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+        });
+        let pages = pages(&script.play(90));
+        let [(Opened, ..), (Updated, at, _)] = &pages[..] else {
+            panic!("{rate} {more}: {pages:?}")
+        };
+        assert!((51.0..56.0).contains(at), "{rate} {more}: {pages:?}");
+    }
+}
+
 #[test]
 fn growth_is_told_at_most_each_half_minute_and_a_resolution_once() {
     let script = Script::default().server("web-07", &[("www", 48), ("shop", 60)]);

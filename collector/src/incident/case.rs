@@ -83,6 +83,9 @@ pub struct Member {
     /// It answered well between the start of the incident and its own first failure.
     #[serde(default)]
     pub was_well: bool,
+    /// When it became one, on the collector's clock.
+    #[serde(default)]
+    pub joined_at: i64,
 }
 
 impl Member {

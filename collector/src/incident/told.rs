@@ -57,13 +57,16 @@ pub struct Told {
     n_sites: u64,
     #[serde(default)]
     n_servers: u64,
+    /// When those were counted.
+    #[serde(default)]
+    counted_at: i64,
     /// What those know who heard an earlier page and, since it was not critical before or not twice as
     /// much, none after it.
     #[serde(default)]
     earlier: Vec<Counted>,
 }
 
-/// How much a page told to fail.
+/// How much a page told to fail, and when that was counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Counted {
     at: i64,
@@ -80,7 +83,8 @@ impl Told {
 
     /// What the last page told, once that is counted, and earlier ones that some know alone.
     fn counted(&self) -> impl Iterator<Item = Counted> {
-        let last = Counted { at: self.at, n_sites: self.n_sites, n_servers: self.n_servers };
+        let last =
+            Counted { at: self.counted_at, n_sites: self.n_sites, n_servers: self.n_servers };
         self.earlier.iter().cloned().chain([last]).filter(|counted| counted.n_sites > 0)
     }
 }
@@ -90,6 +94,8 @@ impl Case {
     pub(crate) fn tell(&mut self, event: NotifyEvent, now: i64, due: i64) -> Option<Notify> {
         let severity = self.severity();
         let before = self.told.as_ref().map(|told| (told.severity.clone(), told.due));
+        // Who knows a cause learns none from one that is in doubt again.
+        let known_class = self.told.as_ref().and_then(|told| told.class);
         if event == NotifyEvent::Resolved {
             self.told.take()?;
             return Some(Notify { event, due: UnixMillis(due) });
@@ -106,10 +112,11 @@ impl Case {
             severity,
             due: first_due,
             at: due,
-            class: self.verdict.class,
+            class: self.verdict.class.or(known_class),
             asked_at: now,
             n_sites: 0,
             n_servers: 0,
+            counted_at: 0,
             earlier: Vec::new(),
         });
         Some(Notify { event, due: UnixMillis(due) })
@@ -134,10 +141,11 @@ impl Case {
         if told.n_sites == 0 && now >= told.at - TICK_MS {
             told.n_sites = n_sites;
             let n_servers = self.servers(fleet).len() as u64;
-            self.told.as_mut()?.n_servers = n_servers;
+            let told = self.told.as_mut()?;
+            (told.n_servers, told.counted_at) = (n_servers, now);
         }
         let told = self.told.as_mut().filter(|told| now <= told.at)?;
-        told.class = class;
+        told.class = class.or(told.class);
         told.severity =
             if now <= told.due { severity.to_owned() } else { worst(&told.severity, severity) };
         if told.at - now > LAST_LOOK_MS {
@@ -278,7 +286,8 @@ impl Case {
         let (mut known, mut fresh, mut n_fresh) = (BTreeSet::new(), BTreeSet::new(), 0);
         for (id, member) in &self.members {
             let Some(site) = fleet.find(*id).map(|ix| fleet.site(ix)) else { continue };
-            if member.since <= told.at {
+            // Not by its first failure: that may be of the second in which they were counted.
+            if member.joined_at <= told.at {
                 known.insert(site.server);
             } else if was_well(member) {
                 n_fresh += 1;

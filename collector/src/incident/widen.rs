@@ -241,14 +241,19 @@ impl Book {
         parent.children.append(&mut case.children);
         parent.recovery.absorb(&case.recovery);
         parent.failed.append(&mut case.failed);
-        for (site, member) in case.members {
-            let inside =
-                step.fleet.find(site).filter(|ix| step.fleet.site(*ix).case == Some(child));
-            if let Some(ix) = inside {
-                step.fleet.site_mut(ix).case = Some(main);
+        let start = parent.started_at.div_euclid(1000);
+        for (id, mut member) in case.members {
+            member.joined_at = step.now;
+            if let Some(ix) = step.fleet.find(id) {
+                let site = step.fleet.site_mut(ix);
+                // At the start of the child it failed; it may have been well after that of the parent.
+                member.was_well |= site.ok_between(start + 1, member.since.div_euclid(1000)) > 0;
+                if site.case == Some(child) {
+                    site.case = Some(main);
+                }
             }
-            parent.members.entry(site).and_modify(|m| m.absorb(&member)).or_insert(member);
-            parent.moved.insert(site);
+            parent.members.entry(id).and_modify(|m| m.absorb(&member)).or_insert(member);
+            parent.moved.insert(id);
         }
         let (from, to) = (case.id, parent.id.clone());
         for orphan in self.cases.values_mut().filter(|case| case.parent.as_ref() == Some(&from)) {
@@ -303,7 +308,7 @@ impl Book {
     /// The failing sites of a finding become members.
     pub(super) fn enter_all(&mut self, step: &mut Step<'_>, finding: &Finding, no: u64) {
         for ix in &finding.failing {
-            self.enter(step.fleet, no, *ix);
+            self.enter(step.fleet, step.now, no, *ix);
         }
     }
 }
