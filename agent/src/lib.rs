@@ -150,7 +150,7 @@ fn tell_recovery(recovery: &spool::Recovery) {
     let spool::Recovery { n_records, n_bytes_torn, n_records_corrupt, corrupt, .. } = *recovery;
     tracing::info!(n_records, "spool opened");
     if n_bytes_torn > 0 {
-        tracing::warn!(n_bytes_torn, "unfinished write at the end of the spool was cut off");
+        tracing::warn!(n_bytes_torn, "unfinished or unreadable end of the spool was cut off");
     }
     if n_records_corrupt > 0 {
         let spool::Volume { n_lines, n_bytes } = corrupt;

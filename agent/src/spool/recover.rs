@@ -25,6 +25,14 @@ const STATE_REST: Duration = Duration::from_millis(500);
 /// No file of the spool is as long as this, so what lies beyond is damage.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// What a disk says of what it cannot read.
+const DAMAGE: [i32; 4] = [
+    Errno::IO.raw_os_error(),
+    Errno::NODATA.raw_os_error(),
+    Errno::UCLEAN.raw_os_error(),
+    Errno::BADMSG.raw_os_error(),
+];
+
 /// What is left of the queue.
 #[derive(Default)]
 pub(super) struct Loaded {
@@ -41,7 +49,7 @@ pub(super) struct Loaded {
 fn read_state(mut read: impl FnMut() -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
     for _ in 1..STATE_TRIES {
         match read() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error) if DAMAGE.iter().any(|damage| error.raw_os_error() == Some(*damage)) => {
                 rest_until(clock::instant() + STATE_REST, STATE_REST);
             }
             result => return result,
@@ -70,9 +78,8 @@ pub(super) fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
 /// True for what no further try brings back: a file taken away, a bad block, damage that the file
 /// system found, a directory in the place of a file.
 pub(super) fn is_gone(error: &io::Error) -> bool {
-    const DAMAGE: [Errno; 4] = [Errno::IO, Errno::NODATA, Errno::UCLEAN, Errno::BADMSG];
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory)
-        || DAMAGE.iter().any(|damage| error.raw_os_error() == Some(damage.raw_os_error()))
+        || DAMAGE.iter().any(|damage| error.raw_os_error() == Some(*damage))
 }
 
 /// All bytes of a file, zeros in the place of those that no further try brings back; true when there
@@ -172,7 +179,7 @@ pub(super) fn load_segments(
                 if let (Some(volume), Some(first)) = (volume, found.destroyed.first_mut()) {
                     first.volume = first.volume.plus(volume);
                 }
-                repair(&segment, &found, is_last && !is_unreadable, disk, recovery);
+                repair(&segment, &found, is_last, disk, recovery);
                 loaded.destroyed.append(&mut found.destroyed);
                 loaded.segments.push_back(segment);
             }
@@ -281,6 +288,7 @@ mod tests {
             (vec![lost; STATE_TRIES - 1], STATE_TRIES, true),
             (vec![lost; STATE_TRIES], STATE_TRIES, false),
             (vec![gone], 1, false),
+            (vec![Errno::ISDIR.raw_os_error()], 1, false),
         ] {
             let mut n = 0;
             let read = read_state(|| {
