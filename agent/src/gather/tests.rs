@@ -595,6 +595,23 @@ async fn a_directory_named_as_a_log_takes_no_watch_from_the_logs_in_it() {
     assert_eq!(n_names, 2, "the old name and the new one");
 }
 
+/// Its stamps were taken after it was written, so nothing told that it had been read before.
+#[test]
+fn discovery_runs_once_more_when_a_file_was_written_in_the_moment_it_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("etc/nginx")).unwrap();
+    let conf = dir.path().join("etc/nginx/nginx.conf");
+    let config = LogsConfig { root: dir.path().to_owned(), ..LogsConfig::default() };
+    let (now, at) = (clock::instant(), clock::now());
+    let is_read_again = || {
+        append(&conf, "http { server { server_name a.example; } }\n");
+        let mut files = Files::new(&config, &Checkpoint::default(), false);
+        files.refresh(&config, now, at).is_some()
+    };
+    // A machine that stands still between the writing and the reading shows nothing.
+    assert!((0..100).any(|_| is_read_again()));
+}
+
 #[tokio::test]
 async fn a_vhost_that_comes_or_goes_is_noticed_by_the_event_of_its_file() {
     let dir = tempfile::tempdir().unwrap();

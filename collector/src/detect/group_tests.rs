@@ -3,7 +3,7 @@
 use wire::UnixMillis;
 
 use super::Engine;
-use super::script::{Def, EAGAIN, Fate, NOON, Played, REFUSED, RESET, Script, at};
+use super::script::{Def, EAGAIN, Fate, NOON, Played, REFUSED, RESET, Script, at, is_in};
 use crate::config::DetectConfig;
 use crate::model::{Incident, NotifyEvent, TransitionEvent};
 
@@ -273,6 +273,37 @@ fn a_group_that_doubles_is_told_once_more() {
         updates.filter(|(_, at)| *at > 40.0).count()
     };
     assert_eq!([3, 5, 6].map(run), [0, 0, 1]);
+}
+
+/// Pools of two more servers fail, and a little later the rest of them.
+#[test]
+fn a_group_with_twice_the_sites_has_grown_though_its_servers_are_fewer_than_twice_as_many() {
+    let run = |n_www: usize| {
+        let mut script = Script::default();
+        for n in 1..=5 {
+            let pools =
+                if n <= 3 { [("www", 3), ("shop", 1)] } else { [("www", n_www), ("shop", 1)] };
+            script = script.server(&format!("web-{n:02}"), &pools).labelled("hypervisor=hv-1");
+        }
+        for n in 6..=12 {
+            script =
+                script.server(&format!("web-{n:02}"), &[("www", 3)]).labelled("hypervisor=hv-2");
+        }
+        let script = script.run(0, 140, 3, |def, second| {
+            let first = match def.server {
+                ..=3 => 20,
+                4 | 5 if is_in(def, "www") => 60,
+                4 | 5 => 80,
+                _ => i64::MAX,
+            };
+            if second >= first { Fate::Fail(502, REFUSED) } else { Fate::Ok }
+        });
+        let played = script.play(130);
+        let updates = played.told().into_iter().filter(|(told, _)| *told == NotifyEvent::Updated);
+        updates.filter(|(_, at)| *at > 40.0).count()
+    };
+    // Twelve are told; with five each they are 24 of five servers, not twice as many servers.
+    assert_eq!([4, 5].map(run), [0, 1]);
 }
 
 #[test]
