@@ -292,8 +292,7 @@ impl Tail {
             self.looked = [if is_first { Some(look.now) } else { self.looked[1] }, Some(look.now)];
         }
         // The checkpoint is to know what was written to them, though nobody has read it yet.
-        let vague = self.rotated.iter_mut().filter(|open| is_vague(open.fingerprint()));
-        vague.for_each(Open::complete_head);
+        self.complete_heads();
         self.restart_truncated(look.now);
         self.retire(look.now);
         if self.retired_look_at.is_none_or(|at| look.now >= at) {
@@ -397,14 +396,19 @@ impl Tail {
     /// True when what the path leads to now is open already: it had the path before, or lay beside it.
     fn is_one_of_rotated(&mut self, open: &Open) -> bool {
         // What was empty may have been written since.
-        let vague = self.rotated.iter_mut().filter(|rotated| is_vague(rotated.fingerprint()));
-        vague.for_each(Open::complete_head);
+        self.complete_heads();
         self.rotated.iter().any(|rotated| {
             // As long as hardly anything is in them nothing but their number tells.
             let is_vague = is_vague(rotated.fingerprint());
             is_vague && rotated.key == open.key && rotated.head.starts_with(&open.head)
                 || rotated.is_at(&self.path)
         })
+    }
+
+    /// Looks again how the files begin in which hardly anything was seen.
+    fn complete_heads(&mut self) {
+        let vague = self.rotated.iter_mut().filter(|open| is_vague(open.fingerprint()));
+        vague.for_each(Open::complete_head);
     }
 
     /// A key that no file of this log has, nor had before it was started.

@@ -25,14 +25,6 @@ const STATE_REST: Duration = Duration::from_millis(500);
 /// No file of the spool is as long as this, so what lies beyond is damage.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// What a disk says of what it cannot read.
-const DAMAGE: [i32; 4] = [
-    Errno::IO.raw_os_error(),
-    Errno::NODATA.raw_os_error(),
-    Errno::UCLEAN.raw_os_error(),
-    Errno::BADMSG.raw_os_error(),
-];
-
 /// What is left of the queue.
 #[derive(Default)]
 pub(super) struct Loaded {
@@ -49,7 +41,7 @@ pub(super) struct Loaded {
 fn read_state(mut read: impl FnMut() -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
     for _ in 1..STATE_TRIES {
         match read() {
-            Err(error) if DAMAGE.iter().any(|damage| error.raw_os_error() == Some(*damage)) => {
+            Err(error) if is_damage(&error) => {
                 rest_until(clock::instant() + STATE_REST, STATE_REST);
             }
             result => return result,
@@ -79,7 +71,13 @@ pub(super) fn load_state(path: &Path) -> Result<Option<State>, SpoolError> {
 /// system found, a directory in the place of a file.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory)
-        || DAMAGE.iter().any(|damage| error.raw_os_error() == Some(*damage))
+        || is_damage(error)
+}
+
+/// True for what a disk says of what it cannot read.
+fn is_damage(error: &io::Error) -> bool {
+    const DAMAGE: [Errno; 4] = [Errno::IO, Errno::NODATA, Errno::UCLEAN, Errno::BADMSG];
+    DAMAGE.iter().any(|damage| error.raw_os_error() == Some(damage.raw_os_error()))
 }
 
 /// All bytes of a file, zeros in the place of those that no further try brings back; true when there
